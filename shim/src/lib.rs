@@ -1,0 +1,1 @@
+//! Lowering of OCI bundles to VMs, and the containerd shim.

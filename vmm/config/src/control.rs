@@ -1,0 +1,144 @@
+//! Messages of the control socket: a `SOCK_SEQPACKET` UNIX socket pair, the descriptor named
+//! [`CONTROL_FD`] on the VMM's side. Each packet is one JSON document of at most
+//! [`MAX_MESSAGE_BYTES`]; descriptors travel beside it (`SCM_RIGHTS`).
+//!
+//! When the other end closes, the VMM ends: a VM never outlives its shim.
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the control socket's descriptor.
+pub const CONTROL_FD: &str = "control";
+/// Name of the descriptor (a regular file or memfd, read from its start) that holds the
+/// [`crate::VmConfig`] as JSON.
+pub const CONFIG_FD: &str = "config";
+/// Name of the descriptor of `/dev/kvm`.
+pub const KVM_FD: &str = "kvm";
+/// Upper bound of one packet, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Host to VMM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Connect to a vsock port of the guest. One descriptor travels with it: a connected stream
+    /// socket, whose other end the requester keeps. A refused connection closes the socket.
+    /// Requests made before the guest listens are held until it does.
+    Connect {
+        /// The guest's port.
+        port: u32,
+    },
+    /// Stop all vCPUs; answered by [`Event::Paused`].
+    Pause,
+    /// Run them again; answered by [`Event::Resumed`].
+    Resume,
+    /// Ask for the boot trace; answered by [`Event::Trace`].
+    Trace,
+    /// Ask for what the jail holds; answered by [`Event::Jail`].
+    Jail,
+}
+
+/// VMM to host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Event {
+    /// The vCPUs run.
+    Started,
+    /// The guest's agent listens.
+    Ready,
+    /// Answer to [`Request::Pause`].
+    Paused,
+    /// Answer to [`Request::Resume`].
+    Resumed,
+    /// Answer to [`Request::Trace`], in order of time.
+    Trace {
+        /// The marks so far.
+        marks: Vec<Mark>,
+    },
+    /// Answer to [`Request::Jail`]: one line per thing that holds.
+    Jail {
+        /// Name and value pairs, read back from the kernel.
+        holds: Vec<(String, String)>,
+    },
+    /// The last packet: the VM is over.
+    Exited {
+        /// Why.
+        reason: ExitReason,
+    },
+}
+
+/// A point of the boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// What happened, such as `kvm-created` or `agent-listening`.
+    pub name: String,
+    /// Nanoseconds since the VMM's `main` began.
+    pub at_ns: u64,
+}
+
+/// Why a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum ExitReason {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest asked for a reset (a panic ends so too, if the guest reports none).
+    Reset,
+    /// The guest kernel panicked.
+    Panic {
+        /// The end of its console output.
+        text: String,
+    },
+    /// A vCPU triple-faulted.
+    TripleFault {
+        /// The end of its console output.
+        text: String,
+    },
+    /// The VMM gave up.
+    Error {
+        /// What failed.
+        message: String,
+    },
+}
+
+impl std::fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("the guest powered off"),
+            Self::Reset => f.write_str("the guest asked for a reset"),
+            Self::Panic { text } => write!(f, "the guest kernel panicked: {text}"),
+            Self::TripleFault { text } => write!(f, "a vCPU triple-faulted: {text}"),
+            Self::Error { message } => write!(f, "the VMM failed: {message}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_have_a_stable_shape() {
+        let json = serde_json::to_string(&Request::Connect { port: 1024 }).unwrap();
+        assert_eq!(json, r#"{"connect":{"port":1024}}"#);
+        assert_eq!(
+            serde_json::to_string(&Request::Pause).unwrap(),
+            r#""pause""#
+        );
+    }
+
+    #[test]
+    fn exit_reasons_survive_json() {
+        let event = Event::Exited {
+            reason: ExitReason::Panic {
+                text: "oops".into(),
+            },
+        };
+        let json = serde_json::to_string(&event).unwrap();
+        assert_eq!(
+            json,
+            r#"{"exited":{"reason":{"kind":"panic","text":"oops"}}}"#
+        );
+        assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
+    }
+}

@@ -1,0 +1,1 @@
+//! Virtual machine monitor: one microVM per process.
