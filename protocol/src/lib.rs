@@ -38,6 +38,10 @@ pub const READY_PORT: u32 = 1;
 /// I/O port that takes boot-trace marks: one byte write per mark.
 pub const TRACE_IO_PORT: u16 = 0x0d10;
 
+/// Byte that, written to [`TRACE_IO_PORT`], tells the VMM that the reset which follows is a
+/// power-off: a machine without ACPI has no other way to say so.
+pub const POWER_OFF_BYTE: u8 = 0xff;
+
 /// Boot-trace marks that the guest writes to [`TRACE_IO_PORT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
