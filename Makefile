@@ -1,0 +1,61 @@
+# Hull's two doors: `make demo` and `make test`. Everything they need they install, saying what
+# and why. Run `make help` for the rest.
+SHELL := /bin/bash
+DIST := dist
+MUSL := x86_64-unknown-linux-musl
+HOST_BINS := hull hulld containerd-shim-hull-v2 hull-unpack
+export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint fmt unit machine-test clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup build ## build all, make an image, run it in a microVM from a registry on loopback
+	tests/demo/run
+
+test: setup lint unit build machine-test ## all tests that end within an hour from nothing
+
+test-long: setup build ## what takes longer than `make test` may
+	tests/machine/run --timeout 7200 -- tests/integration/run --long
+
+bench: setup build ## start-up time and memory beside runc, crun and QEMU microvm
+	tests/machine/run --timeout 3600 -- tests/bench/start
+
+setup: ## install what building and testing needs
+	tests/install
+
+build: programs kernel virtiofsd ## everything into dist/
+
+programs: ## the Rust programs and the initramfs
+	cargo build --release --locked -p hull-vmm -p hull-shim -p hull-engine -p hull
+	cargo build --release --locked -p hull-agent --target $(MUSL)
+	@mkdir -p $(DIST)/bin $(DIST)/libexec/hull
+	@for b in $(HOST_BINS); do cmp -s target/release/$$b $(DIST)/bin/$$b || install -m755 target/release/$$b $(DIST)/bin/$$b; done
+	@cmp -s target/release/hull-vmm $(DIST)/libexec/hull/hull-vmm || install -m755 target/release/hull-vmm $(DIST)/libexec/hull/hull-vmm
+	agent/initramfs target/$(MUSL)/release/hull-agent $(DIST)/libexec/hull/initramfs.cpio
+
+kernel: ## the guest kernel, from the cache where its inputs have not changed
+	@mkdir -p $(DIST)/libexec/hull
+	@vmlinux=$$(guest-kernel/build | tail -n 1) && { cmp -s "$$vmlinux" $(DIST)/libexec/hull/vmlinux || install -m644 "$$vmlinux" $(DIST)/libexec/hull/vmlinux; }
+
+virtiofsd: ## the server of shared directories, from the cache where its version has not changed
+	vmm/virtiofsd/build $(DIST)/libexec/hull/virtiofsd
+
+lint: ## formatting, clippy, licences and versions of dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	tests/checks/dependencies
+
+fmt:
+	cargo fmt --all
+
+unit: ## tests that need neither root nor KVM
+	cargo nextest run --workspace --locked --no-fail-fast || { command -v cargo-nextest >/dev/null && exit 1; cargo test --workspace --locked --no-fail-fast; }
+
+machine-test: ## tests that boot real microVMs, in the test machine where KVM here cannot
+	tests/machine/run --timeout 3000 -- tests/integration/run
+
+clean:
+	cargo clean
+	rm -rf $(DIST)
