@@ -1,0 +1,74 @@
+# kill -9 of each of our processes: nothing is left, nothing is forgotten.
+
+container_vmm() { pgrep -f "[h]ull-vmm" | head -n 1; }
+
+case_killed_vmm_ends_its_container() {
+    hull run -d --name t-v "$BUSYBOX" sleep 600 >/dev/null
+    kill -9 "$(container_vmm)"
+    wait_for 10 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-v)" = exited ]'
+    hull rm t-v
+    expect_clean_host
+}
+
+case_killed_shim_takes_its_vmm_along() {
+    hull run -d --name t-s "$BUSYBOX" sleep 600 >/dev/null
+    pkill -9 -f '[c]ontainerd-shim-hull'
+    wait_for 10 sh -c '! pgrep -f "[h]ull-vmm"'
+    wait_for 10 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-s)" = exited ]'
+    hull rm t-s
+    expect_clean_host
+}
+
+case_killed_hulld_finds_its_containers_again() {
+    hull run -d --name t-h "$BUSYBOX" sh -c 'i=0; while :; do echo $i; i=$((i+1)); sleep 0.5; done' >/dev/null
+    wait_for 20 sh -c 'hull logs t-h | grep -q 2'
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-h)" running state
+    hull exec t-h true
+    local last
+    last=$(hull logs --tail 1 t-h)
+    wait_for 20 sh -c "[ \"\$(hull logs --tail 1 t-h)\" -gt $((last + 2)) ]"
+    expect_eq "$(hull logs t-h | head -n $((last)))" "$(seq 0 $((last - 1)))" "log across the crash"
+    hull rm -f t-h
+    expect_clean_host
+}
+
+case_killed_client_leaves_no_orphan() {
+    hull run --rm --name t-c "$BUSYBOX" sleep 5 &
+    local client=$!
+    wait_for 20 sh -c 'hull ps -q --filter name=t-c | grep -q .'
+    kill -9 $client
+    wait_for 30 sh -c '! hull ps -aq --filter name=t-c | grep -q .'
+    expect_clean_host
+}
+
+case_kills_at_any_moment() {
+    local delay
+    for delay in 0.05 0.2 0.4 0.8 1.5; do
+        (hull run --rm "$BUSYBOX" sleep 1 >/dev/null 2>&1 || true) &
+        sleep "$delay"
+        pkill -9 -f '[h]ull-vmm' || true
+        wait
+    done
+    for delay in 0.05 0.3 0.8; do
+        (hull run --rm "$BUSYBOX" sleep 1 >/dev/null 2>&1 || true) &
+        sleep "$delay"
+        pkill -9 -f '[c]ontainerd-shim-hull' || true
+        wait
+    done
+    hull run --rm "$BUSYBOX" true
+    hull ps -aq | xargs -r hull rm -f >/dev/null
+    expect_clean_host
+}
+
+case_interrupted_run_stops() {
+    hull run --rm --name t-i "$BUSYBOX" sh -c 'trap "exit 0" INT; while :; do sleep 0.1; done' &
+    local client=$!
+    wait_for 20 sh -c 'hull ps -q --filter name=t-i | grep -q .'
+    sleep 1
+    kill -INT $client
+    wait_for 20 sh -c '! hull ps -aq --filter name=t-i | grep -q .'
+    expect_clean_host
+}

@@ -1,0 +1,157 @@
+# ps, logs, exec, stop, kill, rm, wait, and what the engine remembers.
+
+case_detached_container_lives_and_is_listed() {
+    local id
+    id=$(hull run -d --name t-d "$BUSYBOX" sh -c 'echo started; sleep 600')
+    expect_eq "${#id}" 64 "length of the id"
+    hull ps | grep -q t-d
+    wait_for 20 sh -c 'hull logs t-d | grep -q started'
+    hull stop -t 1 t-d
+    hull ps | grep t-d && fail "still listed as running"
+    hull ps -a | grep t-d | grep -q 'Exited (137)'
+    hull rm t-d
+    hull ps -a | grep t-d && fail "still there"
+    expect_clean_host
+}
+
+case_stop_uses_signal_then_kill() {
+    hull run -d --name t-trap "$BUSYBOX" sh -c 'trap "exit 7" TERM; echo up; while :; do sleep 0.1; done' >/dev/null
+    wait_for 20 sh -c 'hull logs t-trap | grep -q up'
+    hull stop t-trap
+    expect_eq "$(hull inspect -f '{{.State.ExitCode}}' t-trap)" 7 ExitCode
+    hull run -d --name t-int --stop-signal INT "$BUSYBOX" sh -c 'trap "exit 9" INT; echo up; while :; do sleep 0.1; done' >/dev/null
+    wait_for 20 sh -c 'hull logs t-int | grep -q up'
+    hull stop t-int
+    expect_eq "$(hull inspect -f '{{.State.ExitCode}}' t-int)" 9 ExitCode
+}
+
+case_kill_and_wait() {
+    hull run -d --name t-k "$BUSYBOX" sleep 600 >/dev/null
+    hull wait t-k >"$T/waited" &
+    hull kill t-k >/dev/null
+    wait $!
+    expect_eq "$(cat "$T/waited")" 137 "wait's answer"
+    capture hull kill t-k
+    expect_err_has 'not running'
+    [ "$status" != 0 ] || fail "kill of a stopped container succeeded"
+}
+
+case_exec() {
+    hull run -d --name t-e -e A=1 -u app "$BUSYBOX" sleep 600 >/dev/null
+    capture hull exec t-e sh -c 'echo a; echo b >&2; exit 3'
+    expect_status 3
+    expect_out $'a\n'
+    expect_eq "$err" b stderr
+    capture hull exec -e B=2 -w /tmp -u root t-e sh -c 'echo $A $B $(pwd) $(id -u)'
+    expect_out $'1 2 /tmp 0\n'
+    capture hull exec t-e sh -c 'id -Gn; echo "$HOME"'
+    expect_out $'app dock\n/home/app\n'
+    capture hull exec -i t-e cat <<<through
+    expect_out $'through\n'
+    capture hull exec t-e nosuchprog
+    expect_status 127
+    capture script -qec "hull exec -it t-e sh -c 'tty; exit 4'" /dev/null </dev/null
+    expect_status 4
+    expect_out_has /dev/pts/
+}
+
+case_exec_status_of_signals() {
+    hull run -d --name t-es "$BUSYBOX" sleep 600 >/dev/null
+    local signal want
+    for signal in KILL:137 TERM:143 INT:130; do
+        want=${signal#*:}
+        capture hull exec t-es sh -c "kill -${signal%:*} \$\$; sleep 3"
+        expect_status "$want"
+    done
+    hull ps -q --filter name=t-es | grep -q .
+}
+
+case_exec_without_stdin_lives_to_its_end() {
+    hull run -d --name t-x "$BUSYBOX" sleep 600 >/dev/null
+    capture hull exec t-x sh -c 'echo a; sleep 2; echo b; sleep 2; exit 3'
+    expect_status 3
+    expect_out $'a\nb\n'
+}
+
+case_exec_with_a_background_child_returns() {
+    hull run -d --name t-bg "$BUSYBOX" sleep 600 >/dev/null
+    timeout 20 hull exec t-bg sh -c 'sleep 8 & echo ok' >"$T/out" || true
+    expect_eq "$(cat "$T/out")" ok stdout
+    hull exec t-bg true
+}
+
+case_exec_ends_with_the_container() {
+    hull run -d --name t-dep "$BUSYBOX" sleep 6 >/dev/null
+    capture hull exec t-dep sleep 1000
+    expect_status 137
+    expect_eq "$(hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' t-dep)" 'exited 0' state
+    hull rm t-dep
+}
+
+case_logs_follow_ends_with_the_container() {
+    hull run -d --name t-f "$BUSYBOX" sh -c 'for i in 1 2 3; do echo $i; sleep 1; done' >/dev/null
+    capture timeout 60 hull logs -f t-f
+    expect_status 0
+    expect_out $'1\n2\n3\n'
+    capture hull logs --tail 1 t-f
+    expect_out $'3\n'
+}
+
+case_names() {
+    hull run -d --name t-my.app_1-x "$BUSYBOX" true >/dev/null
+    capture hull run -d --name t-my.app_1-x "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'already in use'
+    capture hull run -d --name a/b "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'Invalid container name'
+    capture hull run -d --name -x "$BUSYBOX" true
+    expect_status 125
+}
+
+case_rm_of_a_running_container_is_refused() {
+    hull run -d --name t-r "$BUSYBOX" sleep 600 >/dev/null
+    capture hull rm t-r
+    [ "$status" != 0 ] || fail "removed a running container"
+    expect_err_has running
+    hull rm -f t-r
+    expect_clean_host
+}
+
+case_rm_flag_leaves_nothing() {
+    hull run --rm --name t-rm "$BUSYBOX" true
+    wait_for 10 sh -c '! hull ps -aq --filter name=t-rm | grep -q .'
+    expect_clean_host
+}
+
+case_memory_limit_is_seen_and_enforced() {
+    capture hull run --rm -m 128m "$BUSYBOX" sh -c 'cat /sys/fs/cgroup/memory.max; sed -n "s/MemTotal: *\([0-9]*\) kB/\1/p" /proc/meminfo'
+    expect_eq "$(sed -n 1p "$T/out")" 134217728 memory.max
+    local total
+    total=$(sed -n 2p "$T/out")
+    [ "$total" -ge 117000 ] && [ "$total" -le 145000 ] || fail "MemTotal $total kB for a limit of 131072 kB"
+    hull run --name t-oom -m 64m "$BUSYBOX" sh -c 'x=a; while :; do x=$x$x; done' || true
+    expect_eq "$(hull inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' t-oom)" 'true 137' 'state after an OOM kill'
+}
+
+case_cpus_are_there_from_the_start() {
+    capture hull run --rm --cpus 2 "$BUSYBOX" nproc
+    expect_out $'2\n'
+}
+
+case_pids_limit() {
+    capture hull run --rm --pids-limit 50 "$BUSYBOX" cat /sys/fs/cgroup/pids.max
+    expect_out $'50\n'
+}
+
+case_shm_size() {
+    capture hull run --rm "$BUSYBOX" sh -c 'df -m /dev/shm | tail -n 1 | tr -s " " | cut -d" " -f2'
+    expect_out $'64\n'
+    capture hull run --rm --shm-size 100m "$BUSYBOX" sh -c 'df -m /dev/shm | tail -n 1 | tr -s " " | cut -d" " -f2'
+    expect_out $'100\n'
+}
+
+case_tmpfs_options() {
+    capture hull run --rm --tmpfs /t:size=10m,mode=1770,uid=1000 "$BUSYBOX" sh -c 'stat -c "%a %u" /t; dd if=/dev/zero of=/t/f bs=1M count=20 2>&1 | grep -o "No space left"; stat -c %s /t/f'
+    expect_out $'1770 1000\nNo space left\n10485760\n'
+}

@@ -1,0 +1,151 @@
+# `hull run`: output, exit status, and how the process is set up.
+
+case_output_and_status_are_the_process_own() {
+    capture hull run --rm "$BUSYBOX" sh -c 'echo out; echo err >&2; exit 7'
+    expect_status 7
+    expect_out $'out\n'
+    expect_eq "$err" err stderr
+}
+
+case_signal_death_is_128_plus_n() {
+    capture hull run --rm "$BUSYBOX" sh -c 'kill -9 $$'
+    expect_status 137
+    capture hull run --rm "$BUSYBOX" sh -c 'kill -TERM $$; sleep 5'
+    [ "$status" = 143 ] || [ "$status" = 0 ] || fail "status $status"
+}
+
+case_missing_program_is_127() {
+    capture hull run --rm --name t-127 "$BUSYBOX" nonexistent-prog
+    expect_status 127
+    expect_out ''
+    expect_err_has nonexistent-prog
+    expect_err_has 'not found'
+    hull ps -aq --filter name=t-127 | grep . && fail "the container was left behind"
+    capture hull run --rm "$BUSYBOX" /no/such/file
+    expect_status 127
+    expect_err_has 'no such file'
+}
+
+case_not_executable_is_126() {
+    capture hull run --rm "$BUSYBOX" /etc/passwd
+    expect_status 126
+    expect_err_has 'permission denied'
+    capture hull run --rm "$BUSYBOX" /etc
+    expect_status 126
+}
+
+case_missing_interpreter_is_127() {
+    capture hull run --rm "$BUSYBOX" sh -c 'printf "#!/no/such/interpreter\n" > /x; chmod +x /x; exec /x'
+    expect_status 127
+}
+
+case_hull_errors_are_125() {
+    capture hull run --rm --no-such-flag "$BUSYBOX" true
+    expect_status 125
+    capture hull run --rm "$REGISTRY/no-such-image:latest" true
+    expect_status 125
+    expect_err_has no-such-image
+    capture hull run --rm -u nosuchuser "$BUSYBOX" true
+    expect_status 125
+    expect_err_has nosuchuser
+    capture hull run --rm -m 1m "$BUSYBOX" true
+    expect_status 125
+    capture hull run --rm --cpus 512 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has CPUs
+}
+
+case_environment_merges_with_the_image() {
+    capture hull run --rm -e A=2 -e B=3 -e EMPTY= "$BUSYBOX" env
+    expect_status 0
+    expect_out_has $'A=2\n'
+    expect_out_has $'B=3\n'
+    expect_out_has $'EMPTY=\n'
+    expect_eq "$(grep -c '^PATH=' <<<"$out")" 1 "number of PATH lines"
+    expect_out_has 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+}
+
+case_working_directory_is_made() {
+    capture hull run --rm -w /workspace/deep "$BUSYBOX" sh -c 'pwd; stat -c "%a %u:%g" .; echo hello'
+    expect_status 0
+    expect_out $'/workspace/deep\n755 0:0\nhello\n'
+    capture hull run --rm -w /etc/passwd "$BUSYBOX" pwd
+    [ "$status" -ge 125 ] && [ "$status" -le 127 ] || fail "a file as working directory: status $status"
+    expect_err_has /etc/passwd
+}
+
+case_user_by_name_and_number() {
+    capture hull run --rm -u app "$BUSYBOX" sh -c 'id -u; id -g; id -Gn; echo "$HOME"'
+    expect_out $'1000\n1000\napp dock\n/home/app\n'
+    capture hull run --rm -u app:app "$BUSYBOX" id -Gn
+    expect_out $'app\n'
+    capture hull run --rm -u 7777 "$BUSYBOX" sh -c 'id -u; echo "$HOME"'
+    expect_out $'7777\n/\n'
+    capture hull run --rm -u 1000 -e HOME= "$BUSYBOX" sh -c 'echo "[$HOME]"'
+    expect_out $'[]\n'
+}
+
+case_entrypoint_override() {
+    capture hull run --rm --entrypoint echo "$BUSYBOX" a b
+    expect_out $'a b\n'
+    capture hull run --rm --entrypoint "" "$BUSYBOX" echo hi
+    expect_out $'hi\n'
+    capture hull run --rm --entrypoint "" "$BUSYBOX"
+    expect_status 125
+    expect_err_has 'no command specified'
+}
+
+case_arguments_arrive_exactly() {
+    local long
+    long=$(head -c 65000 /dev/zero | tr '\0' a)
+    hull run --rm "$BUSYBOX" printf '%s|' "$long" '' 'q"uo' $'line1\nline2' >"$T/got"
+    printf '%s|' "$long" '' 'q"uo' $'line1\nline2' >"$T/want"
+    cmp "$T/got" "$T/want"
+}
+
+case_stdin_reaches_its_end() {
+    capture hull run -i --rm "$BUSYBOX" cat <<<hi
+    expect_status 0
+    expect_out $'hi\n'
+    head -c 20000000 /dev/urandom >"$T/random"
+    expect_eq "$(hull run -i --rm "$BUSYBOX" sha256sum <"$T/random" | cut -d' ' -f1)" "$(sha256sum <"$T/random" | cut -d' ' -f1)" "sum of 20 MB of stdin"
+}
+
+case_output_is_never_cut() {
+    local i want
+    want=$(seq 1 150000 | sha256sum)
+    for i in 1 2 3; do
+        expect_eq "$(hull run --rm "$BUSYBOX" sh -c 'seq 1 150000 >&2' 2>&1 >/dev/null | sha256sum)" "$want" "stderr of run $i"
+    done
+    hull run -d --name t-cut "$BUSYBOX" seq 1 150000 >/dev/null
+    hull wait t-cut >/dev/null
+    expect_eq "$(hull logs t-cut | sha256sum)" "$want" "logs"
+}
+
+case_terminal() {
+    capture script -qec "hull run -it --rm $BUSYBOX sh -c 'tty; test -t 0 && test -t 1 && echo both; stty size; exit 5'" /dev/null </dev/null
+    expect_out_has /dev/pts/
+    expect_out_has both
+    expect_status 5
+    capture script -qec "stty rows 33 cols 99; hull run -it --rm $BUSYBOX stty size" /dev/null </dev/null
+    expect_out_has '33 99'
+    capture script -qec "stty -a >$T/before; hull run -it --rm $BUSYBOX nosuchprog; stty -a >$T/after" /dev/null </dev/null
+    cmp "$T/before" "$T/after"
+}
+
+case_read_only_root() {
+    capture hull run --rm --read-only --tmpfs /tmp "$BUSYBOX" sh -c 'touch /x; touch /tmp/y && echo tmp; hostname >/dev/null && ls -d /run || true'
+    expect_out_has tmp
+    expect_err_has 'Read-only file system'
+}
+
+case_kernel_is_hulls_own() {
+    capture hull run --rm "$BUSYBOX" uname -r
+    expect_out_has -hull
+    [ "$out" != "$(uname -r)" ] || fail "the container sees the host's kernel"
+}
+
+case_processes_are_reaped() {
+    capture hull run --rm "$BUSYBOX" sh -c '(sleep 0.1 &) ; (true &); sleep 1; ps -o stat= | grep -c Z'
+    expect_out $'0\n'
+}

@@ -1,0 +1,110 @@
+# Sourced by tests/integration/run and, in each case's process, by the case itself.
+# Gives: a hulld of its own, a registry on loopback with the test images, checks.
+
+REGISTRY_PORT=${REGISTRY_PORT:-5000}
+REGISTRY=127.0.0.1:$REGISTRY_PORT
+BUSYBOX=$REGISTRY/busybox:latest
+CASE_TIMEOUT=${CASE_TIMEOUT:-180}
+
+# --- of the run ---------------------------------------------------------------------------------
+
+harness_start() {
+    . tests/lib/registry.sh
+    HARNESS=$(mktemp -d /var/lib/hull-test.XXXXXX) || return 1
+    export HARNESS HULL_HOST=unix://$HARNESS/run/hull.sock
+    export IMAGES=$(tests/images/build busybox python)
+    PASSED=0 FAILED=0 SKIPPED=0 FAILURES=()
+    registry_start "$REGISTRY_PORT" "$HARNESS/registry" || return 1
+    registry_push "$IMAGES/busybox" "$BUSYBOX" || return 1
+    hulld_start || return 1
+    hull pull -q "$BUSYBOX" >/dev/null || { echo "harness: cannot pull $BUSYBOX" >&2; tail -20 "$HARNESS/hulld.log" >&2; return 1; }
+}
+
+harness_stop() {
+    hulld_stop
+    registry_stop
+    [ -n "${HARNESS_KEEP:-}" ] && echo "kept: $HARNESS" || rm -rf "$HARNESS"
+}
+
+hulld_start() {
+    hulld --root "$HARNESS/state" --exec-root "$HARNESS/run" -H "$HULL_HOST" >>"$HARNESS/hulld.log" 2>&1 &
+    echo $! >"$HARNESS/hulld.pid"
+    wait_for 30 hull version >/dev/null 2>&1 || { echo "harness: hulld did not start" >&2; tail -20 "$HARNESS/hulld.log" >&2; return 1; }
+}
+
+hulld_stop() {
+    local pid
+    pid=$(cat "$HARNESS/hulld.pid" 2>/dev/null) || return 0
+    hull ps -aq 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1
+    kill "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+}
+
+harness_case() {
+    local file=$1 name=$2 started=$SECONDS status log=$HARNESS/case.log
+    timeout -k 10 "$CASE_TIMEOUT" bash -c '. tests/integration/harness.sh; . tests/lib/registry.sh; . "$1"; case_main "$2"' - "$file" "$name" >"$log" 2>&1
+    status=$?
+    case $status in
+        0) PASSED=$((PASSED + 1)); echo "pass  $(basename "$file" .sh):${name#case_} ($((SECONDS - started)) s)" ;;
+        75) SKIPPED=$((SKIPPED + 1)); echo "skip  $(basename "$file" .sh):${name#case_}: $(tail -n 1 "$log")" ;;
+        *)
+            FAILED=$((FAILED + 1))
+            FAILURES+=("$(basename "$file" .sh):${name#case_}")
+            echo "FAIL  $(basename "$file" .sh):${name#case_} (status $status, $((SECONDS - started)) s)"
+            sed 's/^/      /' "$log" | tail -n 40
+            ;;
+    esac
+}
+
+harness_summary() {
+    [ "$FAILED" = 0 ] || printf 'failed: %s\n' "${FAILURES[@]}"
+    echo "$PASSED passed, $FAILED failed, $SKIPPED skipped"
+    [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]
+}
+
+# --- of a case ----------------------------------------------------------------------------------
+
+# Each case has a folder of its own ($T) and its containers are removed at its end.
+case_main() {
+    T=$(mktemp -d "$HARNESS/case.XXXXXX")
+    trap 'hull ps -aq --filter "name=^t-" 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1; rm -rf "$T"' EXIT
+    set -e
+    "$1"
+}
+
+skip() { echo "$*"; exit 75; }
+fail() { echo "failed: $*"; exit 1; }
+
+# capture COMMAND...: runs it; leaves $out, $err (files' contents) and $status.
+capture() {
+    status=0
+    "$@" >"$T/out" 2>"$T/err" || status=$?
+    out=$(cat "$T/out"; echo .) out=${out%.}
+    err=$(cat "$T/err")
+}
+
+expect_status() { [ "$status" = "$1" ] || fail "exit status $status, expected $1; stdout: $out; stderr: $err"; }
+expect_out() { [ "$out" = "$1" ] || fail "stdout is $(printf %q "$out"), expected $(printf %q "$1"); stderr: $err"; }
+expect_err_has() { [[ $err == *"$1"* ]] || fail "stderr does not name $(printf %q "$1"): $err"; }
+expect_out_has() { [[ $out == *"$1"* ]] || fail "stdout has no $(printf %q "$1"): $out"; }
+expect_eq() { [ "$1" = "$2" ] || fail "${3:-value}: $(printf %q "$1"), expected $(printf %q "$2")"; }
+
+# wait_for SECONDS COMMAND...: until it succeeds.
+wait_for() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $deadline ] || return 1
+        sleep 0.2
+    done
+}
+
+# What Hull could leave on a host: its processes, mounts, sockets, folders of running sandboxes.
+host_leftovers() {
+    pgrep -fa '[h]ull-vmm|[c]ontainerd-shim-hull|[h]ull-unpack|[v]irtiofsd' || true
+    grep -F "$HARNESS" /proc/mounts || true
+    find "$HARNESS/run" -mindepth 2 \( -path '*/sandboxes/*' -o -path '*/bundles/*' \) 2>/dev/null || true
+    find "$HARNESS/state" -name '*.tmp*' -o -name '*.partial' 2>/dev/null || true
+}
+expect_clean_host() { wait_for 20 no_leftovers || fail "left behind: $(host_leftovers)"; }
+no_leftovers() { [ -z "$(host_leftovers)" ]; }
