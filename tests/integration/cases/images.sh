@@ -1,0 +1,114 @@
+# What layers hold arrives exactly; what is wrong with an image is named.
+
+load() { python3 tests/lib/archives.py "$1" "$T/$1.tar" && hull load -q -i "$T/$1.tar" >/dev/null; }
+# inside IMAGE SCRIPT: what the script prints in a container of it.
+inside() { hull run --rm "$1:latest" sh -c "$2"; }
+# refused SCENARIO WORD...: loading or running it fails by an error that names each word.
+refused() {
+    local scenario=$1 word
+    shift
+    python3 tests/lib/archives.py "$scenario" "$T/$scenario.tar"
+    capture sh -c "hull load -q -i $T/$scenario.tar && hull run --rm $scenario:latest true"
+    [ "$status" != 0 ] || fail "$scenario was accepted: $out"
+    for word; do expect_err_has "$word"; done
+    expect_clean_host
+}
+
+case_whiteouts_and_opaque_directories() {
+    load whiteouts
+    expect_eq "$(inside whiteouts 'ls -A d | tr "\n" " "')" 'new sub ' 'opaque directory, marker last'
+    expect_eq "$(inside whiteouts 'ls -A / | grep -E "gone|linkwh|^A$|^f$" | tr "\n" " "')" 'f ' whiteouts
+    expect_eq "$(inside whiteouts 'cat /B')" keep 'second name of a removed hard link'
+    expect_eq "$(inside whiteouts 'ls /swap /again | tr "\n" " "')" '/again: y  /swap: back ' 'replaced types'
+}
+
+case_hard_and_symbolic_links() {
+    load links
+    expect_eq "$(inside links 'cat x/y/l; stat -c %h a/b/f; [ $(stat -c %i a/b/f) = $(stat -c %i x/y/l2) ] && echo same')" $'data\n3\nsame' 'hard links'
+    expect_eq "$(inside links 'readlink s; readlink h')" $'target\ntarget' 'hard link to a symbolic link'
+    expect_eq "$(inside links '[ $(stat -c %i s) = $(stat -c %i h) ] && echo same')" same inode
+    expect_eq "$(inside links 'readlink long | tr -d "\n" | wc -c')" 180 'long link target'
+    expect_eq "$(inside links 'stat -c "%a %u" a a/b x/y')" $'755 0\n755 0\n755 0' 'implied parents'
+    expect_eq "$(inside links 'readlink out')" '/etc/../../../etc/passwd' 'link out of the root stays text'
+}
+
+case_modes_owners_times_and_attributes() {
+    load attributes
+    expect_eq "$(inside attributes 'stat -c "%n %a %u %g" ro ro/f suid sgid sticky nobody bigid')" \
+        $'ro 555 0 0\nro/f 0 0 0\nsuid 4755 0 0\nsgid 2755 0 0\nsticky 1777 0 0\nnobody 644 65534 65534\nbigid 644 4000000000 4000000000' modes
+    expect_eq "$(inside attributes 'stat -c "%n %F %t,%T" dev blk fifo')" $'dev character special file 1,3\nblk block special file 7,63\nfifo fifo 0,0' devices
+    expect_eq "$(inside attributes 'stat -c %Y old; stat -c %y ns')" $'-86400\n2020-09-13 12:26:40.123456789' times
+}
+
+case_names_long_and_many() {
+    load names
+    expect_eq "$(inside names 'ls wide | wc -l; ls syms | wc -l; ls many | wc -l; cat many/f19999; echo; cat wide/079* | wc -c; readlink syms/449')" \
+        $'80\n450\n20000\n19999\n0\nt449' counts
+    expect_eq "$(inside names "cat $(printf 'p%.0s' $(seq 49))/*/*/*/*/*/*/*; readlink gnulong | tr -d '\n' | wc -c")" $'deep\n180' 'GNU long names'
+}
+
+case_sparse_files() {
+    load sparse
+    expect_eq "$(inside sparse 'stat -c %s sparse; head -c 4096 sparse | tr -d x | wc -c; tail -c +536870913 sparse | head -c 4096 | tr -d y | wc -c; cat after')" $'1073741824\n0\n0\nafter' 'sparse file'
+}
+
+case_127_layers() {
+    load many_layers
+    expect_eq "$(inside many_layers 'ls l | wc -l; cat l/125')" $'126\n125' files
+}
+
+case_strange_but_legal_layers() {
+    load duplicate
+    expect_eq "$(inside duplicate 'cat f')" second 'a file twice in one layer'
+    load dotdot
+    expect_eq "$(inside dotdot 'ls -d /escape /abs 2>/dev/null | tr "\n" " "')" '/abs /escape ' 'paths stay inside the root'
+    [ ! -e /escape ] && [ ! -e "$HARNESS/escape" ] || fail 'a layer wrote on the host'
+    load through_symlink
+    inside through_symlink 'ls /etc/x' >/dev/null
+    [ ! -e /etc/x ] || fail 'a layer wrote on the host'
+}
+
+case_bad_layers_are_refused_by_name() {
+    refused name_too_long 'name too long'
+    refused deep_path 'path'
+    refused missing_link_target 'nowhere/at/all'
+    refused wrong_diff_id 'diff ID'
+    refused truncated_layer sha256:
+    refused flipped_byte sha256:
+    refused other_architecture s390x
+    refused foreign_layer foreign
+    python3 tests/lib/archives.py no_image "$T/no_image.tar"
+    capture hull load -i "$T/no_image.tar"
+    [ "$status" != 0 ] || fail 'an archive without an image was accepted'
+}
+
+case_entrypoint_and_command_of_the_image() {
+    load empty_entrypoint
+    expect_eq "$(hull run --rm empty_entrypoint)" hi 'empty first word of ENTRYPOINT'
+    load entrypoint
+    expect_eq "$(hull run --rm entrypoint)" 'ep x' 'ENTRYPOINT and CMD'
+    expect_eq "$(hull run --rm --entrypoint "" entrypoint echo hi)" hi 'ENTRYPOINT emptied'
+    load workdir_entrypoint
+    capture hull run --rm workdir_entrypoint
+    expect_status 127
+    expect_eq "$(hull run --rm --entrypoint ./entrypoint.sh workdir_entrypoint)" ran 'relative to the working directory'
+    expect_eq "$(hull run --rm -e PATH=/app:/bin workdir_entrypoint)" ran 'found on PATH'
+}
+
+case_images_are_listed_tagged_and_removed() {
+    hull images | grep -q busybox
+    hull tag "$BUSYBOX" t-tag:v1
+    hull images -q t-tag:v1 | grep -q .
+    expect_eq "$(hull run --rm t-tag:v1 echo ran)" ran 'a tagged image'
+    hull rmi t-tag:v1 >/dev/null
+    capture hull run --pull never --rm t-tag:v1 true
+    expect_status 125
+    hull run --rm "$BUSYBOX" true
+}
+
+case_docker_archive() {
+    skopeo --insecure-policy copy --quiet "oci:$IMAGES/busybox:latest" "docker-archive:$T/d.tar:t-archive:v1"
+    hull load -i "$T/d.tar" | grep -q 't-archive:v1'
+    expect_eq "$(hull run --rm t-archive:v1 echo ran)" ran 'image of a docker archive'
+    hull rmi t-archive:v1 >/dev/null
+}

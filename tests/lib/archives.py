@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""usage: archives.py SCENARIO OUT.tar
+
+Writes an OCI layout archive (for `hull load`) whose layers are the named scenario: good and bad
+layers that image builders and attackers make. Each image has busybox below the scenario's layers,
+so that its content can be looked at from inside.
+"""
+import gzip
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+MEDIA = "application/vnd.oci.image"
+
+
+def entry(name, kind=tarfile.REGTYPE, data=b"", mode=0o644, uid=0, gid=0, link="", mtime=1_600_000_000,
+          pax=None, device=(0, 0)):
+    info = tarfile.TarInfo(name)
+    info.type, info.mode, info.uid, info.gid, info.linkname = kind, mode, uid, gid, link
+    info.mtime, info.size = mtime, len(data)
+    info.pax_headers = dict(pax or {})
+    info.devmajor, info.devminor = device
+    return info, data
+
+
+def directory(name, mode=0o755, **more):
+    return entry(name, tarfile.DIRTYPE, mode=mode, **more)
+
+
+def layer(*entries, format=tarfile.PAX_FORMAT):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as tar:
+        for info, data in entries:
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def busybox_layer():
+    names = ["sh", "ls", "cat", "stat", "readlink", "sha256sum", "wc", "find", "echo", "id", "test", "env",
+             "head", "tail", "sort", "getfattr", "cmp", "du", "od", "tr", "true", "sleep", "mount", "dd"]
+    return layer(directory("bin"), directory("tmp", mode=0o1777), directory("etc"),
+                 entry("bin/busybox", data=Path("/bin/busybox").read_bytes(), mode=0o755),
+                 *[entry(f"bin/{n}", tarfile.LNKTYPE, link="bin/busybox", mode=0o755) for n in names])
+
+
+def write_image(out, layers, *, architecture="amd64", config_extra=None, compress="gzip", diff_ids=None,
+                damage=None, media=None, user=None):
+    """`damage` changes a layer's blob after its digest was taken."""
+    blobs, descriptors, ids = {}, [], []
+
+    def add(data, media_type):
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        blobs[digest] = data
+        return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+    for raw in layers:
+        ids.append("sha256:" + hashlib.sha256(raw).hexdigest())
+        blob = gzip.compress(raw, 1, mtime=0) if compress == "gzip" else raw
+        kind = media or (f"{MEDIA}.layer.v1.tar" + ("+gzip" if compress == "gzip" else ""))
+        descriptors.append(add(blob, kind))
+    config = {"architecture": architecture, "os": "linux",
+              "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], **(config_extra or {})},
+              "rootfs": {"type": "layers", "diff_ids": diff_ids or ids}}
+    config_descriptor = add(json.dumps(config).encode(), f"{MEDIA}.config.v1+json")
+    manifest = add(json.dumps({"schemaVersion": 2, "mediaType": f"{MEDIA}.manifest.v1+json",
+                               "config": config_descriptor, "layers": descriptors}).encode(),
+                   f"{MEDIA}.manifest.v1+json")
+    name = Path(out).stem
+    index = {"schemaVersion": 2, "manifests": [
+        {**manifest, "annotations": {"org.opencontainers.image.ref.name": f"{name}:latest",
+                                     "io.containerd.image.name": f"docker.io/library/{name}:latest"}}]}
+    if damage:
+        last = descriptors[-1]["digest"]
+        blobs[last] = damage(blobs[last])
+    with tarfile.open(out, "w") as tar:
+        def put(path, data):
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        put("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        put("index.json", json.dumps(index).encode())
+        for digest, data in blobs.items():
+            put("blobs/sha256/" + digest.split(":")[1], data)
+
+
+def sparse_1_0(name, size, chunks):
+    """A GNU sparse 1.0 entry: chunks are (offset, data)."""
+    table = "".join(f"{o}\n{len(d)}\n" for o, d in chunks)
+    head = f"{len(chunks)}\n{table}".encode()
+    head += b"\0" * (-len(head) % 512)
+    return entry(f"GNUSparseFile.0/{os.path.basename(name)}", data=head + b"".join(d for _, d in chunks),
+                 pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name,
+                      "GNU.sparse.realsize": str(size)})
+
+
+def base256_size(size):
+    """A whole tar member of zeros whose size field is base-256, too large for a file in memory."""
+    info = tarfile.TarInfo("huge")
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+SCENARIOS = {}
+
+
+def scenario(function):
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+@scenario
+def whiteouts(out):
+    write_image(out, [
+        busybox_layer(),
+        layer(directory("d"), entry("d/old1"), entry("d/old2"), entry("gone"), entry("f"), entry("linkwh"),
+              directory("swap"), entry("swap/inner"), entry("A", data=b"keep\n"),
+              entry("B", tarfile.LNKTYPE, link="A"), directory("again"), entry("again/x", data=b"1\n")),
+        layer(entry("d/new"), directory("d/sub"), entry("d/sub/x"), entry("d/.wh..wh..opq"), entry(".wh.gone"),
+              entry(".wh.linkwh", tarfile.LNKTYPE, link="linkwh"), entry(".wh.A"),
+              entry("swap", data=b"now a file\n"), entry(".wh.again")),
+        layer(directory("again"), entry("again/y", data=b"2\n"), entry(".wh.swap"), directory("swap"),
+              entry("swap/back")),
+    ])
+
+
+@scenario
+def links(out):
+    write_image(out, [
+        busybox_layer(),
+        layer(entry("a/b/f", data=b"data\n"), entry("x/y/l", tarfile.LNKTYPE, link="a/b/f"),
+              entry("target", data=b"t"), entry("s", tarfile.SYMTYPE, link="target"),
+              entry("h", tarfile.LNKTYPE, link="s"), entry("long", tarfile.SYMTYPE, link="q" * 180),
+              entry("out", tarfile.SYMTYPE, link="/etc/../../../etc/passwd")),
+        layer(entry("x/y/l2", tarfile.LNKTYPE, link="a/b/f")),
+    ])
+
+
+@scenario
+def attributes(out):
+    write_image(out, [
+        busybox_layer(),
+        layer(directory("ro", mode=0o555), entry("ro/f", mode=0o000), entry("suid", mode=0o4755),
+              directory("sgid", mode=0o2755), directory("sticky", mode=0o1777), entry("nobody", uid=65534, gid=65534),
+              entry("bigid", uid=4_000_000_000, gid=4_000_000_000),
+              entry("dev", tarfile.CHRTYPE, device=(1, 3), mode=0o666), entry("blk", tarfile.BLKTYPE, device=(7, 99)),
+              entry("fifo", tarfile.FIFOTYPE), entry("old", mtime=-86400),
+              entry("ns", pax={"mtime": "1600000000.123456789"}),
+              entry("cap", mode=0o755, pax={"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}),
+              entry("user", pax={"SCHILY.xattr.user.note": "hello"}),
+              entry("empty", pax={"SCHILY.xattr.user.overlay.origin": ""})),
+    ])
+
+
+@scenario
+def names(out):
+    long_dir = [entry(f"wide/{i:03d}" + "n" * 252) for i in range(80)]
+    symlinks = [entry(f"syms/{i}", tarfile.SYMTYPE, link=f"t{i}") for i in range(450)]
+    small = [entry(f"many/f{i}", data=b"%d" % i) for i in range(20000)]
+    path = "/".join(["p" * 49] * 8)
+    gnu = layer(entry(path, data=b"deep\n"), entry("gnulong", tarfile.SYMTYPE, link="k" * 180),
+                format=tarfile.GNU_FORMAT)
+    write_image(out, [busybox_layer(), layer(*long_dir, *symlinks, *small), gnu])
+
+
+@scenario
+def sparse(out):
+    layer_sparse = layer(sparse_1_0("sparse", 1 << 30, [(0, b"x" * 4096), (1 << 29, b"y" * 4096)]),
+                         entry("after", data=b"after\n"))
+    write_image(out, [busybox_layer(), layer_sparse])
+
+
+@scenario
+def many_layers(out):
+    write_image(out, [busybox_layer()] + [layer(entry(f"l/{i}", data=b"%d" % i)) for i in range(126)])
+
+
+@scenario
+def duplicate(out):
+    write_image(out, [busybox_layer(), layer(entry("f", data=b"first"), entry("f", data=b"second"))])
+
+
+@scenario
+def dotdot(out):
+    write_image(out, [busybox_layer(), layer(entry("../../escape", data=b"x"), entry("/abs", data=b"y"))])
+
+
+@scenario
+def through_symlink(out):
+    write_image(out, [busybox_layer(), layer(entry("evil", tarfile.SYMTYPE, link="/etc"), entry("evil/x", data=b"x"))])
+
+
+@scenario
+def name_too_long(out):
+    write_image(out, [busybox_layer(), layer(entry("n" * 256))])
+
+
+@scenario
+def deep_path(out):
+    write_image(out, [busybox_layer(), layer(entry("d/" * 100_000 + "f"))])
+
+
+@scenario
+def missing_link_target(out):
+    write_image(out, [busybox_layer(), layer(entry("l", tarfile.LNKTYPE, link="nowhere/at/all"))])
+
+
+@scenario
+def wrong_diff_id(out):
+    raw = layer(entry("f"))
+    base = busybox_layer()
+    write_image(out, [base, raw], diff_ids=["sha256:" + hashlib.sha256(base).hexdigest(), "sha256:" + "0" * 64])
+
+
+@scenario
+def truncated_layer(out):
+    write_image(out, [busybox_layer(), layer(entry("f", data=os.urandom(200_000)))], damage=lambda b: b[:len(b) * 6 // 10])
+
+
+@scenario
+def flipped_byte(out):
+    write_image(out, [busybox_layer(), layer(entry("f", data=os.urandom(200_000)))],
+                damage=lambda b: b[:100_000] + bytes([b[100_000] ^ 1]) + b[100_001:])
+
+
+@scenario
+def other_architecture(out):
+    write_image(out, [busybox_layer()], architecture="s390x")
+
+
+@scenario
+def foreign_layer(out):
+    write_image(out, [busybox_layer()], media="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+
+
+@scenario
+def empty_entrypoint(out):
+    write_image(out, [busybox_layer()], config_extra={"Entrypoint": [""], "Cmd": ["echo", "hi"]})
+
+
+@scenario
+def entrypoint(out):
+    write_image(out, [busybox_layer()], config_extra={"Entrypoint": ["echo", "ep"], "Cmd": ["x"]})
+
+
+@scenario
+def workdir_entrypoint(out):
+    script = entry("app/entrypoint.sh", data=b"#!/bin/sh\necho ran\n", mode=0o755)
+    write_image(out, [busybox_layer(), layer(script)],
+                config_extra={"WorkingDir": "/app", "Entrypoint": ["entrypoint.sh"], "Cmd": None})
+
+
+@scenario
+def no_image(out):
+    with tarfile.open(out, "w") as tar:
+        info = tarfile.TarInfo("readme.txt")
+        info.size = 2
+        tar.addfile(info, io.BytesIO(b"hi"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] not in SCENARIOS:
+        sys.exit(f"usage: archives.py SCENARIO OUT.tar; scenarios: {' '.join(SCENARIOS)}")
+    SCENARIOS[sys.argv[1]](sys.argv[2])
