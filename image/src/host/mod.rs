@@ -1,0 +1,16 @@
+//! The host half: everything hulld does with images short of looking inside a layer.
+
+mod error;
+mod progress;
+mod reference;
+mod registry;
+mod store;
+
+pub use error::{ErrorKind, ImageError};
+pub use progress::{LayerPhase, NoProgress, Progress, ProgressEvent};
+pub use reference::{Reference, ReferenceError};
+pub use registry::{Credentials, Platform, RegistryConfig, RegistryError};
+pub use store::{
+    Image, ImageLayer, Leftovers, LoadedImage, PruneReport, RemoveOptions, Removed, Store,
+    UnpackJob, UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
+};

@@ -1,0 +1,158 @@
+//! What the store hands out and takes.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+use crate::{Compression, DiffId, Digest};
+
+/// One layer of an image, lowest first in [`Image::layers`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Size of the blob in bytes.
+    pub size: u64,
+    /// How the blob is compressed, by its media type.
+    pub compression: Compression,
+    /// SHA-256 of the uncompressed tar; from the image configuration, verified when unpacked.
+    pub diff_id: DiffId,
+}
+
+/// An image of the store, complete with all its blobs.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of the image configuration: docker's image ID.
+    pub id: Digest,
+    /// Names with tags, in docker's short form (`busybox:latest`), sorted.
+    pub repo_tags: Vec<String>,
+    /// Names with manifest digests (`busybox@sha256:...`), sorted.
+    pub repo_digests: Vec<String>,
+    /// The parsed configuration.
+    pub config: ImageConfiguration,
+    /// The configuration as stored, byte for byte.
+    pub config_json: Vec<u8>,
+    /// Digest of the manifest that was chosen for the platform.
+    pub manifest: Digest,
+    /// Layers, lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// Sum of the layers' compressed sizes, in bytes.
+    pub size: u64,
+    /// Length of the unpacked EROFS file in bytes, if there is one.
+    pub unpacked_size: Option<u64>,
+    /// When a name was last put on it, in seconds since the epoch.
+    pub last_tagged: u64,
+}
+
+/// One image that [`super::Store::load`] took from an archive.
+#[derive(Debug, Clone)]
+pub struct LoadedImage {
+    /// The image.
+    pub image: Image,
+    /// The names that the archive gave it, in docker's short form; may be empty.
+    pub names: Vec<String>,
+}
+
+/// How [`super::Store::remove`] goes about.
+#[derive(Debug, Clone, Default)]
+pub struct RemoveOptions {
+    /// Remove an image by ID even if several names are on it, or stopped containers use it.
+    pub force: bool,
+    /// Image ID to the ID of a container that uses it; the store does not know containers.
+    pub in_use: std::collections::BTreeMap<Digest, String>,
+}
+
+/// What a removal did, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// A name was taken off an image.
+    Untagged(String),
+    /// An image's record and what only it used were deleted.
+    Deleted(Digest),
+}
+
+/// What [`super::Store::prune`] did.
+#[derive(Debug, Clone, Default)]
+pub struct PruneReport {
+    /// Names and images that are gone.
+    pub removed: Vec<Removed>,
+    /// Bytes of blobs and unpacked images freed.
+    pub reclaimed: u64,
+}
+
+/// What a crash had left behind and [`super::Store::open`] collected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Temporary files removed.
+    pub temporary: usize,
+    /// Blobs and unpacked images removed that no image uses.
+    pub unreferenced: usize,
+}
+
+/// One layer as an unpacker reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpackLayer {
+    /// The blob on this host.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its compression.
+    pub compression: Compression,
+    /// What it must unpack to.
+    pub diff_id: DiffId,
+    /// Its digest, for messages.
+    pub digest: Digest,
+}
+
+/// Layers to be merged into one EROFS image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpackJob {
+    /// Layers, lowest first.
+    pub layers: Vec<UnpackLayer>,
+    /// The file to write: it exists, is empty of data (sparse) and `output_size` bytes long.
+    pub output: PathBuf,
+    /// Length of `output` in bytes: an upper limit for the image.
+    pub output_size: u64,
+    /// Directories, files and other entries that all layers together may hold.
+    pub max_files: u64,
+    /// Image ID, for messages.
+    pub image: Digest,
+}
+
+/// What an unpacker made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnpackOutcome {
+    /// Length of the image in bytes, a positive multiple of 4096; the rest of the file is cut off.
+    pub image_length: u64,
+    /// Inodes in it.
+    pub files: u64,
+}
+
+/// Receives an unpacker's progress: the layer's index and compressed bytes read of it.
+pub trait UnpackProgress: Send + Sync {
+    /// Takes one step's news.
+    fn layer(&self, index: usize, bytes_read: u64);
+}
+
+/// Runs [`UnpackJob`]s, one microVM each.
+#[async_trait]
+pub trait Unpacker: Send + Sync {
+    /// Writes the image of `job.layers` into `job.output`.
+    ///
+    /// Dropping the future must end the work: nothing may write to `job.output` afterwards.
+    ///
+    /// # Errors
+    /// Any; it becomes the source of [`crate::ImageError::Unpack`], and the output is deleted.
+    async fn unpack(
+        &self,
+        job: UnpackJob,
+        progress: Arc<dyn UnpackProgress>,
+    ) -> Result<UnpackOutcome, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Image IDs that something still needs.
+pub(super) type InUse = BTreeSet<Digest>;
