@@ -1,1 +1,4 @@
 //! Virtual machine monitor: one microVM per process.
+
+pub mod jail;
+pub mod seccomp;
