@@ -59,6 +59,11 @@ pub enum Event {
         /// Name and value pairs, read back from the kernel.
         holds: Vec<(String, String)>,
     },
+    /// A request that was not understood or could not be done; the VM goes on.
+    Refused {
+        /// Why.
+        message: String,
+    },
     /// The last packet: the VM is over.
     Exited {
         /// Why.
