@@ -1,0 +1,151 @@
+//! Descriptor chains as a device sees them: bounded, checked, and with the framing taken away
+//! (virtio 1.2, 2.7.4: a device makes no assumption about how a request is cut into descriptors).
+
+use virtio_queue::DescriptorChain;
+use vm_memory::{Bytes, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+
+/// Most descriptors of one chain. The guest chooses the length of an indirect table (up to
+/// 65,535); this bounds what a chain may cost.
+pub(crate) const MAX_DESCRIPTORS: usize = 512;
+
+/// One request of the driver: all memory of it is inside guest memory, readable part first.
+pub(crate) struct Chain<'a> {
+    pub(crate) head: u16,
+    /// Of its place in the available ring; where to rewind the queue to, to get it again.
+    pub(crate) position: u16,
+    pub(crate) readable: Buffers<'a>,
+    pub(crate) writable: Buffers<'a>,
+}
+
+impl<'a> Chain<'a> {
+    /// `None` for a chain that breaks the specification: empty, too long, looping, ending in the
+    /// middle, readable after writable, or outside guest memory.
+    pub(crate) fn parse(
+        memory: &'a GuestMemoryMmap,
+        descriptors: DescriptorChain<&'a GuestMemoryMmap>,
+        position: u16,
+    ) -> Option<Self> {
+        let mut chain = Self {
+            head: descriptors.head_index(),
+            position,
+            readable: Buffers::default(),
+            writable: Buffers::default(),
+        };
+        let mut unfinished = true;
+        for (count, descriptor) in descriptors.enumerate() {
+            if count == MAX_DESCRIPTORS {
+                return None;
+            }
+            unfinished = descriptor.has_next();
+            let (part, access) = if descriptor.is_write_only() {
+                (&mut chain.writable, Permissions::Write)
+            } else if chain.writable.slices.is_empty() {
+                (&mut chain.readable, Permissions::Read)
+            } else {
+                return None;
+            };
+            let slices = memory
+                .get_slices(descriptor.addr(), descriptor.len() as usize, access)
+                .ok()?;
+            for slice in slices {
+                part.push(slice.ok()?);
+            }
+        }
+        (!unfinished).then_some(chain)
+    }
+}
+
+/// A list of pieces of guest memory, read and written as one.
+#[derive(Default)]
+pub(crate) struct Buffers<'a> {
+    slices: Vec<VolatileSlice<'a>>,
+    len: usize,
+}
+
+impl<'a> Buffers<'a> {
+    fn push(&mut self, slice: VolatileSlice<'a>) {
+        if !slice.is_empty() {
+            self.len += slice.len();
+            self.slices.push(slice);
+        }
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn slices(&self) -> &[VolatileSlice<'a>] {
+        &self.slices
+    }
+
+    /// Adds all of `other` behind what is here.
+    pub(crate) fn append(&mut self, other: &Buffers<'a>) {
+        for slice in &other.slices {
+            self.push(*slice);
+        }
+    }
+
+    /// Takes the first `count` bytes away and returns them; `None`, and nothing taken, if there
+    /// are fewer.
+    pub(crate) fn take_front(&mut self, count: usize) -> Option<Buffers<'a>> {
+        if self.len < count {
+            return None;
+        }
+        let mut front = Buffers::default();
+        let mut rest = Buffers::default();
+        for slice in self.slices.drain(..) {
+            let wanted = (count - front.len).min(slice.len());
+            // The split is inside the slice, so it cannot fail.
+            if let Ok((head, tail)) = slice.split_at(wanted) {
+                front.push(head);
+                rest.push(tail);
+            }
+        }
+        *self = rest;
+        Some(front)
+    }
+
+    /// Takes the last `count` bytes away and returns them; `None`, and nothing taken, if there are
+    /// fewer.
+    pub(crate) fn take_back(&mut self, count: usize) -> Option<Buffers<'a>> {
+        let front = self.take_front(self.len.checked_sub(count)?)?;
+        Some(std::mem::replace(self, front))
+    }
+
+    /// Copies from the start of the buffers; returns how many bytes that were.
+    pub(crate) fn copy_to(&self, target: &mut [u8]) -> usize {
+        let mut done = 0;
+        for slice in &self.slices {
+            done += slice.copy_to(&mut target[done..]);
+        }
+        done
+    }
+
+    /// Copies to the start of the buffers; returns how many bytes that were.
+    pub(crate) fn copy_from(&self, source: &[u8]) -> usize {
+        let mut done = 0;
+        for slice in &self.slices {
+            let count = slice.len().min(source.len() - done);
+            slice.copy_from(&source[done..done + count]);
+            done += count;
+        }
+        done
+    }
+
+    /// Overwrites all of it with zeroes.
+    pub(crate) fn zero(&self) {
+        const ZEROES: [u8; 4096] = [0; 4096];
+        for slice in &self.slices {
+            for offset in (0..slice.len()).step_by(ZEROES.len()) {
+                let count = ZEROES.len().min(slice.len() - offset);
+                // The range is inside the slice, so it cannot fail.
+                let _ = slice.write_slice(&ZEROES[..count], offset);
+            }
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The devices of a VM and what connects them to the guest.
+//!
+//! A device knows its queues, guest memory and an interrupt; [`mmio`] knows registers; [`Devices`]
+//! knows which device sits in which slot. Everything a device does happens on the event-loop
+//! thread, in bounded pieces and without blocking on anything but its own files.
+//!
+//! **Invariant:** nothing here knows KVM, vCPUs or paths, so all of it is tested in plain memory.
+
+mod blk;
+mod chain;
+mod console;
+mod mmio;
+mod rng;
+mod source;
+mod sys;
+#[cfg(test)]
+mod testutil;
+mod virtio;
+mod vsock;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind};
+use serde::{Deserialize, Serialize};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use console::ConsoleTail;
+pub use mmio::MmioBus;
+pub use source::{SourceChange, SourceId};
+pub use virtio::DeviceError;
+
+use mmio::{Transport, TransportState};
+use source::Sources;
+use virtio::{DeviceEvent, DeviceState, Progress, VirtioDevice};
+
+/// Version of [`DeviceStates`]' shape.
+const DEVICE_STATES_VERSION: u32 = 1;
+
+/// A guest interrupt line.
+pub trait Interrupt: Send + Sync {
+    /// Raises the (edge-triggered) interrupt.
+    fn trigger(&self) -> io::Result<()>;
+}
+
+/// The descriptors handed to the VMM.
+pub trait TakeFd {
+    /// Gives a descriptor away.
+    fn take(&mut self, name: &FdName) -> Result<OwnedFd, MissingFd>;
+}
+
+/// No descriptor of this name was handed over, or it was taken before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no descriptor named {0} was handed over")]
+pub struct MissingFd(pub FdName);
+
+/// What [`Devices::build`] needs.
+pub struct DeviceInputs<'a> {
+    /// Which devices.
+    pub config: &'a DeviceConfig,
+    /// Their files.
+    pub fds: &'a mut dyn TakeFd,
+    /// Guest memory.
+    pub memory: GuestMemoryMmap,
+    /// Makes the interrupt of a slot.
+    pub interrupt: &'a dyn Fn(Slot) -> io::Result<Box<dyn Interrupt>>,
+    /// The guest's vsock address, at least 3.
+    pub guest_cid: u64,
+}
+
+/// All devices of a VM.
+pub struct Devices {
+    bus: Arc<MmioBus>,
+    tail: Arc<ConsoleTail>,
+    vsock: Entry<vsock::Vsock>,
+    others: Vec<Entry<dyn VirtioDevice>>,
+    paused: bool,
+}
+
+/// The saved devices of a paused VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceStates {
+    version: u32,
+    slots: Vec<SlotState>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlotState {
+    slot: Slot,
+    device_type: u32,
+    transport: TransportState,
+    device: DeviceState,
+}
+
+impl Devices {
+    /// Makes the devices that the configuration names, and the empty ones beside them.
+    pub fn build(inputs: DeviceInputs<'_>) -> Result<Self, DeviceError> {
+        if !inputs.config.nets.is_empty() {
+            return Err(DeviceError::NotBuilt { device: "net" });
+        }
+        if inputs.config.fs.is_some() {
+            return Err(DeviceError::NotBuilt { device: "fs" });
+        }
+        let volumes = inputs.config.volumes.len();
+        if volumes > Slot::VOLUMES.len() {
+            let reason = format!("{volumes} volumes, of which at most four fit");
+            return Err(DeviceError::BadConfig {
+                device: "blk",
+                reason,
+            });
+        }
+        let tail = Arc::new(ConsoleTail::default());
+        let mut builder = Builder {
+            inputs,
+            files: HashMap::new(),
+        };
+        let mut others = Vec::new();
+        for slot in Slot::all() {
+            if let Some(device) = builder.device(slot, &tail)? {
+                others.push(builder.plug(slot, device)?);
+            }
+        }
+        let cid = builder.inputs.guest_cid;
+        let vsock = builder.plug(Slot::VSOCK, Box::new(vsock::Vsock::new(cid)))?;
+        let mut windows = [const { None }; hull_vm_config::SLOT_COUNT];
+        windows[Slot::VSOCK.index()] = Some(vsock.transport.clone());
+        for entry in &others {
+            windows[entry.slot.index()] = Some(entry.transport.clone());
+        }
+        Ok(Self {
+            bus: Arc::new(MmioBus::new(windows)),
+            tail,
+            vsock,
+            others,
+            paused: false,
+        })
+    }
+
+    /// Words for the kernel command line: every slot's window and interrupt, in order.
+    pub fn cmdline(&self) -> Vec<String> {
+        let word = |slot: Slot| {
+            let (size, base, gsi) = (Slot::MMIO_STRIDE >> 10, slot.mmio_base(), slot.gsi());
+            format!("virtio_mmio.device={size}K@{base:#x}:{gsi}")
+        };
+        Slot::all().map(word).collect()
+    }
+
+    /// What vCPU threads hand their MMIO exits to.
+    pub fn bus(&self) -> Arc<MmioBus> {
+        Arc::clone(&self.bus)
+    }
+
+    /// The eventfd of each device in use. Writing it (by ioeventfd, for stores to `QueueNotify`,
+    /// whatever the queue) makes the event loop look at all of the device's queues. Kicks of the
+    /// other devices come through [`MmioBus::write`].
+    pub fn notifiers(&self) -> Vec<(Slot, &EventFd)> {
+        let others = self.others.iter().filter(|entry| entry.in_use);
+        let others = others.map(|entry| (entry.slot, entry.transport.notifier()));
+        std::iter::once((Slot::VSOCK, self.vsock.transport.notifier()))
+            .chain(others)
+            .collect()
+    }
+
+    /// What the event loop watches from the start. Event sets are to be passed on as they are:
+    /// they may be edge-triggered.
+    pub fn sources(&mut self) -> Vec<(RawFd, EventSet, SourceId)> {
+        let mut changes = Vec::new();
+        self.vsock.start(&mut changes);
+        for entry in &mut self.others {
+            entry.start(&mut changes);
+        }
+        let added = |change| match change {
+            SourceChange::Add(fd, events, id) => Some((fd, events, id)),
+            SourceChange::Modify(..) | SourceChange::Remove(_) => None,
+        };
+        changes.into_iter().filter_map(added).collect()
+    }
+
+    /// Serves an event of a watched descriptor. The changes are to be applied before the loop
+    /// waits again. Events of descriptors that are watched no more are ignored.
+    pub fn handle(&mut self, source: SourceId, events: EventSet) -> Vec<SourceChange> {
+        let mut changes = Vec::new();
+        let event = match source.token() {
+            SourceId::NOTIFIER => DeviceEvent::Kick,
+            token => DeviceEvent::Source(token, events),
+        };
+        match source.slot() {
+            Some(Slot::VSOCK) => self.vsock.handle(event, self.paused, &mut changes),
+            Some(slot) => {
+                if let Some(entry) = self.others.iter_mut().find(|entry| entry.slot == slot) {
+                    entry.handle(event, self.paused, &mut changes);
+                }
+            }
+            None => {}
+        }
+        changes
+    }
+
+    /// Connects a stream socket to a vsock port of the guest. The connection is held back until
+    /// the agent listens; one that the guest refuses, or that is one too many, is closed.
+    pub fn connect(&mut self, port: u32, socket: UnixStream) -> Vec<SourceChange> {
+        let mut changes = Vec::new();
+        let mut sources = Sources {
+            slot: Slot::VSOCK,
+            changes: &mut changes,
+        };
+        self.vsock.device.connect(port, socket, &mut sources);
+        self.vsock.transport.wake();
+        changes
+    }
+
+    /// The end of the guest's console output.
+    pub fn console_tail(&self) -> Arc<ConsoleTail> {
+        Arc::clone(&self.tail)
+    }
+
+    /// Whether the agent has said that it listens. It changes only inside of [`Devices::handle`].
+    pub fn ready(&self) -> bool {
+        self.vsock.device.ready()
+    }
+
+    /// From here on no device touches guest memory. The vCPUs must have stopped before.
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Ends a pause. Every device looks at its queues again, so nothing that came meanwhile is
+    /// lost.
+    pub fn resume(&mut self) {
+        self.paused = false;
+        self.vsock.transport.wake();
+        for entry in &self.others {
+            entry.transport.wake();
+        }
+    }
+
+    /// The state of all devices. The VM must be paused.
+    pub fn save(&self) -> DeviceStates {
+        let mut slots: Vec<_> = self.others.iter().map(Entry::save).collect();
+        slots.push(self.vsock.save());
+        DeviceStates {
+            version: DEVICE_STATES_VERSION,
+            slots,
+        }
+    }
+
+    /// Puts a saved state into freshly built devices, before the first event. What is behind a
+    /// device may differ from what was saved; its driver is told by a configuration interrupt,
+    /// and the guest's vsock sockets by a transport reset.
+    pub fn restore(&mut self, states: &DeviceStates) -> Result<(), DeviceError> {
+        let fail = |slot: usize, reason: String| DeviceError::Restore { slot, reason };
+        if states.version != DEVICE_STATES_VERSION {
+            let reason = format!("version {} is not known", states.version);
+            return Err(fail(0, reason));
+        }
+        let count = self.others.len() + 1;
+        if states.slots.len() != count {
+            let reason = format!("{} slots are saved, {count} exist", states.slots.len());
+            return Err(fail(0, reason));
+        }
+        for saved in &states.slots {
+            let index = saved.slot.index();
+            if saved.slot == Slot::VSOCK {
+                self.vsock.restore(saved)
+            } else {
+                match self.others.iter_mut().find(|e| e.slot == saved.slot) {
+                    Some(entry) => entry.restore(saved),
+                    None => Err("no such device exists".into()),
+                }
+            }
+            .map_err(|reason| fail(index, reason))?;
+        }
+        Ok(())
+    }
+}
+
+/// A device in its slot.
+struct Entry<D: VirtioDevice + ?Sized> {
+    slot: Slot,
+    transport: Arc<Transport>,
+    in_use: bool,
+    active: bool,
+    epoch: u64,
+    failures: u64,
+    device: Box<D>,
+}
+
+impl<D: VirtioDevice + ?Sized> Entry<D> {
+    fn start(&mut self, changes: &mut Vec<SourceChange>) {
+        let slot = self.slot;
+        changes.push(SourceChange::Add(
+            self.transport.notifier().as_raw_fd(),
+            EventSet::IN | EventSet::EDGE_TRIGGERED,
+            SourceId::new(slot, SourceId::NOTIFIER),
+        ));
+        self.device.start(&mut Sources { slot, changes });
+    }
+
+    fn handle(&mut self, event: DeviceEvent, paused: bool, changes: &mut Vec<SourceChange>) {
+        let slot = self.slot;
+        let mut sources = Sources { slot, changes };
+        let mut state = self.transport.lock();
+        if self.epoch != state.epoch() {
+            self.epoch = state.epoch();
+            if self.active {
+                self.active = false;
+                self.device.reset(&mut sources);
+            }
+        }
+        if !self.active && state.is_live() {
+            self.active = true;
+            self.device.activate(state.features());
+        }
+        let raise = || self.transport.raise_used();
+        let queues = match paused {
+            true => None,
+            false => self.transport.queues(&mut state, &raise),
+        };
+        match self.device.handle(event, queues, &mut sources) {
+            Ok(Progress::Idle) => {}
+            Ok(Progress::More) => self.transport.wake(),
+            Err(failure) => {
+                if self.failures == 0 {
+                    // The guest can make a device fail as often as it likes: once is enough.
+                    log::warn!("device in slot {} needs a reset: {failure}", slot.index());
+                }
+                self.failures += 1;
+                self.transport.fail(&mut state);
+            }
+        }
+    }
+
+    fn save(&self) -> SlotState {
+        SlotState {
+            slot: self.slot,
+            device_type: self.device.device_type(),
+            transport: self.transport.save(),
+            device: self.device.save(),
+        }
+    }
+
+    fn restore(&mut self, saved: &SlotState) -> Result<(), String> {
+        let found = self.device.device_type();
+        if saved.device_type != found {
+            let want = saved.device_type;
+            return Err(format!("device type {want} is saved, {found} is there"));
+        }
+        self.device
+            .restore(&saved.device)
+            .map_err(|wrong| wrong.to_string())?;
+        self.transport.restore(&saved.transport)?;
+        self.transport.wake();
+        Ok(())
+    }
+}
+
+struct Builder<'a> {
+    inputs: DeviceInputs<'a>,
+    /// Files by name: several extents may lie in one file.
+    files: HashMap<FdName, Arc<OwnedFd>>,
+}
+
+impl Builder<'_> {
+    /// The device of a slot, but for vsock's; `None` leaves the slot empty.
+    fn device(
+        &mut self,
+        slot: Slot,
+        tail: &Arc<ConsoleTail>,
+    ) -> Result<Option<Box<dyn VirtioDevice>>, DeviceError> {
+        Ok(match slot.kind() {
+            SlotKind::Block => Some(Box::new(self.block(slot)?)),
+            SlotKind::Rng => Some(Box::new(rng::Rng::default())),
+            SlotKind::Console => Some(Box::new(self.console(tail)?)),
+            // vsock is plugged by `Devices::build`, which keeps it under its own type.
+            SlotKind::Vsock => None,
+            SlotKind::Net | SlotKind::Fs | SlotKind::Balloon | SlotKind::Mem | SlotKind::Spare => {
+                None
+            }
+        })
+    }
+
+    fn block(&mut self, slot: Slot) -> Result<blk::Blk, DeviceError> {
+        match block_config(self.inputs.config, slot) {
+            Some(config) => {
+                let mut open = |name: &FdName| self.open("blk", name);
+                blk::Blk::new(config, &mut open)
+            }
+            None => Ok(blk::Blk::empty(slot == Slot::IMAGE)),
+        }
+    }
+
+    fn console(&mut self, tail: &Arc<ConsoleTail>) -> Result<console::Console, DeviceError> {
+        let name = self.inputs.config.console.as_ref();
+        let file = name.map(|name| self.open("console", name)).transpose()?;
+        Ok(console::Console::new(Arc::clone(tail), file))
+    }
+
+    fn open(&mut self, device: &'static str, name: &FdName) -> Result<Arc<OwnedFd>, DeviceError> {
+        if let Some(file) = self.files.get(name) {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.inputs.fds.take(name);
+        let file = Arc::new(file.map_err(|source| DeviceError::MissingFd { device, source })?);
+        self.files.insert(name.clone(), Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn plug<D: VirtioDevice + ?Sized>(
+        &self,
+        slot: Slot,
+        device: Box<D>,
+    ) -> Result<Entry<D>, DeviceError> {
+        let host = |action, source| DeviceError::Host {
+            device: kind_name(slot.kind()),
+            action,
+            source,
+        };
+        let interrupt =
+            (self.inputs.interrupt)(slot).map_err(|source| host("make its interrupt", source))?;
+        let transport = Transport::new(&*device, self.inputs.memory.clone(), interrupt)
+            .map_err(|source| host("make its notifier", source))?;
+        let in_use =
+            slot.kind() != SlotKind::Block || block_config(self.inputs.config, slot).is_some();
+        Ok(Entry {
+            slot,
+            transport: Arc::new(transport),
+            in_use,
+            active: false,
+            epoch: 0,
+            failures: 0,
+            device,
+        })
+    }
+}
+
+/// What the configuration puts into a block slot.
+fn block_config(config: &DeviceConfig, slot: Slot) -> Option<&BlockConfig> {
+    match slot {
+        Slot::IMAGE => config.image.as_ref(),
+        Slot::SCRATCH => config.scratch.as_ref(),
+        _ => {
+            let volume = Slot::VOLUMES.iter().position(|volume| *volume == slot)?;
+            config.volumes.get(volume)
+        }
+    }
+}
+
+fn kind_name(kind: SlotKind) -> &'static str {
+    match kind {
+        SlotKind::Block => "blk",
+        SlotKind::Net => "net",
+        SlotKind::Fs => "fs",
+        SlotKind::Vsock => "vsock",
+        SlotKind::Rng => "rng",
+        SlotKind::Balloon => "balloon",
+        SlotKind::Mem => "mem",
+        SlotKind::Console => "console",
+        SlotKind::Spare => "spare",
+    }
+}

@@ -1,0 +1,93 @@
+//! Vectored I/O straight into and out of guest memory.
+//!
+//! `unsafe` is needed because no `&[u8]` of guest memory may exist (the guest changes it at any
+//! moment), so the standard library's vectored calls cannot be used.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use vm_memory::VolatileSlice;
+
+/// `IOV_MAX`; a longer list is cut, and the call moves fewer bytes than asked for.
+const MAX_IOVECS: usize = 1024;
+
+fn iovecs(buffers: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
+    buffers
+        .iter()
+        .take(MAX_IOVECS)
+        .map(|slice| libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: slice.len(),
+        })
+        .collect()
+}
+
+fn checked(call: impl Fn() -> isize) -> io::Result<usize> {
+    loop {
+        let moved = call();
+        if let Ok(moved) = usize::try_from(moved) {
+            return Ok(moved);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Reads from a file at `offset`; fewer bytes than the buffers hold may arrive, none at its end.
+pub(crate) fn preadv(
+    fd: BorrowedFd<'_>,
+    buffers: &[VolatileSlice<'_>],
+    offset: u64,
+) -> io::Result<usize> {
+    let (iov, offset) = (iovecs(buffers), file_offset(offset)?);
+    // SAFETY: each iovec is a `VolatileSlice`, which is writable memory of that length for as long
+    // as `buffers` is borrowed; the count is `iov`'s length, at most `IOV_MAX`.
+    checked(|| unsafe { libc::preadv(fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32, offset) })
+}
+
+/// Writes to a file at `offset`; fewer bytes than the buffers hold may be taken.
+pub(crate) fn pwritev(
+    fd: BorrowedFd<'_>,
+    buffers: &[VolatileSlice<'_>],
+    offset: u64,
+) -> io::Result<usize> {
+    let (iov, offset) = (iovecs(buffers), file_offset(offset)?);
+    // SAFETY: each iovec is a `VolatileSlice`, which is readable memory of that length for as long
+    // as `buffers` is borrowed; the count is `iov`'s length, at most `IOV_MAX`.
+    checked(|| unsafe { libc::pwritev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32, offset) })
+}
+
+/// Receives from a stream socket without blocking; 0 is the end of the stream.
+pub(crate) fn recv(fd: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let mut iov = iovecs(buffers);
+    let mut message = message(&mut iov);
+    let message: *mut libc::msghdr = &mut message;
+    // SAFETY: `message` points at a live header whose only pointer is `iov`, whose entries are
+    // writable memory of their length for as long as `buffers` is borrowed.
+    checked(|| unsafe { libc::recvmsg(fd.as_raw_fd(), message, libc::MSG_DONTWAIT) })
+}
+
+/// Sends to a stream socket without blocking and without `SIGPIPE`.
+pub(crate) fn send(fd: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let mut iov = iovecs(buffers);
+    let message = message(&mut iov);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `message` is a live header whose only pointer is `iov`, whose entries are readable
+    // memory of their length for as long as `buffers` is borrowed.
+    checked(|| unsafe { libc::sendmsg(fd.as_raw_fd(), &message, flags) })
+}
+
+fn message(iov: &mut [libc::iovec]) -> libc::msghdr {
+    // SAFETY: `msghdr` is plain data, for which all zeroes (null pointers, zero lengths) is valid.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iov.as_mut_ptr();
+    message.msg_iovlen = iov.len();
+    message
+}

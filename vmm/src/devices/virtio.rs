@@ -1,0 +1,244 @@
+//! What a device is to the transport, and what it gets from it.
+
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::EventSet;
+
+use super::chain::Chain;
+use super::source::Sources;
+use super::MissingFd;
+
+/// `VIRTIO_F_VERSION_1`: offered by every device and required of every driver.
+pub(crate) const F_VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_F_INDIRECT_DESC`.
+pub(crate) const F_INDIRECT_DESC: u64 = 1 << 28;
+/// `VIRTIO_F_EVENT_IDX`.
+pub(crate) const F_EVENT_IDX: u64 = 1 << 29;
+
+/// A virtio device, without its transport. It lives on the event-loop thread.
+pub(crate) trait VirtioDevice: Send {
+    /// Device ID (virtio 1.2, section 5).
+    fn device_type(&self) -> u32;
+    /// Feature bits of the device; the transport adds its own.
+    fn features(&self) -> u64;
+    /// Largest size of each queue, a power of two.
+    fn queue_sizes(&self) -> &'static [u16];
+    /// Device configuration space.
+    fn config(&self) -> Vec<u8>;
+    /// Watches the descriptors that the device is born with.
+    fn start(&mut self, _sources: &mut Sources<'_>) {}
+    /// The driver is ready; `features` are those that it accepted.
+    fn activate(&mut self, features: u64);
+    /// Serves an event, for a bounded time. Without queues the driver is not ready (or the VM is
+    /// paused): what the event says is kept, and looked at when a [`DeviceEvent::Kick`] comes with
+    /// queues.
+    fn handle(
+        &mut self,
+        event: DeviceEvent,
+        queues: Option<QueueSet<'_>>,
+        sources: &mut Sources<'_>,
+    ) -> Result<Progress, DeviceFailure>;
+    /// The driver reset the device, or the device failed.
+    fn reset(&mut self, sources: &mut Sources<'_>);
+    /// What a restored device must know beyond its configuration.
+    fn save(&self) -> DeviceState;
+    /// The reverse of [`VirtioDevice::save`], before the first event.
+    fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState>;
+}
+
+/// Why a device is asked to work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DeviceEvent {
+    /// The driver may have offered buffers in any queue.
+    Kick,
+    /// A watched descriptor is ready: its token and how.
+    Source(u64, EventSet),
+}
+
+/// Whether a device wants to be called again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It waits for an event.
+    Idle,
+    /// It stopped for the others' sake.
+    More,
+}
+
+/// Device-specific part of a saved device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum DeviceState {
+    /// The device has none.
+    Stateless,
+    /// virtio-vsock.
+    Vsock {
+        /// The agent had said that it listens.
+        ready: bool,
+        /// The next host port that no connection has used.
+        next_port: u32,
+    },
+}
+
+/// A saved state of another kind of device.
+#[derive(Debug, thiserror::Error)]
+#[error("the saved state belongs to another kind of device")]
+pub(crate) struct WrongState;
+
+/// A device that cannot go on; it then says `DEVICE_NEEDS_RESET` (virtio 1.2, 2.1.2).
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeviceFailure {
+    #[error("queue {queue} is broken")]
+    Queue {
+        queue: usize,
+        source: virtio_queue::Error,
+    },
+    #[error("queue {queue} holds nothing but malformed chains")]
+    Malformed { queue: usize },
+    #[error("failed to raise the interrupt")]
+    Interrupt(#[source] std::io::Error),
+    #[error("{0}")]
+    Backend(String),
+}
+
+/// Something that a device needs was not handed over, or is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A descriptor is missing.
+    #[error("device {device} lacks a descriptor")]
+    MissingFd {
+        /// The device's name.
+        device: &'static str,
+        /// Which descriptor.
+        source: MissingFd,
+    },
+    /// The configuration names a device that this VMM cannot make.
+    #[error("this hull-vmm has no {device} device yet; leave it out of the configuration")]
+    NotBuilt {
+        /// The device's name.
+        device: &'static str,
+    },
+    /// The configuration is wrong.
+    #[error("device {device}: {reason}")]
+    BadConfig {
+        /// The device's name.
+        device: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The host refused something.
+    #[error("device {device}: failed to {action}")]
+    Host {
+        /// The device's name.
+        device: &'static str,
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A saved state does not fit.
+    #[error("device in slot {slot} cannot be restored: {reason}")]
+    Restore {
+        /// Index of the slot.
+        slot: usize,
+        /// What does not fit.
+        reason: String,
+    },
+}
+
+/// The queues of a live device.
+pub(crate) struct QueueSet<'a> {
+    pub(crate) memory: &'a GuestMemoryMmap,
+    pub(crate) queues: &'a mut [Queue],
+    pub(crate) raise: &'a dyn Fn() -> std::io::Result<()>,
+}
+
+impl<'a> QueueSet<'a> {
+    /// The next well-formed chain of a queue; malformed ones are given back with nothing written.
+    /// When there is none, the driver is asked to kick for the next one.
+    pub(crate) fn pop(&mut self, queue: usize) -> Result<Option<Chain<'a>>, DeviceFailure> {
+        let memory = self.memory;
+        let size = usize::from(self.queues[queue].size());
+        let broken = |source| DeviceFailure::Queue { queue, source };
+        let mut dry = 0;
+        for _ in 0..=size {
+            let ring = &mut self.queues[queue];
+            if !ring.ready() {
+                return Ok(None);
+            }
+            let position = ring.next_avail();
+            let next = ring.iter(memory).map_err(broken)?.next();
+            match next {
+                Some(descriptors) => {
+                    let head = descriptors.head_index();
+                    match Chain::parse(memory, descriptors, position) {
+                        Some(chain) => return Ok(Some(chain)),
+                        None => self.complete(queue, head, 0)?,
+                    }
+                }
+                None if dry == 1 => return Ok(None),
+                None => {
+                    dry += 1;
+                    if !ring.enable_notification(memory).map_err(broken)? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Err(DeviceFailure::Malformed { queue })
+    }
+
+    /// Goes back to a popped chain, so that it and those after it are popped again; none of them
+    /// was completed.
+    pub(crate) fn rewind(&mut self, queue: usize, position: u16) {
+        self.queues[queue].set_next_avail(position);
+    }
+
+    /// The driver's available index; the driver is asked to kick when it moves on from here, even
+    /// if chains before it were left in the queue.
+    pub(crate) fn watch(&mut self, queue: usize) -> Result<u16, DeviceFailure> {
+        let broken = |source| DeviceFailure::Queue { queue, source };
+        let ring = &mut self.queues[queue];
+        let position = ring.next_avail();
+        let index = ring.avail_idx(self.memory, Ordering::Acquire);
+        let index = index.map_err(broken)?.0;
+        ring.set_next_avail(index);
+        let moved = ring.enable_notification(self.memory);
+        ring.set_next_avail(position);
+        // If it has moved on already, the next look sees that.
+        moved.map_err(broken)?;
+        Ok(index)
+    }
+
+    /// Gives a chain back, with `written` bytes in its writable part.
+    pub(crate) fn complete(
+        &mut self,
+        queue: usize,
+        head: u16,
+        written: u32,
+    ) -> Result<(), DeviceFailure> {
+        self.queues[queue]
+            .add_used(self.memory, head, written)
+            .map_err(|source| DeviceFailure::Queue { queue, source })
+    }
+
+    /// Interrupts the driver, if it asked for that, about all that was completed since.
+    pub(crate) fn notify(&mut self, queue: usize) -> Result<(), DeviceFailure> {
+        let broken = |source| DeviceFailure::Queue { queue, source };
+        let ring = &mut self.queues[queue];
+        let wanted = ring.needs_notification(self.memory).map_err(broken)?;
+        if wanted && (ring.event_idx_enabled() || !no_interrupt(self.memory, ring)) {
+            (self.raise)().map_err(DeviceFailure::Interrupt)?;
+        }
+        Ok(())
+    }
+}
+
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT`: the driver polls (virtio 1.2, 2.7.7).
+fn no_interrupt(memory: &GuestMemoryMmap, ring: &Queue) -> bool {
+    memory
+        .load::<u16>(GuestAddress(ring.avail_ring()), Ordering::Relaxed)
+        .is_ok_and(|flags| u16::from_le(flags) & 1 != 0)
+}
