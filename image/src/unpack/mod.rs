@@ -17,8 +17,22 @@
 //! # }
 //! ```
 
+mod decompress;
 mod error;
 mod io;
+mod merge;
+mod path;
+mod sparse;
+mod tar;
+pub(crate) mod tree;
+
+use std::io::Read;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::erofs::BlockWriter;
+use crate::DiffId;
+use merge::Merger;
 
 pub use error::UnpackError;
 pub use io::{FileOutput, LayerSource, NoProgress, Output, Progress};
@@ -82,10 +96,53 @@ pub fn unpack(
     output: &mut impl Output,
     progress: &dyn Progress,
 ) -> Result<Unpacked, UnpackError> {
-    let _ = (layers, limits, output, progress);
-    Err(UnpackError::Output {
-        action: "unpack (not there yet) to",
+    let mut hasher = Sha256::new_with_prefix(b"hull erofs 1");
+    let mut merger = Merger::new(limits, BlockWriter::new(output), progress);
+    for (index, layer) in layers.into_iter().enumerate() {
+        hasher.update(layer.diff_id.as_bytes());
+        merger.layer(index, layer)?;
+    }
+    merger.finish(uuid(&hasher.finalize().into()))
+}
+
+/// Reads a layer to its end for its diff ID, without looking into the archive.
+///
+/// # Errors
+/// [`UnpackError::Read`], [`UnpackError::Decompress`].
+pub fn diff_id(layer: LayerSource<'_>) -> Result<DiffId, UnpackError> {
+    let digest = layer.digest;
+    let read_error = |source| UnpackError::Read {
+        layer: digest,
         offset: 0,
-        source: std::io::ErrorKind::Unsupported.into(),
-    })
+        source,
+    };
+    let (mut reader, _) = decompress::open(layer.reader).map_err(read_error)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut offset = 0;
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(DiffId::from_bytes(hasher.finalize().into())),
+            Ok(got) => {
+                hasher.update(&buffer[..got]);
+                offset += got as u64;
+            }
+            Err(source) => {
+                return Err(UnpackError::Decompress {
+                    layer: digest,
+                    offset,
+                    source,
+                })
+            }
+        }
+    }
+}
+
+/// A version 8 UUID (RFC 9562) of the image's content.
+fn uuid(sum: &[u8; 32]) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&sum[..16]);
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
 }

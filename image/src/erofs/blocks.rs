@@ -1,0 +1,155 @@
+//! The output as a growing row of blocks.
+
+use std::io;
+
+use crate::unpack::Output;
+
+/// Block size of every image, in bytes.
+pub(crate) const BLOCK_SIZE: usize = 4096;
+const BUFFER: usize = 1 << 20;
+static ZERO_BLOCK: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
+
+/// A write, discard or sync that failed.
+#[derive(Debug)]
+pub(crate) struct OutputFailure {
+    pub(crate) action: &'static str,
+    pub(crate) offset: u64,
+    pub(crate) source: io::Error,
+}
+
+/// Appends to the output in large writes and leaves out blocks of zeros.
+pub(crate) struct BlockWriter<'a, O> {
+    output: &'a mut O,
+    buffer: Vec<u8>,
+    /// Offset of the buffer in the output; a multiple of the block size.
+    start: u64,
+}
+
+impl<'a, O: Output> BlockWriter<'a, O> {
+    /// Begins behind the superblock's block.
+    pub(crate) fn new(output: &'a mut O) -> Self {
+        Self {
+            output,
+            buffer: Vec::with_capacity(BUFFER),
+            start: BLOCK_SIZE as u64,
+        }
+    }
+
+    /// Where the next byte goes.
+    pub(crate) fn position(&self) -> u64 {
+        self.start + self.buffer.len() as u64
+    }
+
+    pub(crate) fn write(&mut self, mut data: &[u8]) -> Result<(), OutputFailure> {
+        while !data.is_empty() {
+            let count = data.len().min(BUFFER - self.buffer.len());
+            self.buffer.extend_from_slice(&data[..count]);
+            data = &data[count..];
+            if self.buffer.len() == BUFFER {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills with zeros up to `position`, which must not lie behind.
+    pub(crate) fn advance_to(&mut self, position: u64) -> Result<(), OutputFailure> {
+        let gap = position.saturating_sub(self.position());
+        let buffer_end = self.start + BUFFER as u64;
+        if position <= buffer_end {
+            // The gap is smaller than the buffer.
+            self.buffer.resize(self.buffer.len() + gap as usize, 0);
+            return if position == buffer_end {
+                self.flush()
+            } else {
+                Ok(())
+            };
+        }
+        self.align()?;
+        self.flush()?;
+        self.start = position - position % BLOCK_SIZE as u64;
+        self.buffer.resize((position - self.start) as usize, 0);
+        Ok(())
+    }
+
+    /// Fills with zeros up to the next block, and gives its number.
+    pub(crate) fn align(&mut self) -> Result<u64, OutputFailure> {
+        let position = self.position().next_multiple_of(BLOCK_SIZE as u64);
+        if position != self.position() {
+            self.advance_to(position)?;
+        }
+        Ok(position / BLOCK_SIZE as u64)
+    }
+
+    /// Writes out whole blocks of the buffer; callers align first, or fill the buffer.
+    fn flush(&mut self) -> Result<(), OutputFailure> {
+        let mut at = 0;
+        while at < self.buffer.len() {
+            let blocks = self.buffer[at..].chunks(BLOCK_SIZE);
+            let zero = |block: &[u8]| block == &ZERO_BLOCK[..block.len()];
+            let leading = blocks.clone().take_while(|block| zero(block)).count() * BLOCK_SIZE;
+            if leading > 0 {
+                at += leading;
+                continue;
+            }
+            let length = blocks
+                .take_while(|block| !zero(block))
+                .map(<[u8]>::len)
+                .sum::<usize>();
+            let offset = self.start + at as u64;
+            self.output
+                .write_all_at(&self.buffer[at..at + length], offset)
+                .map_err(|source| OutputFailure {
+                    action: "write",
+                    offset,
+                    source,
+                })?;
+            at += length;
+        }
+        self.start += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Aligns, writes everything out and makes it durable.
+    pub(crate) fn finish(&mut self) -> Result<(), OutputFailure> {
+        self.align()?;
+        self.flush()?;
+        self.sync()
+    }
+
+    /// Gives the range back; it must be written out and unused.
+    pub(crate) fn discard(&mut self, offset: u64, length: u64) -> Result<(), OutputFailure> {
+        self.output
+            .discard(offset, length)
+            .map_err(|source| OutputFailure {
+                action: "discard a part of",
+                offset,
+                source,
+            })
+    }
+
+    /// Writes block 0, the last act.
+    pub(crate) fn write_first_block(
+        &mut self,
+        block: &[u8; BLOCK_SIZE],
+    ) -> Result<(), OutputFailure> {
+        self.output
+            .write_all_at(block, 0)
+            .map_err(|source| OutputFailure {
+                action: "write the superblock of",
+                offset: 0,
+                source,
+            })?;
+        self.sync()
+    }
+
+    fn sync(&mut self) -> Result<(), OutputFailure> {
+        let offset = self.start;
+        self.output.sync().map_err(|source| OutputFailure {
+            action: "sync",
+            offset,
+            source,
+        })
+    }
+}
