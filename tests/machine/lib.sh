@@ -126,6 +126,8 @@ start_qemu() {
         -device virtio-rng-pci -display none -monitor none -serial "file:$console" -no-reboot \
         < /dev/null > "$state/qemu.log" 2>&1 8>&- 9>&- &
     echo $! > "$state/pid"
+    # For a moment the new process is still a copy of this shell.
+    until is_up || ! kill -0 $! 2> /dev/null; do sleep 0.05; done
 }
 
 wait_ready() {
@@ -191,6 +193,7 @@ in_machine() {
 
 # Copies what changed in dist/ since the last time. The machine reads it from
 # the host by 9p into memory: through the channel it would be many times slower.
+# Called with the lock held: two at once would get in each other's way.
 sync_dist() {
     local new=$state/dist.manifest.new old=$state/dist.manifest
     [ -e "$old" ] || : > "$old"
@@ -203,6 +206,7 @@ sync_dist() {
         } | in_machine root@127.0.0.1 "$(cat << 'IN_MACHINE'
             set -e; cat > /run/machine/changes; cd /run/machine/dist
             sed -n 's/^-//p' /run/machine/changes | xargs -r -d '\n' rm -f --
+            find . -mindepth 1 -depth -type d -empty -delete
             cd /run/machine/project/dist
             sed -n 's/^+//p' /run/machine/changes | xargs -r -d '\n' cp -a --parents -t /run/machine/dist --
 IN_MACHINE
@@ -219,6 +223,11 @@ kill_machine() {
     if is_up; then kill "$pid" 2> /dev/null || true; fi
     for _ in {1..50}; do is_up || break; sleep 0.1; done
     if is_up; then kill -9 "$pid" 2> /dev/null || true; fi
+    # It lets go of the disk only when it is gone, or nothing but an entry for its parent.
+    for _ in {1..50}; do
+        [ -e "/proc/$pid/stat" ] && ! grep -q '^State:.Z' "/proc/$pid/status" 2> /dev/null || break
+        sleep 0.1
+    done
     rm -f "$state/pid" "$state/ssh" "$state/transient"
 }
 
@@ -254,6 +263,7 @@ join() {
         sleep 1
     done
     flock -s 9
+    sync_dist || die "could not bring dist/ up to date in the machine"
     flock -u 8
 }
 
