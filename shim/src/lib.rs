@@ -1,1 +1,20 @@
-//! Lowering of OCI bundles to VMs, and the containerd shim.
+//! The host side of one sandbox: from an OCI bundle to a running microVM, and containerd's Task
+//! API in front of it.
+//!
+//! `spec` reads a bundle, `lower` turns it into a plan without touching anything, `sandbox` carries
+//! the plan out: it opens the files, starts the VMM (`vmm`) and talks to the agent (`agent`).
+//! `task` serves containerd's Task API on top; `unpack` runs the one-off VM that turns image
+//! layers into a file system image.
+//!
+//! **Invariant:** nothing here reads an image's or a container's content; only the guest does.
+
+pub mod agent;
+pub mod annotations;
+pub mod assets;
+pub mod lower;
+pub mod runtime_dir;
+pub mod sandbox;
+pub mod spec;
+pub mod stdio;
+mod sys;
+pub mod vmm;

@@ -1,0 +1,186 @@
+//! The `dev.hull.*` annotations of an OCI configuration.
+
+use std::collections::HashMap;
+
+/// All annotations of Hull begin so.
+pub const PREFIX: &str = "dev.hull.";
+/// Number of vCPUs.
+pub const VCPUS: &str = "dev.hull.vcpus";
+/// Guest memory.
+pub const MEMORY: &str = "dev.hull.memory";
+/// Further groups of the container's processes.
+pub const GROUP_ADD: &str = "dev.hull.group-add";
+/// Whether the guest's console is kept.
+pub const CONSOLE: &str = "dev.hull.console";
+
+/// One annotation, for documentation and for the check of unknown names.
+#[derive(Debug, Clone, Copy)]
+pub struct Annotation {
+    /// The key.
+    pub name: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// A valid value.
+    pub example: &'static str,
+}
+
+/// Every annotation that Hull knows. Another `dev.hull.*` key is an error: a misspelt one must not
+/// be ignored.
+pub const TABLE: &[Annotation] = &[
+    Annotation {
+        name: VCPUS,
+        meaning: "number of vCPUs, from 1 to the number of host CPUs; overrides what the CPU quota asks for",
+        example: "2",
+    },
+    Annotation {
+        name: MEMORY,
+        meaning: "guest memory in bytes, or with the suffix k, m or g; overrides what the memory limit asks for",
+        example: "1g",
+    },
+    Annotation {
+        name: GROUP_ADD,
+        meaning: "comma-separated names or ids of groups, resolved against the image's group file",
+        example: "audio,44",
+    },
+    Annotation {
+        name: CONSOLE,
+        meaning: "`true`: the guest kernel's console goes to console.log in the sandbox's runtime directory",
+        example: "true",
+    },
+];
+
+/// The annotations, parsed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// [`VCPUS`].
+    pub vcpus: Option<u32>,
+    /// [`MEMORY`], in bytes.
+    pub memory_bytes: Option<u64>,
+    /// [`GROUP_ADD`].
+    pub group_add: Vec<String>,
+    /// [`CONSOLE`].
+    pub console: bool,
+}
+
+/// An annotation that Hull can't follow.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnnotationError {
+    /// Not in [`TABLE`].
+    #[error("annotation {name:?} is unknown; Hull knows {}", known_names())]
+    Unknown {
+        /// The key.
+        name: String,
+    },
+    /// The value has another form.
+    #[error("annotation {name:?} has the value {value:?}: want {meaning}, such as {example:?}")]
+    Invalid {
+        /// The key.
+        name: &'static str,
+        /// The value.
+        value: String,
+        /// What the annotation does.
+        meaning: &'static str,
+        /// A valid value.
+        example: &'static str,
+    },
+}
+
+fn known_names() -> String {
+    let names: Vec<_> = TABLE.iter().map(|annotation| annotation.name).collect();
+    names.join(", ")
+}
+
+impl Annotations {
+    /// Reads Hull's annotations among all of a configuration.
+    pub fn parse(all: Option<&HashMap<String, String>>) -> Result<Self, AnnotationError> {
+        let mut parsed = Self::default();
+        for (name, value) in all.into_iter().flatten() {
+            if !name.starts_with(PREFIX) {
+                continue;
+            }
+            let known = TABLE
+                .iter()
+                .find(|annotation| annotation.name == name)
+                .ok_or_else(|| AnnotationError::Unknown { name: name.clone() })?;
+            parsed
+                .set(known.name, value)
+                .ok_or_else(|| AnnotationError::Invalid {
+                    name: known.name,
+                    value: value.clone(),
+                    meaning: known.meaning,
+                    example: known.example,
+                })?;
+        }
+        Ok(parsed)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Option<()> {
+        match name {
+            VCPUS => self.vcpus = Some(value.parse().ok().filter(|count| 0 < *count)?),
+            MEMORY => self.memory_bytes = Some(parse_bytes(value)?),
+            GROUP_ADD => {
+                self.group_add = value
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|group| !group.is_empty())
+                    .map(str::to_owned)
+                    .collect();
+            }
+            CONSOLE => self.console = value.parse().ok()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// A positive number of bytes with an optional suffix k, m or g (powers of 1024).
+fn parse_bytes(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let (digits, shift) = match lower.strip_suffix(['k', 'm', 'g']) {
+        Some(digits) if lower.ends_with('k') => (digits, 10),
+        Some(digits) if lower.ends_with('m') => (digits, 20),
+        Some(digits) => (digits, 30),
+        None => (lower.as_str(), 0),
+    };
+    let number: u64 = digits.parse().ok()?;
+    number.checked_mul(1 << shift).filter(|bytes| 0 < *bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(name: &str, value: &str) -> Result<Annotations, AnnotationError> {
+        let all = HashMap::from([(name.to_owned(), value.to_owned())]);
+        Annotations::parse(Some(&all))
+    }
+
+    #[test]
+    fn every_example_is_valid() {
+        for annotation in TABLE {
+            parse(annotation.name, annotation.example).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_of_ours_is_refused_and_others_are_not_ours() {
+        assert!(matches!(
+            parse("dev.hull.memroy", "1g"),
+            Err(AnnotationError::Unknown { .. })
+        ));
+        assert_eq!(
+            parse("io.kubernetes.pod", "x").unwrap(),
+            Annotations::default()
+        );
+    }
+
+    #[test]
+    fn sizes_have_suffixes_and_bounds() {
+        assert_eq!(parse_bytes("512m"), Some(512 << 20));
+        assert_eq!(parse_bytes("1G"), Some(1 << 30));
+        assert_eq!(parse_bytes("77"), Some(77));
+        for bad in ["", "m", "-1", "0", "99999999999g", "1t"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The OCI configuration as the agent gets it: host paths replaced or refused, host-only parts
+//! removed.
+
+use std::path::{Path, PathBuf};
+
+use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
+
+use super::{LowerError, Share, SHARE_TAG, VOLUME_ROOT};
+use crate::spec::{is_bind, Bundle, INLINE_OPTION};
+
+/// A configuration for the guest and what travels beside it.
+#[derive(Debug)]
+pub(super) struct GuestSpec {
+    pub(super) spec: Spec,
+    pub(super) files: Vec<InlineFile>,
+    pub(super) volumes: Vec<Volume>,
+    pub(super) shares: Vec<Share>,
+}
+
+pub(super) fn lower(bundle: &Bundle, terminal: bool) -> Result<GuestSpec, LowerError> {
+    let mut guest = GuestSpec {
+        spec: bundle.spec.clone(),
+        files: Vec::new(),
+        volumes: Vec::new(),
+        shares: Vec::new(),
+    };
+    refuse_what_needs_the_host(&guest.spec)?;
+    guest.lower_mounts(bundle)?;
+    guest.drop_host_only_parts(terminal);
+    Ok(guest)
+}
+
+fn refuse_what_needs_the_host(spec: &Spec) -> Result<(), LowerError> {
+    let refused = |what: &str| Err(LowerError::NotSupportedYet { what: what.into() });
+    if let Some(hooks) = spec.hooks() {
+        let lists = [
+            hooks.prestart(),
+            hooks.create_runtime(),
+            hooks.create_container(),
+            hooks.start_container(),
+            hooks.poststart(),
+            hooks.poststop(),
+        ];
+        if lists
+            .iter()
+            .any(|list| list.iter().flatten().next().is_some())
+        {
+            return refused("OCI hooks");
+        }
+    }
+    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces());
+    for namespace in namespaces.flatten() {
+        // Joining a process's namespace by path means the host's.
+        if let Some(path) = namespace.path() {
+            let kind = namespace.typ();
+            return refused(&format!("joining the {kind:?} namespace {path:?}"));
+        }
+        if namespace.typ() == LinuxNamespaceType::User {
+            return refused("a user namespace inside the guest");
+        }
+    }
+    Ok(())
+}
+
+impl GuestSpec {
+    fn lower_mounts(&mut self, bundle: &Bundle) -> Result<(), LowerError> {
+        let mut kept = Vec::new();
+        let mounts = self.spec.mounts().clone().unwrap_or_default();
+        for (index, mut mount) in mounts.into_iter().enumerate() {
+            let inline = bundle.inline.iter().find(|file| file.mount == index);
+            if let Some(file) = inline {
+                self.files.push(InlineFile {
+                    path: text(mount.destination())?,
+                    mode: file.mode,
+                    content: file.content.clone(),
+                    ..Default::default()
+                });
+            } else {
+                if is_bind(&mount) {
+                    self.share(&mut mount)?;
+                }
+                kept.push(mount);
+            }
+        }
+        self.spec.set_mounts(Some(kept));
+        Ok(())
+    }
+
+    /// Replaces a host path by the path in the guest at which the shared directory shows it.
+    fn share(&mut self, mount: &mut Mount) -> Result<(), LowerError> {
+        let destination = mount.destination().clone();
+        let Some(source) = mount.source().clone() else {
+            return Err(LowerError::BindWithoutSource { destination });
+        };
+        let options = mount.options().clone().unwrap_or_default();
+        let read_only = options.iter().any(|option| option == "ro");
+        let subpath = self.shares.len().to_string();
+        let guest_path = format!("{VOLUME_ROOT}/{subpath}");
+        self.volumes.push(Volume {
+            guest_path: guest_path.clone(),
+            source: Some(hull_protocol::agent::volume::Source::Share(
+                SharedDirectory {
+                    tag: SHARE_TAG.into(),
+                    subpath: subpath.clone(),
+                    ..Default::default()
+                },
+            )),
+            read_only,
+            ..Default::default()
+        });
+        self.shares.push(Share {
+            subpath,
+            source,
+            destination,
+            read_only,
+        });
+        mount.set_source(Some(PathBuf::from(guest_path)));
+        let options = options.into_iter().filter(|o| o != INLINE_OPTION).collect();
+        mount.set_options(Some(options));
+        Ok(())
+    }
+
+    /// Removes what names things of the host that don't exist in the guest.
+    fn drop_host_only_parts(&mut self, terminal: bool) {
+        self.spec.set_annotations(None);
+        if let Some(root) = self.spec.root_mut() {
+            root.set_path(PathBuf::from("rootfs"));
+        }
+        if let Some(process) = self.spec.process_mut() {
+            process.set_terminal(Some(terminal));
+            // Profiles and labels are loaded into the host's kernel, not into the guest's.
+            process.set_apparmor_profile(None);
+            process.set_selinux_label(None);
+            process.user_mut().set_username(None);
+        }
+        if let Some(linux) = self.spec.linux_mut() {
+            linux.set_mount_label(None);
+            linux.set_intel_rdt(None);
+            if let Some(resources) = linux.resources_mut() {
+                drop_host_cpu_numbers(resources);
+            }
+        }
+    }
+}
+
+/// CPU and memory node numbers are the host's; the guest has its own.
+pub(super) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
+    if let Some(mut cpu) = resources.cpu().clone() {
+        cpu.set_cpus(None);
+        cpu.set_mems(None);
+        resources.set_cpu(Some(cpu));
+    }
+}
+
+fn text(path: &Path) -> Result<String, LowerError> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| LowerError::PathNotUtf8 {
+            path: path.to_owned(),
+        })
+}

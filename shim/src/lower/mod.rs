@@ -1,0 +1,324 @@
+//! Lowering: from an OCI bundle to a VM and what its agent is asked to do.
+//!
+//! Pure: no file is opened, no clock read; the same input gives the same plan.
+
+mod guest_spec;
+mod size;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use hull_protocol::agent::{
+    rootfs, BlockRootfs, ConfigureSandboxRequest, CreateContainerRequest, Rootfs, SharedDirectory,
+};
+use hull_vm_config::{
+    BlockConfig, BootConfig, DeviceConfig, Extent, FdName, JailConfig, Slot, VmConfig,
+    VM_CONFIG_VERSION,
+};
+use protobuf::MessageField;
+
+use crate::annotations::{AnnotationError, Annotations};
+use crate::spec::{BlockFile, Bundle, RootfsSource};
+
+pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
+
+/// Name of the guest kernel's descriptor.
+pub const KERNEL_FD: &str = "kernel";
+/// Name of the initramfs's descriptor.
+pub const INITRAMFS_FD: &str = "initramfs";
+/// Name of the console file's descriptor.
+pub const CONSOLE_FD: &str = "console";
+/// Tag of the shared directory.
+pub const SHARE_TAG: &str = "hull";
+/// Directory in the guest below which volumes are mounted.
+pub const VOLUME_ROOT: &str = "/run/hull/volumes";
+/// Name, in the shared directory, of a root file system that is a directory of the host.
+const ROOTFS_SUBPATH: &str = "rootfs";
+
+/// What lowering needs beside the bundle.
+#[derive(Debug, Clone)]
+pub struct TaskOptions {
+    /// Id of the sandbox.
+    pub sandbox_id: String,
+    /// Id of the container.
+    pub container_id: String,
+    /// The container's process gets a terminal.
+    pub terminal: bool,
+    /// Whom the VMM becomes.
+    pub jail: JailConfig,
+    /// What the host has.
+    pub host: HostFacts,
+}
+
+/// A VM and its first container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The VM.
+    pub config: VmConfig,
+    /// Files to open for it, beside kernel and initramfs.
+    pub resources: Vec<Resource>,
+    /// Keep the console: a file for [`CONSOLE_FD`] is wanted.
+    pub console: bool,
+    /// Host paths that the guest must see.
+    pub shares: Vec<Share>,
+    /// First request to the agent; clock and entropy are filled in when it is sent.
+    pub sandbox: ConfigureSandboxRequest,
+    /// Second request to the agent; the stdio tokens are filled in when it is sent.
+    pub create: CreateContainerRequest,
+}
+
+/// A file that the VMM gets as an open descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name in the VM's configuration.
+    pub name: FdName,
+    /// The file.
+    pub path: PathBuf,
+    /// Open it for writing too.
+    pub writable: bool,
+}
+
+/// A path of the host that the guest must see below the shared directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// Name in the shared directory.
+    pub subpath: String,
+    /// The path on the host: a directory or a file.
+    pub source: PathBuf,
+    /// Where the container sees it.
+    pub destination: PathBuf,
+    /// The guest must not write.
+    pub read_only: bool,
+}
+
+/// Why a bundle has no VM.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    /// An annotation can't be followed.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    /// The host has fewer CPUs.
+    #[error("range of CPUs is from 0.01 to {host}.00, as there are only {host} CPUs available ({wanted} wanted)")]
+    TooManyCpus {
+        /// Asked for.
+        wanted: u64,
+        /// The host's.
+        host: u32,
+    },
+    /// Less memory than a container or VM needs.
+    #[error("{wanted} bytes of memory are too little: the minimum is {} MiB", .minimum >> 20)]
+    TooLittleMemory {
+        /// Asked for, in bytes.
+        wanted: u64,
+        /// Least possible, in bytes.
+        minimum: u64,
+    },
+    /// A block device of no sectors, or of parts of one.
+    #[error("{path:?} has {length} bytes, which is no size of a block device: want a positive multiple of 512")]
+    BlockLength {
+        /// The file.
+        path: PathBuf,
+        /// Its size, in bytes.
+        length: u64,
+    },
+    /// A bind mount names nothing to mount.
+    #[error("the bind mount at {destination:?} has no source")]
+    BindWithoutSource {
+        /// Where it should be.
+        destination: PathBuf,
+    },
+    /// A path that the protocol can't carry.
+    #[error("the path {path:?} is not UTF-8")]
+    PathNotUtf8 {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The configuration has no process.
+    #[error("the configuration has no process")]
+    NoProcess,
+    /// The guest's configuration can't be written.
+    #[error("failed to write the guest's configuration")]
+    Encode {
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Something that Hull can't do yet.
+    #[error("not supported yet: {what}")]
+    NotSupportedYet {
+        /// What.
+        what: String,
+    },
+}
+
+/// Plans the VM for a bundle.
+pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError> {
+    let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
+    let resources = bundle.spec.linux().as_ref();
+    let resources = resources.and_then(|linux| linux.resources().as_ref());
+    let process = bundle.spec.process().as_ref();
+    let user = process
+        .ok_or(LowerError::NoProcess)?
+        .user()
+        .username()
+        .clone();
+
+    let mut guest = guest_spec::lower(bundle, options.terminal)?;
+    let root = lower_rootfs(&bundle.rootfs, &mut guest.shares)?;
+    let mut devices = root.devices;
+    devices.console = annotations.console.then(|| CONSOLE_FD.into());
+
+    let spec = serde_json::to_vec(&guest.spec).map_err(|source| LowerError::Encode { source })?;
+    Ok(Plan {
+        config: VmConfig {
+            version: VM_CONFIG_VERSION,
+            sandbox_id: options.sandbox_id.clone(),
+            vcpus: size::vcpus(&annotations, resources, options.host)?,
+            memory_bytes: size::memory_bytes(&annotations, resources, options.host)?,
+            boot: boot_config(),
+            devices,
+            jail: options.jail.clone(),
+        },
+        resources: root.resources,
+        console: annotations.console,
+        shares: guest.shares,
+        sandbox: ConfigureSandboxRequest {
+            hostname: bundle.spec.hostname().clone().unwrap_or_default(),
+            ..Default::default()
+        },
+        create: CreateContainerRequest {
+            container_id: options.container_id.clone(),
+            spec,
+            rootfs: MessageField::some(root.request),
+            volumes: guest.volumes,
+            user: user.unwrap_or_default(),
+            additional_groups: annotations.group_add,
+            files: guest.files,
+            ..Default::default()
+        },
+    })
+}
+
+/// What every VM boots.
+pub(crate) fn boot_config() -> BootConfig {
+    BootConfig {
+        kernel: KERNEL_FD.into(),
+        initramfs: INITRAMFS_FD.into(),
+        cmdline: Vec::new(),
+    }
+}
+
+struct LoweredRootfs {
+    request: Rootfs,
+    devices: DeviceConfig,
+    resources: Vec<Resource>,
+}
+
+fn lower_rootfs(
+    source: &RootfsSource,
+    shares: &mut Vec<Share>,
+) -> Result<LoweredRootfs, LowerError> {
+    match source {
+        RootfsSource::Blocks { image, scratch } => block_rootfs(image, scratch.as_ref()),
+        RootfsSource::Directory(directory) => {
+            shares.push(Share {
+                subpath: ROOTFS_SUBPATH.into(),
+                source: directory.clone(),
+                destination: PathBuf::from("/"),
+                read_only: false,
+            });
+            let share = SharedDirectory {
+                tag: SHARE_TAG.into(),
+                subpath: ROOTFS_SUBPATH.into(),
+                ..Default::default()
+            };
+            Ok(LoweredRootfs {
+                request: Rootfs {
+                    source: Some(rootfs::Source::Share(share)),
+                    ..Default::default()
+                },
+                devices: DeviceConfig::default(),
+                resources: Vec::new(),
+            })
+        }
+        RootfsSource::Mounts(mounts) => {
+            let kinds: Vec<_> = mounts.iter().map(|mount| mount.kind.as_str()).collect();
+            Err(LowerError::NotSupportedYet {
+                what: format!(
+                    "a root file system made of host mounts ({}); the erofs snapshotter gives block devices",
+                    kinds.join(", ")
+                ),
+            })
+        }
+    }
+}
+
+fn block_rootfs(
+    image: &BlockFile,
+    scratch: Option<&BlockFile>,
+) -> Result<LoweredRootfs, LowerError> {
+    const IMAGE_FD: &str = "image-0";
+    const SCRATCH_FD: &str = "scratch-0";
+    let mut resources = vec![resource(IMAGE_FD, &image.path, false)];
+    let image_length = image.length.next_multiple_of(512);
+    let mut devices = DeviceConfig {
+        image: Some(single_file(IMAGE_FD, image_length, &image.path, true)?),
+        ..Default::default()
+    };
+    let mut request = BlockRootfs {
+        image_slot: slot_number(Slot::IMAGE),
+        image_fs_type: image.fs_type.clone(),
+        ..Default::default()
+    };
+    if let Some(scratch) = scratch {
+        resources.push(resource(SCRATCH_FD, &scratch.path, true));
+        let device = single_file(SCRATCH_FD, scratch.length, &scratch.path, false)?;
+        devices.scratch = Some(device);
+        request.scratch_slot = Some(slot_number(Slot::SCRATCH));
+        request.scratch_fs_type = scratch.fs_type.clone();
+    }
+    Ok(LoweredRootfs {
+        request: Rootfs {
+            source: Some(rootfs::Source::Block(request)),
+            ..Default::default()
+        },
+        devices,
+        resources,
+    })
+}
+
+pub(crate) fn resource(name: &str, path: &Path, writable: bool) -> Resource {
+    Resource {
+        name: name.into(),
+        path: path.to_owned(),
+        writable,
+    }
+}
+
+/// A block device that shows one file from its start.
+pub(crate) fn single_file(
+    name: &str,
+    length: u64,
+    path: &Path,
+    read_only: bool,
+) -> Result<BlockConfig, LowerError> {
+    if length == 0 || !length.is_multiple_of(512) {
+        return Err(LowerError::BlockLength {
+            path: path.to_owned(),
+            length,
+        });
+    }
+    Ok(BlockConfig {
+        extents: vec![Extent {
+            fd: name.into(),
+            offset: 0,
+            length,
+        }],
+        read_only,
+        serial: name.into(),
+    })
+}
+
+pub(crate) fn slot_number(slot: Slot) -> u32 {
+    u32::try_from(slot.index()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,206 @@
+//! How large a VM a container gets.
+
+use hull_vm_config::{MAX_VCPUS, MIN_MEMORY_BYTES};
+use oci_spec::runtime::{LinuxCpu, LinuxResources};
+
+use super::LowerError;
+use crate::annotations::Annotations;
+
+/// Guest memory of a container without a limit, in bytes.
+pub const DEFAULT_MEMORY_BYTES: u64 = 512 << 20;
+/// Smallest memory limit of a container, in bytes.
+pub const MIN_LIMIT_BYTES: u64 = 6 << 20;
+/// What the guest kernel takes before it counts its memory, in bytes, beside the part that
+/// grows with the memory ([`PAGE_TABLE_SHIFT`]).
+const KERNEL_BYTES: u64 = 16 << 20;
+/// The kernel keeps 64 bytes about each page of 4096: one part in 2^6.
+const PAGE_TABLE_SHIFT: u32 = 6;
+/// Memory sizes are whole multiples of this, in bytes.
+const ALIGNMENT: u64 = 1 << 20;
+
+/// What the host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostFacts {
+    /// CPUs.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+impl HostFacts {
+    /// Asks the kernel.
+    pub fn read() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let info = rustix::system::sysinfo();
+        Self {
+            cpus: u32::try_from(cpus).unwrap_or(1),
+            memory_bytes: info.totalram.saturating_mul(u64::from(info.mem_unit)),
+        }
+    }
+}
+
+/// Number of vCPUs: what the annotation says, else enough for the CPU quota, else as many as the
+/// CPU set names, else 1.
+pub(super) fn vcpus(
+    annotations: &Annotations,
+    resources: Option<&LinuxResources>,
+    host: HostFacts,
+) -> Result<u8, LowerError> {
+    let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+    let wanted = match annotations.vcpus {
+        Some(count) => u64::from(count),
+        None => cpu.and_then(cpus_of_quota).map_or_else(
+            || cpu.and_then(cpus_of_set).unwrap_or(1),
+            |quota| quota.max(1),
+        ),
+    };
+    if u64::from(host.cpus) < wanted {
+        return Err(LowerError::TooManyCpus {
+            wanted,
+            host: host.cpus,
+        });
+    }
+    // A host with more CPUs than a VM can have still runs the container.
+    Ok(u8::try_from(wanted).unwrap_or(MAX_VCPUS).min(MAX_VCPUS))
+}
+
+fn cpus_of_quota(cpu: &LinuxCpu) -> Option<u64> {
+    let quota = u64::try_from(cpu.quota()?)
+        .ok()
+        .filter(|quota| 0 < *quota)?;
+    let period = cpu.period().filter(|period| 0 < *period).unwrap_or(100_000);
+    Some(quota.div_ceil(period))
+}
+
+/// Number of CPUs in a list such as `0-2,7`; `None` if it is empty or no list.
+fn cpus_of_set(cpu: &LinuxCpu) -> Option<u64> {
+    let list = cpu.cpus().as_deref()?;
+    let mut count = 0u64;
+    for range in list.split(',').map(str::trim).filter(|r| !r.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    }
+    Some(count).filter(|count| 0 < *count)
+}
+
+/// Guest memory, in bytes: so much that what the guest counts as its memory is about the
+/// container's limit, and never more than the host has.
+pub(super) fn memory_bytes(
+    annotations: &Annotations,
+    resources: Option<&LinuxResources>,
+    host: HostFacts,
+) -> Result<u64, LowerError> {
+    if let Some(bytes) = annotations.memory_bytes {
+        if bytes < MIN_MEMORY_BYTES {
+            return Err(LowerError::TooLittleMemory {
+                wanted: bytes,
+                minimum: MIN_MEMORY_BYTES,
+            });
+        }
+        return Ok(clamped(bytes, host));
+    }
+    let limit = resources
+        .and_then(|resources| resources.memory().as_ref()?.limit())
+        .and_then(|limit| u64::try_from(limit).ok())
+        .filter(|limit| 0 < *limit);
+    let Some(limit) = limit else {
+        return Ok(clamped(DEFAULT_MEMORY_BYTES, host));
+    };
+    if limit < MIN_LIMIT_BYTES {
+        return Err(LowerError::TooLittleMemory {
+            wanted: limit,
+            minimum: MIN_LIMIT_BYTES,
+        });
+    }
+    let with_kernel = limit
+        .saturating_add(KERNEL_BYTES)
+        .saturating_add(limit >> PAGE_TABLE_SHIFT);
+    Ok(clamped(with_kernel, host))
+}
+
+fn clamped(bytes: u64, host: HostFacts) -> u64 {
+    let most = host.memory_bytes.max(MIN_MEMORY_BYTES) / ALIGNMENT * ALIGNMENT;
+    bytes
+        .max(MIN_MEMORY_BYTES)
+        .min(most)
+        .next_multiple_of(ALIGNMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxResourcesBuilder};
+
+    use super::*;
+
+    const HOST: HostFacts = HostFacts {
+        cpus: 4,
+        memory_bytes: 8 << 30,
+    };
+
+    fn with_quota(quota: i64) -> LinuxResources {
+        let cpu = LinuxCpuBuilder::default().quota(quota).period(100_000u64);
+        LinuxResourcesBuilder::default()
+            .cpu(cpu.build().unwrap())
+            .build()
+            .unwrap()
+    }
+
+    fn with_limit(limit: i64) -> LinuxResources {
+        let memory = LinuxMemoryBuilder::default().limit(limit).build().unwrap();
+        LinuxResourcesBuilder::default()
+            .memory(memory)
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_fraction_of_a_cpu_needs_a_whole_vcpu() {
+        let none = Annotations::default();
+        for (quota, want) in [(1_000, 1), (100_000, 1), (150_000, 2), (400_000, 4)] {
+            let resources = with_quota(quota);
+            assert_eq!(vcpus(&none, Some(&resources), HOST).unwrap(), want);
+        }
+        assert_eq!(vcpus(&none, Some(&with_quota(-1)), HOST).unwrap(), 1);
+        assert_eq!(vcpus(&none, None, HOST).unwrap(), 1);
+    }
+
+    #[test]
+    fn more_cpus_than_the_host_has_are_refused_with_the_range() {
+        let error = vcpus(&Annotations::default(), Some(&with_quota(500_000)), HOST).unwrap_err();
+        assert!(error.to_string().contains("from 0.01 to 4"), "{error}");
+    }
+
+    #[test]
+    fn a_cpu_set_gives_as_many_vcpus_as_it_names() {
+        let cpu = |set: &str| LinuxCpuBuilder::default().cpus(set).build().unwrap();
+        assert_eq!(cpus_of_set(&cpu("0-2,7")), Some(4));
+        assert_eq!(cpus_of_set(&cpu("1")), Some(1));
+        for bad in ["", "3-1", "x", "0-18446744073709551615"] {
+            assert_eq!(cpus_of_set(&cpu(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_grows_by_what_the_kernel_takes_and_stays_within_the_host() {
+        let none = Annotations::default();
+        let of = |limit: u64| memory_bytes(&none, Some(&with_limit(limit as i64)), HOST);
+        assert_eq!(of(128 << 20).unwrap(), (128 + 16 + 2) << 20);
+        assert_eq!(of(6 << 20).unwrap(), MIN_MEMORY_BYTES);
+        assert_eq!(of(64 << 30).unwrap(), HOST.memory_bytes);
+        assert_eq!(of(i64::MAX as u64).unwrap(), HOST.memory_bytes);
+        assert_eq!(memory_bytes(&none, None, HOST).unwrap(), 512 << 20);
+        let error = of(1 << 20).unwrap_err();
+        assert!(error.to_string().contains("6 MiB"), "{error}");
+    }
+
+    #[test]
+    fn the_annotation_wins_and_names_its_minimum() {
+        let annotations = Annotations {
+            memory_bytes: Some(1 << 20),
+            ..Default::default()
+        };
+        let error = memory_bytes(&annotations, None, HOST).unwrap_err();
+        assert!(error.to_string().contains("48 MiB"), "{error}");
+    }
+}

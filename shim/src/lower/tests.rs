@@ -1,0 +1,193 @@
+use std::path::PathBuf;
+
+use hull_protocol::agent::CreateContainerRequest;
+use oci_spec::runtime::Spec;
+use serde_json::json;
+
+use super::*;
+use crate::spec::{InlineMount, RootfsMount, INLINE_OPTION};
+
+fn options() -> TaskOptions {
+    TaskOptions {
+        sandbox_id: "box".into(),
+        container_id: "web".into(),
+        terminal: false,
+        jail: JailConfig {
+            uid: 0x5000_0001,
+            gid: 0x5000_0001,
+        },
+        host: HostFacts {
+            cpus: 4,
+            memory_bytes: 8 << 30,
+        },
+    }
+}
+
+fn blocks() -> RootfsSource {
+    let file = |path: &str, fs_type: &str, length| BlockFile {
+        path: PathBuf::from(path),
+        fs_type: fs_type.into(),
+        length,
+    };
+    RootfsSource::Blocks {
+        image: file("/images/web.erofs", "erofs", 1_000_001),
+        scratch: Some(file("/scratch/web.ext4", "ext4", 64 << 30)),
+    }
+}
+
+fn bundle(config: serde_json::Value) -> Bundle {
+    Bundle {
+        directory: PathBuf::from("/bundle"),
+        spec: serde_json::from_value(config).unwrap(),
+        rootfs: blocks(),
+        inline: Vec::new(),
+    }
+}
+
+fn config() -> serde_json::Value {
+    json!({
+        "ociVersion": "1.0.2",
+        "hostname": "web-1",
+        "root": {"path": "/var/lib/rootfs", "readonly": false},
+        "process": {
+            "user": {"uid": 0, "gid": 0, "username": "www:www", "additionalGids": [7]},
+            "args": ["/bin/server"],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "apparmorProfile": "docker-default",
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/host/hosts",
+             "options": ["rbind", "ro", INLINE_OPTION]},
+        ],
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}],
+            "resources": {
+                "cpu": {"quota": 150_000, "period": 100_000, "cpus": "2-3"},
+                "memory": {"limit": 134_217_728},
+            },
+        },
+        "annotations": {"dev.hull.group-add": "audio,44", "other": "kept on the host"},
+    })
+}
+
+/// The create request as readable JSON: its spec is JSON inside.
+fn readable(request: &CreateContainerRequest) -> serde_json::Value {
+    let spec: serde_json::Value = serde_json::from_slice(&request.spec).unwrap();
+    json!({
+        "container_id": request.container_id,
+        "user": request.user,
+        "additional_groups": request.additional_groups,
+        "rootfs": request.rootfs.as_ref().map(ToString::to_string),
+        "volumes": request.volumes.iter().map(|v| format!("{v}")).collect::<Vec<_>>(),
+        "files": request.files.iter().map(|f| format!("{f}")).collect::<Vec<_>>(),
+        "spec": spec,
+    })
+}
+
+#[test]
+fn an_ordinary_bundle() {
+    let mut bundle = bundle(config());
+    bundle.inline = vec![InlineMount {
+        mount: 1,
+        mode: 0o644,
+        content: b"127.0.0.1 localhost\n".to_vec(),
+    }];
+    let plan = lower(&bundle, &options()).unwrap();
+    insta::assert_json_snapshot!("ordinary-vm", plan.config);
+    insta::assert_json_snapshot!("ordinary-create", readable(&plan.create));
+    insta::assert_debug_snapshot!("ordinary-resources", plan.resources);
+    assert_eq!(plan.sandbox.hostname, "web-1");
+    assert!(plan.shares.is_empty());
+}
+
+#[test]
+fn a_bind_mount_is_shared_and_its_source_becomes_a_path_of_the_guest() {
+    let mut config = config();
+    config["mounts"] = json!([
+        {"destination": "/data", "type": "bind", "source": "/srv/data", "options": ["rbind", "ro"]},
+    ]);
+    let plan = lower(&bundle(config), &options()).unwrap();
+    let want = Share {
+        subpath: "0".into(),
+        source: "/srv/data".into(),
+        destination: "/data".into(),
+        read_only: true,
+    };
+    assert_eq!(plan.shares, [want]);
+    assert_eq!(plan.create.volumes[0].guest_path, "/run/hull/volumes/0");
+    let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
+    let source = spec.mounts().as_ref().unwrap()[0].source().clone();
+    assert_eq!(source, Some(PathBuf::from("/run/hull/volumes/0")));
+}
+
+#[test]
+fn a_root_directory_is_shared() {
+    let mut bundle = bundle(config());
+    bundle.rootfs = RootfsSource::Directory("/rootfs".into());
+    bundle.spec.set_mounts(None);
+    let plan = lower(&bundle, &options()).unwrap();
+    assert_eq!(plan.shares[0].source, PathBuf::from("/rootfs"));
+    assert!(plan.create.rootfs.has_share());
+    assert_eq!(plan.config.devices.image, None);
+}
+
+#[test]
+fn without_a_writable_layer_there_is_no_scratch_slot() {
+    let mut bundle = bundle(config());
+    let RootfsSource::Blocks { scratch, .. } = &mut bundle.rootfs else {
+        panic!("not block devices");
+    };
+    *scratch = None;
+    let plan = lower(&bundle, &options()).unwrap();
+    assert_eq!(plan.create.rootfs.block().scratch_slot, None);
+    assert_eq!(plan.config.devices.scratch, None);
+}
+
+#[test]
+fn what_is_not_supported_yet_is_named() {
+    let cases = [
+        (
+            "/linux/namespaces",
+            json!([{"type": "network", "path": "/run/netns/x"}]),
+            "/run/netns/x",
+        ),
+        (
+            "/linux/namespaces",
+            json!([{"type": "user"}]),
+            "user namespace",
+        ),
+        (
+            "/hooks",
+            json!({"prestart": [{"path": "/bin/hook"}]}),
+            "hooks",
+        ),
+    ];
+    for (pointer, value, named) in cases {
+        let mut config = config();
+        config["hooks"] = json!({});
+        *config.pointer_mut(pointer).unwrap() = value;
+        let error = lower(&bundle(config), &options()).unwrap_err().to_string();
+        assert!(error.starts_with("not supported yet:"), "{error}");
+        assert!(error.contains(named), "{error}");
+    }
+    let mut overlay = bundle(config());
+    overlay.rootfs = RootfsSource::Mounts(vec![RootfsMount {
+        kind: "overlay".into(),
+        ..Default::default()
+    }]);
+    let error = lower(&overlay, &options()).unwrap_err().to_string();
+    assert!(error.contains("overlay"), "{error}");
+}
+
+#[test]
+fn a_scratch_file_that_is_no_block_device_is_refused() {
+    let mut bundle = bundle(config());
+    let RootfsSource::Blocks { scratch, .. } = &mut bundle.rootfs else {
+        panic!("not block devices");
+    };
+    scratch.as_mut().unwrap().length = 100;
+    let error = lower(&bundle, &options()).unwrap_err();
+    assert!(matches!(error, LowerError::BlockLength { .. }), "{error}");
+}

@@ -1,0 +1,166 @@
+//! Carrying a plan out: open the files, start the VMM, reach the agent.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hull_protocol::agent::ConfigureSandboxRequest;
+use hull_vm_config::{FdName, VmConfig};
+
+use crate::agent::{Agent, AgentError};
+use crate::assets::{Assets, AssetsError};
+use crate::lower::{
+    resource, LowerError, Plan, Resource, Share, CONSOLE_FD, INITRAMFS_FD, KERNEL_FD,
+};
+use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
+use crate::spec::SpecError;
+use crate::vmm::{open_kvm, Launch, UidLease, Vm, VmEnd, VmmError};
+
+/// Name of the console's file in the runtime directory.
+pub const CONSOLE_FILE: &str = "console.log";
+
+/// Why a sandbox can't be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// Hull's own files.
+    #[error(transparent)]
+    Assets(#[from] AssetsError),
+    /// The bundle can't be read.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The bundle has no VM.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// The runtime directory.
+    #[error(transparent)]
+    RuntimeDir(#[from] RuntimeDirError),
+    /// The VMM.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// The agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// A path of the host is wanted in the guest.
+    #[error("not supported yet: sharing {source_path:?} of the host with the container (at {destination:?})")]
+    Share {
+        /// The path on the host.
+        source_path: std::path::PathBuf,
+        /// Where the container would see it.
+        destination: std::path::PathBuf,
+    },
+}
+
+/// What a VM is booted from.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    /// Hull's own files.
+    pub assets: &'a Assets,
+    /// The VM.
+    pub config: VmConfig,
+    /// Files to open for it, beside kernel and initramfs.
+    pub resources: &'a [Resource],
+    /// A file for the guest's console, if the configuration has one.
+    pub console: Option<&'a Path>,
+    /// Host paths that the guest must see.
+    pub shares: &'a [Share],
+    /// First request to the agent.
+    pub sandbox: ConfigureSandboxRequest,
+}
+
+/// A running VM with its agent, and what it owns on the host. Dropping it kills the VMM.
+#[derive(Debug)]
+pub struct Sandbox {
+    vm: Vm,
+    agent: Agent,
+    _dir: RuntimeDir,
+    _uid: UidLease,
+}
+
+impl Sandbox {
+    /// Boots the VM of a plan.
+    pub async fn boot_plan(
+        assets: &Assets,
+        plan: &Plan,
+        dir: RuntimeDir,
+        uid: UidLease,
+    ) -> Result<Self, SandboxError> {
+        let console = plan.console.then(|| dir.path().join(CONSOLE_FILE));
+        let boot = Boot {
+            assets,
+            config: plan.config.clone(),
+            resources: &plan.resources,
+            console: console.as_deref(),
+            shares: &plan.shares,
+            sandbox: plan.sandbox.clone(),
+        };
+        Self::boot(boot, dir, uid).await
+    }
+
+    /// Boots a VM and waits for its agent.
+    pub async fn boot(
+        boot: Boot<'_>,
+        dir: RuntimeDir,
+        uid: UidLease,
+    ) -> Result<Self, SandboxError> {
+        refuse_shares(boot.shares)?;
+        let launch = Launch {
+            kvm: open_kvm()?,
+            files: open_files(&boot)?,
+            hull_vmm: boot.assets.hull_vmm.clone(),
+            config: boot.config,
+        };
+        let vm = launch.start().await?;
+        dir.set_vmm(vm.pid())?;
+        let agent = Agent::connect(&vm).await?;
+        agent.configure(boot.sandbox).await?;
+        Ok(Self {
+            vm,
+            agent,
+            _dir: dir,
+            _uid: uid,
+        })
+    }
+
+    /// The VM.
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    /// Its agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Ends the VM, orderly if the guest does so within `limit`. All its files are closed after.
+    pub async fn shut_down(&self, limit: Duration) -> Arc<VmEnd> {
+        self.agent.shut_down(limit).await
+    }
+}
+
+/// Host paths need the shared directory device.
+fn refuse_shares(shares: &[Share]) -> Result<(), SandboxError> {
+    match shares.first() {
+        Some(share) => Err(SandboxError::Share {
+            source_path: share.source.clone(),
+            destination: share.destination.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn open_files(boot: &Boot<'_>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
+    let own = [
+        resource(KERNEL_FD, &boot.assets.vmlinux, false),
+        resource(INITRAMFS_FD, &boot.assets.initramfs, false),
+    ];
+    let mut files = Vec::new();
+    for resource in own.iter().chain(boot.resources) {
+        let file = crate::vmm::open_resource(resource)?;
+        files.push((resource.name.clone(), file));
+    }
+    if let Some(console) = boot.console {
+        files.push((CONSOLE_FD.into(), crate::vmm::create_console(console)?));
+    }
+    Ok(files)
+}

@@ -1,0 +1,411 @@
+//! Standard streams: between FIFOs of the host and vsock streams of the guest.
+//!
+//! Nothing is buffered here beyond one small buffer per stream: a reader that does not read fills
+//! the FIFO, then the sockets, then blocks the process in the guest, as a pipe would.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hull_protocol::agent::Stdio;
+use hull_protocol::{stdio_preamble, STDIO_PORT};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::unix::pipe;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::vmm::{Vm, VmmError};
+
+/// Buffer of one stream, in bytes.
+const BUFFER_BYTES: usize = 16 << 10;
+/// After a process has ended, its output counts as complete when none came for so long, even if
+/// another process keeps the stream open.
+const IDLE_LIMIT: Duration = Duration::from_millis(100);
+/// Output that never pauses holds the exit back for at most so long.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
+/// When a process is deleted, what its reader has not taken after so long is dropped.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// After a request to close stdin, what is in the FIFO is still forwarded until none came for so
+/// long.
+const CLOSE_LIMIT: Duration = Duration::from_millis(50);
+
+/// Why standard streams can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StdioError {
+    /// A FIFO can't be opened.
+    #[error("failed to open the FIFO {path:?} for {stream}")]
+    Open {
+        /// Which stream.
+        stream: &'static str,
+        /// The FIFO.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another way to take output.
+    #[error("not supported yet: {uri:?} for {stream} (want the path of a FIFO)")]
+    Uri {
+        /// Which stream.
+        stream: &'static str,
+        /// What was given.
+        uri: String,
+    },
+    /// No connection to the guest.
+    #[error(transparent)]
+    Connect(#[from] VmmError),
+    /// The token can't be sent.
+    #[error("failed to open {stream} in the guest")]
+    Preamble {
+        /// Which stream.
+        stream: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host has no random bytes.
+    #[error("failed to get random bytes: {reason}")]
+    Entropy {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Where a process's input comes from.
+pub type Input = Box<dyn AsyncRead + Send + Unpin>;
+/// Where a process's output goes.
+pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// The host's ends of the standard streams; `None`: not attached.
+#[derive(Default)]
+pub struct Endpoints {
+    /// Standard input.
+    pub stdin: Option<Input>,
+    /// Standard output; with a terminal, all output.
+    pub stdout: Option<Output>,
+    /// Standard error; unused with a terminal.
+    pub stderr: Option<Output>,
+}
+
+impl Endpoints {
+    /// Opens the FIFOs that containerd names; an empty path is a stream not attached.
+    ///
+    /// Output FIFOs are opened for reading too, so that a reader may go away and another one come
+    /// without an error or a loss. Input ends when the last writer has closed the FIFO.
+    pub fn open(stdin: &str, stdout: &str, stderr: &str) -> Result<Self, StdioError> {
+        Ok(Self {
+            stdin: path_of("stdin", stdin)?.map(open_input).transpose()?,
+            stdout: path_of("stdout", stdout)?
+                .map(|path| open_output("stdout", path))
+                .transpose()?,
+            stderr: path_of("stderr", stderr)?
+                .map(|path| open_output("stderr", path))
+                .transpose()?,
+        })
+    }
+}
+
+fn path_of<'a>(stream: &'static str, text: &'a str) -> Result<Option<&'a Path>, StdioError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let path = text.strip_prefix("fifo://").unwrap_or(text);
+    if path.contains("://") {
+        return Err(StdioError::Uri {
+            stream,
+            uri: text.into(),
+        });
+    }
+    Ok(Some(Path::new(path)))
+}
+
+fn open_input(path: &Path) -> Result<Input, StdioError> {
+    let opened = pipe::OpenOptions::new().open_receiver(path);
+    let receiver = opened.map_err(|source| StdioError::Open {
+        stream: "stdin",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Box::new(receiver))
+}
+
+fn open_output(stream: &'static str, path: &Path) -> Result<Output, StdioError> {
+    let opened = pipe::OpenOptions::new().read_write(true).open_sender(path);
+    let sender = opened.map_err(|source| StdioError::Open {
+        stream,
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Box::new(sender))
+}
+
+/// Standard streams of one process, connected to the guest.
+pub struct Connected {
+    tokens: Stdio,
+    stdin: Option<(Input, UnixStream)>,
+    outputs: Vec<(UnixStream, Output)>,
+}
+
+impl Connected {
+    /// Connects each attached stream; the guest ties them to the process by their tokens.
+    pub async fn new(vm: &Vm, endpoints: Endpoints, terminal: bool) -> Result<Self, StdioError> {
+        let mut connected = Self {
+            tokens: Stdio::default(),
+            stdin: None,
+            outputs: Vec::new(),
+        };
+        if let Some(input) = endpoints.stdin {
+            let (token, stream) = connect(vm, "stdin").await?;
+            connected.tokens.stdin = token;
+            connected.stdin = Some((input, stream));
+        }
+        if let Some(output) = endpoints.stdout {
+            let (token, stream) = connect(vm, "stdout").await?;
+            connected.tokens.stdout = token;
+            connected.outputs.push((stream, output));
+        }
+        if let Some(output) = endpoints.stderr.filter(|_| !terminal) {
+            let (token, stream) = connect(vm, "stderr").await?;
+            connected.tokens.stderr = token;
+            connected.outputs.push((stream, output));
+        }
+        Ok(connected)
+    }
+
+    /// What the agent is told.
+    pub fn tokens(&self) -> Stdio {
+        self.tokens.clone()
+    }
+
+    /// Begins to forward.
+    pub fn start(self) -> ProcessIo {
+        let forwarded = Arc::new(AtomicU64::new(0));
+        let close = Arc::new(Notify::new());
+        let stdin = self.stdin.map(|(input, stream)| {
+            let close = Arc::clone(&close);
+            tokio::spawn(forward_input(input, stream, close))
+        });
+        let outputs = self.outputs.into_iter().map(|(stream, output)| {
+            let forwarded = Arc::clone(&forwarded);
+            tokio::spawn(forward_output(stream, output, forwarded))
+        });
+        ProcessIo {
+            outputs: outputs.collect(),
+            stdin,
+            close,
+            forwarded,
+        }
+    }
+}
+
+async fn connect(vm: &Vm, stream: &'static str) -> Result<(u64, UnixStream), StdioError> {
+    let token = random_token()?;
+    let mut socket = vm.connect(STDIO_PORT).await?;
+    socket
+        .write_all(&stdio_preamble(token))
+        .await
+        .map_err(|source| StdioError::Preamble { stream, source })?;
+    Ok((token, socket))
+}
+
+fn random_token() -> Result<u64, StdioError> {
+    loop {
+        let token = getrandom::u64().map_err(|error| StdioError::Entropy {
+            reason: error.to_string(),
+        })?;
+        if token != 0 {
+            return Ok(token);
+        }
+    }
+}
+
+/// Forwarding of one process's streams; dropping it stops it.
+#[derive(Debug)]
+pub struct ProcessIo {
+    stdin: Option<JoinHandle<()>>,
+    outputs: Vec<JoinHandle<()>>,
+    close: Arc<Notify>,
+    /// Bytes of output so far.
+    forwarded: Arc<AtomicU64>,
+}
+
+impl ProcessIo {
+    /// Ends the process's input after what has been written so far.
+    pub fn close_stdin(&self) {
+        self.close.notify_one();
+    }
+
+    /// After the process has ended: waits until its output is forwarded. Streams that stay open
+    /// (a background process has them) and readers that don't read hold it up only shortly.
+    pub async fn settle(&self) {
+        let until = Instant::now() + SETTLE_LIMIT;
+        while !self.outputs_done() && Instant::now() < until {
+            let before = self.forwarded.load(Ordering::Relaxed);
+            let idle_until = Instant::now() + IDLE_LIMIT;
+            while !self.outputs_done() && Instant::now() < idle_until {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            if self.forwarded.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the rest of the output, for a bounded time, and closes the FIFOs.
+    pub async fn finish(mut self) {
+        let outputs = std::mem::take(&mut self.outputs);
+        let until = Instant::now() + DRAIN_LIMIT;
+        for mut output in outputs {
+            if tokio::time::timeout_at(until, &mut output).await.is_err() {
+                output.abort();
+            }
+        }
+    }
+
+    fn outputs_done(&self) -> bool {
+        self.outputs.iter().all(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for ProcessIo {
+    fn drop(&mut self) {
+        for task in self.outputs.iter().chain(&self.stdin) {
+            task.abort();
+        }
+    }
+}
+
+async fn forward_input(mut input: Input, mut stream: UnixStream, close: Arc<Notify>) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut closing = false;
+    loop {
+        let read = if closing {
+            match tokio::time::timeout(CLOSE_LIMIT, input.read(&mut buffer)).await {
+                Ok(read) => read,
+                Err(_) => break,
+            }
+        } else {
+            tokio::select! {
+                read = input.read(&mut buffer) => read,
+                () = close.notified() => {
+                    closing = true;
+                    continue;
+                }
+            }
+        };
+        match read {
+            Ok(0) | Err(_) => break,
+            Ok(length) => {
+                if stream.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    // The process may be gone already.
+    let _ = stream.shutdown().await;
+    // The stream stays open until its other end is closed: closing it now could reset it before
+    // the guest has read everything.
+    let mut rest = [0; 64];
+    while matches!(stream.read(&mut rest).await, Ok(1..)) {}
+}
+
+async fn forward_output(mut stream: UnixStream, mut output: Output, forwarded: Arc<AtomicU64>) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(length) => {
+                if output.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+                forwarded.fetch_add(length as u64, Ordering::Relaxed);
+            }
+        }
+    }
+    let _ = output.flush().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io_of(outputs: Vec<(UnixStream, Output)>) -> ProcessIo {
+        Connected {
+            tokens: Stdio::default(),
+            stdin: None,
+            outputs,
+        }
+        .start()
+    }
+
+    #[tokio::test]
+    async fn output_is_complete_when_its_stream_ends() {
+        let (mut guest, host) = UnixStream::pair().unwrap();
+        let (output, mut reader) = tokio::io::duplex(1 << 20);
+        let io = io_of(vec![(host, Box::new(output))]);
+        guest.write_all(b"hello").await.unwrap();
+        drop(guest);
+        io.settle().await;
+        assert!(io.outputs_done());
+        io.finish().await;
+        let mut text = String::new();
+        reader.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "hello");
+    }
+
+    #[tokio::test]
+    async fn an_open_stream_holds_the_exit_up_only_shortly() {
+        let (_guest, host) = UnixStream::pair().unwrap();
+        let (output, _reader) = tokio::io::duplex(64);
+        let io = io_of(vec![(host, Box::new(output))]);
+        let start = Instant::now();
+        io.settle().await;
+        assert!(start.elapsed() < SETTLE_LIMIT);
+    }
+
+    #[tokio::test]
+    async fn closing_stdin_forwards_what_was_written_first() {
+        let (mut guest, host) = UnixStream::pair().unwrap();
+        let (mut writer, input) = tokio::io::duplex(64);
+        let io = Connected {
+            tokens: Stdio::default(),
+            stdin: Some((Box::new(input), host)),
+            outputs: Vec::new(),
+        }
+        .start();
+        writer.write_all(b"last words").await.unwrap();
+        io.close_stdin();
+        let mut text = String::new();
+        guest.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "last words");
+    }
+
+    #[tokio::test]
+    async fn fifos_survive_a_reader_that_comes_late() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("stdout");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        let endpoints = Endpoints::open("", path.to_str().unwrap(), "").unwrap();
+        let mut output = endpoints.stdout.unwrap();
+        output.write_all(b"early").await.unwrap();
+        let mut reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
+        drop(output);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "early");
+    }
+
+    #[test]
+    fn other_uris_are_named() {
+        let error = path_of("stdout", "binary:///bin/logger?x=y").unwrap_err();
+        assert!(
+            error.to_string().contains("binary:///bin/logger"),
+            "{error}"
+        );
+        assert!(path_of("stdout", "").unwrap().is_none());
+    }
+}

@@ -1,0 +1,43 @@
+//! The one place with `unsafe`: what a child does between `fork` and `exec`, and waiting for a
+//! descriptor that tokio has no type for, have no safe interface.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use tokio::io::unix::AsyncFd;
+
+/// Lets tokio wait for a non-blocking descriptor.
+pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is an open descriptor, owned by the `AsyncFd` from here on; it always
+    // returns the same number and closes it only when dropped.
+    let registered = unsafe { AsyncFd::register(fd) };
+    registered.map_err(io::Error::from)
+}
+
+/// Makes the child of `command` keep the descriptors `fds` under their numbers, and die when the
+/// thread that spawned it ends.
+///
+/// Only the child's copies lose close-on-exec, so no other program started meanwhile inherits
+/// them. The caller keeps `fds` open until the command is spawned.
+pub(crate) fn hand_over(command: &mut Command, fds: Vec<RawFd>) {
+    let in_child = move || {
+        for fd in &fds {
+            // SAFETY: F_SETFD takes an integer and touches no memory; `fd` is only a number, and a
+            // closed one gives EBADF, which ends the child.
+            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: PR_SET_PDEATHSIG takes one integer and touches no memory.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs in the forked child before exec. It makes system calls only: it
+    // takes no lock and allocates nothing (`fds` was moved in, and `last_os_error` reads errno).
+    unsafe { command.pre_exec(in_child) };
+}

@@ -1,0 +1,62 @@
+//! Files of the host that a VM needs, opened with errors that say what to do.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::VmmError;
+use crate::lower::Resource;
+
+/// Opens `/dev/kvm`.
+pub fn open_kvm() -> Result<OwnedFd, VmmError> {
+    open_kvm_at("/dev/kvm")
+}
+
+fn open_kvm_at(path: &str) -> Result<OwnedFd, VmmError> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.map(OwnedFd::from).map_err(|source| {
+        match (source.kind(), source.raw_os_error()) {
+            // The node can exist without a driver behind it.
+            (io::ErrorKind::NotFound, _) | (_, Some(libc::ENODEV | libc::ENXIO)) => {
+                VmmError::NoKvm { source }
+            }
+            (io::ErrorKind::PermissionDenied, _) => VmmError::KvmPermission { source },
+            _ => VmmError::Kvm { source },
+        }
+    })
+}
+
+/// Opens a file of a plan.
+pub(crate) fn open_resource(resource: &Resource) -> Result<OwnedFd, VmmError> {
+    OpenOptions::new()
+        .read(true)
+        .write(resource.writable)
+        .open(&resource.path)
+        .map(OwnedFd::from)
+        .map_err(|source| VmmError::Open {
+            path: resource.path.clone(),
+            source,
+        })
+}
+
+/// Opens a file that keeps the guest's console.
+pub(crate) fn create_console(path: &std::path::Path) -> Result<OwnedFd, VmmError> {
+    File::create(path)
+        .map(OwnedFd::from)
+        .map_err(|source| VmmError::Open {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_device_says_what_to_do() {
+        let error = open_kvm_at("/nonexistent/kvm").unwrap_err();
+        assert!(matches!(error, VmmError::NoKvm { .. }));
+        assert!(error.to_string().contains("modprobe"), "{error}");
+    }
+}

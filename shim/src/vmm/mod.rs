@@ -1,0 +1,174 @@
+//! One hull-vmm process: start, control socket, end.
+//!
+//! **Invariant:** the VMM ends when its [`Vm`] is dropped, when this process dies (parent death
+//! signal, end-of-file on the control socket) and when it is killed by [`Vm::kill`].
+
+mod control;
+mod error;
+mod host_files;
+mod launch;
+mod uid;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use hull_vm_config::control::{Event, ExitReason, Mark, Request};
+use rustix::process::{pidfd_send_signal, Signal};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use control::Control;
+pub use error::VmmError;
+pub use host_files::open_kvm;
+pub(crate) use host_files::{create_console, open_resource};
+pub use launch::Launch;
+pub use uid::UidLease;
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmEnd {
+    /// What the VMM said, if it could.
+    pub reason: Option<ExitReason>,
+    /// The process's exit status; `None` if it was lost.
+    pub status: Option<ExitStatus>,
+    /// The end of what the VMM wrote to stderr.
+    pub stderr: String,
+}
+
+impl fmt::Display for VmEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.reason, &self.status) {
+            (Some(reason), _) => write!(f, "{reason}")?,
+            (None, Some(status)) => write!(f, "the VMM ended without a reason ({status})")?,
+            (None, None) => f.write_str("the VMM ended without a reason")?,
+        }
+        if self.stderr.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; it wrote: {}", self.stderr.trim_end())
+    }
+}
+
+/// State of a VM as its VMM reports it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct VmState {
+    pub(crate) ready: bool,
+    pub(crate) ended: Option<Arc<VmEnd>>,
+}
+
+/// A running VMM. Clones share it; dropping the last one kills it.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pid: u32,
+    pidfd: OwnedFd,
+    control: Arc<Control>,
+    state: watch::Receiver<VmState>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to do.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+impl Vm {
+    /// Host PID of the VMM.
+    pub fn pid(&self) -> u32 {
+        self.inner.pid
+    }
+
+    /// Kills the VMM. Wait for [`Vm::ended`] to know that it holds no file any more.
+    pub fn kill(&self) {
+        let _ = pidfd_send_signal(&self.inner.pidfd, Signal::KILL);
+    }
+
+    /// Waits for the end of the VM.
+    pub async fn ended(&self) -> Arc<VmEnd> {
+        let mut state = self.inner.state.clone();
+        let ended = state.wait_for(|state| state.ended.is_some()).await;
+        let ended = ended.ok().and_then(|state| state.ended.clone());
+        ended.unwrap_or_else(|| {
+            Arc::new(VmEnd {
+                reason: None,
+                status: None,
+                stderr: String::new(),
+            })
+        })
+    }
+
+    /// How the VM ended, if it has.
+    pub fn end_so_far(&self) -> Option<Arc<VmEnd>> {
+        self.inner.state.borrow().ended.clone()
+    }
+
+    /// The guest's agent has said that it listens.
+    pub fn is_ready(&self) -> bool {
+        self.inner.state.borrow().ready
+    }
+
+    /// Opens a connection to a vsock port of the guest. Returns at once; what is written before
+    /// the guest listens is kept by the kernel up to the socket's buffer. A refused connection
+    /// reads end-of-file.
+    pub async fn connect(&self, port: u32) -> Result<UnixStream, VmmError> {
+        let failed = |source| VmmError::Connect { port, source };
+        let (ours, theirs) = StdUnixStream::pair().map_err(failed)?;
+        ours.set_nonblocking(true).map_err(failed)?;
+        theirs.set_nonblocking(true).map_err(failed)?;
+        let request = Request::Connect { port };
+        self.inner
+            .control
+            .send(&request, Some(theirs.into()))
+            .await
+            .map_err(failed)?;
+        UnixStream::from_std(ours).map_err(failed)
+    }
+
+    /// The boot trace so far, in order of time.
+    pub async fn trace(&self) -> Result<Vec<Mark>, VmmError> {
+        match self.ask(Request::Trace).await? {
+            Event::Trace { marks } => Ok(marks),
+            other => Err(VmmError::unexpected("trace", &other)),
+        }
+    }
+
+    /// What holds the VMM in its jail: name and value pairs, read back from the kernel.
+    pub async fn jail(&self) -> Result<Vec<(String, String)>, VmmError> {
+        match self.ask(Request::Jail).await? {
+            Event::Jail { holds } => Ok(holds),
+            other => Err(VmmError::unexpected("jail", &other)),
+        }
+    }
+
+    /// Stops all vCPUs.
+    pub async fn pause(&self) -> Result<(), VmmError> {
+        match self.ask(Request::Pause).await? {
+            Event::Paused => Ok(()),
+            other => Err(VmmError::unexpected("pause", &other)),
+        }
+    }
+
+    /// Runs the vCPUs again.
+    pub async fn resume(&self) -> Result<(), VmmError> {
+        match self.ask(Request::Resume).await? {
+            Event::Resumed => Ok(()),
+            other => Err(VmmError::unexpected("resume", &other)),
+        }
+    }
+
+    async fn ask(&self, request: Request) -> Result<Event, VmmError> {
+        let answer = self.inner.control.ask(&request);
+        tokio::select! {
+            answer = answer => answer,
+            end = self.ended() => Err(VmmError::Ended { end }),
+        }
+    }
+}
