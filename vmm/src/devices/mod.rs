@@ -14,6 +14,8 @@ mod rng;
 mod source;
 mod sys;
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 mod testutil;
 mod virtio;
 mod vsock;

@@ -1,1 +1,25 @@
+//! A driver that asks for entropy.
 
+use super::Rng;
+use crate::devices::testutil::{broken_rings, malformed_chains, Guest, Part};
+
+#[test]
+fn buffers_are_filled_up_to_a_chunk() {
+    let mut guest = Guest::start(Rng::default());
+    let sent = guest.submit(0, vec![Part::In(64)]);
+    assert_eq!(guest.used(0)[0].len, 64);
+    assert_ne!(guest.answer(&sent), [0; 64]);
+    guest.submit(0, vec![Part::In(1 << 20)]);
+    assert_eq!(guest.used(0)[0].len, 256);
+    guest.submit(0, vec![Part::Out(vec![1; 8])]);
+    assert_eq!(guest.used(0)[0].len, 0);
+}
+
+#[test]
+fn malformed_chains_do_no_harm() {
+    let mut guest = Guest::start(Rng::default());
+    malformed_chains(&mut guest, 0);
+    broken_rings(&mut guest, 0);
+    guest.submit(0, vec![Part::In(8)]);
+    assert_eq!(guest.used(0)[0].len, 8);
+}

@@ -1,0 +1,168 @@
+//! All devices of a VM, built from a configuration.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use hull_vm_config::{BlockConfig, DeviceConfig, Extent, FdName, FsConfig, NetConfig, Slot};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::devices::{
+    DeviceError, DeviceInputs, DeviceStates, Devices, Interrupt, MissingFd, TakeFd,
+};
+
+struct Silent;
+
+impl Interrupt for Silent {
+    fn trigger(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Fds(HashMap<FdName, OwnedFd>);
+
+impl TakeFd for Fds {
+    fn take(&mut self, name: &FdName) -> Result<OwnedFd, MissingFd> {
+        self.0.remove(name).ok_or_else(|| MissingFd(name.clone()))
+    }
+}
+
+fn build(config: &DeviceConfig, names: &[&str]) -> Result<Devices, DeviceError> {
+    let mut fds = Fds::default();
+    for name in names {
+        let file = tempfile::tempfile().unwrap();
+        fds.0.insert(FdName::from(*name), file.into());
+    }
+    let range = (GuestAddress(0), 1 << 20);
+    Devices::build(DeviceInputs {
+        config,
+        fds: &mut fds,
+        memory: GuestMemoryMmap::from_ranges(&[range]).unwrap(),
+        interrupt: &|_| Ok(Box::new(Silent)),
+        guest_cid: 3,
+    })
+}
+
+fn block(names: &[&str], read_only: bool) -> BlockConfig {
+    let extent = |name: &&str| Extent {
+        fd: FdName::from(*name),
+        offset: 0,
+        length: 4096,
+    };
+    BlockConfig {
+        extents: names.iter().map(extent).collect(),
+        read_only,
+        serial: "disk".into(),
+    }
+}
+
+fn usual() -> DeviceConfig {
+    DeviceConfig {
+        image: Some(block(&["image", "layer", "image"], true)),
+        scratch: Some(block(&["scratch"], false)),
+        ..DeviceConfig::default()
+    }
+}
+
+#[test]
+fn every_slot_is_on_the_command_line_in_order() {
+    let devices = build(&DeviceConfig::default(), &[]).unwrap();
+    let words = devices.cmdline();
+    assert_eq!(words.len(), hull_vm_config::SLOT_COUNT);
+    assert_eq!(words[0], "virtio_mmio.device=4K@0xd0000000:5");
+    assert_eq!(words[9], "virtio_mmio.device=4K@0xd0009000:14");
+}
+
+#[test]
+fn empty_slots_are_placeholders_but_for_block_slots() {
+    let devices = build(&DeviceConfig::default(), &[]).unwrap();
+    let id = |slot: Slot| {
+        let mut data = [0; 4];
+        devices.bus().read(slot.mmio_base() + 8, &mut data);
+        u32::from_le_bytes(data)
+    };
+    let ids: Vec<u32> = Slot::all().map(id).collect();
+    assert_eq!(ids, [2, 2, 2, 2, 2, 2, 0, 0, 0, 19, 4, 0, 0, 3, 0]);
+    let mut magic = [0; 4];
+    devices.bus().read(Slot::FS.mmio_base(), &mut magic);
+    assert_eq!(&magic, b"virt");
+}
+
+#[test]
+fn only_devices_in_use_have_notifiers() {
+    let mut devices = build(&usual(), &["image", "layer", "scratch"]).unwrap();
+    let slots: Vec<Slot> = devices.notifiers().iter().map(|(slot, _)| *slot).collect();
+    let want = [
+        Slot::VSOCK,
+        Slot::IMAGE,
+        Slot::SCRATCH,
+        Slot::RNG,
+        Slot::CONSOLE,
+    ];
+    assert_eq!(slots, want);
+    assert_eq!(devices.sources().len(), 9);
+}
+
+#[test]
+fn missing_descriptors_and_devices_are_named() {
+    let text = |result: Result<Devices, DeviceError>| {
+        let error = result.err().unwrap();
+        let source = std::error::Error::source(&error);
+        format!("{error}: {source:?}")
+    };
+    let missing = text(build(&usual(), &["image", "scratch"]));
+    assert!(missing.contains("layer"), "{missing}");
+    let mut config = DeviceConfig {
+        nets: vec![NetConfig {
+            tap: "tap".into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+        }],
+        ..DeviceConfig::default()
+    };
+    assert!(text(build(&config, &["tap"])).contains("no net device"));
+    config.nets.clear();
+    config.fs = Some(FsConfig {
+        socket: "fs".into(),
+        tag: "shared".into(),
+    });
+    assert!(text(build(&config, &["fs"])).contains("no fs device"));
+    config.fs = None;
+    config.volumes = vec![block(&["v"], false); 5];
+    assert!(text(build(&config, &["v"])).contains("at most four"));
+}
+
+#[test]
+fn a_saved_state_fits_the_same_shape_and_no_other() {
+    let names = ["image", "layer", "scratch"];
+    let mut devices = build(&usual(), &names).unwrap();
+    devices.pause();
+    let json = serde_json::to_string(&devices.save()).unwrap();
+    let states: DeviceStates = serde_json::from_str(&json).unwrap();
+    // A template without disks fits every container.
+    let mut other = build(&DeviceConfig::default(), &[]).unwrap();
+    other.restore(&states).unwrap();
+    let newer = json.replacen("\"version\":1", "\"version\":2", 1);
+    let newer: DeviceStates = serde_json::from_str(&newer).unwrap();
+    assert!(build(&usual(), &names).unwrap().restore(&newer).is_err());
+}
+
+#[test]
+fn connections_are_bounded() {
+    let mut devices = build(&DeviceConfig::default(), &[]).unwrap();
+    let mut kept = Vec::new();
+    for count in 0..1100 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let changes = devices.connect(1024, theirs);
+        assert_eq!(changes.len(), usize::from(count < 1024));
+        kept.push(ours);
+        if count >= 1024 {
+            // Refused: the other end is closed.
+            let mut byte = [0];
+            let read = io::Read::read(kept.last_mut().unwrap(), &mut byte);
+            assert_eq!(read.unwrap(), 0);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The transport, and all devices together.
+
+mod build;
+mod mmio;
