@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Seek, Write};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -111,7 +110,9 @@ fn start(options: &Options, console: &File, control: OwnedFd) -> anyhow::Result<
     let mut command = Command::new(&vmm);
     for (name, fd) in &fds {
         rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
-        command.arg("--fd").arg(format!("{name}={}", fd.as_raw_fd()));
+        command
+            .arg("--fd")
+            .arg(format!("{name}={}", fd.as_raw_fd()));
     }
     // The descriptors are closed here once the child has them.
     command.spawn().with_context(|| format!("start {vmm:?}"))
@@ -158,10 +159,8 @@ fn follow(control: &OwnedFd, started: Instant) -> anyhow::Result<()> {
     loop {
         let mut buffer = vec![0; MAX_MESSAGE_BYTES];
         let mut parts = [IoSliceMut::new(&mut buffer)];
-        let mut space = [MaybeUninit::uninit(); 0];
-        let mut nothing = rustix::net::RecvAncillaryBuffer::new(&mut space);
-        let received =
-            rustix::net::recvmsg(control, &mut parts, &mut nothing, RecvFlags::empty())?;
+        let mut nothing = rustix::net::RecvAncillaryBuffer::default();
+        let received = rustix::net::recvmsg(control, &mut parts, &mut nothing, RecvFlags::empty())?;
         if received.bytes == 0 {
             bail!("the VMM closed its control socket without a word");
         }

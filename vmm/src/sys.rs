@@ -8,7 +8,7 @@ use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 
-use kvm_bindings::{kvm_run, kvm_userspace_memory_region};
+use kvm_bindings::{kvm_run, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -115,6 +115,13 @@ pub(crate) fn internal_error_details(run: &kvm_run) -> (u32, Vec<u64>) {
     let internal = unsafe { run.__bindgen_anon_1.internal };
     let count = internal.data.len().min(internal.ndata as usize);
     (internal.suberror, internal.data[..count].to_vec())
+}
+
+/// Writes the extended state (x87, SSE, AVX ...) of a vCPU.
+pub(crate) fn set_xsave(vcpu: &VcpuFd, state: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: the kernel reads 4096 bytes, the size of the structure, as long as no larger state
+    // (AMX) is enabled for guests; that takes an `arch_prctl`, which this process never calls.
+    unsafe { vcpu.set_xsave(state) }
 }
 
 thread_local! {

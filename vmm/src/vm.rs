@@ -16,6 +16,7 @@ use crate::arch::x86_64::boot::{self, Boot, BootError};
 use crate::arch::x86_64::cpuid::{CpuidError, SupportedCpuid};
 use crate::arch::x86_64::layout;
 use crate::arch::x86_64::registers::{self, RegisterError};
+use crate::arch::x86_64::state::{self, ChipState, StateError};
 use crate::cmdline::{self, CmdlineError};
 use crate::devices::{DeviceError, DeviceInputs, Devices, Interrupt, MissingFd, TakeFd};
 use crate::fds::FdTable;
@@ -158,6 +159,16 @@ impl Vm {
             vm,
             memory,
         })
+    }
+
+    /// The state of the interrupt controllers and the clock. The vCPUs must be paused.
+    pub fn save_chips(&self) -> Result<ChipState, StateError> {
+        state::save_chips(&self.vm)
+    }
+
+    /// Guest memory, for a VM snapshot. The vCPUs and the devices must be paused.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
     }
 
     /// What vCPU threads reach.

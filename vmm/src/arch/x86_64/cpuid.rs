@@ -246,7 +246,7 @@ mod tests {
     fn timer_bits_are_added_and_virtualization_hidden() {
         let supported = [
             leaf(0, 0, [0x16, 0, 0, 0]),
-            leaf(1, 0, [0, 0, u32::MAX & !leaf1_ecx::TSC_DEADLINE, 0]),
+            leaf(1, 0, [0, 0, !leaf1_ecx::TSC_DEADLINE, 0]),
             leaf(0x8000_0001, 0, [0, 0, u32::MAX, 0]),
         ];
         let entries = for_vcpu(&supported, Topology { index: 0, vcpus: 1 });

@@ -6,3 +6,4 @@ pub mod layout;
 pub mod mptable;
 pub mod pvh;
 pub mod registers;
+pub mod state;
