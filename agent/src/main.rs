@@ -1,2 +1,56 @@
-//! placeholder
-fn main() {}
+//! hull-agent: PID 1 of the guest.
+//!
+//! It prepares the guest ([`boot`]), serves the host's RPCs ([`rpc`]) and stdio connections
+//! ([`stdio`]) on vsock, runs containers ([`sandbox`], [`process`], [`container`]) and reaps what
+//! nobody waits for. It never ends while the machine runs.
+//!
+//! ```text
+//! hull-agent                        as PID 1
+//! hull-agent container-init         a container's process before its exec; started by the agent
+//! hull-agent serve DIRECTORY        the same services on UNIX sockets, for tests
+//! ```
+//!
+//! **Invariant:** the agent knows nothing of KVM, of the host's files or of any engine; it shares
+//! the protocol with them, and nothing else.
+
+mod boot;
+mod cgroup;
+mod console;
+mod container;
+mod device;
+mod error;
+mod events;
+mod power;
+mod process;
+mod ps;
+mod rootfs;
+mod rpc;
+mod sandbox;
+mod serve;
+mod stdio;
+mod sys;
+mod unpack;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
+        Some(word) if word == "container-init" => container::init::main(),
+        Some(word) if word == "serve" => match args.next() {
+            Some(directory) => serve::on_unix_sockets(directory.as_ref()),
+            None => usage(),
+        },
+        // The kernel passes on words of its command line that it does not know.
+        _ if std::process::id() == 1 => {
+            boot::prepare();
+            serve::as_init()
+        }
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("hull-agent runs as PID 1 of a Hull guest; for tests: hull-agent serve DIRECTORY");
+    ExitCode::from(2)
+}

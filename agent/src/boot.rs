@@ -1,0 +1,149 @@
+//! From the kernel's start of PID 1 to the listeners: only what listening needs.
+
+use std::fs;
+use std::path::Path;
+
+use hull_protocol::TraceMark;
+use rustix::mount::{mount, mount_bind, mount_move, mount_remount, MountFlags};
+use rustix::net::{AddressFamily, SocketType};
+
+use crate::{console, sys};
+
+struct KernelMount {
+    source: &'static str,
+    target: &'static str,
+    fs_type: &'static str,
+    flags: MountFlags,
+    data: Option<&'static std::ffi::CStr>,
+}
+
+const NO_EXEC: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NOEXEC)
+    .union(MountFlags::NODEV);
+
+const MOUNTS: [KernelMount; 9] = [
+    KernelMount {
+        source: "proc",
+        target: "/proc",
+        fs_type: "proc",
+        flags: NO_EXEC,
+        data: None,
+    },
+    KernelMount {
+        source: "sysfs",
+        target: "/sys",
+        fs_type: "sysfs",
+        flags: NO_EXEC,
+        data: None,
+    },
+    KernelMount {
+        source: "devtmpfs",
+        target: "/dev",
+        fs_type: "devtmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        data: Some(c"mode=0755"),
+    },
+    KernelMount {
+        source: "tmpfs",
+        target: "/run",
+        fs_type: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        data: Some(c"mode=0755"),
+    },
+    KernelMount {
+        source: "tmpfs",
+        target: "/tmp",
+        fs_type: "tmpfs",
+        flags: NO_EXEC,
+        data: Some(c"mode=1777"),
+    },
+    KernelMount {
+        // Moving a process into its group waits for a grace period unless the hierarchy is made
+        // for frequent moves; each container start moves one.
+        source: "cgroup2",
+        target: "/sys/fs/cgroup",
+        fs_type: "cgroup2",
+        flags: NO_EXEC,
+        data: Some(c"nsdelegate,memory_recursiveprot,favordynmods"),
+    },
+    KernelMount {
+        source: "devpts",
+        target: "/dev/pts",
+        fs_type: "devpts",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        data: Some(c"mode=0620,gid=5,ptmxmode=0666"),
+    },
+    KernelMount {
+        source: "tmpfs",
+        target: "/dev/shm",
+        fs_type: "tmpfs",
+        flags: NO_EXEC,
+        data: Some(c"mode=1777"),
+    },
+    KernelMount {
+        source: "mqueue",
+        target: "/dev/mqueue",
+        fs_type: "mqueue",
+        flags: NO_EXEC,
+        data: None,
+    },
+];
+
+/// Prepares the guest. A step that fails is logged, not fatal: without it some containers cannot
+/// run, but the host can still be told so.
+pub(crate) fn prepare() {
+    sys::mark(TraceMark::AgentStart);
+    if let Err(error) = leave_initial_root() {
+        console::log(&format!("failed to leave the initial root: {error}"));
+    }
+    for wanted in &MOUNTS {
+        // sysfs, devtmpfs and cgroup2 bring or forbid directories; the others are in the archive.
+        let _ = fs::create_dir(wanted.target);
+        let mounted = mount(
+            wanted.source,
+            wanted.target,
+            wanted.fs_type,
+            wanted.flags,
+            wanted.data,
+        )
+        .or_else(|_| {
+            mount(
+                wanted.source,
+                wanted.target,
+                wanted.fs_type,
+                wanted.flags,
+                None,
+            )
+        });
+        if let Err(error) = mounted {
+            console::log(&format!("failed to mount {}: {error}", wanted.target));
+        }
+    }
+    sys::mark(TraceMark::AgentMounted);
+    if let Err(error) = loopback_up() {
+        console::log(&format!(
+            "failed to bring the loopback interface up: {error}"
+        ));
+    }
+}
+
+/// The initial root file system cannot be pivoted away from, so containers could not leave it. A
+/// bind mount of it, moved over it, can. It is read-only: a container process that still is the
+/// agent's program must not be able to write to it.
+fn leave_initial_root() -> std::io::Result<()> {
+    for dir in ["/root", "/proc", "/sys", "/dev", "/run", "/tmp"] {
+        let _ = fs::create_dir(dir);
+    }
+    mount_bind("/", "/root")?;
+    mount_remount("/root", MountFlags::BIND | MountFlags::RDONLY, "")?;
+    rustix::process::chdir("/root")?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir(Path::new("/"))?;
+    Ok(())
+}
+
+fn loopback_up() -> std::io::Result<()> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    sys::interface_up(std::os::fd::AsFd::as_fd(&socket), "lo")
+}

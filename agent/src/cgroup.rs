@@ -1,0 +1,464 @@
+//! Control groups, version 2: one per container, `/sys/fs/cgroup/hull/<id>`.
+//!
+//! The agent itself stays in the root group, which has no limits and may hold processes beside
+//! its children; so a container's limits never hit the agent.
+//!
+//! Not here yet: `linux.resources.devices`. Version 2 has no device controller; the rules are a
+//! BPF program. Until there is one, device nodes are kept from containers only by CAP_MKNOD and by
+//! which nodes their /dev has. The virtual machine stays the boundary either way.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hull_protocol::agent::{CpuStats, IoStats, MemoryStats, PidsStats, StatsContainerResponse};
+use oci_spec::runtime::LinuxResources;
+
+use crate::error::{AgentError, Context, Kind, Result};
+
+const ROOT: &str = "/sys/fs/cgroup";
+const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"];
+
+/// A container's group.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup(PathBuf);
+
+/// A value to be written to one of the group's files.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) file: String,
+    pub(crate) value: String,
+}
+
+impl Setting {
+    fn new(file: impl Into<String>, value: impl ToString) -> Self {
+        Self {
+            file: file.into(),
+            value: value.to_string(),
+        }
+    }
+}
+
+/// The files and values that `resources` mean. What version 2 does not have (kernel memory,
+/// real-time CPU time, network classes) is left out, as runc does.
+pub(crate) fn settings(resources: &LinuxResources) -> Vec<Setting> {
+    let mut list = Vec::new();
+    let limit = |value: i64| {
+        if value < 0 {
+            "max".to_string()
+        } else {
+            value.to_string()
+        }
+    };
+    if let Some(memory) = resources.memory() {
+        if let Some(swap) = memory.swap() {
+            // OCI counts memory and swap together, version 2 apart.
+            let apart = match memory.limit() {
+                _ if swap < 0 => "max".to_string(),
+                Some(memory) if memory >= 0 => (swap - memory).max(0).to_string(),
+                _ => limit(swap),
+            };
+            list.push(Setting::new("memory.swap.max", apart));
+        }
+        if let Some(value) = memory.limit().filter(|value| *value != 0) {
+            list.push(Setting::new("memory.max", limit(value)));
+        }
+        if let Some(value) = memory.reservation().filter(|value| *value != 0) {
+            list.push(Setting::new("memory.low", limit(value)));
+        }
+    }
+    if let Some(cpu) = resources.cpu() {
+        if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
+            list.push(Setting::new("cpu.weight", cpu_weight(shares)));
+        }
+        if cpu.quota().is_some() || cpu.period().is_some() {
+            let period = cpu
+                .period()
+                .filter(|period| *period != 0)
+                .unwrap_or(100_000);
+            let quota = match cpu.quota() {
+                Some(quota) if quota > 0 => quota.to_string(),
+                _ => "max".to_string(),
+            };
+            list.push(Setting::new("cpu.max", format!("{quota} {period}")));
+        }
+        if let Some(burst) = cpu.burst() {
+            list.push(Setting::new("cpu.max.burst", burst));
+        }
+        if let Some(idle) = cpu.idle() {
+            list.push(Setting::new("cpu.idle", idle));
+        }
+        if let Some(cpus) = cpu.cpus().as_ref().filter(|cpus| !cpus.is_empty()) {
+            list.push(Setting::new("cpuset.cpus", cpus));
+        }
+        if let Some(mems) = cpu.mems().as_ref().filter(|mems| !mems.is_empty()) {
+            list.push(Setting::new("cpuset.mems", mems));
+        }
+    }
+    if let Some(pids) = resources.pids() {
+        let value = pids.limit();
+        list.push(Setting::new(
+            "pids.max",
+            limit(if value == 0 { -1 } else { value }),
+        ));
+    }
+    list.extend(block_io(resources));
+    for huge in resources.hugepage_limits().as_deref().unwrap_or_default() {
+        let file = format!("hugetlb.{}.max", huge.page_size());
+        list.push(Setting::new(file, huge.limit()));
+    }
+    let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
+    unified.sort();
+    list.extend(
+        unified
+            .into_iter()
+            .map(|(file, value)| Setting::new(file, value)),
+    );
+    list
+}
+
+fn block_io(resources: &LinuxResources) -> Vec<Setting> {
+    let Some(io) = resources.block_io() else {
+        return Vec::new();
+    };
+    let mut list = Vec::new();
+    if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
+        let weight = 1 + (u64::from(weight).max(10) - 10) * 9999 / 990;
+        list.push(Setting::new("io.weight", weight));
+    }
+    for (name, devices) in [
+        ("rbps", io.throttle_read_bps_device()),
+        ("wbps", io.throttle_write_bps_device()),
+        ("riops", io.throttle_read_iops_device()),
+        ("wiops", io.throttle_write_iops_device()),
+    ] {
+        for device in devices.iter().flatten() {
+            let value = format!(
+                "{}:{} {name}={}",
+                device.major(),
+                device.minor(),
+                device.rate()
+            );
+            list.push(Setting::new("io.max", value));
+        }
+    }
+    list
+}
+
+/// Version 1 shares (2..262144) to a version 2 weight (1..10000), by runc's formula.
+fn cpu_weight(shares: u64) -> u64 {
+    let shares = shares.clamp(2, 262_144);
+    1 + (shares - 2) * 9999 / 262_142
+}
+
+/// Makes `hull/` and lets groups in it have all controllers there are. Idempotent.
+fn prepare() -> Result<()> {
+    let parent = Path::new(ROOT).join("hull");
+    if parent.join("cgroup.procs").exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&parent).context(|| format!("failed to make {}", parent.display()))?;
+    for dir in [Path::new(ROOT), &parent] {
+        let all = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
+        let control = dir.join("cgroup.subtree_control");
+        if fs::write(&control, all).is_err() {
+            // One that is missing spoils the whole line, so each by itself.
+            for name in CONTROLLERS {
+                let _ = fs::write(&control, format!("+{name}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Cgroup {
+    /// Makes the group of a container with its limits.
+    pub(crate) fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
+        prepare()?;
+        let group = Self(Path::new(ROOT).join("hull").join(id));
+        fs::create_dir(&group.0)
+            .context(|| format!("failed to make the cgroup {}", group.0.display()))?;
+        if let Some(resources) = resources {
+            if let Err(error) = group.apply(resources) {
+                group.remove();
+                return Err(error);
+            }
+        }
+        Ok(group)
+    }
+
+    /// Sets limits.
+    pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
+        for setting in settings(resources) {
+            let Setting { file, value } = setting;
+            if file.contains('/') {
+                return Err(AgentError::invalid(format!(
+                    "cgroup file {file:?} is no file name"
+                )));
+            }
+            match fs::write(self.0.join(&file), &value) {
+                // Swap accounting and weights need kernel options that a guest may lack; a
+                // container without them runs all the same.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        && (file == "memory.swap.max"
+                            || file == "io.weight"
+                            || file == "cpu.max.burst") => {}
+                other => other.context(|| format!("failed to set {file} to {value:?}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a process in. Where a container has put all its processes into groups of its own
+    /// below this one, the group of `sibling` takes it.
+    pub(crate) fn add(&self, pid: u32, sibling: Option<u32>) -> Result<()> {
+        let failed = || format!("failed to move process {pid} into its cgroup");
+        let first = fs::write(self.0.join("cgroup.procs"), pid.to_string());
+        match (first, sibling) {
+            (Err(error), Some(sibling))
+                if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EOPNOTSUPP)) =>
+            {
+                let of = fs::read_to_string(format!("/proc/{sibling}/cgroup")).context(failed)?;
+                let path = of
+                    .trim()
+                    .rsplit("::")
+                    .next()
+                    .unwrap_or_default()
+                    .to_string();
+                let dir = Path::new(ROOT).join(path.trim_start_matches('/'));
+                fs::write(dir.join("cgroup.procs"), pid.to_string()).context(failed)
+            }
+            (result, _) => result.context(failed),
+        }
+    }
+
+    /// An error if the group is at its limit of processes: moving one in would still succeed.
+    pub(crate) fn check_pids(&self) -> Result<()> {
+        let read = |file: &str| {
+            fs::read_to_string(self.0.join(file))
+                .ok()?
+                .trim()
+                .parse::<u64>()
+                .ok()
+        };
+        match (read("pids.current"), read("pids.max")) {
+            (Some(current), Some(max)) if max <= current => Err(AgentError::new(
+                Kind::ResourceExhausted,
+                format!("the container is at its limit of {max} processes (pids limit): Resource temporarily unavailable"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Kills all processes in it.
+    pub(crate) fn kill(&self) {
+        // A group that is gone has none.
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+    }
+
+    /// Freezes or thaws; returns once it is so.
+    pub(crate) async fn freeze(&self, freeze: bool) -> Result<()> {
+        let failed = || {
+            format!(
+                "failed to {} the container",
+                if freeze { "freeze" } else { "thaw" }
+            )
+        };
+        let want = if freeze { "1" } else { "0" };
+        fs::write(self.0.join("cgroup.freeze"), want).context(failed)?;
+        for _ in 0..500 {
+            let events = flat(&fs::read_to_string(self.0.join("cgroup.events")).context(failed)?);
+            if events
+                .get("frozen")
+                .is_none_or(|frozen| (*frozen == 1) == freeze)
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        Err(io::ErrorKind::TimedOut).context(failed)
+    }
+
+    /// Removes the group and those below it; processes have to be gone.
+    pub(crate) fn remove(&self) {
+        remove_tree(&self.0);
+    }
+
+    /// How often the OOM killer ended a process in it.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let events = self.read("memory.events");
+        events.get("oom_kill").copied().unwrap_or(0)
+    }
+
+    /// Path of the file that changes when the OOM killer was here.
+    pub(crate) fn memory_events(&self) -> PathBuf {
+        self.0.join("memory.events")
+    }
+
+    /// PIDs of all processes in it and below, as the agent's namespace numbers them.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
+        collect(&self.0, &mut pids);
+        pids.sort_unstable();
+        pids
+    }
+
+    fn read(&self, file: &str) -> HashMap<String, u64> {
+        flat(&fs::read_to_string(self.0.join(file)).unwrap_or_default())
+    }
+
+    fn number(&self, file: &str, max: u64) -> u64 {
+        let text = fs::read_to_string(self.0.join(file)).unwrap_or_default();
+        match text.trim() {
+            "max" => max,
+            text => text.parse().unwrap_or(0),
+        }
+    }
+
+    /// The kernel's figures. A file that is not there reads as zero.
+    pub(crate) fn stats(&self) -> StatsContainerResponse {
+        let cpu = self.read("cpu.stat");
+        let cpu = |key: &str| cpu.get(key).copied().unwrap_or(0);
+        StatsContainerResponse {
+            cpu: protobuf::MessageField::some(CpuStats {
+                usage_usec: cpu("usage_usec"),
+                user_usec: cpu("user_usec"),
+                system_usec: cpu("system_usec"),
+                nr_periods: cpu("nr_periods"),
+                nr_throttled: cpu("nr_throttled"),
+                throttled_usec: cpu("throttled_usec"),
+                ..Default::default()
+            }),
+            memory: protobuf::MessageField::some(MemoryStats {
+                usage: self.number("memory.current", 0),
+                usage_limit: self.number("memory.max", u64::MAX),
+                swap_usage: self.number("memory.swap.current", 0),
+                swap_limit: self.number("memory.swap.max", u64::MAX),
+                max_usage: self.number("memory.peak", 0),
+                stat: self.read("memory.stat"),
+                events: self.read("memory.events"),
+                ..Default::default()
+            }),
+            pids: protobuf::MessageField::some(PidsStats {
+                current: self.number("pids.current", 0),
+                limit: self.number("pids.max", 0),
+                ..Default::default()
+            }),
+            io: io_stats(&fs::read_to_string(self.0.join("io.stat")).unwrap_or_default()),
+            ..Default::default()
+        }
+    }
+}
+
+fn remove_tree(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
+}
+
+fn collect(dir: &Path, pids: &mut Vec<u32>) {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), pids);
+        }
+    }
+}
+
+/// A "flat keyed" file.
+fn flat(text: &str) -> HashMap<String, u64> {
+    let pair = |line: &str| {
+        let (key, value) = line.split_once(' ')?;
+        Some((key.to_string(), value.trim().parse().ok()?))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
+fn io_stats(text: &str) -> Vec<IoStats> {
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (major, minor) = words.next()?.split_once(':')?;
+        let mut stats = IoStats {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+            ..Default::default()
+        };
+        for (key, value) in words.filter_map(|word| word.split_once('=')) {
+            let value = value.parse().unwrap_or(0);
+            match key {
+                "rbytes" => stats.rbytes = value,
+                "wbytes" => stats.wbytes = value,
+                "rios" => stats.rios = value,
+                "wios" => stats.wios = value,
+                _ => {}
+            }
+        }
+        Some(stats)
+    };
+    text.lines().filter_map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(json: serde_json::Value) -> Vec<(String, String)> {
+        let resources = serde_json::from_value(json).unwrap();
+        let pair = |setting: Setting| (setting.file, setting.value);
+        settings(&resources).into_iter().map(pair).collect()
+    }
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter()
+            .map(|(a, b)| (a.to_string(), b.to_string()))
+            .collect()
+    }
+
+    #[test]
+    fn swap_is_counted_apart_from_memory() {
+        assert_eq!(
+            set(serde_json::json!({ "memory": { "limit": 1073741824, "swap": 2147483648_i64 } })),
+            pairs(&[
+                ("memory.swap.max", "1073741824"),
+                ("memory.max", "1073741824")
+            ])
+        );
+        assert_eq!(
+            set(serde_json::json!({ "memory": { "limit": 100, "swap": -1 } })),
+            pairs(&[("memory.swap.max", "max"), ("memory.max", "100")])
+        );
+    }
+
+    #[test]
+    fn cpu_and_pids() {
+        assert_eq!(
+            set(serde_json::json!({
+                "cpu": { "shares": 1024, "quota": 50000, "period": 100000, "cpus": "0-1" },
+                "pids": { "limit": 50 }
+            })),
+            pairs(&[
+                ("cpu.weight", "39"),
+                ("cpu.max", "50000 100000"),
+                ("cpuset.cpus", "0-1"),
+                ("pids.max", "50")
+            ])
+        );
+        assert_eq!(
+            set(serde_json::json!({ "pids": { "limit": -1 } })),
+            pairs(&[("pids.max", "max")])
+        );
+        assert_eq!((cpu_weight(2), cpu_weight(262_144)), (1, 10_000));
+    }
+
+    #[test]
+    fn io_lines_are_parsed() {
+        let stats = io_stats("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\nrubbish\n");
+        assert_eq!((stats.len(), stats[0].major, stats[0].wios), (1, 8, 4));
+    }
+}

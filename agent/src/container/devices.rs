@@ -1,0 +1,90 @@
+//! Device nodes and links below /dev, by the OCI runtime specification ("Default Devices", "Dev
+//! symbolic links").
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{symlink, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode};
+
+use super::plan::{DeviceKind, DevicePlan};
+use super::resolve;
+use crate::error::{Context, Result};
+
+/// Path, major and minor number; all character devices of mode 0666.
+const DEFAULT: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// Link and target.
+const LINKS: [(&str, &str); 4] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+/// Makes the default devices, those of the configuration, and the links.
+pub(super) fn create(devices: &[DevicePlan]) -> Result<()> {
+    for (path, major, minor) in DEFAULT {
+        let device = DevicePlan {
+            path: path.into(),
+            kind: DeviceKind::Char,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        };
+        if !devices.iter().any(|named| named.path == device.path) {
+            make(&device).context(|| format!("failed to make device {path}"))?;
+        }
+    }
+    for device in devices {
+        make(device).context(|| format!("failed to make device {}", device.path.display()))?;
+    }
+    for (link, target) in LINKS {
+        match symlink(target, link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).context(|| format!("failed to link {link} to {target}"))
+            }
+            _ => {}
+        }
+    }
+    if Path::new("/dev/pts/ptmx").exists() {
+        let _ = fs::remove_file("/dev/ptmx");
+        symlink("pts/ptmx", "/dev/ptmx")
+            .context(|| "failed to link /dev/ptmx to pts/ptmx".to_string())?;
+    }
+    Ok(())
+}
+
+fn make(device: &DevicePlan) -> io::Result<()> {
+    let path = resolve::follow(Path::new("/"), &device.path)?;
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Something is mounted there: the configuration's mounts come before default devices.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
+        other => other?,
+    }
+    let kind = match device.kind {
+        DeviceKind::Block => FileType::BlockDevice,
+        DeviceKind::Char => FileType::CharacterDevice,
+        DeviceKind::Fifo => FileType::Fifo,
+    };
+    let number = rustix::fs::makedev(device.major, device.minor);
+    let mode = Mode::from_raw_mode(device.mode);
+    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, number)?;
+    // The umask does not apply to what the configuration asks for.
+    fs::set_permissions(&path, fs::Permissions::from_mode(device.mode))?;
+    std::os::unix::fs::chown(&path, Some(device.uid), Some(device.gid))
+}

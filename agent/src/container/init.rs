@@ -1,0 +1,251 @@
+//! `hull-agent container-init`: the launcher, and the process that it becomes. One thread, and
+//! nothing of the agent but its program text.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{mount_change, MountPropagationFlags};
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
+
+use super::channel::{self, InitRole, LaunchConfig, Order, Report, Role};
+use super::plan::NamespaceChoice;
+use super::{devices, mounts, process};
+use crate::error::{AgentError, Context, Result};
+use crate::sys::{self, Forked};
+
+/// Runs the launcher; the agent's socket is the standard input.
+pub(crate) fn main() -> std::process::ExitCode {
+    // Out of the way of the standard streams that this process will get.
+    let channel = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 10) {
+        Ok(channel) => channel,
+        Err(_) => return std::process::ExitCode::FAILURE,
+    };
+    let Err(error) = launch(&channel) else {
+        return std::process::ExitCode::SUCCESS;
+    };
+    fail(channel.as_fd(), &error);
+    std::process::ExitCode::FAILURE
+}
+
+fn fail(channel: BorrowedFd<'_>, error: &AgentError) {
+    let report = Report::Failed {
+        kind: error.kind(),
+        text: channel::fitting(error.text()),
+    };
+    // Nobody else could be told.
+    let _ = channel::report(channel, &report, &[]);
+}
+
+struct Launch {
+    config: LaunchConfig,
+    streams: [Option<OwnedFd>; 3],
+    /// An exec's target.
+    pidfd: Option<OwnedFd>,
+    null: OwnedFd,
+}
+
+fn receive(channel: &OwnedFd) -> Result<Launch> {
+    let failed = || "failed to receive the launch message".to_string();
+    let (_, fds) = channel::receive(channel.as_fd()).context(failed)?;
+    let mut fds = fds.into_iter();
+    let config = fds
+        .next()
+        .ok_or(io::ErrorKind::UnexpectedEof)
+        .context(failed)?;
+    // The file's offset is its writer's: at its end.
+    rustix::fs::seek(&config, rustix::fs::SeekFrom::Start(0)).context(failed)?;
+    let config: LaunchConfig = serde_json::from_reader(io::BufReader::new(fs::File::from(config)))
+        .map_err(io::Error::from)
+        .context(failed)?;
+    let streams = config
+        .stdio
+        .map(|there| if there { fds.next() } else { None });
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .context(|| "failed to open /dev/null".to_string())?;
+    Ok(Launch {
+        streams,
+        pidfd: fds.next(),
+        null,
+        config,
+    })
+}
+
+/// In the launcher: returns once the process is forked. In the process: only with an error.
+fn launch(channel: &OwnedFd) -> Result<()> {
+    let launch = receive(channel)?;
+    process::limits(&launch.config.process)?;
+    match &launch.config.role {
+        Role::Init(init) => choose(
+            &init.plan.namespaces.pid,
+            UnshareFlags::NEWPID,
+            ThreadNameSpaceType::PROCESS_ID,
+        )?,
+        Role::Exec => join(launch.pidfd.as_ref())?,
+    }
+    match sys::fork().context(|| "failed to fork the container's process".to_string())? {
+        Forked::Parent(pid) => channel::report(channel.as_fd(), &Report::Forked(pid), &[])
+            .context(|| "failed to talk to the agent".to_string()),
+        Forked::Child => {
+            wait_for_go(channel);
+            match become_process(launch, channel) {
+                Ok(never) => match never {},
+                Err(error) => {
+                    fail(channel.as_fd(), &error);
+                    std::process::exit(1)
+                }
+            }
+        }
+    }
+}
+
+fn wait_for_go(channel: &OwnedFd) {
+    let mut order = [0; 1];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(channel, &mut order[..]));
+    if read != Ok(1) || order[0] != Order::Go as u8 {
+        std::process::exit(1);
+    }
+}
+
+fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Infallible> {
+    let Launch {
+        config,
+        streams,
+        null,
+        pidfd,
+    } = launch;
+    drop(pidfd);
+    rustix::process::setsid().context(|| "failed to start a session".to_string())?;
+    if let Role::Init(init) = &config.role {
+        make_container(init)?;
+    }
+    if config.process.terminal {
+        process::standard_streams([None, None, None], &null)?;
+        let path = process::terminal(&config.process, channel.as_fd())?;
+        if let Role::Init(_) = &config.role {
+            let console = mounts::open_source(&path, false)?;
+            mounts::mount_file(&console, Path::new("/dev/console"))?;
+        }
+    } else {
+        process::standard_streams(streams, &null)?;
+    }
+    drop(null);
+    if let Role::Init(init) = &config.role {
+        process::create_directory(&config.process.cwd)?;
+        finish_container(init)?;
+    }
+    let channel = channel
+        .try_clone()
+        .context(|| "failed to keep the agent's socket".to_string())?;
+    process::run(&config.process, channel)
+}
+
+/// Joins all namespaces of a container's first process.
+fn join(pidfd: Option<&OwnedFd>) -> Result<()> {
+    let failed = || "failed to join the container's namespaces".to_string();
+    let pidfd = pidfd.ok_or(io::ErrorKind::UnexpectedEof).context(failed)?;
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::PROCESS_ID
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), all).context(failed)
+}
+
+fn choose(
+    choice: &NamespaceChoice,
+    fresh: UnshareFlags,
+    existing: ThreadNameSpaceType,
+) -> Result<()> {
+    match choice {
+        NamespaceChoice::Shared => Ok(()),
+        NamespaceChoice::New => {
+            sys::unshare(fresh).context(|| format!("failed to make a namespace ({fresh:?})"))
+        }
+        NamespaceChoice::Join(path) => {
+            let failed = || format!("failed to join the namespace {}", path.display());
+            let fd = fs::File::open(path).context(failed)?;
+            rustix::thread::move_into_thread_name_spaces(fd.as_fd(), existing).context(failed)
+        }
+    }
+}
+
+/// Namespaces, names, sysctls, root and mounts.
+fn make_container(init: &InitRole) -> Result<()> {
+    let plan = &init.plan;
+    choose(
+        &plan.namespaces.uts,
+        UnshareFlags::NEWUTS,
+        ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+    )?;
+    choose(
+        &plan.namespaces.ipc,
+        UnshareFlags::NEWIPC,
+        ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+    )?;
+    sys::unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP)
+        .context(|| "failed to make the mount and cgroup namespaces".to_string())?;
+    names_and_sysctls(init)?;
+
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context(|| "failed to make mounts private".to_string())?;
+    let trees = mounts::open_sources(&plan.mounts)?;
+    let files = init
+        .files
+        .iter()
+        .map(|(_, source)| mounts::open_source(source, false))
+        .collect::<Result<Vec<_>>>()?;
+    mounts::pivot(&init.rootfs)?;
+    mounts::mount_all(&plan.mounts, &trees)?;
+    for ((path, _), tree) in init.files.iter().zip(&files) {
+        mounts::mount_file(tree, path)?;
+    }
+    let dev_is_bound = plan.mounts.iter().any(|mount| {
+        mount.destination == Path::new("/dev")
+            && matches!(mount.what, super::plan::MountWhat::Bind { .. })
+    });
+    if dev_is_bound {
+        return Ok(());
+    }
+    devices::create(&plan.devices)
+}
+
+fn names_and_sysctls(init: &InitRole) -> Result<()> {
+    let plan = &init.plan;
+    if plan.namespaces.uts == NamespaceChoice::New {
+        if let Some(name) = &plan.hostname {
+            rustix::system::sethostname(name.as_bytes())
+                .context(|| format!("failed to set the host name {name:?}"))?;
+        }
+        if let Some(name) = &plan.domainname {
+            rustix::system::setdomainname(name.as_bytes())
+                .context(|| format!("failed to set the domain name {name:?}"))?;
+        }
+    }
+    for (key, value) in &plan.sysctl {
+        crate::sandbox::write_sysctl(key, value)?;
+    }
+    Ok(())
+}
+
+/// What has to wait until the terminal is bound to /dev/console.
+fn finish_container(init: &InitRole) -> Result<()> {
+    let plan = &init.plan;
+    mounts::finish(&plan.mounts)?;
+    for path in &plan.readonly_paths {
+        mounts::readonly(path)?;
+    }
+    for path in &plan.masked_paths {
+        mounts::mask(path)?;
+    }
+    if plan.root_readonly {
+        mounts::root_readonly()?;
+    }
+    if let Some(flags) = plan.root_propagation {
+        mount_change("/", MountPropagationFlags::from_bits_retain(flags))
+            .context(|| "failed to set the propagation of the root mount".to_string())?;
+    }
+    Ok(())
+}

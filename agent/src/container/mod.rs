@@ -1,0 +1,15 @@
+//! The OCI executor: plans made in the agent, carried out by a fresh process of the same program
+//! (`container-init`), which has one thread and so may fork and change its namespaces.
+
+pub(crate) mod capability;
+pub(crate) mod channel;
+mod devices;
+pub(crate) mod init;
+mod lookup;
+mod mount_options;
+mod mounts;
+pub(crate) mod plan;
+mod process;
+mod resolve;
+mod seccomp;
+mod user;

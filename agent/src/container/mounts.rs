@@ -1,0 +1,252 @@
+//! A container's mounts. Sources are opened before `pivot_root`, as detached trees; everything is
+//! put in place after it, when every path means what it means to the container.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, CWD};
+use rustix::mount::{
+    mount, mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+
+use super::mount_options::{MountOptions, PER_MOUNT, READ_ONLY};
+use super::plan::{MountPlan, MountWhat};
+use super::resolve;
+use crate::error::{AgentError, Context, Result};
+use crate::sys;
+
+/// A bind source: its tree, and whether it is anything but a directory.
+pub(super) struct Tree {
+    fd: OwnedFd,
+    is_file: bool,
+}
+
+/// Opens the bind sources, in the order of `mounts`; `None` for other mounts.
+pub(super) fn open_sources(mounts: &[MountPlan]) -> Result<Vec<Option<Tree>>> {
+    let open = |plan: &MountPlan| match &plan.what {
+        MountWhat::Bind { source, recursive } => open_source(source, *recursive).map(Some),
+        MountWhat::FileSystem { .. } => Ok(None),
+    };
+    mounts.iter().map(open).collect()
+}
+
+/// Opens one bind source.
+pub(super) fn open_source(source: &Path, recursive: bool) -> Result<Tree> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let fd = open_tree(CWD, source, flags)
+        .context(|| format!("failed to open mount source {}", source.display()))?;
+    let stat = rustix::fs::statat(&fd, "", AtFlags::EMPTY_PATH)
+        .context(|| format!("failed to look at mount source {}", source.display()))?;
+    Ok(Tree {
+        is_file: FileType::from_raw_mode(stat.st_mode) != FileType::Directory,
+        fd,
+    })
+}
+
+/// Makes the mount at `rootfs` the root of this mount namespace and drops the old one.
+pub(super) fn pivot(rootfs: &Path) -> Result<()> {
+    let failed = || format!("failed to make {} the root", rootfs.display());
+    rustix::process::chdir(rootfs).context(failed)?;
+    rustix::process::pivot_root(".", ".").context(failed)?;
+    unmount(".", UnmountFlags::DETACH).context(failed)?;
+    rustix::process::chdir("/").context(failed)
+}
+
+/// Puts all mounts in place.
+pub(super) fn mount_all(mounts: &[MountPlan], trees: &[Option<Tree>]) -> Result<()> {
+    for (plan, tree) in mounts.iter().zip(trees) {
+        mount_one(plan, tree.as_ref()).map_err(|error| explain(error, &plan.destination))?;
+    }
+    Ok(())
+}
+
+fn explain(error: io::Error, destination: &Path) -> AgentError {
+    let failed: Result<()> =
+        Err(error).context(|| format!("failed to mount {}", destination.display()));
+    match failed {
+        Err(error) => error,
+        Ok(()) => AgentError::invalid("no error"),
+    }
+}
+
+fn mount_one(plan: &MountPlan, tree: Option<&Tree>) -> io::Result<()> {
+    let is_file = tree.is_some_and(|tree| tree.is_file);
+    let destination = resolve::mount_point(&plan.destination, is_file)?;
+    match (&plan.what, tree) {
+        (_, Some(tree)) => bind(tree, &destination, &plan.options)?,
+        (MountWhat::FileSystem { fs_type, source }, None) => {
+            file_system(fs_type, source, &destination, &plan.options)?;
+        }
+        (MountWhat::Bind { .. }, None) => return Err(io::ErrorKind::InvalidInput.into()),
+    }
+    for change in &plan.options.propagation {
+        mount_change(
+            &destination,
+            MountPropagationFlags::from_bits_retain(*change),
+        )?;
+    }
+    let options = &plan.options;
+    if options.recursive_set != 0 || options.recursive_clear != 0 {
+        sys::mount_setattr(
+            &destination,
+            options.recursive_set,
+            options.recursive_clear,
+            true,
+        )?;
+    }
+    Ok(())
+}
+
+fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<()> {
+    attach(tree, destination)?;
+    if options.explicit {
+        let flags = MountFlags::from_bits_retain(options.flags & PER_MOUNT);
+        mount_remount(destination, flags | MountFlags::BIND, "")?;
+    }
+    Ok(())
+}
+
+fn attach(tree: &Tree, destination: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(tree.fd.as_fd(), "", CWD, destination, flags)?)
+}
+
+/// Mounts a file, made if it is missing, over `path`.
+pub(super) fn mount_file(tree: &Tree, path: &Path) -> Result<()> {
+    let mounted = resolve::mount_point(path, true).and_then(|path| attach(tree, &path));
+    mounted.map_err(|error| explain(error, path))
+}
+
+fn file_system(
+    fs_type: &str,
+    source: &str,
+    destination: &Path,
+    options: &MountOptions,
+) -> io::Result<()> {
+    let mut flags = options.flags;
+    // What is read-only in the end has to be filled first: /dev by us, a copy-up tmpfs below.
+    let fill_first = options.copy_up || destination == Path::new("/dev");
+    if fill_first {
+        flags &= !READ_ONLY;
+    }
+    // The options of a version 1 cgroup mount (controller names) mean nothing to version 2.
+    let data = if fs_type == "cgroup2" {
+        ""
+    } else {
+        &options.data
+    };
+    let data = std::ffi::CString::new(data)?;
+    let hidden = fs::File::open(destination)?;
+    mount(
+        source,
+        destination,
+        fs_type,
+        MountFlags::from_bits_retain(flags),
+        Some(data.as_c_str()),
+    )?;
+    if options.copy_up {
+        let hidden = PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&hidden)
+        ));
+        copy_tree(&hidden, destination)?;
+    }
+    if options.copy_up && options.flags & READ_ONLY != 0 {
+        let flags = MountFlags::from_bits_retain(options.flags & PER_MOUNT);
+        mount_remount(destination, flags | MountFlags::BIND, "")?;
+    }
+    Ok(())
+}
+
+/// Copies what is in the directory `from` into `to`: owner, mode, links; devices are left out.
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{chown, lchown, symlink, MetadataExt};
+    let meta = fs::metadata(from)?;
+    chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let meta = entry.metadata()?;
+        let target = to.join(entry.file_name());
+        if meta.is_dir() {
+            fs::create_dir(&target)?;
+            copy_tree(&entry.path(), &target)?;
+        } else if meta.is_symlink() {
+            symlink(fs::read_link(entry.path())?, &target)?;
+            lchown(&target, Some(meta.uid()), Some(meta.gid()))?;
+        } else if meta.is_file() {
+            fs::copy(entry.path(), &target)?;
+            chown(&target, Some(meta.uid()), Some(meta.gid()))?;
+        }
+        if !meta.is_symlink() && target.exists() {
+            fs::set_permissions(&target, meta.permissions())?;
+        }
+    }
+    Ok(())
+}
+
+/// Remounts read-only those mounts that had to be writable until now.
+pub(super) fn finish(mounts: &[MountPlan]) -> Result<()> {
+    for plan in mounts {
+        let is_fs = matches!(plan.what, MountWhat::FileSystem { .. });
+        if is_fs && plan.destination == Path::new("/dev") && plan.options.flags & READ_ONLY != 0 {
+            let flags = MountFlags::from_bits_retain(plan.options.flags & PER_MOUNT);
+            mount_remount("/dev", flags | MountFlags::BIND, "")
+                .context(|| "failed to make /dev read-only".to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the root mount read-only.
+pub(super) fn root_readonly() -> Result<()> {
+    mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, "")
+        .context(|| "failed to make the root file system read-only".to_string())
+}
+
+/// Hides a path: a directory behind an empty one, a file behind /dev/null. A path that is not
+/// there needs no hiding.
+pub(super) fn mask(path: &Path) -> Result<()> {
+    let failed = || format!("failed to mask {}", path.display());
+    let Some(meta) = existing(path).context(failed)? else {
+        return Ok(());
+    };
+    if meta.is_dir() {
+        let flags =
+            MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("tmpfs", path, "tmpfs", flags, Some(c"size=0k,nr_inodes=2")).context(failed)
+    } else {
+        rustix::mount::mount_bind("/dev/null", path).context(failed)
+    }
+}
+
+/// Makes a path read-only, with what is mounted below it; one that is not there is skipped.
+pub(super) fn readonly(path: &Path) -> Result<()> {
+    let failed = || format!("failed to make {} read-only", path.display());
+    if existing(path).context(failed)?.is_none() {
+        return Ok(());
+    }
+    mount_bind_recursive(path, path).context(failed)?;
+    // MOUNT_ATTR_RDONLY; what else the mount forbids (nosuid ...) stays.
+    sys::mount_setattr(path, 1, 0, false).context(failed)
+}
+
+fn existing(path: &Path) -> io::Result<Option<fs::Metadata>> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(Some(meta)),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

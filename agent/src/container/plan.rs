@@ -1,0 +1,489 @@
+//! What is to be done for a container or an exec, as plain data: lowered from the OCI runtime
+//! configuration by pure functions, sent as JSON to the process that does it
+//! ([`super::init`]).
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::{
+    LinuxCapabilities, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, PosixRlimitType, Process,
+    Spec,
+};
+use serde::{Deserialize, Serialize};
+
+use super::mount_options::{self, MountOptions};
+use super::seccomp::{self, SeccompPlan};
+use crate::error::{AgentError, Kind, Result};
+
+/// Everything about a container but its process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ContainerPlan {
+    /// Namespaces to make or join.
+    pub(crate) namespaces: Namespaces,
+    /// Host name, if the container has its own UTS namespace.
+    pub(crate) hostname: Option<String>,
+    /// NIS domain name.
+    pub(crate) domainname: Option<String>,
+    /// In order.
+    pub(crate) mounts: Vec<MountPlan>,
+    /// Made below /dev in addition to the default ones.
+    pub(crate) devices: Vec<DevicePlan>,
+    /// Hidden: they read as empty.
+    pub(crate) masked_paths: Vec<PathBuf>,
+    /// Made read-only.
+    pub(crate) readonly_paths: Vec<PathBuf>,
+    /// Key with dots, and value.
+    pub(crate) sysctl: Vec<(String, String)>,
+    /// The root mount becomes read-only once all is in place.
+    pub(crate) root_readonly: bool,
+    /// Propagation flags (`MS_SHARED` ...) of the root mount.
+    pub(crate) root_propagation: Option<u32>,
+}
+
+/// Which namespaces are new, and which are another container's. The network is always the
+/// sandbox's: a `network` entry means nothing here. The cgroup namespace is always new, so that a
+/// container sees its limits at the root of its cgroup mount.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Namespaces {
+    pub(crate) pid: NamespaceChoice,
+    pub(crate) uts: NamespaceChoice,
+    pub(crate) ipc: NamespaceChoice,
+}
+
+/// Where a namespace comes from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) enum NamespaceChoice {
+    /// The guest's own.
+    #[default]
+    Shared,
+    /// A fresh one.
+    New,
+    /// The one at this guest path.
+    Join(PathBuf),
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MountPlan {
+    /// Absolute, in the container.
+    pub(crate) destination: PathBuf,
+    /// What is mounted.
+    pub(crate) what: MountWhat,
+    /// Flags and data.
+    pub(crate) options: MountOptions,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum MountWhat {
+    /// A guest path.
+    Bind {
+        /// Absolute.
+        source: PathBuf,
+        /// With the mounts below it.
+        recursive: bool,
+    },
+    /// A file system of its own.
+    FileSystem {
+        /// Such as `tmpfs`.
+        fs_type: String,
+        /// As shown in /proc/mounts.
+        source: String,
+    },
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DevicePlan {
+    pub(crate) path: PathBuf,
+    pub(crate) kind: DeviceKind,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// Type of a device node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DeviceKind {
+    Block,
+    Char,
+    Fifo,
+}
+
+/// One process: a container's first or an exec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProcessPlan {
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<String>,
+    pub(crate) cwd: PathBuf,
+    pub(crate) terminal: bool,
+    /// Rows and columns.
+    pub(crate) console_size: Option<(u16, u16)>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) additional_gids: Vec<u32>,
+    pub(crate) umask: Option<u32>,
+    /// Docker's user string; empty: the numbers above are final.
+    pub(crate) user: String,
+    /// Names or numbers.
+    pub(crate) additional_groups: Vec<String>,
+    /// `None`: capabilities stay as they are.
+    pub(crate) capabilities: Option<CapabilityPlan>,
+    /// Resource number, soft and hard limit (`u64::MAX`: none).
+    pub(crate) rlimits: Vec<(u32, u64, u64)>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) seccomp: Option<SeccompPlan>,
+}
+
+/// The five capability sets, as bit masks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CapabilityPlan {
+    pub(crate) bounding: u64,
+    pub(crate) effective: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) permitted: u64,
+    pub(crate) ambient: u64,
+}
+
+/// Lowers a configuration, or says what in it cannot be done.
+pub(crate) fn container(spec: &Spec) -> Result<ContainerPlan> {
+    let linux = spec.linux().clone().unwrap_or_default();
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let paths = |list: &Option<Vec<String>>| -> Result<Vec<PathBuf>> {
+        let list = list.as_deref().unwrap_or_default();
+        list.iter().map(|path| absolute(Path::new(path))).collect()
+    };
+    let mut sysctl: Vec<_> = linux
+        .sysctl()
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    sysctl.sort();
+    let root_propagation =
+        match linux.rootfs_propagation().as_deref() {
+            None | Some("") => None,
+            Some(name) => Some(mount_options::propagation(name).ok_or_else(|| {
+                AgentError::invalid(format!("unknown rootfsPropagation {name:?}"))
+            })?),
+        };
+    Ok(ContainerPlan {
+        namespaces: namespaces(&linux)?,
+        hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
+        domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+        mounts: mounts.iter().map(mount).collect::<Result<_>>()?,
+        devices: linux
+            .devices()
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .map(device)
+            .collect::<Result<_>>()?,
+        masked_paths: paths(linux.masked_paths())?,
+        readonly_paths: paths(linux.readonly_paths())?,
+        sysctl,
+        root_readonly: spec.root().as_ref().and_then(|root| root.readonly()) == Some(true),
+        root_propagation,
+    })
+}
+
+fn namespaces(linux: &oci_spec::runtime::Linux) -> Result<Namespaces> {
+    let mut plan = Namespaces::default();
+    for namespace in linux.namespaces().as_deref().unwrap_or_default() {
+        let choice = match namespace.path() {
+            Some(path) => NamespaceChoice::Join(absolute(path)?),
+            None => NamespaceChoice::New,
+        };
+        match namespace.typ() {
+            LinuxNamespaceType::Pid => plan.pid = choice,
+            LinuxNamespaceType::Uts => plan.uts = choice,
+            LinuxNamespaceType::Ipc => plan.ipc = choice,
+            LinuxNamespaceType::Mount
+            | LinuxNamespaceType::Cgroup
+            | LinuxNamespaceType::Network => {}
+            LinuxNamespaceType::User => {
+                return Err(AgentError::new(
+                    Kind::Unsupported,
+                    "user namespaces are not supported: the container is already confined to a \
+                     virtual machine; leave out the user namespace and its id mappings",
+                ))
+            }
+            LinuxNamespaceType::Time => {
+                return Err(AgentError::new(
+                    Kind::Unsupported,
+                    "time namespaces are not supported",
+                ))
+            }
+        }
+    }
+    Ok(plan)
+}
+
+fn mount(mount: &oci_spec::runtime::Mount) -> Result<MountPlan> {
+    let destination = absolute(mount.destination())?;
+    let options = mount.options().as_deref().unwrap_or_default();
+    let options = mount_options::parse(options).map_err(|option| {
+        AgentError::new(
+            Kind::Unsupported,
+            format!(
+                "mount option {option:?} of {} is not supported",
+                destination.display()
+            ),
+        )
+    })?;
+    let fs_type = mount.typ().clone().unwrap_or_default();
+    let source = mount.source().clone().unwrap_or_default();
+    let what = if options.bind || fs_type == "bind" || fs_type == "rbind" {
+        MountWhat::Bind {
+            source: absolute(&source)?,
+            recursive: options.recursive || fs_type == "rbind",
+        }
+    } else if fs_type.is_empty() || fs_type == "none" {
+        return Err(AgentError::invalid(format!(
+            "the mount at {} has neither a type nor the option bind",
+            destination.display()
+        )));
+    } else {
+        MountWhat::FileSystem {
+            // There is only version 2 in the guest, whatever the configuration calls it.
+            fs_type: if fs_type == "cgroup" {
+                "cgroup2".into()
+            } else {
+                fs_type
+            },
+            source: source.to_string_lossy().into_owned(),
+        }
+    };
+    Ok(MountPlan {
+        destination,
+        what,
+        options,
+    })
+}
+
+fn device(device: &LinuxDevice) -> Result<DevicePlan> {
+    let number = |value: i64, what: &str| {
+        u32::try_from(value).map_err(|_| {
+            AgentError::invalid(format!(
+                "{what} number {value} of device {} is out of range",
+                device.path().display()
+            ))
+        })
+    };
+    Ok(DevicePlan {
+        path: absolute(device.path())?,
+        kind: match device.typ() {
+            LinuxDeviceType::B => DeviceKind::Block,
+            LinuxDeviceType::P => DeviceKind::Fifo,
+            LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
+            LinuxDeviceType::A => {
+                return Err(AgentError::invalid(format!(
+                    "device {} has type 'a', which is for cgroup rules only",
+                    device.path().display()
+                )))
+            }
+        },
+        major: number(device.major(), "major")?,
+        minor: number(device.minor(), "minor")?,
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+/// Lowers a process; `user` and `additional_groups` as in the protocol.
+pub(crate) fn process(
+    process: &Process,
+    seccomp: Option<&oci_spec::runtime::LinuxSeccomp>,
+    user: &str,
+    additional_groups: &[String],
+) -> Result<ProcessPlan> {
+    let args = process.args().clone().unwrap_or_default();
+    if args.is_empty() {
+        return Err(AgentError::invalid(
+            "process.args is empty: there is nothing to execute",
+        ));
+    }
+    let env = process.env().clone().unwrap_or_default();
+    if let Some(text) = args.iter().chain(&env).find(|text| text.contains('\0')) {
+        return Err(AgentError::invalid(format!(
+            "argument or variable {text:?} contains a NUL byte"
+        )));
+    }
+    let size = |value: u64| u16::try_from(value).unwrap_or(u16::MAX);
+    Ok(ProcessPlan {
+        args,
+        env,
+        cwd: absolute(process.cwd())?,
+        terminal: process.terminal().unwrap_or(false),
+        console_size: process
+            .console_size()
+            .map(|console| (size(console.height()), size(console.width()))),
+        uid: process.user().uid(),
+        gid: process.user().gid(),
+        additional_gids: process.user().additional_gids().clone().unwrap_or_default(),
+        umask: process.user().umask(),
+        user: user.to_string(),
+        additional_groups: additional_groups.to_vec(),
+        capabilities: process.capabilities().as_ref().map(capabilities),
+        rlimits: process
+            .rlimits()
+            .as_deref()
+            .unwrap_or_default()
+            .iter()
+            .map(|limit| (rlimit(limit.typ()), limit.soft(), limit.hard()))
+            .collect(),
+        no_new_privileges: process.no_new_privileges().unwrap_or(false),
+        oom_score_adj: process.oom_score_adj(),
+        seccomp: seccomp.map(seccomp::compile).transpose()?,
+    })
+}
+
+fn capabilities(sets: &LinuxCapabilities) -> CapabilityPlan {
+    let mask = |set: &Option<oci_spec::runtime::Capabilities>| {
+        let set = set.iter().flatten();
+        set.fold(0, |mask, capability| {
+            mask | (1 << super::capability::number(*capability))
+        })
+    };
+    CapabilityPlan {
+        bounding: mask(sets.bounding()),
+        effective: mask(sets.effective()),
+        inheritable: mask(sets.inheritable()),
+        permitted: mask(sets.permitted()),
+        ambient: mask(sets.ambient()),
+    }
+}
+
+fn rlimit(kind: PosixRlimitType) -> u32 {
+    match kind {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU as u32,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE as u32,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA as u32,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK as u32,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE as u32,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS as u32,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC as u32,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE as u32,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK as u32,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS as u32,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS as u32,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING as u32,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE as u32,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE as u32,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO as u32,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME as u32,
+    }
+}
+
+/// The path with `.` and `..` resolved by name, as runc does; an error if it is relative.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    if !path.is_absolute() {
+        return Err(AgentError::invalid(format!(
+            "path {:?} is not absolute",
+            path.display()
+        )));
+    }
+    let mut clean = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: serde_json::Value) -> Spec {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn namespaces_are_lowered_and_network_is_left_shared() {
+        let plan = container(&spec(serde_json::json!({
+            "ociVersion": "1.1.0",
+            "linux": { "namespaces": [
+                { "type": "pid" }, { "type": "network" }, { "type": "mount" },
+                { "type": "ipc", "path": "/proc/7/ns/ipc" }
+            ] }
+        })))
+        .unwrap();
+        assert_eq!(plan.namespaces.pid, NamespaceChoice::New);
+        assert_eq!(plan.namespaces.uts, NamespaceChoice::Shared);
+        assert_eq!(
+            plan.namespaces.ipc,
+            NamespaceChoice::Join("/proc/7/ns/ipc".into())
+        );
+    }
+
+    #[test]
+    fn user_namespace_is_refused_by_name() {
+        let error = container(&spec(serde_json::json!({
+            "ociVersion": "1.1.0", "linux": { "namespaces": [ { "type": "user" } ] }
+        })))
+        .unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.text().contains("user namespaces"));
+    }
+
+    #[test]
+    fn mounts_keep_order_and_cgroup_becomes_version_2() {
+        let plan = container(&spec(serde_json::json!({
+            "ociVersion": "1.1.0",
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc" },
+                { "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] },
+                { "destination": "/data/../vol", "type": "bind", "source": "/run/hull/volumes/0", "options": ["rbind", "ro"] }
+            ]
+        })))
+        .unwrap();
+        assert_eq!(
+            plan.mounts[1].what,
+            MountWhat::FileSystem {
+                fs_type: "cgroup2".into(),
+                source: "cgroup".into()
+            }
+        );
+        assert_eq!(plan.mounts[2].destination, Path::new("/vol"));
+        assert_eq!(
+            plan.mounts[2].what,
+            MountWhat::Bind {
+                source: "/run/hull/volumes/0".into(),
+                recursive: true
+            }
+        );
+    }
+
+    #[test]
+    fn process_without_arguments_is_refused() {
+        let empty: Process = serde_json::from_value(serde_json::json!({
+            "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": []
+        }))
+        .unwrap();
+        assert_eq!(
+            process(&empty, None, "", &[]).unwrap_err().kind(),
+            Kind::InvalidArgument
+        );
+    }
+
+    #[test]
+    fn capability_sets_become_masks() {
+        let one: Process = serde_json::from_value(serde_json::json!({
+            "user": { "uid": 0, "gid": 0, "umask": 23 }, "cwd": "/", "args": ["x"],
+            "capabilities": { "bounding": ["CAP_CHOWN", "CAP_KILL"] }
+        }))
+        .unwrap();
+        let plan = process(&one, None, "", &[]).unwrap();
+        assert_eq!(plan.capabilities.unwrap().bounding, 0b10_0001);
+        assert_eq!(plan.umask, Some(0o27));
+    }
+}

@@ -1,0 +1,53 @@
+//! Block devices by slot. The order in which the kernel names them (`vda`, ...) means nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{AgentError, Context, Result};
+
+/// Device node of the block device in a slot.
+///
+/// The kernel numbers devices of its command line in order (`virtio-mmio.N`), and the VMM names
+/// all slots there in order.
+pub(crate) fn block(slot: u32) -> Result<PathBuf> {
+    block_in(Path::new("/sys/bus/platform/devices"), slot).map(|name| Path::new("/dev").join(name))
+}
+
+fn block_in(devices: &Path, slot: u32) -> Result<String> {
+    let device = devices.join(format!("virtio-mmio.{slot}"));
+    let failed = || format!("failed to look for the block device in slot {slot}");
+    for entry in fs::read_dir(&device).context(failed)? {
+        let entry = entry.context(failed)?;
+        if !entry.file_name().to_string_lossy().starts_with("virtio") {
+            continue;
+        }
+        let Ok(mut disks) = fs::read_dir(entry.path().join("block")) else {
+            continue;
+        };
+        if let Some(disk) = disks.next() {
+            return Ok(disk
+                .context(failed)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned());
+        }
+    }
+    Err(AgentError::not_found(format!(
+        "slot {slot} holds no block device"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_is_found_by_its_slot() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("virtio-mmio.1/virtio0/block/vdb")).unwrap();
+        fs::create_dir_all(root.path().join("virtio-mmio.9/virtio3")).unwrap();
+        assert_eq!(block_in(root.path(), 1).unwrap(), "vdb");
+        assert!(block_in(root.path(), 9).is_err());
+        assert!(block_in(root.path(), 2).is_err());
+    }
+}

@@ -1,0 +1,369 @@
+//! File systems that the agent mounts for containers: images, writable layers, volumes, files.
+//!
+//! ```text
+//! /run/hull/shared/<tag>            a shared directory, mounted once
+//! /run/hull/volumes/...             volumes, at the paths that the host chose
+//! /run/hull/containers/<id>/rootfs  the container's root, and beside it what it is made of
+//! ```
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use hull_protocol::agent::{
+    rootfs, volume, BlockRootfs, BlockVolume, InlineFile, Rootfs, SharedDirectory, Volume,
+};
+use rustix::fs::{Mode, OFlags, ResolveFlags, CWD};
+use rustix::mount::{
+    mount, mount_bind_recursive, mount_remount, unmount, MountFlags, UnmountFlags,
+};
+
+use crate::device;
+use crate::error::{AgentError, Context, Result};
+
+const RUN: &str = "/run/hull";
+
+/// A container's mounted root and its files; [`ContainerFiles::remove`] undoes them.
+#[derive(Debug)]
+pub(crate) struct ContainerFiles {
+    dir: PathBuf,
+    /// In order of mounting.
+    mounted: Vec<PathBuf>,
+    /// The root has no writable layer of its own.
+    pub(crate) read_only: bool,
+    /// Container path, and where the file lies.
+    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+}
+
+impl ContainerFiles {
+    /// Mounts the root file system and writes the files.
+    pub(crate) fn create(id: &str, root: &Rootfs, files: &[InlineFile]) -> Result<Self> {
+        let dir = Path::new(RUN).join("containers").join(id);
+        fs::create_dir_all(dir.join("rootfs"))
+            .context(|| format!("failed to make {}", dir.display()))?;
+        let mut made = Self {
+            dir,
+            mounted: Vec::new(),
+            read_only: false,
+            files: Vec::new(),
+        };
+        let filled = made.mount_root(root).and_then(|()| made.write_files(files));
+        match filled {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                made.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Where the root is mounted.
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.dir.join("rootfs")
+    }
+
+    fn mount_root(&mut self, root: &Rootfs) -> Result<()> {
+        match &root.source {
+            Some(rootfs::Source::Block(block)) => self.mount_block(block),
+            Some(rootfs::Source::Share(share)) => {
+                let target = self.rootfs();
+                bind_shared(share, &target)?;
+                self.mounted.push(target);
+                Ok(())
+            }
+            Some(_) | None => Err(AgentError::invalid("the request has no root file system")),
+        }
+    }
+
+    fn mount_block(&mut self, block: &BlockRootfs) -> Result<()> {
+        let image = self.make("image")?;
+        let read_only = MountFlags::RDONLY | MountFlags::NODEV;
+        mount_block(
+            block.image_slot,
+            &block.image_fs_type,
+            &image,
+            read_only,
+            "",
+        )?;
+        self.mounted.push(image.clone());
+
+        let writable = self.make("writable")?;
+        match block.scratch_slot {
+            Some(slot) => {
+                let flags = MountFlags::NODEV | MountFlags::NOATIME;
+                mount_block(slot, &block.scratch_fs_type, &writable, flags, "discard")?;
+            }
+            None => {
+                // Mount points that the image lacks still have to be made, so a small writable
+                // layer in memory is there until the root becomes read-only.
+                mount(
+                    "hull",
+                    &writable,
+                    "tmpfs",
+                    MountFlags::NODEV,
+                    Some(c"size=4m,mode=0755"),
+                )
+                .context(|| "failed to mount a tmpfs for mount points".to_string())?;
+                self.read_only = true;
+            }
+        }
+        self.mounted.push(writable.clone());
+        let (upper, work) = (writable.join("upper"), writable.join("work"));
+        for dir in [&upper, &work] {
+            fs::create_dir_all(dir).context(|| format!("failed to make {}", dir.display()))?;
+        }
+        inherit_root(&image, &upper)?;
+        let target = self.rootfs();
+        let data = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            image.display(),
+            upper.display(),
+            work.display()
+        );
+        let data = std::ffi::CString::new(data).context(|| "bad overlay options".to_string())?;
+        mount(
+            "overlay",
+            &target,
+            "overlay",
+            MountFlags::empty(),
+            Some(data.as_c_str()),
+        )
+        .context(|| "failed to mount the container's root file system".to_string())?;
+        self.mounted.push(target);
+        Ok(())
+    }
+
+    fn make(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        fs::create_dir_all(&dir).context(|| format!("failed to make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn write_files(&mut self, files: &[InlineFile]) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let dir = self.make("files")?;
+        for (number, file) in files.iter().enumerate() {
+            let failed = || format!("failed to write the file for {}", file.path);
+            if !file.path.starts_with('/') {
+                return Err(AgentError::invalid(format!(
+                    "path {:?} is not absolute",
+                    file.path
+                )));
+            }
+            let path = dir.join(number.to_string());
+            let mut out = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+                .context(failed)?;
+            out.write_all(&file.content).context(failed)?;
+            let mode = if file.mode == 0 {
+                0o644
+            } else {
+                file.mode & 0o7777
+            };
+            out.set_permissions(fs::Permissions::from_mode(mode))
+                .context(failed)?;
+            self.files.push((PathBuf::from(&file.path), path));
+        }
+        Ok(())
+    }
+
+    /// Unmounts and removes everything; what cannot be undone is left to power-off.
+    pub(crate) fn remove(&mut self) {
+        for path in self.mounted.drain(..).rev() {
+            if unmount(&path, UnmountFlags::NOFOLLOW).is_err() {
+                let _ = unmount(&path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+            }
+        }
+        // Only what this module made is left; a mount that would not go keeps its directory.
+        for name in ["rootfs", "image", "writable"] {
+            let _ = fs::remove_dir(self.dir.join(name));
+        }
+        let _ = fs::remove_dir_all(self.dir.join("files"));
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
+
+/// The merged root shows the upper directory's owner and mode, so they are the image's.
+fn inherit_root(image: &Path, upper: &Path) -> Result<()> {
+    use std::os::unix::fs::{chown, MetadataExt};
+    let failed = || "failed to copy the image root's owner and mode".to_string();
+    // A layer that has been written to before keeps what the container made of it.
+    let is_new = fs::read_dir(upper).context(failed)?.next().is_none();
+    if is_new {
+        let meta = fs::metadata(image).context(failed)?;
+        chown(upper, Some(meta.uid()), Some(meta.gid())).context(failed)?;
+        fs::set_permissions(upper, meta.permissions()).context(failed)?;
+    }
+    Ok(())
+}
+
+fn mount_block(
+    slot: u32,
+    fs_type: &str,
+    target: &Path,
+    flags: MountFlags,
+    data: &str,
+) -> Result<()> {
+    let node = device::block(slot)?;
+    let data = std::ffi::CString::new(data).context(|| "bad mount options".to_string())?;
+    mount(&node, target, fs_type, flags, Some(data.as_c_str()))
+        .context(|| format!("failed to mount the {fs_type} file system of slot {slot}"))
+}
+
+/// Mounts a shared directory, once, and binds a part of it to `target`, which is made as what the
+/// part is: a directory or a file.
+fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<()> {
+    let root = shared(&share.tag)?;
+    let failed = || {
+        format!(
+            "failed to open {:?} in shared directory {}",
+            share.subpath, share.tag
+        )
+    };
+    let root = fs::File::open(root).context(failed)?;
+    let subpath = if share.subpath.is_empty() {
+        "."
+    } else {
+        &share.subpath
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let part =
+        rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve).context(failed)?;
+    let source = PathBuf::from(format!("/proc/self/fd/{}", part.as_raw_fd()));
+    if fs::metadata(&source).context(failed)?.is_dir() {
+        fs::create_dir_all(target).context(|| format!("failed to make {}", target.display()))?;
+    } else {
+        make_file(target)?;
+    }
+    mount_bind_recursive(&source, target).context(|| {
+        format!(
+            "failed to mount shared directory {} at {}",
+            share.tag,
+            target.display()
+        )
+    })
+}
+
+fn make_file(path: &Path) -> Result<()> {
+    let failed = || format!("failed to make {}", path.display());
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).context(failed)?;
+    }
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o600)).context(failed)?;
+    Ok(())
+}
+
+fn shared(tag: &str) -> Result<PathBuf> {
+    if !is_file_name(tag) {
+        return Err(AgentError::invalid(format!("{tag:?} is no mount tag")));
+    }
+    let dir = Path::new(RUN).join("shared").join(tag);
+    if dir.exists() {
+        return Ok(dir);
+    }
+    fs::create_dir_all(&dir).context(|| format!("failed to make {}", dir.display()))?;
+    let mounted = mount(tag, &dir, "virtiofs", MountFlags::NODEV, None)
+        .context(|| format!("failed to mount shared directory {tag}"));
+    if mounted.is_err() {
+        let _ = fs::remove_dir(&dir);
+    }
+    mounted.map(|()| dir)
+}
+
+/// Mounts a volume at its guest path.
+pub(crate) fn mount_volume(volume: &Volume) -> Result<()> {
+    let target = volume_path(&volume.guest_path)?;
+    match &volume.source {
+        Some(volume::Source::Share(share)) => {
+            bind_shared(share, &target)?;
+            if volume.read_only {
+                mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, "")
+                    .context(|| format!("failed to make {} read-only", target.display()))?;
+            }
+            Ok(())
+        }
+        Some(volume::Source::Block(block)) => mount_block_volume(block, &target, volume.read_only),
+        Some(_) | None => Err(AgentError::invalid(format!(
+            "volume {} has no source",
+            volume.guest_path
+        ))),
+    }
+}
+
+fn mount_block_volume(block: &BlockVolume, target: &Path, read_only: bool) -> Result<()> {
+    fs::create_dir_all(target).context(|| format!("failed to make {}", target.display()))?;
+    let mut flags = MountFlags::empty();
+    if read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    mount_block(
+        block.slot,
+        &block.fs_type,
+        target,
+        flags,
+        &block.options.join(","),
+    )
+}
+
+/// Undoes [`mount_volume`].
+pub(crate) fn unmount_volume(guest_path: &str) {
+    let Ok(target) = volume_path(guest_path) else {
+        return;
+    };
+    if unmount(&target, UnmountFlags::NOFOLLOW).is_err() {
+        let _ = unmount(&target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+    }
+    if fs::remove_dir(&target).is_err() {
+        let _ = fs::remove_file(&target);
+    }
+}
+
+fn volume_path(path: &str) -> Result<PathBuf> {
+    let clean = Path::new(path)
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let root = Path::new(RUN).join("volumes");
+    if clean && Path::new(path).starts_with(&root) && Path::new(path) != root {
+        return Ok(PathBuf::from(path));
+    }
+    Err(AgentError::invalid(format!(
+        "volume path {path:?} is not below {}",
+        root.display()
+    )))
+}
+
+/// Whether `name` is a plain file name.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    !name.is_empty()
+        && name != "."
+        && name != ".."
+        && !name.contains(['/', '\0'])
+        && name.len() <= 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volume_paths_stay_below_their_root() {
+        assert!(volume_path("/run/hull/volumes/0/data").is_ok());
+        for bad in [
+            "/run/hull/volumes",
+            "/run/hull/volumes/../x",
+            "/etc",
+            "run/hull/volumes/x",
+        ] {
+            assert!(volume_path(bad).is_err(), "{bad}");
+        }
+    }
+}

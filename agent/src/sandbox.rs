@@ -1,0 +1,466 @@
+//! The guest as a whole: its configuration, its containers, its events, its end.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hull_protocol::agent::{
+    ConfigureSandboxRequest, CreateContainerRequest, ExecProcessRequest, Stdio,
+};
+use hull_protocol::TraceMark;
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Spec};
+
+use crate::cgroup::Cgroup;
+use crate::container::channel::{InitRole, Role};
+use crate::container::plan;
+use crate::error::{AgentError, Context, Kind, Result};
+use crate::events::{self, Events};
+use crate::process::{Exit, Process, Reaped};
+use crate::rootfs::{self, ContainerFiles};
+use crate::stdio::Registry;
+use crate::sys;
+
+/// Sysctls that are set unless the host says otherwise. Search engines and databases refuse to
+/// start with the kernel's own number of memory maps.
+const DEFAULT_SYSCTLS: [(&str, &str); 2] = [
+    ("vm.max_map_count", "262144"),
+    ("vm.overcommit_memory", "1"),
+];
+
+/// A container.
+struct Container {
+    init: Arc<Process>,
+    execs: HashMap<String, Arc<Process>>,
+    cgroup: Cgroup,
+    files: ContainerFiles,
+    volumes: Vec<String>,
+    /// What an exec takes over from the container.
+    seccomp: Option<LinuxSeccomp>,
+    umask: Option<u32>,
+}
+
+#[derive(Default)]
+struct State {
+    containers: HashMap<String, Container>,
+    /// Ids whose container is being made.
+    reserved: std::collections::HashSet<String>,
+    /// Mounted volumes with the number of their users.
+    volumes: HashMap<String, usize>,
+}
+
+/// The sandbox. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Sandbox {
+    state: Arc<Mutex<State>>,
+    pub(crate) streams: Registry,
+    pub(crate) reaped: Reaped,
+    pub(crate) events: Events,
+}
+
+impl Sandbox {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wall clock, entropy, host name, sysctls.
+    pub(crate) fn configure(&self, request: &ConfigureSandboxRequest) -> Result<()> {
+        if !request.entropy.is_empty() {
+            let failed = || "failed to add entropy".to_string();
+            let random = fs::OpenOptions::new()
+                .write(true)
+                .open("/dev/urandom")
+                .context(failed)?;
+            sys::add_entropy(random.as_fd(), &request.entropy).context(failed)?;
+        }
+        if request.realtime_ns != 0 {
+            set_clock(request.realtime_ns)?;
+        }
+        if !request.hostname.is_empty() {
+            rustix::system::sethostname(request.hostname.as_bytes())
+                .context(|| format!("failed to set the host name {:?}", request.hostname))?;
+        }
+        for (key, value) in DEFAULT_SYSCTLS {
+            if !request.sysctls.contains_key(key) {
+                write_sysctl(key, value)?;
+            }
+        }
+        for (key, value) in &request.sysctls {
+            write_sysctl(key, value)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a container and launches its first process. Returns the PID.
+    pub(crate) async fn create(&self, request: CreateContainerRequest) -> Result<u32> {
+        let id = request.container_id.clone();
+        if !rootfs::is_file_name(&id) || id.starts_with('.') {
+            return Err(AgentError::invalid(format!("{id:?} is no container id")));
+        }
+        {
+            let mut state = self.state();
+            if state.containers.contains_key(&id) || !state.reserved.insert(id.clone()) {
+                return Err(AgentError::new(
+                    Kind::AlreadyExists,
+                    format!("container {id} exists already"),
+                ));
+            }
+        }
+        let created = self.create_reserved(&id, request).await;
+        let mut state = self.state();
+        state.reserved.remove(&id);
+        let container = created?;
+        let pid = container.init.pid();
+        state.containers.insert(id, container);
+        Ok(pid)
+    }
+
+    async fn create_reserved(
+        &self,
+        id: &str,
+        request: CreateContainerRequest,
+    ) -> Result<Container> {
+        let spec: Spec = parse("the configuration", &request.spec)?;
+        let mut container_plan = plan::container(&spec)?;
+        let linux = spec.linux().as_ref();
+        let seccomp = linux.and_then(|linux| linux.seccomp().clone());
+        let process = spec
+            .process()
+            .as_ref()
+            .ok_or_else(|| AgentError::invalid("the configuration has no process"))?;
+        let process_plan = plan::process(
+            process,
+            seccomp.as_ref(),
+            &request.user,
+            &request.additional_groups,
+        )?;
+
+        let mut undo = Undo::new(self);
+        for volume in &request.volumes {
+            self.use_volume(volume)?;
+            undo.volumes.push(volume.guest_path.clone());
+        }
+        let root = request.rootfs.as_ref();
+        let root =
+            root.ok_or_else(|| AgentError::invalid("the request has no root file system"))?;
+        let files = undo
+            .files
+            .insert(ContainerFiles::create(id, root, &request.files)?);
+        sys::mark(TraceMark::RootfsMounted);
+        container_plan.root_readonly |= files.read_only;
+        let role = Role::Init(Box::new(InitRole {
+            plan: container_plan,
+            rootfs: files.rootfs(),
+            files: files.files.clone(),
+        }));
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        let cgroup = undo.cgroup.insert(Cgroup::create(id, resources)?).clone();
+
+        let umask = process_plan.umask;
+        let tokens = request.stdio.clone().unwrap_or_default();
+        let init = Process::new("", cgroup.clone(), process_plan, tokens);
+        if let Err(error) = init.launch(role, &self.reaped, None, None).await {
+            cgroup.kill();
+            if init.pid() != 0 {
+                let _ = init.wait().await;
+            }
+            return Err(error);
+        }
+        events::watch_oom(id, &cgroup, &self.events);
+        let (files, volumes) = undo.done();
+        Ok(Container {
+            init,
+            execs: HashMap::new(),
+            cgroup,
+            files: files.ok_or_else(|| AgentError::new(Kind::Internal, "no files"))?,
+            volumes,
+            seccomp,
+            umask,
+        })
+    }
+
+    fn use_volume(&self, volume: &hull_protocol::agent::Volume) -> Result<()> {
+        let mut state = self.state();
+        if let Some(users) = state.volumes.get_mut(&volume.guest_path) {
+            *users += 1;
+            return Ok(());
+        }
+        rootfs::mount_volume(volume)?;
+        state.volumes.insert(volume.guest_path.clone(), 1);
+        Ok(())
+    }
+
+    fn release_volume(&self, path: &str) {
+        let mut state = self.state();
+        let Some(users) = state.volumes.get_mut(path) else {
+            return;
+        };
+        *users -= 1;
+        if *users == 0 {
+            state.volumes.remove(path);
+            rootfs::unmount_volume(path);
+        }
+    }
+
+    /// Registers an exec.
+    pub(crate) fn exec(&self, request: &ExecProcessRequest) -> Result<()> {
+        let mut state = self.state();
+        let container = container(&mut state, &request.container_id)?;
+        if request.exec_id.is_empty() || container.execs.contains_key(&request.exec_id) {
+            return Err(AgentError::new(
+                Kind::AlreadyExists,
+                format!("process {:?} exists already", request.exec_id),
+            ));
+        }
+        if container.init.exit().is_some() {
+            return Err(not_running(&request.container_id));
+        }
+        let process = parse("the process", &request.process)?;
+        let seccomp = container.seccomp.as_ref();
+        let mut plan = plan::process(&process, seccomp, &request.user, &request.additional_groups)?;
+        plan.umask = plan.umask.or(container.umask);
+        let tokens: Stdio = request.stdio.clone().unwrap_or_default();
+        let exec = Process::new(&request.exec_id, container.cgroup.clone(), plan, tokens);
+        container.execs.insert(request.exec_id.clone(), exec);
+        Ok(())
+    }
+
+    /// A process by its ids.
+    pub(crate) fn process(&self, container_id: &str, exec_id: &str) -> Result<Arc<Process>> {
+        let mut state = self.state();
+        let container = container(&mut state, container_id)?;
+        if exec_id.is_empty() {
+            return Ok(container.init.clone());
+        }
+        let exec = container.execs.get(exec_id).cloned();
+        exec.ok_or_else(|| {
+            AgentError::not_found(format!(
+                "container {container_id} has no process {exec_id:?}"
+            ))
+        })
+    }
+
+    /// The container's group and its processes by name.
+    pub(crate) fn group(&self, container_id: &str) -> Result<(Cgroup, Vec<Arc<Process>>)> {
+        let mut state = self.state();
+        let container = container(&mut state, container_id)?;
+        let mut processes = vec![container.init.clone()];
+        processes.extend(container.execs.values().cloned());
+        Ok((container.cgroup.clone(), processes))
+    }
+
+    /// Lets a process run. Returns its PID.
+    pub(crate) async fn start(&self, container_id: &str, exec_id: &str) -> Result<u32> {
+        let process = self.process(container_id, exec_id)?;
+        if !exec_id.is_empty() && process.is_registered_only() {
+            let init = self.process(container_id, "")?;
+            let pid = i32::try_from(init.pid())
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
+            let (Some(pid), None) = (pid, init.exit()) else {
+                return Err(not_running(container_id));
+            };
+            let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+                .context(|| format!("failed to open process {}", init.pid()))?;
+            self.group(container_id)?.0.check_pids()?;
+            let sibling = Some(init.pid());
+            process
+                .launch(Role::Exec, &self.reaped, Some(pidfd.as_fd()), sibling)
+                .await?;
+        }
+        process.start(&self.streams).await
+    }
+
+    /// Signals one process, or all of the container.
+    pub(crate) fn signal(
+        &self,
+        container_id: &str,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<()> {
+        if !all {
+            return self.process(container_id, exec_id)?.signal(signal);
+        }
+        let (cgroup, _) = self.group(container_id)?;
+        if signal == libc::SIGKILL as u32 {
+            cgroup.kill();
+            return Ok(());
+        }
+        for pid in cgroup.processes() {
+            // One that has ended meanwhile needs no signal.
+            let _ = sys::kill(pid as i32, signal);
+        }
+        Ok(())
+    }
+
+    /// Frees an ended process; the container with its first one.
+    pub(crate) async fn delete(&self, container_id: &str, exec_id: &str) -> Result<Exit> {
+        let process = self.process(container_id, exec_id)?;
+        let never_ran =
+            process.pid() == 0 && (process.is_registered_only() || process.has_failed());
+        let exit = match process.exit() {
+            Some(exit) => exit,
+            None if never_ran => Exit {
+                status: 255,
+                at_ns: crate::process::now_ns(),
+                oom_killed: false,
+            },
+            None if process.has_failed() => process.wait().await?,
+            None => {
+                return Err(AgentError::new(
+                    Kind::FailedPrecondition,
+                    format!("process {exec_id:?} of container {container_id} has not ended"),
+                ))
+            }
+        };
+        let removed = {
+            let mut state = self.state();
+            if exec_id.is_empty() {
+                state.containers.remove(container_id)
+            } else {
+                container(&mut state, container_id)?.execs.remove(exec_id);
+                None
+            }
+        };
+        if let Some(container) = removed {
+            self.dismantle(container).await;
+        }
+        Ok(exit)
+    }
+
+    async fn dismantle(&self, mut container: Container) {
+        container.cgroup.kill();
+        for _ in 0..500 {
+            if container.cgroup.processes().is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        container.cgroup.remove();
+        container.files.remove();
+        for path in &container.volumes {
+            self.release_volume(path);
+        }
+    }
+
+    /// Changes limits.
+    pub(crate) fn update(&self, container_id: &str, resources: &[u8]) -> Result<()> {
+        let resources: LinuxResources = parse("the resources", resources)?;
+        self.group(container_id)?.0.apply(&resources)
+    }
+
+    /// Ends all containers and frees what they had.
+    pub(crate) async fn stop_all(&self) {
+        let all: Vec<_> = {
+            let mut state = self.state();
+            state
+                .containers
+                .drain()
+                .map(|(_, container)| container)
+                .collect()
+        };
+        for container in all {
+            container.cgroup.kill();
+            self.dismantle(container).await;
+        }
+    }
+}
+
+fn container<'a>(state: &'a mut State, id: &str) -> Result<&'a mut Container> {
+    state
+        .containers
+        .get_mut(id)
+        .ok_or_else(|| AgentError::not_found(format!("no container {id}")))
+}
+
+fn not_running(container_id: &str) -> AgentError {
+    AgentError::new(
+        Kind::FailedPrecondition,
+        format!("container {container_id} is not running"),
+    )
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
+    serde_json::from_slice(json)
+        .map_err(|error| AgentError::invalid(format!("{what} cannot be read: {error}")))
+}
+
+fn set_clock(realtime_ns: u64) -> Result<()> {
+    let time = rustix::time::Timespec {
+        tv_sec: i64::try_from(realtime_ns / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: (realtime_ns % 1_000_000_000) as _,
+    };
+    rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
+        .context(|| "failed to set the clock".to_string())
+}
+
+/// Writes a sysctl, its key with dots (or with slashes, where a name has dots in it).
+pub(crate) fn write_sysctl(key: &str, value: &str) -> Result<()> {
+    let path = if key.contains('/') {
+        key.to_string()
+    } else {
+        key.replace('.', "/")
+    };
+    if path.starts_with('/') || path.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(AgentError::invalid(format!("{key:?} is no sysctl")));
+    }
+    fs::write(Path::new("/proc/sys").join(path), value)
+        .context(|| format!("failed to set sysctl {key} to {value:?}"))
+}
+
+/// What a creation has done so far, undone if it does not come to its end.
+struct Undo<'a> {
+    sandbox: &'a Sandbox,
+    volumes: Vec<String>,
+    files: Option<ContainerFiles>,
+    cgroup: Option<Cgroup>,
+}
+
+impl<'a> Undo<'a> {
+    fn new(sandbox: &'a Sandbox) -> Self {
+        Self {
+            sandbox,
+            volumes: Vec::new(),
+            files: None,
+            cgroup: None,
+        }
+    }
+
+    /// Keeps everything.
+    fn done(mut self) -> (Option<ContainerFiles>, Vec<String>) {
+        self.cgroup = None;
+        (self.files.take(), std::mem::take(&mut self.volumes))
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
+        if let Some(files) = &mut self.files {
+            files.remove();
+        }
+        for path in &self.volumes {
+            self.sandbox.release_volume(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sysctl_keys_stay_below_proc_sys() {
+        for bad in ["../kernel/x", "/kernel", "kernel..x", ""] {
+            assert_eq!(
+                write_sysctl(bad, "1").unwrap_err().kind(),
+                Kind::InvalidArgument,
+                "{bad}"
+            );
+        }
+    }
+}

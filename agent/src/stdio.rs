@@ -1,0 +1,254 @@
+//! Standard streams: host connections on `STDIO_PORT`, known by their tokens, and the pumps
+//! between them and a process's pipes or terminal.
+//!
+//! Each direction of each stream has one buffer and reads only when the last read has been written,
+//! so a slow reader at one end slows the writer at the other.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{oneshot, Notify};
+
+use crate::error::{AgentError, Kind, Result};
+
+/// A connection from the host.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+/// A connection of any transport.
+pub(crate) type BoxStream = Box<dyn Stream>;
+
+/// How long a connection may take to say its token.
+const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may wait for the process that wants it.
+const UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a process waits for its connections.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most connections that wait for a process.
+const MAX_UNCLAIMED: usize = 64;
+/// How long the host may take to close a stream after its end.
+const LINGER: Duration = Duration::from_secs(10);
+/// Bytes moved at once from a process.
+const OUT_BUFFER: usize = 64 << 10;
+/// Bytes moved at once to a process; held while the stream is idle, so smaller.
+const IN_BUFFER: usize = 16 << 10;
+
+#[derive(Default)]
+struct Tables {
+    wanted: HashMap<u64, oneshot::Sender<BoxStream>>,
+    unclaimed: HashMap<u64, BoxStream>,
+}
+
+/// Brings connections and processes together.
+#[derive(Clone, Default)]
+pub(crate) struct Registry(Arc<Mutex<Tables>>);
+
+impl Registry {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a fresh connection: reads its token and hands it on.
+    pub(crate) async fn admit(self, mut stream: BoxStream) {
+        let mut token = [0; 8];
+        let read = tokio::time::timeout(PREAMBLE_TIMEOUT, stream.read_exact(&mut token)).await;
+        let token = u64::from_le_bytes(token);
+        if !matches!(read, Ok(Ok(_))) || token == 0 {
+            return;
+        }
+        {
+            let mut tables = self.tables();
+            match tables.wanted.remove(&token) {
+                // A process that has stopped waiting drops it, which closes it.
+                Some(wanted) => {
+                    let _ = wanted.send(stream);
+                    return;
+                }
+                None if tables.unclaimed.len() < MAX_UNCLAIMED => {
+                    tables.unclaimed.insert(token, stream);
+                }
+                None => return,
+            }
+        }
+        tokio::time::sleep(UNCLAIMED_TIMEOUT).await;
+        self.tables().unclaimed.remove(&token);
+    }
+
+    /// The connection with a token; `None` for token 0.
+    pub(crate) async fn claim(&self, token: u64) -> Result<Option<BoxStream>> {
+        if token == 0 {
+            return Ok(None);
+        }
+        let receiver = {
+            let mut tables = self.tables();
+            if let Some(stream) = tables.unclaimed.remove(&token) {
+                return Ok(Some(stream));
+            }
+            let (sender, receiver) = oneshot::channel();
+            tables.wanted.insert(token, sender);
+            receiver
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, receiver).await {
+            Ok(Ok(stream)) => Ok(Some(stream)),
+            Ok(Err(_)) | Err(_) => {
+                self.tables().wanted.remove(&token);
+                Err(AgentError::new(
+                    Kind::FailedPrecondition,
+                    format!(
+                        "the host did not connect stdio stream {token:#x} within {} s",
+                        CONNECT_TIMEOUT.as_secs()
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+/// The agent's end of a pipe or terminal, made non-blocking.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<Arc<AsyncFd<OwnedFd>>> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(Arc::new(AsyncFd::new(fd)?))
+}
+
+/// Host to process. Ends at the host's end of file, when `close` is asked for, or when the process
+/// no longer reads; dropping `to` is the process's end of file (not so with a terminal).
+pub(crate) async fn pump_in(mut from: BoxStream, to: Arc<AsyncFd<OwnedFd>>, close: Arc<Notify>) {
+    let mut buffer = vec![0; IN_BUFFER];
+    let mut closing = false;
+    loop {
+        let read = if closing {
+            // What the host wrote before it asked for the end may still be on its way.
+            match tokio::time::timeout(Duration::from_millis(100), from.read(&mut buffer)).await {
+                Ok(read) => read,
+                Err(_) => break,
+            }
+        } else {
+            tokio::select! {
+                read = from.read(&mut buffer) => read,
+                () = close.notified() => {
+                    closing = true;
+                    continue;
+                }
+            }
+        };
+        match read {
+            Ok(0) | Err(_) => break,
+            Ok(count) => {
+                if write_all(&to, &buffer[..count]).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    drop(to);
+    let _ = from.shutdown().await;
+}
+
+/// Process to host. Ends when the last holder of the process's end has closed it. Should the host
+/// go away, the process does not notice: its output is read and dropped.
+pub(crate) async fn pump_out(from: Arc<AsyncFd<OwnedFd>>, mut to: BoxStream) {
+    let mut host_is_there = true;
+    'stream: loop {
+        let Ok(mut ready) = from.readable().await else {
+            break;
+        };
+        let mut buffer = vec![0; OUT_BUFFER];
+        loop {
+            let read = ready.try_io(|fd| Ok(rustix::io::read(fd.as_fd(), &mut buffer)?));
+            match read {
+                Ok(Ok(0)) => break 'stream,
+                Ok(Ok(count)) => {
+                    if host_is_there && to.write_all(&buffer[..count]).await.is_err() {
+                        host_is_there = false;
+                    }
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                // EIO is how a terminal says that nobody has it open any more.
+                Ok(Err(_)) => break 'stream,
+                Err(_would_block) => break,
+            }
+        }
+    }
+    if host_is_there && to.shutdown().await.is_ok() {
+        // Closing at once could overtake data that the host has not read.
+        let mut rest = [0; 64];
+        let wait = async { while !matches!(to.read(&mut rest).await, Ok(0) | Err(_)) {} };
+        let _ = tokio::time::timeout(LINGER, wait).await;
+    }
+}
+
+async fn write_all(fd: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let mut ready = fd.writable().await?;
+        match ready.try_io(|fd| Ok(rustix::io::write(fd.as_fd(), bytes)?)) {
+            Ok(Ok(count)) => bytes = &bytes[count..],
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_would_block) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
+    }
+
+    #[tokio::test]
+    async fn connection_is_claimed_before_and_after_it_comes() {
+        let registry = Registry::default();
+        for early in [true, false] {
+            let (mut host, guest) = tokio::io::duplex(64);
+            host.write_all(&hull_protocol::stdio_preamble(7))
+                .await
+                .unwrap();
+            let claim = registry.claim(7);
+            let admit = tokio::spawn(registry.clone().admit(Box::new(guest)));
+            if early {
+                tokio::task::yield_now().await;
+            }
+            assert!(claim.await.unwrap().is_some());
+            admit.abort();
+        }
+        assert!(registry.claim(0).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn large_output_arrives_whole_after_the_writer_is_gone() {
+        let (reader, writer) = pipe();
+        let (mut host, guest) = tokio::io::duplex(4096);
+        let pump = tokio::spawn(pump_out(watch(reader).unwrap(), Box::new(guest)));
+        let thread = std::thread::spawn(move || {
+            use std::io::Write;
+            std::fs::File::from(writer)
+                .write_all(&vec![b'x'; 1 << 20])
+                .unwrap();
+        });
+        let mut all = Vec::new();
+        host.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all.len(), 1 << 20);
+        thread.join().unwrap();
+        drop(host);
+        pump.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn host_end_of_file_closes_the_pipe() {
+        let (reader, writer) = pipe();
+        let (mut host, guest) = tokio::io::duplex(64);
+        host.write_all(b"abc").await.unwrap();
+        host.shutdown().await.unwrap();
+        pump_in(Box::new(guest), watch(writer).unwrap(), Arc::default()).await;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut std::fs::File::from(reader), &mut text).unwrap();
+        assert_eq!(text, "abc");
+    }
+}

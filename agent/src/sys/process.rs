@@ -1,0 +1,133 @@
+//! Processes: fork, namespaces, signals, seccomp.
+
+use std::ffi::{CStr, CString};
+use std::io;
+
+use rustix::thread::UnshareFlags;
+
+use super::check;
+
+/// Which side of a fork this is.
+pub(crate) enum Forked {
+    /// The parent, with the child's PID in the parent's PID namespace.
+    Parent(u32),
+    /// The child.
+    Child,
+}
+
+/// Forks. Refuses in a process of several threads, where the child could deadlock on a lock that
+/// another thread held.
+pub(crate) fn fork() -> io::Result<Forked> {
+    let threads = std::fs::read_dir("/proc/self/task").map(|tasks| tasks.count());
+    if threads.is_ok_and(|count| count > 1) {
+        return Err(io::Error::other("fork in a process of several threads"));
+    }
+    // SAFETY: this process has one thread (checked above), so the child's copy of memory is in a
+    // consistent state.
+    let pid = check(unsafe { libc::fork() }.into())?;
+    Ok(match u32::try_from(pid) {
+        Ok(0) | Err(_) => Forked::Child,
+        Ok(pid) => Forked::Parent(pid),
+    })
+}
+
+/// Leaves namespaces for new ones.
+pub(crate) fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    // SAFETY: only namespace flags are passed by callers here and the file descriptor table stays
+    // shared, so no descriptor of another thread changes meaning.
+    unsafe { rustix::thread::unshare_unsafe(flags.difference(UnshareFlags::FILES)) }?;
+    Ok(())
+}
+
+/// Sends any signal number, real-time ones too. A negative `pid` names a process group.
+pub(crate) fn kill(pid: i32, signal: u32) -> io::Result<()> {
+    let signal = libc::c_int::try_from(signal).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: takes two integers.
+    check(unsafe { libc::kill(pid, signal) }.into())?;
+    Ok(())
+}
+
+/// Puts every signal back to its default and unblocks all: ignored and blocked signals survive
+/// `execve`, and the Rust runtime ignores SIGPIPE.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: installs the default action, no handler of ours; numbers that cannot be changed
+        // (KILL, STOP, those of the C library) are refused without effect.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: `set` is initialised by sigemptyset before it is read, and lives across both calls.
+    unsafe {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Installs a seccomp filter: `program` holds `sock_filter` instructions, each as code, jt, jf, k.
+/// Unlike seccompiler's own function it leaves `no_new_privs` alone, which is the caller's choice.
+pub(crate) fn set_seccomp_filter(program: &[(u16, u8, u8, u32)], flags: u64) -> io::Result<()> {
+    let mut instructions: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k })
+        .collect();
+    let program = libc::sock_fprog {
+        len: u16::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: instructions.as_mut_ptr(),
+    };
+    // SAFETY: `program` points to `len` instructions in `instructions`, which lives across the
+    // call; the kernel copies them.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::from_ref(&program),
+        )
+    })?;
+    Ok(())
+}
+
+/// Sets a resource limit by the kernel's number; `u64::MAX` means none.
+pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    // prlimit64 of the kernel takes two 64-bit numbers; all ones is RLIM64_INFINITY.
+    let limits = [soft, hard];
+    // SAFETY: `limits` is a rlimit64 that outlives the call; the kernel only reads it and writes
+    // no old value.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            limits.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Marks all descriptors from `first` on to be closed by `execve`.
+pub(crate) fn close_on_exec_from(first: u32) {
+    // SAFETY: takes three integers. It fails only where the call is unknown or filtered; all
+    // descriptors of ours are opened close-on-exec anyway.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+}
+
+/// `execve(2)`: returns only its error.
+pub(crate) fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        let list = list.iter().map(|text| text.as_ptr());
+        list.chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: `path` is NUL-terminated; both lists are, by a null pointer, and point to
+    // NUL-terminated strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
