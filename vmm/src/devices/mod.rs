@@ -335,6 +335,8 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
                 }
                 self.failures += 1;
                 self.transport.fail(&mut state);
+                // Once more, for the device's own reset.
+                self.transport.wake();
             }
         }
     }

@@ -82,6 +82,16 @@ pub(crate) enum DeviceState {
     },
 }
 
+impl DeviceState {
+    /// What a device without state makes of it.
+    pub(crate) fn is_stateless(&self) -> Result<(), WrongState> {
+        match self {
+            Self::Stateless => Ok(()),
+            _ => Err(WrongState),
+        }
+    }
+}
+
 /// A saved state of another kind of device.
 #[derive(Debug, thiserror::Error)]
 #[error("the saved state belongs to another kind of device")]

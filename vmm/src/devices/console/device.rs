@@ -130,9 +130,6 @@ impl VirtioDevice for Console {
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {
-        match state {
-            DeviceState::Stateless => Ok(()),
-            DeviceState::Vsock { .. } => Err(WrongState),
-        }
+        state.is_stateless()
     }
 }

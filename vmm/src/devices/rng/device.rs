@@ -73,9 +73,6 @@ impl VirtioDevice for Rng {
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {
-        match state {
-            DeviceState::Stateless => Ok(()),
-            DeviceState::Vsock { .. } => Err(WrongState),
-        }
+        state.is_stateless()
     }
 }

@@ -15,8 +15,9 @@ use crate::devices::virtio::{
     DeviceEvent, DeviceFailure, DeviceState, Progress, QueueSet, VirtioDevice, WrongState,
 };
 
-/// Receive (host to guest), transmit (guest to host) and event queue.
-const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
+/// Receive (host to guest), transmit (guest to host) and event queue. Linux fills the receive queue
+/// with buffers of 8 KiB (of which 4 KiB are for data), so its size costs guest memory.
+const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
 const RX: usize = 0;
 const TX: usize = 1;
 const EVENT: usize = 2;
@@ -148,12 +149,8 @@ impl Vsock {
     ) -> Result<Progress, DeviceFailure> {
         let mut progress = Progress::More;
         let mut served = 0;
-        while served < BATCH_PACKETS {
-            if self.resets.len() >= MAX_RESETS {
-                // The guest goes on as soon as it offers buffers for them.
-                progress = Progress::Idle;
-                break;
-            }
+        // With too many resets the guest goes on as soon as it offers buffers for them.
+        while served < BATCH_PACKETS && self.resets.len() < MAX_RESETS {
             let Some(chain) = queues.pop(TX)? else {
                 progress = Progress::Idle;
                 break;
@@ -455,14 +452,17 @@ impl VirtioDevice for Vsock {
         let Some(mut queues) = queues else {
             return Ok(Progress::Idle);
         };
-        let mut progress = Progress::Idle;
-        if self.transmit(&mut queues, sources)? == Progress::More {
-            progress = Progress::More;
-        }
-        if self.pass_gate(&mut queues)? && self.receive(&mut queues, sources)? == Progress::More {
-            progress = Progress::More;
-        }
-        Ok(progress)
+        let transmit = self.transmit(&mut queues, sources)?;
+        let receive = match self.pass_gate(&mut queues)? {
+            true => self.receive(&mut queues, sources)?,
+            false => Progress::Idle,
+        };
+        // Packets that were left for want of room for resets wait for the guest's buffers, then.
+        let transmit = transmit == Progress::More && self.resets.len() < MAX_RESETS;
+        Ok(match transmit {
+            true => Progress::More,
+            false => receive,
+        })
     }
 
     /// The guest's sockets are gone; connections that it never saw stay held.
