@@ -4,7 +4,7 @@
 use crate::arch::x86_64::layout::COMMAND_LINE_MAX;
 
 /// Words that every guest kernel gets, and why.
-const WORDS: [&str; 10] = [
+const WORDS: [&str; 8] = [
     // The virtio console. Only emergencies reach it: each line is work for the VMM, and the rest
     // stays in the guest's log buffer. A panic raises the level by itself.
     "console=hvc0",
@@ -18,15 +18,14 @@ const WORDS: [&str; 10] = [
     // firmware that other ways need are not there. A panic resets at once.
     "reboot=t",
     "panic=-1",
-    // The CPU's random numbers count as entropy: getrandom never blocks at boot.
-    "random.trust_cpu=on",
     // No device is behind an IOMMU or a bounce buffer: 64 MiB of it would be most of a small VM.
     "swiotlb=noforce",
     // The agent.
     "rdinit=/init",
-    // Legacy hardware: no floating bus worth asking for PS/2, no real-time clock.
-    "no_timer_check",
 ];
+// Not here, because the guest kernel needs no telling: `no_timer_check` (KVM guests imply it),
+// `random.trust_cpu` (on since Linux 6.2), `i8042.*` and `pci=off` (not built in), `mitigations=`
+// (the guest's own business, decided by the CPU it finds).
 
 /// Given where the TSC of all CPUs runs at one rate: the kernel then skips comparing the CPUs'
 /// counters (up to 20 ms for each) and never has a second clock watch the first.

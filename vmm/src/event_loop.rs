@@ -48,17 +48,10 @@ pub enum EventLoopError {
 }
 
 /// Runs the VM to its end. The jail has been entered before.
-///
-/// The caller sends the reason to the peer, if there is one still ([`Ended::control`]).
 pub fn run(vm: Vm, control: Control, jail: JailReport) -> Ended {
     let mut event_loop = match EventLoop::start(vm, control, jail) {
         Ok(event_loop) => event_loop,
-        Err((error, control)) => {
-            return Ended {
-                reason: failure(&error),
-                control: Some(control),
-            }
-        }
+        Err((error, control)) => return Ended::early(failure(&error), control),
     };
     let reason = loop {
         match event_loop.turn(-1) {
@@ -66,27 +59,53 @@ pub fn run(vm: Vm, control: Control, jail: JailReport) -> Ended {
             Ok(Turn::Ended(end)) => break event_loop.finish(end),
             Ok(Turn::Alone) => {
                 let message = "the control socket was closed by the other side".to_owned();
-                return Ended {
-                    reason: ExitReason::Error { message },
-                    control: None,
-                };
+                break ExitReason::Error { message };
             }
             Err(error) => break failure(&error),
         }
     };
     Ended {
         reason,
-        control: Some(event_loop.control),
+        rest: Rest::All(Box::new(event_loop)),
     }
 }
 
-/// How it went.
-#[derive(Debug)]
+/// A VM that is over.
+///
+/// It still owns everything, so that the reason can be told before the time that it takes to give
+/// guest memory back; a process that ends right after need not even drop it.
 pub struct Ended {
-    /// Why the VM ended.
-    pub reason: ExitReason,
-    /// The peer, unless it has gone.
-    pub control: Option<Control>,
+    reason: ExitReason,
+    rest: Rest,
+}
+
+enum Rest {
+    Control(Control),
+    All(Box<EventLoop>),
+}
+
+impl Ended {
+    /// One that never ran.
+    pub fn early(reason: ExitReason, control: Control) -> Self {
+        let rest = Rest::Control(control);
+        Self { reason, rest }
+    }
+
+    /// Why it ended.
+    pub fn reason(&self) -> &ExitReason {
+        &self.reason
+    }
+
+    /// Tells the other side of the control socket, if there is one still.
+    pub fn report(&self) -> Result<(), ControlError> {
+        let control = match &self.rest {
+            Rest::Control(control) => control,
+            Rest::All(event_loop) => &event_loop.control,
+        };
+        control.send(&Event::Exited {
+            reason: self.reason.clone(),
+        })
+    }
 }
 
 fn failure(error: &EventLoopError) -> ExitReason {

@@ -149,7 +149,14 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 /// Installs the handler of [`kick_signal`] for the whole process.
 pub(crate) fn install_kick_handler() -> io::Result<()> {
     vmm_sys_util::signal::register_signal_handler(kick_signal(), on_kick)
-        .map_err(|error| io::Error::from_raw_os_error(error.errno()))
+        .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+    // Whoever started this process may have left it blocked. Threads made later inherit this.
+    vmm_sys_util::signal::unblock_signal(kick_signal()).map_err(|error| match error {
+        vmm_sys_util::signal::Error::UnblockSignal(errno) => {
+            io::Error::from_raw_os_error(errno.errno())
+        }
+        other => io::Error::other(other.to_string()),
+    })
 }
 
 /// Sends [`kick_signal`] to a thread.

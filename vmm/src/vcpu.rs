@@ -245,59 +245,74 @@ impl Runner {
                 let _ = thread.vcpu().kvmclock_ctrl();
                 continue;
             }
-            if let Some(end) = self.step(&mut thread) {
+            if let Step::Ended(end) = self.step(&mut thread) {
                 return end;
             }
         }
     }
 
     /// The state of a vCPU that left the guest for an access of a port or a device is whole only
-    /// after it has entered KVM_RUN once more.
+    /// after it has entered KVM_RUN again, several times if the access was in pieces.
     fn finish_exit(&self, thread: &mut VcpuThread) -> Option<VcpuEnd> {
-        thread.set_immediate_exit(true);
-        let end = self.step(thread);
-        thread.set_immediate_exit(false);
-        end
+        loop {
+            thread.set_immediate_exit(true);
+            match self.step(thread) {
+                Step::Served => {}
+                Step::Interrupted => return None,
+                Step::Ended(end) => return Some(end),
+            }
+        }
     }
 
-    /// One `KVM_RUN` and what comes of it. `None`: the vCPU goes on.
-    fn step(&self, thread: &mut VcpuThread) -> Option<VcpuEnd> {
+    /// One `KVM_RUN` and what comes of it.
+    fn step(&self, thread: &mut VcpuThread) -> Step {
         match thread.vcpu().run() {
             Ok(VcpuExit::MmioRead(gpa, data)) => self.machine.bus.read(gpa, data),
             Ok(VcpuExit::MmioWrite(gpa, data)) => self.machine.bus.write(gpa, data),
             Ok(VcpuExit::IoIn(port, data)) => self.machine.ports.read(port, data),
             Ok(VcpuExit::IoOut(port, data)) => {
                 if self.machine.ports.write(port, data) == Outcome::Reset {
-                    return Some(VcpuEnd::Reset);
+                    return Step::Ended(VcpuEnd::Reset);
                 }
             }
-            Ok(VcpuExit::Shutdown) => return Some(VcpuEnd::TripleFault),
+            Ok(VcpuExit::Shutdown) => return Step::Ended(VcpuEnd::TripleFault),
             // Only a vCPU without an in-kernel APIC leaves on HLT; harmless.
             Ok(VcpuExit::Hlt | VcpuExit::Intr) => {}
             Ok(VcpuExit::InternalError) => {
                 let (kind, data) = sys::internal_error_details(thread.vcpu().get_kvm_run());
                 let state = registers(thread.vcpu());
-                return Some(VcpuEnd::Failed(format!(
+                return Step::failed(format!(
                     "KVM internal error {kind}, data {data:x?}, {state}"
-                )));
+                ));
             }
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                return Some(VcpuEnd::Failed(format!(
+                return Step::failed(format!(
                     "the CPU refused to enter the guest: reason {reason:#x} on CPU {cpu}"
-                )));
+                ));
             }
-            Ok(VcpuExit::SystemEvent(kind, _)) => {
-                return Some(VcpuEnd::Failed(format!(
-                    "unexpected KVM system event {kind}"
-                )));
+            Ok(other) => return Step::failed(format!("unexpected VM exit {other:?}")),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                return Step::Interrupted;
             }
-            Ok(other) => {
-                return Some(VcpuEnd::Failed(format!("unexpected VM exit {other:?}")));
-            }
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
-            Err(error) => return Some(VcpuEnd::Failed(format!("KVM_RUN failed: {error}"))),
+            Err(error) => return Step::failed(format!("KVM_RUN failed: {error}")),
         }
-        None
+        Step::Served
+    }
+}
+
+/// What came of one `KVM_RUN`.
+enum Step {
+    /// The guest left for something, and got it.
+    Served,
+    /// A signal, or an immediate exit: no access is half done.
+    Interrupted,
+    /// The VM is over.
+    Ended(VcpuEnd),
+}
+
+impl Step {
+    fn failed(message: String) -> Self {
+        Self::Ended(VcpuEnd::Failed(message))
     }
 }
 
