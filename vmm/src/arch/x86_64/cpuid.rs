@@ -90,7 +90,15 @@ impl SupportedCpuid {
 
     /// The leaves of vCPU `index` of `vcpus`, as KVM takes them.
     pub fn for_vcpu(&self, index: u8, vcpus: u8) -> Result<CpuId, CpuidError> {
-        let entries = for_vcpu(&self.entries, Topology { index, vcpus });
+        let intel = self
+            .leaf(0)
+            .is_some_and(|leaf| leaf.ebx.to_le_bytes() == *b"Genu");
+        let topology = Topology {
+            index,
+            vcpus,
+            intel,
+        };
+        let entries = for_vcpu(&self.entries, topology);
         CpuId::from_entries(&entries).map_err(|_| CpuidError::TooMany {
             count: entries.len(),
         })
@@ -106,6 +114,7 @@ impl SupportedCpuid {
 struct Topology {
     index: u8,
     vcpus: u8,
+    intel: bool,
 }
 
 impl Topology {
@@ -172,8 +181,8 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, topology: Topology) {
             leaf.ecx &= !LEAF7_ECX_HIDDEN;
         }
         0x8000_0001 => leaf.ecx &= !EXT1_ECX_HIDDEN,
-        // AMD's core count less one, and the width of the core number.
-        0x8000_0008 => {
+        // AMD's core count less one, and the width of the core number; Intel has nothing here.
+        0x8000_0008 if !topology.intel => {
             leaf.ecx = leaf.ecx & !0xf0ff | topology.core_bits() << 12 | (topology.count() - 1);
         }
         // AMD's topology: APIC id, core number with one thread, node 0 of one.
@@ -235,6 +244,14 @@ mod tests {
         }
     }
 
+    fn amd(index: u8, vcpus: u8) -> Topology {
+        Topology {
+            index,
+            vcpus,
+            intel: false,
+        }
+    }
+
     fn find(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> Option<kvm_cpuid_entry2> {
         entries
             .iter()
@@ -249,7 +266,7 @@ mod tests {
             leaf(1, 0, [0, 0, !leaf1_ecx::TSC_DEADLINE, 0]),
             leaf(0x8000_0001, 0, [0, 0, u32::MAX, 0]),
         ];
-        let entries = for_vcpu(&supported, Topology { index: 0, vcpus: 1 });
+        let entries = for_vcpu(&supported, amd(0, 1));
         let one = find(&entries, 1, 0).unwrap();
         assert_ne!(one.ecx & leaf1_ecx::TSC_DEADLINE, 0);
         assert_eq!(one.ecx & (leaf1_ecx::VMX | leaf1_ecx::PDCM), 0);
@@ -265,7 +282,7 @@ mod tests {
             leaf(0xb, 0, [9, 9, 9, 9]),
             leaf(0x8000_001e, 0, [9, 9, 9, 9]),
         ];
-        let entries = for_vcpu(&supported, Topology { index: 5, vcpus: 6 });
+        let entries = for_vcpu(&supported, amd(5, 6));
         assert_eq!(find(&entries, 1, 0).unwrap().ebx, 0x05_06_08_00);
         let core = find(&entries, 0xb, 1).unwrap();
         assert_eq!((core.eax, core.ebx, core.ecx, core.edx), (3, 6, 0x201, 5));
@@ -279,7 +296,7 @@ mod tests {
     #[test]
     fn one_vcpu_is_not_multithreaded() {
         let supported = [leaf(1, 0, [0, 0, 0, LEAF1_EDX_HTT])];
-        let one = for_vcpu(&supported, Topology { index: 0, vcpus: 1 });
+        let one = for_vcpu(&supported, amd(0, 1));
         assert_eq!(find(&one, 1, 0).unwrap().edx & LEAF1_EDX_HTT, 0);
     }
 
@@ -289,7 +306,7 @@ mod tests {
             leaf(4, 0, [0xfc00_4121, 0, 0, 0]),
             leaf(4, 3, [0xfc0f_c163, 0, 0, 0]),
         ];
-        let entries = for_vcpu(&supported, Topology { index: 0, vcpus: 4 });
+        let entries = for_vcpu(&supported, amd(0, 4));
         assert_eq!(find(&entries, 4, 0).unwrap().eax, 3 << 26 | 0x121);
         assert_eq!(find(&entries, 4, 3).unwrap().eax, 3 << 26 | 3 << 14 | 0x163);
     }
@@ -297,7 +314,7 @@ mod tests {
     #[test]
     fn performance_counters_are_hidden() {
         let supported = [leaf(0xa, 0, [0x0730_0404, 0, 0, 0x603])];
-        let entries = for_vcpu(&supported, Topology { index: 0, vcpus: 1 });
+        let entries = for_vcpu(&supported, amd(0, 1));
         assert!(find(&entries, 0xa, 0).is_none());
     }
 }

@@ -17,6 +17,8 @@ const TSS_32_BIT_BUSY: u8 = 0xb;
 /// Linux on Intel turns string moves into slow loops unless firmware has set this.
 const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
+/// Branch tracing and precise sampling are unavailable: how KVM resets the register.
+const MISC_ENABLE_NO_TRACING: u64 = 1 << 11 | 1 << 12;
 /// Memory types: firmware makes RAM write-back; without it all memory would be uncached for a
 /// kernel that asks.
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
@@ -71,7 +73,10 @@ pub fn set_boot_msrs(vcpu: &VcpuFd, index: u8) -> Result<(), RegisterError> {
         ..kvm_msr_entry::default()
     };
     let entries = [
-        msr(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+        msr(
+            MSR_IA32_MISC_ENABLE,
+            MISC_ENABLE_FAST_STRING | MISC_ENABLE_NO_TRACING,
+        ),
         msr(MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
     ];
     let refused = || failed(kvm_ioctls::Error::new(libc::EINVAL));
