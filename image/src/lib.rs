@@ -25,6 +25,8 @@
 
 mod compression;
 mod digest;
+#[cfg(any(feature = "host", feature = "unpack"))]
+mod tar;
 
 pub use compression::Compression;
 pub use digest::{chain_id, DiffId, Digest, ParseDigestError};

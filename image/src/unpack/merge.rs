@@ -5,10 +5,10 @@ use std::rc::Rc;
 use super::decompress::{self, BlobState};
 use super::path::{self, Missing, PathError};
 use super::sparse::SparseLayout;
-use super::tar::{display, Entry, EntryKind, SparseMap, TarError, TarReader};
 use super::tree::{chunk_size, Kind, Meta, Node, NodeId, Tree, TreeFull, ROOT};
 use super::{LayerSource, Limits, Output, Progress, UnpackError, Unpacked};
 use crate::erofs::{self, BlockWriter, OutputFailure, WriteError, BLOCK_SIZE};
+use crate::tar::{display, Entry, EntryKind, SparseMap, TarError, TarReader};
 use crate::{DiffId, Digest};
 
 /// OCI image specification, "Whiteouts".

@@ -23,7 +23,6 @@ mod io;
 mod merge;
 mod path;
 mod sparse;
-mod tar;
 pub(crate) mod tree;
 
 use std::io::Read;

@@ -1,8 +1,8 @@
 //! Which chunks of a sparse file are stored, and where.
 
-use super::tar::SparseMap;
 use super::tree::{chunk_size, BlockRef, ChunkRun, Chunks};
 use crate::erofs::MAX_CHUNK_BITS;
+use crate::tar::SparseMap;
 
 /// Layout of a sparse file whose stored chunks follow each other from block `first_block`.
 pub(super) struct SparseLayout {

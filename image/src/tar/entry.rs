@@ -2,22 +2,22 @@
 
 /// One entry of an archive, with its extensions resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::unpack) struct Entry {
+pub(crate) struct Entry {
     /// As the archive has it: not normalized, not trusted.
-    pub(in crate::unpack) path: Vec<u8>,
-    pub(in crate::unpack) kind: EntryKind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: EntryKind,
     /// Permission bits, set-id bits and sticky bit.
-    pub(in crate::unpack) permissions: u16,
-    pub(in crate::unpack) uid: u32,
-    pub(in crate::unpack) gid: u32,
+    pub(crate) permissions: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// Seconds since the epoch and nanoseconds upwards from there.
-    pub(in crate::unpack) mtime: (i64, u32),
+    pub(crate) mtime: (i64, u32),
     /// Full names and values, no name twice.
-    pub(in crate::unpack) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::unpack) enum EntryKind {
+pub(crate) enum EntryKind {
     /// Content of `size` bytes; with a map, only the mapped ranges are in the archive.
     File {
         size: u64,
@@ -44,7 +44,7 @@ pub(in crate::unpack) enum EntryKind {
 /// Ranges (offset, length) of a sparse file that have data: ascending, apart, not empty, inside
 /// the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(in crate::unpack) struct SparseMap(Vec<(u64, u64)>);
+pub(crate) struct SparseMap(Vec<(u64, u64)>);
 
 impl SparseMap {
     /// `None` if the ranges are not ascending, overlap, leave the file, or do not add up to
@@ -69,7 +69,7 @@ impl SparseMap {
         })
     }
 
-    pub(in crate::unpack) fn ranges(&self) -> &[(u64, u64)] {
+    pub(crate) fn ranges(&self) -> &[(u64, u64)] {
         &self.0
     }
 }

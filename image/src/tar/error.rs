@@ -2,7 +2,7 @@ use std::io;
 
 /// Why a tar archive could not be read on.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::unpack) enum TarError {
+pub(crate) enum TarError {
     #[error("failed to read the archive")]
     Io(#[from] io::Error),
     #[error("{0}")]

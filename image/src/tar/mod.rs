@@ -13,9 +13,9 @@ mod stream;
 
 use std::io::Read;
 
-pub(super) use entry::{Entry, EntryKind, SparseMap};
-pub(super) use error::TarError;
-pub(super) use stream::TarStream;
+pub(crate) use entry::{Entry, EntryKind, SparseMap};
+pub(crate) use error::TarError;
+pub(crate) use stream::TarStream;
 
 use header::Header;
 use pax::Pax;
@@ -33,7 +33,7 @@ struct Extensions {
 }
 
 /// Reads entries one after another; content that was not taken is passed over.
-pub(super) struct TarReader<R> {
+pub(crate) struct TarReader<R> {
     stream: TarStream<R>,
     /// Content bytes of the current entry that were not taken yet.
     remaining: u64,
@@ -42,7 +42,7 @@ pub(super) struct TarReader<R> {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(super) fn new(source: R) -> Self {
+    pub(crate) fn new(source: R) -> Self {
         Self {
             stream: TarStream::new(source),
             remaining: 0,
@@ -52,17 +52,17 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Bytes of the archive read so far.
-    pub(super) fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.stream.offset()
     }
 
     /// The stream, at the end of the archive, for what lies behind it.
-    pub(super) fn into_stream(self) -> TarStream<R> {
+    pub(crate) fn into_stream(self) -> TarStream<R> {
         self.stream
     }
 
     /// The next entry; `None` at the end of the archive.
-    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         while let Some(header) = self.next_header()? {
@@ -96,7 +96,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Content bytes of the current entry that are at hand; empty at its end.
-    pub(super) fn content(&mut self) -> Result<&[u8], TarError> {
+    pub(crate) fn content(&mut self) -> Result<&[u8], TarError> {
         if self.remaining == 0 {
             return Ok(&[]);
         }
@@ -109,7 +109,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Takes `count` of the bytes that [`Self::content`] gave.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         let count = usize::try_from(self.remaining).map_or(count, |remaining| count.min(remaining));
         self.stream.consume(count);
         self.remaining -= count as u64;
@@ -408,7 +408,7 @@ fn c_string(mut data: Vec<u8>) -> Vec<u8> {
 }
 
 /// A path for a message: printable, and not longer than a line or two.
-pub(super) fn display(path: &[u8]) -> String {
+pub(crate) fn display(path: &[u8]) -> String {
     const LONGEST: usize = 200;
     let text = String::from_utf8_lossy(&path[..path.len().min(LONGEST)]).into_owned();
     if path.len() > LONGEST {
