@@ -63,12 +63,6 @@ impl AgentError {
         self.kind
     }
 
-    /// The same error, reported as another kind.
-    pub(crate) fn with_kind(mut self, kind: Kind) -> Self {
-        self.kind = kind;
-        self
-    }
-
     /// The whole text, cause included: errors leave the guest as one string.
     pub(crate) fn text(&self) -> String {
         match &self.source {

@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hull_protocol::agent::{event, Event, OomEvent};
 use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::cgroup::Cgroup;
-use crate::console;
+use crate::{console, sys};
 
 /// Most events kept for a host that is not listening.
 const KEPT: usize = 256;
@@ -67,7 +66,7 @@ pub(crate) fn watch_oom(id: &str, cgroup: &Cgroup, events: &Events) {
             inotify::add_watch(&fd, cgroup.memory_events(), inotify::WatchFlags::MODIFY)?;
             Ok(fd)
         });
-    let watch = match watch.map_err(std::io::Error::from).and_then(AsyncFd::new) {
+    let watch = match watch.map_err(std::io::Error::from).and_then(sys::watch) {
         Ok(watch) => watch,
         // No memory controller: then there are no such kills either.
         Err(error) => return console::log(&format!("no OOM events for container {id}: {error}")),

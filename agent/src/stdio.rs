@@ -111,7 +111,7 @@ impl Registry {
 /// The agent's end of a pipe or terminal, made non-blocking.
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<Arc<AsyncFd<OwnedFd>>> {
     rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(Arc::new(AsyncFd::new(fd)?))
+    Ok(Arc::new(crate::sys::watch(fd)?))
 }
 
 /// Host to process. Ends at the host's end of file, when `close` is asked for, or when the process

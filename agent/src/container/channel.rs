@@ -163,7 +163,7 @@ impl Channel {
             None,
         )?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        Ok((Self(tokio::io::unix::AsyncFd::new(ours)?), theirs))
+        Ok((Self(crate::sys::watch(ours)?), theirs))
     }
 
     /// Sends the launch message.

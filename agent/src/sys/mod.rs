@@ -12,11 +12,20 @@ pub(crate) use process::{
 };
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+
+use tokio::io::unix::AsyncFd;
+
+/// Watches a descriptor for readiness, in the running event loop.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd keeps one open descriptor until it is dropped, which is after the AsyncFd
+    // that holds it has left the event loop.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
