@@ -10,6 +10,7 @@ mod blk;
 mod chain;
 mod console;
 mod mmio;
+mod net;
 mod rng;
 mod source;
 mod sys;
@@ -104,20 +105,11 @@ struct SlotState {
 impl Devices {
     /// Makes the devices that the configuration names, and the empty ones beside them.
     pub fn build(inputs: DeviceInputs<'_>) -> Result<Self, DeviceError> {
-        if !inputs.config.nets.is_empty() {
-            return Err(DeviceError::NotBuilt { device: "net" });
-        }
         if inputs.config.fs.is_some() {
             return Err(DeviceError::NotBuilt { device: "fs" });
         }
-        let volumes = inputs.config.volumes.len();
-        if volumes > Slot::VOLUMES.len() {
-            let reason = format!("{volumes} volumes, of which at most four fit");
-            return Err(DeviceError::BadConfig {
-                device: "blk",
-                reason,
-            });
-        }
+        at_most("blk", inputs.config.volumes.len(), Slot::VOLUMES.len())?;
+        at_most("net", inputs.config.nets.len(), Slot::NETS.len())?;
         let tail = Arc::new(ConsoleTail::default());
         let mut builder = Builder {
             inputs,
@@ -316,16 +308,23 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
                 self.device.reset(&mut sources);
             }
         }
+        let mut result = Ok(Progress::Idle);
         if !self.active && state.is_live() {
             self.active = true;
-            self.device.activate(state.features());
+            result = self
+                .device
+                .activate(state.features())
+                .map(|()| Progress::Idle);
         }
-        let raise = || self.transport.raise_used();
-        let queues = match paused {
-            true => None,
-            false => self.transport.queues(&mut state, &raise),
-        };
-        match self.device.handle(event, queues, &mut sources) {
+        if result.is_ok() {
+            let raise = || self.transport.raise_used();
+            let queues = match paused {
+                true => None,
+                false => self.transport.queues(&mut state, &raise),
+            };
+            result = self.device.handle(event, queues, &mut sources);
+        }
+        match result {
             Ok(Progress::Idle) => {}
             Ok(Progress::More) => self.transport.wake(),
             Err(failure) => {
@@ -384,9 +383,11 @@ impl Builder<'_> {
             SlotKind::Console => Some(Box::new(self.console(tail)?)),
             // vsock is plugged by `Devices::build`, which keeps it under its own type.
             SlotKind::Vsock => None,
-            SlotKind::Net | SlotKind::Fs | SlotKind::Balloon | SlotKind::Mem | SlotKind::Spare => {
-                None
-            }
+            SlotKind::Net => match self.net(slot)? {
+                Some(net) => Some(Box::new(net)),
+                None => None,
+            },
+            SlotKind::Fs | SlotKind::Balloon | SlotKind::Mem | SlotKind::Spare => None,
         })
     }
 
@@ -398,6 +399,22 @@ impl Builder<'_> {
             }
             None => Ok(blk::Blk::empty(slot == Slot::IMAGE)),
         }
+    }
+
+    fn net(&mut self, slot: Slot) -> Result<Option<net::Net>, DeviceError> {
+        let index = Slot::NETS.iter().position(|net| *net == slot);
+        let Some(config) = index.and_then(|index| self.inputs.config.nets.get(index)) else {
+            return Ok(None);
+        };
+        let device = "net";
+        let tap = self.inputs.fds.take(&config.tap);
+        let tap = tap.map_err(|source| DeviceError::MissingFd { device, source })?;
+        let net = net::Net::new(config, tap).map_err(|source| DeviceError::Host {
+            device,
+            action: "set up its tap",
+            source,
+        })?;
+        Ok(Some(net))
     }
 
     fn console(&mut self, tail: &Arc<ConsoleTail>) -> Result<console::Console, DeviceError> {
@@ -442,6 +459,14 @@ impl Builder<'_> {
             device,
         })
     }
+}
+
+fn at_most(device: &'static str, count: usize, slots: usize) -> Result<(), DeviceError> {
+    if count <= slots {
+        return Ok(());
+    }
+    let reason = format!("{count} are configured, of which at most {slots} fit");
+    Err(DeviceError::BadConfig { device, reason })
 }
 
 /// What the configuration puts into a block slot.

@@ -1,4 +1,4 @@
-//! Vectored I/O straight into and out of guest memory.
+//! Vectored I/O straight into and out of guest memory, and a tap's settings.
 //!
 //! `unsafe` is needed because no `&[u8]` of guest memory may exist (the guest changes it at any
 //! moment), so the standard library's vectored calls cannot be used.
@@ -62,6 +62,44 @@ pub(crate) fn pwritev(
     // SAFETY: each iovec is a `VolatileSlice`, which is readable memory of that length for as long
     // as `buffers` is borrowed; the count is `iov`'s length, at most `IOV_MAX`.
     checked(|| unsafe { libc::pwritev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32, offset) })
+}
+
+/// Reads what a descriptor without a position has.
+pub(crate) fn readv(fd: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let iov = iovecs(buffers);
+    // SAFETY: each iovec is a `VolatileSlice`, which is writable memory of that length for as long
+    // as `buffers` is borrowed; the count is `iov`'s length, at most `IOV_MAX`.
+    checked(|| unsafe { libc::readv(fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32) })
+}
+
+/// Writes to a descriptor without a position.
+pub(crate) fn writev(fd: BorrowedFd<'_>, buffers: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let iov = iovecs(buffers);
+    // SAFETY: each iovec is a `VolatileSlice`, which is readable memory of that length for as long
+    // as `buffers` is borrowed; the count is `iov`'s length, at most `IOV_MAX`.
+    checked(|| unsafe { libc::writev(fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32) })
+}
+
+/// `TUNSETVNETHDRSZ`: the size of the vnet header before each frame of a tap.
+pub(crate) fn tap_set_header_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    let bytes: *const libc::c_int = &bytes;
+    // SAFETY: the request reads one int through the pointer, which outlives the call; any other
+    // kind of descriptor refuses it.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, bytes) };
+    checked(|| result as isize).map(|_| ())
+}
+
+/// `TUNSETOFFLOAD`: which frames the reader of a tap takes unfinished.
+pub(crate) fn tap_set_offload(fd: BorrowedFd<'_>, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the request takes an integer and no pointer; any other kind of descriptor refuses it.
+    let result = unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            libc::TUNSETOFFLOAD as _,
+            libc::c_ulong::from(flags),
+        )
+    };
+    checked(|| result as isize).map(|_| ())
 }
 
 /// Receives from a stream socket without blocking; 0 is the end of the stream.

@@ -206,6 +206,16 @@ impl<D: VirtioDevice> Guest<D> {
         &mut self.entry.device
     }
 
+    /// Has the event loop watch what the device is born with.
+    pub(crate) fn started(&mut self) {
+        let mut sources = Sources {
+            slot: SLOT,
+            changes: &mut self.changes,
+        };
+        self.entry.device.start(&mut sources);
+        self.run();
+    }
+
     /// Calls the device outside of an event, then serves what it asked for.
     pub(crate) fn with<R>(&mut self, call: impl FnOnce(&mut D, &mut Sources<'_>) -> R) -> R {
         let mut sources = Sources {

@@ -31,7 +31,7 @@ pub(crate) trait VirtioDevice: Send {
     /// Watches the descriptors that the device is born with.
     fn start(&mut self, _sources: &mut Sources<'_>) {}
     /// The driver is ready; `features` are those that it accepted.
-    fn activate(&mut self, features: u64);
+    fn activate(&mut self, features: u64) -> Result<(), DeviceFailure>;
     /// Serves an event, for a bounded time. Without queues the driver is not ready (or the VM is
     /// paused): what the event says is kept, and looked at when a [`DeviceEvent::Kick`] comes with
     /// queues.

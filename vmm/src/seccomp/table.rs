@@ -158,6 +158,7 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_recvfrom() EVENT_LOOP: "bytes of a connection";
     SYS_sendto(is_null(4)) EVENT_LOOP: "bytes of a connection, to its peer only";
     SYS_shutdown() EVENT_LOOP: "half-close of a connection";
+    SYS_ioctl(is(1, libc::TUNSETOFFLOAD as u32)) EVENT_LOOP: "a tap hands over frames as unfinished as the guest's driver takes them";
     SYS_ioctl(is(1, libc::FIONBIO as u32)) EVENT_LOOP: "makes a received connection non-blocking";
     SYS_fcntl(is(1, libc::F_GETFL as u32)) EVENT_LOOP: "makes a received connection non-blocking";
     SYS_fcntl(is(1, libc::F_SETFL as u32)) EVENT_LOOP: "makes a received connection non-blocking";

@@ -111,8 +111,9 @@ impl VirtioDevice for Blk {
         config
     }
 
-    fn activate(&mut self, features: u64) {
+    fn activate(&mut self, features: u64) -> Result<(), DeviceFailure> {
         self.target.write_through = features & F_FLUSH == 0;
+        Ok(())
     }
 
     fn handle(

@@ -95,7 +95,9 @@ impl VirtioDevice for Console {
         vec![0; 12]
     }
 
-    fn activate(&mut self, _features: u64) {}
+    fn activate(&mut self, _features: u64) -> Result<(), DeviceFailure> {
+        Ok(())
+    }
 
     fn handle(
         &mut self,

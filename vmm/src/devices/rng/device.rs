@@ -34,7 +34,9 @@ impl VirtioDevice for Rng {
         Vec::new()
     }
 
-    fn activate(&mut self, _features: u64) {}
+    fn activate(&mut self, _features: u64) -> Result<(), DeviceFailure> {
+        Ok(())
+    }
 
     fn handle(
         &mut self,

@@ -433,7 +433,9 @@ impl VirtioDevice for Vsock {
         self.guest_cid.to_le_bytes().to_vec()
     }
 
-    fn activate(&mut self, _features: u64) {}
+    fn activate(&mut self, _features: u64) -> Result<(), DeviceFailure> {
+        Ok(())
+    }
 
     fn handle(
         &mut self,

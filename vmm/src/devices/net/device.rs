@@ -1,0 +1,291 @@
+//! The device and its two queues.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use hull_vm_config::NetConfig;
+use vmm_sys_util::epoll::EventSet;
+
+use super::tap::{offload, Tap, HEADER_BYTES};
+use crate::devices::chain::Buffers;
+use crate::devices::source::Sources;
+use crate::devices::virtio::{
+    DeviceEvent, DeviceFailure, DeviceState, Progress, QueueSet, VirtioDevice, WrongState,
+};
+
+/// Receive (to the guest) and transmit queue.
+const QUEUE_SIZES: [u16; 2] = [256, 256];
+const RX: usize = 0;
+const TX: usize = 1;
+/// Token of the tap.
+const TAP: u64 = 1;
+
+/// Frames per direction before the other devices get their turn.
+const BATCH_FRAMES: usize = 64;
+/// Most bytes of a segmented frame: header, Ethernet header with a VLAN tag, 64 KiB of packet.
+const MAX_FRAME_BYTES: usize = HEADER_BYTES + 18 + (64 << 10);
+/// Headers around the MTU.
+const FRAME_OVERHEAD: usize = HEADER_BYTES + 18;
+
+const F_CSUM: u64 = 1;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_MTU: u64 = 1 << 3;
+const F_MAC: u64 = 1 << 5;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_GUEST_TSO6: u64 = 1 << 8;
+const F_GUEST_ECN: u64 = 1 << 9;
+const F_HOST_TSO4: u64 = 1 << 11;
+const F_HOST_TSO6: u64 = 1 << 12;
+const F_HOST_ECN: u64 = 1 << 13;
+const F_MRG_RXBUF: u64 = 1 << 15;
+
+/// Which tap flag each accepted feature allows.
+const OFFLOADS: [(u64, u32); 4] = [
+    (F_GUEST_CSUM, offload::CSUM),
+    (F_GUEST_TSO4, offload::TSO4),
+    (F_GUEST_TSO6, offload::TSO6),
+    (F_GUEST_ECN, offload::TSO_ECN),
+];
+
+/// A network device.
+pub(crate) struct Net {
+    tap: Tap,
+    mac: [u8; 6],
+    mtu: u16,
+    /// The tap's events are edge-triggered: this holds until a read would block.
+    readable: bool,
+    /// Whether a frame may span several of the guest's buffers.
+    mergeable: bool,
+    /// Room that a frame may need.
+    frame_bytes: usize,
+}
+
+/// One of the guest's receive buffers.
+struct Slot<'a> {
+    head: u16,
+    position: u16,
+    room: Buffers<'a>,
+}
+
+impl Net {
+    pub(crate) fn new(config: &NetConfig, tap: OwnedFd) -> io::Result<Self> {
+        Ok(Self::on(Tap::new(tap)?, config.mac, config.mtu))
+    }
+
+    pub(crate) fn on(tap: Tap, mac: [u8; 6], mtu: u16) -> Self {
+        Self {
+            tap,
+            mac,
+            mtu,
+            readable: false,
+            mergeable: false,
+            frame_bytes: MAX_FRAME_BYTES,
+        }
+    }
+
+    /// Guest to host.
+    fn transmit(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
+        let mut progress = Progress::More;
+        let mut served = 0;
+        while served < BATCH_FRAMES {
+            let Some(chain) = queues.pop(TX)? else {
+                progress = Progress::Idle;
+                break;
+            };
+            let length = chain.readable.len();
+            if (HEADER_BYTES + 1..=MAX_FRAME_BYTES).contains(&length) {
+                // A frame that the tap does not take (a wrong header, a full queue) is lost, as on
+                // any network.
+                let _ = self.tap.write(&chain.readable);
+            }
+            queues.complete(TX, chain.head, 0)?;
+            served += 1;
+        }
+        if served > 0 {
+            queues.notify(TX)?;
+        }
+        Ok(progress)
+    }
+
+    /// Host to guest.
+    fn receive(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
+        let mut slots = VecDeque::new();
+        let mut frames = 0;
+        let progress = loop {
+            if !self.readable {
+                break Progress::Idle;
+            }
+            if frames == BATCH_FRAMES {
+                break Progress::More;
+            }
+            if !self.gather(queues, &mut slots)? {
+                // The guest kicks when it offers more.
+                break Progress::Idle;
+            }
+            let mut room = Buffers::default();
+            for slot in &slots {
+                room.append(&slot.room);
+            }
+            match self.tap.read(&room) {
+                Ok(length) if length >= HEADER_BYTES => {
+                    deliver(queues, &mut slots, length)?;
+                    frames += 1;
+                }
+                Ok(_) => frames += 1,
+                // An interface that is down gives an error; an edge follows when it is up again.
+                Err(_) => self.readable = false,
+            }
+        };
+        if let Some(first) = slots.front() {
+            queues.rewind(RX, first.position);
+        }
+        if frames > 0 {
+            queues.notify(RX)?;
+        }
+        Ok(progress)
+    }
+
+    /// Collects buffers until the largest frame fits; `false` if there are too few.
+    fn gather<'a>(
+        &self,
+        queues: &mut QueueSet<'a>,
+        slots: &mut VecDeque<Slot<'a>>,
+    ) -> Result<bool, DeviceFailure> {
+        let mut room: usize = slots.iter().map(|slot| slot.room.len()).sum();
+        loop {
+            let enough = match self.mergeable {
+                true => room >= self.frame_bytes,
+                // Without merging the driver makes each buffer large enough for a frame.
+                false => !slots.is_empty(),
+            };
+            if enough {
+                return Ok(true);
+            }
+            let Some(chain) = queues.pop(RX)? else {
+                return Ok(false);
+            };
+            if chain.writable.len() > HEADER_BYTES {
+                room += chain.writable.len();
+                slots.push_back(Slot {
+                    head: chain.head,
+                    position: chain.position,
+                    room: chain.writable,
+                });
+            } else if slots.is_empty() {
+                queues.complete(RX, chain.head, 0)?;
+            } else {
+                queues.rewind(RX, chain.position);
+                return Ok(false);
+            }
+        }
+    }
+}
+
+/// Gives the guest the buffers that a frame of `length` bytes fills.
+fn deliver(
+    queues: &mut QueueSet<'_>,
+    slots: &mut VecDeque<Slot<'_>>,
+    length: usize,
+) -> Result<(), DeviceFailure> {
+    let mut rest = length;
+    let mut used = Vec::new();
+    let mut first = None;
+    while rest > 0 {
+        let Some(slot) = slots.pop_front() else {
+            break;
+        };
+        let count = rest.min(slot.room.len());
+        rest -= count;
+        used.push((slot.head, count as u32));
+        first.get_or_insert(slot.room);
+    }
+    // `num_buffers`, the last field of the header (virtio 1.2, 5.1.6.4).
+    if let Some(mut header) = first {
+        header.take_front(HEADER_BYTES - 2);
+        header.copy_from(&(used.len() as u16).to_le_bytes());
+    }
+    for (head, count) in used {
+        queues.complete(RX, head, count)?;
+    }
+    Ok(())
+}
+
+impl VirtioDevice for Net {
+    fn device_type(&self) -> u32 {
+        1
+    }
+
+    fn features(&self) -> u64 {
+        let guest = F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN;
+        let host = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN;
+        F_MAC | F_MTU | F_MRG_RXBUF | guest | host
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &QUEUE_SIZES
+    }
+
+    /// `struct virtio_net_config` up to the MTU (virtio 1.2, 5.1.4).
+    fn config(&self) -> Vec<u8> {
+        let mut config = self.mac.to_vec();
+        config.extend([0; 4]); // status and max_virtqueue_pairs, which need features
+        config.extend(self.mtu.to_le_bytes());
+        config
+    }
+
+    fn start(&mut self, sources: &mut Sources<'_>) {
+        let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        sources.add(&self.tap, events, TAP);
+    }
+
+    fn activate(&mut self, features: u64) -> Result<(), DeviceFailure> {
+        let accepted = OFFLOADS.iter().filter(|(bit, _)| features & bit != 0);
+        let mut flags = accepted.fold(0, |flags, (_, flag)| flags | flag);
+        if flags & offload::CSUM == 0 {
+            flags = 0; // The others stand on it.
+        }
+        self.mergeable = features & F_MRG_RXBUF != 0;
+        self.frame_bytes = match flags & (offload::TSO4 | offload::TSO6) {
+            0 => FRAME_OVERHEAD + usize::from(self.mtu),
+            _ => MAX_FRAME_BYTES,
+        };
+        // What waited in the tap was meant for another driver, or came before this one.
+        self.readable = true;
+        self.tap
+            .set_offload(flags)
+            .map_err(|error| DeviceFailure::Backend(format!("the tap's offloads: {error}")))
+    }
+
+    fn handle(
+        &mut self,
+        event: DeviceEvent,
+        queues: Option<QueueSet<'_>>,
+        _sources: &mut Sources<'_>,
+    ) -> Result<Progress, DeviceFailure> {
+        if let DeviceEvent::Source(TAP, _) = event {
+            self.readable = true;
+        }
+        let Some(mut queues) = queues else {
+            return Ok(Progress::Idle);
+        };
+        let transmit = self.transmit(&mut queues)?;
+        let receive = self.receive(&mut queues)?;
+        Ok(match transmit {
+            Progress::More => Progress::More,
+            Progress::Idle => receive,
+        })
+    }
+
+    fn reset(&mut self, _sources: &mut Sources<'_>) {
+        self.mergeable = false;
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Stateless
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {
+        state.is_stateless()
+    }
+}

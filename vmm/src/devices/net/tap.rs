@@ -1,0 +1,72 @@
+//! The tap descriptor.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{fcntl_setfl, OFlags};
+
+use crate::devices::chain::Buffers;
+use crate::devices::sys;
+
+/// Bytes of the vnet header of a device with `VIRTIO_F_VERSION_1` (virtio 1.2, 5.1.6).
+pub(crate) const HEADER_BYTES: usize = 12;
+
+/// What the guest takes without being segmented or summed (`TUN_F_*` of linux/if_tun.h).
+pub(crate) mod offload {
+    pub(crate) const CSUM: u32 = 1;
+    pub(crate) const TSO4: u32 = 2;
+    pub(crate) const TSO6: u32 = 4;
+    pub(crate) const TSO_ECN: u32 = 8;
+}
+
+/// An open tap, made non-blocking and given our header size.
+pub(crate) struct Tap {
+    fd: OwnedFd,
+    #[cfg(test)]
+    fake: bool,
+}
+
+impl Tap {
+    /// Takes a tap that was opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&fd, OFlags::NONBLOCK)?;
+        sys::tap_set_header_size(fd.as_fd(), HEADER_BYTES as i32)?;
+        Ok(Self {
+            fd,
+            #[cfg(test)]
+            fake: false,
+        })
+    }
+
+    /// A datagram socket in a tap's place: it keeps frames apart, too.
+    #[cfg(test)]
+    pub(crate) fn fake(fd: OwnedFd) -> Self {
+        fcntl_setfl(&fd, OFlags::NONBLOCK).unwrap();
+        Self { fd, fake: true }
+    }
+
+    /// Sets the [`offload`] bits.
+    pub(crate) fn set_offload(&self, flags: u32) -> io::Result<()> {
+        #[cfg(test)]
+        if self.fake {
+            return Ok(());
+        }
+        sys::tap_set_offload(self.fd.as_fd(), flags)
+    }
+
+    /// Reads one frame with its header; what does not fit is lost.
+    pub(crate) fn read(&self, into: &Buffers<'_>) -> io::Result<usize> {
+        sys::readv(self.fd.as_fd(), into.slices())
+    }
+
+    /// Writes one frame with its header.
+    pub(crate) fn write(&self, frame: &Buffers<'_>) -> io::Result<usize> {
+        sys::writev(self.fd.as_fd(), frame.slices())
+    }
+}
+
+impl AsRawFd for Tap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
