@@ -80,11 +80,8 @@ pub(crate) fn watch_oom(id: &str, cgroup: &Cgroup, events: &Events) {
             let mut buffer = [MaybeUninit::uninit(); 1024];
             let mut reader = inotify::Reader::new(watch.as_fd(), &mut buffer);
             let mut gone = false;
-            loop {
-                match reader.next() {
-                    Ok(event) => gone |= event.events().contains(inotify::ReadFlags::IGNORED),
-                    Err(_) => break,
-                }
+            while let Ok(event) = reader.next() {
+                gone |= event.events().contains(inotify::ReadFlags::IGNORED);
             }
             ready.clear_ready();
             let kills = cgroup.oom_kills();

@@ -29,14 +29,17 @@ fn timeout() -> ttrpc::context::Context {
 
 struct Agent {
     client: AgentClient,
-    process: Child,
+    _process: Running,
     dir: tempfile::TempDir,
 }
 
-impl Drop for Agent {
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -183,26 +186,28 @@ async fn agent() -> Option<Agent> {
         mount -t cgroup2 cgroup2 /sys/fs/cgroup
         exec "$2" serve "$1"
     "#;
-    let process = Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            script,
-            "sh",
-        ])
-        .arg(dir.path())
-        .arg(env!("CARGO_BIN_EXE_hull-agent"))
-        .spawn()
-        .unwrap();
+    let process = Running(
+        Command::new("unshare")
+            .args([
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
+            .arg(dir.path())
+            .arg(env!("CARGO_BIN_EXE_hull-agent"))
+            .spawn()
+            .unwrap(),
+    );
     let address = format!("unix://{}", dir.path().join("agent.sock").display());
     for _ in 0..200 {
         if let Ok(client) = ttrpc::r#async::Client::connect(&address).await {
             return Some(Agent {
                 client: AgentClient::new(client),
-                process,
+                _process: process,
                 dir,
             });
         }

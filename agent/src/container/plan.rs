@@ -8,6 +8,7 @@ use oci_spec::runtime::{
     LinuxCapabilities, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, PosixRlimitType, Process,
     Spec,
 };
+use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 use super::mount_options::{self, MountOptions};
@@ -358,24 +359,25 @@ fn capabilities(sets: &LinuxCapabilities) -> CapabilityPlan {
 }
 
 fn rlimit(kind: PosixRlimitType) -> u32 {
-    match kind {
-        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU as u32,
-        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE as u32,
-        PosixRlimitType::RlimitData => libc::RLIMIT_DATA as u32,
-        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK as u32,
-        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE as u32,
-        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS as u32,
-        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC as u32,
-        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE as u32,
-        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK as u32,
-        PosixRlimitType::RlimitAs => libc::RLIMIT_AS as u32,
-        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS as u32,
-        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING as u32,
-        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE as u32,
-        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE as u32,
-        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO as u32,
-        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME as u32,
-    }
+    let resource = match kind {
+        PosixRlimitType::RlimitCpu => Resource::Cpu,
+        PosixRlimitType::RlimitFsize => Resource::Fsize,
+        PosixRlimitType::RlimitData => Resource::Data,
+        PosixRlimitType::RlimitStack => Resource::Stack,
+        PosixRlimitType::RlimitCore => Resource::Core,
+        PosixRlimitType::RlimitRss => Resource::Rss,
+        PosixRlimitType::RlimitNproc => Resource::Nproc,
+        PosixRlimitType::RlimitNofile => Resource::Nofile,
+        PosixRlimitType::RlimitMemlock => Resource::Memlock,
+        PosixRlimitType::RlimitAs => Resource::As,
+        PosixRlimitType::RlimitLocks => Resource::Locks,
+        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
+        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
+        PosixRlimitType::RlimitNice => Resource::Nice,
+        PosixRlimitType::RlimitRtprio => Resource::Rtprio,
+        PosixRlimitType::RlimitRttime => Resource::Rttime,
+    };
+    resource as u32
 }
 
 /// The path with `.` and `..` resolved by name, as runc does; an error if it is relative.
