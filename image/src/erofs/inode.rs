@@ -97,16 +97,14 @@ mod tests {
                         chunks: 0,
                     }
                     .place(cursor);
-                    assert!(place.start >= cursor && place.start % 32 == 0);
+                    assert!(place.start >= cursor && place.start.is_multiple_of(32));
                     let tail = content % 4096;
                     if place.inline {
                         let first = place.start + head;
                         assert_eq!(first / 4096, (first + tail - 1) / 4096);
                     }
-                    assert_eq!(
-                        place.blocks * 4096 + if place.inline { tail } else { 0 } >= content,
-                        true
-                    );
+                    let held = place.blocks * 4096 + if place.inline { tail } else { 0 };
+                    assert!(held >= content);
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! The host half: everything hulld does with images short of looking inside a layer.
 
 mod error;
+mod lock;
+mod manifest;
 mod progress;
 mod reference;
 mod registry;

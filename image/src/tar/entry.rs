@@ -69,6 +69,7 @@ impl SparseMap {
         })
     }
 
+    #[cfg(feature = "unpack")]
     pub(crate) fn ranges(&self) -> &[(u64, u64)] {
         &self.0
     }

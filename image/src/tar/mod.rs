@@ -13,7 +13,9 @@ mod stream;
 
 use std::io::Read;
 
-pub(crate) use entry::{Entry, EntryKind, SparseMap};
+#[cfg(feature = "unpack")]
+pub(crate) use entry::SparseMap;
+pub(crate) use entry::{Entry, EntryKind};
 pub(crate) use error::TarError;
 pub(crate) use stream::TarStream;
 
@@ -52,11 +54,13 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Bytes of the archive read so far.
+    #[cfg(feature = "unpack")]
     pub(crate) fn offset(&self) -> u64 {
         self.stream.offset()
     }
 
     /// The stream, at the end of the archive, for what lies behind it.
+    #[cfg(feature = "unpack")]
     pub(crate) fn into_stream(self) -> TarStream<R> {
         self.stream
     }
@@ -383,7 +387,7 @@ impl SparseNumbers {
 }
 
 fn sparse_file(map: &[(u64, u64)], size: u64, stored: u64) -> Result<EntryKind, TarError> {
-    let sparse = SparseMap::new(map, size, stored)
+    let sparse = entry::SparseMap::new(map, size, stored)
         .filter(|_| i64::try_from(size).is_ok())
         .ok_or_else(|| TarError::malformed("sparse map does not fit its file"))?;
     Ok(EntryKind::File {

@@ -35,6 +35,7 @@ impl<R: Read> TarStream<R> {
         }
     }
 
+    #[cfg(feature = "unpack")]
     /// Bytes of the archive taken so far.
     pub(crate) fn offset(&self) -> u64 {
         self.consumed
@@ -103,6 +104,7 @@ impl<R: Read> TarStream<R> {
         Ok(())
     }
 
+    #[cfg(feature = "unpack")]
     /// Reads to the end, at most `limit` bytes in all, and gives the sum over all bytes; `None`
     /// if there is more.
     pub(crate) fn finish(mut self, limit: u64) -> io::Result<Option<[u8; 32]>> {

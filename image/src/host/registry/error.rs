@@ -41,13 +41,12 @@ pub enum RegistryError {
         status: u16,
         detail: String,
     },
-    #[error("{what} from registry {registry} ended after {got} of {want} bytes, given up after {attempts} tries")]
+    #[error("{what} from registry {registry} ended after {got} of {want} bytes")]
     Truncated {
         registry: String,
         what: String,
         got: u64,
         want: u64,
-        attempts: u32,
     },
     #[error("{what} from registry {registry} is larger than the limit of {limit} bytes")]
     TooLarge {

@@ -1,13 +1,18 @@
 //! The registry client (OCI distribution specification, pull side).
 
+mod auth;
+mod client;
 mod error;
+mod fetch;
 mod platform;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use client::RegistryClient;
 pub use error::RegistryError;
+pub(crate) use fetch::{BlobSink, FetchError};
 pub use platform::Platform;
 
 /// A user name and a password (or token) for one registry.

@@ -1,8 +1,29 @@
 //! The image store: blobs, image records and unpacked images below one directory.
+//!
+//! ```text
+//! ROOT/content/blobs/sha256/xx/HEX   blobs, complete and verified
+//! ROOT/content/partial/HEX           downloads under way or cut off; locked while written
+//! ROOT/content/tmp/                  blobs of unknown digest; locked while written
+//! ROOT/content/lease                 locked (shared) by whatever adds content
+//! ROOT/images/images.json            the table of images and names
+//! ROOT/erofs/1/CHAIN.erofs           unpacked images, by chain ID; CHAIN.tmp while being made
+//! ```
+//!
+//! A name of the final form is only ever given to a complete, synced file. All locks are advisory
+//! file locks, which end with their holder, so a crash leaves nothing locked.
 
+mod content;
+mod load;
+mod pull;
+mod records;
+mod remove;
 mod types;
+mod unpacked;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncRead;
 
@@ -11,14 +32,29 @@ pub use types::{
     UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
 };
 
+use super::lock::{Locked, Mode};
+use super::manifest::{self, MAX_DOCUMENT};
+use super::registry::RegistryClient;
 use super::{ImageError, Platform, Progress, Reference, RegistryConfig};
 use crate::Digest;
+use content::ContentStore;
+use records::{NameRecord, Records, Table};
+use unpacked::UnpackedFiles;
 
-/// Images below `ROOT/content`, `ROOT/images` and `ROOT/erofs`. Cheap to clone; every method may be
-/// called from any number of tasks and processes at once.
+/// Images below one directory. Cheap to clone; every method may be called from any number of tasks
+/// and processes at once.
 #[derive(Debug, Clone)]
 pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     root: PathBuf,
+    content: ContentStore,
+    records: Records,
+    unpacked: UnpackedFiles,
+    client: RegistryClient,
 }
 
 impl Store {
@@ -26,33 +62,41 @@ impl Store {
     ///
     /// # Errors
     /// [`ImageError::File`], [`ImageError::RecordVersion`] or [`ImageError::DamagedRecord`].
-    pub fn open(root: &Path, _config: RegistryConfig) -> Result<Self, ImageError> {
-        Ok(Self {
+    pub fn open(root: &Path, config: RegistryConfig) -> Result<Self, ImageError> {
+        let inner = Inner {
             root: root.to_owned(),
+            content: ContentStore::open(root.join("content"))?,
+            records: Records::open(root.join("images"))?,
+            unpacked: UnpackedFiles::open(&root.join("erofs"))?,
+            client: RegistryClient::new(config)?,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
         })
     }
 
     /// Removes what a crash left behind: temporary files, blobs and unpacked images of no image.
-    /// Partial downloads stay, to be resumed.
+    /// Partial downloads stay, to be resumed. Call it once at start.
     ///
     /// # Errors
     /// [`ImageError::File`].
     pub async fn collect_leftovers(&self) -> Result<Leftovers, ImageError> {
-        Err(self.not_yet())
+        remove::collect_leftovers(&self.inner)
     }
 
     /// Fetches what is missing of `reference` for `platform` and puts the name on it. Blobs that
     /// another pull is fetching are waited for. Not unpacked yet: see [`Store::ensure_unpacked`].
+    /// A pull that is dropped is resumed by the next.
     ///
     /// # Errors
     /// Registry, platform and content errors; names and blobs stay as they were.
     pub async fn pull(
         &self,
-        _: &Reference,
-        _: &Platform,
-        _: &dyn Progress,
+        reference: &Reference,
+        platform: &Platform,
+        progress: &dyn Progress,
     ) -> Result<Image, ImageError> {
-        Err(self.not_yet())
+        pull::pull(&self.inner, reference, platform, progress).await
     }
 
     /// Takes every image of a `docker save` or OCI layout archive, plain or gzip, read to its end.
@@ -61,18 +105,28 @@ impl Store {
     /// [`ImageError::NotAnImage`] names what is wrong with the archive.
     pub async fn load(
         &self,
-        _archive: impl AsyncRead + Send + Unpin,
-        _progress: &dyn Progress,
+        archive: impl AsyncRead + Send + Unpin,
+        progress: &dyn Progress,
     ) -> Result<Vec<LoadedImage>, ImageError> {
-        Err(self.not_yet())
+        let result = load::load(&self.inner, archive, progress).await;
+        // Files of the archive that no image needs.
+        remove::collect_unreferenced(&self.inner)?;
+        result
     }
 
-    /// All images, newest name first.
+    /// All images, the one named last first.
     ///
     /// # Errors
     /// [`ImageError::DamagedRecord`], [`ImageError::File`].
     pub async fn list(&self) -> Result<Vec<Image>, ImageError> {
-        Err(self.not_yet())
+        let table = self.inner.records.read()?;
+        let mut images: Vec<Image> = table
+            .images
+            .keys()
+            .map(|id| self.inner.image_of(&table, id))
+            .collect::<Result<_, _>>()?;
+        images.sort_by(|a, b| b.last_tagged.cmp(&a.last_tagged).then(a.id.cmp(&b.id)));
+        Ok(images)
     }
 
     /// The image that `name` means: a reference, an image ID (with or without `sha256:`) or an
@@ -81,17 +135,33 @@ impl Store {
     /// # Errors
     /// [`ImageError::NoSuchImage`], [`ImageError::AmbiguousId`].
     pub async fn get(&self, name: &str) -> Result<Image, ImageError> {
-        Err(ImageError::NoSuchImage {
-            name: name.to_owned(),
-        })
+        let table = self.inner.records.read()?;
+        let (id, _) = find(&table, name)?;
+        self.inner.image_of(&table, &id)
     }
 
-    /// Puts `reference` (which must have a tag) on an image, taking it off any other.
+    /// Puts `reference` (with its tag; a digest is ignored) on an image, taking it off any other.
     ///
     /// # Errors
     /// [`ImageError::NoSuchImage`].
-    pub async fn tag(&self, _image: &Digest, _reference: &Reference) -> Result<(), ImageError> {
-        Err(self.not_yet())
+    pub async fn tag(&self, image: &Digest, reference: &Reference) -> Result<(), ImageError> {
+        let name = reference.with_tag(reference.tag().unwrap_or("latest"))?;
+        let record = NameRecord {
+            image: *image,
+            tagged: seconds_since_epoch(),
+        };
+        self.inner
+            .records
+            .change(|table| {
+                if !table.images.contains_key(image) {
+                    return Err(ImageError::NoSuchImage {
+                        name: image.to_string(),
+                    });
+                }
+                table.names.insert(name, record);
+                Ok(())
+            })
+            .await
     }
 
     /// docker's `rmi`: takes `name` off its image, and deletes the image with its last name.
@@ -101,10 +171,10 @@ impl Store {
     /// [`ImageError::ManyReferences`].
     pub async fn remove(
         &self,
-        _name: &str,
-        _options: &RemoveOptions,
+        name: &str,
+        options: &RemoveOptions,
     ) -> Result<Vec<Removed>, ImageError> {
-        Err(self.not_yet())
+        remove::remove(&self.inner, name, options).await
     }
 
     /// Deletes images without a tag (with `all`: without a container) that are not in `in_use`, and
@@ -114,10 +184,10 @@ impl Store {
     /// [`ImageError::File`].
     pub async fn prune(
         &self,
-        _all: bool,
-        _in_use: &std::collections::BTreeSet<Digest>,
+        all: bool,
+        in_use: &BTreeSet<Digest>,
     ) -> Result<PruneReport, ImageError> {
-        Err(self.not_yet())
+        remove::prune(&self.inner, all, in_use).await
     }
 
     /// Path of the image's EROFS file, made by `unpacker` if it does not exist. Callers at the same
@@ -127,19 +197,104 @@ impl Store {
     /// [`ImageError::NoSuchImage`], [`ImageError::Unpack`].
     pub async fn ensure_unpacked(
         &self,
-        _image: &Digest,
-        _unpacker: &dyn Unpacker,
-        _progress: &dyn Progress,
+        image: &Digest,
+        unpacker: &dyn Unpacker,
+        progress: &dyn Progress,
     ) -> Result<PathBuf, ImageError> {
-        Err(self.not_yet())
+        let image = self.inner.image(image)?;
+        unpacked::ensure(&self.inner, &image, unpacker, progress).await
+    }
+}
+
+impl Inner {
+    fn lease_path(&self) -> PathBuf {
+        self.root.join("content/lease")
     }
 
-    fn not_yet(&self) -> ImageError {
-        let source = std::io::Error::from(std::io::ErrorKind::Unsupported);
-        ImageError::File {
-            action: "use image store (not there yet)",
-            path: self.root.clone(),
-            source,
+    /// Held while content is added that no record names yet.
+    async fn lease(&self) -> Result<Locked, ImageError> {
+        Locked::open(&self.lease_path(), Mode::Shared, || {}).await
+    }
+
+    fn image(&self, id: &Digest) -> Result<Image, ImageError> {
+        self.image_of(&self.records.read()?, id)
+    }
+
+    fn image_of(&self, table: &Table, id: &Digest) -> Result<Image, ImageError> {
+        let no_such_image = || ImageError::NoSuchImage {
+            name: id.to_string(),
+        };
+        let variant = table
+            .images
+            .get(id)
+            .and_then(|image| image.variants.last())
+            .ok_or_else(no_such_image)?;
+        let config_json = self.content.read(id, MAX_DOCUMENT)?;
+        let (config, _) =
+            manifest::parse_config(&config_json, variant.layers.len(), id, &id.to_string())?;
+        let names = || table.names_of(id);
+        let with_tag = names().filter(|name| name.tag().is_some());
+        let with_digest = names().filter(|name| name.digest().is_some());
+        let tagged = table
+            .names
+            .values()
+            .filter(|name| name.image == *id)
+            .map(|name| name.tagged);
+        Ok(Image {
+            id: *id,
+            repo_tags: with_tag.map(Reference::familiar).collect(),
+            repo_digests: with_digest.map(Reference::familiar).collect(),
+            config,
+            config_json,
+            manifest: variant.manifest,
+            size: variant.layers.iter().map(|layer| layer.size).sum(),
+            unpacked_size: self.unpacked.size(&variant.layers),
+            layers: variant.layers.clone(),
+            last_tagged: tagged.max().unwrap_or(0),
+        })
+    }
+}
+
+/// The image that `name` means, and the name itself if it is one of the table's.
+fn find(table: &Table, name: &str) -> Result<(Digest, Option<Reference>), ImageError> {
+    let parsed = name.parse::<Reference>();
+    if let Ok(reference) = &parsed {
+        // With a tag and a digest, the digest rules.
+        let key = reference.digest().map_or_else(
+            || reference.clone(),
+            |digest| reference.with_digest(*digest),
+        );
+        if let Some(record) = table.names.get(&key) {
+            return Ok((record.image, Some(key)));
         }
     }
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    let is_hex = hex
+        .bytes()
+        .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    if !hex.is_empty() && hex.len() <= 64 && is_hex {
+        let mut matching = table.images.keys().filter(|id| id.hex().starts_with(hex));
+        if let Some(id) = matching.next() {
+            return match matching.count() {
+                0 => Ok((*id, None)),
+                more => Err(ImageError::AmbiguousId {
+                    prefix: name.to_owned(),
+                    count: more + 1,
+                }),
+            };
+        }
+    }
+    let looks_like_id = is_hex && hex.len() == 64;
+    let name = match parsed {
+        Ok(reference) => reference.familiar(),
+        Err(_) if looks_like_id => name.to_owned(),
+        Err(error) => return Err(error.into()),
+    };
+    Err(ImageError::NoSuchImage { name })
+}
+
+fn seconds_since_epoch() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -1,6 +1,6 @@
 //! What the store hands out and takes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ pub struct RemoveOptions {
     /// Remove an image by ID even if several names are on it, or stopped containers use it.
     pub force: bool,
     /// Image ID to the ID of a container that uses it; the store does not know containers.
-    pub in_use: std::collections::BTreeMap<Digest, String>,
+    pub in_use: BTreeMap<Digest, String>,
 }
 
 /// What a removal did, in order.
@@ -153,6 +153,3 @@ pub trait Unpacker: Send + Sync {
         progress: Arc<dyn UnpackProgress>,
     ) -> Result<UnpackOutcome, Box<dyn std::error::Error + Send + Sync>>;
 }
-
-/// Image IDs that something still needs.
-pub(super) type InUse = BTreeSet<Digest>;

@@ -1,0 +1,442 @@
+//! Requests to one registry: scheme, credentials, tries and what failures mean.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, ACCEPT, AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{redirect, Client, Response, StatusCode, Url};
+use serde::Deserialize;
+
+use super::auth::{self, Challenge};
+use super::{Credentials, RegistryConfig, RegistryError};
+
+const USER_AGENT: &str = concat!("hull/", env!("CARGO_PKG_VERSION"));
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection that is refused is tried this often: longer waiting rarely helps.
+const CONNECT_ATTEMPTS: u32 = 2;
+const MAX_ERROR_BODY: usize = 4 << 10;
+const MAX_TOKEN_BODY: usize = 1 << 20;
+/// Where Docker Hub's registry really is.
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+
+/// One GET below `/v2/`.
+#[derive(Debug, Clone)]
+pub(crate) struct Request<'a> {
+    pub(crate) registry: &'a str,
+    pub(crate) repository: &'a str,
+    /// `manifests/TAG` or `blobs/DIGEST`.
+    pub(crate) path: String,
+    pub(crate) accept: &'a [&'a str],
+    /// First byte wanted.
+    pub(crate) from: u64,
+    /// For messages: `image reg/repo:tag`, `layer sha256:...`.
+    pub(crate) what: &'a str,
+}
+
+/// Talks to registries; one for all of them. Tokens are kept for as long as they hold.
+#[derive(Debug)]
+pub(crate) struct RegistryClient {
+    http: Client,
+    config: RegistryConfig,
+    /// `Authorization` values by registry and repository.
+    tokens: Mutex<HashMap<(String, String), String>>,
+}
+
+impl RegistryClient {
+    pub(crate) fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
+        // Whoever installed one before decided for the whole process; any will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let no_downgrade = redirect::Policy::custom(|attempt| {
+            let from_https = attempt
+                .previous()
+                .last()
+                .is_some_and(|url| url.scheme() == "https");
+            if from_https && attempt.url().scheme() != "https" {
+                attempt.error("redirect from HTTPS to plain HTTP")
+            } else if attempt.previous().len() > 10 {
+                attempt.error("too many redirects")
+            } else {
+                attempt.follow()
+            }
+        });
+        let http = Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(config.stall_timeout)
+            .redirect(no_downgrade)
+            .build()
+            .map_err(|source| RegistryError::Client { source })?;
+        Ok(Self {
+            http,
+            config,
+            tokens: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &RegistryConfig {
+        &self.config
+    }
+
+    /// Sends `request` until it succeeds, fails for good, or the tries are used up.
+    pub(crate) async fn get(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
+        let mut attempt = 1;
+        loop {
+            let failure = match self.get_once(request).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
+            let Some(pause) = self.pause_after(&failure, attempt) else {
+                return Err(failure);
+            };
+            tracing::debug!(attempt, ?pause, error = %failure, "trying again");
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    /// How long to wait before try `attempt + 1`; `None`: give up.
+    pub(crate) fn pause_after(&self, failure: &RegistryError, attempt: u32) -> Option<Duration> {
+        let backoff = self
+            .config
+            .backoff
+            .saturating_mul(1 << attempt.min(10).saturating_sub(1));
+        let (most, pause) = match failure {
+            RegistryError::Unreachable { source, .. } if source.is_connect() => {
+                (CONNECT_ATTEMPTS, backoff)
+            }
+            RegistryError::Unreachable { .. } | RegistryError::Truncated { .. } => {
+                (self.config.attempts, backoff)
+            }
+            RegistryError::RateLimited { retry_after, .. } => {
+                // A registry that wants more than we are ready to wait is given up at once.
+                if retry_after.is_some_and(|wait| wait > self.config.max_retry_after) {
+                    return None;
+                }
+                (
+                    self.config.attempts,
+                    retry_after.map_or(backoff, |wait| wait.max(backoff)),
+                )
+            }
+            RegistryError::Status {
+                status: 500 | 502 | 503 | 504 | 408,
+                ..
+            } => (self.config.attempts, backoff),
+            _ => return None,
+        };
+        (attempt < most.min(self.config.attempts)).then_some(pause)
+    }
+
+    async fn get_once(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
+        let first = self.send(request).await?;
+        if first.status() != StatusCode::UNAUTHORIZED {
+            return self.check(request, first).await;
+        }
+        self.authorize(request, first.headers()).await?;
+        let second = self.send(request).await?;
+        self.check(request, second).await
+    }
+
+    async fn send(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
+        let url = self.url(request)?;
+        let mut builder = self.http.get(url);
+        for accept in request.accept {
+            builder = builder.header(ACCEPT, *accept);
+        }
+        if request.from > 0 {
+            builder = builder.header(RANGE, format!("bytes={}-", request.from));
+        }
+        if let Some(value) = self.token(request) {
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        builder
+            .send()
+            .await
+            .map_err(|source| RegistryError::Unreachable {
+                registry: request.registry.to_owned(),
+                what: request.what.to_owned(),
+                source,
+            })
+    }
+
+    fn url(&self, request: &Request<'_>) -> Result<Url, RegistryError> {
+        let Request {
+            registry,
+            repository,
+            path,
+            ..
+        } = request;
+        let host = if *registry == "docker.io" {
+            DOCKER_HUB_HOST
+        } else {
+            registry
+        };
+        let scheme = if self.is_plain(registry) {
+            "http"
+        } else {
+            "https"
+        };
+        Url::parse(&format!("{scheme}://{host}/v2/{repository}/{path}"))
+            .map_err(|error| protocol(request, format!("its address is not valid: {error}")))
+    }
+
+    /// Loopback and registries marked insecure are talked to without TLS.
+    fn is_plain(&self, registry: &str) -> bool {
+        let host = match registry.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
+            None => registry.split_once(':').map_or(registry, |(host, _)| host),
+        };
+        let loopback = host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback());
+        loopback
+            || self
+                .config
+                .insecure
+                .iter()
+                .any(|entry| entry == registry || entry == host)
+    }
+
+    fn token(&self, request: &Request<'_>) -> Option<String> {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens
+            .get(&(request.registry.to_owned(), request.repository.to_owned()))
+            .cloned()
+    }
+
+    /// Turns a response that is no success into its error.
+    async fn check(
+        &self,
+        request: &Request<'_>,
+        response: Response,
+    ) -> Result<Response, RegistryError> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let (registry, what) = (request.registry.to_owned(), request.what.to_owned());
+        let retry_after = retry_after(response.headers());
+        let detail = error_detail(response).await;
+        Err(match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Unauthorized {
+                registry,
+                what,
+                detail,
+            },
+            StatusCode::NOT_FOUND => RegistryError::NotFound {
+                registry,
+                what,
+                detail,
+            },
+            StatusCode::TOO_MANY_REQUESTS => RegistryError::RateLimited {
+                registry,
+                what,
+                attempts: self.config.attempts,
+                retry_after,
+            },
+            _ => RegistryError::Status {
+                registry,
+                what,
+                status: status.as_u16(),
+                detail,
+            },
+        })
+    }
+
+    /// Answers a 401's challenge and keeps the `Authorization` value.
+    async fn authorize(
+        &self,
+        request: &Request<'_>,
+        headers: &HeaderMap,
+    ) -> Result<(), RegistryError> {
+        let denied = |detail: &str| RegistryError::Unauthorized {
+            registry: request.registry.to_owned(),
+            what: request.what.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let challenge = headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .find_map(auth::parse_challenge)
+            .ok_or_else(|| denied("it names no way to log in that is supported"))?;
+        let credentials = auth::credentials(&self.config, request.registry).await?;
+        let value = match (challenge, credentials) {
+            (Challenge::Basic, None) => return Err(denied("it wants a user name and a password")),
+            (Challenge::Basic, Some(credentials)) => basic(&credentials),
+            (
+                Challenge::Bearer {
+                    realm,
+                    service,
+                    scope,
+                },
+                credentials,
+            ) => {
+                let scope =
+                    scope.unwrap_or_else(|| format!("repository:{}:pull", request.repository));
+                let token = self
+                    .fetch_token(request, &realm, service.as_deref(), &scope, credentials)
+                    .await?;
+                format!("Bearer {token}")
+            }
+        };
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.insert(
+            (request.registry.to_owned(), request.repository.to_owned()),
+            value,
+        );
+        Ok(())
+    }
+
+    /// The token flow (distribution, "Token Authentication Specification").
+    async fn fetch_token(
+        &self,
+        request: &Request<'_>,
+        realm: &str,
+        service: Option<&str>,
+        scope: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<String, RegistryError> {
+        let mut url = Url::parse(realm)
+            .map_err(|_| protocol(request, format!("token realm {realm:?} is no URL")))?;
+        // Credentials must not leave TLS because a registry says so.
+        if url.scheme() != "https" && !self.is_plain(request.registry) {
+            return Err(protocol(
+                request,
+                format!("token realm {realm:?} is not HTTPS"),
+            ));
+        }
+        let service = service.unwrap_or_default();
+        let builder = match &credentials {
+            Some(credentials) if credentials.username == "<token>" => {
+                let mut form =
+                    Url::parse("form:").map_err(|error| protocol(request, error.to_string()))?;
+                form.query_pairs_mut()
+                    .append_pair("grant_type", "refresh_token")
+                    .append_pair("client_id", "hull")
+                    .append_pair("service", service)
+                    .append_pair("scope", scope)
+                    .append_pair("refresh_token", &credentials.password);
+                self.http
+                    .post(url)
+                    .header("Content-Type", "application/x-www-form-urlencoded")
+                    .body(form.query().unwrap_or_default().to_owned())
+            }
+            _ => {
+                url.query_pairs_mut()
+                    .append_pair("service", service)
+                    .append_pair("scope", scope);
+                let builder = self.http.get(url);
+                match &credentials {
+                    Some(credentials) => builder.header(AUTHORIZATION, basic(credentials)),
+                    None => builder,
+                }
+            }
+        };
+        let response = builder
+            .send()
+            .await
+            .map_err(|source| RegistryError::Unreachable {
+                registry: request.registry.to_owned(),
+                what: format!("a token for {}", request.what),
+                source,
+            })?;
+        let response = self.check(request, response).await?;
+        let body = read_limited(response, MAX_TOKEN_BODY).await;
+        let answer: TokenAnswer = serde_json::from_slice(&body)
+            .map_err(|error| protocol(request, format!("the token is not valid: {error}")))?;
+        let token = answer.token.or(answer.access_token).filter(|token| {
+            // It becomes a header's value.
+            !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
+        });
+        token.ok_or_else(|| protocol(request, "the token answer has no token".into()))
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+fn basic(credentials: &Credentials) -> String {
+    use base64::engine::general_purpose::STANDARD;
+    use base64::Engine as _;
+    format!(
+        "Basic {}",
+        STANDARD.encode(format!("{}:{}", credentials.username, credentials.password))
+    )
+}
+
+fn protocol(request: &Request<'_>, detail: String) -> RegistryError {
+    RegistryError::Protocol {
+        registry: request.registry.to_owned(),
+        what: request.what.to_owned(),
+        detail,
+    }
+}
+
+/// `Retry-After`: seconds. (Its date form is not used by registries; the back-off covers it.)
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    value.parse().ok().map(Duration::from_secs)
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    errors: Vec<ErrorItem>,
+}
+
+#[derive(Deserialize)]
+struct ErrorItem {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The registry's own words, made fit for one line.
+async fn error_detail(response: Response) -> String {
+    let status = response.status();
+    let body = read_limited(response, MAX_ERROR_BODY).await;
+    let text = match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(body) => body
+            .errors
+            .iter()
+            .take(3)
+            .map(|error| {
+                if error.message.is_empty() {
+                    error.code.as_str()
+                } else {
+                    error.message.as_str()
+                }
+            })
+            .collect::<Vec<_>>()
+            .join("; "),
+        Err(_) => String::new(),
+    };
+    let text: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(200)
+        .collect();
+    if text.trim().is_empty() {
+        status.to_string()
+    } else {
+        text
+    }
+}
+
+/// Up to `limit` bytes of a body; what cannot be read is left out.
+async fn read_limited(mut response: Response, limit: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let room = limit.saturating_sub(body.len());
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() >= limit {
+            break;
+        }
+    }
+    body
+}

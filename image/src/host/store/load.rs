@@ -1,0 +1,544 @@
+//! `docker save` and OCI layout archives into the store.
+//!
+//! Only the outer archive is read here, with the strict tar reader; every file of it that is not a
+//! small index goes straight into the content store, whatever it is. What no image needs in the
+//! end is collected.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::mpsc;
+
+use flate2::bufread::MultiGzDecoder;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::content::ContentStore;
+use super::records::{NameRecord, Variant};
+use super::types::{ImageLayer, LoadedImage};
+use super::{seconds_since_epoch, Inner};
+use crate::host::manifest::{self, Document, Index, Manifest, OciDescriptor, MAX_DOCUMENT};
+use crate::host::{ImageError, LayerPhase, Platform, Progress, ProgressEvent, Reference};
+use crate::tar::{EntryKind, TarError, TarReader};
+use crate::{Compression, Digest};
+
+const CHUNK: usize = 256 << 10;
+/// Chunks between the archive's reader and its parser.
+const QUEUE: usize = 4;
+const MAX_ENTRIES: usize = 100_000;
+const MAX_LINKS: usize = 8;
+
+pub(super) async fn load(
+    store: &Inner,
+    archive: impl AsyncRead + Send + Unpin,
+    progress: &dyn Progress,
+) -> Result<Vec<LoadedImage>, ImageError> {
+    let _lease = store.lease().await?;
+    let (sender, receiver) = mpsc::sync_channel(QUEUE);
+    let content = store.content.clone();
+    let parser =
+        tokio::task::spawn_blocking(move || Archive::read(&content, Channel::new(receiver)));
+    let fed = feed(archive, sender).await;
+    let archive = parser.await.map_err(|error| ImageError::ReadArchive {
+        source: io::Error::other(error),
+    })?;
+    // Reading failed first, if it did: the parser only saw the end.
+    fed.map_err(|source| ImageError::ReadArchive { source })?;
+    let archive = archive?;
+    let found = match archive.files.get("manifest.json") {
+        Some(_) => docker_images(store, &archive)?,
+        None => layout_images(store, &archive)?,
+    };
+    let mut loaded = Vec::new();
+    for image in found {
+        for layer in &image.variant.layers {
+            progress.event(ProgressEvent::Layer {
+                digest: layer.digest,
+                phase: LayerPhase::DownloadComplete,
+            });
+        }
+        record(store, &image).await?;
+        let names = image.names.iter().map(Reference::familiar).collect();
+        loaded.push(LoadedImage {
+            image: store.image(&image.config)?,
+            names,
+        });
+    }
+    Ok(loaded)
+}
+
+/// Passes the archive to the parser's thread. Ends early, without error, when the parser has.
+async fn feed(
+    mut archive: impl AsyncRead + Send + Unpin,
+    sender: mpsc::SyncSender<Option<Vec<u8>>>,
+) -> io::Result<()> {
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        while chunk.len() < CHUNK {
+            if archive.read_buf(&mut chunk).await? == 0 {
+                break;
+            }
+        }
+        let last = chunk.is_empty();
+        let mut message = if last { None } else { Some(chunk) };
+        loop {
+            match sender.try_send(message) {
+                Ok(()) => break,
+                Err(mpsc::TrySendError::Disconnected(_)) => return Ok(()),
+                Err(mpsc::TrySendError::Full(back)) => {
+                    message = back;
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            }
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+/// The parser's end: an archive that breaks off is an error, never an end.
+struct Channel {
+    receiver: mpsc::Receiver<Option<Vec<u8>>>,
+    chunk: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Channel {
+    fn new(receiver: mpsc::Receiver<Option<Vec<u8>>>) -> Self {
+        Self {
+            receiver,
+            chunk: Vec::new(),
+            at: 0,
+            ended: false,
+        }
+    }
+}
+
+impl Read for Channel {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.chunk.len() && !self.ended {
+            match self.receiver.recv() {
+                Ok(Some(chunk)) => (self.chunk, self.at) = (chunk, 0),
+                Ok(None) => self.ended = true,
+                Err(mpsc::RecvError) => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+        let count = buf.len().min(self.chunk.len() - self.at);
+        buf[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+/// One file of the archive, in the content store.
+#[derive(Debug, Clone, Copy)]
+struct Blob {
+    digest: Digest,
+    size: u64,
+    compression: Compression,
+}
+
+/// The outer archive, read to its end.
+struct Archive {
+    files: BTreeMap<String, Blob>,
+    /// Symbolic and hard links (old versions of docker share layers so), to paths in the archive.
+    links: BTreeMap<String, String>,
+}
+
+impl Archive {
+    fn read(content: &ContentStore, source: impl Read) -> Result<Self, ImageError> {
+        let mut input = BufReader::with_capacity(CHUNK, source);
+        let gzip = input
+            .fill_buf()
+            .map_err(|source| ImageError::ReadArchive { source })?
+            .starts_with(&[0x1f, 0x8b]);
+        let mut input: Box<dyn Read> = if gzip {
+            Box::new(MultiGzDecoder::new(input))
+        } else {
+            Box::new(input)
+        };
+        let mut archive = Self {
+            files: BTreeMap::new(),
+            links: BTreeMap::new(),
+        };
+        archive.read_entries(content, TarReader::new(&mut input))?;
+        // A pipe's writer must not see it closed early.
+        io::copy(&mut input, &mut io::sink())
+            .map_err(|source| ImageError::ReadArchive { source })?;
+        Ok(archive)
+    }
+
+    fn read_entries(
+        &mut self,
+        content: &ContentStore,
+        mut tar: TarReader<impl Read>,
+    ) -> Result<(), ImageError> {
+        while let Some(entry) = tar.next_entry().map_err(tar_error)? {
+            if self.files.len() + self.links.len() >= MAX_ENTRIES {
+                return Err(not_an_image(format!(
+                    "it has more than {MAX_ENTRIES} files"
+                )));
+            }
+            let Some(path) = normalize(&entry.path) else {
+                continue;
+            };
+            match entry.kind {
+                EntryKind::File { sparse: None, .. } => {
+                    let blob = ingest(content, &mut tar)?;
+                    check_name(&path, &blob)?;
+                    self.files.insert(path, blob);
+                }
+                EntryKind::Symlink { target } => {
+                    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                    let target = [folder.as_bytes(), b"/", &target].concat();
+                    self.links
+                        .extend(normalize(&target).map(|target| (path, target)));
+                }
+                EntryKind::HardLink { target } => {
+                    self.links
+                        .extend(normalize(&target).map(|target| (path, target)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, path: &str) -> Option<Blob> {
+        let mut path = normalize(path.as_bytes())?;
+        for _ in 0..MAX_LINKS {
+            match (self.files.get(&path), self.links.get(&path)) {
+                (Some(blob), _) => return Some(*blob),
+                (None, Some(target)) => path.clone_from(target),
+                (None, None) => return None,
+            }
+        }
+        None
+    }
+
+    fn document(&self, content: &ContentStore, path: &str) -> Result<Vec<u8>, ImageError> {
+        let blob = self
+            .find(path)
+            .ok_or_else(|| not_an_image(format!("it has no {path}")))?;
+        if blob.size > MAX_DOCUMENT {
+            return Err(not_an_image(format!(
+                "{path} has {} bytes (the limit is {MAX_DOCUMENT})",
+                blob.size
+            )));
+        }
+        content.read(&blob.digest, MAX_DOCUMENT)
+    }
+}
+
+/// Stores the current entry's content.
+fn ingest(content: &ContentStore, tar: &mut TarReader<impl Read>) -> Result<Blob, ImageError> {
+    let mut ingest = content.ingest()?;
+    let mut head = Vec::with_capacity(4);
+    loop {
+        let chunk = tar.content().map_err(tar_error)?;
+        if chunk.is_empty() {
+            break;
+        }
+        let missing = 4_usize.saturating_sub(head.len()).min(chunk.len());
+        head.extend_from_slice(&chunk[..missing]);
+        let count = chunk.len();
+        ingest.write_all(chunk).map_err(ImageError::file(
+            "write a blob in",
+            content.temporary_folder(),
+        ))?;
+        tar.consume(count);
+    }
+    let (digest, size) = ingest.commit()?;
+    let compression = match head.as_slice() {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
+        _ => Compression::None,
+    };
+    Ok(Blob {
+        digest,
+        size,
+        compression,
+    })
+}
+
+/// A file below `blobs/sha256` must be what its name says.
+fn check_name(path: &str, blob: &Blob) -> Result<(), ImageError> {
+    let Some(hex) = path.strip_prefix("blobs/sha256/") else {
+        return Ok(());
+    };
+    match format!("sha256:{hex}").parse::<Digest>() {
+        Ok(want) if want != blob.digest => Err(ImageError::DigestMismatch {
+            what: "archive entry".into(),
+            want,
+            found: blob.digest,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A path inside the archive, without `.` and `..`; `None` if it leads out or is not text.
+fn normalize(path: &[u8]) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in std::str::from_utf8(path).ok()?.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+fn not_an_image(reason: String) -> ImageError {
+    ImageError::NotAnImage { reason }
+}
+
+fn tar_error(error: TarError) -> ImageError {
+    match error {
+        TarError::Io(source) if source.kind() == io::ErrorKind::InvalidInput => {
+            not_an_image("its gzip compression is damaged".into())
+        }
+        TarError::Io(source) => ImageError::ReadArchive { source },
+        other => not_an_image(format!("it is not a tar archive ({other})")),
+    }
+}
+
+/// An image of the archive, all of whose blobs are in the store.
+struct Found {
+    config: Digest,
+    variant: Variant,
+    names: Vec<Reference>,
+}
+
+/// One element of `manifest.json` (`docker save`).
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+fn docker_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageError> {
+    let text = archive.document(&store.content, "manifest.json")?;
+    let images: Vec<DockerImage> = serde_json::from_slice(&text)
+        .map_err(|error| not_an_image(format!("manifest.json: {error}")))?;
+    if images.is_empty() {
+        return Err(not_an_image("manifest.json names no image".into()));
+    }
+    images
+        .iter()
+        .map(|image| docker_image(store, archive, image))
+        .collect()
+}
+
+fn docker_image(
+    store: &Inner,
+    archive: &Archive,
+    image: &DockerImage,
+) -> Result<Found, ImageError> {
+    let name = image
+        .repo_tags
+        .iter()
+        .flatten()
+        .next()
+        .unwrap_or(&image.config);
+    let content = archive.document(&store.content, &image.config)?;
+    let config = Digest::of(&content);
+    let paths = image.layers.as_deref().unwrap_or_default();
+    let (_, diff_ids) = parse_config(&content, paths.len(), &config, name)?;
+    let mut layers = Vec::new();
+    for (path, diff_id) in paths.iter().zip(diff_ids) {
+        let blob = archive
+            .find(path)
+            .ok_or_else(|| not_an_image(format!("layer {path} of {name} is missing")))?;
+        layers.push(ImageLayer {
+            digest: blob.digest,
+            size: blob.size,
+            compression: blob.compression,
+            diff_id,
+        });
+    }
+    check_plain_layers(&layers)?;
+    let blobs: Vec<_> = layers
+        .iter()
+        .map(|layer| (layer.digest, layer.size, layer.compression))
+        .collect();
+    let manifest = Manifest::new((config, content.len() as u64), &blobs)
+        .to_bytes()
+        .map_err(|error| not_an_image(error.to_string()))?;
+    let manifest = store.content.put(&manifest)?;
+    let names = image
+        .repo_tags
+        .iter()
+        .flatten()
+        .map(|name| name.parse())
+        .collect::<Result<_, _>>()?;
+    Ok(Found {
+        config,
+        variant: Variant {
+            manifest,
+            index: None,
+            layers,
+        },
+        names,
+    })
+}
+
+/// The digest of an uncompressed layer is its diff ID: known already, so compared already.
+fn check_plain_layers(layers: &[ImageLayer]) -> Result<(), ImageError> {
+    for layer in layers
+        .iter()
+        .filter(|layer| layer.compression == Compression::None)
+    {
+        let want = Digest::from_bytes(*layer.diff_id.as_bytes());
+        if layer.digest != want {
+            return Err(ImageError::DigestMismatch {
+                what: "layer".into(),
+                want,
+                found: layer.digest,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn parse_config(
+    content: &[u8],
+    layers: usize,
+    digest: &Digest,
+    name: &str,
+) -> Result<(oci_spec::image::ImageConfiguration, Vec<crate::DiffId>), ImageError> {
+    let (config, diff_ids) = manifest::parse_config(content, layers, digest, name)?;
+    let (found, wanted) = (manifest::config_platform(&config), Platform::default());
+    if wanted.rank(&found).is_none() {
+        let (found, wanted) = (found.to_string(), wanted.to_string());
+        return Err(ImageError::WrongPlatform {
+            reference: name.to_owned(),
+            found,
+            wanted,
+        });
+    }
+    Ok((config, diff_ids))
+}
+
+/// `index.json` of an OCI image layout.
+fn layout_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageError> {
+    if archive.find("index.json").is_none() {
+        return Err(not_an_image(
+            "it has neither manifest.json (docker save) nor index.json (OCI layout)".into(),
+        ));
+    }
+    let text = archive.document(&store.content, "index.json")?;
+    let index: Index = serde_json::from_slice(&text)
+        .map_err(|error| not_an_image(format!("index.json: {error}")))?;
+    let images: Vec<Found> = index
+        .manifests
+        .iter()
+        .filter(|entry| entry.annotation("vnd.docker.reference.type").is_none())
+        .map(|entry| layout_image(store, archive, entry))
+        .collect::<Result<_, _>>()?;
+    if images.is_empty() {
+        return Err(not_an_image("index.json names no image".into()));
+    }
+    Ok(images)
+}
+
+fn layout_image(
+    store: &Inner,
+    archive: &Archive,
+    entry: &OciDescriptor,
+) -> Result<Found, ImageError> {
+    let names = layout_name(entry).into_iter().collect();
+    let name = entry.digest.clone();
+    let mut digest = entry.digest("manifest", &name)?;
+    let mut index = None;
+    for _ in 0..4 {
+        let content = archive.document(&store.content, &blob_name(&digest))?;
+        match manifest::parse(&content, Some(&entry.media_type), &digest, &name)? {
+            Document::Index(list) => {
+                index.get_or_insert(digest);
+                digest = manifest::choose(&list, &Platform::default(), &name)?
+                    .digest("manifest", &name)?;
+            }
+            Document::Manifest(manifest) => {
+                let (config, layers) = layout_manifest(store, archive, &manifest, &name)?;
+                return Ok(Found {
+                    config,
+                    variant: Variant {
+                        manifest: digest,
+                        index,
+                        layers,
+                    },
+                    names,
+                });
+            }
+        }
+    }
+    Err(not_an_image("indexes are nested too deep".into()))
+}
+
+fn layout_manifest(
+    store: &Inner,
+    archive: &Archive,
+    manifest: &Manifest,
+    name: &str,
+) -> Result<(Digest, Vec<ImageLayer>), ImageError> {
+    let config = manifest.config.digest("configuration", name)?;
+    let content = archive.document(&store.content, &blob_name(&config))?;
+    let (_, diff_ids) = parse_config(&content, manifest.layers.len(), &config, name)?;
+    let mut layers = Vec::new();
+    for (descriptor, diff_id) in manifest.layers.iter().zip(diff_ids) {
+        let compression = manifest::layer_compression(&descriptor.media_type, name)?;
+        let digest = descriptor.digest("layer", name)?;
+        let size = archive
+            .find(&blob_name(&digest))
+            .map(|blob| blob.size)
+            .or_else(|| store.content.size(&digest))
+            .ok_or_else(|| not_an_image(format!("layer {digest} is missing")))?;
+        layers.push(ImageLayer {
+            digest,
+            size,
+            compression,
+            diff_id,
+        });
+    }
+    Ok((config, layers))
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// The name that containerd or podman put on an entry. A bare tag names no repository.
+fn layout_name(entry: &OciDescriptor) -> Option<Reference> {
+    let full = entry.annotation("io.containerd.image.name");
+    let reference = full.or_else(|| {
+        entry
+            .annotation("org.opencontainers.image.ref.name")
+            .filter(|name| name.contains([':', '/']))
+    });
+    reference?.parse().ok()
+}
+
+async fn record(store: &Inner, found: &Found) -> Result<(), ImageError> {
+    store
+        .records
+        .change(|table| {
+            table.add(found.config, found.variant.clone());
+            for name in &found.names {
+                let record = NameRecord {
+                    image: found.config,
+                    tagged: seconds_since_epoch(),
+                };
+                table.names.insert(name.clone(), record);
+            }
+            Ok(())
+        })
+        .await
+}
