@@ -1,0 +1,619 @@
+//! Pulls from a registry on loopback, good and bad.
+#![cfg(feature = "host")]
+#![allow(missing_docs, reason = "test names say it")]
+
+#[path = "support/registry.rs"]
+mod registry;
+#[path = "support/tarball.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
+mod tarball;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hull_image::{
+    Credentials, Digest, ErrorKind, Image, ImageError, LayerPhase, NoProgress, Platform, Progress,
+    ProgressEvent, Reference, RegistryConfig, Store,
+};
+use registry::{gzip, FakeRegistry, Fault};
+use tarball::Tarball;
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    registry: FakeRegistry,
+    store: Store,
+}
+
+fn config() -> RegistryConfig {
+    RegistryConfig {
+        docker_config: None,
+        backoff: Duration::from_millis(5),
+        ..RegistryConfig::default()
+    }
+}
+
+async fn fixture() -> Fixture {
+    fixture_with(config()).await
+}
+
+async fn fixture_with(config: RegistryConfig) -> Fixture {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let store = Store::open(folder.path(), config).expect("open");
+    Fixture {
+        folder,
+        registry: FakeRegistry::start().await,
+        store,
+    }
+}
+
+impl Fixture {
+    async fn pull(&self, rest: &str) -> Result<Image, ImageError> {
+        self.store
+            .pull(&self.registry.reference(rest), &amd64(), &NoProgress)
+            .await
+    }
+
+    /// Files below the store that are neither locks nor folders.
+    fn files(&self, below: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut pending = vec![self.folder.path().join(below)];
+        while let Some(path) = pending.pop() {
+            for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+                match entry.file_type().expect("type").is_dir() {
+                    true => pending.push(entry.path()),
+                    false => found.push(entry.file_name().to_string_lossy().into_owned()),
+                }
+            }
+        }
+        found
+    }
+}
+
+fn amd64() -> Platform {
+    "linux/amd64".parse().expect("platform")
+}
+
+fn layer(name: &str) -> Vec<u8> {
+    Tarball::new().file(name, name.as_bytes()).finish()
+}
+
+/// The whole chain of messages.
+fn text(error: &ImageError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn pulled_image_is_complete_and_named() {
+    let f = fixture().await;
+    f.registry
+        .image("app", "1", "linux/amd64", &[layer("a"), layer("b")]);
+    let image = f.pull("app:1").await.expect("pull");
+    assert_eq!(image.repo_tags, [format!("{}/app:1", f.registry.address)]);
+    assert_eq!(image.repo_digests.len(), 1);
+    assert_eq!(
+        image.layers[0].diff_id.as_bytes(),
+        Digest::of(&layer("a")).as_bytes()
+    );
+    assert_eq!(
+        image.config.config().as_ref().and_then(|c| c.env().clone()),
+        Some(vec!["A=1".into()])
+    );
+    let by_id = f
+        .store
+        .get(&image.id.hex()[..12])
+        .await
+        .expect("by short ID");
+    assert_eq!(by_id.id, image.id);
+    assert_eq!(f.store.list().await.expect("list").len(), 1);
+    assert_eq!(f.files("content/blobs").len(), 4);
+    assert!(f.files("content/partial").is_empty() && f.files("content/tmp").is_empty());
+}
+
+#[tokio::test]
+async fn second_pull_fetches_no_blob_and_says_up_to_date() {
+    #[derive(Default)]
+    struct Events(Mutex<Vec<ProgressEvent>>);
+    impl Progress for Events {
+        fn event(&self, event: ProgressEvent) {
+            self.0.lock().expect("lock").push(event);
+        }
+    }
+    let f = fixture().await;
+    f.registry
+        .image("app", "latest", "linux/amd64", &[layer("a")]);
+    let reference = f.registry.reference("app");
+    let (first, second) = (Events::default(), Events::default());
+    f.store
+        .pull(&reference, &amd64(), &first)
+        .await
+        .expect("pull");
+    let blobs = f.registry.seen("/blobs/").len();
+    f.store
+        .pull(&reference, &amd64(), &second)
+        .await
+        .expect("pull again");
+    assert_eq!(f.registry.seen("/blobs/").len(), blobs);
+    let phases = |events: &Events| -> Vec<LayerPhase> {
+        let events = events.0.lock().expect("lock");
+        let phase = |event: &ProgressEvent| match event {
+            ProgressEvent::Layer { phase, .. } => Some(*phase),
+            _ => None,
+        };
+        events.iter().filter_map(phase).collect()
+    };
+    assert_eq!(phases(&first).first(), Some(&LayerPhase::PullingFsLayer));
+    assert_eq!(phases(&first).last(), Some(&LayerPhase::DownloadComplete));
+    assert!(matches!(
+        phases(&first)[1],
+        LayerPhase::Downloading { current: 0, .. }
+    ));
+    assert_eq!(
+        phases(&second),
+        [LayerPhase::PullingFsLayer, LayerPhase::AlreadyExists]
+    );
+    let last = |events: &Events| events.0.lock().expect("lock").last().cloned();
+    assert_eq!(last(&first), Some(ProgressEvent::Complete { newer: true }));
+    assert_eq!(
+        last(&second),
+        Some(ProgressEvent::Complete { newer: false })
+    );
+}
+
+#[tokio::test]
+async fn registry_that_is_down_is_named() {
+    let f = fixture().await;
+    let reference: Reference = "127.0.0.1:1/app:1".parse().expect("reference");
+    let error = f
+        .store
+        .pull(&reference, &amd64(), &NoProgress)
+        .await
+        .expect_err("down");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(
+        text(&error).contains("127.0.0.1:1/app:1") && text(&error).contains("refused"),
+        "{}",
+        text(&error)
+    );
+}
+
+#[tokio::test]
+async fn unknown_image_is_not_found() {
+    let f = fixture().await;
+    let error = f.pull("nothing:here").await.expect_err("unknown");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(
+        text(&error).contains("nothing:here") && text(&error).contains("manifest unknown"),
+        "{}",
+        text(&error)
+    );
+    assert!(f.files("content").iter().all(|name| name == "lease"));
+}
+
+#[tokio::test]
+async fn token_flow_works_with_and_without_credentials() {
+    let user = "dTpw"; // u:p
+    let f = fixture().await;
+    f.registry.image("app", "1", "linux/amd64", &[layer("a")]);
+    f.registry.require_token(user, false);
+    f.pull("app:1").await.expect("anonymous token");
+    assert_eq!(f.registry.seen("/token").len(), 1, "the token is kept");
+
+    let denied = fixture().await;
+    denied
+        .registry
+        .image("app", "1", "linux/amd64", &[layer("a")]);
+    denied.registry.require_token(user, true);
+    let error = denied.pull("app:1").await.expect_err("no credentials");
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert!(
+        text(&error).contains("bad credentials") && text(&error).contains("app:1"),
+        "{}",
+        text(&error)
+    );
+
+    let credentials = Credentials {
+        username: "u".into(),
+        password: "p".into(),
+    };
+    let credentials = BTreeMap::from([(denied.registry.address.to_string(), credentials)]);
+    let folder = tempfile::tempdir().expect("tempdir");
+    let store = Store::open(
+        folder.path(),
+        RegistryConfig {
+            credentials,
+            ..config()
+        },
+    )
+    .expect("open");
+    store
+        .pull(&denied.registry.reference("app:1"), &amd64(), &NoProgress)
+        .await
+        .expect("with credentials");
+}
+
+#[tokio::test]
+async fn forbidden_is_not_tried_again() {
+    let f = fixture().await;
+    f.registry
+        .fault("manifests/1", vec![Fault::Status(403, Vec::new()); 9]);
+    assert_eq!(
+        f.pull("app:1").await.expect_err("403").kind(),
+        ErrorKind::Unauthorized
+    );
+    assert_eq!(f.registry.seen("manifests/1").len(), 1);
+}
+
+#[tokio::test]
+async fn rate_limit_waits_as_long_as_it_is_told() {
+    let f = fixture().await;
+    f.registry.image("app", "1", "linux/amd64", &[layer("a")]);
+    let limited = || Fault::Status(429, vec![("retry-after", "1".into())]);
+    f.registry.fault("manifests/1", vec![limited(), limited()]);
+    f.pull("app:1").await.expect("pull");
+    let seen = f.registry.seen("manifests/1");
+    assert_eq!(seen.len(), 3);
+    for pair in seen.windows(2) {
+        assert!(pair[1].at - pair[0].at >= Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn rate_limit_without_end_is_given_up() {
+    let f = fixture().await;
+    f.registry
+        .fault("manifests/1", vec![Fault::Status(429, Vec::new()); 99]);
+    let error = f.pull("app:1").await.expect_err("limited");
+    assert_eq!(error.kind(), ErrorKind::RateLimited);
+    assert!(text(&error).contains("limits the rate"), "{}", text(&error));
+    assert_eq!(f.registry.seen("manifests/1").len(), 5);
+    // An hour is more than anybody waits for.
+    f.registry.fault(
+        "manifests/2",
+        vec![Fault::Status(429, vec![("retry-after", "3600".into())])],
+    );
+    let error = f.pull("app:2").await.expect_err("limited");
+    assert!(text(&error).contains("3600 s"), "{}", text(&error));
+}
+
+#[tokio::test]
+async fn server_errors_are_tried_again_and_then_named() {
+    let f = fixture().await;
+    f.registry.image("app", "1", "linux/amd64", &[layer("a")]);
+    f.registry
+        .fault("manifests/1", vec![Fault::Status(503, Vec::new()); 4]);
+    f.pull("app:1").await.expect("fifth try");
+    f.registry
+        .fault("manifests/1", vec![Fault::Status(500, Vec::new()); 99]);
+    let error = f.pull("app:1").await.expect_err("500");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(text(&error).contains("500"), "{}", text(&error));
+}
+
+#[tokio::test]
+async fn broken_download_is_resumed_where_it_broke() {
+    let f = fixture().await;
+    let noise: Vec<u8> = (0..200_000_u32)
+        .flat_map(|n| n.wrapping_mul(0x9E37_79B1).to_le_bytes())
+        .collect();
+    let tar = Tarball::new().file("noise", &noise).finish();
+    let blob = gzip(&tar);
+    f.registry.image("app", "1", "linux/amd64", &[tar]);
+    let digest = Digest::of(&blob);
+    f.registry
+        .fault(&digest.hex(), vec![Fault::Cut(blob.len() * 9 / 10)]);
+    f.pull("app:1").await.expect("pull");
+    let seen = f.registry.seen(&digest.hex());
+    assert_eq!(seen.len(), 2);
+    assert!(seen[1].range.is_some(), "{seen:?}");
+    assert!(f.registry.bytes_sent() < blob.len() as u64 * 12 / 10 + 4096);
+}
+
+#[tokio::test]
+async fn registry_without_ranges_sends_it_all_again() {
+    let f = fixture().await;
+    let tar = layer("a");
+    let digest = Digest::of(&gzip(&tar));
+    f.registry.image("app", "1", "linux/amd64", &[tar]);
+    f.registry
+        .fault(&digest.hex(), vec![Fault::Cut(20), Fault::NoRange]);
+    f.pull("app:1").await.expect("pull");
+}
+
+#[tokio::test]
+async fn blob_that_is_always_cut_ends_in_an_error_and_nothing_is_named() {
+    let f = fixture().await;
+    let tar = layer("a");
+    let digest = Digest::of(&gzip(&tar));
+    f.registry.image("app", "1", "linux/amd64", &[tar]);
+    f.registry.fault(&digest.hex(), vec![Fault::Cut(0); 99]);
+    let error = f.pull("app:1").await.expect_err("truncated");
+    assert!(
+        text(&error).contains(&digest.to_string()) && text(&error).contains("ended after 0 of"),
+        "{}",
+        text(&error)
+    );
+    assert!(f.store.list().await.expect("list").is_empty());
+}
+
+#[tokio::test]
+async fn wrong_content_is_refused_and_forgotten() {
+    for fault in [Fault::Garbage, Fault::Twice] {
+        let f = fixture().await;
+        let tar = layer("a");
+        let digest = Digest::of(&gzip(&tar));
+        f.registry.image("app", "1", "linux/amd64", &[tar]);
+        f.registry.fault(&digest.hex(), vec![fault]);
+        let error = f.pull("app:1").await.expect_err("wrong content");
+        assert_eq!(error.kind(), ErrorKind::BadImage);
+        assert!(
+            text(&error).contains(&digest.to_string()),
+            "{}",
+            text(&error)
+        );
+        assert!(f.store.list().await.expect("list").is_empty());
+        f.pull("app:1").await.expect("the registry is right again");
+    }
+}
+
+#[tokio::test]
+async fn manifest_that_is_not_its_digest_is_refused() {
+    let f = fixture().await;
+    let descriptor = f.registry.image("app", "1", "linux/amd64", &[layer("a")]);
+    let digest = descriptor["digest"].as_str().expect("digest");
+    f.registry.fault(digest, vec![Fault::Garbage]);
+    let error = f
+        .pull(&format!("app@{digest}"))
+        .await
+        .expect_err("wrong manifest");
+    assert!(text(&error).contains(digest), "{}", text(&error));
+    f.pull(&format!("app@{digest}"))
+        .await
+        .expect("right manifest");
+}
+
+#[tokio::test]
+async fn index_gives_the_platform_that_was_asked_for() {
+    let f = fixture().await;
+    let with = |mut descriptor: serde_json::Value, platform: serde_json::Value| {
+        descriptor["platform"] = platform;
+        descriptor
+    };
+    let unknown = serde_json::json!({"os": "unknown", "architecture": "unknown"});
+    let mut attestation = with(
+        f.registry
+            .image("app", "x", "linux/amd64", &[layer("attestation")]),
+        unknown,
+    );
+    attestation["annotations"] =
+        serde_json::json!({"vnd.docker.reference.type": "attestation-manifest"});
+    let arm = f
+        .registry
+        .image("app", "x", "linux/arm/v7", &[layer("arm")]);
+    let arm64 = f
+        .registry
+        .image("app", "x", "linux/arm64", &[layer("arm64")]);
+    let amd = f
+        .registry
+        .image("app", "x", "linux/amd64", &[layer("amd64")]);
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
+        "manifests": [
+            attestation,
+            with(arm, serde_json::json!({"os": "linux", "architecture": "arm", "variant": "v7"})),
+            with(arm64, serde_json::json!({"os": "linux", "architecture": "arm64"})),
+            with(amd, serde_json::json!({"os": "linux", "architecture": "amd64"})),
+        ],
+    });
+    f.registry.document("app", "multi", &index);
+    let image = f.pull("app:multi").await.expect("amd64");
+    assert_eq!(
+        image.layers[0].diff_id.as_bytes(),
+        Digest::of(&layer("amd64")).as_bytes()
+    );
+    let arm64: Platform = "linux/arm64/v8".parse().expect("platform");
+    let image = f
+        .store
+        .pull(&f.registry.reference("app:multi"), &arm64, &NoProgress)
+        .await
+        .expect("arm64");
+    assert_eq!(
+        image.layers[0].diff_id.as_bytes(),
+        Digest::of(&layer("arm64")).as_bytes()
+    );
+
+    let windows = f
+        .registry
+        .image("app", "x", "windows/amd64", &[layer("windows")]);
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [with(windows, serde_json::json!({"os": "windows", "architecture": "amd64"}))],
+    });
+    f.registry.document("app", "windows", &index);
+    let error = f.pull("app:windows").await.expect_err("windows only");
+    assert!(
+        text(&error).contains("no matching manifest for linux/amd64"),
+        "{}",
+        text(&error)
+    );
+    assert!(text(&error).contains("windows/amd64"), "{}", text(&error));
+}
+
+#[tokio::test]
+async fn image_for_another_architecture_is_refused() {
+    let f = fixture().await;
+    f.registry.image("app", "1", "linux/s390x", &[layer("a")]);
+    let error = f.pull("app:1").await.expect_err("s390x");
+    assert!(
+        text(&error).contains("linux/s390x") && text(&error).contains("linux/amd64"),
+        "{}",
+        text(&error)
+    );
+}
+
+#[tokio::test]
+async fn documents_that_are_no_image_are_refused_by_name() {
+    let f = fixture().await;
+    let layer = f.registry.blob(
+        "app",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        &gzip(&layer("a")),
+    );
+    let config = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}}"#;
+    let config = f
+        .registry
+        .blob("app", "application/vnd.oci.image.config.v1+json", config);
+    let manifest = |config: &serde_json::Value, layers: serde_json::Value| {
+        serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": config, "layers": layers})
+    };
+    let artifact = f
+        .registry
+        .blob("app", "application/vnd.cncf.helm.config.v1+json", b"{}");
+    let cases = [
+        (
+            "foreign",
+            manifest(&config, serde_json::json!([layer])),
+            "foreign layer",
+        ),
+        (
+            "helm",
+            manifest(&artifact, serde_json::json!([])),
+            "artifact",
+        ),
+        (
+            "fewer",
+            manifest(&config, serde_json::json!([])),
+            "1 diff IDs for 0 layers",
+        ),
+        (
+            "schema1",
+            serde_json::json!({"schemaVersion": 1, "name": "x"}),
+            "schema 1",
+        ),
+        ("text", serde_json::json!("hello"), "not valid"),
+    ];
+    for (tag, document, want) in cases {
+        f.registry.document("app", tag, &document);
+        let error = f.pull(&format!("app:{tag}")).await.expect_err(tag);
+        assert_eq!(error.kind(), ErrorKind::BadImage, "{tag}");
+        assert!(text(&error).contains(want), "{tag}: {}", text(&error));
+    }
+}
+
+#[tokio::test]
+async fn large_manifests_are_taken_and_huge_ones_refused() {
+    let f = fixture().await;
+    let image = f.registry.image("app", "x", "linux/amd64", &[layer("a")]);
+    let index = |padding: usize| {
+        serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [image], "annotations": {"padding": "x".repeat(padding)}})
+    };
+    f.registry.document("app", "large", &index(3_900_000));
+    f.pull("app:large").await.expect("3.9 MB");
+    f.registry.document("app", "huge", &index(30_000_000));
+    let error = f.pull("app:huge").await.expect_err("30 MB");
+    assert!(
+        text(&error).contains("limit of 8388608"),
+        "{}",
+        text(&error)
+    );
+}
+
+#[tokio::test]
+async fn ten_pulls_at_once_fetch_each_blob_once() {
+    let f = fixture().await;
+    let tar = layer("a");
+    let digest = Digest::of(&gzip(&tar));
+    f.registry
+        .image("app", "1", "linux/amd64", &[tar, layer("b")]);
+    f.registry
+        .fault(&digest.hex(), vec![Fault::Slow(Duration::from_millis(200))]);
+    // Stores of their own, as processes have.
+    let stores: Vec<Store> = (0..10)
+        .map(|_| Store::open(f.folder.path(), config()).expect("open"))
+        .collect();
+    let reference = f.registry.reference("app:1");
+    let platform = amd64();
+    let pulls = stores
+        .iter()
+        .map(|store| store.pull(&reference, &platform, &NoProgress));
+    for result in futures_util::future::join_all(pulls).await {
+        result.expect("pull");
+    }
+    assert_eq!(f.registry.seen("/blobs/").len(), 3);
+    assert!(f.files("content/partial").is_empty());
+}
+
+#[tokio::test]
+async fn dropped_pull_is_resumed_by_the_next() {
+    let f = fixture().await;
+    let tar = layer("a");
+    let digest = Digest::of(&gzip(&tar));
+    f.registry.image("app", "1", "linux/amd64", &[tar]);
+    let hanging = Fault::Slow(Duration::from_secs(600));
+    f.registry
+        .fault(&digest.hex(), vec![Fault::Cut(30), hanging]);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), f.pull("app:1"))
+            .await
+            .is_err()
+    );
+    assert_eq!(f.files("content/partial"), [digest.hex()]);
+    f.pull("app:1").await.expect("resumed");
+    let last = f
+        .registry
+        .seen(&digest.hex())
+        .pop()
+        .and_then(|seen| seen.range);
+    assert_eq!(last.as_deref(), Some("bytes=30-"));
+}
+
+#[tokio::test]
+async fn same_configuration_in_other_compression_is_one_image_and_keeps_both() {
+    let f = fixture().await;
+    let tar = layer("a");
+    let first = f
+        .registry
+        .image("app", "gz", "linux/amd64", std::slice::from_ref(&tar));
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {"Env": ["A=1"]},
+        "rootfs": {"type": "layers", "diff_ids": [Digest::of(&tar).to_string()]},
+    });
+    let config = f.registry.blob(
+        "app",
+        "application/vnd.oci.image.config.v1+json",
+        &serde_json::to_vec(&config).expect("JSON"),
+    );
+    let plain = f
+        .registry
+        .blob("app", "application/vnd.oci.image.layer.v1.tar", &tar);
+    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": config, "layers": [plain]});
+    f.registry.document("app", "plain", &manifest);
+    let one = f.pull("app:gz").await.expect("gzip");
+    let other = f.pull("app:plain").await.expect("plain");
+    assert_eq!(one.id, other.id);
+    assert_ne!(one.manifest, other.manifest);
+    assert_eq!(other.repo_tags.len(), 2);
+    f.store.collect_leftovers().await.expect("collect");
+    let kept = |digest: &str| blob_path(f.folder.path(), digest).exists();
+    assert!(
+        kept(first["digest"].as_str().expect("digest")),
+        "the first manifest is kept"
+    );
+    assert!(kept(&one.layers[0].digest.to_string()) && kept(&other.layers[0].digest.to_string()));
+}
+
+fn blob_path(root: &Path, digest: &str) -> std::path::PathBuf {
+    let hex = digest.trim_start_matches("sha256:");
+    root.join("content/blobs/sha256").join(&hex[..2]).join(hex)
+}
