@@ -75,7 +75,7 @@ pub(crate) struct Guest<D: VirtioDevice> {
     pub(crate) paused: bool,
     epoll: Epoll,
     changes: Vec<SourceChange>,
-    bus: MmioBus,
+    bus: Arc<MmioBus>,
     entry: Entry<D>,
     interrupts: Arc<AtomicUsize>,
     rings: Vec<Ring>,
@@ -86,7 +86,10 @@ impl<D: VirtioDevice> Guest<D> {
     /// A device that no driver has touched.
     pub(crate) fn new(device: D) -> Self {
         let range = (GuestAddress(0), MEMORY_BYTES as usize);
-        let memory = GuestMemoryMmap::from_ranges(&[range]).unwrap();
+        Self::on(GuestMemoryMmap::from_ranges(&[range]).unwrap(), device)
+    }
+
+    fn on(memory: GuestMemoryMmap, device: D) -> Self {
         let counter = Counter::default();
         let interrupts = Arc::clone(&counter.0);
         let transport = Transport::new(&device, memory.clone(), Box::new(counter)).unwrap();
@@ -98,7 +101,7 @@ impl<D: VirtioDevice> Guest<D> {
             paused: false,
             epoll: Epoll::new().unwrap(),
             changes: Vec::new(),
-            bus: MmioBus::new(windows),
+            bus: Arc::new(MmioBus::new(windows)),
             entry: Entry {
                 slot: SLOT,
                 transport,
@@ -198,12 +201,23 @@ impl<D: VirtioDevice> Guest<D> {
         self.bus.write(gpa, &value.to_le_bytes());
     }
 
-    pub(crate) fn bus(&self) -> &MmioBus {
-        &self.bus
+    pub(crate) fn bus(&self) -> Arc<MmioBus> {
+        Arc::clone(&self.bus)
     }
 
     pub(crate) fn device(&mut self) -> &mut D {
         &mut self.entry.device
+    }
+
+    /// The same guest, saved and continued with a new device.
+    pub(crate) fn restored(self, device: D) -> Result<Self, String> {
+        let saved = self.entry.save();
+        let mut guest = Self::on(self.memory, device);
+        guest.rings = self.rings;
+        guest.free = self.free;
+        guest.entry.restore(&saved)?;
+        guest.run();
+        Ok(guest)
     }
 
     /// Has the event loop watch what the device is born with.
@@ -283,6 +297,12 @@ impl<D: VirtioDevice> Guest<D> {
         let index = ring.avail_idx;
         self.write(avail + 4 + 2 * u64::from(place), &head.to_le_bytes());
         self.write(avail + 2, &index.to_le_bytes());
+    }
+
+    /// Where a queue's table and rings are.
+    pub(crate) fn places(&self, queue: usize) -> [u64; 3] {
+        let ring = &self.rings[queue];
+        [ring.desc, ring.avail, ring.used]
     }
 
     /// Moves the available index on without saying what is there.

@@ -7,3 +7,5 @@ mod request;
 mod tests;
 
 pub(crate) use device::Blk;
+#[cfg(test)]
+pub(crate) use tests::on_file;

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::disk::{ExtentTable, SECTOR};
 use super::request::kind;
 use super::Blk;
+use crate::devices::mmio::reg;
 use crate::devices::testutil::{broken_rings, malformed_chains, Guest, Part, Used, NEXT, WRITE};
 use crate::devices::virtio::{DeviceError, F_EVENT_IDX};
 
@@ -26,6 +27,12 @@ fn disk(content: &[u8], sectors: u64, read_only: bool) -> (Blk, File) {
     let extents = vec![extent("disk", 0, sectors * SECTOR)];
     let blk = blk(extents, read_only, |_| file.try_clone().unwrap()).unwrap();
     (blk, copy)
+}
+
+/// A writable disk of one file.
+pub(crate) fn on_file(file: File, sectors: u64) -> Blk {
+    let extents = vec![extent("disk", 0, sectors * SECTOR)];
+    blk(extents, false, |_| file.try_clone().unwrap()).unwrap()
 }
 
 fn extent(name: &str, offset: u64, length: u64) -> Extent {
@@ -315,6 +322,32 @@ fn a_composite_disk_shows_its_extents_one_after_another() {
         file.read_exact_at(&mut byte, at).unwrap();
         assert_eq!(byte, [42]);
     }
+}
+
+#[test]
+fn a_restored_disk_goes_on_where_it_was() {
+    let (blk, file) = disk(&[6; 4096], 8, false);
+    let mut guest = Guest::start(blk);
+    for sector in 0..5 {
+        assert_eq!(write(&mut guest, sector, vec![sector as u8; 512]), OK);
+    }
+    // Offered before the pause, served after it.
+    guest.paused = true;
+    let parts = vec![header(kind::IN, 3), Part::In(512), Part::In(1)];
+    let sent = guest.submit(0, parts);
+    assert!(guest.used(0).is_empty());
+    let extents = vec![extent("disk", 0, 16 * SECTOR)];
+    let larger = super::tests::blk(extents, false, |_| file.try_clone().unwrap());
+    let mut guest = guest.restored(larger.unwrap()).unwrap();
+    assert_eq!(guest.used(0).len(), 1);
+    assert_eq!(guest.answer(&sent)[..512], [3; 512]);
+    // The disk behind it has grown: the driver is told.
+    assert_eq!(guest.get(reg::INTERRUPT_STATUS) & 2, 2);
+    assert_eq!(guest.get(reg::CONFIG_GENERATION), 1);
+    assert_eq!(guest.get(reg::CONFIG), 16);
+    assert_eq!(write(&mut guest, 15, vec![1; 512]), OK);
+    // A driver that uses discard cannot go on with a disk that has none.
+    assert!(guest.restored(Blk::empty(true)).is_err());
 }
 
 proptest! {

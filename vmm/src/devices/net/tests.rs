@@ -14,10 +14,16 @@ const GUEST_TSO: u64 = 1 << 7 | 1 << 8;
 fn guest(mask: u64) -> (Guest<Net>, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
-    let net = Net::on(Tap::fake(theirs.into()), MAC, 1400);
-    let mut guest = Guest::start_with(net, mask);
+    let mut guest = Guest::start_with(Net::on_socket(theirs), mask);
     guest.started();
     (guest, ours)
+}
+
+impl Net {
+    /// A device on a datagram socket.
+    pub(crate) fn on_socket(socket: UnixDatagram) -> Self {
+        Self::on(Tap::fake(socket.into()), MAC, 1400)
+    }
 }
 
 /// A frame behind a header, as a tap carries it.

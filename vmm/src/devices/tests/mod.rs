@@ -1,4 +1,5 @@
 //! The transport, and all devices together.
 
 mod build;
+mod chaos;
 mod mmio;
