@@ -1,7 +1,7 @@
 //! Loads the kernel and everything it is started with into guest memory.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::KernelLoader;
@@ -9,8 +9,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::layout::{self, Range};
 use super::{mptable, pvh};
+use crate::memory;
 
 const PAGE: u64 = 4096;
+/// Where Linux is linked to be loaded (`CONFIG_PHYSICAL_START`); only a guess for other kernels.
+const KERNEL_START: u64 = 16 << 20;
 
 /// What the guest cannot be started with.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,12 @@ pub enum BootError {
     Kernel {
         /// The loader's answer.
         source: linux_loader::loader::Error,
+    },
+    /// The kernel could not be read.
+    #[error("failed to read the kernel")]
+    ReadKernel {
+        /// The kernel's answer.
+        source: std::io::Error,
     },
     /// No PVH note.
     #[error("the kernel has no PVH entry: build it with CONFIG_PVH=y")]
@@ -76,6 +85,7 @@ pub struct Boot<'a> {
 
 /// Fills guest memory.
 pub fn load(memory: &GuestMemoryMmap, boot: Boot<'_>) -> Result<Loaded, BootError> {
+    advise_huge_kernel(memory, boot.kernel)?;
     let high_memory = Some(GuestAddress(layout::HIGH_MEMORY));
     let kernel = Elf::load(memory, None, boot.kernel, high_memory)
         .map_err(|source| BootError::Kernel { source })?;
@@ -112,6 +122,17 @@ pub fn load(memory: &GuestMemoryMmap, boot: Boot<'_>) -> Result<Loaded, BootErro
     Ok(Loaded { entry: entry.0 })
 }
 
+/// The kernel is written now and all of it is used for good: large pages save thousands of page
+/// faults here and in the guest, and cost no memory.
+fn advise_huge_kernel(memory: &GuestMemoryMmap, kernel: &mut File) -> Result<(), BootError> {
+    let length = kernel
+        .seek(SeekFrom::End(0))
+        .map_err(|source| BootError::ReadKernel { source })?;
+    let start = KERNEL_START;
+    memory::advise_huge(memory, Range { start, length });
+    Ok(())
+}
+
 /// Puts the initramfs at the end of low memory, out of the kernel's way.
 fn load_initramfs(
     memory: &GuestMemoryMmap,
@@ -129,27 +150,15 @@ fn load_initramfs(
             kernel_end,
             memory_end,
         })?;
-    let mut source = file.by_ref().take(length);
-    let mut at = start;
-    // Through a small buffer: the whole file at once would double its cost.
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = source.read(&mut buffer).map_err(failed)?;
-        if count == 0 {
-            break;
-        }
-        memory
-            .write_slice(&buffer[..count], GuestAddress(at))
-            .map_err(|source| BootError::Write {
-                what: "the initramfs",
-                source,
-            })?;
-        at += count as u64;
-    }
-    if at != start + length {
-        return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
-    }
-    Ok(Range { start, length })
+    let range = Range { start, length };
+    memory::advise_huge(memory, range);
+    memory
+        .read_exact_volatile_from(GuestAddress(start), file, length as usize)
+        .map_err(|source| BootError::Write {
+            what: "the initramfs",
+            source,
+        })?;
+    Ok(range)
 }
 
 fn place_initramfs(length: u64, kernel_end: u64, memory_end: u64) -> Option<u64> {
@@ -178,8 +187,10 @@ mod tests {
     #[test]
     fn file_that_is_no_kernel_is_refused() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let mut text = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut text, &[b'#'; 100]).unwrap();
         let boot = Boot {
-            kernel: &mut File::open("/proc/self/status").unwrap(),
+            kernel: &mut text,
             initramfs: &mut File::open("/dev/null").unwrap(),
             command_line: "",
             vcpus: 1,
