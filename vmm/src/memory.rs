@@ -1,13 +1,14 @@
 //! Guest memory: private, anonymous, never faulted in ahead of the guest.
+//!
+//! Whether it gets huge pages is left to the host's policy: advice for parts of it would split the
+//! mapping, and advice for all of it would make small guests large.
 
 use hull_vm_config::VmConfig;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use crate::arch::x86_64::layout::{self, Range};
+use crate::arch::x86_64::layout;
 use crate::sys;
-
-const HUGE_PAGE: u64 = 2 << 20;
 
 /// Guest memory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +42,4 @@ pub fn map(config: &VmConfig) -> Result<GuestMemoryMmap, MemoryError> {
     })?;
     sys::exclude_from_dumps(&memory).map_err(|source| MemoryError::Dump { source })?;
     Ok(memory)
-}
-
-/// Asks for large pages for a range, rounded outwards to whole ones. Advice: a host that has none,
-/// or a range that is not all memory, changes nothing.
-pub(crate) fn advise_huge(memory: &GuestMemoryMmap, range: Range) {
-    let start = range.start / HUGE_PAGE * HUGE_PAGE;
-    let end = range.end().next_multiple_of(HUGE_PAGE);
-    // Without large pages the guest runs as well, only slower.
-    let _ = sys::advise_huge(memory, start, end - start);
 }

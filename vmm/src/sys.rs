@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use kvm_bindings::{kvm_run, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// Takes ownership of an inherited descriptor and marks it close-on-exec.
 pub(crate) fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
@@ -62,21 +62,6 @@ pub(crate) fn exclude_from_dumps(memory: &GuestMemoryMmap) -> io::Result<()> {
         if unsafe { libc::madvise(region.as_ptr().cast(), length, libc::MADV_DONTDUMP) } < 0 {
             return Err(io::Error::last_os_error());
         }
-    }
-    Ok(())
-}
-
-/// Advises large pages for a range of guest memory, if all of it is memory.
-pub(crate) fn advise_huge(memory: &GuestMemoryMmap, start: u64, length: u64) -> io::Result<()> {
-    let bytes = length as usize;
-    let slice = memory
-        .get_slice(GuestAddress(start), bytes)
-        .map_err(io::Error::other)?;
-    let pointer = slice.ptr_guard_mut();
-    // SAFETY: address and length are those of a slice of a live mapping that `memory` owns; the
-    // advice changes neither its content nor its protection.
-    if unsafe { libc::madvise(pointer.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) } < 0 {
-        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

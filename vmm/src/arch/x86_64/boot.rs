@@ -9,11 +9,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::layout::{self, Range};
 use super::{mptable, pvh};
-use crate::memory;
 
 const PAGE: u64 = 4096;
-/// Where Linux is linked to be loaded (`CONFIG_PHYSICAL_START`); only a guess for other kernels.
-const KERNEL_START: u64 = 16 << 20;
 
 /// What the guest cannot be started with.
 #[derive(Debug, thiserror::Error)]
@@ -23,12 +20,6 @@ pub enum BootError {
     Kernel {
         /// The loader's answer.
         source: linux_loader::loader::Error,
-    },
-    /// The kernel could not be read.
-    #[error("failed to read the kernel")]
-    ReadKernel {
-        /// The kernel's answer.
-        source: std::io::Error,
     },
     /// No PVH note.
     #[error("the kernel has no PVH entry: build it with CONFIG_PVH=y")]
@@ -85,7 +76,6 @@ pub struct Boot<'a> {
 
 /// Fills guest memory.
 pub fn load(memory: &GuestMemoryMmap, boot: Boot<'_>) -> Result<Loaded, BootError> {
-    advise_huge_kernel(memory, boot.kernel)?;
     let high_memory = Some(GuestAddress(layout::HIGH_MEMORY));
     let kernel = Elf::load(memory, None, boot.kernel, high_memory)
         .map_err(|source| BootError::Kernel { source })?;
@@ -122,17 +112,6 @@ pub fn load(memory: &GuestMemoryMmap, boot: Boot<'_>) -> Result<Loaded, BootErro
     Ok(Loaded { entry: entry.0 })
 }
 
-/// The kernel is written now and all of it is used for good: large pages save thousands of page
-/// faults here and in the guest, and cost no memory.
-fn advise_huge_kernel(memory: &GuestMemoryMmap, kernel: &mut File) -> Result<(), BootError> {
-    let length = kernel
-        .seek(SeekFrom::End(0))
-        .map_err(|source| BootError::ReadKernel { source })?;
-    let start = KERNEL_START;
-    memory::advise_huge(memory, Range { start, length });
-    Ok(())
-}
-
 /// Puts the initramfs at the end of low memory, out of the kernel's way.
 fn load_initramfs(
     memory: &GuestMemoryMmap,
@@ -150,15 +129,13 @@ fn load_initramfs(
             kernel_end,
             memory_end,
         })?;
-    let range = Range { start, length };
-    memory::advise_huge(memory, range);
     memory
         .read_exact_volatile_from(GuestAddress(start), file, length as usize)
         .map_err(|source| BootError::Write {
             what: "the initramfs",
             source,
         })?;
-    Ok(range)
+    Ok(Range { start, length })
 }
 
 fn place_initramfs(length: u64, kernel_end: u64, memory_end: u64) -> Option<u64> {
