@@ -6,6 +6,7 @@ mod common;
 use common::{code, config, elf, file_of, kernel, kvm, Vmm};
 use hull_protocol::{TraceMark, POWER_OFF_BYTE, TRACE_IO_PORT};
 use hull_vm_config::control::{Event, ExitReason, Request};
+use hull_vm_config::MAX_VCPUS;
 
 const SERIAL: u16 = 0x3f8;
 const KEYBOARD: u16 = 0x64;
@@ -122,6 +123,21 @@ fn paused_guest_stands_still_and_goes_on() {
         vmm.send(&Request::Resume);
         assert_eq!(vmm.event(), Event::Resumed);
     }
+}
+
+#[test]
+fn largest_vm_starts_stops_and_goes_on() {
+    let Some(kvm) = kvm() else { return };
+    let mut config = config();
+    config.vcpus = MAX_VCPUS;
+    config.memory_bytes = 8 << 30; // more than fits below the device windows
+    let vmm = Vmm::start(kvm, &config, &kernel(&[code::spin()]));
+    assert_eq!(vmm.event(), Event::Started);
+    vmm.send(&Request::Pause);
+    assert_eq!(vmm.event(), Event::Paused);
+    vmm.send(&Request::Resume);
+    assert_eq!(vmm.event(), Event::Resumed);
+    assert_eq!(vmm.abandon(), Some(1));
 }
 
 #[test]
