@@ -2,14 +2,14 @@
 //! end, the guest's console: for trying the VMM by itself.
 //!
 //! `cargo run -p hull-vmm --example boot -- KERNEL INITRAMFS [--vcpus N] [--memory MIB]
-//! [--disk FILE] [--append WORD]... [--repeat N]`
+//! [--disk FILE] [--append WORD]... [--pause MILLISECONDS] [--repeat N]`
 
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context};
 use hull_vm_config::control::{Event, Request, MAX_MESSAGE_BYTES};
@@ -25,6 +25,7 @@ struct Options {
     memory_mib: u64,
     disk: Option<PathBuf>,
     append: Vec<String>,
+    pause: Option<Duration>,
     repeat: u32,
 }
 
@@ -38,6 +39,7 @@ fn options() -> anyhow::Result<Options> {
         memory_mib: 128,
         disk: None,
         append: vec![],
+        pause: None,
         repeat: 1,
     };
     while let Ok(flag) = next("") {
@@ -46,6 +48,9 @@ fn options() -> anyhow::Result<Options> {
             "--memory" => options.memory_mib = next("MIB")?.parse()?,
             "--disk" => options.disk = Some(next("FILE")?.into()),
             "--append" => options.append.push(next("WORD")?),
+            "--pause" => {
+                options.pause = Some(Duration::from_millis(next("MILLISECONDS")?.parse()?))
+            }
             "--repeat" => options.repeat = next("N")?.parse()?,
             _ => bail!("unknown argument {flag}"),
         }
@@ -71,7 +76,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     )?;
     let started = Instant::now();
     let mut child = start(options, &console, theirs)?;
-    let result = follow(&control, started);
+    let result = follow(&control, started, options.pause);
     let status = child.wait()?;
     console.rewind()?;
     let mut text = Vec::new();
@@ -153,8 +158,8 @@ fn vm_config(options: &Options, disk: Option<&File>) -> anyhow::Result<VmConfig>
     })
 }
 
-/// Prints what comes until the VM ends.
-fn follow(control: &OwnedFd, started: Instant) -> anyhow::Result<()> {
+/// Prints what comes until the VM ends; pauses it once, when the agent is ready.
+fn follow(control: &OwnedFd, started: Instant, pause: Option<Duration>) -> anyhow::Result<()> {
     send(control, &Request::Jail)?;
     loop {
         let mut buffer = vec![0; MAX_MESSAGE_BYTES];
@@ -180,11 +185,15 @@ fn follow(control: &OwnedFd, started: Instant) -> anyhow::Result<()> {
             Event::Ready => {
                 println!("{at:>12.3?} ready");
                 send(control, &Request::Trace)?;
+                if pause.is_some() {
+                    send(control, &Request::Pause)?;
+                }
             }
             other => {
                 println!("{at:>12.3?} {other:?}");
-                if other == Event::Started {
-                    send(control, &Request::Trace)?;
+                if other == Event::Paused {
+                    std::thread::sleep(pause.unwrap_or_default());
+                    send(control, &Request::Resume)?;
                 }
             }
         }
