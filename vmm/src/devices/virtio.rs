@@ -185,7 +185,10 @@ impl<'a> QueueSet<'a> {
                     let head = descriptors.head_index();
                     match Chain::parse(memory, descriptors, position) {
                         Some(chain) => return Ok(Some(chain)),
-                        None => self.complete(queue, head, 0)?,
+                        None => {
+                            self.complete(queue, head, 0)?;
+                            dry = 0;
+                        }
                     }
                 }
                 None if dry == 1 => return Ok(None),

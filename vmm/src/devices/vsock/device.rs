@@ -273,7 +273,7 @@ impl Vsock {
         }
         while let Some(control) = connection.flow.owed() {
             let (op, flags) = control.op();
-            let (buf_alloc, fwd_cnt) = connection.flow.advertise();
+            let (buf_alloc, fwd_cnt) = connection.flow.credit_fields();
             let header = Header {
                 op,
                 flags,
@@ -285,6 +285,7 @@ impl Vsock {
                 return Ok(Turn::NoBuffers);
             }
             connection.flow.on_control(control);
+            connection.flow.on_advertised();
             *left = left.saturating_sub(1);
         }
         let more = connection.may_receive();
@@ -393,7 +394,8 @@ fn send_data(
         return Ok(Turn::Again);
     };
     connection.flow.on_sent(rest);
-    let (buf_alloc, fwd_cnt) = connection.flow.advertise();
+    let (buf_alloc, fwd_cnt) = connection.flow.credit_fields();
+    connection.flow.on_advertised();
     for slot in slots {
         if rest == 0 {
             queues.rewind(RX, slot.position);

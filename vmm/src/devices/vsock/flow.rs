@@ -238,10 +238,14 @@ impl Flow {
         }
     }
 
-    /// The credit fields of the packet that is being sent.
-    pub(crate) fn advertise(&mut self) -> (u32, u32) {
+    /// The credit fields of a packet to the guest. Once it is sent, [`Flow::on_advertised`] is due.
+    pub(crate) fn credit_fields(&self) -> (u32, u32) {
+        (self.buf_alloc, self.forwarded)
+    }
+
+    /// A packet with the current [`Flow::credit_fields`] went out.
+    pub(crate) fn on_advertised(&mut self) {
         self.advertised = self.forwarded;
         self.credit_owed = false;
-        (self.buf_alloc, self.forwarded)
     }
 }

@@ -444,6 +444,30 @@ fn without_buffers_nothing_is_lost() {
 }
 
 #[test]
+fn what_is_owed_stays_owed_until_there_is_a_buffer() {
+    let mut driver = Driver::ready();
+    let (mut ours, port) = driver.connect();
+    // Use up all receive buffers, and do not offer them again.
+    ours.write_all(&[0; 12 * 4096]).unwrap();
+    driver.guest.run();
+    assert_eq!(driver.guest.used(0).len(), 12);
+    driver.buffers.clear();
+    let chunk = vec![1; 50_000];
+    for _ in 0..3 {
+        driver.send(data(port, &chunk), &chunk);
+        assert_eq!(drain(&mut ours).len(), 50_000);
+    }
+    driver.send(header(op::CREDIT_REQUEST, PORT, port), &[]);
+    assert!(driver.guest.used(0).is_empty());
+    driver.offer_buffers(12);
+    let packets = driver.packets();
+    assert!(packets.iter().any(|(packet, _)| packet.fwd_cnt == 150_000));
+    ours.shutdown(Shutdown::Write).unwrap();
+    driver.guest.run();
+    assert_eq!(driver.packet().0.op, op::SHUTDOWN);
+}
+
+#[test]
 fn a_guest_that_never_reads_its_resets_waits() {
     let mut driver = Driver {
         guest: Guest::start(Vsock::new(CID)),
@@ -627,9 +651,11 @@ proptest! {
                 Step::Shut(flags) => flow.shut(flags),
                 Step::Pay => {
                     if let Some(control) = flow.owed() {
-                        let (buf_alloc, _) = flow.advertise();
+                        let (buf_alloc, _) = flow.credit_fields();
                         prop_assert_eq!(buf_alloc, BUF_ALLOC);
+                        prop_assert_eq!(flow.owed(), Some(control), "until it is sent");
                         flow.on_control(control);
+                        flow.on_advertised();
                         prop_assert!(flow.owed() != Some(control) || control == Control::Request);
                     }
                 }
