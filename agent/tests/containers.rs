@@ -1,5 +1,9 @@
-//! The agent as a whole, in a mount namespace of its own, over UNIX sockets: containers really run.
-//! Needs root and a static busybox; says so and passes where they are missing.
+//! The agent as a whole: containers really run.
+//!
+//! On a host: the agent serves on UNIX sockets in a mount namespace of its own; needs root and a
+//! static busybox, and says so and passes where they are missing. In a guest (`HULL_TEST_GUEST` set;
+//! see the script `guest` beside this file): the agent is PID 1, serves on vsock, and finds an image
+//! in block slot 0 and an empty ext4 in slot 1. What needs that guest's kernel is tested only there.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -8,13 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hull_protocol::agent::{
-    rootfs, CreateContainerRequest, ExecProcessRequest, HelloRequest, InlineFile, ProcessRef,
-    Rootfs, SharedDirectory, SignalProcessRequest, Stdio,
+    rootfs, BlockRootfs, ContainerRef, CreateContainerRequest, ExecProcessRequest, HelloRequest,
+    InlineFile, NextEventRequest, ProcessRef, Rootfs, SharedDirectory, SignalProcessRequest, Stdio,
+    UpdateContainerRequest,
 };
 use hull_protocol::agent_ttrpc::AgentClient;
 use serde_json::{json, Value};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio_vsock::{VsockAddr, VsockStream, VMADDR_CID_LOCAL};
 use ttrpc::context::with_timeout;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -29,8 +35,29 @@ fn timeout() -> ttrpc::context::Context {
 
 struct Agent {
     client: AgentClient,
+    /// `None` in a guest.
+    host: Option<Host>,
+}
+
+struct Host {
     _process: Running,
     dir: tempfile::TempDir,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+fn in_guest() -> bool {
+    std::env::var_os("HULL_TEST_GUEST").is_some()
+}
+
+/// The guest's agent; `None`, with the reason printed, elsewhere.
+async fn guest_agent() -> Option<Agent> {
+    if !in_guest() {
+        eprintln!("skipped: needs the guest's kernel (agent/tests/guest)");
+        return None;
+    }
+    agent().await
 }
 
 /// A process that ends with the test.
@@ -57,6 +84,8 @@ struct Wanted {
     groups: Vec<String>,
     stdin: Vec<u8>,
     files: Vec<InlineFile>,
+    /// With the writable layer, of which a guest has one.
+    writable: bool,
 }
 
 fn process(args: &[&str]) -> Value {
@@ -107,6 +136,7 @@ fn wanted(args: &[&str]) -> Wanted {
         groups: Vec::new(),
         stdin: Vec::new(),
         files: Vec::new(),
+        writable: false,
     }
 }
 
@@ -169,6 +199,10 @@ fn make_root(root: &Path, busybox: &Path) {
 }
 
 async fn agent() -> Option<Agent> {
+    if in_guest() {
+        let client = connect("vsock://1:1024").await;
+        return Some(Agent { client, host: None });
+    }
     let busybox = PathBuf::from("/usr/bin/busybox");
     if !rustix::process::geteuid().is_root() || !busybox.exists() {
         eprintln!("skipped: needs root and /usr/bin/busybox");
@@ -203,13 +237,19 @@ async fn agent() -> Option<Agent> {
             .unwrap(),
     );
     let address = format!("unix://{}", dir.path().join("agent.sock").display());
-    for _ in 0..200 {
-        if let Ok(client) = ttrpc::r#async::Client::connect(&address).await {
-            return Some(Agent {
-                client: AgentClient::new(client),
-                _process: process,
-                dir,
-            });
+    Some(Agent {
+        client: connect(&address).await,
+        host: Some(Host {
+            _process: process,
+            dir,
+        }),
+    })
+}
+
+async fn connect(address: &str) -> AgentClient {
+    for _ in 0..500 {
+        if let Ok(client) = ttrpc::r#async::Client::connect(address).await {
+            return AgentClient::new(client);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -217,15 +257,40 @@ async fn agent() -> Option<Agent> {
 }
 
 impl Agent {
-    async fn stream(&self, token: u64) -> UnixStream {
-        let mut stream = UnixStream::connect(self.dir.path().join("stdio.sock"))
-            .await
-            .unwrap();
+    async fn stream(&self, token: u64) -> Box<dyn Stream> {
+        let mut stream: Box<dyn Stream> = match &self.host {
+            Some(host) => {
+                let path = host.dir.path().join("stdio.sock");
+                Box::new(UnixStream::connect(path).await.unwrap())
+            }
+            None => {
+                let address = VsockAddr::new(VMADDR_CID_LOCAL, hull_protocol::STDIO_PORT);
+                Box::new(VsockStream::connect(address).await.unwrap())
+            }
+        };
+        let preamble = hull_protocol::stdio_preamble(token);
+        stream.write_all(&preamble).await.unwrap();
         stream
-            .write_all(&hull_protocol::stdio_preamble(token))
-            .await
-            .unwrap();
-        stream
+    }
+
+    fn rootfs(&self, writable: bool) -> Rootfs {
+        let source = match self.host {
+            Some(_) => rootfs::Source::Share(SharedDirectory {
+                tag: "image".into(),
+                ..Default::default()
+            }),
+            None => rootfs::Source::Block(BlockRootfs {
+                image_slot: 0,
+                image_fs_type: "erofs".into(),
+                scratch_slot: writable.then_some(1),
+                scratch_fs_type: "ext4".into(),
+                ..Default::default()
+            }),
+        };
+        Rootfs {
+            source: Some(source),
+            ..Default::default()
+        }
     }
 
     async fn create(&self, wanted: &Wanted) -> ttrpc::Result<(ProcessRef, Stdio)> {
@@ -234,13 +299,7 @@ impl Agent {
         let request = CreateContainerRequest {
             container_id: id.clone(),
             spec: serde_json::to_vec(&wanted.spec).unwrap(),
-            rootfs: protobuf::MessageField::some(Rootfs {
-                source: Some(rootfs::Source::Share(SharedDirectory {
-                    tag: "image".into(),
-                    ..Default::default()
-                })),
-                ..Default::default()
-            }),
+            rootfs: protobuf::MessageField::some(self.rootfs(wanted.writable)),
             stdio: protobuf::MessageField::some(tokens.clone()),
             user: wanted.user.into(),
             additional_groups: wanted.groups.clone(),
@@ -687,4 +746,141 @@ async fn arguments_arrive_exactly() {
     let (code, text) = status(error);
     assert_eq!(code, ttrpc::Code::INVALID_ARGUMENT);
     assert!(text.contains("argument list too long"), "{text}");
+}
+
+#[tokio::test]
+async fn limits_are_seen_and_hold() {
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    let mut wanted = shell(
+        "cd /sys/fs/cgroup; cat memory.max pids.max cpu.max cgroup.procs; \
+         busybox cat /proc/self/cgroup; (for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 2 & done; wait) 2>&1 | grep -c fork",
+    );
+    wanted.spec["linux"]["resources"] = json!({
+        "memory": { "limit": 33_554_432, "swap": 33_554_432 }, "pids": { "limit": 8 },
+        "cpu": { "quota": 50_000, "period": 100_000 }
+    });
+    let outcome = agent.run(wanted).await.unwrap();
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(lines[..3], ["33554432", "8", "50000 100000"], "{outcome:?}");
+    assert!(lines.contains(&"0::/"), "{outcome:?}");
+    assert_ne!(lines.last(), Some(&"0"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn out_of_memory_is_told_as_exit_and_event() {
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    let mut wanted = shell("head -c 64m /dev/zero | busybox tail >/dev/null; exit 5");
+    wanted.spec["process"]["args"] = json!(["busybox", "tail", "/dev/zero"]);
+    wanted.spec["linux"]["resources"] =
+        json!({ "memory": { "limit": 8_388_608, "swap": 8_388_608 } });
+    let (process, tokens) = agent.create(&wanted).await.unwrap();
+    let outcome = agent.finish(&process, &tokens, b"").await.unwrap();
+    assert_eq!(outcome.status, 137);
+    let exit = agent
+        .client
+        .wait_process(timeout(), &process)
+        .await
+        .unwrap();
+    assert!(exit.oom_killed);
+    let event = agent
+        .client
+        .next_event(timeout(), &NextEventRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(event.oom().container_id, process.container_id);
+    agent
+        .client
+        .delete_process(timeout(), &process)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn paused_container_stands_still_and_is_counted() {
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    let init = agent.sleeper().await;
+    let container = ContainerRef {
+        container_id: init.container_id.clone(),
+        ..Default::default()
+    };
+    agent
+        .client
+        .pause_container(timeout(), &container)
+        .await
+        .unwrap();
+    agent
+        .client
+        .resume_container(timeout(), &container)
+        .await
+        .unwrap();
+    let update = UpdateContainerRequest {
+        container_id: init.container_id.clone(),
+        resources: br#"{"memory":{"limit":16777216}}"#.to_vec(),
+        ..Default::default()
+    };
+    agent
+        .client
+        .update_container(timeout(), &update)
+        .await
+        .unwrap();
+    let stats = agent
+        .client
+        .stats_container(timeout(), &container)
+        .await
+        .unwrap();
+    assert_eq!(stats.memory.usage_limit, 16_777_216);
+    assert!(stats.memory.usage > 0 && stats.pids.current > 0 && stats.cpu.usage_usec > 0);
+    let list = agent
+        .client
+        .list_processes(timeout(), &container)
+        .await
+        .unwrap();
+    assert!(list
+        .processes
+        .iter()
+        .any(|process| process.command.contains("sleep 60")));
+    agent.remove(&init).await;
+}
+
+#[tokio::test]
+async fn writable_layer_is_on_its_disk_and_keeps_what_is_written() {
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    for expected in ["fresh\n", "kept\n"] {
+        let mut wanted = shell("cat /etc/new 2>/dev/null || echo fresh; echo kept >/etc/new");
+        wanted.writable = true;
+        let outcome = agent.run(wanted).await.unwrap();
+        assert_eq!(outcome.stdout, expected);
+    }
+}
+
+#[tokio::test]
+async fn agent_is_small() {
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    let init = agent.sleeper().await;
+    let status = std::fs::read_to_string("/proc/1/status").unwrap();
+    for line in status
+        .lines()
+        .filter(|line| line.starts_with("Rss") || line.starts_with("VmRSS"))
+    {
+        println!("agent {line}");
+    }
+    agent.remove(&init).await;
+}
+
+/// Not a test: the script `guest` makes its image by this.
+#[test]
+fn make_the_image() {
+    if let Some(root) = std::env::var_os("HULL_TEST_MAKE_ROOT") {
+        make_root(Path::new(&root), Path::new("/usr/bin/busybox"));
+    }
 }
