@@ -280,9 +280,9 @@ impl Process {
             if let Some(stream) = stdin {
                 tokio::spawn(stdio::pump_in(stream, terminal.clone(), close));
             }
-            if let Some(stream) = stdout {
-                tokio::spawn(stdio::pump_out(terminal, stream));
-            }
+            // Somebody has to read it, or the process stops once the terminal's buffer is full.
+            let stdout = stdout.unwrap_or_else(|| Box::new(tokio::io::empty()));
+            tokio::spawn(stdio::pump_out(terminal, stdout));
             return Ok(());
         }
         if let (Some(stream), Some(pipe)) = (stdin, launched.stdin) {

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hull_protocol::agent::{
-    rootfs, BlockRootfs, ContainerRef, CreateContainerRequest, ExecProcessRequest, HelloRequest,
-    InlineFile, NextEventRequest, ProcessRef, Rootfs, SharedDirectory, SignalProcessRequest, Stdio,
-    UpdateContainerRequest,
+    rootfs, BlockRootfs, ConfigureSandboxRequest, ContainerRef, CreateContainerRequest, Empty,
+    ExecProcessRequest, HelloRequest, InlineFile, NextEventRequest, ProcessRef, Rootfs,
+    SharedDirectory, SignalProcessRequest, Stdio, UpdateContainerRequest,
 };
 use hull_protocol::agent_ttrpc::AgentClient;
 use serde_json::{json, Value};
@@ -859,6 +859,66 @@ async fn writable_layer_is_on_its_disk_and_keeps_what_is_written() {
         let outcome = agent.run(wanted).await.unwrap();
         assert_eq!(outcome.stdout, expected);
     }
+}
+
+#[tokio::test]
+async fn exec_at_the_limit_of_processes_is_refused() {
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    let mut wanted = wanted(&["sleep", "60"]);
+    wanted.spec["linux"]["resources"] = json!({ "pids": { "limit": 1 } });
+    let (init, tokens) = agent.create(&wanted).await.unwrap();
+    for token in [tokens.stdin, tokens.stdout, tokens.stderr] {
+        drop(agent.stream(token).await);
+    }
+    agent.client.start_process(timeout(), &init).await.unwrap();
+    let error = agent.run_exec(&init, &["true"], "").await.unwrap_err();
+    let (code, text) = status(error);
+    assert_eq!(code, ttrpc::Code::RESOURCE_EXHAUSTED);
+    assert!(text.contains("pids limit"), "{text}");
+    assert_eq!(agent.remove(&init).await, 137);
+}
+
+#[tokio::test]
+async fn sandbox_is_configured() {
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    let request = ConfigureSandboxRequest {
+        hostname: "pod".into(),
+        realtime_ns: 1_900_000_000_000_000_000,
+        entropy: vec![7; 64],
+        sysctls: [("net.core.somaxconn".to_string(), "77".to_string())].into(),
+        ..Default::default()
+    };
+    agent
+        .client
+        .configure_sandbox(timeout(), &request)
+        .await
+        .unwrap();
+    let mut wanted = shell(
+        "cat /proc/sys/vm/max_map_count /proc/sys/net/core/somaxconn; hostname; busybox date -u +%Y",
+    );
+    wanted.spec["hostname"] = json!("");
+    wanted.spec["linux"]["namespaces"] = json!([{ "type": "pid" }, { "type": "mount" }]);
+    let outcome = agent.run(wanted).await.unwrap();
+    assert_eq!(outcome.stdout, "262144\n77\npod\n2030\n");
+}
+
+/// Run by itself, last: the script sees the machine go down.
+#[tokio::test]
+async fn shutdown_powers_the_machine_off() {
+    if std::env::var("HULL_TEST_GUEST").as_deref() != Ok("shutdown") {
+        return;
+    }
+    let Some(agent) = guest_agent().await else {
+        return;
+    };
+    agent.sleeper().await;
+    println!("shutting down");
+    let _ = agent.client.shutdown(timeout(), &Empty::default()).await;
+    std::future::pending::<()>().await;
 }
 
 #[tokio::test]

@@ -149,7 +149,12 @@ pub(crate) struct CapabilityPlan {
 }
 
 /// Lowers a configuration, or says what in it cannot be done.
+///
+/// What has no meaning in a guest is left out: network namespaces and devices, AppArmor and SELinux
+/// labels (the kernel has neither), Intel RDT, cgroup paths. Not done yet and left out too:
+/// `ioPriority`, `scheduler`, `execCPUAffinity`, `personality`, `memoryPolicy`.
 pub(crate) fn container(spec: &Spec) -> Result<ContainerPlan> {
+    refuse_hooks(spec)?;
     let linux = spec.linux().clone().unwrap_or_default();
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let paths = |list: &Option<Vec<String>>| -> Result<Vec<PathBuf>> {
@@ -317,7 +322,7 @@ pub(crate) fn process(
     Ok(ProcessPlan {
         args,
         env,
-        cwd: absolute(process.cwd())?,
+        cwd: working_directory(process.cwd())?,
         terminal: process.terminal().unwrap_or(false),
         console_size: process
             .console_size()
@@ -380,6 +385,36 @@ fn rlimit(kind: PosixRlimitType) -> u32 {
     resource as u32
 }
 
+/// An empty one means the root directory.
+fn working_directory(cwd: &Path) -> Result<PathBuf> {
+    if cwd.as_os_str().is_empty() {
+        return Ok(PathBuf::from("/"));
+    }
+    absolute(cwd)
+}
+
+/// Hooks that run inside the container would have to be programs of the guest. Those that run on
+/// the host are the shim's, which leaves them in the configuration.
+fn refuse_hooks(spec: &Spec) -> Result<()> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok(());
+    };
+    for (name, list) in [
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+    ] {
+        if list.as_ref().is_some_and(|list| !list.is_empty()) {
+            return Err(AgentError::new(
+                Kind::Unsupported,
+                format!(
+                    "{name} hooks are not supported: they would run inside the virtual machine"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The path with `.` and `..` resolved by name, as runc does; an error if it is relative.
 fn absolute(path: &Path) -> Result<PathBuf> {
     if !path.is_absolute() {
@@ -435,6 +470,19 @@ mod tests {
         .unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(error.text().contains("user namespaces"));
+    }
+
+    #[test]
+    fn hooks_inside_the_container_are_refused_and_others_left_to_the_host() {
+        let with = |name: &str| {
+            container(&spec(serde_json::json!({
+                "ociVersion": "1.1.0", "hooks": { name: [{ "path": "/bin/true" }] }
+            })))
+        };
+        assert!(with("poststop").is_ok());
+        let error = with("startContainer").unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.text().contains("startContainer"));
     }
 
     #[test]
