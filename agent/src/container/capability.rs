@@ -1,6 +1,7 @@
 //! Capability numbers, as in the kernel's `linux/capability.h`.
 
-use oci_spec::runtime::Capability;
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+use serde::{Deserialize, Serialize};
 
 /// Highest number that any kernel of ours knows.
 pub(crate) const LAST: u32 = 40;
@@ -49,5 +50,30 @@ pub(crate) fn number(capability: Capability) -> u32 {
         Capability::Perfmon => 38,
         Capability::Bpf => 39,
         Capability::CheckpointRestore => 40,
+    }
+}
+
+/// The five capability sets, as bit masks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CapabilityPlan {
+    pub(crate) bounding: u64,
+    pub(crate) effective: u64,
+    pub(crate) inheritable: u64,
+    pub(crate) permitted: u64,
+    pub(crate) ambient: u64,
+}
+
+/// The sets of a configuration as masks.
+pub(crate) fn masks(sets: &LinuxCapabilities) -> CapabilityPlan {
+    let mask = |set: &Option<Capabilities>| {
+        let set = set.iter().flatten();
+        set.fold(0, |mask, capability| mask | (1 << number(*capability)))
+    };
+    CapabilityPlan {
+        bounding: mask(sets.bounding()),
+        effective: mask(sets.effective()),
+        inheritable: mask(sets.inheritable()),
+        permitted: mask(sets.permitted()),
+        ambient: mask(sets.ambient()),
     }
 }

@@ -11,5 +11,6 @@ mod mounts;
 pub(crate) mod plan;
 mod process;
 mod resolve;
+mod rlimit;
 mod seccomp;
 mod user;

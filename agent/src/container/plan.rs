@@ -4,14 +4,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{
-    LinuxCapabilities, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, PosixRlimitType, Process,
-    Spec,
-};
-use rustix::process::Resource;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+use super::capability::{self, CapabilityPlan};
 use super::mount_options::{self, MountOptions};
+use super::rlimit;
 use super::seccomp::{self, SeccompPlan};
 use crate::error::{AgentError, Kind, Result};
 
@@ -136,16 +134,6 @@ pub(crate) struct ProcessPlan {
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: Option<i32>,
     pub(crate) seccomp: Option<SeccompPlan>,
-}
-
-/// The five capability sets, as bit masks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CapabilityPlan {
-    pub(crate) bounding: u64,
-    pub(crate) effective: u64,
-    pub(crate) inheritable: u64,
-    pub(crate) permitted: u64,
-    pub(crate) ambient: u64,
 }
 
 /// Lowers a configuration, or says what in it cannot be done.
@@ -333,56 +321,18 @@ pub(crate) fn process(
         umask: process.user().umask(),
         user: user.to_string(),
         additional_groups: additional_groups.to_vec(),
-        capabilities: process.capabilities().as_ref().map(capabilities),
+        capabilities: process.capabilities().as_ref().map(capability::masks),
         rlimits: process
             .rlimits()
             .as_deref()
             .unwrap_or_default()
             .iter()
-            .map(|limit| (rlimit(limit.typ()), limit.soft(), limit.hard()))
+            .map(|limit| (rlimit::number(limit.typ()), limit.soft(), limit.hard()))
             .collect(),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         oom_score_adj: process.oom_score_adj(),
         seccomp: seccomp.map(seccomp::compile).transpose()?,
     })
-}
-
-fn capabilities(sets: &LinuxCapabilities) -> CapabilityPlan {
-    let mask = |set: &Option<oci_spec::runtime::Capabilities>| {
-        let set = set.iter().flatten();
-        set.fold(0, |mask, capability| {
-            mask | (1 << super::capability::number(*capability))
-        })
-    };
-    CapabilityPlan {
-        bounding: mask(sets.bounding()),
-        effective: mask(sets.effective()),
-        inheritable: mask(sets.inheritable()),
-        permitted: mask(sets.permitted()),
-        ambient: mask(sets.ambient()),
-    }
-}
-
-fn rlimit(kind: PosixRlimitType) -> u32 {
-    let resource = match kind {
-        PosixRlimitType::RlimitCpu => Resource::Cpu,
-        PosixRlimitType::RlimitFsize => Resource::Fsize,
-        PosixRlimitType::RlimitData => Resource::Data,
-        PosixRlimitType::RlimitStack => Resource::Stack,
-        PosixRlimitType::RlimitCore => Resource::Core,
-        PosixRlimitType::RlimitRss => Resource::Rss,
-        PosixRlimitType::RlimitNproc => Resource::Nproc,
-        PosixRlimitType::RlimitNofile => Resource::Nofile,
-        PosixRlimitType::RlimitMemlock => Resource::Memlock,
-        PosixRlimitType::RlimitAs => Resource::As,
-        PosixRlimitType::RlimitLocks => Resource::Locks,
-        PosixRlimitType::RlimitSigpending => Resource::Sigpending,
-        PosixRlimitType::RlimitMsgqueue => Resource::Msgqueue,
-        PosixRlimitType::RlimitNice => Resource::Nice,
-        PosixRlimitType::RlimitRtprio => Resource::Rtprio,
-        PosixRlimitType::RlimitRttime => Resource::Rttime,
-    };
-    resource as u32
 }
 
 /// An empty one means the root directory.

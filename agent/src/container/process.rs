@@ -12,11 +12,12 @@ use rustix::fs::{Access, AtFlags, Mode, OFlags, CWD};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::capability::{self, CapabilityPlan};
 use super::channel::{self, Order, Report};
 use super::lookup::{self, Found};
-use super::plan::{CapabilityPlan, ProcessPlan};
+use super::plan::ProcessPlan;
+use super::resolve;
 use super::user::{self, Identity, Wanted};
-use super::{capability, resolve};
 use crate::error::{AgentError, Context, Kind, Result};
 use crate::sys;
 
