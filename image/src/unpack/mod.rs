@@ -19,6 +19,7 @@
 
 mod decompress;
 mod error;
+pub mod fuzz;
 mod io;
 mod merge;
 mod path;
