@@ -120,6 +120,15 @@ impl Output for FileOutput {
         self.file.write_all_at(data, offset)
     }
 
+    /// Punches a hole; on a block device that is a discard which reads as zeros.
+    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        use rustix::fs::{fallocate, FallocateFlags};
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // A file system or device that can't keeps the bytes: nothing refers to them.
+        let _ = fallocate(&self.file, flags, offset, length);
+        Ok(())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()
     }
