@@ -1,15 +1,14 @@
 //! Applies layers to the tree, one entry at a time.
 
-use std::rc::Rc;
-
-use super::decompress::{self, BlobState};
-use super::path::{self, Missing, PathError};
+use super::decompress;
+use super::layer::{meta, too_many_files, Layer};
+use super::path::{self, Missing};
 use super::sparse::SparseLayout;
 use super::tree::{chunk_size, Kind, Meta, Node, NodeId, Tree, TreeFull, ROOT};
 use super::{LayerSource, Limits, Output, Progress, UnpackError, Unpacked};
 use crate::erofs::{self, BlockWriter, OutputFailure, WriteError, BLOCK_SIZE};
-use crate::tar::{display, Entry, EntryKind, SparseMap, TarError, TarReader};
-use crate::{DiffId, Digest};
+use crate::tar::{display, Entry, EntryKind, SparseMap, TarReader};
+use crate::DiffId;
 
 /// OCI image specification, "Whiteouts".
 const WHITEOUT: &[u8] = b".wh.";
@@ -18,7 +17,6 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 /// Linux has no longer link targets (`PATH_MAX` with its NUL).
 const MAX_SYMLINK: usize = 4095;
-const PROGRESS_STEP: u64 = 1 << 20;
 
 type Reader<'s> = TarReader<Box<dyn std::io::Read + 's>>;
 
@@ -30,16 +28,6 @@ pub(super) struct Merger<'a, O> {
     /// Entries and uncompressed bytes of the layers so far.
     entries: u64,
     bytes: u64,
-}
-
-/// The layer that is being applied.
-struct Layer {
-    index: usize,
-    number: u32,
-    digest: Digest,
-    length: u64,
-    blob: Rc<BlobState>,
-    reported: u64,
 }
 
 impl<'a, O: Output> Merger<'a, O> {
@@ -463,88 +451,6 @@ impl<'a, O: Output> Merger<'a, O> {
     }
 }
 
-impl Layer {
-    fn report(&mut self, progress: &dyn Progress) {
-        let read = self.blob.read.get();
-        if read >= self.reported.saturating_add(PROGRESS_STEP) {
-            self.reported = read;
-            progress.layer(self.index, read, self.length);
-        }
-    }
-
-    fn entry_error(&self, path: &[u8], reason: impl Into<String>) -> UnpackError {
-        UnpackError::Entry {
-            layer: self.digest,
-            path: display(path),
-            reason: reason.into(),
-        }
-    }
-
-    fn limit(&self, limit: &'static str, maximum: u64, path: &[u8]) -> UnpackError {
-        UnpackError::Limit {
-            layer: self.digest,
-            limit,
-            maximum,
-            path: display(path),
-        }
-    }
-
-    fn path_error(&self, error: PathError, path: &[u8]) -> UnpackError {
-        match error {
-            PathError::Escapes => self.entry_error(path, "the path leads out of the image (..)"),
-            PathError::Loop => self.entry_error(path, "too many levels of symbolic links"),
-            PathError::Nul => self.entry_error(path, "the path contains a NUL byte"),
-            PathError::NameTooLong(length) => UnpackError::NameTooLong {
-                layer: self.digest,
-                path: display(path),
-                length,
-            },
-            PathError::Full(TreeFull) => too_many_files(),
-        }
-    }
-
-    fn tar_error(&self, error: TarError, offset: u64) -> UnpackError {
-        let layer = self.digest;
-        match error {
-            TarError::Io(source) => match self.blob.failure.take() {
-                Some(source) => UnpackError::Read {
-                    layer,
-                    offset: self.blob.read.get(),
-                    source,
-                },
-                None => UnpackError::Decompress {
-                    layer,
-                    offset,
-                    source,
-                },
-            },
-            TarError::Malformed(reason) => UnpackError::Malformed {
-                layer,
-                offset,
-                reason,
-            },
-            TarError::Entry { path, reason } => UnpackError::Entry {
-                layer,
-                path,
-                reason,
-            },
-        }
-    }
-}
-
-fn meta(layer: &Layer, entry: &Entry) -> Result<Meta, UnpackError> {
-    let xattrs = erofs::xattr::encode(&entry.xattrs)
-        .map_err(|reason| layer.entry_error(&entry.path, reason))?;
-    Ok(Meta {
-        permissions: entry.permissions,
-        uid: entry.uid,
-        gid: entry.gid,
-        mtime: entry.mtime.0,
-        mtime_nanoseconds: entry.mtime.1,
-        xattrs,
-    })
-}
-
 fn output_error(failure: OutputFailure) -> UnpackError {
     let OutputFailure {
         action,
@@ -555,12 +461,6 @@ fn output_error(failure: OutputFailure) -> UnpackError {
         action,
         offset,
         source,
-    }
-}
-
-fn too_many_files() -> UnpackError {
-    UnpackError::TooLarge {
-        reason: "more than 2^32 files".into(),
     }
 }
 

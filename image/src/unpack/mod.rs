@@ -21,6 +21,7 @@ mod decompress;
 mod error;
 pub mod fuzz;
 mod io;
+mod layer;
 mod merge;
 mod path;
 mod sparse;

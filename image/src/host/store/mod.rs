@@ -12,6 +12,7 @@
 //! A name of the final form is only ever given to a complete, synced file. All locks are advisory
 //! file locks, which end with their holder, so a crash leaves nothing locked.
 
+mod archive;
 mod content;
 mod load;
 mod pull;

@@ -1,0 +1,234 @@
+//! The outer archive of a load.
+//!
+//! It is read with the strict tar reader; every file of it goes straight into the content store,
+//! whatever it is. What no image needs in the end is collected.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::mpsc;
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::content::ContentStore;
+use crate::host::manifest::MAX_DOCUMENT;
+use crate::host::ImageError;
+use crate::tar::{EntryKind, TarError, TarReader};
+use crate::{Compression, Digest};
+
+const BUFFER: usize = 256 << 10;
+const MAX_ENTRIES: usize = 100_000;
+const MAX_LINKS: usize = 8;
+
+/// The parser's end: an archive that breaks off is an error, never an end.
+pub(super) struct Channel {
+    receiver: mpsc::Receiver<Option<Vec<u8>>>,
+    chunk: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl Channel {
+    pub(super) fn new(receiver: mpsc::Receiver<Option<Vec<u8>>>) -> Self {
+        Self {
+            receiver,
+            chunk: Vec::new(),
+            at: 0,
+            ended: false,
+        }
+    }
+}
+
+impl Read for Channel {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.chunk.len() && !self.ended {
+            match self.receiver.recv() {
+                Ok(Some(chunk)) => (self.chunk, self.at) = (chunk, 0),
+                Ok(None) => self.ended = true,
+                Err(mpsc::RecvError) => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+        let count = buf.len().min(self.chunk.len() - self.at);
+        buf[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+/// One file of the archive, in the content store.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blob {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) compression: Compression,
+}
+
+/// The outer archive, read to its end.
+pub(super) struct Archive {
+    pub(super) files: BTreeMap<String, Blob>,
+    /// Symbolic and hard links (old versions of docker share layers so), to paths in the archive.
+    links: BTreeMap<String, String>,
+}
+
+impl Archive {
+    pub(super) fn read(content: &ContentStore, source: impl Read) -> Result<Self, ImageError> {
+        let mut input = BufReader::with_capacity(BUFFER, source);
+        let gzip = input
+            .fill_buf()
+            .map_err(|source| ImageError::ReadArchive { source })?
+            .starts_with(&[0x1f, 0x8b]);
+        let mut input: Box<dyn Read> = if gzip {
+            Box::new(MultiGzDecoder::new(input))
+        } else {
+            Box::new(input)
+        };
+        let mut archive = Self {
+            files: BTreeMap::new(),
+            links: BTreeMap::new(),
+        };
+        archive.read_entries(content, TarReader::new(&mut input))?;
+        // A pipe's writer must not see it closed early.
+        io::copy(&mut input, &mut io::sink())
+            .map_err(|source| ImageError::ReadArchive { source })?;
+        Ok(archive)
+    }
+
+    fn read_entries(
+        &mut self,
+        content: &ContentStore,
+        mut tar: TarReader<impl Read>,
+    ) -> Result<(), ImageError> {
+        while let Some(entry) = tar.next_entry().map_err(tar_error)? {
+            if self.files.len() + self.links.len() >= MAX_ENTRIES {
+                return Err(not_an_image(format!(
+                    "it has more than {MAX_ENTRIES} files"
+                )));
+            }
+            let Some(path) = normalize(&entry.path) else {
+                continue;
+            };
+            match entry.kind {
+                EntryKind::File { sparse: None, .. } => {
+                    let blob = ingest(content, &mut tar)?;
+                    check_name(&path, &blob)?;
+                    self.files.insert(path, blob);
+                }
+                EntryKind::Symlink { target } => {
+                    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+                    let target = [folder.as_bytes(), b"/", &target].concat();
+                    self.links
+                        .extend(normalize(&target).map(|target| (path, target)));
+                }
+                EntryKind::HardLink { target } => {
+                    self.links
+                        .extend(normalize(&target).map(|target| (path, target)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<Blob> {
+        let mut path = normalize(path.as_bytes())?;
+        for _ in 0..MAX_LINKS {
+            match (self.files.get(&path), self.links.get(&path)) {
+                (Some(blob), _) => return Some(*blob),
+                (None, Some(target)) => path.clone_from(target),
+                (None, None) => return None,
+            }
+        }
+        None
+    }
+
+    pub(super) fn document(
+        &self,
+        content: &ContentStore,
+        path: &str,
+    ) -> Result<Vec<u8>, ImageError> {
+        let blob = self
+            .find(path)
+            .ok_or_else(|| not_an_image(format!("it has no {path}")))?;
+        if blob.size > MAX_DOCUMENT {
+            return Err(not_an_image(format!(
+                "{path} has {} bytes (the limit is {MAX_DOCUMENT})",
+                blob.size
+            )));
+        }
+        content.read(&blob.digest, MAX_DOCUMENT)
+    }
+}
+
+/// Stores the current entry's content.
+fn ingest(content: &ContentStore, tar: &mut TarReader<impl Read>) -> Result<Blob, ImageError> {
+    let mut ingest = content.ingest()?;
+    let mut head = Vec::with_capacity(4);
+    loop {
+        let chunk = tar.content().map_err(tar_error)?;
+        if chunk.is_empty() {
+            break;
+        }
+        let missing = 4_usize.saturating_sub(head.len()).min(chunk.len());
+        head.extend_from_slice(&chunk[..missing]);
+        let count = chunk.len();
+        ingest.write_all(chunk).map_err(ImageError::file(
+            "write a blob in",
+            content.temporary_folder(),
+        ))?;
+        tar.consume(count);
+    }
+    let (digest, size) = ingest.commit()?;
+    let compression = match head.as_slice() {
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
+        _ => Compression::None,
+    };
+    Ok(Blob {
+        digest,
+        size,
+        compression,
+    })
+}
+
+/// A file below `blobs/sha256` must be what its name says.
+fn check_name(path: &str, blob: &Blob) -> Result<(), ImageError> {
+    let Some(hex) = path.strip_prefix("blobs/sha256/") else {
+        return Ok(());
+    };
+    match format!("sha256:{hex}").parse::<Digest>() {
+        Ok(want) if want != blob.digest => Err(ImageError::DigestMismatch {
+            what: "archive entry".into(),
+            want,
+            found: blob.digest,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A path inside the archive, without `.` and `..`; `None` if it leads out or is not text.
+fn normalize(path: &[u8]) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in std::str::from_utf8(path).ok()?.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+pub(super) fn not_an_image(reason: String) -> ImageError {
+    ImageError::NotAnImage { reason }
+}
+
+fn tar_error(error: TarError) -> ImageError {
+    match error {
+        TarError::Io(source) if source.kind() == io::ErrorKind::InvalidInput => {
+            not_an_image("its gzip compression is damaged".into())
+        }
+        TarError::Io(source) => ImageError::ReadArchive { source },
+        other => not_an_image(format!("it is not a tar archive ({other})")),
+    }
+}
