@@ -1,1 +1,35 @@
-//! The engine behind the Docker API.
+//! The engine behind the Docker API: container records, their life cycle, logs, and the HTTP server
+//! `hulld`.
+//!
+//! **Invariant:** the engine never parses image content and never touches KVM. A container is made
+//! by its shim, which the engine talks to over containerd's Task API.
+//!
+//! **Invariant:** a container's [`record::Record`] on disk is changed only under its operation lock,
+//! so what the store says and what the shim does can differ by at most one interrupted step, which
+//! [`engine::Engine::restore`] repairs.
+
+pub mod api;
+pub mod container;
+pub mod daemon;
+pub mod engine;
+pub mod error;
+pub mod events;
+mod exec;
+mod ids;
+pub mod images;
+mod json;
+pub mod lifecycle;
+pub mod logs;
+mod names;
+pub mod paths;
+pub mod record;
+mod scratch;
+mod shim;
+pub mod spec;
+pub mod store;
+mod streams;
+
+/// Newest Docker Engine API version that the server speaks.
+pub const API_VERSION: &str = "1.50";
+/// Oldest Docker Engine API version that the server speaks.
+pub const MIN_API_VERSION: &str = "1.24";

@@ -154,7 +154,8 @@ async fn fetch_layers(
         tell(layer.digest, LayerPhase::PullingFsLayer);
     }
     let parallel = store.client.config().parallel_layers.max(1);
-    stream::iter(layers)
+    // Owned: a closure over references would keep the future from being `Send`.
+    stream::iter(layers.to_vec())
         .map(|layer| async move {
             let there = fetch_blob(store, reference, &layer.digest, layer.size, &|phase| {
                 tell(layer.digest, phase)

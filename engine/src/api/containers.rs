@@ -1,0 +1,460 @@
+//! `/containers`.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use bollard_stubs::models::{
+    ContainerCreateResponse, ContainerInspectResponse, ContainerPruneResponse, ContainerSummary,
+    ContainerTopResponse, ContainerWaitExitError, ContainerWaitResponse,
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::respond::{stream, Answer, NO_CONTENT};
+use super::streams::{body_channel, frame, media_type, Attachment, Hijack};
+use super::{body_bytes, Query, Shared};
+use crate::container::{
+    live_task, Container, CreateRequest, ListOptions, StopOptions, WaitCondition,
+};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::json::Params;
+use crate::lifecycle::Status;
+use crate::logs::{self, LogRecord, ReadOptions};
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/containers/json", get(list))
+        .route("/containers/create", post(create))
+        .route("/containers/prune", post(prune))
+        .route("/containers/{id}", delete(remove))
+        .route("/containers/{id}/json", get(inspect))
+        .route("/containers/{id}/start", post(start))
+        .route("/containers/{id}/stop", post(stop))
+        .route("/containers/{id}/restart", post(restart))
+        .route("/containers/{id}/kill", post(kill))
+        .route("/containers/{id}/wait", post(wait))
+        .route("/containers/{id}/logs", get(log))
+        .route("/containers/{id}/attach", post(attach))
+        .route("/containers/{id}/resize", post(resize))
+        .route("/containers/{id}/rename", post(rename))
+        .route("/containers/{id}/top", get(top))
+        .route("/containers/{id}/pause", post(pause))
+        .route("/containers/{id}/unpause", post(unpause))
+        .route("/hull/containers/{id}/trace", get(trace))
+}
+
+async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ContainerSummary>>> {
+    let limit = query
+        .int("limit")?
+        .and_then(|limit| usize::try_from(limit).ok());
+    let options = ListOptions {
+        all: query.flag("all"),
+        limit: limit.filter(|limit| 0 < *limit),
+        filters: query.filters()?,
+    };
+    Ok(Json(engine.list_containers(&options)?))
+}
+
+async fn create(
+    engine: Shared,
+    Query(query): Query,
+    body: Body,
+) -> Answer<(StatusCode, Json<ContainerCreateResponse>)> {
+    let request = CreateRequest::parse(&body_bytes(body).await?)?;
+    // Not cut off when the client goes away half-way.
+    let name = query.get("name").map(str::to_owned);
+    let engine = Arc::clone(&engine);
+    let (container, warnings) =
+        detached(async move { engine.create_container(name.as_deref(), request).await }).await?;
+    let answer = ContainerCreateResponse {
+        id: container.id().to_owned(),
+        warnings,
+    };
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// Runs a change to its end, whether or not the client waits for it.
+async fn detached<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(change).await {
+        Ok(result) => result,
+        Err(error) => Err(EngineError::io(
+            "finish",
+            "the request",
+            std::io::Error::other(error),
+        )),
+    }
+}
+
+async fn inspect(engine: Shared, Path(id): Path<String>) -> Answer<Json<ContainerInspectResponse>> {
+    let container = engine.container(&id)?;
+    Ok(Json(engine.inspect_container(&container)))
+}
+
+async fn start(engine: Shared, Path(id): Path<String>) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    let engine = Arc::clone(&engine);
+    detached(async move { engine.start_container(&container).await }).await?;
+    Ok(NO_CONTENT)
+}
+
+fn stop_options(query: &Params) -> Result<StopOptions> {
+    Ok(StopOptions {
+        signal: query.get("signal").map(str::to_owned),
+        timeout: query.int("t")?,
+    })
+}
+
+async fn stop(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    let options = stop_options(&query)?;
+    let engine = Arc::clone(&engine);
+    detached(async move { engine.stop_container(&container, &options).await }).await?;
+    Ok(NO_CONTENT)
+}
+
+async fn restart(
+    engine: Shared,
+    Path(id): Path<String>,
+    Query(query): Query,
+) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    let options = stop_options(&query)?;
+    let engine = Arc::clone(&engine);
+    detached(async move { engine.restart_container(&container, &options).await }).await?;
+    Ok(NO_CONTENT)
+}
+
+async fn kill(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    engine
+        .kill_container(&container, query.get("signal"))
+        .await?;
+    Ok(NO_CONTENT)
+}
+
+async fn pause(engine: Shared, Path(id): Path<String>) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    engine.pause_container(&container).await?;
+    Ok(NO_CONTENT)
+}
+
+async fn unpause(engine: Shared, Path(id): Path<String>) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    engine.unpause_container(&container).await?;
+    Ok(NO_CONTENT)
+}
+
+async fn rename(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    let name = query.get("name").ok_or_else(|| {
+        EngineError::BadRequest("Neither old nor new names may be empty".to_owned())
+    })?;
+    engine.rename_container(&container, name).await?;
+    Ok(NO_CONTENT)
+}
+
+async fn remove(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    if query.flag("link") {
+        return Err(EngineError::NotBuilt("removing a link".to_owned()).into());
+    }
+    let force = query.flag("force");
+    let engine = Arc::clone(&engine);
+    detached(async move { engine.remove_container(&container, force).await }).await?;
+    Ok(NO_CONTENT)
+}
+
+async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ContainerPruneResponse>> {
+    let removed = engine.prune_containers(&query.filters()?).await?;
+    Ok(Json(ContainerPruneResponse {
+        containers_deleted: Some(removed),
+        space_reclaimed: Some(0),
+    }))
+}
+
+async fn wait(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<Response> {
+    let container = engine.container(&id)?;
+    let condition = match query.get("condition") {
+        None | Some("not-running") => WaitCondition::NotRunning,
+        Some("next-exit") => WaitCondition::NextExit,
+        Some("removed") => WaitCondition::Removed,
+        Some(other) => {
+            return Err(EngineError::BadRequest(format!("invalid condition: {other:?}")).into());
+        }
+    };
+    let ended = container.wait(condition);
+    // The head goes out now: clients start the container once they have it.
+    let body = futures_util::stream::once(async move {
+        let (code, error) = ended.await;
+        let error = (!error.is_empty()).then(|| ContainerWaitExitError {
+            message: Some(error),
+        });
+        serde_json::to_vec(&ContainerWaitResponse {
+            status_code: code,
+            error,
+        })
+        .map(Bytes::from)
+    });
+    Ok(stream("application/json", Body::from_stream(body)))
+}
+
+/// Docker's times: seconds since the epoch with a fraction, or RFC 3339.
+fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
+    let Some(text) = query.get(key).filter(|text| *text != "0") else {
+        return Ok(None);
+    };
+    let bad = || EngineError::BadRequest(format!("invalid value for {key}: {text:?}"));
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(Some(time));
+    }
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let nanos: String = fraction
+        .chars()
+        .chain(std::iter::repeat('0'))
+        .take(9)
+        .collect();
+    let seconds: i64 = seconds.parse().map_err(|_| bad())?;
+    let nanos: i32 = nanos.parse().map_err(|_| bad())?;
+    Timestamp::new(seconds, nanos).map(Some).map_err(|_| bad())
+}
+
+async fn log(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<Response> {
+    let container = engine.container(&id)?;
+    let record = container.record();
+    let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
+    if !stdout && !stderr {
+        return Err(EngineError::BadRequest(
+            "Bad parameters: you must choose at least one stream".to_owned(),
+        )
+        .into());
+    }
+    if record
+        .host
+        .log_config
+        .as_ref()
+        .and_then(|log| log.typ.as_deref())
+        == Some("none")
+    {
+        return Err(EngineError::NotBuilt(
+            "configured logging driver does not support reading: it".to_owned(),
+        )
+        .into());
+    }
+    let tail = match query.get("tail") {
+        None | Some("all") => None,
+        // As dockerd: what is no number means all.
+        Some(text) => text.parse::<u64>().ok(),
+    };
+    let options = ReadOptions {
+        tail,
+        since: time_of(&query, "since")?,
+        until: time_of(&query, "until")?,
+        follow: query.flag("follow"),
+        no_stdout: !stdout,
+        no_stderr: !stderr,
+    };
+    let tty = record.tty();
+    let pieces = framed_log(&container, options, query.flag("timestamps"), tty);
+    let (sender, body) = body_channel();
+    tokio::spawn(forward(pieces, sender));
+    Ok(stream(media_type(tty), body))
+}
+
+async fn forward(mut pieces: mpsc::Receiver<Bytes>, sender: mpsc::Sender<Bytes>) {
+    loop {
+        tokio::select! {
+            piece = pieces.recv() => {
+                let Some(piece) = piece else { return };
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+            // Lets go of the log when a follower goes away while nothing is written.
+            () = sender.closed() => return,
+        }
+    }
+}
+
+/// The log in the form for clients.
+fn framed_log(
+    container: &Container,
+    options: ReadOptions,
+    timestamps: bool,
+    tty: bool,
+) -> mpsc::Receiver<Bytes> {
+    let mut records = logs::read(Arc::clone(&container.log), options);
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        loop {
+            let record = tokio::select! {
+                record = records.recv() => record,
+                () = sender.closed() => return,
+            };
+            let piece = match record {
+                Some(Ok(record)) => framed_record(&record, timestamps, tty),
+                Some(Err(error)) => {
+                    tracing::error!(error = error.message(), "reading a log");
+                    return;
+                }
+                None => return,
+            };
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn framed_record(record: &LogRecord, timestamps: bool, tty: bool) -> Bytes {
+    if timestamps {
+        let text = format!("{:.9} {}", record.time, record.log);
+        return frame(tty, record.stream, text.as_bytes());
+    }
+    frame(tty, record.stream, record.log.as_bytes())
+}
+
+async fn attach(
+    engine: Shared,
+    Path(id): Path<String>,
+    Query(query): Query,
+    request: Request,
+) -> Answer<Response> {
+    let container = engine.container(&id)?;
+    let record = container.record();
+    if record.state.status == Status::Paused {
+        return Err(EngineError::Conflict(format!(
+            "container {id} is paused, unpause the container before attach"
+        ))
+        .into());
+    }
+    let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
+    let wants_stdin = query.flag("stdin") && record.config.open_stdin.unwrap_or(false);
+    let tty = record.tty();
+    // Attached before the log is read: what is written meanwhile comes from one of them at least.
+    let output = match query.flag("stream") {
+        true => container.hub.attach(stdout, stderr),
+        false => mpsc::channel(1).1,
+    };
+    let before = query.flag("logs").then(|| {
+        let options = ReadOptions {
+            no_stdout: !stdout,
+            no_stderr: !stderr,
+            ..ReadOptions::default()
+        };
+        framed_log(&container, options, false, tty)
+    });
+    let attachment = Attachment {
+        tty,
+        before,
+        output,
+        input: wants_stdin.then(|| container.hub.stdin()),
+        close_input: record.config.stdin_once.unwrap_or(false) && !tty,
+    };
+    engine.publish(&container, "attach", []);
+    Ok(Hijack::of(request).attach(attachment, async { None }))
+}
+
+async fn resize(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
+    let container = engine.container(&id)?;
+    let (width, height) = size_of(&query)?;
+    live_task(&container)?.resize("", width, height).await?;
+    engine.publish(
+        &container,
+        "resize",
+        [("height", height.to_string()), ("width", width.to_string())],
+    );
+    Ok(StatusCode::OK)
+}
+
+/// Width and height of a terminal, in characters.
+pub(super) fn size_of(query: &Params) -> Result<(u32, u32)> {
+    let number = |key: &str| -> Result<u32> {
+        let value = query.int(key)?.unwrap_or(0);
+        u32::try_from(value)
+            .map_err(|_| EngineError::BadRequest(format!("invalid value for {key}: {value}")))
+    };
+    Ok((number("w")?, number("h")?))
+}
+
+async fn top(engine: Shared, Path(id): Path<String>) -> Answer<Json<ContainerTopResponse>> {
+    let container = engine.container(&id)?;
+    let rows = live_task(&container)?.processes().await?;
+    let text = |info: &Value, key: &str| match &info[key] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let titles = ["UID", "PID", "PPID", "TTY", "TIME", "CMD"];
+    let processes = rows
+        .into_iter()
+        .map(|row| {
+            let info = row.info.unwrap_or_default();
+            let seconds = info["cpu_ns"].as_u64().unwrap_or(0) / 1_000_000_000;
+            vec![
+                text(&info, "uid"),
+                row.pid.to_string(),
+                text(&info, "ppid"),
+                match text(&info, "tty") {
+                    none if none.is_empty() => "?".to_owned(),
+                    tty => tty,
+                },
+                format!(
+                    "{:02}:{:02}:{:02}",
+                    seconds / 3600,
+                    seconds / 60 % 60,
+                    seconds % 60
+                ),
+                text(&info, "command"),
+            ]
+        })
+        .collect();
+    Ok(Json(ContainerTopResponse {
+        titles: Some(titles.map(str::to_owned).to_vec()),
+        processes: Some(processes),
+    }))
+}
+
+/// The boot timeline that the container's shim wrote down.
+async fn trace(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
+    let container = engine.container(&id)?;
+    let id = container.id();
+    let live = std::fs::read(engine.paths.trace(id));
+    match live.or_else(|_| std::fs::read(engine.paths.kept_trace(id))) {
+        Ok(trace) => Ok(([("content-type", "application/json")], trace).into_response()),
+        Err(_) => Err(EngineError::Conflict(format!(
+            "container {id} has no boot timeline: it was never started"
+        ))
+        .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn times_are_read_in_dockers_forms() {
+        let read = |text: &str| {
+            let params = Params(HashMap::from([("since".to_owned(), text.to_owned())]));
+            time_of(&params, "since")
+        };
+        let nanos = |text: &str| read(text).unwrap().unwrap().as_nanosecond();
+        assert_eq!(nanos("12.5"), 12_500_000_000);
+        assert_eq!(nanos("1970-01-01T00:00:01Z"), 1_000_000_000);
+        assert_eq!(read("0").unwrap(), None);
+        assert!(read("yesterday").is_err());
+    }
+}

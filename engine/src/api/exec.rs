@@ -1,0 +1,110 @@
+//! `/exec` and `/containers/{id}/exec`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Request};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bollard_stubs::models::{ExecInspectResponse, IdResponse};
+use serde::Deserialize;
+
+use super::containers::size_of;
+use super::respond::Answer;
+use super::streams::{Attachment, Hijack};
+use super::{body_json, Query, Shared};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::exec::ExecCreate;
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/containers/{id}/exec", post(create))
+        .route("/exec/{id}/start", post(start))
+        .route("/exec/{id}/resize", post(resize))
+        .route("/exec/{id}/json", get(inspect))
+}
+
+async fn create(
+    engine: Shared,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<(StatusCode, Json<IdResponse>)> {
+    let container = engine.container(&id)?;
+    let request: ExecCreate = body_json(body).await?;
+    let exec = engine.create_exec(&container, request)?;
+    Ok((
+        StatusCode::CREATED,
+        Json(IdResponse {
+            id: exec.id.clone(),
+        }),
+    ))
+}
+
+/// Body of `/exec/{id}/start`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct StartBody {
+    detach: Option<bool>,
+    tty: Option<bool>,
+    console_size: Option<Vec<u32>>,
+}
+
+async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answer<Response> {
+    let exec = engine.exec(&id)?;
+    let (hijack, body) = Hijack::with_body(request);
+    let options: StartBody = body_json(body).await?;
+    let size = match options.console_size.as_deref() {
+        Some([height, width]) if *height != 0 && *width != 0 => Some((*height, *width)),
+        _ => None,
+    };
+    if options.tty.unwrap_or(exec.spec.tty) != exec.spec.tty && !options.detach.unwrap_or(false) {
+        return Err(EngineError::BadRequest(
+            "Tty of the start differs from that of the create".to_owned(),
+        )
+        .into());
+    }
+    engine.claim_exec(&exec)?;
+    let engine = Arc::clone(&engine);
+    if options.detach.unwrap_or(false) {
+        engine.start_exec(&exec, size).await?;
+        return Ok(StatusCode::OK.into_response());
+    }
+    let attachment = Attachment {
+        tty: exec.spec.tty,
+        before: None,
+        output: exec.hub.attach(exec.attach_stdout, exec.attach_stderr),
+        input: exec.attach_stdin.then(|| exec.hub.stdin()),
+        close_input: exec.attach_stdin,
+    };
+    let started = async move {
+        let started = tokio::spawn(async move { engine.start_exec(&exec, size).await });
+        match started.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(exec_failure(&error)),
+            Err(error) => Some(error.to_string()),
+        }
+    };
+    Ok(hijack.attach(attachment, started))
+}
+
+/// Docker's sentence on a failed exec.
+fn exec_failure(error: &EngineError) -> String {
+    match error {
+        EngineError::Start(failure) => format!("OCI runtime exec failed: {failure}: unknown"),
+        other => other.message(),
+    }
+}
+
+async fn resize(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
+    let exec = engine.exec(&id)?;
+    let (width, height) = size_of(&query)?;
+    engine.resize_exec(&exec, width, height).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn inspect(engine: Shared, Path(id): Path<String>) -> Answer<Json<ExecInspectResponse>> {
+    Ok(Json(engine.exec(&id)?.inspect()))
+}

@@ -1,0 +1,518 @@
+//! `/images`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use bollard_stubs::models::{
+    EventMessageTypeEnum, ImageConfig, ImageDeleteResponseItem, ImageHistoryResponseItem,
+    ImageInspect, ImageInspectMetadata, ImageInspectRootFs, ImagePruneResponse, ImageSummary,
+};
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use hull_image::{Digest, Image, LayerPhase, Platform, Progress, ProgressEvent, Removed};
+use serde_json::{json, Value};
+use tokio::sync::mpsc;
+
+use super::respond::{stream, Answer};
+use super::streams::body_channel;
+use super::{Query, Shared};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::events::label_matches;
+use crate::images::{container_config, parse_reference};
+use crate::json::{Filters, Params};
+
+/// Progress on its way to a client. What does not fit is dropped: newer progress follows.
+const PROGRESS_QUEUE: usize = 256;
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/images/json", get(list))
+        .route("/images/create", post(pull))
+        .route("/images/load", post(load))
+        .route("/images/prune", post(prune))
+        .route("/images/{*rest}", any(one))
+}
+
+/// Names contain slashes, so these routes are told apart by their ends.
+async fn one(
+    engine: Shared,
+    method: Method,
+    Path(rest): Path<String>,
+    Query(query): Query,
+) -> Answer<Response> {
+    let (name, action) = match rest.rsplit_once('/') {
+        Some((name, action)) if method != Method::DELETE => (name, action),
+        _ => (rest.as_str(), ""),
+    };
+    match (method.as_str(), action) {
+        ("GET", "json") => Ok(Json(inspect(&engine.images.find(name).await?)?).into_response()),
+        ("GET", "history") => Ok(Json(history(&engine.images.find(name).await?)?).into_response()),
+        ("POST", "tag") => tag(&engine, name, &query).await,
+        ("DELETE", _) => remove(&engine, name, &query).await,
+        _ => Err(EngineError::NotBuilt(format!("{method} /images/{rest}")).into()),
+    }
+}
+
+async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ImageSummary>>> {
+    let filters = query.filters()?;
+    let mut found = Vec::new();
+    for image in engine.images.list().await? {
+        let labels = container_config(&image)?.labels.unwrap_or_default();
+        if matches(&image, &labels, &filters) {
+            found.push(summary(&engine, &image, labels));
+        }
+    }
+    Ok(Json(found))
+}
+
+fn matches(
+    image: &Image,
+    labels: &std::collections::HashMap<String, String>,
+    filters: &Filters,
+) -> bool {
+    filters.iter().all(|(key, wanted)| match key.as_str() {
+        "reference" => wanted.iter().any(|pattern| {
+            image.repo_tags.iter().any(|tag| {
+                let repository = tag.rsplit_once(':').map_or(tag.as_str(), |(name, _)| name);
+                glob(pattern, tag) || glob(pattern, repository)
+            })
+        }),
+        "label" => wanted.iter().all(|text| label_matches(text, labels)),
+        "dangling" => wanted.iter().any(|text| {
+            let wants = matches!(text.as_str(), "true" | "1");
+            image.repo_tags.is_empty() == wants
+        }),
+        _ => true,
+    })
+}
+
+/// `*` stands for any text without a slash, `?` for one character.
+fn glob(pattern: &str, text: &str) -> bool {
+    let (mut pattern_chars, mut text_chars) = (pattern.chars(), text.chars());
+    match (pattern_chars.next(), text_chars.next()) {
+        (None, None) => true,
+        (Some('*'), first) => {
+            glob(pattern_chars.as_str(), text)
+                || first.is_some_and(|c| c != '/') && glob(pattern, text_chars.as_str())
+        }
+        (Some(want), Some(found)) if want == found || (want == '?' && found != '/') => {
+            glob(pattern_chars.as_str(), text_chars.as_str())
+        }
+        _ => false,
+    }
+}
+
+fn created(image: &Image) -> Option<jiff::Timestamp> {
+    image
+        .config
+        .created()
+        .as_deref()
+        .and_then(|text| text.parse().ok())
+}
+
+fn summary(
+    engine: &Engine,
+    image: &Image,
+    labels: std::collections::HashMap<String, String>,
+) -> ImageSummary {
+    let id = image.id.to_string();
+    let users = engine
+        .containers()
+        .values()
+        .filter(|c| c.record().image.id == id)
+        .count();
+    ImageSummary {
+        parent_id: String::new(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        created: created(image).map_or(0, |time| time.as_second()),
+        size: size_of(image),
+        shared_size: -1,
+        labels,
+        containers: i64::try_from(users).unwrap_or(-1),
+        manifests: None,
+        descriptor: None,
+        id,
+    }
+}
+
+/// What the image takes on disk once it is unpacked.
+fn size_of(image: &Image) -> i64 {
+    i64::try_from(image.unpacked_size.unwrap_or(image.size)).unwrap_or(i64::MAX)
+}
+
+fn inspect(image: &Image) -> Result<ImageInspect> {
+    let decode = |source| EngineError::Json {
+        what: "decode the image's configuration",
+        source,
+    };
+    let whole: Value = serde_json::from_slice(&image.config_json).map_err(decode)?;
+    let text = |key: &str| Some(whole[key].as_str().unwrap_or_default().to_owned());
+    let config: Option<ImageConfig> = match &whole["config"] {
+        Value::Null => None,
+        config => Some(serde_json::from_value(config.clone()).map_err(decode)?),
+    };
+    let tagged = i64::try_from(image.last_tagged)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    Ok(ImageInspect {
+        id: Some(image.id.to_string()),
+        repo_tags: Some(image.repo_tags.clone()),
+        repo_digests: Some(image.repo_digests.clone()),
+        comment: text("comment"),
+        created: created(image).map(|time| time.to_string()),
+        author: text("author"),
+        config,
+        architecture: text("architecture"),
+        variant: whole["variant"].as_str().map(str::to_owned),
+        os: text("os"),
+        size: Some(size_of(image)),
+        root_fs: Some(ImageInspectRootFs {
+            typ: "layers".to_owned(),
+            layers: Some(
+                image
+                    .layers
+                    .iter()
+                    .map(|layer| layer.diff_id.to_string())
+                    .collect(),
+            ),
+        }),
+        metadata: Some(ImageInspectMetadata {
+            last_tag_time: tagged.map(|time| time.to_string()),
+        }),
+        ..ImageInspect::default()
+    })
+}
+
+fn history(image: &Image) -> Result<Vec<ImageHistoryResponseItem>> {
+    let decode = |source| EngineError::Json {
+        what: "decode the image's configuration",
+        source,
+    };
+    let whole: Value = serde_json::from_slice(&image.config_json).map_err(decode)?;
+    let mut sizes = image.layers.iter().map(|layer| layer.size);
+    let mut items: Vec<ImageHistoryResponseItem> = whole["history"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|entry| {
+            let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+            let empty = entry["empty_layer"].as_bool().unwrap_or(false);
+            let size = if empty { 0 } else { sizes.next().unwrap_or(0) };
+            ImageHistoryResponseItem {
+                id: "<missing>".to_owned(),
+                created: text("created")
+                    .parse::<jiff::Timestamp>()
+                    .map_or(0, |t| t.as_second()),
+                created_by: text("created_by"),
+                tags: Vec::new(),
+                size: i64::try_from(size).unwrap_or(i64::MAX),
+                comment: text("comment"),
+            }
+        })
+        .collect();
+    items.reverse();
+    if let Some(newest) = items.first_mut() {
+        newest.id = image.id.to_string();
+        newest.tags.clone_from(&image.repo_tags);
+    }
+    Ok(items)
+}
+
+async fn tag(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
+    let repository = query.get("repo").unwrap_or_default();
+    let target = match query.get("tag") {
+        Some(tag) => format!("{repository}:{tag}"),
+        None => repository.to_owned(),
+    };
+    engine.images.tag(name, &target).await?;
+    publish(
+        engine,
+        "tag",
+        &engine.images.find(name).await?.id.to_string(),
+        &target,
+    );
+    Ok(StatusCode::CREATED.into_response())
+}
+
+fn publish(engine: &Engine, action: &str, id: &str, name: &str) {
+    let attributes = [("name".to_owned(), name.to_owned())].into();
+    engine
+        .events
+        .publish(EventMessageTypeEnum::IMAGE, action, id, attributes);
+}
+
+fn images_in_use(engine: &Engine) -> BTreeMap<Digest, String> {
+    engine
+        .containers()
+        .values()
+        .filter_map(|container| {
+            let record = container.record();
+            Some((record.image.id.parse().ok()?, record.id))
+        })
+        .collect()
+}
+
+async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
+    let image = engine.images.find(name).await?;
+    let in_use = images_in_use(engine);
+    let user = in_use
+        .get(&image.id)
+        .and_then(|id| engine.container(id).ok());
+    // Not even with force: a running container needs its file system.
+    if let Some(user) = user.filter(|user| user.status().is_live()) {
+        if image.repo_tags.len() <= 1 {
+            return Err(EngineError::Conflict(format!(
+                "conflict: unable to delete {name} (cannot be forced) - image is being used by \
+                 running container {}",
+                crate::ids::short(user.id())
+            ))
+            .into());
+        }
+    }
+    let removed = engine
+        .images
+        .remove(name, query.flag("force"), in_use)
+        .await?;
+    for item in &removed {
+        match item {
+            Removed::Untagged(name) => publish(engine, "untag", &image.id.to_string(), name),
+            Removed::Deleted(id) => publish(engine, "delete", &id.to_string(), &id.to_string()),
+        }
+    }
+    Ok(Json(removed.into_iter().map(removed_item).collect::<Vec<_>>()).into_response())
+}
+
+fn removed_item(removed: Removed) -> ImageDeleteResponseItem {
+    match removed {
+        Removed::Untagged(name) => ImageDeleteResponseItem {
+            untagged: Some(name),
+            deleted: None,
+        },
+        Removed::Deleted(id) => ImageDeleteResponseItem {
+            untagged: None,
+            deleted: Some(id.to_string()),
+        },
+    }
+}
+
+async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneResponse>> {
+    let filters = query.filters()?;
+    let dangling_only = filters.get("dangling").is_none_or(|values| {
+        values
+            .iter()
+            .any(|value| matches!(value.as_str(), "true" | "1"))
+    });
+    let in_use: BTreeSet<Digest> = images_in_use(&engine).into_keys().collect();
+    let report = engine.images.prune(!dangling_only, &in_use).await?;
+    Ok(Json(ImagePruneResponse {
+        images_deleted: Some(report.removed.into_iter().map(removed_item).collect()),
+        space_reclaimed: i64::try_from(report.reclaimed).ok(),
+    }))
+}
+
+/// Progress as Docker's JSON lines.
+struct ProgressLines {
+    sender: mpsc::Sender<Bytes>,
+}
+
+fn line(value: &Value) -> Bytes {
+    Bytes::from(format!("{value}\r\n"))
+}
+
+fn error_line(error: &EngineError) -> Bytes {
+    let message = error.message();
+    line(&json!({ "errorDetail": { "message": message }, "error": message }))
+}
+
+fn short_digest(digest: &Digest) -> String {
+    digest.hex().chars().take(12).collect()
+}
+
+impl Progress for ProgressLines {
+    fn event(&self, event: ProgressEvent) {
+        let value = match event {
+            ProgressEvent::PullingFrom { repository, tag } => {
+                json!({ "status": format!("Pulling from {repository}"), "id": tag })
+            }
+            ProgressEvent::Layer { digest, phase } => {
+                let detail = match phase {
+                    LayerPhase::Downloading { current, total }
+                    | LayerPhase::Extracting { current, total } => {
+                        json!({ "current": current, "total": total })
+                    }
+                    _ => json!({}),
+                };
+                json!({
+                    "status": phase.status(),
+                    "progressDetail": detail,
+                    "id": short_digest(&digest),
+                })
+            }
+            ProgressEvent::Digest(digest) => json!({ "status": format!("Digest: {digest}") }),
+            // Told once the image is unpacked too.
+            ProgressEvent::Complete { .. } => return,
+        };
+        // A slow client misses steps, never the result.
+        let _ = self.sender.try_send(line(&value));
+    }
+}
+
+/// Runs an operation with progress lines. What fails before the first line has its own status;
+/// what fails later is a line.
+async fn with_progress<F>(
+    operation: impl FnOnce(ProgressLines) -> F,
+    quiet: bool,
+) -> Answer<Response>
+where
+    F: std::future::Future<Output = Result<Vec<Value>>> + Send + 'static,
+{
+    let (progress, mut lines) = mpsc::channel::<Bytes>(PROGRESS_QUEUE);
+    let mut running = tokio::spawn(operation(ProgressLines { sender: progress }));
+    // None: the operation is over and has dropped its sender without a line.
+    let first = lines.recv().await;
+    if first.is_none() {
+        return match (&mut running).await {
+            Ok(Ok(last)) => {
+                let body: Vec<u8> = last.iter().flat_map(|value| line(value).to_vec()).collect();
+                Ok(stream("application/json", Body::from(body)))
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(error) => Err(aborted(error).into()),
+        };
+    }
+    let (sender, body) = body_channel();
+    tokio::spawn(async move {
+        // A pull goes with its client, as Docker's does.
+        let abort = AbortOnDrop(running.abort_handle());
+        let mut pending = first;
+        while let Some(piece) = pending {
+            if !quiet && sender.send(piece).await.is_err() {
+                return;
+            }
+            pending = tokio::select! {
+                piece = lines.recv() => piece,
+                () = sender.closed() => return,
+            };
+        }
+        let last = match running.await {
+            Ok(Ok(last)) => last.iter().map(line).collect(),
+            Ok(Err(error)) => vec![error_line(&error)],
+            Err(error) => vec![error_line(&aborted(error))],
+        };
+        drop(abort);
+        for piece in last {
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(stream("application/json", body))
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn aborted(error: tokio::task::JoinError) -> EngineError {
+    EngineError::io("finish", "the request", std::io::Error::other(error))
+}
+
+async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer<Response> {
+    let Some(name) = query.get("fromImage") else {
+        return Err(EngineError::NotBuilt("importing an image (fromSrc)".to_owned()).into());
+    };
+    if headers
+        .get("x-registry-auth")
+        .is_some_and(|auth| has_credentials(auth.as_bytes()))
+    {
+        return Err(EngineError::NotBuilt(
+            "credentials in X-Registry-Auth (put them into hulld's ~/.docker/config.json): using"
+                .to_owned(),
+        )
+        .into());
+    }
+    let text = match query.get("tag") {
+        Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
+        Some(tag) => format!("{name}:{tag}"),
+        None => name.to_owned(),
+    };
+    let reference = parse_reference(&text)?;
+    let platform = match query.get("platform") {
+        None => Platform::default(),
+        Some(text) => text.parse().map_err(|_| {
+            EngineError::BadRequest(format!("invalid platform {text:?}: want OS/ARCH[/VARIANT]"))
+        })?,
+    };
+    let engine = Arc::clone(&engine);
+    let operation = move |progress: ProgressLines| async move {
+        let before = engine
+            .images
+            .find(&reference.familiar())
+            .await
+            .ok()
+            .map(|image| image.id);
+        let image = engine.images.pull(&reference, &platform, &progress).await?;
+        let name = reference.familiar();
+        publish(&engine, "pull", &name, &name);
+        let status = match before == Some(image.id) {
+            true => format!("Status: Image is up to date for {name}"),
+            false => format!("Status: Downloaded newer image for {name}"),
+        };
+        Ok(vec![json!({ "status": status })])
+    };
+    with_progress(operation, false).await
+}
+
+/// The command line sends an empty object in base64 where it has no credentials.
+fn has_credentials(header: &[u8]) -> bool {
+    !matches!(
+        header,
+        b"" | b"e30=" | b"e30" | b"eyB9" | b"bnVsbA==" | b"bnVsbA"
+    )
+}
+
+async fn load(engine: Shared, Query(query): Query, body: Body) -> Answer<Response> {
+    let engine = Arc::clone(&engine);
+    let operation = move |progress: ProgressLines| async move {
+        let pieces = body.into_data_stream().map_err(std::io::Error::other);
+        let archive = tokio_util::io::StreamReader::new(Box::pin(pieces));
+        let loaded = engine.images.load(archive, &progress).await?;
+        let mut lines = Vec::new();
+        for image in loaded {
+            let id = image.image.id.to_string();
+            publish(&engine, "load", &id, &id);
+            if image.names.is_empty() {
+                lines.push(json!({ "stream": format!("Loaded image ID: {id}\n") }));
+            }
+            for name in &image.names {
+                lines.push(json!({ "stream": format!("Loaded image: {name}\n") }));
+            }
+        }
+        Ok(lines)
+    };
+    with_progress(operation, query.flag("quiet")).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_names_as_in_docker_images() {
+        assert!(glob("busybox*", "busybox:latest") && glob("b?sybox", "busybox"));
+        assert!(!glob("busy*", "localhost/busybox") && glob("*/busybox", "localhost/busybox"));
+        assert!(!glob("", "x") && glob("*", "x"));
+    }
+}

@@ -1,0 +1,208 @@
+//! The Docker Engine API over HTTP.
+
+mod containers;
+mod exec;
+mod images;
+mod objects;
+mod respond;
+mod streams;
+mod system;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Request};
+use axum::http::{header, request::Parts, HeaderValue, Method, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::Router;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::UnixStream;
+use tower::ServiceExt as _;
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::json::Params;
+use crate::{API_VERSION, MIN_API_VERSION};
+
+pub(crate) use respond::ApiError;
+
+/// Longest time for a client to send its request's head.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Largest request head, in bytes.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Largest JSON body, in bytes.
+const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// What each handler works on.
+pub(crate) type Shared = axum::extract::State<Arc<Engine>>;
+
+/// All routes.
+pub fn router(engine: Arc<Engine>) -> Router {
+    Router::new()
+        .merge(system::routes())
+        .merge(containers::routes())
+        .merge(exec::routes())
+        .merge(images::routes())
+        .merge(objects::routes())
+        .fallback(not_built)
+        .method_not_allowed_fallback(not_built)
+        .with_state(engine)
+}
+
+/// Serves one connection to its end.
+pub async fn serve(stream: UnixStream, router: Router) {
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(answer(request.map(Body::new), router).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection");
+    }
+}
+
+async fn answer(mut request: Request, router: Router) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = match strip_version(request.uri()) {
+        Ok(uri) => {
+            *request.uri_mut() = uri;
+            match router.oneshot(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+        Err(error) => ApiError(error).into_response(),
+    };
+    tracing::debug!(%method, path, status = response.status().as_u16(), "request");
+    let headers = response.headers_mut();
+    headers.insert("api-version", HeaderValue::from_static(API_VERSION));
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert(
+        header::SERVER,
+        HeaderValue::from_static(concat!("Hull/", env!("CARGO_PKG_VERSION"), " (linux)")),
+    );
+    response
+}
+
+/// Removes `/vN.M` from the path, and checks it.
+fn strip_version(uri: &Uri) -> Result<Uri, EngineError> {
+    let path = uri.path();
+    let Some((version, rest)) = path.strip_prefix("/v").and_then(|rest| {
+        let (version, _) = rest.split_once('/')?;
+        version
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b == b'.')
+            .then(|| (version, &rest[version.len()..]))
+    }) else {
+        return Ok(uri.clone());
+    };
+    let parse = |text: &str| -> Option<(u32, u32)> {
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    let wanted = parse(version)
+        .ok_or_else(|| EngineError::BadRequest(format!("invalid API version {version:?}")))?;
+    if parse(API_VERSION).is_some_and(|newest| newest < wanted) {
+        return Err(EngineError::BadRequest(format!(
+            "client version {version} is too new. Maximum supported API version is {API_VERSION}"
+        )));
+    }
+    if parse(MIN_API_VERSION).is_some_and(|oldest| wanted < oldest) {
+        return Err(EngineError::BadRequest(format!(
+            "client version {version} is too old. Minimum supported API version is \
+             {MIN_API_VERSION}, please upgrade your client to a newer version"
+        )));
+    }
+    let query = uri
+        .query()
+        .map(|query| format!("?{query}"))
+        .unwrap_or_default();
+    format!("{rest}{query}")
+        .parse()
+        .map_err(|_| EngineError::BadRequest(format!("invalid path {path:?}")))
+}
+
+/// Parts of the API whose lack is worth a 501; anything else is no part of it.
+const KNOWN: [&str; 19] = [
+    "/containers",
+    "/images",
+    "/networks",
+    "/volumes",
+    "/exec",
+    "/build",
+    "/commit",
+    "/auth",
+    "/events",
+    "/system",
+    "/plugins",
+    "/swarm",
+    "/nodes",
+    "/services",
+    "/tasks",
+    "/secrets",
+    "/configs",
+    "/distribution",
+    "/session",
+];
+
+async fn not_built(method: Method, uri: Uri) -> ApiError {
+    let path = uri.path();
+    let known = KNOWN.iter().any(|part| {
+        path.strip_prefix(part)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    if known || path == "/grpc" {
+        return ApiError(EngineError::NotBuilt(format!("{method} {path}")));
+    }
+    ApiError(EngineError::PageNotFound)
+}
+
+/// Query parameters, without a schema: Docker's are many, optional and loosely typed.
+pub(crate) struct Query(pub(crate) Params);
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let query =
+            axum::extract::Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let pairs = query.map_err(|error| EngineError::BadRequest(error.to_string()))?;
+        Ok(Self(Params(pairs.0.into_iter().collect::<HashMap<_, _>>())))
+    }
+}
+
+/// The whole body of a request, bounded.
+pub(crate) async fn body_bytes(body: Body) -> Result<bytes::Bytes, EngineError> {
+    axum::body::to_bytes(body, MAX_BODY_BYTES)
+        .await
+        .map_err(|error| {
+            EngineError::BadRequest(format!("the request body can't be read: {error}"))
+        })
+}
+
+/// A JSON body; an empty one is the type's default.
+pub(crate) async fn body_json<T>(body: Body) -> Result<T, EngineError>
+where
+    T: serde::de::DeserializeOwned + Default,
+{
+    let bytes = body_bytes(body).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests;

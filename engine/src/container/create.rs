@@ -1,0 +1,256 @@
+//! Making a container.
+
+use std::sync::Arc;
+
+use bollard_stubs::models::{ContainerConfig, HostConfig};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::images::ImageInfo;
+use crate::json::lists_from_strings;
+use crate::record::{ImageUse, Record, State};
+use crate::{ids, names, scratch, spec};
+
+/// Attempts at a free random name.
+const NAME_ATTEMPTS: usize = 20;
+
+/// The body of `/containers/create`.
+#[derive(Debug, Default)]
+pub(crate) struct CreateRequest {
+    pub(crate) config: ContainerConfig,
+    pub(crate) host: HostConfig,
+    pub(crate) networks: Vec<String>,
+}
+
+impl CreateRequest {
+    /// Reads the body.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self> {
+        let bad =
+            |error: serde_json::Error| EngineError::BadRequest(format!("invalid JSON: {error}"));
+        let mut value: Value = serde_json::from_slice(body).map_err(bad)?;
+        if !value.is_object() {
+            return Err(EngineError::BadRequest("config cannot be empty".to_owned()));
+        }
+        lists_from_strings(&mut value, &["Cmd", "Entrypoint", "Shell"]);
+        let mut host = value
+            .get_mut("HostConfig")
+            .map(Value::take)
+            .unwrap_or_default();
+        lists_from_strings(&mut host, &["CapAdd", "CapDrop"]);
+        let networks = value["NetworkingConfig"]["EndpointsConfig"]
+            .as_object()
+            .map(|map| map.keys().cloned().collect())
+            .unwrap_or_default();
+        Ok(Self {
+            config: serde_json::from_value(value).map_err(bad)?,
+            host: match host {
+                Value::Null => HostConfig::default(),
+                host => serde_json::from_value(host).map_err(bad)?,
+            },
+            networks,
+        })
+    }
+
+    fn check(&self) -> Result<Vec<String>> {
+        let unknown = self
+            .networks
+            .iter()
+            .find(|name| !matches!(name.as_str(), "" | "default" | "bridge" | "none"));
+        if let Some(name) = unknown {
+            return Err(EngineError::NoSuchNetwork(name.clone()));
+        }
+        if let Some(signal) = self
+            .config
+            .stop_signal
+            .as_deref()
+            .filter(|text| !text.is_empty())
+        {
+            spec::parse_signal(signal)?;
+        }
+        if let Some(name) = self.config.hostname.as_deref() {
+            if 63 < name.len() {
+                return Err(EngineError::BadRequest(format!(
+                    "invalid hostname: {name:?}"
+                )));
+            }
+        }
+        spec::accept(&self.host)
+    }
+}
+
+impl Engine {
+    /// Makes a container. Returns it and warnings for the user.
+    pub(crate) async fn create_container(
+        &self,
+        name: Option<&str>,
+        request: CreateRequest,
+    ) -> Result<(Arc<Container>, Vec<String>)> {
+        let name = name.map(|name| name.strip_prefix('/').unwrap_or(name));
+        if let Some(name) = name {
+            if !names::is_valid(name) {
+                return Err(EngineError::InvalidName(name.to_owned()));
+            }
+        }
+        let warnings = request.check()?;
+        let reference = request.config.image.clone().unwrap_or_default();
+        if reference.is_empty() {
+            return Err(EngineError::BadRequest("no image specified".to_owned()));
+        }
+        let image = self.images.get(&reference).await?;
+        let rootfs = self.images.rootfs(&image).await?;
+        let record = new_record(request, &image, rootfs, reference)?;
+        // Everything that the specification can refuse is refused now.
+        spec::build(
+            &record,
+            spec::Host {
+                bundle: &self.paths.bundle(&record.id),
+            },
+        )?;
+        let container = self.reserve(name, record)?;
+        if let Err(error) = self.make_files(&container).await {
+            self.containers_mut().remove(container.id());
+            let _ = std::fs::remove_dir_all(self.paths.container(container.id()));
+            return Err(error);
+        }
+        self.publish(&container, "create", []);
+        Ok((container, warnings))
+    }
+
+    /// Takes the name (a random one if there is none) and shows the container to lookups.
+    fn reserve(&self, name: Option<&str>, mut record: Record) -> Result<Arc<Container>> {
+        let mut containers = self.containers_mut();
+        let holder = |name: &str| {
+            containers
+                .values()
+                .find(|other| other.lock().name == name)
+                .map(|c| c.id().to_owned())
+        };
+        record.name = match name {
+            Some(name) => match holder(name) {
+                Some(holder) => {
+                    return Err(EngineError::NameInUse {
+                        name: name.to_owned(),
+                        holder,
+                    })
+                }
+                None => name.to_owned(),
+            },
+            None => (0..NAME_ATTEMPTS)
+                .map(names::random)
+                .find(|name| holder(name).is_none())
+                .unwrap_or_else(|| ids::short(&record.id).to_owned()),
+        };
+        let container = Container::new(record, &self.paths);
+        containers.insert(container.id().to_owned(), Arc::clone(&container));
+        Ok(container)
+    }
+
+    async fn make_files(&self, container: &Container) -> Result<()> {
+        let dir = self.paths.container(container.id());
+        std::fs::create_dir_all(&dir).map_err(|source| EngineError::io("create", &dir, source))?;
+        let scratch = self.paths.scratch(container.id());
+        scratch::create(&self.paths.scratch_template(), &scratch).await?;
+        let record = container.record();
+        self.store.put(&record).await
+    }
+
+    /// Gives a container another name.
+    pub(crate) async fn rename_container(&self, container: &Container, name: &str) -> Result<()> {
+        let name = name.strip_prefix('/').unwrap_or(name);
+        if !names::is_valid(name) {
+            return Err(EngineError::InvalidName(name.to_owned()));
+        }
+        let old = {
+            // The write lock keeps two renames from taking one name.
+            let containers = self.containers_mut();
+            if let Some(holder) = containers.values().find(|other| other.lock().name == name) {
+                if holder.id() == container.id() {
+                    return Err(EngineError::BadRequest(
+                        "Renaming a container with the same name as its current name".to_owned(),
+                    ));
+                }
+                return Err(EngineError::NameInUse {
+                    name: name.to_owned(),
+                    holder: holder.id().to_owned(),
+                });
+            }
+            std::mem::replace(&mut container.lock().name, name.to_owned())
+        };
+        if let Err(error) = self.update(container, |_| {}).await {
+            container.lock().name = old;
+            return Err(error);
+        }
+        self.publish(container, "rename", [("oldName", format!("/{old}"))]);
+        Ok(())
+    }
+}
+
+fn new_record(
+    request: CreateRequest,
+    image: &ImageInfo,
+    rootfs: std::path::PathBuf,
+    reference: String,
+) -> Result<Record> {
+    let config = spec::merge_image(request.config, &image.config);
+    Ok(Record {
+        id: ids::new_id(),
+        name: String::new(),
+        created: Timestamp::now(),
+        image: ImageUse {
+            reference,
+            id: image.id.to_string(),
+            rootfs,
+        },
+        argv: spec::argv_of(&config)?,
+        config,
+        host: request.host,
+        state: State::created(),
+        shim: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn create_body_of_the_docker_command_line_is_read() {
+        let body = r#"{"Hostname":"","User":"","AttachStdin":false,"ExposedPorts":{"80/tcp":{}},
+            "Tty":false,"Env":null,"Cmd":"true","Image":"busybox","Volumes":{},"WorkingDir":"",
+            "Entrypoint":null,"Labels":{},"HostConfig":{"Binds":null,"ContainerIDFile":"",
+            "LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},
+            "RestartPolicy":{"Name":"no","MaximumRetryCount":0},"AutoRemove":true,
+            "VolumeDriver":"","VolumesFrom":null,"ConsoleSize":[24,80],"CapAdd":null,
+            "CapDrop":null,"CgroupnsMode":"","Dns":[],"Isolation":"","Memory":0,
+            "Devices":[],"MemorySwappiness":-1,"OomKillDisable":false,"PidsLimit":0,
+            "MaskedPaths":null},"NetworkingConfig":{"EndpointsConfig":{"default":{}}}}"#;
+        let request = CreateRequest::parse(body.as_bytes()).unwrap();
+        assert_eq!(
+            request.config.cmd.as_deref(),
+            Some(&["true".to_owned()][..])
+        );
+        assert_eq!(
+            request.config.exposed_ports.as_deref(),
+            Some(&["80/tcp".to_owned()][..])
+        );
+        assert_eq!(request.networks, ["default"]);
+        assert_eq!(request.check().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn malformed_bodies_are_bad_requests() {
+        for bad in [
+            "",
+            "[]",
+            "{",
+            r#"{"Cmd":1}"#,
+            r#"{"HostConfig":{"Memory":"x"}}"#,
+        ] {
+            let error = CreateRequest::parse(bad.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), crate::error::Kind::BadRequest, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What follows the end of a container's init process.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Container;
+use crate::engine::Engine;
+use crate::lifecycle::{self, Event, Exit, Status};
+use crate::shim::{Ended, Task};
+use crate::streams::Pumps;
+
+/// How long output may take to arrive after the process ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long the events before the exit event may take after the exit itself is known.
+const EVENT_LIMIT: Duration = Duration::from_millis(300);
+/// Exit code of a container whose shim was lost: as of one that was killed.
+const LOST_EXIT_CODE: i64 = 137;
+
+impl Engine {
+    /// Watches a running container to its end.
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        task: Arc<Task>,
+        pumps: Pumps,
+    ) {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let ended = task.wait("").await;
+            // Deleting is what ends streams that a left-over process holds open.
+            tokio::join!(
+                pumps.drain(DRAIN_LIMIT),
+                engine.free(&container, &task, ended)
+            );
+            engine.finish(&container, &task, ended).await;
+        });
+    }
+
+    /// Ends a run: frees the VM, writes the record, tells the waiters, restarts or removes.
+    async fn finish(self: &Arc<Self>, container: &Arc<Container>, task: &Task, ended: Ended) {
+        let _operation = container.operation.lock().await;
+        let (code, error) = match ended {
+            Ended::Exited(code) => (code, String::new()),
+            Ended::ShimLost => (
+                LOST_EXIT_CODE,
+                "the container's shim or VM was lost".to_owned(),
+            ),
+        };
+        if code != 0 && ended != Ended::ShimLost {
+            // An OOM event precedes the exit event.
+            let _ = tokio::time::timeout(EVENT_LIMIT, container.exit_event.notified()).await;
+        }
+        self.end_shim(container.id(), task, ended).await;
+        container.set_task(None);
+        self.record_end(container, code, error).await;
+    }
+
+    /// Writes the end of a run down and acts on it. The operation lock is held.
+    pub(super) async fn record_end(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        code: i64,
+        error: String,
+    ) {
+        let now = Timestamp::now();
+        let oom_killed = container.oom_killed.load(Ordering::Relaxed);
+        let mut restart = None;
+        let mut ran = Duration::ZERO;
+        let error_text = error.clone();
+        let written = self
+            .update(container, |record| {
+                let started = record.state.started.unwrap_or(now);
+                ran = Duration::try_from(now.duration_since(started)).unwrap_or_default();
+                restart = lifecycle::restart_after(
+                    record.restart_policy(),
+                    Exit {
+                        code,
+                        by_user: record.state.stopped_by_user,
+                        ran,
+                        restarts: record.state.restarts,
+                        last_delay: record.state.last_delay,
+                    },
+                );
+                let event = match restart {
+                    Some(_) => Event::ExitedToRestart,
+                    None => Event::Exited,
+                };
+                Self::advance(record, event);
+                record.shim = None;
+                let state = &mut record.state;
+                state.pid = 0;
+                state.exit_code = code;
+                state.error = error_text;
+                state.oom_killed = oom_killed;
+                state.finished = Some(now);
+                if let Some(delay) = restart {
+                    state.restarts += 1;
+                    state.last_delay = Some(delay);
+                }
+            })
+            .await;
+        if let Err(error) = written {
+            tracing::error!(id = container.id(), error = error.message(), "store");
+        }
+        self.drop_execs(container.id());
+        self.publish(
+            container,
+            "die",
+            [
+                ("exitCode", code.to_string()),
+                ("execDuration", ran.as_secs().to_string()),
+            ],
+        );
+        container.log.end();
+        container.hub.close();
+        container.progress.send_modify(|progress| {
+            progress.exits += 1;
+            progress.live = false;
+            progress.exit_code = code;
+            progress.error = error;
+        });
+        match restart {
+            Some(delay) => self.restart_later(container, delay),
+            None if container.lock().auto_remove() => self.remove_locked(container).await,
+            None => {}
+        }
+    }
+
+    pub(super) fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _operation = container.operation.lock().await;
+            if container.status() != Status::Restarting {
+                return;
+            }
+            // Boxed: the future of a start holds, by way of this, that of the next start.
+            let started = Box::pin(engine.start_locked(&container));
+            if let Err(error) = started.await {
+                tracing::warn!(
+                    id = container.id(),
+                    error = error.message(),
+                    "restart failed"
+                );
+            }
+        });
+    }
+
+    async fn free(&self, container: &Container, task: &Task, ended: Ended) {
+        if ended != Ended::ShimLost {
+            self.keep_trace(container.id());
+            if let Err(error) = task.delete("").await {
+                tracing::warn!(id = container.id(), error = error.message(), "freeing");
+            }
+        }
+    }
+
+    async fn end_shim(&self, id: &str, task: &Task, ended: Ended) {
+        if ended != Ended::ShimLost {
+            match task.shutdown().await {
+                Ok(()) => {
+                    let _ = std::fs::remove_dir_all(self.paths.bundle(id));
+                    return;
+                }
+                Err(error) => tracing::warn!(id, error = error.message(), "ending the shim"),
+            }
+        }
+        self.clean_runtime(id).await;
+    }
+
+    /// Keeps the boot timeline for `hull trace` of an ended container.
+    fn keep_trace(&self, id: &str) {
+        let _ = std::fs::copy(self.paths.trace(id), self.paths.kept_trace(id));
+    }
+}

@@ -1,0 +1,169 @@
+//! Containers in memory and what can be done with them.
+
+mod create;
+mod exit;
+mod remove;
+mod restore;
+mod start;
+mod stop;
+mod view;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::{watch, Notify};
+
+use crate::lifecycle::Status;
+use crate::logs::Log;
+use crate::paths::Paths;
+use crate::record::Record;
+use crate::shim::Task;
+use crate::streams::Hub;
+
+pub(crate) use create::CreateRequest;
+pub(crate) use start::close_stdin;
+pub(crate) use stop::{live_task, StopOptions};
+pub use view::ListOptions;
+
+/// A container.
+pub struct Container {
+    id: String,
+    record: Mutex<Record>,
+    /// Held while the container is started, finished or removed. Signals do not take it: a stop
+    /// waits for an end that [`exit`] brings about.
+    operation: tokio::sync::Mutex<()>,
+    task: Mutex<Option<Arc<Task>>>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) progress: watch::Sender<Progress>,
+    oom_killed: AtomicBool,
+    exit_event: Notify,
+}
+
+/// What waiters wait for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// Runs that have ended.
+    pub(crate) exits: u64,
+    /// An init process exists.
+    pub(crate) live: bool,
+    /// The container is gone.
+    pub(crate) removed: bool,
+    /// Exit code of the last run.
+    pub(crate) exit_code: i64,
+    /// Why the last start failed.
+    pub(crate) error: String,
+}
+
+/// Conditions of `/wait`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitCondition {
+    /// At once if it does not run.
+    NotRunning,
+    /// The next end of a run.
+    NextExit,
+    /// It is gone.
+    Removed,
+}
+
+impl Container {
+    pub(crate) fn new(record: Record, paths: &Paths) -> Arc<Self> {
+        let progress = watch::Sender::new(Progress {
+            live: record.state.status.is_live(),
+            exit_code: record.state.exit_code,
+            ..Progress::default()
+        });
+        Arc::new(Self {
+            id: record.id.clone(),
+            operation: tokio::sync::Mutex::default(),
+            task: Mutex::default(),
+            hub: Hub::new(),
+            log: Arc::new(Log::new(paths.log(&record.id))),
+            progress,
+            oom_killed: AtomicBool::new(false),
+            exit_event: Notify::new(),
+            record: Mutex::new(record),
+        })
+    }
+
+    /// 64 hexadecimal digits.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A copy of the record.
+    pub fn record(&self) -> Record {
+        self.lock().clone()
+    }
+
+    /// Its present state.
+    pub fn status(&self) -> Status {
+        self.lock().state.status
+    }
+
+    /// Its name, without slash.
+    pub fn name(&self) -> String {
+        self.lock().name.clone()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Record> {
+        self.record
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    pub(crate) fn task(&self) -> Option<Arc<Task>> {
+        self.task
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+            .clone()
+    }
+
+    fn set_task(&self, task: Option<Arc<Task>>) {
+        *self
+            .task
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner()) = task;
+    }
+
+    pub(crate) fn note_oom(&self) {
+        self.oom_killed.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_exit_event(&self) {
+        self.exit_event.notify_one();
+    }
+
+    /// Attributes of its events: image, name and labels.
+    pub(crate) fn event_attributes(&self) -> HashMap<String, String> {
+        let record = self.lock();
+        let mut attributes = record.config.labels.clone().unwrap_or_default();
+        attributes.insert("image".to_owned(), record.image.reference.clone());
+        attributes.insert("name".to_owned(), record.name.clone());
+        attributes
+    }
+
+    /// Waits for a condition; the result is the exit code and the text of a failed start.
+    pub(crate) fn wait(
+        &self,
+        condition: WaitCondition,
+    ) -> impl std::future::Future<Output = (i64, String)> + Send + 'static {
+        // Subscribed before this returns: an end right after it is not missed.
+        let mut progress = self.progress.subscribe();
+        let exits = progress.borrow().exits;
+        async move {
+            let done = progress
+                .wait_for(|now| {
+                    now.removed
+                        || match condition {
+                            WaitCondition::NotRunning => !now.live,
+                            WaitCondition::NextExit => exits < now.exits,
+                            WaitCondition::Removed => false,
+                        }
+                })
+                .await;
+            done.map_or((0, String::new()), |now| (now.exit_code, now.error.clone()))
+        }
+    }
+}

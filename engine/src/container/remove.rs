@@ -1,0 +1,109 @@
+//! Removing containers.
+
+use std::sync::Arc;
+
+use super::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::events::label_matches;
+use crate::json::Filters;
+use crate::lifecycle::{Event, Status};
+
+impl Engine {
+    /// Removes a container; with `force`, also one that runs.
+    pub(crate) async fn remove_container(
+        &self,
+        container: &Arc<Container>,
+        force: bool,
+    ) -> Result<()> {
+        let status = container.status();
+        if status == Status::Removing {
+            return Err(EngineError::Conflict(format!(
+                "removal of container {} is already in progress",
+                container.id()
+            )));
+        }
+        let in_use = status.is_live() || status == Status::Restarting;
+        if in_use && !force {
+            let hint = match status {
+                Status::Paused => "unpause and then stop the container",
+                _ => "stop the container before removing",
+            };
+            return Err(EngineError::Conflict(format!(
+                "cannot remove container \"/{}\": container is {}: {hint} or force remove",
+                container.name(),
+                status.name()
+            )));
+        }
+        if in_use {
+            self.end_for_removal(container).await?;
+        }
+        let _operation = container.operation.lock().await;
+        // With --rm its end has removed it meanwhile.
+        if !container.progress.borrow().removed {
+            self.remove_locked(container).await;
+        }
+        Ok(())
+    }
+
+    /// Removes an ended container, with the operation lock held. What can't be deleted now is
+    /// deleted when hulld starts.
+    pub(super) async fn remove_locked(&self, container: &Arc<Container>) {
+        let id = container.id();
+        let begun = self
+            .update(container, |record| {
+                Self::advance(record, Event::RemoveBegun)
+            })
+            .await;
+        if let Err(error) = begun {
+            tracing::error!(id, error = error.message(), "store");
+        }
+        self.clean_runtime(id).await;
+        let dir = self.paths.container(id);
+        let removed = match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(EngineError::io("remove", dir, error))
+            }
+            _ => self.store.remove(id).await,
+        };
+        if let Err(error) = removed {
+            tracing::error!(id, error = error.message(), "removing the container");
+            let _ = self
+                .update(container, |record| {
+                    Self::advance(record, Event::RemoveFailed)
+                })
+                .await;
+            return;
+        }
+        self.containers_mut().remove(id);
+        self.drop_execs(id);
+        self.publish(container, "destroy", []);
+        container.hub.close();
+        container
+            .progress
+            .send_modify(|progress| progress.removed = true);
+    }
+
+    /// Removes all ended containers that pass the filters. Returns their ids.
+    pub(crate) async fn prune_containers(&self, filters: &Filters) -> Result<Vec<String>> {
+        let all: Vec<_> = self.containers().values().cloned().collect();
+        let mut removed = Vec::new();
+        for container in all {
+            let record = container.record();
+            let labels = record.config.labels.unwrap_or_default();
+            let ended = matches!(
+                record.state.status,
+                Status::Created | Status::Exited | Status::Dead
+            );
+            let wanted = filters.iter().all(|(key, values)| match key.as_str() {
+                "label" => values.iter().all(|value| label_matches(value, &labels)),
+                "label!" => !values.iter().any(|value| label_matches(value, &labels)),
+                _ => false,
+            });
+            if ended && wanted && self.remove_container(&container, false).await.is_ok() {
+                removed.push(container.id().to_owned());
+            }
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,168 @@
+//! Finding the containers of an earlier hulld again.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::start::{close_stdin, log_driver};
+use super::Container;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::lifecycle::{self, Event, Status};
+use crate::shim::{self, Task};
+use crate::streams::{Fifos, Pumps};
+
+impl Engine {
+    /// Reads all records; goes on with the containers whose shims live, writes down the end of the
+    /// others, finishes interrupted removals, and starts what the restart policies say.
+    pub(crate) async fn restore(self: &Arc<Self>) -> Result<()> {
+        let records = self.store.all()?;
+        for record in records {
+            let container = Container::new(record, &self.paths);
+            self.containers_mut()
+                .insert(container.id().to_owned(), container);
+        }
+        let all: Vec<_> = self.containers().values().cloned().collect();
+        let mut to_start = Vec::new();
+        for container in &all {
+            let was_live = self.reattach(container).await;
+            let record = container.record();
+            let starts = lifecycle::start_with_daemon(
+                record.restart_policy(),
+                was_live,
+                record.state.stopped_by_user,
+            );
+            let ended = matches!(record.state.status, Status::Exited | Status::Restarting);
+            if ended && starts {
+                to_start.push(Arc::clone(container));
+            }
+        }
+        self.sweep().await;
+        for container in to_start {
+            let engine = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Err(error) = engine.start_container(&container).await {
+                    tracing::warn!(id = container.id(), error = error.message(), "start");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Goes on with one container. `true` if it was live when the earlier hulld ended.
+    async fn reattach(self: &Arc<Self>, container: &Arc<Container>) -> bool {
+        let record = container.record();
+        match record.state.status {
+            Status::Removing | Status::Dead => {
+                let _operation = container.operation.lock().await;
+                container.lock().state.status = Status::Exited;
+                self.remove_locked(container).await;
+                false
+            }
+            Status::Restarting => {
+                let _ = self
+                    .update(container, |record| {
+                        Self::advance(record, Event::RestartCancelled)
+                    })
+                    .await;
+                true
+            }
+            Status::Created | Status::Exited => {
+                // A start may have been cut off before its record was written.
+                self.clean_runtime(container.id()).await;
+                false
+            }
+            Status::Running | Status::Paused => {
+                match self.find_shim(container).await {
+                    Ok((task, pumps)) => {
+                        container.set_task(Some(Arc::clone(&task)));
+                        self.watch(container, task, pumps);
+                    }
+                    Err(error) => {
+                        tracing::warn!(id = container.id(), error = error.message(), "lost");
+                        self.clean_runtime(container.id()).await;
+                        let _operation = container.operation.lock().await;
+                        self.record_lost(container).await;
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps)> {
+        let record = container.record();
+        let address = record.shim.clone().unwrap_or_default();
+        let task = Arc::new(shim::connect(container.id(), &address).await?);
+        // Any answer will do: an end is told by the wait that follows.
+        task.is_running().await?;
+        let bundle = self.paths.bundle(container.id());
+        let opened = Fifos::new(
+            &bundle,
+            "",
+            record.config.open_stdin.unwrap_or(false),
+            !record.tty(),
+        )
+        .open()?;
+        let logs = log_driver(&record) != "none";
+        if logs {
+            container.log.begin()?;
+        }
+        let log = logs.then_some(&container.log);
+        let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
+        Ok((task, pumps))
+    }
+
+    /// Writes down that a container ended while no hulld looked. Restart policies are applied by
+    /// the caller, not here.
+    async fn record_lost(self: &Arc<Self>, container: &Arc<Container>) {
+        let removes = container.lock().auto_remove();
+        let written = self
+            .update(container, |record| {
+                Self::advance(record, Event::Exited);
+                record.shim = None;
+                record.state.pid = 0;
+                record.state.exit_code = 255;
+                record.state.finished = Some(jiff::Timestamp::now());
+                "the container's shim was gone when hulld started"
+                    .clone_into(&mut record.state.error);
+            })
+            .await;
+        if let Err(error) = written {
+            tracing::error!(id = container.id(), error = error.message(), "store");
+        }
+        container.progress.send_modify(|progress| {
+            progress.live = false;
+            progress.exit_code = 255;
+        });
+        if removes {
+            self.remove_locked(container).await;
+        }
+    }
+
+    /// Removes files that belong to no container.
+    async fn sweep(&self) {
+        let known: HashSet<String> = self.containers().keys().cloned().collect();
+        let bundles = self.paths.exec_root().join("bundles");
+        for id in entries(&bundles) {
+            if !known.contains(&id) {
+                self.clean_runtime(&id).await;
+            }
+        }
+        for id in entries(&self.paths.root().join("containers")) {
+            if !known.contains(&id) {
+                let _ = std::fs::remove_dir_all(self.paths.container(&id));
+            }
+        }
+    }
+}
+
+fn entries(dir: &std::path::Path) -> Vec<String> {
+    std::fs::read_dir(dir)
+        .map(|entries| {
+            entries
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect()
+        })
+        .unwrap_or_default()
+}

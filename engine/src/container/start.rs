@@ -1,0 +1,273 @@
+//! Starting a container: bundle, shim, VM, init process. Each step is undone if a later one fails.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::lifecycle::{Event, Status};
+use crate::record::Record;
+use crate::scratch;
+use crate::shim::{self, RootfsMount, Task};
+use crate::spec::{self, files};
+use crate::streams::{CloseStdin, Fifos, Pumps};
+
+/// Largest resolver configuration of the host that is passed on, in bytes.
+const MAX_RESOLV_CONF: usize = 64 << 10;
+
+impl Engine {
+    /// Starts a container.
+    pub(crate) async fn start_container(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        match container.status() {
+            Status::Running => {
+                return Err(EngineError::NotModified(
+                    "container already started".to_owned(),
+                ));
+            }
+            Status::Paused => {
+                return Err(EngineError::Conflict(
+                    "cannot start a paused container, try unpause instead".to_owned(),
+                ));
+            }
+            Status::Removing | Status::Dead => {
+                return Err(EngineError::Conflict(
+                    "container is marked for removal and cannot be started".to_owned(),
+                ));
+            }
+            Status::Created | Status::Exited | Status::Restarting => {}
+        }
+        {
+            let mut record = container.lock();
+            record.state.restarts = 0;
+            record.state.last_delay = None;
+        }
+        self.start_locked(container).await
+    }
+
+    /// As [`Engine::start_container`], with the operation lock held and the state checked.
+    pub(super) async fn start_locked(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        container.oom_killed.store(false, Ordering::Relaxed);
+        match self.boot(container).await {
+            Ok((task, pid, pumps)) => {
+                self.mark_running(container, &task, pid).await;
+                self.publish(container, "start", []);
+                self.watch(container, task, pumps);
+                Ok(())
+            }
+            Err(error) => {
+                self.start_failed(container, &error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn mark_running(&self, container: &Arc<Container>, task: &Arc<Task>, pid: u32) {
+        container.set_task(Some(Arc::clone(task)));
+        let written = self
+            .update(container, |record| {
+                Self::advance(record, Event::Started);
+                record.shim = Some(task.address().to_owned());
+                let state = &mut record.state;
+                state.pid = pid;
+                state.error.clear();
+                state.exit_code = 0;
+                state.oom_killed = false;
+                state.stopped_by_user = false;
+                state.started = Some(Timestamp::now());
+            })
+            .await;
+        if let Err(error) = written {
+            // It runs. The next write tells the store; until then a restart finds it by its shim.
+            tracing::error!(id = container.id(), error = error.message(), "store");
+        }
+        container.progress.send_modify(|progress| {
+            progress.live = true;
+            progress.error.clear();
+        });
+    }
+
+    async fn start_failed(self: &Arc<Self>, container: &Arc<Container>, error: &EngineError) {
+        let text = error.message();
+        let code = match error {
+            EngineError::Start(failure) => failure.exit_code(),
+            _ => 128,
+        };
+        let written = self
+            .update(container, |record| {
+                Self::advance(record, Event::StartFailed);
+                record.state.exit_code = code;
+                record.state.error.clone_from(&text);
+                record.state.finished = Some(Timestamp::now());
+            })
+            .await;
+        if let Err(error) = written {
+            tracing::error!(id = container.id(), error = error.message(), "store");
+        }
+        container.log.end();
+        container.hub.close();
+        container.progress.send_modify(|progress| {
+            progress.exit_code = code;
+            progress.error = text;
+        });
+        if container.lock().auto_remove() {
+            self.remove_locked(container).await;
+        }
+    }
+
+    /// All steps up to a running init process. On failure nothing is left.
+    async fn boot(self: &Arc<Self>, container: &Arc<Container>) -> Result<(Arc<Task>, u32, Pumps)> {
+        let bundle = self.paths.bundle(container.id());
+        let booted = self.boot_in(container, &bundle).await;
+        if booted.is_err() {
+            self.clean_runtime(container.id()).await;
+        }
+        booted
+    }
+
+    async fn boot_in(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        bundle: &Path,
+    ) -> Result<(Arc<Task>, u32, Pumps)> {
+        let record = container.record();
+        self.write_bundle(&record, bundle)?;
+        let scratch = self.paths.scratch(container.id());
+        if !scratch.exists() {
+            scratch::create(&self.paths.scratch_template(), &scratch).await?;
+        }
+        let tty = record.tty();
+        let fifos = Fifos::new(bundle, "", record.config.open_stdin.unwrap_or(false), !tty);
+        let opened = fifos.create()?;
+        let logs = !matches!(log_driver(&record), "none");
+        if logs {
+            container.log.begin()?;
+        }
+        let task = Arc::new(shim::launch(&self.shim, container.id(), bundle).await?);
+        let rootfs = [
+            RootfsMount {
+                kind: "erofs",
+                source: record.image.rootfs.clone(),
+                options: vec!["ro"],
+            },
+            RootfsMount {
+                kind: "ext4",
+                source: scratch,
+                options: vec!["rw"],
+            },
+        ];
+        let started = async {
+            task.create(bundle, &rootfs, tty, opened.fifos()).await?;
+            task.start("").await
+        };
+        let pid = match started.await {
+            Ok(pid) => pid,
+            Err(error) => {
+                // The shim has the better knowledge of what it made.
+                let _ = task.delete("").await;
+                let _ = task.shutdown().await;
+                return Err(error);
+            }
+        };
+        let log = logs.then_some(&container.log);
+        let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
+        Ok((task, pid, pumps))
+    }
+
+    fn write_bundle(&self, record: &Record, bundle: &Path) -> Result<()> {
+        let io = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source: std::io::Error| EngineError::io(what, path, source)
+        };
+        let _ = std::fs::remove_dir_all(bundle);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(bundle)
+            .map_err(io("create the bundle", bundle))?;
+        make_bind_sources(record)?;
+        let spec = spec::build(record, spec::Host { bundle })?;
+        let mut of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        if MAX_RESOLV_CONF < of_host.len() {
+            of_host.clear();
+        }
+        let contents = [
+            ("config.json", spec.to_string()),
+            (files::HOSTNAME.name, files::hostname_file(record)),
+            (files::HOSTS.name, files::hosts_file(record)),
+            (
+                files::RESOLV_CONF.name,
+                files::resolv_conf_file(record, &of_host),
+            ),
+        ];
+        for (name, content) in contents {
+            let path = bundle.join(name);
+            std::fs::write(&path, content).map_err(io("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Ends and removes whatever a container's shim left at run time.
+    pub(super) async fn clean_runtime(&self, id: &str) {
+        let bundle = self.paths.bundle(id);
+        if !bundle.exists() {
+            return;
+        }
+        if let Err(error) = shim::delete(&self.shim, id, &bundle).await {
+            tracing::debug!(id, error = error.message(), "cleaning up after the shim");
+        }
+        let _ = std::fs::remove_dir_all(&bundle);
+    }
+}
+
+/// Sends the end of input to a process.
+pub(crate) fn close_stdin(task: &Arc<Task>, exec_id: &str) -> CloseStdin {
+    let (task, exec_id) = (Arc::clone(task), exec_id.to_owned());
+    Box::new(move || {
+        Box::pin(async move {
+            if let Err(error) = task.close_stdin(&exec_id).await {
+                tracing::debug!(error = error.message(), "closing stdin");
+            }
+        })
+    })
+}
+
+/// The log driver, by name.
+pub(crate) fn log_driver(record: &Record) -> &str {
+    match record
+        .host
+        .log_config
+        .as_ref()
+        .and_then(|log| log.typ.as_deref())
+    {
+        None | Some("") => "json-file",
+        Some(driver) => driver,
+    }
+}
+
+fn make_bind_sources(record: &Record) -> Result<()> {
+    for bind in spec::binds_of(&record.host)? {
+        let path = Path::new(&bind.source);
+        match (path.exists(), bind.create) {
+            (true, _) => {}
+            (false, true) => std::fs::create_dir_all(path)
+                .map_err(|source| EngineError::io("create the bind source", path, source))?,
+            (false, false) => {
+                return Err(EngineError::BadRequest(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    bind.source
+                )));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! Signals, stop, restart, pause.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Container, WaitCondition};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::lifecycle::{Event, Status};
+use crate::record::timeout_of;
+use crate::shim::Task;
+use crate::spec::parse_signal;
+
+const SIGKILL: u32 = 9;
+/// How long a container may take to end after SIGKILL, its VM's end included.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How to stop a container; what is not set is as the container says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StopOptions {
+    pub(crate) signal: Option<String>,
+    /// Seconds; negative: wait for ever.
+    pub(crate) timeout: Option<i64>,
+}
+
+impl Engine {
+    /// Sends a signal (SIGKILL if none is named).
+    pub(crate) async fn kill_container(
+        &self,
+        container: &Container,
+        signal: Option<&str>,
+    ) -> Result<()> {
+        let number = signal.map_or(Ok(SIGKILL), parse_signal)?;
+        let stop_number = parse_signal(container.lock().stop_signal()).ok();
+        let task = live_task(container).map_err(|_| {
+            EngineError::Conflict(format!(
+                "cannot kill container: {}: container {} is not running",
+                container.name(),
+                container.id()
+            ))
+        })?;
+        let ends = number == SIGKILL || Some(number) == stop_number;
+        if ends {
+            container.lock().state.stopped_by_user = true;
+        }
+        self.signal(container, &task, number).await?;
+        if ends && container.status() == Status::Paused {
+            self.unpause_container(container).await?;
+        }
+        Ok(())
+    }
+
+    async fn signal(&self, container: &Container, task: &Task, number: u32) -> Result<()> {
+        // A process that ended in the meantime has what the signal wanted.
+        match task.kill("", number, false).await {
+            Err(error) if container.task().is_some() && container.status().is_live() => {
+                let text = error.message();
+                if !text.contains("already finished") && !text.contains("not found") {
+                    return Err(error);
+                }
+            }
+            _ => {}
+        }
+        self.publish(container, "kill", [("signal", number.to_string())]);
+        Ok(())
+    }
+
+    /// Asks a container to end, and kills it if it does not.
+    pub(crate) async fn stop_container(
+        &self,
+        container: &Container,
+        options: &StopOptions,
+    ) -> Result<()> {
+        if self.cancel_restart(container).await? {
+            return Ok(());
+        }
+        if !container.status().is_live() {
+            return Err(EngineError::NotModified(
+                "container already stopped".to_owned(),
+            ));
+        }
+        self.stop_live(container, options).await?;
+        self.publish(container, "stop", []);
+        Ok(())
+    }
+
+    async fn stop_live(&self, container: &Container, options: &StopOptions) -> Result<()> {
+        let (signal, timeout) = {
+            let mut record = container.lock();
+            record.state.stopped_by_user = true;
+            let signal = options.signal.as_deref().unwrap_or(record.stop_signal());
+            let timeout = options.timeout.map_or(record.stop_timeout(), timeout_of);
+            (parse_signal(signal)?, timeout)
+        };
+        let ended = container.wait(WaitCondition::NotRunning);
+        tokio::pin!(ended);
+        let Some(task) = container.task() else {
+            return Ok(());
+        };
+        if let Err(error) = self.signal(container, &task, signal).await {
+            tracing::warn!(id = container.id(), error = error.message(), "stop signal");
+        } else {
+            if container.status() == Status::Paused {
+                self.unpause_container(container).await?;
+            }
+            match timeout {
+                None => {
+                    ended.as_mut().await;
+                    return Ok(());
+                }
+                Some(timeout) => {
+                    if tokio::time::timeout(timeout, ended.as_mut()).await.is_ok() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        self.kill_hard(container, &task).await
+    }
+
+    /// SIGKILL, and if even that does not end it, the end of its VM.
+    async fn kill_hard(&self, container: &Container, task: &Task) -> Result<()> {
+        let ended = container.wait(WaitCondition::NotRunning);
+        tokio::pin!(ended);
+        if let Err(error) = self.signal(container, task, SIGKILL).await {
+            tracing::warn!(id = container.id(), error = error.message(), "SIGKILL");
+        }
+        if tokio::time::timeout(KILL_LIMIT, ended.as_mut())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        tracing::warn!(id = container.id(), "SIGKILL had no effect: ending the VM");
+        let _ = task.shutdown().await;
+        match tokio::time::timeout(KILL_LIMIT, ended).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EngineError::Task {
+                call: "stop",
+                id: container.id().to_owned(),
+                reason: "the VM does not end".to_owned(),
+            }),
+        }
+    }
+
+    /// Calls off a pending automatic restart. `true` if there was one.
+    async fn cancel_restart(&self, container: &Container) -> Result<bool> {
+        if container.status() != Status::Restarting {
+            return Ok(false);
+        }
+        let _operation = container.operation.lock().await;
+        if container.status() != Status::Restarting {
+            return Ok(false);
+        }
+        self.update(container, |record| {
+            Self::advance(record, Event::RestartCancelled);
+            record.state.stopped_by_user = true;
+        })
+        .await?;
+        Ok(true)
+    }
+
+    /// Ends a container for its removal.
+    pub(super) async fn end_for_removal(&self, container: &Container) -> Result<()> {
+        self.cancel_restart(container).await?;
+        container.lock().state.stopped_by_user = true;
+        match container.task() {
+            Some(task) if container.status().is_live() => {
+                let paused = container.status() == Status::Paused;
+                let killed = self.kill_hard(container, &task);
+                if paused {
+                    let _ = self.unpause_container(container).await;
+                }
+                killed.await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Stops a container if it runs, and starts it.
+    pub(crate) async fn restart_container(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        options: &StopOptions,
+    ) -> Result<()> {
+        match self.stop_container(container, options).await {
+            Ok(()) | Err(EngineError::NotModified(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.start_container(container).await?;
+        self.publish(container, "restart", []);
+        Ok(())
+    }
+
+    /// Freezes all processes.
+    pub(crate) async fn pause_container(&self, container: &Container) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        if container.status() == Status::Paused {
+            return Err(EngineError::Conflict(format!(
+                "container {} is already paused",
+                container.id()
+            )));
+        }
+        live_task(container)?.pause().await?;
+        self.update(container, |record| Self::advance(record, Event::Paused))
+            .await?;
+        self.publish(container, "pause", []);
+        Ok(())
+    }
+
+    /// Lets them go on.
+    pub(crate) async fn unpause_container(&self, container: &Container) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        if container.status() != Status::Paused {
+            return Err(EngineError::Conflict(format!(
+                "container {} is not paused",
+                container.id()
+            )));
+        }
+        live_task(container)?.resume().await?;
+        self.update(container, |record| Self::advance(record, Event::Unpaused))
+            .await?;
+        self.publish(container, "unpause", []);
+        Ok(())
+    }
+}
+
+/// The shim of a container that runs or is paused.
+pub(crate) fn live_task(container: &Container) -> Result<Arc<Task>> {
+    container
+        .task()
+        .filter(|_| container.status().is_live())
+        .ok_or_else(|| {
+            EngineError::Conflict(format!("container {} is not running", container.id()))
+        })
+}

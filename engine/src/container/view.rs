@@ -1,0 +1,388 @@
+//! Docker's descriptions of containers.
+
+use std::collections::HashMap;
+
+use bollard_stubs::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum,
+    DriverData, EndpointSettings, MountPoint, NetworkSettings,
+};
+use jiff::Timestamp;
+
+use super::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::events::label_matches;
+use crate::ids;
+use crate::json::Filters;
+use crate::lifecycle::Status;
+use crate::record::Record;
+use crate::spec::binds_of;
+
+/// What `/containers/json` lists.
+#[derive(Debug, Default)]
+pub struct ListOptions {
+    /// Also those that do not run.
+    pub all: bool,
+    /// Only so many, newest first.
+    pub limit: Option<usize>,
+    /// Only those that pass.
+    pub filters: Filters,
+}
+
+/// Docker's zero time.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+fn time_text(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| NEVER.to_owned(), |time| time.to_string())
+}
+
+impl Engine {
+    /// The list of containers, newest first.
+    pub(crate) fn list_containers(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>> {
+        check_filters(&options.filters)?;
+        let mut records: Vec<Record> = self
+            .containers()
+            .values()
+            .map(|container| container.record())
+            .collect();
+        records.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        // `status` and a limit mean all states.
+        let all = options.all || options.limit.is_some() || options.filters.contains_key("status");
+        let bound = |key: &str| {
+            let wanted = options.filters.get(key)?.first()?;
+            self.container(wanted)
+                .ok()
+                .map(|container| container.record().created)
+        };
+        let (before, since) = (bound("before"), bound("since"));
+        let mut found: Vec<_> = records
+            .iter()
+            .filter(|record| all || record.state.status.is_live())
+            .filter(|record| before.is_none_or(|time| record.created < time))
+            .filter(|record| since.is_none_or(|time| time < record.created))
+            .filter(|record| matches(record, &options.filters))
+            .map(summary)
+            .collect();
+        if let Some(limit) = options.limit {
+            found.truncate(limit);
+        }
+        Ok(found)
+    }
+
+    /// Everything about one container.
+    pub(crate) fn inspect_container(&self, container: &Container) -> ContainerInspectResponse {
+        let record = container.record();
+        let bundle = self.paths.bundle(container.id());
+        let file = |name: &str| Some(bundle.join(name).to_string_lossy().into_owned());
+        let mut exec_ids: Vec<String> = self
+            .execs()
+            .values()
+            .filter(|exec| exec.container.id() == container.id() && exec.is_running())
+            .map(|exec| exec.id.clone())
+            .collect();
+        exec_ids.sort();
+        ContainerInspectResponse {
+            id: Some(record.id.clone()),
+            created: Some(record.created.to_string()),
+            path: record.argv.first().cloned(),
+            args: Some(record.argv.iter().skip(1).cloned().collect()),
+            state: Some(state(&record)),
+            image: Some(record.image.id.clone()),
+            resolv_conf_path: file("resolv.conf"),
+            hostname_path: file("hostname"),
+            hosts_path: file("hosts"),
+            log_path: Some(container.log.path().to_string_lossy().into_owned()),
+            name: Some(format!("/{}", record.name)),
+            restart_count: Some(i64::from(record.state.restarts)),
+            driver: Some("erofs".to_owned()),
+            platform: Some("linux".to_owned()),
+            mount_label: Some(String::new()),
+            process_label: Some(String::new()),
+            app_armor_profile: Some(String::new()),
+            exec_ids: (!exec_ids.is_empty()).then_some(exec_ids),
+            graph_driver: Some(DriverData {
+                name: "erofs".to_owned(),
+                data: HashMap::from([
+                    (
+                        "Image".to_owned(),
+                        record.image.rootfs.to_string_lossy().into_owned(),
+                    ),
+                    (
+                        "Scratch".to_owned(),
+                        self.paths
+                            .scratch(&record.id)
+                            .to_string_lossy()
+                            .into_owned(),
+                    ),
+                ]),
+            }),
+            mounts: Some(mount_points(&record)),
+            network_settings: Some(network_settings()),
+            config: Some({
+                let mut config = record.config.clone();
+                config.hostname = Some(crate::spec::hostname(&record).to_owned());
+                config.image = Some(record.image.reference.clone());
+                config
+            }),
+            host_config: Some(record.host),
+            ..ContainerInspectResponse::default()
+        }
+    }
+}
+
+fn network_settings() -> NetworkSettings {
+    NetworkSettings {
+        ports: Some(HashMap::new()),
+        networks: Some(HashMap::from([(
+            "none".to_owned(),
+            EndpointSettings::default(),
+        )])),
+        ..NetworkSettings::default()
+    }
+}
+
+fn state(record: &Record) -> ContainerState {
+    let status = record.state.status;
+    ContainerState {
+        status: Some(match status {
+            Status::Created => ContainerStateStatusEnum::CREATED,
+            Status::Running => ContainerStateStatusEnum::RUNNING,
+            Status::Paused => ContainerStateStatusEnum::PAUSED,
+            Status::Restarting => ContainerStateStatusEnum::RESTARTING,
+            Status::Removing => ContainerStateStatusEnum::REMOVING,
+            Status::Exited => ContainerStateStatusEnum::EXITED,
+            Status::Dead => ContainerStateStatusEnum::DEAD,
+        }),
+        running: Some(status.is_live() || status == Status::Restarting),
+        paused: Some(status == Status::Paused),
+        restarting: Some(status == Status::Restarting),
+        oom_killed: Some(record.state.oom_killed),
+        dead: Some(status == Status::Dead),
+        pid: Some(i64::from(record.state.pid)),
+        exit_code: Some(record.state.exit_code),
+        error: Some(record.state.error.clone()),
+        started_at: Some(time_text(record.state.started)),
+        finished_at: Some(time_text(record.state.finished)),
+        health: None,
+    }
+}
+
+fn mount_points(record: &Record) -> Vec<MountPoint> {
+    binds_of(&record.host)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|bind| MountPoint {
+            typ: Some("bind".to_owned()),
+            source: Some(bind.source),
+            destination: Some(bind.target),
+            mode: Some(if bind.read_only { "ro" } else { "" }.to_owned()),
+            rw: Some(!bind.read_only),
+            propagation: Some("rprivate".to_owned()),
+            ..MountPoint::default()
+        })
+        .collect()
+}
+
+fn summary(record: &Record) -> ContainerSummary {
+    ContainerSummary {
+        id: Some(record.id.clone()),
+        names: Some(vec![format!("/{}", record.name)]),
+        image: Some(record.image.reference.clone()),
+        image_id: Some(record.image.id.clone()),
+        command: Some(record.argv.join(" ")),
+        created: Some(record.created.as_second()),
+        ports: Some(Vec::new()),
+        labels: Some(record.config.labels.clone().unwrap_or_default()),
+        state: Some(match record.state.status {
+            Status::Created => ContainerSummaryStateEnum::CREATED,
+            Status::Running => ContainerSummaryStateEnum::RUNNING,
+            Status::Paused => ContainerSummaryStateEnum::PAUSED,
+            Status::Restarting => ContainerSummaryStateEnum::RESTARTING,
+            Status::Removing => ContainerSummaryStateEnum::REMOVING,
+            Status::Exited => ContainerSummaryStateEnum::EXITED,
+            Status::Dead => ContainerSummaryStateEnum::DEAD,
+        }),
+        status: Some(status_text(record, Timestamp::now())),
+        host_config: Some(ContainerSummaryHostConfig {
+            network_mode: record.host.network_mode.clone(),
+            ..ContainerSummaryHostConfig::default()
+        }),
+        network_settings: Some(ContainerSummaryNetworkSettings {
+            networks: Some(HashMap::from([(
+                "none".to_owned(),
+                EndpointSettings::default(),
+            )])),
+        }),
+        mounts: Some(mount_points(record)),
+        ..ContainerSummary::default()
+    }
+}
+
+/// Docker's sentence on the state, such as `Up 3 minutes`.
+fn status_text(record: &Record, now: Timestamp) -> String {
+    let state = &record.state;
+    let since =
+        |time: Option<Timestamp>| human_duration(now.duration_since(time.unwrap_or(now)).as_secs());
+    match state.status {
+        Status::Running => format!("Up {}", since(state.started)),
+        Status::Paused => format!("Up {} (Paused)", since(state.started)),
+        Status::Restarting => {
+            format!(
+                "Restarting ({}) {} ago",
+                state.exit_code,
+                since(state.finished)
+            )
+        }
+        Status::Removing => "Removal In Progress".to_owned(),
+        Status::Dead => "Dead".to_owned(),
+        Status::Created => "Created".to_owned(),
+        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished)),
+    }
+}
+
+/// Docker's rough durations.
+fn human_duration(seconds: i64) -> String {
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        ..1 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{seconds} seconds"),
+        _ if minutes == 1 => "About a minute".to_owned(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".to_owned(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
+    }
+}
+
+const FILTERS: [&str; 17] = [
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "isolation",
+    "is-task",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "label!",
+    "reference",
+];
+
+fn check_filters(filters: &Filters) -> Result<()> {
+    for key in filters.keys() {
+        if !FILTERS.contains(&key.as_str()) {
+            return Err(EngineError::BadRequest(format!("invalid filter '{key}'")));
+        }
+    }
+    for status in filters.get("status").into_iter().flatten() {
+        let known = [
+            "created",
+            "running",
+            "paused",
+            "restarting",
+            "removing",
+            "exited",
+            "dead",
+        ];
+        if !known.contains(&status.as_str()) {
+            return Err(EngineError::BadRequest(format!(
+                "invalid filter 'status={status}'"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn matches(record: &Record, filters: &Filters) -> bool {
+    let labels = record.config.labels.clone().unwrap_or_default();
+    filters.iter().all(|(key, wanted)| match key.as_str() {
+        "id" => wanted.iter().any(|text| record.id.starts_with(text)),
+        "name" => wanted.iter().any(|text| name_matches(&record.name, text)),
+        "label" => wanted.iter().all(|text| label_matches(text, &labels)),
+        "status" => wanted.iter().any(|text| record.state.status.name() == text),
+        "exited" => {
+            record.state.status == Status::Exited
+                && wanted
+                    .iter()
+                    .any(|text| *text == record.state.exit_code.to_string())
+        }
+        "ancestor" => wanted.iter().any(|text| is_image(record, text)),
+        "volume" => mount_points(record).iter().any(|mount| {
+            wanted.iter().any(|text| {
+                mount.destination.as_deref() == Some(text) || mount.source.as_deref() == Some(text)
+            })
+        }),
+        "network" => wanted.iter().any(|text| text == "none"),
+        "expose" | "publish" | "health" => false,
+        // `before` and `since` are applied by the caller; the others do not exclude anything.
+        _ => true,
+    })
+}
+
+/// Docker takes a regular expression; a plain text and the anchors `^` and `$` are what is used.
+fn name_matches(name: &str, pattern: &str) -> bool {
+    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
+    let (start, pattern) = match pattern.strip_prefix('^') {
+        Some(rest) => (true, rest.strip_prefix('/').unwrap_or(rest)),
+        None => (false, pattern),
+    };
+    match (start, pattern.strip_suffix('$')) {
+        (true, Some(text)) => name == text,
+        (true, None) => name.starts_with(pattern),
+        (false, Some(text)) => name.ends_with(text),
+        (false, None) => name.contains(pattern),
+    }
+}
+
+fn is_image(record: &Record, text: &str) -> bool {
+    let id = record
+        .image
+        .id
+        .strip_prefix("sha256:")
+        .unwrap_or(&record.image.id);
+    let tagged = |name: &str| match name.rsplit('/').next() {
+        Some(last) if last.contains(':') => name.to_owned(),
+        _ => format!("{name}:latest"),
+    };
+    tagged(&record.image.reference) == tagged(text)
+        || record.image.id == text
+        || (ids::short(id).len() <= text.len() && id.starts_with(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_dockers() {
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (150, "2 minutes"),
+            (3600, "About an hour"),
+            (7200, "2 hours"),
+            (86_400 * 3, "3 days"),
+        ] {
+            assert_eq!(human_duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn names_match_with_anchors() {
+        assert!(name_matches("web-1", "web") && name_matches("web-1", "^/web-1$"));
+        assert!(!name_matches("web-1", "^eb") && name_matches("web-1", "1$"));
+    }
+}

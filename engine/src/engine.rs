@@ -1,0 +1,210 @@
+//! The engine: all containers, execs and images of one state directory.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use bollard_stubs::models::EventMessageTypeEnum;
+
+use crate::container::Container;
+use crate::error::{EngineError, Result};
+use crate::events::EventBus;
+use crate::exec::Exec;
+use crate::images::Images;
+use crate::lifecycle::{self, Event};
+use crate::paths::Paths;
+use crate::record::Record;
+use crate::scratch;
+use crate::shim::{self, ShimConfig, ShimEvent};
+use crate::store::Store;
+
+/// Where the engine's helpers are.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `containerd-shim-hull-v2`.
+    pub shim: PathBuf,
+    /// `hull-unpack`.
+    pub unpack: PathBuf,
+}
+
+/// All that a hulld serves.
+pub struct Engine {
+    pub(crate) paths: Paths,
+    pub(crate) store: Store,
+    pub(crate) events: EventBus,
+    pub(crate) images: Images,
+    pub(crate) shim: ShimConfig,
+    pub(crate) id: String,
+    containers: RwLock<HashMap<String, Arc<Container>>>,
+    execs: Mutex<HashMap<String, Arc<Exec>>>,
+}
+
+impl Engine {
+    /// Opens the state directory. The caller holds its lock.
+    pub async fn open(
+        paths: Paths,
+        programs: Programs,
+        registries: hull_image::RegistryConfig,
+    ) -> Result<Arc<Self>> {
+        let io = |what, path: &std::path::Path| {
+            let path = path.to_owned();
+            move |source: std::io::Error| EngineError::io(what, path, source)
+        };
+        for dir in [
+            paths.root().join("containers"),
+            paths.exec_root().join("bundles"),
+        ] {
+            std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
+        }
+        scratch::ensure_template(&paths.scratch_template()).await?;
+        let engine = Arc::new(Self {
+            store: Store::open(&paths.store())?,
+            events: EventBus::default(),
+            images: Images::open(&paths, programs.unpack, registries)?,
+            shim: ShimConfig {
+                program: programs.shim,
+                events_socket: paths.events_socket(),
+                exec_root: paths.exec_root().to_owned(),
+            },
+            id: engine_id(&paths)?,
+            containers: RwLock::default(),
+            execs: Mutex::default(),
+            paths,
+        });
+        engine.serve_shim_events().await?;
+        engine.restore().await?;
+        Ok(engine)
+    }
+
+    async fn serve_shim_events(self: &Arc<Self>) -> Result<()> {
+        let (server, mut events) = shim::serve_events(&self.shim.events_socket).await?;
+        let engine = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let _server = server;
+            while let Some(event) = events.recv().await {
+                let Some(engine) = engine.upgrade() else {
+                    return;
+                };
+                engine.take_shim_event(event);
+            }
+        });
+        Ok(())
+    }
+
+    fn take_shim_event(&self, event: ShimEvent) {
+        let by_id = |id: &str| self.containers().get(id).cloned();
+        match event {
+            ShimEvent::Oom(id) => {
+                if let Some(container) = by_id(&id) {
+                    container.note_oom();
+                    self.publish(&container, "oom", []);
+                }
+            }
+            ShimEvent::Exit { id, exec_id } if exec_id.is_empty() => {
+                if let Some(container) = by_id(&id) {
+                    container.note_exit_event();
+                }
+            }
+            ShimEvent::Exit { .. } => {}
+        }
+    }
+
+    /// All containers.
+    pub(crate) fn containers(
+        &self,
+    ) -> std::sync::RwLockReadGuard<'_, HashMap<String, Arc<Container>>> {
+        self.containers
+            .read()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    pub(crate) fn containers_mut(
+        &self,
+    ) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Arc<Container>>> {
+        self.containers
+            .write()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    pub(crate) fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Exec>>> {
+        self.execs
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// The container with this id, name (with or without slash) or unambiguous id prefix.
+    pub fn container(&self, reference: &str) -> Result<Arc<Container>> {
+        let missing = || EngineError::NoSuchContainer(reference.to_owned());
+        if reference.is_empty() {
+            return Err(missing());
+        }
+        let containers = self.containers();
+        if let Some(container) = containers.get(reference) {
+            return Ok(Arc::clone(container));
+        }
+        let name = reference.strip_prefix('/').unwrap_or(reference);
+        if let Some(container) = containers.values().find(|c| c.lock().name == name) {
+            return Ok(Arc::clone(container));
+        }
+        let mut with_prefix = containers
+            .values()
+            .filter(|c| c.id().starts_with(reference));
+        match (with_prefix.next(), with_prefix.next()) {
+            (Some(container), None) => Ok(Arc::clone(container)),
+            (Some(_), Some(_)) => Err(EngineError::AmbiguousPrefix(reference.to_owned())),
+            (None, _) => Err(missing()),
+        }
+    }
+
+    /// Publishes an event of a container.
+    pub(crate) fn publish<const N: usize>(
+        &self,
+        container: &Container,
+        action: &str,
+        more: [(&str, String); N],
+    ) {
+        let mut attributes = container.event_attributes();
+        attributes.extend(more.map(|(key, value)| (key.to_owned(), value)));
+        self.events.publish(
+            EventMessageTypeEnum::CONTAINER,
+            action,
+            container.id(),
+            attributes,
+        );
+    }
+
+    /// Changes a record, and writes it.
+    pub(crate) async fn update(
+        &self,
+        container: &Container,
+        change: impl FnOnce(&mut Record),
+    ) -> Result<()> {
+        let record = {
+            let mut record = container.lock();
+            change(&mut record);
+            record.clone()
+        };
+        self.store.put(&record).await
+    }
+
+    /// Moves a container to the next state. An impossible move is a bug, reported and not made.
+    pub(crate) fn advance(record: &mut Record, event: Event) {
+        match lifecycle::next(record.state.status, event) {
+            Ok(status) => record.state.status = status,
+            Err(refused) => tracing::error!(id = record.id, %refused, "life cycle"),
+        }
+    }
+}
+
+/// The identity of this engine, made once.
+fn engine_id(paths: &Paths) -> Result<String> {
+    let path = paths.root().join("engine-id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+        _ => {
+            let id = crate::ids::new_id();
+            std::fs::write(&path, &id).map_err(|source| EngineError::io("write", &path, source))?;
+            Ok(id)
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The engine's error type and its meaning in HTTP.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What went wrong, as the API reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 304: nothing to do.
+    NotModified,
+    /// 400: the request is wrong.
+    BadRequest,
+    /// 403.
+    Forbidden,
+    /// 404.
+    NotFound,
+    /// 409: not in this state, or a name is taken.
+    Conflict,
+    /// 501: known, and not there yet.
+    NotBuilt,
+    /// 500: the host or Hull failed.
+    Internal,
+}
+
+/// A failed operation of the engine. `Display` is the text that users see, without the causes;
+/// [`EngineError::message`] adds them.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No container has this name, id or id prefix.
+    #[error("No such container: {0}")]
+    NoSuchContainer(String),
+    /// Several containers share this id prefix.
+    #[error("multiple IDs found with provided prefix: {0}")]
+    AmbiguousPrefix(String),
+    /// No exec has this id.
+    #[error("No such exec instance: {0}")]
+    NoSuchExec(String),
+    /// No local image has this name.
+    #[error("No such image: {0}")]
+    NoSuchImage(String),
+    /// No network has this name.
+    #[error("network {0} not found")]
+    NoSuchNetwork(String),
+    /// No volume has this name.
+    #[error("get {0}: no such volume")]
+    NoSuchVolume(String),
+    /// The name is held by another container.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". \
+         You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameInUse {
+        /// The wanted name, without slash.
+        name: String,
+        /// Id of the container that has it.
+        holder: String,
+    },
+    /// The name has characters or a length that names may not have.
+    #[error("Invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
+    InvalidName(String),
+    /// The request is refused for this reason.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The object is not in a state that allows the operation.
+    #[error("{0}")]
+    Conflict(String),
+    /// Already so.
+    #[error("{0}")]
+    NotModified(String),
+    /// A part of the Docker API that Hull does not have yet.
+    #[error("{0} is not built yet")]
+    NotBuilt(String),
+    /// No part of the Docker API.
+    #[error("page not found")]
+    PageNotFound,
+    /// The shim or the agent refused to create or start the container.
+    #[error("failed to create task for container: {0}")]
+    Start(StartFailure),
+    /// The shim's Task API failed.
+    #[error("{call} of container {id} failed: {reason}")]
+    Task {
+        /// Name of the RPC.
+        call: &'static str,
+        /// Container id.
+        id: String,
+        /// The shim's text.
+        reason: String,
+    },
+    /// Starting the shim failed.
+    #[error("failed to start the shim for container {id}: {reason}")]
+    Shim {
+        /// Container id.
+        id: String,
+        /// What the shim printed, or what the system said.
+        reason: String,
+    },
+    /// A system call on the host failed.
+    #[error("failed to {what} {path:?}")]
+    Io {
+        /// The verb phrase, such as `create`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The record store failed.
+    #[error("the container store failed to {what}")]
+    Store {
+        /// The verb phrase.
+        what: &'static str,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A record or a generated document could not be encoded or decoded.
+    #[error("failed to {what}")]
+    Json {
+        /// The verb phrase.
+        what: &'static str,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// The store was written by a newer Hull.
+    #[error(
+        "the container store {path:?} has schema version {found}, this hulld reads up to {known}: \
+         start the newer hulld, or another --root"
+    )]
+    StoreTooNew {
+        /// The store.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// Another hulld owns the state directory.
+    #[error("another hulld already runs on {0:?}: use that one, or another --root")]
+    StateInUse(PathBuf),
+    /// An image operation failed.
+    #[error("{0}")]
+    Image(ImageFailure),
+}
+
+/// A failed start, classified by what Docker clients make of its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartFailure {
+    /// The shim's or the agent's text.
+    pub reason: String,
+}
+
+impl StartFailure {
+    /// The exit code that a container has after it: 127 not found, 126 not executable, 128 else.
+    pub fn exit_code(&self) -> i64 {
+        let text = &self.reason;
+        if text.contains("executable file not found") || text.contains("no such file or directory")
+        {
+            127
+        } else if text.contains("permission denied") || text.contains("is a directory") {
+            126
+        } else {
+            128
+        }
+    }
+}
+
+impl std::fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// A failed image operation with its HTTP meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFailure {
+    /// The HTTP meaning.
+    pub kind: Kind,
+    /// The text, causes included.
+    pub text: String,
+}
+
+impl std::fmt::Display for ImageFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Short for results of the engine.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;
+
+impl EngineError {
+    /// A failed system call on a path.
+    pub fn io(what: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::Io {
+            what,
+            path: path.into(),
+            source: source.into(),
+        }
+    }
+
+    /// The HTTP meaning.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NoSuchContainer(_)
+            | Self::NoSuchExec(_)
+            | Self::NoSuchImage(_)
+            | Self::NoSuchNetwork(_)
+            | Self::NoSuchVolume(_)
+            | Self::PageNotFound => Kind::NotFound,
+            Self::AmbiguousPrefix(_) | Self::InvalidName(_) | Self::BadRequest(_) => {
+                Kind::BadRequest
+            }
+            Self::Start(failure) if failure.exit_code() != 128 => Kind::BadRequest,
+            Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
+            Self::NotModified(_) => Kind::NotModified,
+            Self::NotBuilt(_) => Kind::NotBuilt,
+            Self::Image(failure) => failure.kind,
+            Self::Start(_)
+            | Self::Task { .. }
+            | Self::Shim { .. }
+            | Self::Io { .. }
+            | Self::Store { .. }
+            | Self::Json { .. }
+            | Self::StoreTooNew { .. }
+            | Self::StateInUse(_) => Kind::Internal,
+        }
+    }
+
+    /// The text with its causes, on one line.
+    pub fn message(&self) -> String {
+        chain(self)
+    }
+}
+
+/// An error's text and those of its causes, joined by `: `, on one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some libraries repeat the cause in their own text.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_failures_get_the_shell_exit_codes() {
+        let code = |reason: &str| {
+            StartFailure {
+                reason: reason.into(),
+            }
+            .exit_code()
+        };
+        assert_eq!(code("exec: \"x\": executable file not found in $PATH"), 127);
+        assert_eq!(
+            code("exec: \"/x\": stat /x: no such file or directory"),
+            127
+        );
+        assert_eq!(code("exec: \"/etc\": permission denied"), 126);
+        assert_eq!(code("no memory"), 128);
+    }
+
+    #[test]
+    fn message_holds_every_cause_once() {
+        let error = EngineError::io("create", "/x", io::Error::other("disk is gone"));
+        assert_eq!(error.message(), "failed to create \"/x\": disk is gone");
+    }
+}

@@ -1,0 +1,304 @@
+//! Further processes in a running container.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bollard_stubs::models::{ExecInspectResponse, ProcessConfig};
+use serde::Deserialize;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::ids;
+use crate::lifecycle::Status;
+use crate::shim::{Ended, Task};
+use crate::spec::{exec_process, ExecSpec};
+use crate::streams::{Fifos, Hub, Pumps};
+
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Body of `/containers/{id}/exec`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct ExecCreate {
+    attach_stdin: Option<bool>,
+    attach_stdout: Option<bool>,
+    attach_stderr: Option<bool>,
+    tty: Option<bool>,
+    env: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    user: Option<String>,
+    working_dir: Option<String>,
+    privileged: Option<bool>,
+    detach_keys: Option<String>,
+}
+
+/// One exec.
+pub(crate) struct Exec {
+    pub(crate) id: String,
+    pub(crate) container: Arc<Container>,
+    pub(crate) spec: ExecSpec,
+    pub(crate) attach_stdin: bool,
+    pub(crate) attach_stdout: bool,
+    pub(crate) attach_stderr: bool,
+    detach_keys: String,
+    pub(crate) hub: Arc<Hub>,
+    state: Mutex<ExecState>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct ExecState {
+    started: bool,
+    running: bool,
+    pid: u32,
+    exit_code: Option<i64>,
+}
+
+impl Exec {
+    fn lock(&self) -> MutexGuard<'_, ExecState> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Whether it runs.
+    pub(crate) fn is_running(&self) -> bool {
+        self.lock().running
+    }
+
+    /// Docker's description of it.
+    pub(crate) fn inspect(&self) -> ExecInspectResponse {
+        let state = *self.lock();
+        ExecInspectResponse {
+            can_remove: Some(false),
+            detach_keys: Some(self.detach_keys.clone()),
+            id: Some(self.id.clone()),
+            running: Some(state.running),
+            exit_code: state.exit_code,
+            process_config: Some(ProcessConfig {
+                privileged: Some(self.spec.privileged),
+                user: Some(self.spec.user.clone()),
+                tty: Some(self.spec.tty),
+                entrypoint: self.spec.argv.first().cloned(),
+                arguments: Some(self.spec.argv.iter().skip(1).cloned().collect()),
+            }),
+            open_stdin: Some(self.attach_stdin),
+            open_stderr: Some(self.attach_stderr),
+            open_stdout: Some(self.attach_stdout),
+            container_id: Some(self.container.id().to_owned()),
+            pid: Some(i64::from(state.pid)),
+        }
+    }
+}
+
+impl Engine {
+    /// Registers an exec.
+    pub(crate) fn create_exec(
+        &self,
+        container: &Arc<Container>,
+        request: ExecCreate,
+    ) -> Result<Arc<Exec>> {
+        check_live(container)?;
+        let argv = request.cmd.unwrap_or_default();
+        if argv.is_empty() {
+            return Err(EngineError::BadRequest(
+                "no exec command specified".to_owned(),
+            ));
+        }
+        let spec = ExecSpec {
+            argv,
+            env: request.env.unwrap_or_default(),
+            user: request.user.unwrap_or_default(),
+            working_dir: request.working_dir.unwrap_or_default(),
+            tty: request.tty.unwrap_or(false),
+            privileged: request.privileged.unwrap_or(false),
+        };
+        exec_process(&container.record(), &spec)?;
+        let exec = Arc::new(Exec {
+            id: ids::new_id(),
+            container: Arc::clone(container),
+            spec,
+            attach_stdin: request.attach_stdin.unwrap_or(false),
+            attach_stdout: request.attach_stdout.unwrap_or(false),
+            attach_stderr: request.attach_stderr.unwrap_or(false),
+            detach_keys: request.detach_keys.unwrap_or_default(),
+            hub: Hub::new(),
+            state: Mutex::default(),
+        });
+        self.execs().insert(exec.id.clone(), Arc::clone(&exec));
+        self.publish_exec(
+            &exec,
+            &format!("exec_create: {}", exec.spec.argv.join(" ")),
+            None,
+        );
+        Ok(exec)
+    }
+
+    /// The exec with this id.
+    pub(crate) fn exec(&self, id: &str) -> Result<Arc<Exec>> {
+        self.execs()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| EngineError::NoSuchExec(id.to_owned()))
+    }
+
+    /// Checks that an exec can be started, and claims it: a second start is refused.
+    pub(crate) fn claim_exec(&self, exec: &Exec) -> Result<()> {
+        check_live(&exec.container)?;
+        let mut state = exec.lock();
+        if state.started {
+            return Err(EngineError::Conflict(format!(
+                "exec command {} has already been started",
+                exec.id
+            )));
+        }
+        state.started = true;
+        Ok(())
+    }
+
+    /// Starts a claimed exec. Its clients are attached to its hub before.
+    pub(crate) async fn start_exec(
+        self: &Arc<Self>,
+        exec: &Arc<Exec>,
+        size: Option<(u32, u32)>,
+    ) -> Result<()> {
+        self.publish_exec(
+            exec,
+            &format!("exec_start: {}", exec.spec.argv.join(" ")),
+            None,
+        );
+        let started = self.boot_exec(exec, size).await;
+        match started {
+            Ok((task, fifos, pumps)) => {
+                let (engine, exec) = (Arc::clone(self), Arc::clone(exec));
+                tokio::spawn(async move { engine.watch_exec(&exec, &task, &fifos, pumps).await });
+                Ok(())
+            }
+            Err(error) => {
+                let code = match &error {
+                    EngineError::Start(failure) if failure.exit_code() != 128 => {
+                        failure.exit_code()
+                    }
+                    _ => 126,
+                };
+                exec.lock().exit_code = Some(code);
+                exec.hub.close();
+                self.publish_exec(exec, "exec_die", Some(code));
+                Err(error)
+            }
+        }
+    }
+
+    async fn boot_exec(
+        &self,
+        exec: &Arc<Exec>,
+        size: Option<(u32, u32)>,
+    ) -> Result<(Arc<Task>, Fifos, Pumps)> {
+        let container = &exec.container;
+        let task = crate::container::live_task(container)?;
+        let dir: PathBuf = self.paths.bundle(container.id());
+        let process = exec_process(&container.record(), &exec.spec)?;
+        let fifos = Fifos::new(
+            &dir,
+            &format!("{}-", ids::short(&exec.id)),
+            exec.attach_stdin,
+            !exec.spec.tty,
+        );
+        let opened = fifos.clone().create()?;
+        let started = async {
+            task.exec(&exec.id, &process, exec.spec.tty, &fifos).await?;
+            let pid = task.start(&exec.id).await;
+            if pid.is_err() {
+                let _ = task.delete(&exec.id).await;
+            }
+            pid
+        };
+        let pid = match started.await {
+            Ok(pid) => pid,
+            Err(error) => {
+                fifos.remove();
+                return Err(error);
+            }
+        };
+        {
+            let mut state = exec.lock();
+            state.running = true;
+            state.pid = pid;
+        }
+        if let Some((height, width)) = size.filter(|_| exec.spec.tty) {
+            let _ = task.resize(&exec.id, width, height).await;
+        }
+        let close = crate::container::close_stdin(&task, &exec.id);
+        let pumps = opened.pump(&exec.hub, None, close);
+        Ok((task, fifos, pumps))
+    }
+
+    async fn watch_exec(&self, exec: &Exec, task: &Task, fifos: &Fifos, pumps: Pumps) {
+        let code = match task.wait(&exec.id).await {
+            Ended::Exited(code) => code,
+            Ended::ShimLost => 137,
+        };
+        // Deleting is what ends streams that a left-over process holds open.
+        let (deleted, ()) = tokio::join!(task.delete(&exec.id), pumps.drain(DRAIN_LIMIT));
+        if let Err(error) = deleted {
+            tracing::debug!(exec = exec.id, error = error.message(), "freeing the exec");
+        }
+        fifos.remove();
+        {
+            let mut state = exec.lock();
+            state.running = false;
+            state.exit_code = Some(code);
+        }
+        self.publish_exec(exec, "exec_die", Some(code));
+        exec.hub.close();
+    }
+
+    /// Sets the size of an exec's terminal, in characters.
+    pub(crate) async fn resize_exec(&self, exec: &Exec, width: u32, height: u32) -> Result<()> {
+        if !exec.is_running() {
+            return Err(EngineError::Conflict(format!(
+                "exec {} is not running",
+                exec.id
+            )));
+        }
+        crate::container::live_task(&exec.container)?
+            .resize(&exec.id, width, height)
+            .await
+    }
+
+    /// Forgets the execs of an ended container that have ended too.
+    pub(crate) fn drop_execs(&self, container_id: &str) {
+        self.execs()
+            .retain(|_, exec| exec.container.id() != container_id || exec.is_running());
+    }
+
+    fn publish_exec(&self, exec: &Exec, action: &str, code: Option<i64>) {
+        let mut attributes: HashMap<String, String> = exec.container.event_attributes();
+        attributes.insert("execID".to_owned(), exec.id.clone());
+        if let Some(code) = code {
+            attributes.insert("exitCode".to_owned(), code.to_string());
+        }
+        self.events.publish(
+            bollard_stubs::models::EventMessageTypeEnum::CONTAINER,
+            action,
+            exec.container.id(),
+            attributes,
+        );
+    }
+}
+
+fn check_live(container: &Container) -> Result<()> {
+    match container.status() {
+        Status::Running => Ok(()),
+        Status::Paused => Err(EngineError::Conflict(format!(
+            "container {} is paused, unpause the container before exec",
+            container.name()
+        ))),
+        _ => Err(EngineError::Conflict(format!(
+            "container {} is not running",
+            container.id()
+        ))),
+    }
+}

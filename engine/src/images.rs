@@ -1,0 +1,340 @@
+//! Images, through `hull-image`; layers are unpacked by `hull-unpack`, a program that boots a
+//! one-off microVM.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bollard_stubs::models::ContainerConfig;
+use futures_util::future::BoxFuture;
+use hull_image::{
+    Digest, ErrorKind, Image, ImageError, LoadedImage, NoProgress, Platform, Progress, PruneReport,
+    Reference, RegistryConfig, RemoveOptions, Removed, UnpackJob, UnpackOutcome, UnpackProgress,
+    Unpacker,
+};
+use hull_shim::runtime_dir::EXEC_ROOT_ENV;
+use hull_shim::unpack::{Compression, Job, Layer, Limits};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+
+use crate::error::{chain, EngineError, ImageFailure, Kind, Result};
+use crate::paths::Paths;
+
+/// Longest line of the unpacker that is read, in bytes.
+const MAX_LINE: u64 = 64 << 10;
+
+/// The images of a state directory.
+pub(crate) struct Images {
+    store: hull_image::Store,
+    unpacker: ProcessUnpacker,
+}
+
+/// An image as containers need it.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageInfo {
+    pub(crate) id: Digest,
+    pub(crate) config: ContainerConfig,
+}
+
+impl Images {
+    pub(crate) fn open(paths: &Paths, unpack: PathBuf, config: RegistryConfig) -> Result<Self> {
+        Ok(Self {
+            store: hull_image::Store::open(paths.root(), config).map_err(|e| failure(&e))?,
+            unpacker: ProcessUnpacker {
+                program: unpack,
+                exec_root: paths.exec_root().to_owned(),
+            },
+        })
+    }
+
+    /// Removes what an earlier hulld left unfinished.
+    pub(crate) async fn collect_leftovers(&self) -> Result<()> {
+        let found = self
+            .store
+            .collect_leftovers()
+            .await
+            .map_err(|error| failure(&error))?;
+        tracing::debug!(?found, "left-overs of images");
+        Ok(())
+    }
+
+    /// The image that a name means.
+    pub(crate) async fn find(&self, name: &str) -> Result<Image> {
+        self.store.get(name).await.map_err(|error| match error {
+            ImageError::NoSuchImage { .. } => EngineError::NoSuchImage(with_tag(name)),
+            other => failure(&other),
+        })
+    }
+
+    /// As [`Images::find`], reduced to what a container needs.
+    pub(crate) async fn get(&self, name: &str) -> Result<ImageInfo> {
+        let image = self.find(name).await?;
+        Ok(ImageInfo {
+            id: image.id,
+            config: container_config(&image)?,
+        })
+    }
+
+    /// Path of the EROFS file with the image's root file system.
+    pub(crate) async fn rootfs(&self, image: &ImageInfo) -> Result<PathBuf> {
+        let made = self
+            .store
+            .ensure_unpacked(&image.id, &self.unpacker, &NoProgress)
+            .await;
+        made.map_err(|error| failure(&error))
+    }
+
+    /// Pulls and unpacks an image.
+    pub(crate) fn pull<'a>(
+        &'a self,
+        reference: &'a Reference,
+        platform: &'a Platform,
+        progress: &'a dyn Progress,
+    ) -> BoxFuture<'a, Result<Image>> {
+        Box::pin(async move {
+            let pulled = self.store.pull(reference, platform, progress).await;
+            let image = pulled.map_err(|error| failure(&error))?;
+            let unpacked = self
+                .store
+                .ensure_unpacked(&image.id, &self.unpacker, progress)
+                .await;
+            unpacked.map_err(|error| failure(&error))?;
+            Ok(image)
+        })
+    }
+
+    /// Takes the images of an archive, and unpacks them.
+    pub(crate) async fn load(
+        &self,
+        archive: impl tokio::io::AsyncRead + Send + Unpin,
+        progress: &dyn Progress,
+    ) -> Result<Vec<LoadedImage>> {
+        let loaded = self
+            .store
+            .load(archive, progress)
+            .await
+            .map_err(|error| failure(&error))?;
+        for image in &loaded {
+            let unpacked = self
+                .store
+                .ensure_unpacked(&image.image.id, &self.unpacker, progress)
+                .await;
+            unpacked.map_err(|error| failure(&error))?;
+        }
+        Ok(loaded)
+    }
+
+    pub(crate) async fn list(&self) -> Result<Vec<Image>> {
+        self.store.list().await.map_err(|error| failure(&error))
+    }
+
+    pub(crate) async fn tag(&self, name: &str, reference: &str) -> Result<()> {
+        let image = self.find(name).await?;
+        let reference = parse_reference(reference)?;
+        self.store
+            .tag(&image.id, &reference)
+            .await
+            .map_err(|error| failure(&error))
+    }
+
+    pub(crate) async fn remove(
+        &self,
+        name: &str,
+        force: bool,
+        in_use: BTreeMap<Digest, String>,
+    ) -> Result<Vec<Removed>> {
+        let options = RemoveOptions { force, in_use };
+        self.store
+            .remove(name, &options)
+            .await
+            .map_err(|error| match error {
+                ImageError::NoSuchImage { .. } => EngineError::NoSuchImage(with_tag(name)),
+                other => failure(&other),
+            })
+    }
+
+    pub(crate) async fn prune(&self, all: bool, in_use: &BTreeSet<Digest>) -> Result<PruneReport> {
+        self.store
+            .prune(all, in_use)
+            .await
+            .map_err(|error| failure(&error))
+    }
+}
+
+/// A reference as a user writes it.
+pub(crate) fn parse_reference(text: &str) -> Result<Reference> {
+    text.parse::<Reference>().map_err(|error| {
+        EngineError::BadRequest(format!("invalid reference format: {}", chain(&error)))
+    })
+}
+
+/// The name with the tag that it means, for messages.
+fn with_tag(name: &str) -> String {
+    name.parse::<Reference>()
+        .map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
+fn failure(error: &ImageError) -> EngineError {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::InvalidInput => Kind::BadRequest,
+        ErrorKind::Conflict => Kind::Conflict,
+        // As dockerd: the registry's refusal is not the client's fault towards the engine.
+        ErrorKind::Unauthorized | ErrorKind::RateLimited | ErrorKind::Unavailable => Kind::Internal,
+        ErrorKind::BadImage | ErrorKind::Host => Kind::Internal,
+    };
+    EngineError::Image(ImageFailure {
+        kind,
+        text: chain(error),
+    })
+}
+
+/// The `config` object of the image's configuration, in Docker's type.
+pub(crate) fn container_config(image: &Image) -> Result<ContainerConfig> {
+    let decode = |source| EngineError::Json {
+        what: "decode the image's configuration",
+        source,
+    };
+    let whole: Value = serde_json::from_slice(&image.config_json).map_err(decode)?;
+    match whole.get("config") {
+        None | Some(Value::Null) => Ok(ContainerConfig::default()),
+        Some(config) => serde_json::from_value(config.clone()).map_err(decode),
+    }
+}
+
+struct ProcessUnpacker {
+    program: PathBuf,
+    exec_root: PathBuf,
+}
+
+/// What `hull-unpack` prints, one object a line.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum UnpackLine {
+    Progress(hull_shim::unpack::Progress),
+    Done(hull_shim::unpack::Done),
+    Error { error: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+enum UnpackerError {
+    #[error("failed to run {program:?}")]
+    Run {
+        program: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Reported(String),
+    #[error("the unpacker printed something else than it should")]
+    Garbled { source: serde_json::Error },
+    #[error("the unpacker ended without a result: {0}")]
+    Ended(String),
+}
+
+fn job_of(job: &UnpackJob) -> Job {
+    let layers = job.layers.iter().map(|layer| Layer {
+        path: layer.path.clone(),
+        length: layer.length,
+        compression: match layer.compression {
+            hull_image::Compression::None => Compression::None,
+            hull_image::Compression::Gzip => Compression::Gzip,
+            hull_image::Compression::Zstd => Compression::Zstd,
+        },
+        diff_id: layer.diff_id.to_string(),
+        digest: layer.digest.to_string(),
+    });
+    Job {
+        layers: layers.collect(),
+        output: job.output.clone(),
+        output_capacity: job.output_size,
+        memory_bytes: None,
+        vcpus: None,
+        limits: Limits {
+            files: job.max_files,
+            ..Limits::default()
+        },
+    }
+}
+
+#[async_trait]
+impl Unpacker for ProcessUnpacker {
+    async fn unpack(
+        &self,
+        job: UnpackJob,
+        progress: Arc<dyn UnpackProgress>,
+    ) -> std::result::Result<UnpackOutcome, Box<dyn std::error::Error + Send + Sync>> {
+        let run = |source| UnpackerError::Run {
+            program: self.program.clone(),
+            source,
+        };
+        let text = serde_json::to_string(&job_of(&job))?;
+        let mut child = tokio::process::Command::new(&self.program)
+            .env(EXEC_ROOT_ENV, &self.exec_root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(run)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(text.as_bytes()).await.map_err(run)?;
+        }
+        let stderr = child.stderr.take();
+        let errors = tokio::spawn(async move { last_words(stderr).await });
+        let mut outcome = None;
+        if let Some(stdout) = child.stdout.take() {
+            outcome = read_lines(stdout, progress.as_ref()).await?;
+        }
+        let status = child.wait().await.map_err(run)?;
+        let text = errors.await.unwrap_or_default();
+        match outcome.filter(|_| status.success()) {
+            Some(outcome) => Ok(outcome),
+            None if text.is_empty() => Err(UnpackerError::Ended(status.to_string()).into()),
+            None => Err(UnpackerError::Ended(text).into()),
+        }
+    }
+}
+
+async fn read_lines(
+    stdout: impl tokio::io::AsyncRead + Unpin,
+    progress: &dyn UnpackProgress,
+) -> std::result::Result<Option<UnpackOutcome>, UnpackerError> {
+    let garbled = |source| UnpackerError::Garbled { source };
+    let mut outcome = None;
+    let mut lines = BufReader::new(stdout);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let read = (&mut lines).take(MAX_LINE).read_line(&mut line).await;
+        if !matches!(read, Ok(1..)) {
+            return Ok(outcome);
+        }
+        match serde_json::from_str(line.trim()).map_err(garbled)? {
+            UnpackLine::Progress(now) => {
+                progress.layer(
+                    usize::try_from(now.layer).unwrap_or(usize::MAX),
+                    now.bytes_read,
+                );
+            }
+            UnpackLine::Done(done) => {
+                outcome = Some(UnpackOutcome {
+                    image_length: done.image_length,
+                    files: done.files,
+                });
+            }
+            UnpackLine::Error { error } => return Err(UnpackerError::Reported(error)),
+        }
+    }
+}
+
+async fn last_words(stderr: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    let mut text = Vec::new();
+    if let Some(stderr) = stderr {
+        // Cut off, not waited for: a child that writes more gets an error.
+        let _ = stderr.take(MAX_LINE).read_to_end(&mut text).await;
+    }
+    String::from_utf8_lossy(&text).trim().replace('\n', "; ")
+}

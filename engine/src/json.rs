@@ -1,0 +1,128 @@
+//! Small decoders for Docker's looser JSON and query habits.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+use crate::error::{EngineError, Result};
+
+/// Docker's `filters`: key to wanted values.
+pub(crate) type Filters = BTreeMap<String, Vec<String>>;
+
+/// Query parameters of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Params(pub(crate) HashMap<String, String>);
+
+impl Params {
+    /// The parameter, unless absent or empty.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0
+            .get(key)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Docker's booleans: absent, empty, `0`, `no`, `false`, `none` are false.
+    pub(crate) fn flag(&self, key: &str) -> bool {
+        self.flag_or(key, false)
+    }
+
+    /// As [`Params::flag`], with what an absent parameter means.
+    pub(crate) fn flag_or(&self, key: &str, absent: bool) -> bool {
+        match self
+            .0
+            .get(key)
+            .map(|value| value.trim().to_ascii_lowercase())
+        {
+            None => absent,
+            Some(value) => !matches!(value.as_str(), "" | "0" | "no" | "false" | "none"),
+        }
+    }
+
+    /// A number.
+    pub(crate) fn int(&self, key: &str) -> Result<Option<i64>> {
+        self.get(key)
+            .map(|text| {
+                text.parse().map_err(|_| {
+                    EngineError::BadRequest(format!("parameter {key}: {text:?} is no number"))
+                })
+            })
+            .transpose()
+    }
+
+    /// The `filters` parameter.
+    pub(crate) fn filters(&self) -> Result<Filters> {
+        self.get("filters")
+            .map_or_else(|| Ok(Filters::new()), parse_filters)
+    }
+}
+
+/// Decodes `{"key":["value"]}` and the older `{"key":{"value":true}}`.
+pub(crate) fn parse_filters(text: &str) -> Result<Filters> {
+    let bad = || EngineError::BadRequest(format!("invalid filter {text:?}"));
+    let Ok(Value::Object(map)) = serde_json::from_str(text) else {
+        return Err(bad());
+    };
+    map.into_iter()
+        .map(|(key, value)| {
+            let values = match value {
+                Value::Array(items) => items
+                    .into_iter()
+                    .map(|item| item.as_str().map(str::to_owned).ok_or_else(bad))
+                    .collect::<Result<Vec<_>>>()?,
+                Value::Object(items) => items
+                    .into_iter()
+                    .filter(|(_, wanted)| wanted.as_bool() != Some(false))
+                    .map(|(item, _)| item)
+                    .collect(),
+                _ => return Err(bad()),
+            };
+            Ok((key, values))
+        })
+        .collect()
+}
+
+/// Replaces a string by a list of that string under each of `keys`: `Cmd`, `Entrypoint` and the
+/// like may be sent either way.
+pub(crate) fn lists_from_strings(value: &mut Value, keys: &[&str]) {
+    for key in keys {
+        if let Some(slot) = value.get_mut(key) {
+            if let Value::String(text) = slot {
+                *slot = if text.is_empty() {
+                    Value::Null
+                } else {
+                    Value::Array(vec![Value::String(std::mem::take(text))])
+                };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_filter_shapes_are_read() {
+        for text in [
+            r#"{"status":["a","b"]}"#,
+            r#"{"status":{"a":true,"b":true,"c":false}}"#,
+        ] {
+            assert_eq!(parse_filters(text).unwrap()["status"], ["a", "b"]);
+        }
+        for bad in ["[]", "x", r#"{"a":1}"#, r#"{"a":[1]}"#] {
+            assert!(parse_filters(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flags_are_read_as_docker_reads_them() {
+        let params = Params(HashMap::from([
+            ("a".into(), "1".into()),
+            ("b".into(), "False".into()),
+            ("c".into(), String::new()),
+        ]));
+        assert!(params.flag("a") && !params.flag("b") && !params.flag("c") && !params.flag("d"));
+        assert!(params.flag_or("d", true));
+    }
+}

@@ -1,0 +1,47 @@
+//! Container logs in Docker's `json-file` format: one JSON object per line part of at most 16 KiB.
+
+mod reader;
+mod writer;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use reader::{read, ReadOptions};
+pub use writer::Log;
+
+/// Longest part of a line in one record, in bytes.
+pub const MAX_PART_BYTES: usize = 16 << 10;
+
+/// An output stream of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Descriptor 1.
+    Stdout,
+    /// Descriptor 2.
+    Stderr,
+}
+
+impl Stream {
+    /// Its number in Docker's multiplexed format.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Stdout => 1,
+            Self::Stderr => 2,
+        }
+    }
+}
+
+/// One record of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// The text with its line end; without one, the line goes on in the next record.
+    pub log: String,
+    /// Where it came from.
+    pub stream: Stream,
+    /// When it was read.
+    pub time: Timestamp,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Reading a log, from its end backwards for `tail`, and on while it grows.
+
+use std::io::SeekFrom;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::mpsc;
+
+use super::{Log, LogRecord, Stream};
+use crate::error::{EngineError, Result};
+
+const BLOCK_BYTES: u64 = 64 << 10;
+/// Records on their way to a client; a slow one stops the reader, not the container.
+const QUEUE: usize = 64;
+
+/// What to read.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// Only so many records from the end.
+    pub tail: Option<u64>,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Not after.
+    pub until: Option<Timestamp>,
+    /// Go on while the container runs.
+    pub follow: bool,
+    /// Leave out standard output.
+    pub no_stdout: bool,
+    /// Leave out standard error.
+    pub no_stderr: bool,
+}
+
+/// Starts to read a log.
+pub fn read(log: Arc<Log>, options: ReadOptions) -> mpsc::Receiver<Result<LogRecord>> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        if let Err(error) = read_into(&log, &options, &sender).await {
+            let _ = sender.send(Err(error)).await;
+        }
+    });
+    receiver
+}
+
+async fn read_into(
+    log: &Log,
+    options: &ReadOptions,
+    sender: &mpsc::Sender<Result<LogRecord>>,
+) -> Result<()> {
+    let io = |what| move |source: std::io::Error| EngineError::io(what, log.path(), source);
+    let mut progress = log.subscribe();
+    let mut file = loop {
+        match File::open(log.path()).await {
+            Ok(file) => break file,
+            // Never started: an empty log.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !options.follow || !progress.borrow_and_update().live {
+                    return Ok(());
+                }
+                if progress.changed().await.is_err() {
+                    return Ok(());
+                }
+            }
+            Err(error) => return Err(io("open the log")(error)),
+        }
+    };
+    let length = progress.borrow_and_update().length;
+    let mut position = match options.tail {
+        Some(count) => tail_start(&mut file, length, count)
+            .await
+            .map_err(io("read the log"))?,
+        None => 0,
+    };
+    let mut pending = Vec::new();
+    loop {
+        let now = *progress.borrow_and_update();
+        file.seek(SeekFrom::Start(position))
+            .await
+            .map_err(io("read the log"))?;
+        while position < now.length {
+            let want = (now.length - position).min(BLOCK_BYTES);
+            let read = (&mut file)
+                .take(want)
+                .read_to_end(&mut pending)
+                .await
+                .map_err(io("read the log"))?;
+            if read == 0 {
+                return Ok(());
+            }
+            position += read as u64;
+            if !emit(&mut pending, options, sender).await {
+                return Ok(());
+            }
+        }
+        if !options.follow || !now.live {
+            return Ok(());
+        }
+        tokio::select! {
+            changed = progress.changed() => if changed.is_err() { return Ok(()) },
+            () = sender.closed() => return Ok(()),
+        }
+    }
+}
+
+/// Sends the whole records of `pending`. `false`: nobody wants more.
+async fn emit(
+    pending: &mut Vec<u8>,
+    options: &ReadOptions,
+    sender: &mpsc::Sender<Result<LogRecord>>,
+) -> bool {
+    let end = pending
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    let rest = pending.split_off(end);
+    let whole = std::mem::replace(pending, rest);
+    for line in whole
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        // A damaged record is skipped: the others are still worth reading.
+        let Ok(record) = serde_json::from_slice::<LogRecord>(line) else {
+            continue;
+        };
+        if options.until.is_some_and(|until| until < record.time) {
+            return false;
+        }
+        let wanted = match record.stream {
+            Stream::Stdout => !options.no_stdout,
+            Stream::Stderr => !options.no_stderr,
+        };
+        if !wanted || options.since.is_some_and(|since| record.time < since) {
+            continue;
+        }
+        if sender.send(Ok(record)).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Offset of the last `count` records of the first `length` bytes.
+async fn tail_start(file: &mut File, length: u64, count: u64) -> std::io::Result<u64> {
+    if count == 0 {
+        return Ok(length);
+    }
+    let mut end = length;
+    let mut seen = 0;
+    let mut block = Vec::new();
+    while 0 < end {
+        let start = end.saturating_sub(BLOCK_BYTES);
+        file.seek(SeekFrom::Start(start)).await?;
+        block.clear();
+        (&mut *file)
+            .take(end - start)
+            .read_to_end(&mut block)
+            .await?;
+        for (at, _) in block
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
+            // The line end of the last record does not begin another one.
+            let after = start + at as u64 + 1;
+            if after == length {
+                continue;
+            }
+            seen += 1;
+            if seen == count {
+                return Ok(after);
+            }
+        }
+        end = start;
+    }
+    Ok(0)
+}

@@ -1,0 +1,106 @@
+use super::*;
+use std::sync::Arc;
+
+async fn all(log: &Arc<Log>, options: ReadOptions) -> Vec<LogRecord> {
+    let mut receiver = read(Arc::clone(log), options);
+    let mut records = Vec::new();
+    while let Some(record) = receiver.recv().await {
+        records.push(record.unwrap());
+    }
+    records
+}
+
+fn new_log(dir: &tempfile::TempDir) -> Arc<Log> {
+    let log = Arc::new(Log::new(dir.path().join("x.log")));
+    log.begin().unwrap();
+    log
+}
+
+#[tokio::test]
+async fn lines_and_parts_come_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    // "ü" straddles the limit of a part.
+    let long = format!("{}ü{}", "x".repeat(MAX_PART_BYTES - 1), "y".repeat(40_000));
+    for piece in long.as_bytes().chunks(1000) {
+        log.write(Stream::Stdout, piece);
+    }
+    log.write(Stream::Stderr, b"e1\ne2\nrest");
+    log.write(Stream::Stdout, b"\n");
+    log.end();
+    let records = all(&log, ReadOptions::default()).await;
+    let text = |stream| {
+        records
+            .iter()
+            .filter(|r| r.stream == stream)
+            .map(|r| r.log.as_str())
+            .collect::<String>()
+    };
+    assert_eq!(text(Stream::Stdout), long + "\n");
+    assert_eq!(text(Stream::Stderr), "e1\ne2\nrest");
+    assert!(records
+        .iter()
+        .all(|record| record.log.len() <= MAX_PART_BYTES));
+}
+
+#[tokio::test]
+async fn tail_gives_the_last_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    for number in 0..5000 {
+        log.write(Stream::Stdout, format!("line {number}\n").as_bytes());
+    }
+    log.end();
+    for count in [0, 1, 7, 4999, 5000, 9000] {
+        let records = all(
+            &log,
+            ReadOptions {
+                tail: Some(count),
+                ..Default::default()
+            },
+        )
+        .await;
+        assert_eq!(records.len() as u64, count.min(5000), "tail {count}");
+        if let Some(last) = records.last() {
+            assert_eq!(last.log, "line 4999\n");
+        }
+    }
+}
+
+#[tokio::test]
+async fn follow_sees_later_lines_and_ends_with_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    log.write(Stream::Stdout, b"one\n");
+    let mut receiver = read(
+        Arc::clone(&log),
+        ReadOptions {
+            follow: true,
+            ..Default::default()
+        },
+    );
+    assert_eq!(receiver.recv().await.unwrap().unwrap().log, "one\n");
+    log.write(Stream::Stdout, b"two\n");
+    assert_eq!(receiver.recv().await.unwrap().unwrap().log, "two\n");
+    log.end();
+    assert!(receiver.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_record_cut_short_by_a_crash_is_dropped_at_the_next_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    log.write(Stream::Stdout, b"whole\n");
+    log.end();
+    let path = log.path().to_owned();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend_from_slice(b"{\"log\":\"cut");
+    std::fs::write(&path, bytes).unwrap();
+    let log = Arc::new(Log::new(path));
+    log.begin().unwrap();
+    log.write(Stream::Stdout, b"next\n");
+    log.end();
+    let records = all(&log, ReadOptions::default()).await;
+    let texts: Vec<_> = records.iter().map(|r| r.log.as_str()).collect();
+    assert_eq!(texts, ["whole\n", "next\n"]);
+}

@@ -1,0 +1,202 @@
+//! Cutting output into records and appending them.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::{LogRecord, Stream, MAX_PART_BYTES};
+use crate::error::{EngineError, Result};
+
+/// How far the file reaches and whether it may grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Bytes of whole records.
+    pub(super) length: u64,
+    /// A container writes to it.
+    pub(super) live: bool,
+}
+
+/// A container's log file.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    writer: Mutex<Writer>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    file: Option<File>,
+    partial: [Vec<u8>; 2],
+    failed: bool,
+}
+
+impl Log {
+    /// The log at `path`, which need not exist yet.
+    pub fn new(path: PathBuf) -> Self {
+        let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        let progress = watch::Sender::new(Progress {
+            length,
+            live: false,
+        });
+        Self {
+            path,
+            writer: Mutex::default(),
+            progress,
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the file for a run of the container. A record that a crash cut short is cut off.
+    pub fn begin(&self) -> Result<()> {
+        let io = |what| move |source: std::io::Error| EngineError::io(what, &self.path, source);
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)
+            .map_err(io("open the log"))?;
+        let length = whole_records(&self.path).map_err(io("read the log"))?;
+        file.set_len(length).map_err(io("truncate the log"))?;
+        let mut writer = self.lock();
+        writer.file = Some(file);
+        writer.failed = false;
+        self.progress.send_replace(Progress { length, live: true });
+        Ok(())
+    }
+
+    /// Appends output. A disk error is reported once and ends logging of this run, not the run.
+    pub fn write(&self, stream: Stream, bytes: &[u8]) {
+        let mut writer = self.lock();
+        let mut records = Vec::with_capacity(bytes.len() + bytes.len() / 4 + 128);
+        writer.cut(stream, bytes, &mut records);
+        self.append(&mut writer, &records);
+    }
+
+    /// Writes what is left of unfinished lines; the run is over.
+    pub fn end(&self) {
+        let mut writer = self.lock();
+        let mut records = Vec::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(&mut writer.partial[slot(stream)]);
+            if !rest.is_empty() {
+                push_record(stream, &rest, &mut records);
+            }
+        }
+        self.append(&mut writer, &records);
+        writer.file = None;
+        self.progress.send_modify(|progress| progress.live = false);
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    fn append(&self, writer: &mut Writer, records: &[u8]) {
+        if records.is_empty() || writer.failed {
+            return;
+        }
+        let Some(file) = &mut writer.file else { return };
+        match file.write_all(records) {
+            Ok(()) => self
+                .progress
+                .send_modify(|p| p.length += records.len() as u64),
+            Err(error) => {
+                writer.failed = true;
+                tracing::error!(path = ?self.path, %error, "writing the log failed");
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {
+        self.writer
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+/// Length of the file up to the end of its last whole record.
+fn whole_records(path: &Path) -> std::io::Result<u64> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    // A record is at most six bytes of JSON for each byte of a part, and some words.
+    let tail = length.min(6 * MAX_PART_BYTES as u64 + 4096);
+    file.seek(SeekFrom::Start(length - tail))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let kept = bytes
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at as u64 + 1);
+    Ok(length - tail + kept)
+}
+
+fn slot(stream: Stream) -> usize {
+    match stream {
+        Stream::Stdout => 0,
+        Stream::Stderr => 1,
+    }
+}
+
+impl Writer {
+    fn cut(&mut self, stream: Stream, bytes: &[u8], records: &mut Vec<u8>) {
+        let partial = &mut self.partial[slot(stream)];
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let mut line = line;
+            while !line.is_empty() {
+                let room = MAX_PART_BYTES.saturating_sub(partial.len()).min(line.len());
+                let (now, later) = line.split_at(room);
+                partial.extend_from_slice(now);
+                line = later;
+                if partial.ends_with(b"\n") {
+                    push_record(stream, partial, records);
+                    partial.clear();
+                } else if MAX_PART_BYTES <= partial.len() {
+                    let rest = partial.split_off(character_boundary(partial));
+                    push_record(stream, partial, records);
+                    *partial = rest;
+                }
+            }
+        }
+    }
+}
+
+/// Where a full part may be cut without splitting a UTF-8 character.
+fn character_boundary(bytes: &[u8]) -> usize {
+    let is_start = |byte: u8| byte & 0xc0 != 0x80;
+    let tail = bytes.len().saturating_sub(4);
+    let Some(start) = (tail..bytes.len()).rev().find(|at| is_start(bytes[*at])) else {
+        return bytes.len();
+    };
+    let width = match bytes[start] {
+        byte if byte & 0xe0 == 0xc0 => 2,
+        byte if byte & 0xf0 == 0xe0 => 3,
+        byte if byte & 0xf8 == 0xf0 => 4,
+        _ => 1,
+    };
+    if start + width <= bytes.len() {
+        bytes.len()
+    } else {
+        start
+    }
+}
+
+fn push_record(stream: Stream, part: &[u8], records: &mut Vec<u8>) {
+    let record = LogRecord {
+        log: String::from_utf8_lossy(part).into_owned(),
+        stream,
+        time: Timestamp::now(),
+    };
+    // Strings, an enum and a time always have a JSON form.
+    if serde_json::to_writer(&mut *records, &record).is_ok() {
+        records.push(b'\n');
+    }
+}

@@ -1,0 +1,148 @@
+//! The container record: everything that hulld knows of a container across restarts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bollard_stubs::models::{ContainerConfig, HostConfig, RestartPolicyNameEnum};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::{RestartPolicy, Status};
+
+/// Shape of [`Record`]; the store refuses a higher one.
+pub const SCHEMA: u32 = 1;
+
+/// One container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Without the leading slash.
+    pub name: String,
+    /// When it was created.
+    pub created: Timestamp,
+    /// The image.
+    pub image: ImageUse,
+    /// Program and arguments as executed: entrypoint and command joined.
+    pub argv: Vec<String>,
+    /// Docker's `Config`, image defaults merged in.
+    pub config: ContainerConfig,
+    /// Docker's `HostConfig`, as asked for.
+    pub host: HostConfig,
+    /// What happened to it.
+    pub state: State,
+    /// ttrpc address of its shim while it is live.
+    #[serde(default)]
+    pub shim: Option<String>,
+}
+
+/// The image that a container was made from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageUse {
+    /// As the user wrote it.
+    pub reference: String,
+    /// `sha256:...` of the image's configuration.
+    pub id: String,
+    /// The EROFS file with its root file system.
+    pub rootfs: PathBuf,
+}
+
+/// The changing part of a record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// The life-cycle state.
+    pub status: Status,
+    /// Process id that the shim reported; 0 when not live.
+    #[serde(default)]
+    pub pid: u32,
+    /// Exit code of the last run.
+    #[serde(default)]
+    pub exit_code: i64,
+    /// Why the last start failed, or empty.
+    #[serde(default)]
+    pub error: String,
+    /// The kernel's OOM killer ended a process in the last run.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// Start of the last run.
+    #[serde(default)]
+    pub started: Option<Timestamp>,
+    /// End of the last run.
+    #[serde(default)]
+    pub finished: Option<Timestamp>,
+    /// Automatic restarts so far.
+    #[serde(default)]
+    pub restarts: u32,
+    /// Back-off before the last automatic restart.
+    #[serde(default)]
+    pub last_delay: Option<Duration>,
+    /// A user asked for the end of the last run.
+    #[serde(default)]
+    pub stopped_by_user: bool,
+}
+
+impl State {
+    /// State of a container that never ran.
+    pub fn created() -> Self {
+        Self {
+            status: Status::Created,
+            pid: 0,
+            exit_code: 0,
+            error: String::new(),
+            oom_killed: false,
+            started: None,
+            finished: None,
+            restarts: 0,
+            last_delay: None,
+            stopped_by_user: false,
+        }
+    }
+}
+
+impl Record {
+    /// The restart policy.
+    pub fn restart_policy(&self) -> RestartPolicy {
+        let Some(policy) = &self.host.restart_policy else {
+            return RestartPolicy::No;
+        };
+        match policy.name {
+            Some(RestartPolicyNameEnum::ALWAYS) => RestartPolicy::Always,
+            Some(RestartPolicyNameEnum::UNLESS_STOPPED) => RestartPolicy::UnlessStopped,
+            Some(RestartPolicyNameEnum::ON_FAILURE) => RestartPolicy::OnFailure {
+                retries: policy
+                    .maximum_retry_count
+                    .and_then(|count| u32::try_from(count).ok())
+                    .unwrap_or(0),
+            },
+            _ => RestartPolicy::No,
+        }
+    }
+
+    /// Whether it has a terminal.
+    pub fn tty(&self) -> bool {
+        self.config.tty.unwrap_or(false)
+    }
+
+    /// Whether it is removed when it ends.
+    pub fn auto_remove(&self) -> bool {
+        self.host.auto_remove.unwrap_or(false)
+    }
+
+    /// The signal that asks it to end.
+    pub fn stop_signal(&self) -> &str {
+        match self.config.stop_signal.as_deref() {
+            None | Some("") => "SIGTERM",
+            Some(signal) => signal,
+        }
+    }
+
+    /// How long it may take to end after that; `None`: for ever.
+    pub fn stop_timeout(&self) -> Option<Duration> {
+        timeout_of(self.config.stop_timeout.unwrap_or(10))
+    }
+}
+
+/// Docker's timeout in seconds: negative means for ever.
+pub fn timeout_of(seconds: i64) -> Option<Duration> {
+    u64::try_from(seconds).ok().map(Duration::from_secs)
+}

@@ -1,0 +1,146 @@
+//! Writable layers: sparse copies of an empty ext4 file system that is made once.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::fs::SeekFrom;
+
+use crate::error::{EngineError, Result};
+
+/// Size of a writable layer as the container sees it.
+const SCRATCH_BYTES: u64 = 64 << 30;
+
+/// Makes the template if it is not there. Whole or not at all.
+pub(crate) async fn ensure_template(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let temporary = path.with_extension("new");
+    let result = make_template(&temporary).await.and_then(|()| {
+        std::fs::rename(&temporary, path)
+            .map_err(|source| EngineError::io("rename the scratch template to", path, source))
+    });
+    if result.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result
+}
+
+async fn make_template(path: &Path) -> Result<()> {
+    let io = |what| move |source: std::io::Error| EngineError::io(what, path, source);
+    let _ = std::fs::remove_file(path);
+    let file = create_private(path).map_err(io("create the scratch template"))?;
+    file.set_len(SCRATCH_BYTES)
+        .map_err(io("size the scratch template"))?;
+    // The file is all holes, which read as zero: nothing needs to be zeroed, now or by the
+    // kernel later.
+    let output = tokio::process::Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-m", "0", "-L", "hull-scratch", "-J", "size=32"])
+        .args([
+            "-E",
+            "assume_storage_prezeroed=1,nodiscard,lazy_itable_init=0",
+        ])
+        .arg(path)
+        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(io("run mkfs.ext4 (is e2fsprogs installed?) for"))?;
+    if !output.status.success() {
+        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(io("run mkfs.ext4 for")(std::io::Error::other(text)));
+    }
+    file.sync_all().map_err(io("sync the scratch template"))
+}
+
+/// Copies the template to `path`: shared extents where the file system can, else only the data.
+pub(crate) async fn create(template: &Path, path: &Path) -> Result<()> {
+    let (template, path) = (template.to_owned(), path.to_owned());
+    let copied = tokio::task::spawn_blocking(move || {
+        let result = copy(&template, &path);
+        if result.is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
+        result.map_err(|source| EngineError::io("create the writable layer", path, source))
+    });
+    copied.await.map_err(|error| {
+        EngineError::io("create", "the writable layer", std::io::Error::other(error))
+    })?
+}
+
+fn create_private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn copy(template: &Path, path: &Path) -> std::io::Result<()> {
+    let from = File::open(template)?;
+    let to = create_private(path)?;
+    if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
+        return Ok(());
+    }
+    copy_data(&from, &to)
+}
+
+/// Copies the parts of `from` that are not holes.
+fn copy_data(from: &File, to: &File) -> std::io::Result<()> {
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let mut position = 0;
+    while position < length {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(position)) {
+            Ok(start) => start,
+            // No data from here on.
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start))?;
+        copy_range(from, to, start, end)?;
+        position = end;
+    }
+    Ok(())
+}
+
+fn copy_range(from: &File, to: &File, start: u64, end: u64) -> std::io::Result<()> {
+    let (mut read_at, mut write_at) = (start, start);
+    while read_at < end {
+        let want = usize::try_from(end - read_at)
+            .unwrap_or(usize::MAX)
+            .min(1 << 30);
+        let copied =
+            rustix::fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want)?;
+        if copied == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    #[test]
+    fn copies_hold_the_data_and_stay_sparse() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = create_private(&dir.path().join("a")).unwrap();
+        from.set_len(1 << 30).unwrap();
+        from.write_all_at(b"start", 0).unwrap();
+        from.write_all_at(b"middle", 512 << 20).unwrap();
+        let path = dir.path().join("b");
+        let to = create_private(&path).unwrap();
+        copy_data(&from, &to).unwrap();
+        let mut found = [0; 6];
+        to.read_exact_at(&mut found, 512 << 20).unwrap();
+        assert_eq!(&found, b"middle");
+        let meta = to.metadata().unwrap();
+        assert_eq!(meta.len(), 1 << 30);
+        assert!(meta.blocks() * 512 < 16 << 20);
+    }
+}

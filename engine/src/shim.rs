@@ -1,0 +1,558 @@
+//! The client side of a container's shim: starting it, and containerd's Task API.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::Message as _;
+use containerd_shim_protos::shim_async::{create_events, Client, Events, TaskClient};
+use containerd_shim_protos::ttrpc::{self, context};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::error::{EngineError, Result, StartFailure};
+use crate::streams::Fifos;
+
+/// containerd's namespace of all containers of the engine.
+const NAMESPACE: &str = "hull";
+/// Longest time for a shim to print its address.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time for a call that boots a VM.
+const CREATE_LIMIT: Duration = Duration::from_secs(120);
+/// Longest time for any other call.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time for a call that a dying shim need not answer.
+const END_LIMIT: Duration = Duration::from_secs(10);
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// What starting a shim needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct ShimConfig {
+    /// `containerd-shim-hull-v2`.
+    pub program: PathBuf,
+    /// Socket of the events service.
+    pub events_socket: PathBuf,
+    /// Runtime directory, passed on.
+    pub exec_root: PathBuf,
+}
+
+/// A connection to one container's shim.
+pub(crate) struct Task {
+    id: String,
+    address: String,
+    client: TaskClient,
+}
+
+/// A mount of the root file system, as the Task API takes it.
+#[derive(Debug, Clone)]
+pub(crate) struct RootfsMount {
+    pub(crate) kind: &'static str,
+    pub(crate) source: PathBuf,
+    pub(crate) options: Vec<&'static str>,
+}
+
+/// What newer shims print: `{"version":3,"address":"unix:///...","protocol":"ttrpc"}`.
+#[derive(Deserialize)]
+struct Bootstrap {
+    address: String,
+}
+
+/// Starts the shim of a container and connects to it.
+pub(crate) async fn launch(config: &ShimConfig, id: &str, bundle: &Path) -> Result<Task> {
+    let failed = |reason: String| EngineError::Shim {
+        id: id.to_owned(),
+        reason,
+    };
+    let output = run_shim(config, id, bundle, "start").await?;
+    if !output.status.success() {
+        return Err(failed(shim_text(&output)));
+    }
+    let address = parse_address(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| failed("it printed no address".to_owned()))?;
+    connect(id, &address).await
+}
+
+/// Lets the shim program clean up after a shim that no longer answers.
+pub(crate) async fn delete(config: &ShimConfig, id: &str, bundle: &Path) -> Result<()> {
+    let output = run_shim(config, id, bundle, "delete").await?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(EngineError::Shim {
+        id: id.to_owned(),
+        reason: shim_text(&output),
+    })
+}
+
+async fn run_shim(
+    config: &ShimConfig,
+    id: &str,
+    bundle: &Path,
+    action: &str,
+) -> Result<std::process::Output> {
+    let failed = |reason: String| EngineError::Shim {
+        id: id.to_owned(),
+        reason,
+    };
+    let socket = config.events_socket.display();
+    let child = tokio::process::Command::new(&config.program)
+        .args(["-namespace", NAMESPACE, "-id", id, "-address"])
+        .arg(&config.events_socket)
+        // Events go to TTRPC_ADDRESS; a program to publish them is not needed.
+        .args(["-publish-binary", "/bin/true", "-bundle"])
+        .arg(bundle)
+        .arg(action)
+        .current_dir(bundle)
+        .env("TTRPC_ADDRESS", socket.to_string())
+        .env(hull_shim::runtime_dir::EXEC_ROOT_ENV, &config.exec_root)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(START_LIMIT, child).await {
+        Ok(output) => output.map_err(|error| failed(format!("{:?}: {error}", config.program))),
+        Err(_) => Err(failed(format!("{action} took longer than {START_LIMIT:?}"))),
+    }
+}
+
+fn shim_text(output: &std::process::Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let text = text.trim();
+    let text = if text.is_empty() {
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    } else {
+        text.to_owned()
+    };
+    if text.is_empty() {
+        output.status.to_string()
+    } else {
+        text.replace('\n', "; ")
+    }
+}
+
+fn parse_address(output: &str) -> Option<String> {
+    let output = output.trim();
+    if output.starts_with('{') {
+        return serde_json::from_str::<Bootstrap>(output)
+            .ok()
+            .map(|reply| reply.address);
+    }
+    (!output.is_empty()).then(|| output.to_owned())
+}
+
+/// Connects to a shim that runs.
+pub(crate) async fn connect(id: &str, address: &str) -> Result<Task> {
+    let client = Client::connect(address)
+        .await
+        .map_err(|error| EngineError::Shim {
+            id: id.to_owned(),
+            reason: reason(error),
+        })?;
+    Ok(Task {
+        id: id.to_owned(),
+        address: address.to_owned(),
+        client: TaskClient::new(client),
+    })
+}
+
+fn reason(error: ttrpc::Error) -> String {
+    match error {
+        ttrpc::Error::RpcStatus(status) => status.message,
+        other => other.to_string(),
+    }
+}
+
+/// Whether the peer, not the connection, gave this error.
+fn is_answer(error: &ttrpc::Error) -> bool {
+    matches!(error, ttrpc::Error::RpcStatus(_))
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With this exit code.
+    Exited(i64),
+    /// Its shim is gone.
+    ShimLost,
+}
+
+/// A process of a container, for `top`.
+#[derive(Debug, Clone)]
+pub(crate) struct ProcessRow {
+    pub(crate) pid: u32,
+    /// JSON that the shim attached, if any.
+    pub(crate) info: Option<Value>,
+}
+
+impl Task {
+    /// ttrpc address.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn failed(&self, call: &'static str) -> impl FnOnce(ttrpc::Error) -> EngineError {
+        let id = self.id.clone();
+        move |error| EngineError::Task {
+            call,
+            id,
+            reason: reason(error),
+        }
+    }
+
+    /// Boots the VM and makes the container in it.
+    pub(crate) async fn create(
+        &self,
+        bundle: &Path,
+        rootfs: &[RootfsMount],
+        terminal: bool,
+        fifos: &Fifos,
+    ) -> Result<()> {
+        let rootfs = rootfs
+            .iter()
+            .map(|mount| api::Mount {
+                type_: mount.kind.to_owned(),
+                source: text(&mount.source),
+                options: mount
+                    .options
+                    .iter()
+                    .map(|option| (*option).to_owned())
+                    .collect(),
+                ..api::Mount::default()
+            })
+            .collect();
+        let request = api::CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: text(bundle),
+            rootfs,
+            terminal,
+            stdin: path_text(&fifos.stdin),
+            stdout: path_text(&fifos.stdout),
+            stderr: path_text(&fifos.stderr),
+            ..api::CreateTaskRequest::default()
+        };
+        let reply = self
+            .client
+            .create(context::with_duration(CREATE_LIMIT), &request)
+            .await;
+        reply
+            .map(|_| ())
+            .map_err(|error| start_failure("create", error))
+    }
+
+    /// Starts the init process (empty `exec_id`) or an exec. Returns its process id.
+    pub(crate) async fn start(&self, exec_id: &str) -> Result<u32> {
+        let request = api::StartRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..api::StartRequest::default()
+        };
+        let reply = self
+            .client
+            .start(context::with_duration(CREATE_LIMIT), &request)
+            .await;
+        reply
+            .map(|reply| reply.pid)
+            .map_err(|error| start_failure("start", error))
+    }
+
+    /// Registers an exec.
+    pub(crate) async fn exec(
+        &self,
+        exec_id: &str,
+        process: &Value,
+        terminal: bool,
+        fifos: &Fifos,
+    ) -> Result<()> {
+        let request = api::ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            terminal,
+            stdin: path_text(&fifos.stdin),
+            stdout: path_text(&fifos.stdout),
+            stderr: path_text(&fifos.stderr),
+            spec: Some(Any {
+                type_url: PROCESS_TYPE.to_owned(),
+                value: process.to_string().into_bytes(),
+                ..Any::default()
+            })
+            .into(),
+            ..api::ExecProcessRequest::default()
+        };
+        let reply = self
+            .client
+            .exec(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply
+            .map(|_| ())
+            .map_err(|error| start_failure("exec", error))
+    }
+
+    /// Waits until a process has ended, as long as it takes.
+    pub(crate) async fn wait(&self, exec_id: &str) -> Ended {
+        let request = api::WaitRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..api::WaitRequest::default()
+        };
+        match self
+            .client
+            .wait(context::Context::default(), &request)
+            .await
+        {
+            Ok(reply) => Ended::Exited(i64::from(reply.exit_status)),
+            Err(error) => {
+                tracing::warn!(id = self.id, error = %reason(error), "waiting ended early");
+                Ended::ShimLost
+            }
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let request = api::KillRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            all,
+            ..api::KillRequest::default()
+        };
+        let reply = self
+            .client
+            .kill(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(|_| ()).map_err(self.failed("kill"))
+    }
+
+    /// Frees an ended process; for the init process, the container.
+    pub(crate) async fn delete(&self, exec_id: &str) -> Result<()> {
+        let request = api::DeleteRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..api::DeleteRequest::default()
+        };
+        let reply = self
+            .client
+            .delete(context::with_duration(END_LIMIT), &request)
+            .await;
+        reply.map(|_| ()).map_err(self.failed("delete"))
+    }
+
+    /// Ends the shim and its VM. A lost connection is what success looks like.
+    pub(crate) async fn shutdown(&self) -> Result<()> {
+        let request = api::ShutdownRequest {
+            id: self.id.clone(),
+            now: true,
+            ..api::ShutdownRequest::default()
+        };
+        match self
+            .client
+            .shutdown(context::with_duration(END_LIMIT), &request)
+            .await
+        {
+            Err(error) if is_answer(&error) => Err(self.failed("shutdown")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets the size of a terminal, in characters.
+    pub(crate) async fn resize(&self, exec_id: &str, width: u32, height: u32) -> Result<()> {
+        let request = api::ResizePtyRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            width,
+            height,
+            ..api::ResizePtyRequest::default()
+        };
+        let reply = self
+            .client
+            .resize_pty(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(|_| ()).map_err(self.failed("resize"))
+    }
+
+    /// Ends standard input.
+    pub(crate) async fn close_stdin(&self, exec_id: &str) -> Result<()> {
+        let request = api::CloseIORequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            stdin: true,
+            ..api::CloseIORequest::default()
+        };
+        let reply = self
+            .client
+            .close_io(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(|_| ()).map_err(self.failed("close of stdin"))
+    }
+
+    /// Freezes all processes.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        let request = api::PauseRequest {
+            id: self.id.clone(),
+            ..api::PauseRequest::default()
+        };
+        let reply = self
+            .client
+            .pause(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(|_| ()).map_err(self.failed("pause"))
+    }
+
+    /// Lets them go on.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        let request = api::ResumeRequest {
+            id: self.id.clone(),
+            ..api::ResumeRequest::default()
+        };
+        let reply = self
+            .client
+            .resume(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(|_| ()).map_err(self.failed("unpause"))
+    }
+
+    /// All processes.
+    pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>> {
+        let request = api::PidsRequest {
+            id: self.id.clone(),
+            ..api::PidsRequest::default()
+        };
+        let reply = self
+            .client
+            .pids(context::with_duration(CALL_LIMIT), &request)
+            .await
+            .map_err(self.failed("pids"))?;
+        Ok(reply
+            .processes
+            .into_iter()
+            .map(|row| ProcessRow {
+                pid: row.pid,
+                info: row
+                    .info
+                    .as_ref()
+                    .and_then(|any| serde_json::from_slice(&any.value).ok()),
+            })
+            .collect())
+    }
+
+    /// Whether the init process has not ended.
+    pub(crate) async fn is_running(&self) -> Result<bool> {
+        let request = api::StateRequest {
+            id: self.id.clone(),
+            ..api::StateRequest::default()
+        };
+        let reply = self
+            .client
+            .state(context::with_duration(END_LIMIT), &request)
+            .await
+            .map_err(self.failed("state"))?;
+        Ok(reply.status.enum_value() != Ok(api::Status::STOPPED))
+    }
+}
+
+fn start_failure(call: &'static str, error: ttrpc::Error) -> EngineError {
+    let text = if is_answer(&error) {
+        reason(error)
+    } else {
+        format!("{call}: {}", reason(error))
+    };
+    EngineError::Start(StartFailure {
+        reason: text.replace('\n', " "),
+    })
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn path_text(path: &Option<PathBuf>) -> String {
+    path.as_deref().map(text).unwrap_or_default()
+}
+
+/// An event of a shim that the engine acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ShimEvent {
+    /// The kernel's OOM killer struck in this container.
+    Oom(String),
+    /// A process of this container ended; an empty exec id means init.
+    Exit { id: String, exec_id: String },
+}
+
+struct EventService {
+    sender: mpsc::UnboundedSender<ShimEvent>,
+}
+
+#[async_trait]
+impl Events for EventService {
+    async fn forward(
+        &self,
+        _: &ttrpc::r#async::TtrpcContext,
+        request: containerd_shim_protos::shim::events::ForwardRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        let envelope = request.envelope.unwrap_or_default();
+        let body = envelope.event.unwrap_or_default().value;
+        let event = match envelope.topic.as_str() {
+            "/tasks/oom" => containerd_shim_protos::events::task::TaskOOM::parse_from_bytes(&body)
+                .ok()
+                .map(|event| ShimEvent::Oom(event.container_id)),
+            "/tasks/exit" => {
+                containerd_shim_protos::events::task::TaskExit::parse_from_bytes(&body)
+                    .ok()
+                    .map(|event| ShimEvent::Exit {
+                        exec_id: if event.id == event.container_id {
+                            String::new()
+                        } else {
+                            event.id
+                        },
+                        id: event.container_id,
+                    })
+            }
+            _ => None,
+        };
+        if let Some(event) = event {
+            // The receiver lives as long as the engine.
+            let _ = self.sender.send(event);
+        }
+        Ok(api::Empty::default())
+    }
+}
+
+/// Serves containerd's events service for the shims.
+pub(crate) async fn serve_events(
+    socket: &Path,
+) -> Result<(
+    ttrpc::asynchronous::Server,
+    mpsc::UnboundedReceiver<ShimEvent>,
+)> {
+    let failed = |error: ttrpc::Error| {
+        EngineError::io(
+            "listen on",
+            socket,
+            std::io::Error::other(error.to_string()),
+        )
+    };
+    let _ = std::fs::remove_file(socket);
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let mut server = ttrpc::asynchronous::Server::new()
+        .bind(&format!("unix://{}", socket.display()))
+        .map_err(failed)?
+        .register_service(create_events(std::sync::Arc::new(EventService { sender })));
+    server.start().await.map_err(failed)?;
+    Ok((server, receiver))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_shims_answer_are_read() {
+        assert_eq!(parse_address("unix:///a\n").as_deref(), Some("unix:///a"));
+        let json = r#"{"version":3,"address":"unix:///b","protocol":"ttrpc"}"#;
+        assert_eq!(parse_address(json).as_deref(), Some("unix:///b"));
+        assert_eq!(parse_address(" \n"), None);
+    }
+}

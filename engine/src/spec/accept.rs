@@ -1,0 +1,205 @@
+//! Which fields of `HostConfig` are honoured: what can't be is refused by name, what makes no
+//! difference in a VM is warned of.
+
+use bollard_stubs::models::HostConfig;
+
+use crate::error::{EngineError, Result};
+
+/// Log drivers that work.
+const LOG_DRIVERS: [&str; 4] = ["", "json-file", "local", "none"];
+/// Names under which a client may ask for Hull as the runtime.
+const RUNTIMES: [&str; 3] = ["", "hull", "io.containerd.hull.v2"];
+
+/// Checks a `HostConfig`; the result holds warnings for the user.
+pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
+    refuse_unbuilt(host)?;
+    check_values(host)?;
+    let mut warnings = Vec::new();
+    let mut warn = |when: bool, text: &str| {
+        if when {
+            warnings.push(text.to_owned());
+        }
+    };
+    warn(
+        matches!(host.network_mode.as_deref(), Some("default" | "bridge")),
+        "Networking is not built yet: the container has a loopback interface only.",
+    );
+    warn(
+        host.oom_kill_disable.unwrap_or(false),
+        "OomKillDisable can not be honoured with cgroup v2: discarded.",
+    );
+    warn(
+        has_text(&host.cgroup_parent),
+        "CgroupParent has no meaning for a container in its own VM: discarded.",
+    );
+    warn(
+        host.memory_swappiness.is_some_and(|value| 0 <= value),
+        "MemorySwappiness is not built yet: discarded.",
+    );
+    warn(
+        host.blkio_weight.is_some_and(|weight| weight != 0),
+        "BlkioWeight: discarded.",
+    );
+    warn(
+        host.log_config
+            .as_ref()
+            .and_then(|log| log.config.as_ref())
+            .is_some_and(|config| !config.is_empty()),
+        "Options of the log driver are not built yet: the log is not rotated.",
+    );
+    warn(
+        host.security_opt.iter().flatten().any(|option| {
+            option.starts_with("seccomp") && !option.ends_with("unconfined")
+                || option.starts_with("apparmor") && !option.ends_with("unconfined")
+        }),
+        "Seccomp and AppArmor profiles are not built yet: the fence is the VM.",
+    );
+    Ok(warnings)
+}
+
+fn has_text(value: &Option<String>) -> bool {
+    value.as_deref().is_some_and(|text| !text.is_empty())
+}
+
+fn has_items<T>(value: &Option<Vec<T>>) -> bool {
+    value.as_ref().is_some_and(|items| !items.is_empty())
+}
+
+fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
+    let refused = [
+        (
+            "PortBindings",
+            host.port_bindings
+                .as_ref()
+                .is_some_and(|ports| !ports.is_empty()),
+        ),
+        ("PublishAllPorts", host.publish_all_ports.unwrap_or(false)),
+        ("Links", has_items(&host.links)),
+        ("VolumesFrom", has_items(&host.volumes_from)),
+        ("Devices", has_items(&host.devices)),
+        ("DeviceRequests", has_items(&host.device_requests)),
+        ("DeviceCgroupRules", has_items(&host.device_cgroup_rules)),
+        (
+            "StorageOpt",
+            host.storage_opt
+                .as_ref()
+                .is_some_and(|options| !options.is_empty()),
+        ),
+        ("VolumeDriver", has_text(&host.volume_driver)),
+        ("Init", host.init.unwrap_or(false)),
+        ("BlkioWeightDevice", has_items(&host.blkio_weight_device)),
+        ("BlkioDeviceReadBps", has_items(&host.blkio_device_read_bps)),
+        (
+            "BlkioDeviceWriteBps",
+            has_items(&host.blkio_device_write_bps),
+        ),
+        (
+            "BlkioDeviceReadIOps",
+            has_items(&host.blkio_device_read_iops),
+        ),
+        (
+            "BlkioDeviceWriteIOps",
+            has_items(&host.blkio_device_write_iops),
+        ),
+        (
+            "CpuRealtimePeriod",
+            host.cpu_realtime_period.is_some_and(|value| value != 0),
+        ),
+        (
+            "CpuRealtimeRuntime",
+            host.cpu_realtime_runtime.is_some_and(|value| value != 0),
+        ),
+    ];
+    match refused.iter().find(|(_, used)| *used) {
+        Some((field, _)) => Err(EngineError::NotBuilt(format!("HostConfig.{field}"))),
+        None => Ok(()),
+    }
+}
+
+fn check_values(host: &HostConfig) -> Result<()> {
+    let mode = |field: &str, value: &Option<String>, known: &[&str]| match value.as_deref() {
+        None | Some("") => Ok(()),
+        Some(value) if known.contains(&value) => Ok(()),
+        Some(value) => Err(EngineError::NotBuilt(format!(
+            "HostConfig.{field} {value:?}"
+        ))),
+    };
+    mode(
+        "NetworkMode",
+        &host.network_mode,
+        &["default", "bridge", "none"],
+    )?;
+    mode(
+        "IpcMode",
+        &host.ipc_mode,
+        &["private", "none", "shareable", "host"],
+    )?;
+    mode("PidMode", &host.pid_mode, &["private", "host"])?;
+    mode("UTSMode", &host.uts_mode, &["private", "host"])?;
+    mode("UsernsMode", &host.userns_mode, &["host"])?;
+    let bad = |text: String| Err(EngineError::BadRequest(text));
+    if let Some(driver) = host.log_config.as_ref().and_then(|log| log.typ.as_deref()) {
+        if !LOG_DRIVERS.contains(&driver) {
+            return Err(EngineError::NotBuilt(format!("the log driver {driver:?}")));
+        }
+    }
+    if let Some(runtime) = host.runtime.as_deref() {
+        if !RUNTIMES.contains(&runtime) {
+            return bad(format!("unknown or invalid runtime name: {runtime}"));
+        }
+    }
+    if let Some(score) = host.oom_score_adj {
+        if !(-1000..=1000).contains(&score) {
+            return bad(format!(
+                "Invalid value {score}, range for oom score adj is [-1000, 1000]"
+            ));
+        }
+    }
+    if host.shm_size.is_some_and(|bytes| bytes < 0) {
+        return bad("SHM size can not be less than 0".to_owned());
+    }
+    let restarts = host.restart_policy.as_ref();
+    let restarts_at_all = restarts
+        .and_then(|policy| policy.name)
+        .is_some_and(|name| !matches!(name.to_string().as_str(), "" | "no"));
+    if restarts_at_all && host.auto_remove.unwrap_or(false) {
+        return bad("can't create 'AutoRemove' container with restart policy".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unbuilt_fields_are_refused_by_name() {
+        let host = HostConfig {
+            publish_all_ports: Some(true),
+            ..HostConfig::default()
+        };
+        let text = accept(&host).unwrap_err().to_string();
+        assert_eq!(text, "HostConfig.PublishAllPorts is not built yet");
+        let host = HostConfig {
+            network_mode: Some("host".into()),
+            ..HostConfig::default()
+        };
+        assert!(accept(&host)
+            .unwrap_err()
+            .to_string()
+            .contains("NetworkMode \"host\""));
+    }
+
+    #[test]
+    fn default_network_is_accepted_with_a_warning() {
+        let host = HostConfig {
+            network_mode: Some("default".into()),
+            ..HostConfig::default()
+        };
+        assert_eq!(accept(&host).unwrap().len(), 1);
+        assert_eq!(
+            accept(&HostConfig::default()).unwrap(),
+            Vec::<String>::new()
+        );
+    }
+}

@@ -1,0 +1,143 @@
+//! From Docker's `Config` and `HostConfig` to an OCI runtime configuration, without I/O.
+//!
+//! What differs from dockerd, on purpose: no default seccomp and AppArmor profile (the fence is the
+//! VM), no network namespace (the guest's own network is the container's), and no cgroup parent.
+
+mod accept;
+mod config;
+pub mod files;
+mod mounts;
+mod process;
+mod resources;
+
+use std::path::Path;
+
+use serde_json::{json, Value};
+
+pub use accept::accept;
+pub use config::{argv_of, merge_image};
+pub use mounts::{binds_of, Bind};
+pub use process::{exec_process, parse_signal, ExecSpec};
+
+use crate::error::Result;
+use crate::record::Record;
+
+/// Mount option that makes the shim send the source file's content to the guest instead of sharing
+/// the file.
+pub const INLINE_OPTION: &str = "hull.inline";
+
+/// Annotation by which the shim takes further groups by name or number.
+const GROUP_ADD_ANNOTATION: &str = "dev.hull.group-add";
+
+/// Facts of the host that a specification depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Host<'a> {
+    /// The container's bundle, where the files of [`files`] lie.
+    pub bundle: &'a Path,
+}
+
+/// The OCI runtime configuration of a container.
+pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
+    let privileged = record.host.privileged.unwrap_or(false);
+    let mut linux = json!({
+        "resources": resources::resources(&record.host)?,
+        "namespaces": namespaces(record),
+        "cgroupsPath": format!("/hull/{}", record.id),
+        "maskedPaths": paths(privileged, record.host.masked_paths.as_deref(), MASKED_PATHS),
+        "readonlyPaths": paths(privileged, record.host.readonly_paths.as_deref(), READONLY_PATHS),
+    });
+    if let Some(sysctls) = record
+        .host
+        .sysctls
+        .as_ref()
+        .filter(|sysctls| !sysctls.is_empty())
+    {
+        linux["sysctl"] = json!(sysctls);
+    }
+    let mut spec = json!({
+        "ociVersion": "1.2.0",
+        "process": process::init_process(record)?,
+        "root": {
+            "path": "rootfs",
+            "readonly": record.host.readonly_rootfs.unwrap_or(false),
+        },
+        "hostname": hostname(record),
+        "mounts": mounts::mounts(record, host)?,
+        "annotations": annotations(record),
+        "linux": linux,
+    });
+    if let Some(domain) = record
+        .config
+        .domainname
+        .as_deref()
+        .filter(|domain| !domain.is_empty())
+    {
+        spec["domainname"] = json!(domain);
+    }
+    Ok(spec)
+}
+
+const MASKED_PATHS: &[&str] = &[
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READONLY_PATHS: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+fn paths(privileged: bool, asked: Option<&[String]>, default: &[&str]) -> Value {
+    match asked {
+        Some(asked) => json!(asked),
+        None if privileged => json!([]),
+        None => json!(default),
+    }
+}
+
+fn namespaces(record: &Record) -> Value {
+    let host = &record.host;
+    let all = [
+        ("mount", true),
+        ("uts", host.uts_mode.as_deref() != Some("host")),
+        ("ipc", host.ipc_mode.as_deref() != Some("host")),
+        ("pid", host.pid_mode.as_deref() != Some("host")),
+        ("cgroup", true),
+    ];
+    all.iter()
+        .filter(|(_, own)| *own)
+        .map(|(name, _)| json!({ "type": name }))
+        .collect()
+}
+
+/// The container's host name: as asked for, else its short id.
+pub fn hostname(record: &Record) -> &str {
+    match record.config.hostname.as_deref() {
+        None | Some("") => crate::ids::short(&record.id),
+        Some(name) => name,
+    }
+}
+
+fn annotations(record: &Record) -> Value {
+    let mut all = record.host.annotations.clone().unwrap_or_default();
+    let groups = record.host.group_add.as_deref().unwrap_or_default();
+    if !groups.is_empty() {
+        all.insert(GROUP_ADD_ANNOTATION.to_owned(), groups.join(","));
+    }
+    json!(all)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! The mount table: Docker's defaults, the small files of the engine, and the user's mounts.
+
+use std::collections::HashSet;
+
+use bollard_stubs::models::{Mount, MountType};
+use serde_json::{json, Value};
+
+use super::{files, Host, INLINE_OPTION};
+use crate::error::{EngineError, Result};
+use crate::record::Record;
+
+const DEFAULT_SHM_BYTES: i64 = 64 << 20;
+
+/// A host directory or file shown in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Absolute path on the host.
+    pub source: String,
+    /// Absolute path in the container.
+    pub target: String,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// A missing source is made as a directory, as for `-v`.
+    pub create: bool,
+}
+
+/// Every bind mount that a container asks for, checked.
+pub fn binds_of(host: &bollard_stubs::models::HostConfig) -> Result<Vec<Bind>> {
+    let mut binds = Vec::new();
+    for text in host.binds.iter().flatten() {
+        binds.push(parse_bind(text)?);
+    }
+    for mount in host.mounts.iter().flatten() {
+        if let Some(bind) = bind_of_mount(mount)? {
+            binds.push(bind);
+        }
+    }
+    let mut seen = HashSet::new();
+    for bind in &binds {
+        if !seen.insert(bind.target.trim_end_matches('/').to_owned()) {
+            return Err(EngineError::BadRequest(format!(
+                "Duplicate mount point: {}",
+                bind.target
+            )));
+        }
+    }
+    Ok(binds)
+}
+
+/// `SOURCE:TARGET[:OPTIONS]`.
+fn parse_bind(text: &str) -> Result<Bind> {
+    let bad = |why: &str| {
+        EngineError::BadRequest(format!("invalid volume specification: '{text}': {why}"))
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, target, options) = match parts[..] {
+        [source, target] => (source, target, ""),
+        [source, target, options] => (source, target, options),
+        _ => return Err(bad("it has to be SOURCE:TARGET[:OPTIONS]")),
+    };
+    if source.is_empty() || target.is_empty() {
+        return Err(bad("empty section between colons"));
+    }
+    if !source.starts_with('/') {
+        return Err(EngineError::NotBuilt(format!("a named volume ({source})")));
+    }
+    check_target(target).map_err(|why| bad(&why))?;
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            // SELinux labels, consistency hints and propagation have nothing to act on in a VM.
+            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "private" | "rprivate"
+            | "nocopy" => {}
+            other => return Err(bad(&format!("invalid mode: {other}"))),
+        }
+    }
+    Ok(Bind {
+        source: source.to_owned(),
+        target: target.to_owned(),
+        read_only,
+        create: true,
+    })
+}
+
+fn check_target(target: &str) -> Result<(), String> {
+    if !target.starts_with('/') {
+        return Err(format!(
+            "invalid mount path: '{target}' mount path must be absolute"
+        ));
+    }
+    if target.trim_end_matches('/').is_empty() {
+        return Err("invalid specification: destination can't be '/'".to_owned());
+    }
+    if target.split('/').any(|part| part == "..") {
+        return Err(format!(
+            "invalid mount path: '{target}' must not contain '..'"
+        ));
+    }
+    Ok(())
+}
+
+fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
+    let target = mount.target.clone().unwrap_or_default();
+    let source = mount.source.clone().unwrap_or_default();
+    let bad = |why: String| {
+        EngineError::BadRequest(format!("invalid mount config for type \"bind\": {why}"))
+    };
+    match mount.typ {
+        Some(MountType::BIND) => {
+            check_target(&target).map_err(bad)?;
+            if !source.starts_with('/') {
+                return Err(bad(format!(
+                    "invalid mount path: '{source}' mount path must be absolute"
+                )));
+            }
+            let create = mount
+                .bind_options
+                .as_ref()
+                .and_then(|options| options.create_mountpoint)
+                .unwrap_or(false);
+            Ok(Some(Bind {
+                source,
+                target,
+                read_only: mount.read_only.unwrap_or(false),
+                create,
+            }))
+        }
+        Some(MountType::TMPFS) => check_target(&target).map_err(bad).map(|()| None),
+        other => Err(EngineError::NotBuilt(format!(
+            "a mount of type {}",
+            other.map(|typ| typ.to_string()).unwrap_or_default()
+        ))),
+    }
+}
+
+/// The `mounts` array.
+pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
+    let mut mounts = default_mounts(record);
+    for file in files::ALL {
+        mounts.push(json!({
+            "destination": file.target,
+            "type": "bind",
+            "source": host.bundle.join(file.name),
+            "options": ["rbind", "rprivate", INLINE_OPTION],
+        }));
+    }
+    let mut own: Vec<Value> = binds_of(&record.host)?
+        .into_iter()
+        .map(|bind| {
+            json!({
+                "destination": bind.target,
+                "type": "bind",
+                "source": bind.source,
+                "options": ["rbind", "rprivate", if bind.read_only { "ro" } else { "rw" }],
+            })
+        })
+        .collect();
+    own.extend(tmpfs_mounts(record)?);
+    let target = |mount: &Value| mount["destination"].as_str().unwrap_or_default().to_owned();
+    // Parents before children.
+    own.sort_by_key(|mount| (target(mount).matches('/').count(), target(mount)));
+    // A user's mount replaces a default one at the same place.
+    let taken: HashSet<String> = own.iter().map(target).collect();
+    mounts.retain(|mount| !taken.contains(&target(mount)));
+    mounts.extend(own);
+    Ok(mounts)
+}
+
+fn default_mounts(record: &Record) -> Vec<Value> {
+    let privileged = record.host.privileged.unwrap_or(false);
+    let access = if privileged { "rw" } else { "ro" };
+    let shm = record
+        .host
+        .shm_size
+        .filter(|bytes| 0 < *bytes)
+        .unwrap_or(DEFAULT_SHM_BYTES);
+    let mount = |destination: &str, typ: &str, options: &[&str]| json!({ "destination": destination, "type": typ, "source": typ, "options": options });
+    let mut shm_mount = mount(
+        "/dev/shm",
+        "tmpfs",
+        &[
+            "nosuid",
+            "noexec",
+            "nodev",
+            "mode=1777",
+            &format!("size={shm}"),
+        ],
+    );
+    shm_mount["source"] = json!("shm");
+    vec![
+        mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", access],
+        ),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        shm_mount,
+    ]
+}
+
+fn tmpfs_mounts(record: &Record) -> Result<Vec<Value>> {
+    let mut mounts = Vec::new();
+    for (target, options) in record.host.tmpfs.iter().flatten() {
+        check_target(target).map_err(EngineError::BadRequest)?;
+        mounts.push(tmpfs(
+            target,
+            options.split(',').filter(|option| !option.is_empty()),
+        ));
+    }
+    for mount in record.host.mounts.iter().flatten() {
+        if mount.typ != Some(MountType::TMPFS) {
+            continue;
+        }
+        let mut options = Vec::new();
+        if let Some(asked) = &mount.tmpfs_options {
+            if let Some(size) = asked.size_bytes.filter(|size| 0 < *size) {
+                options.push(format!("size={size}"));
+            }
+            if let Some(mode) = asked.mode.filter(|mode| *mode != 0) {
+                options.push(format!("mode={mode:o}"));
+            }
+        }
+        if mount.read_only.unwrap_or(false) {
+            options.push("ro".to_owned());
+        }
+        let target = mount.target.as_deref().unwrap_or_default();
+        mounts.push(tmpfs(target, options.iter().map(String::as_str)));
+    }
+    Ok(mounts)
+}
+
+/// Docker's safe defaults, each undone by its opposite.
+fn tmpfs<'a>(target: &str, asked: impl Iterator<Item = &'a str>) -> Value {
+    let asked: Vec<&str> = asked.collect();
+    let mut options: Vec<&str> = [("noexec", "exec"), ("nosuid", "suid"), ("nodev", "dev")]
+        .into_iter()
+        .filter(|(no, yes)| !asked.contains(no) && !asked.contains(yes))
+        .map(|(no, _)| no)
+        .collect();
+    options.extend(asked);
+    json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binds_are_read_and_bad_ones_refused() {
+        let bind = parse_bind("/a:/b:ro").unwrap();
+        assert_eq!((bind.source.as_str(), bind.target.as_str()), ("/a", "/b"));
+        assert!(bind.read_only);
+        for bad in [
+            "/a",
+            "/a:",
+            ":/b",
+            "/a:b",
+            "/a:/",
+            "/a:/b:nope",
+            "/a:/b/../c",
+            "/a:/b:ro:x",
+        ] {
+            assert!(
+                matches!(parse_bind(bad), Err(EngineError::BadRequest(_))),
+                "{bad} has to be refused"
+            );
+        }
+        assert!(matches!(
+            parse_bind("data:/b"),
+            Err(EngineError::NotBuilt(_))
+        ));
+    }
+}

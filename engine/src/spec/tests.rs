@@ -1,0 +1,213 @@
+use std::collections::HashMap;
+use std::path::Path;
+
+use bollard_stubs::models::{ContainerConfig, HostConfig, ResourcesUlimits};
+use oci_spec::runtime::Spec;
+
+use super::*;
+use crate::record::{ImageUse, State};
+
+fn words(words: &[&str]) -> Option<Vec<String>> {
+    Some(words.iter().map(|word| (*word).to_owned()).collect())
+}
+
+fn record(config: ContainerConfig, host: HostConfig) -> Record {
+    Record {
+        id: "0123456789ab".repeat(6)[..64].to_owned(),
+        name: "calm_otter".into(),
+        created: jiff::Timestamp::UNIX_EPOCH,
+        image: ImageUse {
+            reference: "busybox".into(),
+            id: "sha256:1".into(),
+            rootfs: "/images/1.erofs".into(),
+        },
+        argv: argv_of(&config).unwrap(),
+        config,
+        host,
+        state: State::created(),
+        shim: None,
+    }
+}
+
+fn build_checked(record: &Record) -> Value {
+    let spec = build(
+        record,
+        Host {
+            bundle: Path::new("/run/hull/bundles/x"),
+        },
+    )
+    .unwrap();
+    let typed: Spec = serde_json::from_value(spec.clone()).unwrap();
+    assert!(typed.process().is_some());
+    spec
+}
+
+#[test]
+fn defaults_are_dockers() {
+    let config = ContainerConfig {
+        cmd: words(&["true"]),
+        ..ContainerConfig::default()
+    };
+    insta::assert_json_snapshot!(build_checked(&record(config, HostConfig::default())));
+}
+
+#[test]
+fn every_honoured_field_is_in_the_specification() {
+    let config = ContainerConfig {
+        cmd: words(&["sh"]),
+        env: words(&["PATH=/opt/x/bin:/bin", "A=2", "B=3"]),
+        user: Some("daemon:tty".into()),
+        working_dir: Some("/srv".into()),
+        hostname: Some("web".into()),
+        domainname: Some("example.org".into()),
+        tty: Some(true),
+        ..ContainerConfig::default()
+    };
+    let host = HostConfig {
+        memory: Some(256 << 20),
+        nano_cpus: Some(1_500_000_000),
+        pids_limit: Some(64),
+        binds: words(&["/srv/data:/data:ro", "/srv/data/x:/data/x"]),
+        tmpfs: Some(HashMap::from([(
+            "/run".to_owned(),
+            "exec,size=1m".to_owned(),
+        )])),
+        readonly_rootfs: Some(true),
+        shm_size: Some(1 << 20),
+        cap_add: words(&["SYS_PTRACE"]),
+        cap_drop: words(&["MKNOD"]),
+        group_add: words(&["20", "audio"]),
+        oom_score_adj: Some(500),
+        security_opt: words(&["no-new-privileges"]),
+        sysctls: Some(HashMap::from([(
+            "net.core.somaxconn".to_owned(),
+            "9".to_owned(),
+        )])),
+        ulimits: Some(vec![ResourcesUlimits {
+            name: Some("nofile".into()),
+            soft: Some(64),
+            hard: Some(128),
+        }]),
+        console_size: Some(vec![24, 80]),
+        ..HostConfig::default()
+    };
+    insta::assert_json_snapshot!(build_checked(&record(config, host)));
+}
+
+#[test]
+fn privileged_means_all_of_the_vm() {
+    let config = ContainerConfig {
+        cmd: words(&["sh"]),
+        ..ContainerConfig::default()
+    };
+    let host = HostConfig {
+        privileged: Some(true),
+        ..HostConfig::default()
+    };
+    let spec = build_checked(&record(config, host));
+    assert_eq!(spec["linux"]["maskedPaths"], json!([]));
+    assert_eq!(
+        spec["process"]["capabilities"]["bounding"]
+            .as_array()
+            .unwrap()
+            .len(),
+        41
+    );
+}
+
+#[test]
+fn user_environment_overrides_the_image_and_keeps_its_path() {
+    let user = ContainerConfig {
+        env: words(&["A=2", "B=3"]),
+        ..ContainerConfig::default()
+    };
+    let image = ContainerConfig {
+        env: words(&["PATH=/opt/x/bin:/usr/bin:/bin", "A=1"]),
+        cmd: words(&["env"]),
+        ..ContainerConfig::default()
+    };
+    let spec = build_checked(&record(merge_image(user, &image), HostConfig::default()));
+    let env: Vec<&str> = spec["process"]["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(
+        env,
+        [
+            "PATH=/opt/x/bin:/usr/bin:/bin",
+            "HOSTNAME=0123456789ab",
+            "A=2",
+            "B=3"
+        ]
+    );
+}
+
+/// Entrypoint and command of user and image, and the argv (or error) they give.
+#[test]
+fn entrypoint_and_command_follow_dockers_rules() {
+    type Words = Option<&'static [&'static str]>;
+    let cases: &[(Words, Words, Words, Words, Result<&[&str], &str>)] = &[
+        // An empty first element is no program.
+        (
+            None,
+            None,
+            Some(&[""]),
+            Some(&["echo", "hi"]),
+            Ok(&["echo", "hi"]),
+        ),
+        (
+            Some(&[""]),
+            Some(&["echo", "hi"]),
+            Some(&["echo", "ep"]),
+            Some(&["x"]),
+            Ok(&["echo", "hi"]),
+        ),
+        (
+            Some(&[""]),
+            None,
+            Some(&["echo", "ep"]),
+            Some(&["x"]),
+            Err("no command specified"),
+        ),
+        (
+            Some(&[]),
+            None,
+            Some(&["echo", "ep"]),
+            Some(&["x"]),
+            Ok(&["x"]),
+        ),
+        (
+            None,
+            Some(&["y"]),
+            Some(&["echo"]),
+            Some(&["x"]),
+            Ok(&["echo", "y"]),
+        ),
+        (
+            Some(&["cat"]),
+            None,
+            Some(&["echo"]),
+            Some(&["x"]),
+            Ok(&["cat"]),
+        ),
+        (None, None, None, None, Err("no command specified")),
+    ];
+    let config = |entrypoint: Words, cmd: Words| ContainerConfig {
+        entrypoint: entrypoint.and_then(words),
+        cmd: cmd.and_then(words),
+        ..ContainerConfig::default()
+    };
+    for (user_entry, user_cmd, image_entry, image_cmd, want) in cases {
+        let merged = merge_image(
+            config(*user_entry, *user_cmd),
+            &config(*image_entry, *image_cmd),
+        );
+        match (argv_of(&merged), want) {
+            (Ok(found), Ok(want)) => assert_eq!(found, *want),
+            (Err(found), Err(want)) => assert_eq!(found.to_string(), *want),
+            (found, want) => panic!("{found:?} instead of {want:?}"),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The record store: one transactional file.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::error::{EngineError, Result};
+use crate::record::{Record, SCHEMA};
+
+const META: TableDefinition<'_, &str, u32> = TableDefinition::new("meta");
+const CONTAINERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("containers");
+const SCHEMA_KEY: &str = "schema";
+/// Records are small and all in memory anyway.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// An open store. Each write is on disk when the call returns.
+#[derive(Debug, Clone)]
+pub struct Store {
+    database: Arc<Database>,
+}
+
+fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EngineError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| EngineError::Store {
+        what,
+        source: Box::new(source),
+    }
+}
+
+impl Store {
+    /// Opens the store at `path`, or makes it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(failed("open"))?;
+        let store = Self {
+            database: Arc::new(database),
+        };
+        store.check_schema(path.to_owned())?;
+        Ok(store)
+    }
+
+    fn check_schema(&self, path: PathBuf) -> Result<()> {
+        let write = self.database.begin_write().map_err(failed("begin"))?;
+        {
+            let mut meta = write.open_table(META).map_err(failed("open its header"))?;
+            let found = meta
+                .get(SCHEMA_KEY)
+                .map_err(failed("read its header"))?
+                .map(|v| v.value());
+            match found {
+                Some(found) if found > SCHEMA => {
+                    return Err(EngineError::StoreTooNew {
+                        path,
+                        found,
+                        known: SCHEMA,
+                    });
+                }
+                Some(_) => {}
+                None => {
+                    meta.insert(SCHEMA_KEY, SCHEMA)
+                        .map_err(failed("write its header"))?;
+                }
+            }
+            write
+                .open_table(CONTAINERS)
+                .map_err(failed("make its table"))?;
+        }
+        write.commit().map_err(failed("commit"))
+    }
+
+    /// Every record. One that can't be decoded is an error, not a forgotten container.
+    pub fn all(&self) -> Result<Vec<Record>> {
+        let read = self.database.begin_read().map_err(failed("begin"))?;
+        let table = read
+            .open_table(CONTAINERS)
+            .map_err(failed("open its table"))?;
+        let mut records = Vec::new();
+        for entry in table.iter().map_err(failed("list"))? {
+            let (_, value) = entry.map_err(failed("read a record"))?;
+            records.push(serde_json::from_slice(value.value()).map_err(|source| {
+                EngineError::Json {
+                    what: "decode a container record",
+                    source,
+                }
+            })?);
+        }
+        Ok(records)
+    }
+
+    /// Writes one record.
+    pub async fn put(&self, record: &Record) -> Result<()> {
+        let id = record.id.clone();
+        let bytes = serde_json::to_vec(record).map_err(|source| EngineError::Json {
+            what: "encode a container record",
+            source,
+        })?;
+        self.write("write a record", move |table| {
+            table.insert(id.as_str(), bytes.as_slice()).map(|_| ())
+        })
+        .await
+    }
+
+    /// Forgets one record.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let id = id.to_owned();
+        self.write("remove a record", move |table| {
+            table.remove(id.as_str()).map(|_| ())
+        })
+        .await
+    }
+
+    async fn write(
+        &self,
+        what: &'static str,
+        change: impl FnOnce(
+                &mut redb::Table<'_, &'static str, &'static [u8]>,
+            ) -> std::result::Result<(), redb::StorageError>
+            + Send
+            + 'static,
+    ) -> Result<()> {
+        let database = Arc::clone(&self.database);
+        let written = tokio::task::spawn_blocking(move || -> Result<()> {
+            let write = database.begin_write().map_err(failed(what))?;
+            {
+                let mut table = write.open_table(CONTAINERS).map_err(failed(what))?;
+                change(&mut table).map_err(failed(what))?;
+            }
+            write.commit().map_err(failed(what))
+        });
+        written.await.map_err(failed(what))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{ImageUse, State};
+
+    fn record(id: &str) -> Record {
+        Record {
+            id: id.into(),
+            name: "calm_otter".into(),
+            created: jiff::Timestamp::UNIX_EPOCH,
+            image: ImageUse {
+                reference: "x".into(),
+                id: "sha256:0".into(),
+                rootfs: "/x".into(),
+            },
+            argv: vec!["true".into()],
+            config: Default::default(),
+            host: Default::default(),
+            state: State::created(),
+            shim: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn records_survive_reopening_and_removal_forgets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.redb");
+        {
+            let store = Store::open(&path).unwrap();
+            store.put(&record("a")).await.unwrap();
+            store.put(&record("b")).await.unwrap();
+            store.remove("a").await.unwrap();
+        }
+        let found = Store::open(&path).unwrap().all().unwrap();
+        assert_eq!(
+            found.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(),
+            ["b"]
+        );
+    }
+
+    #[test]
+    fn a_newer_store_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.redb");
+        {
+            let database = Database::create(&path).unwrap();
+            let write = database.begin_write().unwrap();
+            write
+                .open_table(META)
+                .unwrap()
+                .insert(SCHEMA_KEY, SCHEMA + 1)
+                .unwrap();
+            write.commit().unwrap();
+        }
+        let error = Store::open(&path).unwrap_err();
+        assert!(matches!(error, EngineError::StoreTooNew { .. }), "{error}");
+    }
+}
