@@ -39,6 +39,7 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     let swept = hull_shim::sweep(config.paths.exec_root());
     tracing::debug!(?swept, "left-overs of sandboxes");
     let socket = Socket::bind(&config.socket)?;
+    let events_socket = config.paths.events_socket();
     let engine = Engine::open(config.paths, config.programs, config.registries).await?;
     engine.images.collect_leftovers().await?;
     tracing::info!(socket = ?config.socket, "ready");
@@ -46,6 +47,7 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
         () = accept(&socket.listener, &engine) => {}
         () = stop => tracing::info!("stopping; containers go on"),
     }
+    let _ = std::fs::remove_file(events_socket);
     Ok(())
 }
 

@@ -70,6 +70,9 @@ pub enum EngineError {
     /// A part of the Docker API that Hull does not have yet.
     #[error("{0} is not built yet")]
     NotBuilt(String),
+    /// No plugin has this name.
+    #[error("plugin {0:?} not found")]
+    NoSuchPlugin(String),
     /// No part of the Docker API.
     #[error("page not found")]
     PageNotFound,
@@ -205,6 +208,7 @@ impl EngineError {
             | Self::NoSuchImage(_)
             | Self::NoSuchNetwork(_)
             | Self::NoSuchVolume(_)
+            | Self::NoSuchPlugin(_)
             | Self::PageNotFound => Kind::NotFound,
             Self::AmbiguousPrefix(_) | Self::InvalidName(_) | Self::BadRequest(_) => {
                 Kind::BadRequest

@@ -11,7 +11,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bollard_stubs::models::{
     ContainerCreateResponse, ContainerInspectResponse, ContainerPruneResponse, ContainerSummary,
-    ContainerTopResponse, ContainerWaitExitError, ContainerWaitResponse,
+    ContainerTopResponse, ContainerWaitResponse,
 };
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -196,15 +196,11 @@ async fn wait(engine: Shared, Path(id): Path<String>, Query(query): Query) -> An
     let ended = container.wait(condition);
     // The head goes out now: clients start the container once they have it.
     let body = futures_util::stream::once(async move {
-        let (code, error) = ended.await;
-        let error = (!error.is_empty()).then(|| ContainerWaitExitError {
-            message: Some(error),
-        });
-        serde_json::to_vec(&ContainerWaitResponse {
-            status_code: code,
-            error,
-        })
-        .map(Bytes::from)
+        let answer = ContainerWaitResponse {
+            status_code: ended.await,
+            error: None,
+        };
+        serde_json::to_vec(&answer).map(Bytes::from)
     });
     Ok(stream("application/json", Body::from_stream(body)))
 }

@@ -1,4 +1,4 @@
-//! `/networks` and `/volumes`: only the built-in network `none` so far.
+//! `/networks` and `/volumes`: only the built-in network `none` so far; no plugins.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/networks/{name}", get(network))
         .route("/volumes", get(volumes))
         .route("/volumes/{name}", get(volume))
+        .route("/plugins", get(plugins))
+        .route("/plugins/{name}/json", get(plugin))
 }
 
 fn none() -> Value {
@@ -72,4 +74,12 @@ async fn volumes(_: Shared) -> Json<Value> {
 
 async fn volume(Path(name): Path<String>) -> Answer<Json<Value>> {
     Err(EngineError::NoSuchVolume(name).into())
+}
+
+async fn plugins() -> Json<Vec<Value>> {
+    Json(Vec::new())
+}
+
+async fn plugin(Path(name): Path<String>) -> Answer<Json<Value>> {
+    Err(EngineError::NoSuchPlugin(name).into())
 }

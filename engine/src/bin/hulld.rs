@@ -30,6 +30,9 @@ struct Args {
     /// Program that runs a sandbox [default: beside hulld]
     #[arg(long, hide = true)]
     shim: Option<PathBuf>,
+    /// Program that unpacks layers [default: beside hulld]
+    #[arg(long, hide = true)]
+    unpack: Option<PathBuf>,
     /// Log more
     #[arg(short = 'D', long)]
     debug: bool,
@@ -68,7 +71,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         socket,
         programs: Programs {
             shim: program(args.shim.clone(), "containerd-shim-hull-v2")?,
-            unpack: program(None, "hull-unpack")?,
+            unpack: program(args.unpack.clone(), "hull-unpack")?,
         },
         registries: hull_image::RegistryConfig {
             insecure: args.insecure_registries,

@@ -13,7 +13,7 @@ use crate::shim::{Ended, Task};
 use crate::streams::Pumps;
 
 /// How long output may take to arrive after the process ended.
-const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long the events before the exit event may take after the exit itself is known.
 const EVENT_LIMIT: Duration = Duration::from_millis(300);
 /// Exit code of a container whose shim was lost: as of one that was killed.
@@ -26,13 +26,14 @@ impl Engine {
         container: &Arc<Container>,
         task: Arc<Task>,
         pumps: Pumps,
+        drain_limit: Duration,
     ) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             let ended = task.wait("").await;
             // Deleting is what ends streams that a left-over process holds open.
             tokio::join!(
-                pumps.drain(DRAIN_LIMIT),
+                pumps.drain(drain_limit),
                 engine.free(&container, &task, ended)
             );
             engine.finish(&container, &task, ended).await;
@@ -69,7 +70,6 @@ impl Engine {
         let oom_killed = container.oom_killed.load(Ordering::Relaxed);
         let mut restart = None;
         let mut ran = Duration::ZERO;
-        let error_text = error.clone();
         let written = self
             .update(container, |record| {
                 let started = record.state.started.unwrap_or(now);
@@ -93,7 +93,7 @@ impl Engine {
                 let state = &mut record.state;
                 state.pid = 0;
                 state.exit_code = code;
-                state.error = error_text;
+                state.error = error;
                 state.oom_killed = oom_killed;
                 state.finished = Some(now);
                 if let Some(delay) = restart {
@@ -120,7 +120,6 @@ impl Engine {
             progress.exits += 1;
             progress.live = false;
             progress.exit_code = code;
-            progress.error = error;
         });
         match restart {
             Some(delay) => self.restart_later(container, delay),

@@ -52,8 +52,6 @@ pub(crate) struct Progress {
     pub(crate) removed: bool,
     /// Exit code of the last run.
     pub(crate) exit_code: i64,
-    /// Why the last start failed.
-    pub(crate) error: String,
 }
 
 /// Conditions of `/wait`.
@@ -144,11 +142,11 @@ impl Container {
         attributes
     }
 
-    /// Waits for a condition; the result is the exit code and the text of a failed start.
+    /// Waits for a condition; the result is the exit code of the last run.
     pub(crate) fn wait(
         &self,
         condition: WaitCondition,
-    ) -> impl std::future::Future<Output = (i64, String)> + Send + 'static {
+    ) -> impl std::future::Future<Output = i64> + Send + 'static {
         // Subscribed before this returns: an end right after it is not missed.
         let mut progress = self.progress.subscribe();
         let exits = progress.borrow().exits;
@@ -163,7 +161,7 @@ impl Container {
                         }
                 })
                 .await;
-            done.map_or((0, String::new()), |now| (now.exit_code, now.error.clone()))
+            done.map_or(0, |now| now.exit_code)
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::exit::DRAIN_LIMIT;
 use super::start::{close_stdin, log_driver};
 use super::Container;
 use crate::engine::Engine;
@@ -10,6 +12,9 @@ use crate::error::Result;
 use crate::lifecycle::{self, Event, Status};
 use crate::shim::{self, Task};
 use crate::streams::{Fifos, Pumps};
+
+/// As [`DRAIN_LIMIT`], for a container that ended while no hulld read its output.
+const ENDED_DRAIN_LIMIT: Duration = Duration::from_millis(200);
 
 impl Engine {
     /// Reads all records; goes on with the containers whose shims live, writes down the end of the
@@ -73,9 +78,15 @@ impl Engine {
             }
             Status::Running | Status::Paused => {
                 match self.find_shim(container).await {
-                    Ok((task, pumps)) => {
+                    Ok((task, pumps, running)) => {
                         container.set_task(Some(Arc::clone(&task)));
-                        self.watch(container, task, pumps);
+                        // FIFOs without a writer never tell their end.
+                        let limit = if running {
+                            DRAIN_LIMIT
+                        } else {
+                            ENDED_DRAIN_LIMIT
+                        };
+                        self.watch(container, task, pumps, limit);
                     }
                     Err(error) => {
                         tracing::warn!(id = container.id(), error = error.message(), "lost");
@@ -89,12 +100,11 @@ impl Engine {
         }
     }
 
-    async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps)> {
+    async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps, bool)> {
         let record = container.record();
         let address = record.shim.clone().unwrap_or_default();
         let task = Arc::new(shim::connect(container.id(), &address).await?);
-        // Any answer will do: an end is told by the wait that follows.
-        task.is_running().await?;
+        let running = task.is_running().await?;
         let bundle = self.paths.bundle(container.id());
         let opened = Fifos::new(
             &bundle,
@@ -109,7 +119,7 @@ impl Engine {
         }
         let log = logs.then_some(&container.log);
         let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
-        Ok((task, pumps))
+        Ok((task, pumps, running))
     }
 
     /// Writes down that a container ended while no hulld looked. Restart policies are applied by

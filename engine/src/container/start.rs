@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::exit::DRAIN_LIMIT;
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
@@ -61,7 +62,7 @@ impl Engine {
             Ok((task, pid, pumps)) => {
                 self.mark_running(container, &task, pid).await;
                 self.publish(container, "start", []);
-                self.watch(container, task, pumps);
+                self.watch(container, task, pumps, DRAIN_LIMIT);
                 Ok(())
             }
             Err(error) => {
@@ -92,7 +93,6 @@ impl Engine {
         }
         container.progress.send_modify(|progress| {
             progress.live = true;
-            progress.error.clear();
         });
     }
 
@@ -106,7 +106,7 @@ impl Engine {
             .update(container, |record| {
                 Self::advance(record, Event::StartFailed);
                 record.state.exit_code = code;
-                record.state.error.clone_from(&text);
+                record.state.error = text;
                 record.state.finished = Some(Timestamp::now());
             })
             .await;
@@ -117,7 +117,6 @@ impl Engine {
         container.hub.close();
         container.progress.send_modify(|progress| {
             progress.exit_code = code;
-            progress.error = text;
         });
         if container.lock().auto_remove() {
             self.remove_locked(container).await;
