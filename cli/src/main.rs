@@ -1,2 +1,110 @@
-//! placeholder
-fn main() {}
+//! The command line: docker's verbs, and what only a microVM can do.
+//!
+//! **Invariant:** it talks to the engine by the Docker API alone; every rule of containers lives
+//! in the engine.
+
+mod attach;
+mod client;
+mod commands;
+mod error;
+mod progress;
+mod signals;
+mod table;
+mod template;
+mod terminal;
+mod units;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use commands::Command;
+use error::CliError;
+
+/// Exit status of Hull's own errors.
+const OWN_ERROR: u8 = 125;
+
+/// Runs each container in a microVM of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hull",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Args {
+    /// Engine to talk to: unix:///path [default: $HULL_HOST, else the engine of this machine,
+    /// which is started where it does not run]
+    #[arg(
+        short = 'H',
+        long,
+        global = true,
+        value_name = "HOST",
+        env = "HULL_HOST"
+    )]
+    host: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(OWN_ERROR)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("hull: cannot start the event loop: {error}");
+            return ExitCode::from(OWN_ERROR);
+        }
+    };
+    let mut out = std::io::stdout();
+    let host = args.host.filter(|host| !host.is_empty());
+    let result = runtime.block_on(commands::run(args.command, host.as_deref(), &mut out));
+    let code = match result {
+        Ok(code) => code,
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hull: {}", one_line(&error));
+            ExitCode::from(error.exit_status())
+        }
+    };
+    let _ = out.flush();
+    // A read of stdin may still be under way: it must not hold the end up.
+    runtime.shutdown_background();
+    code
+}
+
+fn one_line(error: &CliError) -> String {
+    error.to_string().trim().replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn host_name_and_help_do_not_collide() {
+        let args = Args::try_parse_from(["hull", "run", "-h", "web", "-it", "x", "-h"]);
+        assert!(args.is_ok(), "{args:?}");
+    }
+}

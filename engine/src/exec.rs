@@ -8,7 +8,7 @@ use std::time::Duration;
 use bollard_stubs::models::{ExecInspectResponse, ProcessConfig};
 use serde::Deserialize;
 
-use crate::container::Container;
+use crate::container::{Container, WaitCondition};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::ids;
@@ -17,7 +17,12 @@ use crate::shim::{Ended, Task};
 use crate::spec::{exec_process, ExecSpec};
 use crate::streams::{Fifos, Hub, Pumps};
 
+/// How long output may take to arrive after the process ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long the record of a container's end may take.
+const END_LIMIT: Duration = Duration::from_secs(15);
+/// Exit code of a process that SIGKILL ended.
+const KILLED: i64 = 137;
 
 /// Body of `/containers/{id}/exec`.
 #[derive(Debug, Default, Deserialize)]
@@ -238,7 +243,7 @@ impl Engine {
     async fn watch_exec(&self, exec: &Exec, task: &Task, fifos: &Fifos, pumps: Pumps) {
         let code = match task.wait(&exec.id).await {
             Ended::Exited(code) => code,
-            Ended::ShimLost => 137,
+            Ended::ShimLost => KILLED,
         };
         // Deleting is what ends streams that a left-over process holds open.
         let (deleted, ()) = tokio::join!(task.delete(&exec.id), pumps.drain(DRAIN_LIMIT));
@@ -246,6 +251,9 @@ impl Engine {
             tracing::debug!(exec = exec.id, error = error.message(), "freeing the exec");
         }
         fifos.remove();
+        if code == KILLED {
+            self.await_end_of(&exec.container, task).await;
+        }
         {
             let mut state = exec.lock();
             state.running = false;
@@ -253,6 +261,15 @@ impl Engine {
         }
         self.publish_exec(exec, "exec_die", Some(code));
         exec.hub.close();
+    }
+
+    /// An exec that its container's end took along is over after the container is: who sees the
+    /// one end sees the other.
+    async fn await_end_of(&self, container: &Container, task: &Task) {
+        if !matches!(task.is_running().await, Ok(true)) {
+            let ended = container.wait(WaitCondition::NotRunning);
+            let _ = tokio::time::timeout(END_LIMIT, ended).await;
+        }
     }
 
     /// Sets the size of an exec's terminal, in characters.

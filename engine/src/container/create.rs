@@ -77,6 +77,16 @@ impl CreateRequest {
                 )));
             }
         }
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        if self
+            .host
+            .nano_cpus
+            .is_some_and(|nano| cpus as i64 * 1_000_000_000 < nano)
+        {
+            return Err(EngineError::BadRequest(format!(
+                "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+            )));
+        }
         spec::accept(&self.host)
     }
 }

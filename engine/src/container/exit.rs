@@ -40,7 +40,7 @@ impl Engine {
         });
     }
 
-    /// Ends a run: frees the VM, writes the record, tells the waiters, restarts or removes.
+    /// Ends a run: writes the record, tells the waiters, ends the VM, restarts or removes.
     async fn finish(self: &Arc<Self>, container: &Arc<Container>, task: &Task, ended: Ended) {
         let _operation = container.operation.lock().await;
         let (code, error) = match ended {
@@ -54,18 +54,25 @@ impl Engine {
             // An OOM event precedes the exit event.
             let _ = tokio::time::timeout(EVENT_LIMIT, container.exit_event.notified()).await;
         }
-        self.end_shim(container.id(), task, ended).await;
         container.set_task(None);
-        self.record_end(container, code, error).await;
+        let restart = self.record_end(container, code, error).await;
+        // Who waits for the end need not wait for the VM's; who starts or removes does, by the lock.
+        self.end_shim(container.id(), task, ended).await;
+        match restart {
+            Some(delay) => self.restart_later(container, delay),
+            None if container.lock().auto_remove() => self.remove_locked(container).await,
+            None => {}
+        }
     }
 
-    /// Writes the end of a run down and acts on it. The operation lock is held.
-    pub(super) async fn record_end(
-        self: &Arc<Self>,
-        container: &Arc<Container>,
+    /// Writes the end of a run down and tells everybody. The result is the delay after which the
+    /// container is to be started again.
+    async fn record_end(
+        &self,
+        container: &Container,
         code: i64,
         error: String,
-    ) {
+    ) -> Option<Duration> {
         let now = Timestamp::now();
         let oom_killed = container.oom_killed.load(Ordering::Relaxed);
         let mut restart = None;
@@ -121,14 +128,10 @@ impl Engine {
             progress.live = false;
             progress.exit_code = code;
         });
-        match restart {
-            Some(delay) => self.restart_later(container, delay),
-            None if container.lock().auto_remove() => self.remove_locked(container).await,
-            None => {}
-        }
+        restart
     }
 
-    pub(super) fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {
+    fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;

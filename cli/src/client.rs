@@ -1,0 +1,236 @@
+//! The connection to the engine: where it listens, and starting one where none does.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bollard::{ClientVersion, Docker};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use crate::attach::Attached;
+use crate::error::{CliError, Result};
+
+const DEFAULT_SOCKET: &str = "/run/hull/hull.sock";
+const API: &ClientVersion = &ClientVersion {
+    major_version: 1,
+    minor_version: 50,
+};
+/// Longest that a started engine may take until it listens. It makes its disk template first.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// No request has a limit of its own: `wait` and `attach` last as long as the container.
+const NO_LIMIT_SECONDS: u64 = 10 * 365 * 24 * 3600;
+
+/// A connected client.
+pub(crate) struct Client {
+    /// The API by its typed calls.
+    pub(crate) api: Docker,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Connects to `host` (`unix:///path`), or, without one, to the default engine, which is
+    /// started if it does not run.
+    pub(crate) async fn connect(host: Option<&str>) -> Result<Self> {
+        let socket = match host {
+            None => PathBuf::from(DEFAULT_SOCKET),
+            Some(host) => PathBuf::from(host.strip_prefix("unix://").ok_or_else(|| {
+                CliError::usage(format!(
+                    "host {host:?}: only unix:// sockets are served by this version of hull"
+                ))
+            })?),
+        };
+        if let Err(source) = UnixStream::connect(&socket).await {
+            use std::io::ErrorKind::{ConnectionRefused, NotFound};
+            let absent = matches!(source.kind(), NotFound | ConnectionRefused);
+            if host.is_some() || !absent {
+                return Err(CliError::Unreachable {
+                    host: format!("unix://{}", socket.display()),
+                    source,
+                });
+            }
+            start_engine(&socket).await?;
+        }
+        let path = socket.to_string_lossy().into_owned();
+        let api = Docker::connect_with_unix(&path, NO_LIMIT_SECONDS, API)?;
+        Ok(Self { api, socket })
+    }
+
+    /// GETs a path of the API and returns its JSON as it came.
+    pub(crate) async fn get_json(&self, path: &str) -> Result<serde_json::Value> {
+        read_json(self.send(Method::GET, path, empty()).await?).await
+    }
+
+    /// Sends a request; the answer is there once its head is. A refusal is an error.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<Response<Incoming>> {
+        self.exchange(method, path, body, false).await
+    }
+
+    /// Sends a request after which the connection carries the streams of a process.
+    pub(crate) async fn hijack(&self, path: &str, body: RequestBody) -> Result<Attached> {
+        let response = self.exchange(Method::POST, path, body, true).await?;
+        let multiplexed = is_multiplexed(&response);
+        let upgraded = hyper::upgrade::on(response).await.map_err(broken)?;
+        Ok(Attached::new(upgraded, multiplexed))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+        upgrade: bool,
+    ) -> Result<Response<Incoming>> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(broken)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        tokio::spawn(connection.with_upgrades());
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "hull")
+            .header("content-type", "application/json");
+        if upgrade {
+            request = request
+                .header("connection", "Upgrade")
+                .header("upgrade", "tcp");
+        }
+        let request = request.body(body).map_err(broken)?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status().as_u16();
+        if status < 400 {
+            return Ok(response);
+        }
+        let answer = read_json(response).await.unwrap_or_default();
+        let message = answer["message"]
+            .as_str()
+            .unwrap_or("no message")
+            .to_owned();
+        Err(CliError::Engine { status, message })
+    }
+}
+
+/// A request's body.
+pub(crate) type RequestBody = BoxBody<Bytes, std::io::Error>;
+
+/// No body.
+pub(crate) fn empty() -> RequestBody {
+    Empty::new().map_err(|never| match never {}).boxed()
+}
+
+/// A JSON body.
+pub(crate) fn json_body(value: &serde_json::Value) -> RequestBody {
+    Full::from(value.to_string())
+        .map_err(|never| match never {})
+        .boxed()
+}
+
+/// Whether an answer's output is cut into frames of stdout and stderr.
+pub(crate) fn is_multiplexed(response: &Response<Incoming>) -> bool {
+    let kind = response
+        .headers()
+        .get("content-type")
+        .and_then(|value| value.to_str().ok());
+    kind != Some("application/vnd.docker.raw-stream")
+}
+
+/// Reads an answer to its end.
+pub(crate) async fn read_json(response: Response<Incoming>) -> Result<serde_json::Value> {
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(broken)?
+        .to_bytes();
+    if body.is_empty() {
+        return Ok(serde_json::Value::Null);
+    }
+    serde_json::from_slice(&body).map_err(broken)
+}
+
+/// Percent-encodes a query's value or a path's part.
+pub(crate) fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
+}
+
+pub(crate) fn broken(error: impl std::fmt::Display) -> CliError {
+    CliError::Connection(error.to_string())
+}
+
+/// Starts `hulld` in the background and waits until it listens.
+async fn start_engine(socket: &Path) -> Result<()> {
+    let run = socket.parent().unwrap_or(Path::new("/run/hull"));
+    let log = run.join("hulld.log");
+    let failed = |message: String| CliError::EngineStart {
+        message,
+        log: log.display().to_string(),
+    };
+    std::fs::create_dir_all(run)
+        .map_err(|e| failed(format!("cannot make {}: {e}", run.display())))?;
+    let output = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(|e| failed(e.to_string()))?;
+    let errors = output.try_clone().map_err(|e| failed(e.to_string()))?;
+    let mut engine = Command::new(engine_program())
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors)
+        // Ctrl-C of this command must not reach it.
+        .process_group(0)
+        .spawn()
+        .map_err(|e| failed(format!("cannot run hulld: {e}")))?;
+    let deadline = Instant::now() + START_LIMIT;
+    while UnixStream::connect(socket).await.is_err() {
+        if let Ok(Some(status)) = engine.try_wait() {
+            return Err(failed(match last_line(&log) {
+                Some(line) => line,
+                None => format!("hulld ended with {status}"),
+            }));
+        }
+        if Instant::now() > deadline {
+            return Err(failed(format!(
+                "hulld does not listen after {START_LIMIT:?}"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// `hulld` beside this program, else the one on PATH.
+fn engine_program() -> PathBuf {
+    std::env::current_exe()
+        .ok()
+        .and_then(|own| Some(own.parent()?.join("hulld")))
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| PathBuf::from("hulld"))
+}
+
+fn last_line(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.lines()
+        .rfind(|line| !line.trim().is_empty())
+        .map(str::to_owned)
+}

@@ -1,0 +1,188 @@
+//! `doctor`: whether this machine can run containers, and what to do where it can't.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use tokio::net::UnixStream;
+
+use super::line;
+use crate::error::Result;
+
+/// `doctor`
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// State directory to check
+    #[arg(long, default_value = "/var/lib/hull")]
+    root: PathBuf,
+}
+
+/// The outcome of one check.
+struct Check {
+    name: &'static str,
+    /// What is well, or what is wrong and what to do.
+    outcome: Result<String, String>,
+}
+
+pub(crate) async fn run(
+    args: &DoctorArgs,
+    host: Option<&str>,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let checks = [
+        Check {
+            name: "KVM",
+            outcome: kvm(Path::new("/dev/kvm")),
+        },
+        Check {
+            name: "programs",
+            outcome: programs(),
+        },
+        Check {
+            name: "guest files",
+            outcome: guest_files(),
+        },
+        Check {
+            name: "mkfs.ext4",
+            outcome: mkfs(),
+        },
+        Check {
+            name: "state directory",
+            outcome: state_dir(&args.root),
+        },
+        Check {
+            name: "engine",
+            outcome: engine(host).await,
+        },
+    ];
+    let mut status = ExitCode::SUCCESS;
+    for check in &checks {
+        match &check.outcome {
+            Ok(text) => line(out, format!("ok      {:<16} {text}", check.name))?,
+            Err(text) => {
+                line(out, format!("failed  {:<16} {text}", check.name))?;
+                status = ExitCode::from(125);
+            }
+        }
+    }
+    Ok(status)
+}
+
+fn kvm(path: &Path) -> Result<String, String> {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path);
+    match opened {
+        Ok(_) => Ok(format!("{} can be opened", path.display())),
+        Err(error) => Err(match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "{} does not exist: enable virtualization in the firmware (nested virtualization \
+                 where this machine is itself virtual), and load kvm_intel or kvm_amd",
+                path.display()
+            ),
+            io::ErrorKind::PermissionDenied => format!(
+                "{} may not be opened: add the user to the group kvm, or run hulld as root",
+                path.display()
+            ),
+            _ => format!("{} can't be opened: {error}", path.display()),
+        }),
+    }
+}
+
+fn own_dir() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+fn programs() -> Result<String, String> {
+    let dir = own_dir();
+    let missing: Vec<&str> = ["hulld", "containerd-shim-hull-v2", "hull-unpack"]
+        .into_iter()
+        .filter(|name| !dir.join(name).exists())
+        .collect();
+    if missing.is_empty() {
+        return Ok(format!("all in {}", dir.display()));
+    }
+    Err(format!(
+        "{} not in {}: install Hull again",
+        missing.join(", "),
+        dir.display()
+    ))
+}
+
+fn guest_files() -> Result<String, String> {
+    let dir = std::env::var_os("HULL_LIBEXEC")
+        .map_or_else(|| own_dir().join("../libexec/hull"), PathBuf::from);
+    let missing: Vec<&str> = ["hull-vmm", "vmlinux", "initramfs.cpio"]
+        .into_iter()
+        .filter(|name| !dir.join(name).exists())
+        .collect();
+    if !missing.is_empty() {
+        return Err(format!(
+            "{} not in {}: install Hull again, or set HULL_LIBEXEC",
+            missing.join(", "),
+            dir.display()
+        ));
+    }
+    Ok(match dir.join("virtiofsd").exists() {
+        true => format!("all in {}", dir.display()),
+        false => format!(
+            "in {} (without virtiofsd: -v is not possible)",
+            dir.display()
+        ),
+    })
+}
+
+fn mkfs() -> Result<String, String> {
+    let dirs = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+    dirs.iter()
+        .map(|dir| Path::new(dir).join("mkfs.ext4"))
+        .find(|path| path.exists())
+        .map(|path| path.display().to_string())
+        .ok_or_else(|| "not found: install e2fsprogs".to_owned())
+}
+
+fn state_dir(root: &Path) -> Result<String, String> {
+    let existing = root
+        .ancestors()
+        .find(|dir| dir.exists())
+        .unwrap_or(Path::new("/"));
+    if rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_err() {
+        return Err(format!(
+            "{} can't be written: run as root",
+            existing.display()
+        ));
+    }
+    let space = rustix::fs::statvfs(existing).map_err(|error| error.to_string())?;
+    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let text = format!("{}: {:.1} GB free", root.display(), free as f64 / 1e9);
+    if free < 1 << 30 {
+        return Err(format!("{text}: free at least 1 GB"));
+    }
+    Ok(text)
+}
+
+async fn engine(host: Option<&str>) -> Result<String, String> {
+    let path = host.unwrap_or("unix:///run/hull/hull.sock");
+    let socket = path.strip_prefix("unix://").unwrap_or(path);
+    match UnixStream::connect(socket).await {
+        Ok(_) => Ok(format!("listens on {socket}")),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
+            "{socket} may not be used by this user: run as root"
+        )),
+        // The next command starts it.
+        Err(_) => Ok("does not run; it is started when needed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_kvm_device_has_a_remedy() {
+        let text = kvm(Path::new("/nonexistent/kvm")).unwrap_err();
+        assert!(text.contains("enable virtualization"), "{text}");
+    }
+}

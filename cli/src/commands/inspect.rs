@@ -1,0 +1,94 @@
+//! `inspect`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde_json::{json, Value};
+
+use super::line;
+use crate::client::{broken, encode, Client};
+use crate::error::{CliError, Result};
+use crate::template;
+
+/// `inspect`
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// `json` or a template such as '{{.State.Status}}'
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Only objects of this kind
+    #[arg(long = "type", value_enum)]
+    kind: Option<Kind>,
+    /// Names or ids
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// A kind of object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Container,
+    Image,
+    Network,
+    Volume,
+}
+
+impl Kind {
+    fn path(self, name: &str) -> String {
+        let name = encode(name);
+        match self {
+            Self::Container => format!("/containers/{name}/json"),
+            Self::Image => format!("/images/{name}/json"),
+            Self::Network => format!("/networks/{name}"),
+            Self::Volume => format!("/volumes/{name}"),
+        }
+    }
+}
+
+pub(crate) async fn run(
+    args: InspectArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let mut status = ExitCode::SUCCESS;
+    let mut found = Vec::new();
+    for name in &args.names {
+        match find(client, name, args.kind).await {
+            Ok(document) => found.push(document),
+            Err(error) => {
+                eprintln!("hull: {error}");
+                status = ExitCode::from(error.exit_status());
+            }
+        }
+    }
+    match args.format.as_deref() {
+        None => line(
+            out,
+            serde_json::to_string_pretty(&json!(found)).map_err(broken)?,
+        )?,
+        Some("json") => line(out, json!(found))?,
+        Some(format) => {
+            for document in &found {
+                line(out, template::render(format, document)?)?;
+            }
+        }
+    }
+    Ok(status)
+}
+
+async fn find(client: &Client, name: &str, kind: Option<Kind>) -> Result<Value> {
+    let all = [Kind::Container, Kind::Image, Kind::Network, Kind::Volume];
+    for candidate in all
+        .into_iter()
+        .filter(|candidate| kind.is_none_or(|kind| kind == *candidate))
+    {
+        match client.get_json(&candidate.path(name)).await {
+            Err(error) if error.is_not_found() => {}
+            other => return other,
+        }
+    }
+    Err(CliError::Engine {
+        status: 404,
+        message: format!("No such object: {name}"),
+    })
+}

@@ -1,0 +1,202 @@
+//! `start`, `stop`, `restart`, `kill`, `pause`, `unpause`, `wait`, `rm`, `rename`: one call for
+//! each name.
+
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use hyper::Method;
+
+use super::line;
+use super::run::AttachArgs;
+use crate::client::{empty, encode, read_json, Client};
+use crate::error::{CliError, Result};
+
+/// Containers by name or id.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Names {
+    /// Names, ids or id prefixes
+    #[arg(required = true)]
+    containers: Vec<String>,
+}
+
+/// `start`
+#[derive(Debug, clap::Args)]
+pub(crate) struct StartArgs {
+    /// Attach to its output, and forward signals
+    #[arg(short, long)]
+    attach: bool,
+    /// Attach to its input
+    #[arg(short, long)]
+    interactive: bool,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `stop`, `restart`
+#[derive(Debug, clap::Args)]
+pub(crate) struct StopArgs {
+    /// Seconds to wait before killing; -1: for ever
+    #[arg(short, long, alias = "timeout", allow_hyphen_values = true)]
+    time: Option<i64>,
+    /// Signal to send instead of the container's stop signal
+    #[arg(short, long)]
+    signal: Option<String>,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `kill`
+#[derive(Debug, clap::Args)]
+pub(crate) struct KillArgs {
+    /// Signal to send
+    #[arg(short, long, default_value = "KILL")]
+    signal: String,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `rm`
+#[derive(Debug, clap::Args)]
+pub(crate) struct RmArgs {
+    /// Kill the container if it runs
+    #[arg(short, long)]
+    force: bool,
+    /// Remove its anonymous volumes
+    #[arg(short, long)]
+    volumes: bool,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `rename`
+#[derive(Debug, clap::Args)]
+pub(crate) struct RenameArgs {
+    container: String,
+    new_name: String,
+}
+
+/// Does it for each name. Failures are told as they come; the exit status tells of any.
+async fn each<F>(names: &Names, out: &mut dyn Write, call: impl Fn(String) -> F) -> Result<ExitCode>
+where
+    F: Future<Output = Result<String>>,
+{
+    let mut status = ExitCode::SUCCESS;
+    for name in &names.containers {
+        match call(name.clone()).await {
+            Ok(text) => line(out, text)?,
+            Err(error) => {
+                eprintln!("hull: {error}");
+                status = ExitCode::from(error.exit_status());
+            }
+        }
+    }
+    Ok(status)
+}
+
+/// POSTs to each container, and prints its name.
+async fn post_each(
+    names: &Names,
+    client: &Client,
+    out: &mut dyn Write,
+    action: &str,
+) -> Result<ExitCode> {
+    each(names, out, |name| async move {
+        let path = format!("/containers/{}/{action}", encode(&name));
+        client.send(Method::POST, &path, empty()).await?;
+        Ok(name)
+    })
+    .await
+}
+
+pub(crate) async fn start(
+    args: StartArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    if !args.attach && !args.interactive {
+        return post_each(&args.names, client, out, "start").await;
+    }
+    let [container] = &args.names.containers[..] else {
+        return Err(CliError::usage(
+            "you cannot start and attach multiple containers at once",
+        ));
+    };
+    let args = AttachArgs {
+        no_stdin: !args.interactive,
+        detach_keys: None,
+        no_sig_proxy: false,
+        container: container.clone(),
+    };
+    super::run::start_attached(args, client).await
+}
+
+fn stop_action(action: &str, args: &StopArgs) -> String {
+    let mut words = Vec::new();
+    words.extend(args.time.map(|seconds| format!("t={seconds}")));
+    words.extend(
+        args.signal
+            .as_deref()
+            .map(|signal| format!("signal={}", encode(signal))),
+    );
+    format!("{action}?{}", words.join("&"))
+}
+
+pub(crate) async fn stop(args: StopArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    post_each(&args.names, client, out, &stop_action("stop", &args)).await
+}
+
+pub(crate) async fn restart(
+    args: StopArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    post_each(&args.names, client, out, &stop_action("restart", &args)).await
+}
+
+pub(crate) async fn kill(args: KillArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let action = format!("kill?signal={}", encode(&args.signal));
+    post_each(&args.names, client, out, &action).await
+}
+
+pub(crate) async fn pause(names: Names, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    post_each(&names, client, out, "pause").await
+}
+
+pub(crate) async fn unpause(
+    names: Names,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    post_each(&names, client, out, "unpause").await
+}
+
+pub(crate) async fn wait(names: Names, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    each(&names, out, |name| async move {
+        let path = format!("/containers/{}/wait", encode(&name));
+        let answer = read_json(client.send(Method::POST, &path, empty()).await?).await?;
+        Ok(answer["StatusCode"].to_string())
+    })
+    .await
+}
+
+pub(crate) async fn rm(args: RmArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let query = format!("force={}&v={}", args.force, args.volumes);
+    let query = &query;
+    each(&args.names, out, |name| async move {
+        let path = format!("/containers/{}?{query}", encode(&name));
+        client.send(Method::DELETE, &path, empty()).await?;
+        Ok(name)
+    })
+    .await
+}
+
+pub(crate) async fn rename(args: RenameArgs, client: &Client) -> Result<ExitCode> {
+    let path = format!(
+        "/containers/{}/rename?name={}",
+        encode(&args.container),
+        encode(&args.new_name)
+    );
+    client.send(Method::POST, &path, empty()).await?;
+    Ok(ExitCode::SUCCESS)
+}

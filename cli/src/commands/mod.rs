@@ -1,0 +1,145 @@
+//! The sub-commands. Each takes its arguments, the client and where to write, and returns the exit
+//! status; only `main` ends the process.
+
+mod doctor;
+mod exec;
+mod images;
+mod inspect;
+mod lifecycle;
+mod load;
+mod logs;
+mod ps;
+mod pull;
+mod run;
+mod system;
+mod top;
+mod trace;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::client::Client;
+use crate::error::{CliError, Result};
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make and start a container
+    #[command(disable_help_flag = true)]
+    Run(Box<run::RunArgs>),
+    /// Make a container without starting it
+    #[command(disable_help_flag = true)]
+    Create(Box<run::CreateArgs>),
+    /// Run a further process in a running container
+    Exec(exec::ExecArgs),
+    /// Attach to a running container
+    Attach(run::AttachArgs),
+    /// List containers
+    Ps(ps::PsArgs),
+    /// Print a container's output
+    Logs(logs::LogsArgs),
+    /// Start stopped containers
+    Start(lifecycle::StartArgs),
+    /// Stop running containers
+    Stop(lifecycle::StopArgs),
+    /// Stop and start containers
+    Restart(lifecycle::StopArgs),
+    /// Send a signal to containers
+    Kill(lifecycle::KillArgs),
+    /// Freeze all processes of containers
+    Pause(lifecycle::Names),
+    /// Let frozen containers go on
+    Unpause(lifecycle::Names),
+    /// Wait until containers end, and print their exit codes
+    Wait(lifecycle::Names),
+    /// Remove containers
+    Rm(lifecycle::RmArgs),
+    /// Give a container another name
+    Rename(lifecycle::RenameArgs),
+    /// Print everything known about containers and images, as JSON
+    Inspect(inspect::InspectArgs),
+    /// List the processes of a container
+    Top(top::TopArgs),
+    /// Print the boot timeline of a container's microVM
+    Trace(trace::TraceArgs),
+    /// Download an image from a registry
+    Pull(pull::PullArgs),
+    /// Load images from an archive
+    Load(load::LoadArgs),
+    /// List images
+    Images(images::ImagesArgs),
+    /// Remove images
+    Rmi(images::RmiArgs),
+    /// Give an image a further name
+    Tag(images::TagArgs),
+    /// Print events as they happen
+    Events(system::EventsArgs),
+    /// Print the versions of the command line and the engine
+    Version(system::FormatArgs),
+    /// Print facts about the engine and this machine
+    Info(system::FormatArgs),
+    /// Check that this machine can run containers, and say what to do
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Runs a command.
+pub(crate) async fn run(
+    command: Command,
+    host: Option<&str>,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    if let Command::Doctor(args) = &command {
+        return doctor::run(args, host, out).await;
+    }
+    let client = &Client::connect(host).await?;
+    match command {
+        Command::Run(args) => run::run(*args, client, out).await,
+        Command::Create(args) => run::create(*args, client, out).await,
+        Command::Exec(args) => exec::run(args, client, out).await,
+        Command::Attach(args) => run::attach(args, client).await,
+        Command::Ps(args) => ps::run(args, client, out).await,
+        Command::Logs(args) => logs::run(args, client).await,
+        Command::Start(args) => lifecycle::start(args, client, out).await,
+        Command::Stop(args) => lifecycle::stop(args, client, out).await,
+        Command::Restart(args) => lifecycle::restart(args, client, out).await,
+        Command::Kill(args) => lifecycle::kill(args, client, out).await,
+        Command::Pause(args) => lifecycle::pause(args, client, out).await,
+        Command::Unpause(args) => lifecycle::unpause(args, client, out).await,
+        Command::Wait(args) => lifecycle::wait(args, client, out).await,
+        Command::Rm(args) => lifecycle::rm(args, client, out).await,
+        Command::Rename(args) => lifecycle::rename(args, client).await,
+        Command::Inspect(args) => inspect::run(args, client, out).await,
+        Command::Top(args) => top::run(args, client, out).await,
+        Command::Trace(args) => trace::run(args, client, out).await,
+        Command::Pull(args) => pull::run(args, client, out).await,
+        Command::Load(args) => load::run(args, client, out).await,
+        Command::Images(args) => images::list(args, client, out).await,
+        Command::Rmi(args) => images::rmi(args, client, out).await,
+        Command::Tag(args) => images::tag(args, client).await,
+        Command::Events(args) => system::events(args, client, out).await,
+        Command::Version(args) => system::version(args, client, out).await,
+        Command::Info(args) => system::info(args, client, out).await,
+        // Handled above: it must not start an engine.
+        Command::Doctor(args) => doctor::run(&args, host, out).await,
+    }
+}
+
+/// Writes a line.
+fn line(out: &mut dyn Write, text: impl std::fmt::Display) -> Result<()> {
+    writeln!(out, "{text}").map_err(CliError::io("cannot write the output"))
+}
+
+/// Docker's `filters` from `KEY=VALUE` words.
+fn filters(words: &[String]) -> Result<std::collections::HashMap<String, Vec<String>>> {
+    let mut filters = std::collections::HashMap::<_, Vec<_>>::new();
+    for word in words {
+        let (key, value) = word
+            .split_once('=')
+            .ok_or_else(|| CliError::usage(format!("invalid filter {word:?}: want KEY=VALUE")))?;
+        filters
+            .entry(key.trim().to_owned())
+            .or_default()
+            .push(value.trim().to_owned());
+    }
+    Ok(filters)
+}

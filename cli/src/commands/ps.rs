@@ -1,0 +1,146 @@
+//! `ps`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde_json::{json, Value};
+
+use super::{filters, line};
+use crate::client::{encode, Client};
+use crate::error::{CliError, Result};
+use crate::units::ago;
+use crate::{table, template};
+
+/// Longest command that is shown, in characters.
+const MAX_COMMAND: usize = 20;
+
+/// `ps`
+#[derive(Debug, clap::Args)]
+pub(crate) struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    all: bool,
+    /// Only ids
+    #[arg(short, long)]
+    quiet: bool,
+    /// Only the newest (of all states)
+    #[arg(short, long)]
+    latest: bool,
+    /// Only so many, the newest (of all states)
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    last: Option<u32>,
+    /// Full ids and commands
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only what passes: KEY=VALUE
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// `table`, `json` or a template such as '{{.ID}} {{.Names}}'
+    #[arg(long)]
+    format: Option<String>,
+}
+
+pub(crate) async fn run(args: PsArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut query = format!("/containers/json?all={}", args.all);
+    let limit = if args.latest { Some(1) } else { args.last };
+    if let Some(limit) = limit {
+        query.push_str(&format!("&limit={limit}"));
+    }
+    if !args.filter.is_empty() {
+        let filters = json!(filters(&args.filter)?).to_string();
+        query.push_str(&format!("&filters={}", encode(&filters)));
+    }
+    let answer = client.get_json(&query).await?;
+    let rows: Vec<Value> = answer
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|item| row(item, args.no_trunc))
+        .collect();
+    if args.quiet {
+        for row in &rows {
+            line(out, row["ID"].as_str().unwrap_or_default())?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let columns = [
+        ("CONTAINER ID", "ID"),
+        ("IMAGE", "Image"),
+        ("COMMAND", "Command"),
+        ("CREATED", "RunningFor"),
+        ("STATUS", "Status"),
+        ("PORTS", "Ports"),
+        ("NAMES", "Names"),
+    ];
+    print(out, &rows, args.format.as_deref(), &columns)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints rows as a table of `columns` (head and field), or as `format` says.
+pub(super) fn print(
+    out: &mut dyn Write,
+    rows: &[Value],
+    format: Option<&str>,
+    columns: &[(&str, &str)],
+) -> Result<()> {
+    match format {
+        Some("json") => rows.iter().try_for_each(|row| line(out, row)),
+        None | Some("table") => {
+            let heads: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
+            let text =
+                |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+            let cells: Vec<Vec<String>> = rows
+                .iter()
+                .map(|row| columns.iter().map(|(_, field)| text(row, field)).collect())
+                .collect();
+            table::print(out, &heads, &cells).map_err(CliError::io("cannot write the output"))
+        }
+        Some(format) => {
+            let format = format.strip_prefix("table ").unwrap_or(format);
+            rows.iter()
+                .try_for_each(|row| line(out, template::render(format, row)?))
+        }
+    }
+}
+
+fn row(item: &Value, full: bool) -> Value {
+    let text = |key: &str| item[key].as_str().unwrap_or_default().to_owned();
+    let id = text("Id");
+    let command = text("Command");
+    let command = match (full, command.chars().count()) {
+        (false, count) if MAX_COMMAND < count => {
+            command.chars().take(MAX_COMMAND - 1).chain(['…']).collect()
+        }
+        _ => command,
+    };
+    let names: Vec<&str> = item["Names"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|name| Some(name.as_str()?.trim_start_matches('/')))
+        .collect();
+    let labels: Vec<String> = item["Labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    let created = item["Created"].as_i64().unwrap_or(0);
+    let now = jiff::Timestamp::now().as_second();
+    json!({
+        "ID": if full { id.as_str() } else { id.get(..12).unwrap_or(&id) },
+        "Image": text("Image"),
+        "Command": format!("\"{command}\""),
+        "RunningFor": ago(now - created),
+        "CreatedAt": jiff::Timestamp::from_second(created).map(|t| t.to_string()).unwrap_or_default(),
+        "Status": text("Status"),
+        "State": text("State"),
+        "Ports": "",
+        "Names": names.join(","),
+        "Labels": labels.join(","),
+        "Networks": "none",
+        "Mounts": "",
+        "LocalVolumes": "0",
+        "Size": "0B",
+    })
+}

@@ -1,0 +1,73 @@
+//! `pull`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use hyper::Method;
+
+use super::line;
+use crate::client::{empty, encode, Client};
+use crate::error::Result;
+use crate::progress::{self, To};
+
+/// `pull`
+#[derive(Debug, clap::Args)]
+pub(crate) struct PullArgs {
+    /// Print only the image's name
+    #[arg(short, long)]
+    quiet: bool,
+    /// Platform: OS/ARCH
+    #[arg(long)]
+    platform: Option<String>,
+    /// Name, with an optional registry, tag or digest
+    image: String,
+}
+
+pub(crate) async fn run(args: PullArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let name = with_tag(&args.image);
+    let to = if args.quiet { To::Quiet } else { To::Stdout };
+    if !args.quiet && name != args.image {
+        line(out, "Using default tag: latest")?;
+    }
+    pull(client, &args.image, args.platform.as_deref(), to).await?;
+    line(out, name)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pulls an image and shows its progress.
+pub(super) async fn pull(
+    client: &Client,
+    image: &str,
+    platform: Option<&str>,
+    to: To,
+) -> Result<()> {
+    let mut path = format!("/images/create?fromImage={}", encode(&with_tag(image)));
+    if let Some(platform) = platform {
+        path.push_str(&format!("&platform={}", encode(platform)));
+    }
+    progress::show(client.send(Method::POST, &path, empty()).await?, to).await?;
+    Ok(())
+}
+
+/// The name with the tag that it means.
+pub(super) fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_no_tag() {
+        assert_eq!(with_tag("busybox"), "busybox:latest");
+        assert_eq!(with_tag("localhost:5000/x"), "localhost:5000/x:latest");
+        assert_eq!(with_tag("x:1"), "x:1");
+        assert_eq!(with_tag("x@sha256:0"), "x@sha256:0");
+    }
+}

@@ -1,0 +1,306 @@
+//! `run`, `create`, `attach`.
+
+mod options;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use bollard::models::ContainerCreateBody;
+use hyper::body::Incoming;
+use hyper::{Method, Response};
+use serde_json::Value;
+
+pub(crate) use options::CreateArgs;
+
+use super::{line, pull};
+use crate::attach::{Attached, Ended};
+use crate::client::{empty, encode, json_body, read_json, Client};
+use crate::error::{CliError, Result};
+use crate::progress::To;
+use crate::signals::{self, Sized};
+use crate::terminal::{DetachKeys, RawMode};
+
+/// Docker's default detach keys.
+const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
+/// `run`
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// Run in the background, and print the container's id
+    #[arg(short, long)]
+    detach: bool,
+    /// Keys that detach from the container
+    #[arg(long)]
+    detach_keys: Option<String>,
+    /// Forward signals to the container
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sig_proxy: bool,
+    #[command(flatten)]
+    create: CreateArgs,
+}
+
+/// `attach`
+#[derive(Debug, clap::Args)]
+pub(crate) struct AttachArgs {
+    /// Do not attach to its input
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    /// Keys that detach from the container
+    #[arg(long)]
+    pub(crate) detach_keys: Option<String>,
+    /// Do not forward signals
+    #[arg(long)]
+    pub(crate) no_sig_proxy: bool,
+    /// Name or id
+    pub(crate) container: String,
+}
+
+pub(crate) async fn create(
+    args: CreateArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let body = args.body()?;
+    line(out, create_container(&args, body, client).await?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    if args.detach && args.create.rm && args.create.restarts() {
+        return Err(CliError::usage("conflicting options: --restart and --rm"));
+    }
+    let mut body = args.create.body()?;
+    let foreground = !args.detach;
+    let (tty, stdin) = (args.create.tty, args.create.interactive);
+    if foreground && tty && stdin && !stdin_is_terminal() {
+        return Err(CliError::usage("the input device is not a TTY"));
+    }
+    body.attach_stdin = Some(foreground && stdin);
+    body.attach_stdout = Some(foreground);
+    body.attach_stderr = Some(foreground);
+    body.stdin_once = Some(foreground && stdin);
+    let keys = detach_keys(args.detach_keys.as_deref(), tty)?;
+    let id = create_container(&args.create, body, client).await?;
+    if !foreground {
+        start(client, &id).await.map_err(start_error)?;
+        line(out, id)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let session = Session {
+        id: &id,
+        tty,
+        stdin,
+        sig_proxy: args.sig_proxy,
+        keys,
+    };
+    let condition = if args.create.rm {
+        "removed"
+    } else {
+        "next-exit"
+    };
+    session.run(client, condition, true).await
+}
+
+/// Makes the container; an image that is not there is pulled first.
+async fn create_container(
+    args: &CreateArgs,
+    body: ContainerCreateBody,
+    client: &Client,
+) -> Result<String> {
+    let quiet = if args.quiet { To::Quiet } else { To::Stderr };
+    if args.pull == options::Pull::Always {
+        pull::pull(client, &args.image, args.platform.as_deref(), quiet).await?;
+    }
+    let body = serde_json::to_value(body).map_err(crate::client::broken)?;
+    let path = match &args.name {
+        Some(name) => format!("/containers/create?name={}", encode(name)),
+        None => "/containers/create".to_owned(),
+    };
+    let create =
+        || async { read_json(client.send(Method::POST, &path, json_body(&body)).await?).await };
+    let answer = match create().await {
+        Err(error) if is_missing_image(&error) && args.pull != options::Pull::Never => {
+            if quiet != To::Quiet {
+                eprintln!(
+                    "Unable to find image '{}' locally",
+                    pull::with_tag(&args.image)
+                );
+            }
+            pull::pull(client, &args.image, args.platform.as_deref(), quiet).await?;
+            create().await?
+        }
+        other => other?,
+    };
+    for warning in answer["Warnings"].as_array().into_iter().flatten() {
+        eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+    }
+    let id = answer["Id"].as_str().unwrap_or_default().to_owned();
+    if let Some(path) = &args.cidfile {
+        write_cidfile(path, &id)?;
+    }
+    Ok(id)
+}
+
+fn is_missing_image(error: &CliError) -> bool {
+    error.is_not_found() && error.to_string().contains("No such image")
+}
+
+fn write_cidfile(path: &std::path::Path, id: &str) -> Result<()> {
+    std::fs::File::create_new(path)
+        .and_then(|mut file| file.write_all(id.as_bytes()))
+        .map_err(CliError::io(format!(
+            "cannot write the container id to {}",
+            path.display()
+        )))
+}
+
+async fn start(client: &Client, id: &str) -> Result<()> {
+    let path = format!("/containers/{id}/start");
+    client.send(Method::POST, &path, empty()).await.map(|_| ())
+}
+
+fn start_error(error: CliError) -> CliError {
+    CliError::Failed {
+        status: error.start_status(),
+        message: error.to_string(),
+    }
+}
+
+fn stdin_is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stdin())
+}
+
+fn detach_keys(given: Option<&str>, tty: bool) -> Result<Option<DetachKeys>> {
+    match (given, tty) {
+        (Some(text), _) => DetachKeys::parse(text).map(Some),
+        (None, true) => DetachKeys::parse(DETACH_KEYS).map(Some),
+        // Without a terminal the keys' bytes are data.
+        (None, false) => Ok(None),
+    }
+}
+
+/// A foreground container.
+struct Session<'a> {
+    id: &'a str,
+    tty: bool,
+    stdin: bool,
+    sig_proxy: bool,
+    keys: Option<DetachKeys>,
+}
+
+impl Session<'_> {
+    /// Attaches, starts the container if asked to, and stays to its end.
+    async fn run(self, client: &Client, condition: &str, starts: bool) -> Result<ExitCode> {
+        let attached = attach_to(client, self.id, self.stdin).await?;
+        // Its head has come when this returns: no end can be missed.
+        let waiting = client
+            .send(
+                Method::POST,
+                &format!("/containers/{}/wait?condition={condition}", self.id),
+                empty(),
+            )
+            .await?;
+        if starts {
+            if let Err(error) = start(client, self.id).await {
+                if condition == "removed" {
+                    let _ = read_json(waiting).await;
+                }
+                return Err(start_error(error));
+            }
+        }
+        let ended = self.stay(client, attached).await?;
+        if ended == Ended::Detached {
+            return Ok(ExitCode::SUCCESS);
+        }
+        exit_code(waiting).await
+    }
+
+    async fn stay(self, client: &Client, attached: Attached) -> Result<Ended> {
+        let _raw = match self.tty && self.stdin {
+            true => RawMode::enter()?,
+            false => None,
+        };
+        let sized = Sized::Container(self.id);
+        if self.tty {
+            signals::send_size(client, sized).await;
+        }
+        let copying = attached.copy(self.stdin, self.keys);
+        let sizes = async {
+            match self.tty {
+                true => signals::follow_size(client, sized).await,
+                false => std::future::pending().await,
+            }
+        };
+        let proxy = async {
+            match self.sig_proxy {
+                true => signals::forward(client, self.id).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = copying => ended,
+            () = sizes => Ok(Ended::Output),
+            () = proxy => Ok(Ended::Output),
+        }
+    }
+}
+
+async fn attach_to(client: &Client, id: &str, stdin: bool) -> Result<Attached> {
+    let path = format!(
+        "/containers/{id}/attach?stream=1&stdout=1&stderr=1&stdin={}",
+        u8::from(stdin)
+    );
+    client.hijack(&path, empty()).await
+}
+
+async fn exit_code(waiting: Response<Incoming>) -> Result<ExitCode> {
+    let answer = read_json(waiting).await?;
+    Ok(status_byte(&answer["StatusCode"]))
+}
+
+/// An exit code as this process's own.
+pub(super) fn status_byte(value: &Value) -> ExitCode {
+    ExitCode::from(
+        value
+            .as_i64()
+            .and_then(|code| u8::try_from(code & 0xff).ok())
+            .unwrap_or(1),
+    )
+}
+
+pub(crate) async fn attach(args: AttachArgs, client: &Client) -> Result<ExitCode> {
+    let inspect = client
+        .get_json(&format!("/containers/{}/json", encode(&args.container)))
+        .await?;
+    if inspect["State"]["Running"] != true {
+        return Err(CliError::usage(
+            "you cannot attach to a stopped container, start it first",
+        ));
+    }
+    attached(args, client, &inspect, "not-running", false).await
+}
+
+pub(super) async fn start_attached(args: AttachArgs, client: &Client) -> Result<ExitCode> {
+    let inspect = client
+        .get_json(&format!("/containers/{}/json", encode(&args.container)))
+        .await?;
+    attached(args, client, &inspect, "next-exit", true).await
+}
+
+async fn attached(
+    args: AttachArgs,
+    client: &Client,
+    inspect: &Value,
+    condition: &str,
+    starts: bool,
+) -> Result<ExitCode> {
+    let tty = inspect["Config"]["Tty"] == true;
+    let session = Session {
+        id: inspect["Id"].as_str().unwrap_or_default(),
+        tty,
+        stdin: !args.no_stdin && inspect["Config"]["OpenStdin"] == true,
+        sig_proxy: !args.no_sig_proxy,
+        keys: detach_keys(args.detach_keys.as_deref(), tty)?,
+    };
+    session.run(client, condition, starts).await
+}

@@ -1,0 +1,375 @@
+//! The flags of `run` and `create`, and the API's request that they mean.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+
+use crate::error::{CliError, Result};
+use crate::terminal;
+use crate::units::{env_word, parse_bytes, parse_cpus, parse_env_file};
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Pull {
+    /// Before each run.
+    Always,
+    /// If it is not here.
+    #[default]
+    Missing,
+    /// Not at all.
+    Never,
+}
+
+/// Flags of `run` and `create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    /// Print help (`-h` is the host name, as docker has it)
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// Keep its input open
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// Remove it when it ends
+    #[arg(long)]
+    pub(super) rm: bool,
+    /// Name of the container
+    #[arg(long, allow_hyphen_values = true)]
+    pub(super) name: Option<String>,
+    /// Set an environment variable: NAME=VALUE, or NAME to take it from here
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Read environment variables from a file
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User: NAME|UID[:GROUP|GID]
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Further groups
+    #[arg(long)]
+    group_add: Vec<String>,
+    /// Program to run instead of the image's; empty: the command is the program
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// Show a directory or file of this machine: SOURCE:TARGET[:ro]
+    #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]")]
+    volume: Vec<String>,
+    /// Mount a tmpfs: TARGET[:OPTIONS]
+    #[arg(long, value_name = "TARGET[:OPTIONS]")]
+    tmpfs: Vec<String>,
+    /// Publish a port
+    #[arg(short, long)]
+    publish: Vec<String>,
+    /// Network of the container
+    #[arg(long, alias = "net")]
+    network: Option<String>,
+    /// Number of CPUs, such as 1.5
+    #[arg(long, value_parser = parse_cpus)]
+    cpus: Option<i64>,
+    /// Memory limit, such as 512m
+    #[arg(short, long, value_parser = parse_bytes)]
+    memory: Option<i64>,
+    /// Limit of memory and swap together; -1: none
+    #[arg(long, allow_hyphen_values = true)]
+    memory_swap: Option<String>,
+    /// Most processes and threads
+    #[arg(long, allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
+    /// Size of /dev/shm
+    #[arg(long, value_parser = parse_bytes)]
+    shm_size: Option<i64>,
+    /// Limit of a resource: NAME=SOFT[:HARD]
+    #[arg(long)]
+    ulimit: Vec<String>,
+    /// The root file system can't be written
+    #[arg(long)]
+    read_only: bool,
+    /// Host name
+    #[arg(long, short = 'h')]
+    hostname: Option<String>,
+    /// Fixed host address: NAME:ADDRESS
+    #[arg(long)]
+    add_host: Vec<String>,
+    /// Name server
+    #[arg(long)]
+    dns: Vec<String>,
+    /// Signal that asks it to end
+    #[arg(long)]
+    stop_signal: Option<String>,
+    /// Seconds that it may take to end
+    #[arg(long, allow_hyphen_values = true)]
+    stop_timeout: Option<i64>,
+    /// When it is started again: no, on-failure[:COUNT], always, unless-stopped
+    #[arg(long)]
+    restart: Option<String>,
+    /// When the image is pulled
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) pull: Pull,
+    /// Platform of the image: OS/ARCH
+    #[arg(long)]
+    pub(super) platform: Option<String>,
+    /// Say nothing of pulls
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Set a label: KEY[=VALUE]
+    #[arg(short, long)]
+    label: Vec<String>,
+    /// Set an annotation: KEY=VALUE
+    #[arg(long)]
+    annotation: Vec<String>,
+    /// Add a capability
+    #[arg(long)]
+    cap_add: Vec<String>,
+    /// Take a capability away
+    #[arg(long)]
+    cap_drop: Vec<String>,
+    /// All capabilities of its VM
+    #[arg(long)]
+    privileged: bool,
+    /// Security option, such as no-new-privileges
+    #[arg(long)]
+    security_opt: Vec<String>,
+    /// Kernel parameter: NAME=VALUE
+    #[arg(long)]
+    sysctl: Vec<String>,
+    /// Preference of the OOM killer, -1000 to 1000
+    #[arg(long, allow_hyphen_values = true)]
+    oom_score_adj: Option<i64>,
+    /// Run an init process that reaps zombies
+    #[arg(long)]
+    init: bool,
+    /// What happens with its output: json-file, none
+    #[arg(long)]
+    log_driver: Option<String>,
+    /// Write the container's id to a file
+    #[arg(long, value_name = "FILE")]
+    pub(super) cidfile: Option<PathBuf>,
+    /// Image to run
+    pub(super) image: String,
+    /// Command and arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl CreateArgs {
+    /// Whether a restart policy is asked for.
+    pub(super) fn restarts(&self) -> bool {
+        self.restart
+            .as_deref()
+            .is_some_and(|policy| !matches!(policy, "" | "no"))
+    }
+
+    /// The request.
+    pub(super) fn body(&self) -> Result<ContainerCreateBody> {
+        Ok(ContainerCreateBody {
+            image: Some(self.image.clone()),
+            cmd: (!self.command.is_empty()).then(|| self.command.clone()),
+            entrypoint: self.entrypoint.clone().map(|program| vec![program]),
+            env: some(self.environment()?),
+            working_dir: self.workdir.clone(),
+            user: self.user.clone(),
+            hostname: self.hostname.clone(),
+            tty: Some(self.tty),
+            open_stdin: Some(self.interactive),
+            labels: Some(pairs(&self.label)),
+            stop_signal: self.stop_signal.clone(),
+            stop_timeout: self.stop_timeout,
+            host_config: Some(self.host_config()?),
+            ..ContainerCreateBody::default()
+        })
+    }
+
+    fn host_config(&self) -> Result<HostConfig> {
+        if !self.publish.is_empty() {
+            return Err(CliError::usage(
+                "--publish: publishing ports is not built yet",
+            ));
+        }
+        let size = terminal::size().filter(|_| self.tty);
+        Ok(HostConfig {
+            auto_remove: Some(self.rm),
+            binds: some(self.volume.iter().map(|text| absolute_bind(text)).collect()),
+            tmpfs: Some(self.tmpfs.iter().map(|text| split(text, ':')).collect()),
+            network_mode: self.network.clone(),
+            nano_cpus: self.cpus,
+            memory: self.memory,
+            memory_swap: self.memory_swap.as_deref().map(swap).transpose()?,
+            pids_limit: self.pids_limit,
+            shm_size: self.shm_size,
+            ulimits: some(
+                self.ulimit
+                    .iter()
+                    .map(|text| ulimit(text))
+                    .collect::<Result<_>>()?,
+            ),
+            readonly_rootfs: Some(self.read_only),
+            extra_hosts: some(self.add_host.clone()),
+            dns: some(self.dns.clone()),
+            group_add: some(self.group_add.clone()),
+            restart_policy: self.restart.as_deref().map(restart_policy).transpose()?,
+            cap_add: some(self.cap_add.clone()),
+            cap_drop: some(self.cap_drop.clone()),
+            privileged: Some(self.privileged),
+            security_opt: some(self.security_opt.clone()),
+            sysctls: Some(pairs(&self.sysctl)),
+            annotations: Some(pairs(&self.annotation)),
+            oom_score_adj: self.oom_score_adj,
+            init: self.init.then_some(true),
+            log_config: self.log_driver.clone().map(|driver| HostConfigLogConfig {
+                typ: Some(driver),
+                config: None,
+            }),
+            console_size: size.map(|(width, height)| vec![height.into(), width.into()]),
+            ..HostConfig::default()
+        })
+    }
+
+    /// Files first: a flag overrides what a file says.
+    fn environment(&self) -> Result<Vec<String>> {
+        let mut env = Vec::new();
+        for path in &self.env_file {
+            let text = std::fs::read_to_string(path)
+                .map_err(CliError::io(format!("cannot read {}", path.display())))?;
+            env.extend(parse_env_file(&text)?);
+        }
+        env.extend(self.env.iter().filter_map(|word| env_word(word)));
+        Ok(env)
+    }
+}
+
+fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
+    (!items.is_empty()).then_some(items)
+}
+
+fn split(text: &str, at: char) -> (String, String) {
+    let (key, value) = text.split_once(at).unwrap_or((text, ""));
+    (key.to_owned(), value.to_owned())
+}
+
+fn pairs(words: &[String]) -> HashMap<String, String> {
+    words.iter().map(|word| split(word, '=')).collect()
+}
+
+/// A relative source is relative to here.
+fn absolute_bind(text: &str) -> String {
+    let (source, rest) = text.split_once(':').unwrap_or((text, ""));
+    let relative = source.starts_with("./") || source.starts_with("../") || source == ".";
+    match std::path::absolute(source) {
+        Ok(path) if relative => format!("{}:{rest}", path.display()),
+        _ => text.to_owned(),
+    }
+}
+
+fn swap(text: &str) -> Result<i64> {
+    match text {
+        "-1" => Ok(-1),
+        text => parse_bytes(text).map_err(CliError::usage),
+    }
+}
+
+fn ulimit(text: &str) -> Result<ResourcesUlimits> {
+    let bad = || CliError::usage(format!("invalid ulimit {text:?}: want NAME=SOFT[:HARD]"));
+    let (name, values) = text.split_once('=').ok_or_else(bad)?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    let number = |text: &str| text.parse::<i64>().map_err(|_| bad());
+    Ok(ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(number(soft)?),
+        hard: Some(number(hard)?),
+    })
+}
+
+fn restart_policy(text: &str) -> Result<RestartPolicy> {
+    let bad = || CliError::usage(format!("invalid restart policy {text:?}"));
+    let (name, count) = match text.split_once(':') {
+        Some((name, count)) => (name, Some(count.parse().map_err(|_| bad())?)),
+        None => (text, None),
+    };
+    let name = match name {
+        "no" | "" => RestartPolicyNameEnum::NO,
+        "always" => RestartPolicyNameEnum::ALWAYS,
+        "unless-stopped" => RestartPolicyNameEnum::UNLESS_STOPPED,
+        "on-failure" => RestartPolicyNameEnum::ON_FAILURE,
+        _ => return Err(bad()),
+    };
+    if count.is_some() && name != RestartPolicyNameEnum::ON_FAILURE {
+        return Err(bad());
+    }
+    Ok(RestartPolicy {
+        name: Some(name),
+        maximum_retry_count: count,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    #[command(disable_help_flag = true)]
+    struct Line {
+        #[command(flatten)]
+        create: CreateArgs,
+    }
+
+    fn body(words: &[&str]) -> ContainerCreateBody {
+        let line = Line::try_parse_from([&["run"], words].concat()).unwrap();
+        line.create.body().unwrap()
+    }
+
+    #[test]
+    fn flags_after_the_image_belong_to_the_command() {
+        let body = body(&["-i", "busybox", "sh", "-c", "exit 4", "--rm"]);
+        assert_eq!(body.cmd.unwrap(), ["sh", "-c", "exit 4", "--rm"]);
+        assert_eq!(body.host_config.unwrap().auto_remove, Some(false));
+    }
+
+    #[test]
+    fn limits_and_policies_are_read() {
+        let host = body(&[
+            "--cpus",
+            "1.5",
+            "-m",
+            "64m",
+            "--restart",
+            "on-failure:3",
+            "--ulimit",
+            "nofile=1:2",
+            "x",
+        ])
+        .host_config
+        .unwrap();
+        assert_eq!(
+            (host.nano_cpus, host.memory),
+            (Some(1_500_000_000), Some(64 << 20))
+        );
+        assert_eq!(host.restart_policy.unwrap().maximum_retry_count, Some(3));
+        assert_eq!(host.ulimits.unwrap()[0].hard, Some(2));
+    }
+
+    #[test]
+    fn an_empty_entrypoint_is_sent_as_one_empty_word() {
+        assert_eq!(
+            body(&["--entrypoint", "", "x", "y"]).entrypoint.unwrap(),
+            [""]
+        );
+        assert_eq!(body(&["x"]).entrypoint, None);
+    }
+
+    #[test]
+    fn a_wrong_policy_is_refused() {
+        for bad in ["sometimes", "always:3", "on-failure:x"] {
+            assert!(restart_policy(bad).is_err(), "{bad}");
+        }
+    }
+}

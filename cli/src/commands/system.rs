@@ -1,0 +1,182 @@
+//! `version`, `info`, `events`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use http_body_util::BodyExt as _;
+use hyper::Method;
+use serde_json::{json, Value};
+
+use super::logs::point_in_time;
+use super::{filters, line};
+use crate::client::{broken, empty, encode, Client};
+use crate::error::{CliError, Result};
+use crate::template;
+
+/// `version`, `info`
+#[derive(Debug, clap::Args)]
+pub(crate) struct FormatArgs {
+    /// `json` or a template such as '{{.ServerVersion}}'
+    #[arg(short, long)]
+    format: Option<String>,
+}
+
+/// `events`
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArgs {
+    /// Also what happened since then: a time, or a duration until now such as 10m
+    #[arg(long)]
+    since: Option<String>,
+    /// Stop then
+    #[arg(long)]
+    until: Option<String>,
+    /// Only what passes: KEY=VALUE
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// `json` or a template such as '{{.Action}}'
+    #[arg(long)]
+    format: Option<String>,
+}
+
+pub(crate) async fn version(
+    args: FormatArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let server = client.get_json("/version").await?;
+    let document = json!({
+        "Client": { "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": "1.50" },
+        "Server": server,
+    });
+    if !formatted(out, args.format.as_deref(), &document)? {
+        let text = |key: &str| server[key].as_str().unwrap_or_default().to_owned();
+        line(
+            out,
+            format!("Client:\n Version:      {}", env!("CARGO_PKG_VERSION")),
+        )?;
+        line(
+            out,
+            format!("\nServer:\n Version:      {}", text("Version")),
+        )?;
+        line(
+            out,
+            format!(
+                " API version:  {} (minimum {})",
+                text("ApiVersion"),
+                text("MinAPIVersion")
+            ),
+        )?;
+        line(
+            out,
+            format!(" OS/Arch:      {}/{}", text("Os"), text("Arch")),
+        )?;
+        line(out, format!(" Host kernel:  {}", text("KernelVersion")))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn info(
+    args: FormatArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let info = client.get_json("/info").await?;
+    if formatted(out, args.format.as_deref(), &info)? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows = [
+        ("Containers", "Containers"),
+        (" Running", "ContainersRunning"),
+        (" Paused", "ContainersPaused"),
+        (" Stopped", "ContainersStopped"),
+        ("Images", "Images"),
+        ("Version", "ServerVersion"),
+        ("State directory", "DockerRootDir"),
+        ("Image file system", "Driver"),
+        ("Log driver", "LoggingDriver"),
+        ("Host kernel", "KernelVersion"),
+        ("Operating system", "OperatingSystem"),
+        ("CPUs", "NCPU"),
+        ("Name", "Name"),
+    ];
+    for (label, key) in rows {
+        let value = match &info[key] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        line(out, format!("{label}: {value}"))?;
+    }
+    let memory = info["MemTotal"].as_f64().unwrap_or(0.0) / f64::from(1 << 30);
+    line(out, format!("Memory: {memory:.2}GiB"))?;
+    for warning in info["Warnings"].as_array().into_iter().flatten() {
+        eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `true` if a format was asked for, and the document is printed in it.
+fn formatted(out: &mut dyn Write, format: Option<&str>, document: &Value) -> Result<bool> {
+    match format {
+        None => return Ok(false),
+        Some("json") => line(out, document)?,
+        Some(format) => line(out, template::render(format, document)?)?,
+    }
+    Ok(true)
+}
+
+pub(crate) async fn events(
+    args: EventsArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let mut path = format!(
+        "/events?filters={}",
+        encode(&json!(filters(&args.filter)?).to_string())
+    );
+    for (key, value) in [("since", &args.since), ("until", &args.until)] {
+        if let Some(text) = value {
+            path.push_str(&format!("&{key}={}", encode(&point_in_time(text)?)));
+        }
+    }
+    let mut body = client.send(Method::GET, &path, empty()).await?.into_body();
+    let mut pending = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else {
+            continue;
+        };
+        pending.extend_from_slice(&data);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let text: Vec<u8> = pending.drain(..=end).collect();
+            if let Ok(event) = serde_json::from_slice(&text) {
+                if !formatted(out, args.format.as_deref(), &event)? {
+                    line(out, event_text(&event))?;
+                }
+                out.flush()
+                    .map_err(CliError::io("cannot write the output"))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn event_text(event: &Value) -> String {
+    let nanos = event["timeNano"].as_i64().unwrap_or(0);
+    let time = jiff::Timestamp::from_nanosecond(i128::from(nanos))
+        .map(|time| format!("{time:.9}"))
+        .unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut attributes: Vec<String> = event["Actor"]["Attributes"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", text(value)))
+        .collect();
+    attributes.sort();
+    format!(
+        "{time} {} {} {} ({})",
+        text(&event["Type"]),
+        text(&event["Action"]),
+        text(&event["Actor"]["ID"]),
+        attributes.join(", ")
+    )
+}

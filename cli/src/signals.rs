@@ -1,0 +1,74 @@
+//! Signals that `run` passes on to the container, and changes of the terminal's size.
+
+use tokio::signal::unix::{signal, SignalKind};
+
+use crate::client::Client;
+use crate::terminal;
+
+/// What a changed terminal size belongs to.
+#[derive(Clone, Copy)]
+pub(crate) enum Sized<'a> {
+    /// A container's own terminal.
+    Container(&'a str),
+    /// An exec's.
+    Exec(&'a str),
+}
+
+/// Tells the engine the terminal's size, once. Errors are those of a process that is not there
+/// (yet, or any more) and change nothing.
+pub(crate) async fn send_size(client: &Client, target: Sized<'_>) {
+    let Some((width, height)) = terminal::size() else {
+        return;
+    };
+    match target {
+        Sized::Container(id) => {
+            let options = bollard::query_parameters::ResizeContainerTTYOptionsBuilder::default()
+                .w(width.into())
+                .h(height.into())
+                .build();
+            let _ = client.api.resize_container_tty(id, options).await;
+        }
+        Sized::Exec(id) => {
+            let _ = client
+                .api
+                .resize_exec(id, bollard::exec::ResizeExecOptions { height, width })
+                .await;
+        }
+    }
+}
+
+/// Follows the terminal's size for ever.
+pub(crate) async fn follow_size(client: &Client, target: Sized<'_>) {
+    let Ok(mut changes) = signal(SignalKind::window_change()) else {
+        return std::future::pending().await;
+    };
+    loop {
+        changes.recv().await;
+        send_size(client, target).await;
+    }
+}
+
+/// Passes this process's signals on to a container for ever.
+pub(crate) async fn forward(client: &Client, container: &str) {
+    let kinds = [
+        (SignalKind::interrupt(), "SIGINT"),
+        (SignalKind::terminate(), "SIGTERM"),
+        (SignalKind::quit(), "SIGQUIT"),
+        (SignalKind::hangup(), "SIGHUP"),
+        (SignalKind::user_defined1(), "SIGUSR1"),
+        (SignalKind::user_defined2(), "SIGUSR2"),
+    ];
+    let forwards = kinds.into_iter().map(|(kind, name)| async move {
+        let Ok(mut arrivals) = signal(kind) else {
+            return std::future::pending().await;
+        };
+        loop {
+            arrivals.recv().await;
+            let options = bollard::query_parameters::KillContainerOptionsBuilder::default()
+                .signal(name)
+                .build();
+            let _ = client.api.kill_container(container, Some(options)).await;
+        }
+    });
+    futures_util::future::join_all(forwards).await;
+}

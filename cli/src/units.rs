@@ -1,0 +1,142 @@
+//! Sizes and times as docker's users write and read them.
+
+use crate::error::{CliError, Result};
+
+/// Parses a size: a number with an optional unit `b`, `k`, `m`, `g` or `t` (1024-based), as in
+/// `512m` or `1.5gb`.
+pub(crate) fn parse_bytes(text: &str) -> Result<i64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match lower[digits.len()..]
+        .trim_end_matches("ib")
+        .trim_end_matches('b')
+    {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(format!("invalid size: '{text}'")),
+    };
+    let number: f64 = digits
+        .trim()
+        .parse()
+        .map_err(|_| format!("invalid size: '{text}'"))?;
+    let bytes = number * (1u64 << shift) as f64;
+    if !(0.0..9e18).contains(&bytes) {
+        return Err(format!("invalid size: '{text}'"));
+    }
+    Ok(bytes as i64)
+}
+
+/// Parses a number of CPUs (`1.5`) to billionths, as the API has it.
+pub(crate) fn parse_cpus(text: &str) -> Result<i64, String> {
+    let cpus: f64 = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a number of CPUs"))?;
+    if !(0.0..1e6).contains(&cpus) {
+        return Err(format!("'{text}' is not a number of CPUs"));
+    }
+    Ok((cpus * 1e9).round() as i64)
+}
+
+/// A size for people: decimal units, three digits.
+pub(crate) fn human_size(bytes: i64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1000.0 {
+            let digits = if value < 10.0 {
+                2
+            } else {
+                usize::from(value < 100.0)
+            };
+            let text = format!("{value:.digits$}");
+            let text = if text.contains('.') {
+                text.trim_end_matches('0').trim_end_matches('.')
+            } else {
+                &text
+            };
+            return format!("{text}{unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1}TB")
+}
+
+/// How long ago, for people: `3 minutes ago`.
+pub(crate) fn ago(seconds: i64) -> String {
+    let (count, unit) = match seconds.max(0) {
+        0 => return "Less than a second ago".into(),
+        s @ 1..60 => (s, "second"),
+        s @ 60..3600 => (s / 60, "minute"),
+        s @ 3600..172_800 => (s / 3600, "hour"),
+        s @ 172_800..1_209_600 => (s / 86_400, "day"),
+        s @ 1_209_600..5_184_000 => (s / 604_800, "week"),
+        s @ 5_184_000..63_072_000 => (s / 2_592_000, "month"),
+        s => (s / 31_536_000, "year"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}
+
+/// Reads the lines of an env file: `NAME=value`, `NAME` (taken from this process's environment),
+/// comments and empty lines. Values are raw, as docker has it.
+pub(crate) fn parse_env_file(text: &str) -> Result<Vec<String>> {
+    let mut variables = Vec::new();
+    for line in text.lines() {
+        let line = line.trim_start().trim_end_matches('\r');
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let name = line.split('=').next().unwrap_or_default();
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            return Err(CliError::usage(format!(
+                "poorly formatted environment: variable '{name}' contains whitespaces or is empty"
+            )));
+        }
+        variables.extend(env_word(line));
+    }
+    Ok(variables)
+}
+
+/// An `-e` word: with a value as it is; without one from this process's environment, if set there.
+pub(crate) fn env_word(word: &str) -> Option<String> {
+    if word.contains('=') {
+        return Some(word.to_owned());
+    }
+    std::env::var(word)
+        .ok()
+        .map(|value| format!("{word}={value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_bytes("128m"), Ok(128 << 20));
+        assert_eq!(parse_bytes("1.5GB"), Ok(3 << 29));
+        assert_eq!(parse_bytes("42"), Ok(42));
+        assert_eq!(parse_bytes("1GiB"), Ok(1 << 30));
+        for bad in ["", "m", "-1m", "12x", "1e300t"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(human_size(1_234_567), "1.23MB");
+        assert_eq!(human_size(999), "999B");
+        assert_eq!(human_size(120_000_000), "120MB");
+    }
+
+    #[test]
+    fn ages() {
+        assert_eq!(ago(0), "Less than a second ago");
+        assert_eq!(ago(1), "1 second ago");
+        assert_eq!(ago(7200), "2 hours ago");
+    }
+
+    #[test]
+    fn env_files_keep_values_raw() {
+        let text = "# c\nP='abc$def'\r\n\nR=x # c\nNOT_SET_ANYWHERE_1\n";
+        assert_eq!(parse_env_file(text).unwrap(), ["P='abc$def'", "R=x # c"]);
+        assert!(parse_env_file("export T=1").is_err());
+    }
+}
