@@ -1,6 +1,5 @@
 //! The connection to the engine: where it listens, and starting one where none does.
 
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +23,8 @@ const API: &ClientVersion = &ClientVersion {
 };
 /// Longest that a started engine may take until it listens. It makes its disk template first.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Exit status of a hulld that found another one on its state directory.
+const ENGINE_EXISTS: i32 = 3;
 /// No request has a limit of its own: `wait` and `attach` last as long as the container.
 const NO_LIMIT_SECONDS: u64 = 10 * 365 * 24 * 3600;
 
@@ -198,16 +199,17 @@ async fn start_engine(socket: &Path) -> Result<()> {
         .stdout(output)
         .stderr(errors)
         // Ctrl-C of this command must not reach it.
-        .process_group(0)
+        .arg("--own-session")
         .spawn()
         .map_err(|e| failed(format!("cannot run hulld: {e}")))?;
     let deadline = Instant::now() + START_LIMIT;
     while UnixStream::connect(socket).await.is_err() {
         if let Ok(Some(status)) = engine.try_wait() {
-            return Err(failed(match last_line(&log) {
-                Some(line) => line,
-                None => format!("hulld ended with {status}"),
-            }));
+            // Another command was faster: its engine is waited for.
+            if status.code() != Some(ENGINE_EXISTS) {
+                let line = last_line(&log);
+                return Err(failed(line.unwrap_or_else(|| format!("hulld ended with {status}"))));
+            }
         }
         if Instant::now() > deadline {
             return Err(failed(format!(

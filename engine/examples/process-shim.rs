@@ -30,6 +30,7 @@ fn main() {
 }
 
 /// Starts the server in the background and prints its address.
+#[expect(clippy::zombie_processes, reason = "this process ends before that one")]
 fn start() {
     let socket = std::env::current_dir().expect("bundle").join("shim.sock");
     std::process::Command::new(std::env::current_exe().expect("own path"))

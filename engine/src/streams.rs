@@ -323,21 +323,16 @@ mod tests {
         let opened = Fifos::new(dir.path(), "", false, true).create().unwrap();
         let path = opened.fifos().stdout.clone().unwrap();
         let error_path = opened.fifos().stderr.clone().unwrap();
-        let (mut first, mut second) = (hub.attach(true, false), hub.attach(true, true));
+        let (first, second) = (hub.attach(true, false), hub.attach(true, true));
+        let open = |path| std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        let (mut fifo, mut error) = (open(path), open(error_path));
         let writer = std::thread::spawn(move || {
-            let mut error = std::fs::OpenOptions::new()
-                .write(true)
-                .open(error_path)
-                .unwrap();
-            let mut fifo = std::fs::OpenOptions::new().write(true).open(path).unwrap();
             error.write_all(b"oops\n").unwrap();
             for _ in 0..1000 {
                 fifo.write_all(&[b'x'; 1023]).unwrap();
                 fifo.write_all(b"\n").unwrap();
             }
         });
-        // The shim's ends are open before pumping starts; here the thread stands in for it.
-        tokio::time::sleep(Duration::from_millis(50)).await;
         let pumps = opened.pump(&hub, Some(&log), nothing());
         let count = |mut client: mpsc::Receiver<Chunk>| async move {
             let mut bytes = 0;
@@ -346,15 +341,14 @@ mod tests {
             }
             bytes
         };
-        let _ = (&mut first, &mut second);
         let counts = tokio::spawn(async move { tokio::join!(count(first), count(second)) });
         pumps.drain(Duration::from_secs(10)).await;
         writer.join().unwrap();
         hub.close();
         log.end();
         let (stdout_only, both) = counts.await.unwrap();
-        assert_eq!((stdout_only, both), (1024_000, 1024_005));
-        assert!(1024_000 < std::fs::metadata(log.path()).unwrap().len());
+        assert_eq!((stdout_only, both), (1_024_000, 1_024_005));
+        assert!(1_024_000 < std::fs::metadata(log.path()).unwrap().len());
     }
 
     #[tokio::test]

@@ -107,9 +107,10 @@ async fn create_container(
     body: ContainerCreateBody,
     client: &Client,
 ) -> Result<String> {
+    let image = args.image()?;
     let quiet = if args.quiet { To::Quiet } else { To::Stderr };
     if args.pull == options::Pull::Always {
-        pull::pull(client, &args.image, args.platform.as_deref(), quiet).await?;
+        pull::pull(client, image, args.platform.as_deref(), quiet).await?;
     }
     let body = serde_json::to_value(body).map_err(crate::client::broken)?;
     let path = match &args.name {
@@ -121,12 +122,9 @@ async fn create_container(
     let answer = match create().await {
         Err(error) if is_missing_image(&error) && args.pull != options::Pull::Never => {
             if quiet != To::Quiet {
-                eprintln!(
-                    "Unable to find image '{}' locally",
-                    pull::with_tag(&args.image)
-                );
+                eprintln!("Unable to find image '{}' locally", pull::with_tag(image));
             }
-            pull::pull(client, &args.image, args.platform.as_deref(), quiet).await?;
+            pull::pull(client, image, args.platform.as_deref(), quiet).await?;
             create().await?
         }
         other => other?,

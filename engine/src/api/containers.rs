@@ -430,7 +430,7 @@ async fn trace(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
     match live.or_else(|_| std::fs::read(engine.paths.kept_trace(id))) {
         Ok(trace) => Ok(([("content-type", "application/json")], trace).into_response()),
         Err(_) => Err(EngineError::Conflict(format!(
-            "container {id} has no boot timeline: it was never started"
+            "no boot timeline of container {id} was written down"
         ))
         .into()),
     }

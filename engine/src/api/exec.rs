@@ -8,8 +8,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bollard_stubs::models::{ExecInspectResponse, IdResponse};
+use bollard_stubs::models::ExecInspectResponse;
 use serde::Deserialize;
+use serde_json::{json, Value};
 
 use super::containers::size_of;
 use super::respond::Answer;
@@ -31,16 +32,11 @@ async fn create(
     engine: Shared,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<(StatusCode, Json<IdResponse>)> {
+) -> Answer<(StatusCode, Json<Value>)> {
     let container = engine.container(&id)?;
     let request: ExecCreate = body_json(body).await?;
     let exec = engine.create_exec(&container, request)?;
-    Ok((
-        StatusCode::CREATED,
-        Json(IdResponse {
-            id: exec.id.clone(),
-        }),
-    ))
+    Ok((StatusCode::CREATED, Json(json!({ "Id": exec.id }))))
 }
 
 /// Body of `/exec/{id}/start`.

@@ -205,4 +205,20 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn strip(path: &str) -> Result<String, EngineError> {
+        strip_version(&path.parse().unwrap()).map(|uri| uri.to_string())
+    }
+
+    #[test]
+    fn versions_are_taken_off_the_path_and_checked() {
+        assert_eq!(strip("/v1.41/info?x=1").unwrap(), "/info?x=1");
+        assert_eq!(strip("/info").unwrap(), "/info");
+        assert_eq!(strip("/volumes").unwrap(), "/volumes");
+        for bad in ["/v1.51/info", "/v1.23/info", "/v1/info", "/v9.9.9/info"] {
+            assert!(strip(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use anyhow::{anyhow, Context as _};
 use clap::Parser;
 use hull_engine::daemon::{self, Config};
 use hull_engine::engine::Programs;
-use hull_engine::error::chain;
+use hull_engine::error::{chain, EngineError};
 use hull_engine::paths::Paths;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -33,6 +33,9 @@ struct Args {
     /// Program that unpacks layers [default: beside hulld]
     #[arg(long, hide = true)]
     unpack: Option<PathBuf>,
+    /// Leave the session of the command that started it
+    #[arg(long, hide = true)]
+    own_session: bool,
     /// Log more
     #[arg(short = 'D', long)]
     debug: bool,
@@ -52,7 +55,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hulld: {}", chain(error.as_ref()));
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                // Told apart by the command line, which then waits for the other one.
+                Some(EngineError::StateInUse(_)) => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -78,6 +85,11 @@ fn run(args: Args) -> anyhow::Result<()> {
             ..hull_image::RegistryConfig::default()
         },
     };
+    if args.own_session {
+        rustix::process::setsid().context("failed to leave the session")?;
+    }
+    // No mount of the starter's directory is kept busy.
+    std::env::set_current_dir("/").context("failed to change to /")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

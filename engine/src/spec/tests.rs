@@ -148,7 +148,14 @@ fn user_environment_overrides_the_image_and_keeps_its_path() {
 #[test]
 fn entrypoint_and_command_follow_dockers_rules() {
     type Words = Option<&'static [&'static str]>;
-    let cases: &[(Words, Words, Words, Words, Result<&[&str], &str>)] = &[
+    type Case = (
+        Words,
+        Words,
+        Words,
+        Words,
+        Result<&'static [&'static str], &'static str>,
+    );
+    let cases: &[Case] = &[
         // An empty first element is no program.
         (
             None,

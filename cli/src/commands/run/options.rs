@@ -153,11 +153,9 @@ pub(crate) struct CreateArgs {
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]
     pub(super) cidfile: Option<PathBuf>,
-    /// Image to run
-    pub(super) image: String,
-    /// Command and arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    /// Image, then command and arguments: flags end at the image
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_names = ["IMAGE", "COMMAND"])]
+    words: Vec<String>,
 }
 
 impl CreateArgs {
@@ -168,11 +166,23 @@ impl CreateArgs {
             .is_some_and(|policy| !matches!(policy, "" | "no"))
     }
 
+    /// The image; its place can be taken by a flag that does not exist.
+    pub(super) fn image(&self) -> Result<&str> {
+        match self.words.first().map(String::as_str) {
+            None | Some("") => Err(CliError::usage("no image is named")),
+            Some(flag) if flag.starts_with('-') => Err(CliError::usage(format!(
+                "unknown flag: {flag}; see 'hull run --help'"
+            ))),
+            Some(image) => Ok(image),
+        }
+    }
+
     /// The request.
     pub(super) fn body(&self) -> Result<ContainerCreateBody> {
+        let image = self.image()?.to_owned();
         Ok(ContainerCreateBody {
-            image: Some(self.image.clone()),
-            cmd: (!self.command.is_empty()).then(|| self.command.clone()),
+            image: Some(image),
+            cmd: some(self.words.iter().skip(1).cloned().collect()),
             entrypoint: self.entrypoint.clone().map(|program| vec![program]),
             env: some(self.environment()?),
             working_dir: self.workdir.clone(),
@@ -332,6 +342,13 @@ mod tests {
         let body = body(&["-i", "busybox", "sh", "-c", "exit 4", "--rm"]);
         assert_eq!(body.cmd.unwrap(), ["sh", "-c", "exit 4", "--rm"]);
         assert_eq!(body.host_config.unwrap().auto_remove, Some(false));
+    }
+
+    #[test]
+    fn an_unknown_flag_is_no_image() {
+        let line = Line::try_parse_from(["run", "--rm", "--no-such-flag", "x"]).unwrap();
+        let error = line.create.body().unwrap_err();
+        assert!(error.to_string().contains("--no-such-flag"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,376 @@
+//! The API from outside, over its socket. Processes run on this host, through a stand-in for the
+//! shim: what is tested is the engine.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use rustix::process::Signal;
+use serde_json::{json, Value};
+use support::{body_of, demultiplex, Home, LIMIT};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_gives_its_output_and_exit_code_and_is_gone() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon
+        .create(
+            "run-it",
+            &["sh", "-c", "echo out; echo err >&2; exit 4"],
+            json!({ "HostConfig": { "AutoRemove": true } }),
+        )
+        .await;
+    let attach = format!("/containers/{id}/attach?stream=1&stdout=1&stderr=1");
+    let mut streams = daemon.hijack(&attach, Value::Null).await;
+    let wait = format!("/containers/{id}/wait?condition=removed");
+    let waiting = daemon.open(Method::POST, &wait).await;
+    daemon.start(&id).await;
+    let mut bytes = Vec::new();
+    streams.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(demultiplex(&bytes), (b"out\n".to_vec(), b"err\n".to_vec()));
+    let answer: Value = serde_json::from_slice(&body_of(waiting).await).unwrap();
+    assert_eq!(answer["StatusCode"], 4);
+    assert_eq!(daemon.get("/containers/json?all=1").await, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_come_in_dockers_order_with_exit_codes() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon
+        .create("ev", &["sh", "-c", "sleep 0.3; exit 4"], Value::Null)
+        .await;
+    let waiting = daemon
+        .open(
+            Method::POST,
+            &format!("/containers/{id}/wait?condition=next-exit"),
+        )
+        .await;
+    daemon.start(&id).await;
+    let (_, exec) = daemon
+        .post(
+            &format!("/containers/{id}/exec"),
+            json!({ "Cmd": ["sh", "-c", "exit 5"] }),
+        )
+        .await;
+    let start = format!("/exec/{}/start", exec["Id"].as_str().unwrap());
+    assert_eq!(daemon.post(&start, json!({ "Detach": true })).await.0, 200);
+    let answer: Value = serde_json::from_slice(&body_of(waiting).await).unwrap();
+    assert_eq!(answer["StatusCode"], 4);
+    assert_eq!(
+        daemon
+            .send(Method::DELETE, &format!("/containers/{id}"), "")
+            .await
+            .0,
+        204
+    );
+    let path = "/events?since=1&until=9&filters=%7B%22type%22%3A%5B%22container%22%5D%7D";
+    let path = path.replace("until=9", &format!("until={}", now() + 1.0));
+    let (_, lines) = daemon.send(Method::GET, &path, "").await;
+    let events: Vec<Value> = lines
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    let actions: Vec<&str> = events
+        .iter()
+        .map(|event| event["Action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        actions,
+        [
+            "create",
+            "start",
+            "exec_create: sh -c exit 5",
+            "exec_start: sh -c exit 5",
+            "exec_die",
+            "die",
+            "destroy"
+        ]
+    );
+    assert_eq!(events[4]["Actor"]["Attributes"]["exitCode"], "5");
+    assert_eq!(events[5]["Actor"]["Attributes"]["exitCode"], "4");
+}
+
+fn now() -> f64 {
+    std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_program_is_400_and_exit_code_127() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon
+        .create("nope", &["nonexistent-prog"], Value::Null)
+        .await;
+    let (status, answer) = daemon
+        .post(&format!("/containers/{id}/start"), Value::Null)
+        .await;
+    let message = answer["message"].as_str().unwrap();
+    assert_eq!(status, 400);
+    assert!(
+        message.starts_with("failed to create task for container"),
+        "{message}"
+    );
+    assert!(message.contains("nonexistent-prog") && message.contains("not found in $PATH"));
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["ExitCode"], 127);
+    assert_ne!(inspect["State"]["Error"], "");
+    assert_eq!(inspect["State"]["Status"], "created");
+    assert_eq!(
+        daemon
+            .send(Method::DELETE, &format!("/containers/{id}"), "")
+            .await
+            .0,
+        204
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_output_is_in_the_stream_and_in_the_log() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let script = "i=0; while [ $i -lt 20000 ]; do echo \"line $i of many\" >&2; i=$((i+1)); done";
+    let id = daemon
+        .create("much", &["sh", "-c", script], Value::Null)
+        .await;
+    let attach = format!("/containers/{id}/attach?stream=1&stdout=1&stderr=1");
+    let mut streams = daemon.hijack(&attach, Value::Null).await;
+    daemon.start(&id).await;
+    let mut bytes = Vec::new();
+    streams.read_to_end(&mut bytes).await.unwrap();
+    let want: String = (0..20_000).map(|i| format!("line {i} of many\n")).collect();
+    let (out, err) = demultiplex(&bytes);
+    assert!(out.is_empty());
+    assert!(
+        err == want.as_bytes(),
+        "{} bytes of {}",
+        err.len(),
+        want.len()
+    );
+    let logs = format!("/containers/{id}/logs?stdout=1&stderr=1&follow=1");
+    let (_, bytes) = daemon.send(Method::GET, &logs, "").await;
+    assert!(demultiplex(&bytes).1 == want.as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_closing_an_exec_ends_its_input() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("long", &["sleep", "60"], Value::Null).await;
+    daemon.start(&id).await;
+    let body = json!({ "Cmd": ["cat"], "AttachStdin": true, "AttachStdout": true });
+    let (_, exec) = daemon.post(&format!("/containers/{id}/exec"), body).await;
+    let exec = exec["Id"].as_str().unwrap();
+    let mut streams = daemon
+        .hijack(&format!("/exec/{exec}/start"), json!({ "Detach": false }))
+        .await;
+    streams.write_all(b"abc").await.unwrap();
+    streams.shutdown().await.unwrap();
+    let mut bytes = Vec::new();
+    tokio::time::timeout(LIMIT, streams.read_to_end(&mut bytes))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(demultiplex(&bytes).0, b"abc");
+    assert_eq!(
+        daemon.get(&format!("/exec/{exec}/json")).await["ExitCode"],
+        0
+    );
+    kill(&daemon, &id).await;
+}
+
+async fn kill(daemon: &support::Daemon, id: &str) {
+    let path = format!("/containers/{id}?force=1");
+    assert_eq!(daemon.send(Method::DELETE, &path, "").await.0, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stdin_ends_with_its_first_client_only_where_asked_for() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    for once in [true, false] {
+        let more = json!({ "OpenStdin": true, "StdinOnce": once, "AttachStdin": true });
+        let name = if once { "once" } else { "open" };
+        let id = daemon.create(name, &["cat"], more).await;
+        daemon.start(&id).await;
+        let attach = format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1");
+        let mut streams = daemon.hijack(&attach, Value::Null).await;
+        streams.write_all(b"hi\n").await.unwrap();
+        let mut frame = [0; 11];
+        streams.read_exact(&mut frame).await.unwrap();
+        drop(streams);
+        if once {
+            let inspect = daemon.until(&id, "/State/Status", json!("exited")).await;
+            assert_eq!(inspect["State"]["ExitCode"], 0);
+            continue;
+        }
+        let mut again = daemon.hijack(&attach, Value::Null).await;
+        again.write_all(b"ho\n").await.unwrap();
+        again.read_exact(&mut frame).await.unwrap();
+        assert_eq!(&frame[8..], b"ho\n");
+        kill(&daemon, &id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_waits_and_then_kills() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let script = "trap '' TERM; while :; do sleep 0.05; done";
+    let id = daemon
+        .create("deaf", &["sh", "-c", script], Value::Null)
+        .await;
+    daemon.start(&id).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = Instant::now();
+    assert_eq!(
+        daemon
+            .post(&format!("/containers/{id}/stop?t=1"), Value::Null)
+            .await
+            .0,
+        204
+    );
+    assert!(Duration::from_secs(1) <= begun.elapsed());
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["ExitCode"], 137);
+    assert_eq!(
+        daemon
+            .post(&format!("/containers/{id}/stop"), Value::Null)
+            .await
+            .0,
+        304
+    );
+
+    let more = json!({ "StopSignal": "SIGINT" });
+    let script = "trap 'exit 7' INT; while :; do sleep 0.05; done";
+    let id = daemon.create("polite", &["sh", "-c", script], more).await;
+    daemon.start(&id).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(
+        daemon
+            .post(&format!("/containers/{id}/stop"), Value::Null)
+            .await
+            .0,
+        204
+    );
+    assert_eq!(
+        daemon.get(&format!("/containers/{id}/json")).await["State"]["ExitCode"],
+        7
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_container_is_restarted_as_often_as_asked() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let policy = json!({ "Name": "on-failure", "MaximumRetryCount": 2 });
+    let more = json!({ "HostConfig": { "RestartPolicy": policy } });
+    let id = daemon.create("again", &["sh", "-c", "exit 3"], more).await;
+    daemon.start(&id).await;
+    let inspect = daemon.until(&id, "/State/Status", json!("exited")).await;
+    assert_eq!(
+        (&inspect["RestartCount"], &inspect["State"]["ExitCode"]),
+        (&json!(2), &json!(3))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_outlive_the_daemon() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("lives", &["sleep", "60"], Value::Null).await;
+    daemon.start(&id).await;
+    let pid = daemon.get(&format!("/containers/{id}/json")).await["State"]["Pid"].clone();
+    let ended = daemon.create("ended", &["true"], Value::Null).await;
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(
+        (&inspect["State"]["Status"], &inspect["State"]["Pid"]),
+        (&json!("running"), &pid)
+    );
+    let inspect = daemon.get(&format!("/containers/{ended}/json")).await;
+    assert_eq!(inspect["State"]["Status"], "created");
+    assert_eq!(
+        daemon
+            .post(&format!("/containers/{id}/kill"), Value::Null)
+            .await
+            .0,
+        204
+    );
+    let inspect = daemon.until(&id, "/State/Status", json!("exited")).await;
+    assert_eq!(inspect["State"]["ExitCode"], 137);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_checked_and_taken_once() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("my.app_1-x", &["true"], Value::Null).await;
+    let body = || json!({ "Image": "box", "Cmd": ["true"] });
+    let (status, answer) = daemon
+        .post("/containers/create?name=my.app_1-x", body())
+        .await;
+    let message = answer["message"].as_str().unwrap();
+    assert_eq!(status, 409);
+    assert!(
+        message.contains(&id) && message.contains("already in use"),
+        "{message}"
+    );
+    for bad in ["a%2Fb", "-x", "a"] {
+        let (status, answer) = daemon
+            .post(&format!("/containers/create?name={bad}"), body())
+            .await;
+        assert_eq!(status, 400, "{bad}");
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains("[a-zA-Z0-9][a-zA-Z0-9_.-]"), "{message}");
+    }
+    assert_eq!(
+        daemon.get(&format!("/containers/{}/json", &id[..6])).await["Id"],
+        id
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_named() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    for (path, status, text) in [
+        ("/v1.99/version", 400, "too new"),
+        ("/v1.10/version", 400, "too old"),
+        ("/containers/nope/json", 404, "No such container: nope"),
+        ("/images/nope/json", 404, "No such image: nope:latest"),
+        ("/networks/nope", 404, "nope"),
+        ("/swarm", 501, "/swarm is not built yet"),
+        ("/nowhere", 404, "page not found"),
+    ] {
+        let (found, bytes) = daemon.send(Method::GET, path, "").await;
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        let message = answer["message"].as_str().unwrap();
+        assert_eq!(found, status, "{path}: {message}");
+        assert!(message.contains(text), "{path}: {message}");
+    }
+    for body in [&b"{"[..], b"[]", b"{\"Cmd\":7}", &[b' '; 5 << 20]] {
+        let (status, _) = daemon
+            .send(Method::POST, "/containers/create", body.to_vec())
+            .await;
+        assert_eq!(status, 400);
+    }
+    assert_eq!(daemon.get("/v1.24/version").await["ApiVersion"], "1.50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_told_to_end_takes_its_sockets_with_it() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    let socket = daemon.socket().to_owned();
+    daemon.kill(Signal::TERM);
+    assert!(!socket.exists());
+    assert!(!socket.with_file_name("events.sock").exists());
+}
