@@ -13,23 +13,18 @@ use bollard_stubs::models::{
     EventMessageTypeEnum, ImageConfig, ImageDeleteResponseItem, ImageHistoryResponseItem,
     ImageInspect, ImageInspectMetadata, ImageInspectRootFs, ImagePruneResponse, ImageSummary,
 };
-use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use hull_image::{Digest, Image, LayerPhase, Platform, Progress, ProgressEvent, Removed};
+use hull_image::{Digest, Image, Platform, Removed};
 use serde_json::{json, Value};
-use tokio::sync::mpsc;
 
-use super::respond::{stream, Answer};
-use super::streams::body_channel;
+use super::progress::{with_progress, ProgressLines};
+use super::respond::Answer;
 use super::{Query, Shared};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
 use crate::images::{container_config, parse_reference};
 use crate::json::{Filters, Params};
-
-/// Progress on its way to a client. What does not fit is dropped: newer progress follows.
-const PROGRESS_QUEUE: usize = 256;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
@@ -316,117 +311,6 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
         images_deleted: Some(report.removed.into_iter().map(removed_item).collect()),
         space_reclaimed: i64::try_from(report.reclaimed).ok(),
     }))
-}
-
-/// Progress as Docker's JSON lines.
-struct ProgressLines {
-    sender: mpsc::Sender<Bytes>,
-}
-
-fn line(value: &Value) -> Bytes {
-    Bytes::from(format!("{value}\r\n"))
-}
-
-fn error_line(error: &EngineError) -> Bytes {
-    let message = error.message();
-    line(&json!({ "errorDetail": { "message": message }, "error": message }))
-}
-
-fn short_digest(digest: &Digest) -> String {
-    digest.hex().chars().take(12).collect()
-}
-
-impl Progress for ProgressLines {
-    fn event(&self, event: ProgressEvent) {
-        let value = match event {
-            ProgressEvent::PullingFrom { repository, tag } => {
-                json!({ "status": format!("Pulling from {repository}"), "id": tag })
-            }
-            ProgressEvent::Layer { digest, phase } => {
-                let detail = match phase {
-                    LayerPhase::Downloading { current, total }
-                    | LayerPhase::Extracting { current, total } => {
-                        json!({ "current": current, "total": total })
-                    }
-                    _ => json!({}),
-                };
-                json!({
-                    "status": phase.status(),
-                    "progressDetail": detail,
-                    "id": short_digest(&digest),
-                })
-            }
-            ProgressEvent::Digest(digest) => json!({ "status": format!("Digest: {digest}") }),
-            // Told once the image is unpacked too.
-            ProgressEvent::Complete { .. } => return,
-        };
-        // A slow client misses steps, never the result.
-        let _ = self.sender.try_send(line(&value));
-    }
-}
-
-/// Runs an operation with progress lines. What fails before the first line has its own status;
-/// what fails later is a line.
-async fn with_progress<F>(
-    operation: impl FnOnce(ProgressLines) -> F,
-    quiet: bool,
-) -> Answer<Response>
-where
-    F: std::future::Future<Output = Result<Vec<Value>>> + Send + 'static,
-{
-    let (progress, mut lines) = mpsc::channel::<Bytes>(PROGRESS_QUEUE);
-    let mut running = tokio::spawn(operation(ProgressLines { sender: progress }));
-    // None: the operation is over and has dropped its sender without a line.
-    let first = lines.recv().await;
-    if first.is_none() {
-        return match (&mut running).await {
-            Ok(Ok(last)) => {
-                let body: Vec<u8> = last.iter().flat_map(|value| line(value).to_vec()).collect();
-                Ok(stream("application/json", Body::from(body)))
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(error) => Err(aborted(error).into()),
-        };
-    }
-    let (sender, body) = body_channel();
-    tokio::spawn(async move {
-        // A pull goes with its client, as Docker's does.
-        let abort = AbortOnDrop(running.abort_handle());
-        let mut pending = first;
-        while let Some(piece) = pending {
-            if !quiet && sender.send(piece).await.is_err() {
-                return;
-            }
-            pending = tokio::select! {
-                piece = lines.recv() => piece,
-                () = sender.closed() => return,
-            };
-        }
-        let last = match running.await {
-            Ok(Ok(last)) => last.iter().map(line).collect(),
-            Ok(Err(error)) => vec![error_line(&error)],
-            Err(error) => vec![error_line(&aborted(error))],
-        };
-        drop(abort);
-        for piece in last {
-            if sender.send(piece).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(stream("application/json", body))
-}
-
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn aborted(error: tokio::task::JoinError) -> EngineError {
-    EngineError::io("finish", "the request", std::io::Error::other(error))
 }
 
 async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer<Response> {

@@ -4,6 +4,7 @@ mod containers;
 mod exec;
 mod images;
 mod objects;
+mod progress;
 mod respond;
 mod streams;
 mod system;
