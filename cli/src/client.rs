@@ -208,7 +208,9 @@ async fn start_engine(socket: &Path) -> Result<()> {
             // Another command was faster: its engine is waited for.
             if status.code() != Some(ENGINE_EXISTS) {
                 let line = last_line(&log);
-                return Err(failed(line.unwrap_or_else(|| format!("hulld ended with {status}"))));
+                return Err(failed(
+                    line.unwrap_or_else(|| format!("hulld ended with {status}")),
+                ));
             }
         }
         if Instant::now() > deadline {

@@ -49,7 +49,7 @@ pub(crate) async fn follow_size(client: &Client, target: Sized<'_>) {
 }
 
 /// Passes this process's signals on to a container for ever.
-pub(crate) async fn forward(client: &Client, container: &str) {
+pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
     let kinds = [
         (SignalKind::interrupt(), "SIGINT"),
         (SignalKind::terminate(), "SIGTERM"),
@@ -70,5 +70,27 @@ pub(crate) async fn forward(client: &Client, container: &str) {
             let _ = client.api.kill_container(container, Some(options)).await;
         }
     });
-    futures_util::future::join_all(forwards).await;
+    futures_util::future::join_all::<_>(forwards).await;
+    std::future::pending().await
+}
+
+/// Waits for a signal that ends this process, so that the terminal can be put right first. The
+/// result is the exit status.
+pub(crate) async fn ended() -> u8 {
+    let kinds = [
+        (SignalKind::interrupt(), 130),
+        (SignalKind::terminate(), 143),
+        (SignalKind::hangup(), 129),
+        (SignalKind::quit(), 131),
+    ];
+    let arrivals = kinds.into_iter().map(|(kind, status)| {
+        Box::pin(async move {
+            match signal(kind) {
+                Ok(mut arrivals) => arrivals.recv().await,
+                Err(_) => std::future::pending().await,
+            };
+            status
+        })
+    });
+    futures_util::future::select_all(arrivals).await.0
 }

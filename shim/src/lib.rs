@@ -12,9 +12,13 @@ pub mod agent;
 pub mod annotations;
 pub mod assets;
 pub mod lower;
+pub mod report;
 pub mod runtime_dir;
 pub mod sandbox;
 pub mod spec;
 pub mod stdio;
 mod sys;
+pub mod unpack;
 pub mod vmm;
+
+pub use runtime_dir::{sweep, Swept};

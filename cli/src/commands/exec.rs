@@ -117,6 +117,7 @@ pub(crate) async fn run(args: ExecArgs, client: &Client, _: &mut dyn Write) -> R
         tokio::select! {
             ended = attached.copy(stdin, keys) => ended?,
             () = sizes => Ended::Output,
+            status = signals::ended() => return Ok(ExitCode::from(status)),
         }
     };
     if ended == Ended::Detached {

@@ -206,14 +206,13 @@ impl Session<'_> {
                 return Err(start_error(error));
             }
         }
-        let ended = self.stay(client, attached).await?;
-        if ended == Ended::Detached {
-            return Ok(ExitCode::SUCCESS);
+        match self.stay(client, attached).await? {
+            Stayed::ToTheEnd => exit_code(waiting).await,
+            Stayed::Until(status) => Ok(status),
         }
-        exit_code(waiting).await
     }
 
-    async fn stay(self, client: &Client, attached: Attached) -> Result<Ended> {
+    async fn stay(self, client: &Client, attached: Attached) -> Result<Stayed> {
         let _raw = match self.tty && self.stdin {
             true => RawMode::enter()?,
             false => None,
@@ -229,18 +228,30 @@ impl Session<'_> {
                 false => std::future::pending().await,
             }
         };
-        let proxy = async {
+        // Signals go to the container, or end this command, but never leave the terminal raw.
+        let signal = async {
             match self.sig_proxy {
                 true => signals::forward(client, self.id).await,
-                false => std::future::pending().await,
+                false => signals::ended().await,
             }
         };
-        tokio::select! {
-            ended = copying => ended,
-            () = sizes => Ok(Ended::Output),
-            () = proxy => Ok(Ended::Output),
-        }
+        Ok(tokio::select! {
+            ended = copying => match ended? {
+                Ended::Output => Stayed::ToTheEnd,
+                Ended::Detached => Stayed::Until(ExitCode::SUCCESS),
+            },
+            () = sizes => Stayed::ToTheEnd,
+            status = signal => Stayed::Until(ExitCode::from(status)),
+        })
     }
+}
+
+/// How long a session lasted.
+enum Stayed {
+    /// Until the container's output ended.
+    ToTheEnd,
+    /// Until the user left, with this exit status.
+    Until(ExitCode),
 }
 
 async fn attach_to(client: &Client, id: &str, stdin: bool) -> Result<Attached> {

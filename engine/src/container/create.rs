@@ -87,7 +87,23 @@ impl CreateRequest {
                 "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
             )));
         }
-        spec::accept(&self.host)
+        let mut warnings = spec::accept(&self.host)?;
+        let tested = self
+            .config
+            .healthcheck
+            .as_ref()
+            .and_then(|check| check.test.as_deref());
+        if tested
+            .is_some_and(|test| !matches!(test.first().map(String::as_str), None | Some("NONE")))
+        {
+            warnings.push("Health checks are not built yet: none is made.".to_owned());
+        }
+        for target in self.config.volumes.iter().flatten() {
+            warnings.push(format!(
+                "Anonymous volumes are not built yet: {target} is part of the writable layer."
+            ));
+        }
+        Ok(warnings)
     }
 }
 
