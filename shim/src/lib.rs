@@ -18,6 +18,7 @@ pub mod sandbox;
 pub mod spec;
 pub mod stdio;
 mod sys;
+pub mod task;
 pub mod unpack;
 pub mod vmm;
 

@@ -73,7 +73,7 @@ pub struct Boot<'a> {
 pub struct Sandbox {
     vm: Vm,
     agent: Agent,
-    _dir: RuntimeDir,
+    dir: RuntimeDir,
     _uid: UidLease,
 }
 
@@ -117,9 +117,14 @@ impl Sandbox {
         Ok(Self {
             vm,
             agent,
-            _dir: dir,
+            dir,
             _uid: uid,
         })
+    }
+
+    /// The runtime directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The VM.

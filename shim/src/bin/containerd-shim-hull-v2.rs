@@ -1,0 +1,19 @@
+//! containerd's shim v2: one process per sandbox, serving the Task API.
+
+use std::process::ExitCode;
+
+use hull_shim::task::{self, Invocation};
+
+fn main() -> ExitCode {
+    let run = Invocation::parse(std::env::args().skip(1)).and_then(|parsed| task::main(&parsed));
+    match run {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!(
+                "containerd-shim-hull-v2: {}",
+                hull_shim::report::chain(error.as_ref())
+            );
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The address of a shim: one socket per sandbox, whose name follows from the sandbox's.
+//!
+//! The socket lies in `<exec root>/shims/`, under a short hash: the path of a UNIX socket has at
+//! most 107 bytes, and container ids alone may have 64.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+/// Bytes of the hash in a socket's name.
+const HASH_BYTES: usize = 16;
+
+/// What [`listen`] found.
+#[derive(Debug)]
+pub(crate) enum Listening {
+    /// A new socket.
+    New(UnixListener),
+    /// A shim that serves this sandbox already.
+    Served,
+}
+
+/// Path of the socket of a sandbox.
+pub(crate) fn socket_path(exec_root: &Path, namespace: &str, sandbox: &str) -> PathBuf {
+    let mut hash = Sha256::new();
+    hash.update(namespace.as_bytes());
+    hash.update([0]);
+    hash.update(sandbox.as_bytes());
+    let hash = hash.finalize();
+    let name: String = hash
+        .iter()
+        .take(HASH_BYTES)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    directory(exec_root).join(name)
+}
+
+fn directory(exec_root: &Path) -> PathBuf {
+    exec_root.join("shims")
+}
+
+/// Listens on `path`. A socket that a dead shim left is replaced.
+pub(crate) fn listen(path: &Path) -> io::Result<Listening> {
+    if let Some(parent) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(parent)?;
+    }
+    match UnixListener::bind(path) {
+        Ok(listener) => Ok(Listening::New(listener)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if is_served(path) {
+                return Ok(Listening::Served);
+            }
+            remove(path);
+            UnixListener::bind(path).map(Listening::New)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_served(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
+/// Removes a socket; one that is gone already is fine.
+pub(crate) fn remove(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}
+
+/// Removes the sockets that no shim serves any more.
+pub(crate) fn sweep(exec_root: &Path) {
+    let entries = std::fs::read_dir(directory(exec_root));
+    for entry in entries.into_iter().flatten().flatten() {
+        let path = entry.path();
+        // Only a refusal says that the owner is gone; a full backlog says that it is busy.
+        let refused = UnixStream::connect(&path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if refused {
+            remove(&path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_served_socket_is_left_alone_and_a_dead_one_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let path = socket_path(root.path(), "ns", "box");
+        let Listening::New(listener) = listen(&path).unwrap() else {
+            panic!("nobody serves it");
+        };
+        assert!(matches!(listen(&path).unwrap(), Listening::Served));
+        sweep(root.path());
+        assert!(path.exists());
+        drop(listener);
+        sweep(root.path());
+        assert!(!path.exists());
+        assert!(matches!(listen(&path).unwrap(), Listening::New(_)));
+    }
+
+    #[test]
+    fn addresses_differ_by_namespace_and_fit_a_socket() {
+        let id = "a".repeat(64);
+        let path = socket_path(Path::new("/run/hull"), "k8s.io", &id);
+        assert_ne!(
+            path,
+            socket_path(Path::new("/run/hull"), "k8s.ioa", &id[1..])
+        );
+        assert!(path.as_os_str().len() < 100);
+    }
+}

@@ -1,0 +1,84 @@
+//! A container: its processes and what is known of it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use containerd_shim_protos::ttrpc;
+
+use super::errors;
+use super::process::Process;
+use crate::sandbox::Sandbox;
+
+/// A container in a sandbox.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) id: String,
+    pub(super) bundle: PathBuf,
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) init: Arc<Process>,
+    pub(super) paused: AtomicBool,
+    oom_reported: AtomicBool,
+    execs: Mutex<HashMap<String, Arc<Process>>>,
+}
+
+impl Container {
+    pub(super) fn new(
+        id: &str,
+        bundle: PathBuf,
+        sandbox: Arc<Sandbox>,
+        init: Arc<Process>,
+    ) -> Self {
+        Self {
+            id: id.to_owned(),
+            bundle,
+            sandbox,
+            init,
+            paused: AtomicBool::new(false),
+            oom_reported: AtomicBool::new(false),
+            execs: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The init process (empty `exec_id`) or an exec.
+    pub(super) fn process(&self, exec_id: &str) -> ttrpc::Result<Arc<Process>> {
+        if exec_id.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        self.execs()
+            .get(exec_id)
+            .cloned()
+            .ok_or_else(|| errors::not_found(format!("process {exec_id:?} of {:?}", self.id)))
+    }
+
+    /// Takes an exec id; it must be free.
+    pub(super) fn add(&self, process: Arc<Process>) -> ttrpc::Result<()> {
+        let mut execs = self.execs();
+        if execs.contains_key(&process.exec_id) {
+            return Err(errors::already_exists(format!("id {}", process.exec_id)));
+        }
+        execs.insert(process.exec_id.clone(), process);
+        Ok(())
+    }
+
+    pub(super) fn forget(&self, exec_id: &str) {
+        self.execs().remove(exec_id);
+    }
+
+    /// Init and all execs.
+    pub(super) fn processes(&self) -> Vec<Arc<Process>> {
+        let mut all = vec![Arc::clone(&self.init)];
+        all.extend(self.execs().values().cloned());
+        all
+    }
+
+    /// `true` the first time only.
+    pub(super) fn report_oom_once(&self) -> bool {
+        !self.oom_reported.swap(true, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,16 @@
+//! containerd's Task API (`containerd.task.v2.Task` and its renamed copy `containerd.task.v3.Task`)
+//! over one sandbox.
+
+mod address;
+mod command;
+mod container;
+mod errors;
+mod events;
+mod metrics;
+mod process;
+mod rootfs;
+mod serve;
+mod service;
+mod state;
+
+pub use command::{main, Invocation};

@@ -1,0 +1,219 @@
+//! One process of a container: the init process or an exec.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use hull_protocol::agent::ExecProcessRequest;
+use oci_spec::runtime as oci;
+use tokio::sync::watch;
+
+use super::state::now;
+use crate::stdio::ProcessIo;
+
+/// Exit status of a process whose VM ended under it, as if it had been killed.
+pub(super) const KILLED_STATUS: u32 = 128 + libc::SIGKILL as u32;
+/// Exit status of a process whose start failed: clients see the error of `start`, not this.
+pub(super) const NEVER_RAN_STATUS: u32 = 255;
+/// Largest exit status; a guest that reports more lies.
+const MAX_STATUS: u32 = 255;
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Exit {
+    /// 0..255; 128+n when ended by signal n.
+    pub(super) status: u32,
+    /// By the host's clock.
+    pub(super) at: Timestamp,
+}
+
+/// Where a process is in its life; its end is in [`Process::exit`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Made, or announced.
+    Created,
+    /// `StartProcess` is under way.
+    Starting,
+    /// Running, or ended.
+    Started,
+}
+
+/// What a client asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct StdioPaths {
+    pub(super) stdin: String,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    pub(super) terminal: bool,
+}
+
+#[derive(Debug)]
+struct Mutable {
+    phase: Phase,
+    pid: u32,
+    io: Option<ProcessIo>,
+}
+
+/// A process.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// Empty for the init process.
+    pub(super) exec_id: String,
+    pub(super) stdio: StdioPaths,
+    /// An exec's OCI `Process`.
+    spec: Option<oci::Process>,
+    mutable: Mutex<Mutable>,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+impl Process {
+    /// A container's init process.
+    pub(super) fn init(stdio: StdioPaths) -> Self {
+        Self::new("", stdio, None)
+    }
+
+    /// An exec; `spec` is an OCI `Process` (JSON).
+    pub(super) fn exec(
+        exec_id: &str,
+        stdio: StdioPaths,
+        spec: &[u8],
+    ) -> Result<Self, serde_json::Error> {
+        let mut spec: oci::Process = serde_json::from_slice(spec)?;
+        // The request's word counts, as it does for containerd's own shims.
+        spec.set_terminal(Some(stdio.terminal));
+        Ok(Self::new(exec_id, stdio, Some(spec)))
+    }
+
+    fn new(exec_id: &str, stdio: StdioPaths, spec: Option<oci::Process>) -> Self {
+        Self {
+            exec_id: exec_id.to_owned(),
+            stdio,
+            spec,
+            mutable: Mutex::new(Mutable {
+                phase: Phase::Created,
+                pid: 0,
+                io: None,
+            }),
+            exit: watch::Sender::new(None),
+        }
+    }
+
+    /// What the agent is asked for an exec; `None` for an init process. The stdio tokens are filled
+    /// in when it is sent.
+    pub(super) fn exec_request(
+        &self,
+        container_id: &str,
+    ) -> serde_json::Result<Option<ExecProcessRequest>> {
+        let Some(spec) = &self.spec else {
+            return Ok(None);
+        };
+        Ok(Some(ExecProcessRequest {
+            container_id: container_id.to_owned(),
+            exec_id: self.exec_id.clone(),
+            process: serde_json::to_vec(spec)?,
+            user: spec.user().username().clone().unwrap_or_default(),
+            ..ExecProcessRequest::default()
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mutable> {
+        self.mutable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.lock().pid
+    }
+
+    pub(super) fn set_pid(&self, pid: u32) {
+        self.lock().pid = pid;
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.lock().phase = phase;
+    }
+
+    /// `Created` to `Starting`; `false` if it was past that.
+    pub(super) fn begin_start(&self) -> bool {
+        let mut mutable = self.lock();
+        let begins = mutable.phase == Phase::Created;
+        if begins {
+            mutable.phase = Phase::Starting;
+        }
+        begins
+    }
+
+    pub(super) fn set_io(&self, io: ProcessIo) {
+        self.lock().io = Some(io);
+    }
+
+    pub(super) fn take_io(&self) -> Option<ProcessIo> {
+        self.lock().io.take()
+    }
+
+    /// Ends the input, if there is one.
+    pub(super) fn close_stdin(&self) {
+        if let Some(io) = &self.lock().io {
+            io.close_stdin();
+        }
+    }
+
+    /// After the end: the output on its way is waited for, a bounded time.
+    pub(super) async fn settle(&self) {
+        // Taken out meanwhile: the lock is not for waiting.
+        let Some(io) = self.take_io() else { return };
+        io.settle().await;
+        self.set_io(io);
+    }
+
+    /// Writes down the end. `None` if it was known already.
+    pub(super) fn set_exit(&self, status: u32) -> Option<Exit> {
+        let exit = Exit {
+            status: status.min(MAX_STATUS),
+            at: now(),
+        };
+        let first = self.exit.send_if_modified(|slot| {
+            let first = slot.is_none();
+            if first {
+                *slot = Some(exit.clone());
+            }
+            first
+        });
+        first.then_some(exit)
+    }
+
+    /// How it ended, if it has.
+    pub(super) fn exit(&self) -> Option<Exit> {
+        self.exit.borrow().clone()
+    }
+
+    /// Waits for its end.
+    pub(super) async fn wait(&self) -> Option<Exit> {
+        let mut exit = self.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await.ok()?;
+        ended.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_starts_once_and_ends_once() {
+        let process = Process::init(StdioPaths::default());
+        assert!(process.begin_start());
+        assert!(!process.begin_start());
+        assert_eq!(process.set_exit(3).unwrap().status, 3);
+        assert_eq!(process.set_exit(4), None);
+        assert_eq!(process.exit().unwrap().status, 3);
+    }
+
+    #[test]
+    fn a_guest_cannot_report_a_status_that_no_process_has() {
+        let process = Process::init(StdioPaths::default());
+        assert_eq!(process.set_exit(u32::MAX).unwrap().status, 255);
+    }
+}

@@ -1,0 +1,683 @@
+//! The calls of the Task API.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::api;
+use containerd_shim_protos::events::task::{
+    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskIO, TaskPaused, TaskResumed,
+    TaskStart,
+};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
+use containerd_shim_protos::shim_async::Task;
+use containerd_shim_protos::ttrpc;
+use hull_protocol::agent::{
+    self, ContainerRef, ProcessRef, ResizePtyRequest, SignalProcessRequest, UpdateContainerRequest,
+};
+use ttrpc::r#async::TtrpcContext;
+
+use super::container::Container;
+use super::process::{Exit, Phase, Process, StdioPaths};
+use super::state::Shim;
+use super::{errors, metrics, rootfs};
+use crate::agent::CALL_LIMIT;
+use crate::lower::{lower, HostFacts, TaskOptions};
+use crate::report::chain;
+use crate::runtime_dir::RuntimeDir;
+use crate::sandbox::Sandbox;
+use crate::spec::Bundle;
+use crate::stdio::{Connected, Endpoints};
+use crate::vmm::UidLease;
+
+/// Version that `Connect` reports.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Type of what `Pids` says of a process: JSON.
+const PROCESS_INFO_TYPE: &str = "dev.hull.ProcessInfo";
+/// File in the sandbox's runtime directory that takes the boot's timeline.
+const TRACE_FILE: &str = "trace.json";
+
+/// Serves the Task API for one sandbox.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    shim: Arc<Shim>,
+}
+
+impl Service {
+    pub(super) fn new(shim: Arc<Shim>) -> Self {
+        Self { shim }
+    }
+
+    /// Boots the VM and makes the container in it. What a failure leaves is gone when the values
+    /// made so far are dropped.
+    async fn make(&self, request: &api::CreateTaskRequest) -> ttrpc::Result<Arc<Container>> {
+        let bundle = Bundle::load(Path::new(&request.bundle), &rootfs::mounts(&request.rootfs))
+            .map_err(|error| errors::invalid(chain(&error)))?;
+        let stdio = StdioPaths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let fail = |error: &dyn std::error::Error| errors::failed(error);
+        let uid = UidLease::take(&self.shim.exec_root).map_err(|error| fail(&error))?;
+        let options = TaskOptions {
+            sandbox_id: self.shim.sandbox_id.clone(),
+            container_id: request.id.clone(),
+            terminal: request.terminal,
+            jail: uid.jail(),
+            host: HostFacts::read(),
+        };
+        let plan = lower(&bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
+        let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
+        let dir = RuntimeDir::create(&self.shim.exec_root, &name).map_err(|error| fail(&error))?;
+        let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
+        let sandbox = Sandbox::boot_plan(&assets, &plan, dir, uid)
+            .await
+            .map_err(|error| fail(&error))?;
+
+        let init = Arc::new(Process::init(stdio));
+        let connected = connect(&sandbox, &init.stdio).await?;
+        let mut create = plan.create;
+        create.stdio = protobuf::MessageField::some(connected.tokens());
+        sandbox
+            .agent()
+            .call(
+                "CreateContainer",
+                CALL_LIMIT,
+                |client, context| async move { client.create_container(context, &create).await },
+            )
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        init.set_pid(sandbox.vm().pid());
+        init.set_io(connected.start());
+        Ok(Arc::new(Container::new(
+            &request.id,
+            request.bundle.clone().into(),
+            Arc::new(sandbox),
+            init,
+        )))
+    }
+
+    async fn start_exec(&self, container: &Container, process: &Process) -> ttrpc::Result<()> {
+        let request = process.exec_request(&container.id);
+        let Some(mut request) = request.map_err(|error| errors::failed(&error))? else {
+            return Ok(());
+        };
+        let connected = connect(&container.sandbox, &process.stdio).await?;
+        request.stdio = protobuf::MessageField::some(connected.tokens());
+        container
+            .sandbox
+            .agent()
+            .call("ExecProcess", CALL_LIMIT, |client, context| async move {
+                client.exec_process(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        process.set_io(connected.start());
+        Ok(())
+    }
+
+    async fn run(&self, container: &Container, process: &Process) -> ttrpc::Result<u32> {
+        self.start_exec(container, process).await?;
+        let request = reference(container, process);
+        let started = container
+            .sandbox
+            .agent()
+            .call("StartProcess", CALL_LIMIT, |client, context| async move {
+                client.start_process(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        Ok(started.pid)
+    }
+
+    fn publish_start(&self, container: &Container, process: &Process) {
+        let pid = process.pid();
+        let container_id = container.id.clone();
+        match process.exec_id.is_empty() {
+            true => self.shim.publisher.publish(&TaskStart {
+                container_id,
+                pid,
+                ..TaskStart::default()
+            }),
+            false => self.shim.publisher.publish(&TaskExecStarted {
+                container_id,
+                exec_id: process.exec_id.clone(),
+                pid,
+                ..TaskExecStarted::default()
+            }),
+        }
+    }
+
+    /// Keeps the boot's timeline beside the sandbox: nobody can ask the VMM once it has ended.
+    async fn keep_trace(&self, container: &Container) {
+        let Ok(marks) = container.sandbox.vm().trace().await else {
+            return;
+        };
+        let path = container.sandbox.dir().join(TRACE_FILE);
+        let written = serde_json::to_vec(&marks)
+            .map_err(std::io::Error::from)
+            .and_then(|json| std::fs::write(&path, json));
+        if let Err(error) = written {
+            tracing::warn!(?path, %error, "the boot's timeline is lost");
+        }
+    }
+
+    /// Frees a process in the guest; the container too when it is the init process.
+    async fn free(&self, container: &Container, process: &Process) {
+        let request = reference(container, process);
+        let freed = container
+            .sandbox
+            .agent()
+            .call("DeleteProcess", CALL_LIMIT, |client, context| async move {
+                client.delete_process(context, &request).await
+            })
+            .await;
+        if let Err(error) = freed {
+            // An exec that never ran is not known there, and a VM that ended knows nothing.
+            tracing::debug!(error = chain(&error), "delete in the guest");
+        }
+        if let Some(io) = process.take_io() {
+            io.finish().await;
+        }
+    }
+
+    async fn call_container<T, F>(
+        &self,
+        id: &str,
+        call: &'static str,
+        make: impl FnOnce(
+            hull_protocol::agent_ttrpc::AgentClient,
+            ttrpc::context::Context,
+            ContainerRef,
+        ) -> F,
+    ) -> ttrpc::Result<T>
+    where
+        F: std::future::Future<Output = ttrpc::Result<T>>,
+    {
+        let container = self.shim.container(id)?;
+        let reference = ContainerRef {
+            container_id: container.id.clone(),
+            ..ContainerRef::default()
+        };
+        let agent = container.sandbox.agent();
+        agent
+            .call(call, CALL_LIMIT, |client, context| {
+                make(client, context, reference)
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))
+    }
+}
+
+async fn connect(sandbox: &Sandbox, stdio: &StdioPaths) -> ttrpc::Result<Connected> {
+    let endpoints = Endpoints::open(&stdio.stdin, &stdio.stdout, &stdio.stderr)
+        .map_err(|error| errors::failed(&error))?;
+    Connected::new(sandbox.vm(), endpoints, stdio.terminal)
+        .await
+        .map_err(|error| errors::failed(&error))
+}
+
+fn reference(container: &Container, process: &Process) -> ProcessRef {
+    ProcessRef {
+        container_id: container.id.clone(),
+        exec_id: process.exec_id.clone(),
+        ..ProcessRef::default()
+    }
+}
+
+fn status(container: &Container, process: &Process) -> api::Status {
+    if process.exit().is_some() {
+        return api::Status::STOPPED;
+    }
+    match process.phase() {
+        Phase::Created | Phase::Starting => api::Status::CREATED,
+        Phase::Started if container.paused.load(Ordering::Relaxed) => api::Status::PAUSED,
+        Phase::Started => api::Status::RUNNING,
+    }
+}
+
+/// Only a process that runs can be told anything.
+fn running(container: &Container, process: &Process) -> ttrpc::Result<()> {
+    match status(container, process) {
+        api::Status::STOPPED => Err(errors::not_found("process already finished: process")),
+        _ => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Task for Service {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: api::CreateTaskRequest,
+    ) -> ttrpc::Result<api::CreateTaskResponse> {
+        if !request.checkpoint.is_empty() {
+            return Err(errors::not_built("restoring a checkpoint"));
+        }
+        let claim = self.shim.claim(&request.id)?;
+        let mut ending = self.shim.ending.subscribe();
+        let made = tokio::select! {
+            made = self.make(&request) => made,
+            // Dropping the other future undoes what it has made.
+            _ = ending.wait_for(|ending| *ending) => Err(errors::precondition("the shim is ending")),
+        };
+        let container = match made {
+            Ok(container) => container,
+            Err(error) => {
+                tracing::warn!(container = request.id, %error, "create failed");
+                return Err(error);
+            }
+        };
+        self.shim.insert(&container);
+        drop(claim);
+        let pid = container.init.pid();
+        self.shim.publisher.publish(&TaskCreate {
+            container_id: request.id,
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: MessageField::some(TaskIO {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+                ..TaskIO::default()
+            }),
+            pid,
+            ..TaskCreate::default()
+        });
+        Ok(api::CreateTaskResponse {
+            pid,
+            ..Default::default()
+        })
+    }
+
+    async fn start(
+        &self,
+        _: &TtrpcContext,
+        request: api::StartRequest,
+    ) -> ttrpc::Result<api::StartResponse> {
+        let container = self.shim.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        if process.exit().is_some() || !process.begin_start() {
+            return Err(errors::precondition(
+                "cannot start a process that has been started before",
+            ));
+        }
+        match self.run(&container, &process).await {
+            Ok(guest_pid) => {
+                process.set_phase(Phase::Started);
+                if !process.exec_id.is_empty() {
+                    process.set_pid(guest_pid);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(container = request.id, exec = request.exec_id, %error, "start failed");
+                process.set_exit(super::process::NEVER_RAN_STATUS);
+                return Err(error);
+            }
+        }
+        if process.exec_id.is_empty() {
+            self.keep_trace(&container).await;
+        }
+        self.publish_start(&container, &process);
+        self.shim.watch(&container, &process);
+        Ok(api::StartResponse {
+            pid: process.pid(),
+            ..Default::default()
+        })
+    }
+
+    async fn delete(
+        &self,
+        _: &TtrpcContext,
+        request: api::DeleteRequest,
+    ) -> ttrpc::Result<api::DeleteResponse> {
+        let container = self.shim.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        if process.exit().is_none() && process.phase() != Phase::Created {
+            return Err(errors::precondition(format!(
+                "cannot delete a running process {:?} of {:?}",
+                request.exec_id, request.id
+            )));
+        }
+        self.free(&container, &process).await;
+        if process.exec_id.is_empty() {
+            self.shim.remove(&container).await;
+        } else {
+            container.forget(&process.exec_id);
+        }
+        let exit = process.exit().unwrap_or_else(|| Exit {
+            status: super::process::KILLED_STATUS,
+            at: super::state::now(),
+        });
+        self.shim.publisher.publish(&TaskDelete {
+            container_id: container.id.clone(),
+            pid: process.pid(),
+            exit_status: exit.status,
+            exited_at: MessageField::some(exit.at.clone()),
+            id: request.exec_id,
+            ..TaskDelete::default()
+        });
+        Ok(api::DeleteResponse {
+            pid: process.pid(),
+            exit_status: exit.status,
+            exited_at: MessageField::some(exit.at),
+            ..Default::default()
+        })
+    }
+
+    async fn state(
+        &self,
+        _: &TtrpcContext,
+        request: api::StateRequest,
+    ) -> ttrpc::Result<api::StateResponse> {
+        let container = self.shim.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        let exit = process.exit();
+        Ok(api::StateResponse {
+            id: container.id.clone(),
+            bundle: container.bundle.to_string_lossy().into_owned(),
+            pid: process.pid(),
+            status: EnumOrUnknown::new(status(&container, &process)),
+            stdin: process.stdio.stdin.clone(),
+            stdout: process.stdio.stdout.clone(),
+            stderr: process.stdio.stderr.clone(),
+            terminal: process.stdio.terminal,
+            exit_status: exit.as_ref().map_or(0, |exit| exit.status),
+            exited_at: MessageField::from_option(exit.map(|exit| exit.at)),
+            exec_id: request.exec_id,
+            ..Default::default()
+        })
+    }
+
+    async fn pids(
+        &self,
+        _: &TtrpcContext,
+        request: api::PidsRequest,
+    ) -> ttrpc::Result<api::PidsResponse> {
+        let list = self
+            .call_container(
+                &request.id,
+                "ListProcesses",
+                |client, context, id| async move { client.list_processes(context, &id).await },
+            )
+            .await?;
+        Ok(api::PidsResponse {
+            processes: list.processes.iter().map(process_info).collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn pause(
+        &self,
+        _: &TtrpcContext,
+        request: api::PauseRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        let container = self.shim.container(&request.id)?;
+        if status(&container, &container.init) != api::Status::RUNNING {
+            return Err(errors::precondition(
+                "only a running container can be paused",
+            ));
+        }
+        self.call_container(
+            &request.id,
+            "PauseContainer",
+            |client, context, id| async move { client.pause_container(context, &id).await },
+        )
+        .await?;
+        container.paused.store(true, Ordering::Relaxed);
+        self.shim.publisher.publish(&TaskPaused {
+            container_id: request.id,
+            ..TaskPaused::default()
+        });
+        Ok(api::Empty::default())
+    }
+
+    async fn resume(
+        &self,
+        _: &TtrpcContext,
+        request: api::ResumeRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        let container = self.shim.container(&request.id)?;
+        if status(&container, &container.init) != api::Status::PAUSED {
+            return Err(errors::precondition(
+                "only a paused container can be resumed",
+            ));
+        }
+        self.call_container(
+            &request.id,
+            "ResumeContainer",
+            |client, context, id| async move { client.resume_container(context, &id).await },
+        )
+        .await?;
+        container.paused.store(false, Ordering::Relaxed);
+        self.shim.publisher.publish(&TaskResumed {
+            container_id: request.id,
+            ..TaskResumed::default()
+        });
+        Ok(api::Empty::default())
+    }
+
+    async fn checkpoint(
+        &self,
+        _: &TtrpcContext,
+        _: api::CheckpointTaskRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        Err(errors::not_built("checkpoints"))
+    }
+
+    async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> ttrpc::Result<api::Empty> {
+        let container = self.shim.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        running(&container, &process)?;
+        let signal = SignalProcessRequest {
+            container_id: request.id,
+            exec_id: request.exec_id,
+            signal: request.signal,
+            all: request.all,
+            ..SignalProcessRequest::default()
+        };
+        let created = process.phase() == Phase::Created;
+        container
+            .sandbox
+            .agent()
+            .call("SignalProcess", CALL_LIMIT, |client, context| async move {
+                client.signal_process(context, &signal).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        // A process that was never started is not watched yet.
+        if created && process.exec_id.is_empty() {
+            self.shim.watch(&container, &process);
+        }
+        Ok(api::Empty::default())
+    }
+
+    async fn exec(
+        &self,
+        _: &TtrpcContext,
+        request: api::ExecProcessRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        let container = self.shim.container(&request.id)?;
+        if request.exec_id.is_empty() {
+            return Err(errors::invalid("an exec needs an id"));
+        }
+        match status(&container, &container.init) {
+            api::Status::RUNNING => {}
+            api::Status::PAUSED => {
+                return Err(errors::precondition("cannot exec in a paused container"))
+            }
+            _ => return Err(errors::precondition("cannot exec in a stopped container")),
+        }
+        let stdio = StdioPaths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let spec = request.spec.into_option().unwrap_or_default().value;
+        let process = Process::exec(&request.exec_id, stdio, &spec)
+            .map_err(|error| errors::invalid(format!("the exec's process: {error}")))?;
+        container.add(Arc::new(process))?;
+        self.shim.publisher.publish(&TaskExecAdded {
+            container_id: request.id,
+            exec_id: request.exec_id,
+            ..TaskExecAdded::default()
+        });
+        Ok(api::Empty::default())
+    }
+
+    async fn resize_pty(
+        &self,
+        _: &TtrpcContext,
+        request: api::ResizePtyRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        let container = self.shim.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        running(&container, &process)?;
+        let resize = ResizePtyRequest {
+            container_id: request.id,
+            exec_id: request.exec_id,
+            width: request.width,
+            height: request.height,
+            ..ResizePtyRequest::default()
+        };
+        container
+            .sandbox
+            .agent()
+            .call("ResizePty", CALL_LIMIT, |client, context| async move {
+                client.resize_pty(context, &resize).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn close_io(
+        &self,
+        _: &TtrpcContext,
+        request: api::CloseIORequest,
+    ) -> ttrpc::Result<api::Empty> {
+        let container = self.shim.container(&request.id)?;
+        let process = container.process(&request.exec_id)?;
+        if request.stdin {
+            process.close_stdin();
+        }
+        Ok(api::Empty::default())
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: api::UpdateTaskRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        let container = self.shim.container(&request.id)?;
+        let update = UpdateContainerRequest {
+            container_id: request.id,
+            resources: request.resources.into_option().unwrap_or_default().value,
+            ..UpdateContainerRequest::default()
+        };
+        container
+            .sandbox
+            .agent()
+            .call(
+                "UpdateContainer",
+                CALL_LIMIT,
+                |client, context| async move { client.update_container(context, &update).await },
+            )
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        Ok(api::Empty::default())
+    }
+
+    async fn wait(
+        &self,
+        _: &TtrpcContext,
+        request: api::WaitRequest,
+    ) -> ttrpc::Result<api::WaitResponse> {
+        let process = self
+            .shim
+            .container(&request.id)?
+            .process(&request.exec_id)?;
+        let exit = process
+            .wait()
+            .await
+            .ok_or_else(|| errors::precondition("the shim is ending"))?;
+        Ok(api::WaitResponse {
+            exit_status: exit.status,
+            exited_at: MessageField::some(exit.at),
+            ..Default::default()
+        })
+    }
+
+    async fn stats(
+        &self,
+        _: &TtrpcContext,
+        request: api::StatsRequest,
+    ) -> ttrpc::Result<api::StatsResponse> {
+        let stats = self
+            .call_container(
+                &request.id,
+                "StatsContainer",
+                |client, context, id| async move { client.stats_container(context, &id).await },
+            )
+            .await?;
+        Ok(api::StatsResponse {
+            stats: MessageField::some(metrics::pack(stats)),
+            ..Default::default()
+        })
+    }
+
+    async fn connect(
+        &self,
+        _: &TtrpcContext,
+        request: api::ConnectRequest,
+    ) -> ttrpc::Result<api::ConnectResponse> {
+        let task_pid = self
+            .shim
+            .container(&request.id)
+            .map_or(0, |container| container.init.pid());
+        Ok(api::ConnectResponse {
+            shim_pid: std::process::id(),
+            task_pid,
+            version: VERSION.to_owned(),
+            ..Default::default()
+        })
+    }
+
+    async fn shutdown(
+        &self,
+        _: &TtrpcContext,
+        request: api::ShutdownRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        if request.now || self.shim.is_empty() {
+            self.shim.ending.send_replace(true);
+        }
+        Ok(api::Empty::default())
+    }
+}
+
+fn process_info(process: &agent::ProcessInfo) -> api::ProcessInfo {
+    let info = serde_json::json!({
+        "exec_id": process.exec_id,
+        "ppid": process.ppid,
+        "uid": process.uid,
+        "started_at_ns": process.started_at_ns,
+        "cpu_ns": process.cpu_ns,
+        "tty": process.tty,
+        "command": process.command,
+    });
+    api::ProcessInfo {
+        pid: process.pid,
+        info: MessageField::some(Any {
+            type_url: PROCESS_INFO_TYPE.to_owned(),
+            value: info.to_string().into_bytes(),
+            ..Any::default()
+        }),
+        ..Default::default()
+    }
+}

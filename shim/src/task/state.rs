@@ -1,0 +1,262 @@
+//! What one shim process holds: its sandbox and the containers in it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::ttrpc;
+use hull_protocol::agent::{event, NextEventRequest, ProcessRef};
+use tokio::sync::watch;
+
+use super::container::Container;
+use super::errors;
+use super::events::Publisher;
+use super::process::{Process, KILLED_STATUS};
+use crate::report::chain;
+use crate::sandbox::Sandbox;
+
+/// How long the guest has to sync and power off when its last container goes.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+/// After an agent's event that can't be read.
+const EVENT_RETRY: Duration = Duration::from_secs(1);
+
+/// The present, by the host's clock.
+pub(super) fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or_default(),
+        ..Timestamp::default()
+    }
+}
+
+/// The state of a shim process.
+#[derive(Debug)]
+pub(super) struct Shim {
+    pub(super) namespace: String,
+    pub(super) sandbox_id: String,
+    pub(super) exec_root: PathBuf,
+    pub(super) publisher: Publisher,
+    /// Set when the process shall end.
+    pub(super) ending: watch::Sender<bool>,
+    containers: Mutex<Containers>,
+}
+
+#[derive(Debug, Default)]
+struct Containers {
+    /// A create is under way.
+    booting: bool,
+    by_id: HashMap<String, Arc<Container>>,
+}
+
+impl Shim {
+    pub(super) fn new(
+        namespace: &str,
+        sandbox_id: &str,
+        exec_root: PathBuf,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            sandbox_id: sandbox_id.to_owned(),
+            exec_root,
+            publisher,
+            ending: watch::Sender::new(false),
+            containers: Mutex::new(Containers::default()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Containers> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn container(&self, id: &str) -> ttrpc::Result<Arc<Container>> {
+        let containers = self.lock();
+        match containers.by_id.get(id) {
+            Some(container) => Ok(Arc::clone(container)),
+            None => Err(errors::not_found(format!("container {id:?}"))),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let containers = self.lock();
+        containers.by_id.is_empty() && !containers.booting
+    }
+
+    /// Claims the sandbox for a container that is being made, until the claim is dropped.
+    pub(super) fn claim(self: &Arc<Self>, id: &str) -> ttrpc::Result<Claim> {
+        let mut containers = self.lock();
+        if containers.booting || containers.by_id.contains_key(id) {
+            return Err(errors::already_exists(format!("container {id:?}")));
+        }
+        if !containers.by_id.is_empty() {
+            return Err(errors::not_built("a second container in one sandbox"));
+        }
+        containers.booting = true;
+        Ok(Claim {
+            shim: Arc::clone(self),
+        })
+    }
+
+    /// The container of a claim is there.
+    pub(super) fn insert(self: &Arc<Self>, container: &Arc<Container>) {
+        self.lock()
+            .by_id
+            .insert(container.id.clone(), Arc::clone(container));
+        tokio::spawn(Arc::clone(self).follow_vm(Arc::clone(container)));
+        tokio::spawn(Arc::clone(self).follow_events(Arc::clone(&container.sandbox)));
+    }
+
+    /// Ends everything: the process is about to.
+    pub(super) async fn end_all(&self) {
+        let all: Vec<_> = self.lock().by_id.values().cloned().collect();
+        for container in all {
+            self.remove(&container).await;
+        }
+    }
+
+    /// Forgets a container; the VM ends with its last one.
+    pub(super) async fn remove(&self, container: &Container) {
+        let last = {
+            let mut containers = self.lock();
+            containers.by_id.remove(&container.id);
+            containers.by_id.is_empty()
+        };
+        if last {
+            let end = container.sandbox.shut_down(SHUTDOWN_LIMIT).await;
+            tracing::info!(sandbox = self.sandbox_id, %end, "the VM ended");
+        }
+    }
+
+    /// Waits for the end of a started process and tells it.
+    pub(super) fn watch(self: &Arc<Self>, container: &Arc<Container>, process: &Arc<Process>) {
+        let (shim, container) = (Arc::clone(self), Arc::clone(container));
+        let process = Arc::clone(process);
+        tokio::spawn(async move {
+            let status = shim.exit_status(&container, &process).await;
+            process.settle().await;
+            shim.finish(&container, &process, status);
+        });
+    }
+
+    async fn exit_status(&self, container: &Container, process: &Process) -> u32 {
+        let request = ProcessRef {
+            container_id: container.id.clone(),
+            exec_id: process.exec_id.clone(),
+            ..ProcessRef::default()
+        };
+        let agent = container.sandbox.agent();
+        let ended = agent.call_unlimited("WaitProcess", |client, context| async move {
+            client.wait_process(context, &request).await
+        });
+        match ended.await {
+            Ok(exit) => {
+                if exit.oom_killed {
+                    self.report_oom(container);
+                }
+                exit.exit_status
+            }
+            Err(error) => {
+                tracing::warn!(
+                    container = container.id,
+                    exec = process.exec_id,
+                    error = chain(&error),
+                    "the end of a process is not known: counted as killed"
+                );
+                // Without an agent the VM is of no use, and must not run on unseen.
+                container.sandbox.vm().kill();
+                KILLED_STATUS
+            }
+        }
+    }
+
+    fn finish(&self, container: &Container, process: &Process, status: u32) {
+        let Some(exit) = process.set_exit(status) else {
+            return;
+        };
+        let id = match process.exec_id.is_empty() {
+            true => container.id.clone(),
+            false => process.exec_id.clone(),
+        };
+        self.publisher.publish(&TaskExit {
+            container_id: container.id.clone(),
+            id,
+            pid: process.pid(),
+            exit_status: exit.status,
+            exited_at: MessageField::some(exit.at),
+            ..TaskExit::default()
+        });
+    }
+
+    fn report_oom(&self, container: &Container) {
+        if container.report_oom_once() {
+            self.publisher.publish(&TaskOOM {
+                container_id: container.id.clone(),
+                ..TaskOOM::default()
+            });
+        }
+    }
+
+    /// A VM that ends by itself ends all its processes, also those that never started.
+    async fn follow_vm(self: Arc<Self>, container: Arc<Container>) {
+        let end = container.sandbox.vm().ended().await;
+        for process in container.processes() {
+            if process.exit().is_none() {
+                tracing::warn!(container = container.id, %end, "the VM ended under a process");
+                process.settle().await;
+                self.finish(&container, &process, KILLED_STATUS);
+            }
+        }
+    }
+
+    /// Passes on what the agent tells of its own accord, as long as the VM lives.
+    async fn follow_events(self: Arc<Self>, sandbox: Arc<Sandbox>) {
+        let mut after = 0;
+        while sandbox.vm().end_so_far().is_none() {
+            let request = NextEventRequest {
+                after,
+                ..NextEventRequest::default()
+            };
+            let next = sandbox
+                .agent()
+                .call_unlimited("NextEvent", |client, context| async move {
+                    client.next_event(context, &request).await
+                });
+            let event = match next.await {
+                // A sequence that does not grow would be read for ever.
+                Ok(event) if after < event.sequence => event,
+                Ok(_) => return,
+                Err(_) => {
+                    tokio::time::sleep(EVENT_RETRY).await;
+                    continue;
+                }
+            };
+            after = event.sequence;
+            if let Some(event::Kind::Oom(oom)) = event.kind {
+                if let Ok(container) = self.container(&oom.container_id) {
+                    self.report_oom(&container);
+                }
+            }
+        }
+    }
+}
+
+/// The right to make the next container.
+#[derive(Debug)]
+pub(super) struct Claim {
+    shim: Arc<Shim>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.shim.lock().booting = false;
+    }
+}
