@@ -65,7 +65,10 @@ impl Paths {
 
     /// The boot timeline that a container's shim writes.
     pub fn trace(&self, id: &str) -> PathBuf {
-        self.exec_root.join("sandboxes").join(id).join("trace.json")
+        self.exec_root
+            .join("sandboxes")
+            .join(format!("hull-{id}"))
+            .join("trace.json")
     }
 
     /// The boot timeline, kept after the sandbox is gone.
