@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod annotations;
 pub mod assets;
+pub mod holder;
 pub mod lower;
 pub mod report;
 pub mod runtime_dir;

@@ -2,10 +2,17 @@
 
 use std::process::ExitCode;
 
+use hull_shim::holder;
 use hull_shim::task::{self, Invocation};
 
 fn main() -> ExitCode {
-    let run = Invocation::parse(std::env::args().skip(1)).and_then(|parsed| task::main(&parsed));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, setup] = arguments.as_slice() {
+        if first == holder::ARGUMENT {
+            return holder::main(setup);
+        }
+    }
+    let run = Invocation::parse(arguments).and_then(|parsed| task::main(&parsed));
     match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
