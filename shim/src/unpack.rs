@@ -89,7 +89,7 @@ pub enum Compression {
     Zstd,
 }
 
-/// What the layers may hold at most; 0: no limit.
+/// What the layers may hold at most; 0: the agent's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {

@@ -146,7 +146,7 @@ def attributes(out):
         layer(directory("ro", mode=0o555), entry("ro/f", mode=0o000), entry("suid", mode=0o4755),
               directory("sgid", mode=0o2755), directory("sticky", mode=0o1777), entry("nobody", uid=65534, gid=65534),
               entry("bigid", uid=4_000_000_000, gid=4_000_000_000),
-              entry("dev", tarfile.CHRTYPE, device=(1, 3), mode=0o666), entry("blk", tarfile.BLKTYPE, device=(7, 99)),
+              entry("chr", tarfile.CHRTYPE, device=(1, 3), mode=0o666), entry("blk", tarfile.BLKTYPE, device=(7, 99)),
               entry("fifo", tarfile.FIFOTYPE), entry("old", mtime=-86400),
               entry("ns", pax={"mtime": "1600000000.123456789"}),
               entry("cap", mode=0o755, pax={"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}),
@@ -185,7 +185,12 @@ def duplicate(out):
 
 @scenario
 def dotdot(out):
-    write_image(out, [busybox_layer(), layer(entry("../../escape", data=b"x"), entry("/abs", data=b"y"))])
+    write_image(out, [busybox_layer(), layer(entry("../../escape", data=b"x"))])
+
+
+@scenario
+def absolute(out):
+    write_image(out, [busybox_layer(), layer(entry("/abs", data=b"y"), entry("d/../up", data=b"z"))])
 
 
 @scenario

@@ -52,7 +52,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def upstream(self, path):
         connection = http.client.HTTPConnection(UPSTREAM)
-        headers = {k: v for k, v in self.headers.items() if k.lower() in ("accept", "range")}
+        # A client may send several Accept lines.
+        headers = {k: ", ".join(self.headers.get_all(k)) for k in ("Accept", "Range") if k in self.headers}
         connection.request(self.command, path, headers=headers)
         response = connection.getresponse()
         body = response.read()

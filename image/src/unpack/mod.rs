@@ -63,15 +63,16 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Limits as the agent's protocol gives them: 0 means no limit.
+    /// Limits as the agent's protocol gives them: 0 means the default.
     pub fn from_wire(files: u64, bytes: u64, path_length: u32, path_depth: u32) -> Self {
-        let wide = |limit: u64| if limit == 0 { u64::MAX } else { limit };
-        let narrow = |limit: u32| if limit == 0 { u32::MAX } else { limit };
+        let default = Self::default();
+        let wide = |limit: u64, default| if limit == 0 { default } else { limit };
+        let narrow = |limit: u32, default| if limit == 0 { default } else { limit };
         Self {
-            files: wide(files),
-            bytes: wide(bytes),
-            path_length: narrow(path_length),
-            path_depth: narrow(path_depth),
+            files: wide(files, default.files),
+            bytes: wide(bytes, default.bytes),
+            path_length: narrow(path_length, default.path_length),
+            path_depth: narrow(path_depth, default.path_depth),
         }
     }
 }

@@ -36,7 +36,7 @@ case_modes_owners_times_and_attributes() {
     load attributes
     expect_eq "$(inside attributes 'stat -c "%n %a %u %g" ro ro/f suid sgid sticky nobody bigid')" \
         $'ro 555 0 0\nro/f 0 0 0\nsuid 4755 0 0\nsgid 2755 0 0\nsticky 1777 0 0\nnobody 644 65534 65534\nbigid 644 4000000000 4000000000' modes
-    expect_eq "$(inside attributes 'stat -c "%n %F %t,%T" dev blk fifo')" $'dev character special file 1,3\nblk block special file 7,63\nfifo fifo 0,0' devices
+    expect_eq "$(inside attributes 'stat -c "%n %F %t,%T" chr blk fifo')" $'chr character special file 1,3\nblk block special file 7,63\nfifo fifo 0,0' devices
     expect_eq "$(inside attributes 'stat -c %Y old; stat -c %y ns')" $'-86400\n2020-09-13 12:26:40.123456789' times
 }
 
@@ -60,9 +60,8 @@ case_127_layers() {
 case_strange_but_legal_layers() {
     load duplicate
     expect_eq "$(inside duplicate 'cat f')" second 'a file twice in one layer'
-    load dotdot
-    expect_eq "$(inside dotdot 'ls -d /escape /abs 2>/dev/null | tr "\n" " "')" '/abs /escape ' 'paths stay inside the root'
-    [ ! -e /escape ] && [ ! -e "$HARNESS/escape" ] || fail 'a layer wrote on the host'
+    load absolute
+    expect_eq "$(inside absolute 'ls -d /up /abs | tr "\n" " "')" '/abs /up ' 'paths stay inside the root'
     load through_symlink
     inside through_symlink 'ls /etc/x' >/dev/null
     [ ! -e /etc/x ] || fail 'a layer wrote on the host'
@@ -71,6 +70,8 @@ case_strange_but_legal_layers() {
 case_bad_layers_are_refused_by_name() {
     refused name_too_long 'name too long'
     refused deep_path 'path'
+    refused dotdot '../../escape'
+    [ ! -e /escape ] && [ ! -e "$HARNESS/escape" ] || fail 'a layer wrote on the host'
     refused missing_link_target 'nowhere/at/all'
     refused wrong_diff_id 'diff ID'
     refused truncated_layer sha256:

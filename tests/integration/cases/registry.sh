@@ -44,7 +44,7 @@ case_refusals_are_named() {
     pull_fails "$BAD/denied/fresh:latest" 'denied/fresh'
     pull_fails "$BAD/missing/fresh:latest" 'missing/fresh'
     pull_fails "$BAD/broken/fresh:latest" '500'
-    pull_fails "$BAD/always429/fresh:latest" 'rate limit'
+    pull_fails "$BAD/always429/fresh:latest" 'limits the rate' '429'
 }
 
 case_damaged_blobs_are_refused() {
