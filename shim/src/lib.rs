@@ -11,7 +11,10 @@
 pub mod agent;
 pub mod annotations;
 pub mod assets;
+mod fd_stream;
+pub mod handover;
 pub mod holder;
+pub mod hooks;
 pub mod lower;
 pub mod report;
 pub mod runtime_dir;

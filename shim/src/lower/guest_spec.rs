@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::{LowerError, Share, SHARE_TAG, VOLUME_ROOT};
 use crate::spec::{is_bind, Bundle, INLINE_OPTION};
@@ -33,26 +33,11 @@ pub(super) fn lower(bundle: &Bundle, terminal: bool) -> Result<GuestSpec, LowerE
 
 fn refuse_what_needs_the_host(spec: &Spec) -> Result<(), LowerError> {
     let refused = |what: &str| Err(LowerError::NotSupportedYet { what: what.into() });
-    if let Some(hooks) = spec.hooks() {
-        let lists = [
-            hooks.prestart(),
-            hooks.create_runtime(),
-            hooks.create_container(),
-            hooks.start_container(),
-            hooks.poststart(),
-            hooks.poststop(),
-        ];
-        if lists
-            .iter()
-            .any(|list| list.iter().flatten().next().is_some())
-        {
-            return refused("OCI hooks");
-        }
-    }
     let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces());
     for namespace in namespaces.flatten() {
-        // Joining a process's namespace by path means the host's.
-        if let Some(path) = namespace.path() {
+        // Joining a process's namespace by path means the host's; the network's is joined there.
+        let network = namespace.typ() == LinuxNamespaceType::Network;
+        if let Some(path) = namespace.path().as_ref().filter(|_| !network) {
             let kind = namespace.typ();
             return refused(&format!("joining the {kind:?} namespace {path:?}"));
         }
@@ -124,6 +109,7 @@ impl GuestSpec {
     /// Removes what names things of the host that don't exist in the guest.
     fn drop_host_only_parts(&mut self, terminal: bool) {
         self.spec.set_annotations(None);
+        self.drop_host_hooks();
         if let Some(root) = self.spec.root_mut() {
             root.set_path(PathBuf::from("rootfs"));
         }
@@ -135,12 +121,31 @@ impl GuestSpec {
             process.user_mut().set_username(None);
         }
         if let Some(linux) = self.spec.linux_mut() {
+            for namespace in linux.namespaces_mut().iter_mut().flatten() {
+                namespace.set_path(None);
+            }
             linux.set_mount_label(None);
             linux.set_intel_rdt(None);
             if let Some(resources) = linux.resources_mut() {
                 drop_host_cpu_numbers(resources);
             }
         }
+    }
+}
+
+impl GuestSpec {
+    /// What is left runs inside the container.
+    fn drop_host_hooks(&mut self) {
+        let Some(mut hooks) = self.spec.hooks().clone() else {
+            return;
+        };
+        #[allow(deprecated)] // Of the specification; Docker uses it.
+        hooks.set_prestart(None);
+        hooks.set_create_runtime(None);
+        hooks.set_poststart(None);
+        hooks.set_poststop(None);
+        let left = hooks != Hooks::default();
+        self.spec.set_hooks(left.then_some(hooks));
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use containerd_shim_protos::ttrpc;
 
 use super::errors;
+use super::host_side::Place;
 use super::process::Process;
+use crate::hooks::Subject;
 use crate::sandbox::Sandbox;
 
 /// A container in a sandbox.
@@ -18,6 +20,9 @@ pub(super) struct Container {
     pub(super) bundle: PathBuf,
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) init: Arc<Process>,
+    pub(super) hooks: Subject,
+    /// Where the holders of its processes are.
+    pub(super) place: Place,
     pub(super) paused: AtomicBool,
     oom_reported: AtomicBool,
     execs: Mutex<HashMap<String, Arc<Process>>>,
@@ -29,12 +34,16 @@ impl Container {
         bundle: PathBuf,
         sandbox: Arc<Sandbox>,
         init: Arc<Process>,
+        hooks: Subject,
+        place: Place,
     ) -> Self {
         Self {
             id: id.to_owned(),
             bundle,
             sandbox,
             init,
+            hooks,
+            place,
             paused: AtomicBool::new(false),
             oom_reported: AtomicBool::new(false),
             execs: Mutex::new(HashMap::new()),

@@ -6,6 +6,7 @@ mod command;
 mod container;
 mod errors;
 mod events;
+mod host_side;
 mod metrics;
 mod process;
 mod rootfs;

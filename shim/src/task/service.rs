@@ -20,10 +20,13 @@ use hull_protocol::agent::{
 use ttrpc::r#async::TtrpcContext;
 
 use super::container::Container;
+use super::host_side::{self, HostSide, Place};
 use super::process::{Exit, Phase, Process, StdioPaths};
 use super::state::Shim;
 use super::{errors, metrics, rootfs};
 use crate::agent::CALL_LIMIT;
+use crate::holder::Network;
+use crate::hooks::Moment;
 use crate::lower::{lower, HostFacts, TaskOptions};
 use crate::report::chain;
 use crate::runtime_dir::RuntimeDir;
@@ -61,6 +64,53 @@ impl Service {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
+        let place = Place::of(&bundle);
+        let hooks = host_side::subject(&request.id, &bundle);
+        let mut side = HostSide::open(&stdio, &place, hooks.has_any()).await?;
+        let pid = side.pid().unwrap_or_default();
+        let made = async {
+            for moment in [Moment::Prestart, Moment::CreateRuntime] {
+                let ran = hooks.run(moment, pid).await;
+                ran.map_err(|error| errors::failed(&error))?;
+            }
+            self.boot(request, &bundle, stdio, &mut side).await
+        };
+        let (sandbox, init) = match made.await {
+            Ok(made) => made,
+            Err(error) => {
+                drop(side);
+                hooks.run_all(Moment::Poststop, 0).await;
+                return Err(error);
+            }
+        };
+        // Further processes join the network namespace that the first one has.
+        let place = match &side.holder {
+            Some(holder) => Place {
+                network: Network::Join(holder.netns()),
+                ..place
+            },
+            None => place,
+        };
+        let container = Arc::new(Container::new(
+            &request.id,
+            request.bundle.clone().into(),
+            Arc::new(sandbox),
+            init,
+            hooks,
+            place,
+        ));
+        side.follow(self, &container, &container.init);
+        Ok(container)
+    }
+
+    /// Boots the VM and makes the container's first process in it.
+    async fn boot(
+        &self,
+        request: &api::CreateTaskRequest,
+        bundle: &Bundle,
+        stdio: StdioPaths,
+        side: &mut HostSide,
+    ) -> ttrpc::Result<(Sandbox, Arc<Process>)> {
         let fail = |error: &dyn std::error::Error| errors::failed(error);
         let uid = UidLease::take(&self.shim.exec_root).map_err(|error| fail(&error))?;
         let options = TaskOptions {
@@ -70,7 +120,7 @@ impl Service {
             jail: uid.jail(),
             host: HostFacts::read(),
         };
-        let plan = lower(&bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
+        let plan = lower(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
         let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
         let dir = RuntimeDir::create(&self.shim.exec_root, &name).map_err(|error| fail(&error))?;
         let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
@@ -79,7 +129,7 @@ impl Service {
             .map_err(|error| fail(&error))?;
 
         let init = Arc::new(Process::init(stdio));
-        let connected = connect(&sandbox, &init.stdio).await?;
+        let connected = connect(&sandbox, side.take_endpoints(), init.stdio.terminal).await?;
         let mut create = plan.create;
         create.stdio = protobuf::MessageField::some(connected.tokens());
         sandbox
@@ -91,22 +141,23 @@ impl Service {
             )
             .await
             .map_err(|error| errors::of_agent(&error))?;
-        init.set_pid(sandbox.vm().pid());
+        init.set_pid(side.pid().unwrap_or_else(|| sandbox.vm().pid()));
         init.set_io(connected.start());
-        Ok(Arc::new(Container::new(
-            &request.id,
-            request.bundle.clone().into(),
-            Arc::new(sandbox),
-            init,
-        )))
+        Ok((sandbox, init))
     }
 
-    async fn start_exec(&self, container: &Container, process: &Process) -> ttrpc::Result<()> {
+    async fn start_exec(
+        &self,
+        container: &Container,
+        process: &Process,
+    ) -> ttrpc::Result<HostSide> {
         let request = process.exec_request(&container.id);
         let Some(mut request) = request.map_err(|error| errors::failed(&error))? else {
-            return Ok(());
+            return Ok(HostSide::default());
         };
-        let connected = connect(&container.sandbox, &process.stdio).await?;
+        let mut side = HostSide::open(&process.stdio, &container.place, false).await?;
+        let endpoints = side.take_endpoints();
+        let connected = connect(&container.sandbox, endpoints, process.stdio.terminal).await?;
         request.stdio = protobuf::MessageField::some(connected.tokens());
         container
             .sandbox
@@ -117,11 +168,12 @@ impl Service {
             .await
             .map_err(|error| errors::of_agent(&error))?;
         process.set_io(connected.start());
-        Ok(())
+        Ok(side)
     }
 
-    async fn run(&self, container: &Container, process: &Process) -> ttrpc::Result<u32> {
-        self.start_exec(container, process).await?;
+    /// Starts a process; returns its PID: on the host if it has one there, else in the guest.
+    async fn run(&self, container: &Arc<Container>, process: &Arc<Process>) -> ttrpc::Result<u32> {
+        let side = self.start_exec(container, process).await?;
         let request = reference(container, process);
         let started = container
             .sandbox
@@ -131,7 +183,66 @@ impl Service {
             })
             .await
             .map_err(|error| errors::of_agent(&error))?;
-        Ok(started.pid)
+        let pid = side.pid().unwrap_or(started.pid);
+        side.follow(self, container, process);
+        Ok(pid)
+    }
+
+    /// Sends a signal to a process, or to all of the container.
+    pub(super) async fn deliver(
+        &self,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+        signal: u32,
+        all: bool,
+    ) -> ttrpc::Result<()> {
+        let request = SignalProcessRequest {
+            container_id: container.id.clone(),
+            exec_id: process.exec_id.clone(),
+            signal,
+            all,
+            ..SignalProcessRequest::default()
+        };
+        let created = process.phase() == Phase::Created;
+        container
+            .sandbox
+            .agent()
+            .call("SignalProcess", CALL_LIMIT, |client, context| async move {
+                client.signal_process(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        // A process that was never started is not watched yet.
+        if created && process.exec_id.is_empty() {
+            self.shim.watch(container, process);
+        }
+        Ok(())
+    }
+
+    /// Sets the size of a process's terminal, in characters.
+    pub(super) async fn resize(
+        &self,
+        container: &Container,
+        process: &Process,
+        width: u32,
+        height: u32,
+    ) -> ttrpc::Result<()> {
+        let request = ResizePtyRequest {
+            container_id: container.id.clone(),
+            exec_id: process.exec_id.clone(),
+            width,
+            height,
+            ..ResizePtyRequest::default()
+        };
+        container
+            .sandbox
+            .agent()
+            .call("ResizePty", CALL_LIMIT, |client, context| async move {
+                client.resize_pty(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        Ok(())
     }
 
     fn publish_start(&self, container: &Container, process: &Process) {
@@ -213,10 +324,12 @@ impl Service {
     }
 }
 
-async fn connect(sandbox: &Sandbox, stdio: &StdioPaths) -> ttrpc::Result<Connected> {
-    let endpoints = Endpoints::open(&stdio.stdin, &stdio.stdout, &stdio.stderr)
-        .map_err(|error| errors::failed(&error))?;
-    Connected::new(sandbox.vm(), endpoints, stdio.terminal)
+async fn connect(
+    sandbox: &Sandbox,
+    endpoints: Endpoints,
+    terminal: bool,
+) -> ttrpc::Result<Connected> {
+    Connected::new(sandbox.vm(), endpoints, terminal)
         .await
         .map_err(|error| errors::failed(&error))
 }
@@ -308,10 +421,10 @@ impl Task for Service {
             ));
         }
         match self.run(&container, &process).await {
-            Ok(guest_pid) => {
+            Ok(pid) => {
                 process.set_phase(Phase::Started);
                 if !process.exec_id.is_empty() {
-                    process.set_pid(guest_pid);
+                    process.set_pid(pid);
                 }
             }
             Err(error) => {
@@ -325,6 +438,10 @@ impl Task for Service {
         }
         self.publish_start(&container, &process);
         self.shim.watch(&container, &process);
+        if process.exec_id.is_empty() {
+            let hooks = &container.hooks;
+            hooks.run_all(Moment::Poststart, process.pid()).await;
+        }
         Ok(api::StartResponse {
             pid: process.pid(),
             ..Default::default()
@@ -347,6 +464,9 @@ impl Task for Service {
         self.free(&container, &process).await;
         if process.exec_id.is_empty() {
             self.shim.remove(&container).await;
+            // One that never ran ends here, for whoever waits for it.
+            process.set_exit(super::process::KILLED_STATUS);
+            container.hooks.run_all(Moment::Poststop, 0).await;
         } else {
             container.forget(&process.exec_id);
         }
@@ -474,26 +594,8 @@ impl Task for Service {
         let container = self.shim.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         running(&container, &process)?;
-        let signal = SignalProcessRequest {
-            container_id: request.id,
-            exec_id: request.exec_id,
-            signal: request.signal,
-            all: request.all,
-            ..SignalProcessRequest::default()
-        };
-        let created = process.phase() == Phase::Created;
-        container
-            .sandbox
-            .agent()
-            .call("SignalProcess", CALL_LIMIT, |client, context| async move {
-                client.signal_process(context, &signal).await
-            })
-            .await
-            .map_err(|error| errors::of_agent(&error))?;
-        // A process that was never started is not watched yet.
-        if created && process.exec_id.is_empty() {
-            self.shim.watch(&container, &process);
-        }
+        self.deliver(&container, &process, request.signal, request.all)
+            .await?;
         Ok(api::Empty::default())
     }
 
@@ -539,21 +641,8 @@ impl Task for Service {
         let container = self.shim.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         running(&container, &process)?;
-        let resize = ResizePtyRequest {
-            container_id: request.id,
-            exec_id: request.exec_id,
-            width: request.width,
-            height: request.height,
-            ..ResizePtyRequest::default()
-        };
-        container
-            .sandbox
-            .agent()
-            .call("ResizePty", CALL_LIMIT, |client, context| async move {
-                client.resize_pty(context, &resize).await
-            })
-            .await
-            .map_err(|error| errors::of_agent(&error))?;
+        self.resize(&container, &process, request.width, request.height)
+            .await?;
         Ok(api::Empty::default())
     }
 
