@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         if blob and mode == "resume" and len(body) > 100_000 and not COUNTS.get("dropped"):
             COUNTS["dropped"] = 1
             return self.answer(status, body, headers, cut=len(body) * 9 // 10)
-        if blob and mode == "wrong":
+        if len(body) > 50 and blob and mode == "wrong":
             body = body[:50] + bytes([body[50] ^ 1]) + body[51:]
         self.answer(status, body, headers)
 

@@ -5,7 +5,7 @@ BAD=127.0.0.1:5066
 bad_registry() {
     python3 tests/lib/bad_registry.py 5066 "$REGISTRY" &
     BAD_PID=$!
-    trap 'kill $BAD_PID 2>/dev/null; hull rmi -f $(hull images -q --filter "reference=$BAD/*/*") >/dev/null 2>&1; rm -rf "$T"' EXIT
+    trap 'kill $BAD_PID || true; hull images -q --filter "reference=$BAD/*/*" | xargs -r hull rmi -f >/dev/null 2>&1 || true; rm -rf "$T"' EXIT
     wait_for 10 sh -c "exec 3<>/dev/tcp/127.0.0.1/5066" 2>/dev/null || wait_for 10 python3 -c 'import socket; socket.create_connection(("127.0.0.1", 5066))'
 }
 
