@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 DIST := dist
 MUSL := x86_64-unknown-linux-musl
-HOST_BINS := hull hulld containerd-shim-hull-v2 hull-unpack
+HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint fmt unit machine-test clean

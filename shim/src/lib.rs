@@ -17,6 +17,7 @@ pub mod holder;
 pub mod hooks;
 pub mod lower;
 pub mod report;
+pub mod runtime;
 pub mod runtime_dir;
 pub mod sandbox;
 pub mod spec;

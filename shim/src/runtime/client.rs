@@ -1,0 +1,381 @@
+//! The client side of a shim: starting it, and containerd's Task API.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::Message as _;
+use containerd_shim_protos::shim_async::{Client, TaskClient};
+use containerd_shim_protos::ttrpc::{self, context, Code};
+
+use super::error::{io_error, Result, RuntimeError};
+use crate::spec::RootfsMount;
+
+/// The shim's program; it lies beside this one.
+const SHIM: &str = "containerd-shim-hull-v2";
+/// Names another program.
+const SHIM_ENV: &str = "HULL_SHIM";
+/// Longest time for a call that boots a VM, or waits for hooks without a limit of their own.
+const CREATE_LIMIT: Duration = Duration::from_secs(600);
+/// Longest time for any other call.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time for a call that a dying shim need not answer.
+const END_LIMIT: Duration = Duration::from_secs(15);
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    /// runc's word.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A process of a container.
+#[derive(Debug, Clone)]
+pub(super) struct ProcessRow {
+    pub(super) pid: u32,
+    pub(super) info: serde_json::Value,
+}
+
+/// Where a process's streams are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Streams {
+    /// The value of all three stream fields.
+    pub(super) address: String,
+    pub(super) terminal: bool,
+}
+
+/// Which shim is meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShimName<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) sandbox_id: &'a str,
+    /// A directory for its log.
+    pub(super) directory: &'a Path,
+    pub(super) debug: bool,
+}
+
+impl ShimName<'_> {
+    /// Starts the shim; returns its address.
+    pub(super) fn start(&self) -> Result<String> {
+        let output = self.run("start")?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if text.is_empty() {
+            return Err(RuntimeError::Shim(format!("{SHIM} printed no address")));
+        }
+        Ok(text)
+    }
+
+    /// Removes what a dead shim left.
+    pub(super) fn delete(&self) -> Result<()> {
+        self.run("delete").map(|_| ())
+    }
+
+    fn run(&self, action: &str) -> Result<Output> {
+        let program = program()?;
+        let mut command = Command::new(&program);
+        command
+            .args(["-namespace", self.namespace, "-id", self.sandbox_id])
+            .arg("-bundle")
+            .arg(self.directory);
+        if self.debug {
+            command.arg("-debug");
+        }
+        let output = command
+            .arg(action)
+            .env_remove("TTRPC_ADDRESS")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(io_error("run", &program))?;
+        if output.status.success() {
+            return Ok(output);
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        let text = text.trim();
+        Err(RuntimeError::Shim(match text.is_empty() {
+            true => format!("{SHIM} {action}: {}", output.status),
+            false => text.to_owned(),
+        }))
+    }
+}
+
+fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(SHIM_ENV).filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().map_err(io_error("find", "this program"))?;
+    Ok(own.with_file_name(SHIM))
+}
+
+/// A connection to the shim of one container.
+pub(super) struct Task {
+    id: String,
+    client: TaskClient,
+}
+
+impl Task {
+    /// `None`: the shim is gone.
+    pub(super) async fn connect(id: &str, address: &str) -> Option<Self> {
+        let client = Client::connect(address).await.ok()?;
+        Some(Self {
+            id: id.to_owned(),
+            client: TaskClient::new(client),
+        })
+    }
+
+    /// Boots the VM and makes the container in it. Returns the PID on the host.
+    pub(super) async fn create(
+        &self,
+        bundle: &Path,
+        rootfs: &[RootfsMount],
+        streams: &Streams,
+    ) -> Result<u32> {
+        let rootfs = rootfs.iter().map(|mount| api::Mount {
+            type_: mount.kind.clone(),
+            source: mount.source.clone(),
+            options: mount.options.clone(),
+            ..api::Mount::default()
+        });
+        let request = api::CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: bundle.to_string_lossy().into_owned(),
+            rootfs: rootfs.collect(),
+            terminal: streams.terminal,
+            stdin: streams.address.clone(),
+            stdout: streams.address.clone(),
+            stderr: streams.address.clone(),
+            ..api::CreateTaskRequest::default()
+        };
+        let context = context::with_duration(CREATE_LIMIT);
+        let reply = self.client.create(context, &request).await;
+        reply.map(|reply| reply.pid).map_err(process_error)
+    }
+
+    /// Starts the init process (empty `exec_id`) or an exec. Returns the PID on the host.
+    pub(super) async fn start(&self, exec_id: &str) -> Result<u32> {
+        let request = api::StartRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..api::StartRequest::default()
+        };
+        let context = context::with_duration(CREATE_LIMIT);
+        let reply = self.client.start(context, &request).await;
+        reply.map(|reply| reply.pid).map_err(process_error)
+    }
+
+    /// Registers an exec; `process` is JSON.
+    pub(super) async fn exec(
+        &self,
+        exec_id: &str,
+        process: Vec<u8>,
+        streams: &Streams,
+    ) -> Result<()> {
+        let request = api::ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            terminal: streams.terminal,
+            stdin: streams.address.clone(),
+            stdout: streams.address.clone(),
+            stderr: streams.address.clone(),
+            spec: Some(Any {
+                type_url: PROCESS_TYPE.to_owned(),
+                value: process,
+                ..Any::default()
+            })
+            .into(),
+            ..api::ExecProcessRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.exec(context, &request).await;
+        reply.map(|_| ()).map_err(plain_error)
+    }
+
+    /// Waits until a process has ended. `None`: the shim ended first.
+    pub(super) async fn wait(&self, exec_id: &str) -> Option<u32> {
+        let request = api::WaitRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..api::WaitRequest::default()
+        };
+        let reply = self.client.wait(context::Context::default(), &request);
+        reply.await.ok().map(|reply| reply.exit_status)
+    }
+
+    /// Sends a signal.
+    pub(super) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+        let request = api::KillRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            all,
+            ..api::KillRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        match self.client.kill(context, &request).await {
+            Ok(_) => Ok(()),
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::NOT_FOUND => {
+                Err(RuntimeError::NotRunning)
+            }
+            Err(error) => Err(plain_error(error)),
+        }
+    }
+
+    /// Frees an ended process; for the init process (empty `exec_id`), the container.
+    pub(super) async fn delete(&self, exec_id: &str) -> Result<()> {
+        let request = api::DeleteRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            ..api::DeleteRequest::default()
+        };
+        let context = context::with_duration(CREATE_LIMIT);
+        let reply = self.client.delete(context, &request).await;
+        reply.map(|_| ()).map_err(plain_error)
+    }
+
+    /// Ends the shim. A lost connection is what success looks like.
+    pub(super) async fn shutdown(&self) {
+        let request = api::ShutdownRequest {
+            id: self.id.clone(),
+            now: true,
+            ..api::ShutdownRequest::default()
+        };
+        let _ = self
+            .client
+            .shutdown(context::with_duration(END_LIMIT), &request)
+            .await;
+    }
+
+    /// Sets the size of a terminal, in characters.
+    pub(super) async fn resize(&self, exec_id: &str, width: u32, height: u32) -> Result<()> {
+        let request = api::ResizePtyRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+            width,
+            height,
+            ..api::ResizePtyRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.resize_pty(context, &request).await;
+        reply.map(|_| ()).map_err(plain_error)
+    }
+
+    /// Freezes all processes.
+    pub(super) async fn pause(&self) -> Result<()> {
+        let request = api::PauseRequest {
+            id: self.id.clone(),
+            ..api::PauseRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.pause(context, &request).await;
+        reply.map(|_| ()).map_err(plain_error)
+    }
+
+    /// Lets them go on.
+    pub(super) async fn resume(&self) -> Result<()> {
+        let request = api::ResumeRequest {
+            id: self.id.clone(),
+            ..api::ResumeRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.resume(context, &request).await;
+        reply.map(|_| ()).map_err(plain_error)
+    }
+
+    /// All processes.
+    pub(super) async fn processes(&self) -> Result<Vec<ProcessRow>> {
+        let request = api::PidsRequest {
+            id: self.id.clone(),
+            ..api::PidsRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.pids(context, &request).await;
+        let rows = reply.map_err(plain_error)?.processes.into_iter();
+        Ok(rows
+            .map(|row| ProcessRow {
+                pid: row.pid,
+                info: row
+                    .info
+                    .as_ref()
+                    .and_then(|any| serde_json::from_slice(&any.value).ok())
+                    .unwrap_or_default(),
+            })
+            .collect())
+    }
+
+    /// Changes limits; `resources` is JSON.
+    pub(super) async fn update(&self, resources: Vec<u8>) -> Result<()> {
+        let request = api::UpdateTaskRequest {
+            id: self.id.clone(),
+            resources: Some(Any {
+                value: resources,
+                ..Any::default()
+            })
+            .into(),
+            ..api::UpdateTaskRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.update(context, &request).await;
+        reply.map(|_| ()).map_err(plain_error)
+    }
+
+    /// Figures.
+    pub(super) async fn stats(&self) -> Result<Metrics> {
+        let request = api::StatsRequest {
+            id: self.id.clone(),
+            ..api::StatsRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.stats(context, &request).await;
+        let any = reply.map_err(plain_error)?.stats.unwrap_or_default();
+        Metrics::parse_from_bytes(&any.value)
+            .map_err(|error| RuntimeError::Shim(format!("figures: {error}")))
+    }
+
+    /// What the container does; stopped where the shim does not know it any more.
+    pub(super) async fn status(&self) -> Status {
+        let request = api::StateRequest {
+            id: self.id.clone(),
+            ..api::StateRequest::default()
+        };
+        let context = context::with_duration(END_LIMIT);
+        let reply = self.client.state(context, &request).await;
+        match reply.map(|reply| reply.status.enum_value()) {
+            Ok(Ok(api::Status::CREATED)) => Status::Created,
+            Ok(Ok(api::Status::RUNNING)) => Status::Running,
+            Ok(Ok(api::Status::PAUSED | api::Status::PAUSING)) => Status::Paused,
+            _ => Status::Stopped,
+        }
+    }
+}
+
+fn message(error: ttrpc::Error) -> String {
+    match error {
+        ttrpc::Error::RpcStatus(status) => status.message,
+        other => other.to_string(),
+    }
+}
+
+fn plain_error(error: ttrpc::Error) -> RuntimeError {
+    RuntimeError::Shim(message(error))
+}
+
+fn process_error(error: ttrpc::Error) -> RuntimeError {
+    RuntimeError::Process(message(error))
+}

@@ -1,0 +1,169 @@
+//! `start`, `kill`, `delete`, `pause` and `resume`.
+
+use std::time::Duration;
+
+use super::cli::{DeleteArgs, IdArgs, KillArgs};
+use super::client::{ShimName, Status, Task};
+use super::error::{Result, RuntimeError};
+use super::store::{sandbox_id, Record};
+use super::{only_id, signals, Context};
+
+/// How long a killed process has to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+const SIGKILL: u32 = libc::SIGKILL as u32;
+
+/// A container as it is now.
+pub(super) struct Found {
+    pub(super) record: Record,
+    pub(super) status: Status,
+    /// `None`: its shim is gone.
+    pub(super) task: Option<Task>,
+}
+
+impl Found {
+    /// Its shim, if it has one.
+    pub(super) fn task(&self) -> Result<&Task> {
+        self.task.as_ref().ok_or(RuntimeError::NotRunning)
+    }
+}
+
+/// Looks up a container.
+pub(super) async fn find(context: &Context, id: &str) -> Result<Found> {
+    Ok(look(context.store.load(id)?).await)
+}
+
+/// What a known container does.
+pub(super) async fn look(record: Record) -> Found {
+    let task = Task::connect(&record.id, &record.address).await;
+    let status = match &task {
+        Some(task) => task.status().await,
+        None => Status::Stopped,
+    };
+    Found {
+        record,
+        status,
+        task,
+    }
+}
+
+/// `start`.
+pub(super) async fn start(context: &Context, args: &IdArgs) -> Result<u8> {
+    let found = find(context, only_id(&args.id)?).await?;
+    let refused = |text: &str| Err(RuntimeError::State(text.to_owned()));
+    match found.status {
+        Status::Created => found.task()?.start("").await.map(|_| 0),
+        Status::Stopped => refused("cannot start a container that has stopped"),
+        Status::Running => refused("cannot start an already running container"),
+        Status::Paused => refused("cannot start a container in the paused state"),
+    }
+}
+
+/// `kill`.
+pub(super) async fn kill(context: &Context, args: &KillArgs) -> Result<u8> {
+    let (id, signal) = match args.target.as_slice() {
+        [id] => (id, "SIGTERM"),
+        [id, signal] => (id, signal.as_str()),
+        [] => return Err(super::usage_error("requires at least 1 argument")),
+        _ => return Err(super::usage_error("requires at most 2 arguments")),
+    };
+    let found = find(context, id).await?;
+    let number = signals::parse(signal)
+        .ok_or_else(|| RuntimeError::Usage(format!("unknown signal {signal:?}")))?;
+    if found.status == Status::Stopped {
+        // There is no process left to be told, which is all that was asked for.
+        return if args.all {
+            Ok(0)
+        } else {
+            Err(RuntimeError::NotRunning)
+        };
+    }
+    found.task()?.kill("", number, args.all).await?;
+    Ok(0)
+}
+
+/// `delete`.
+pub(super) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8> {
+    let id = only_id(&args.id.id)?;
+    let found = match find(context, id).await {
+        Err(RuntimeError::NotFound) if args.force => {
+            // What a create that was cut short may have left.
+            context.store.remove(id)?;
+            return Ok(0);
+        }
+        found => found?,
+    };
+    match found.status {
+        Status::Stopped => {}
+        Status::Created => end(&found).await?,
+        _ if args.force => end(&found).await?,
+        status => {
+            return Err(RuntimeError::State(format!(
+                "cannot delete container {id} that is not stopped: {}\n",
+                status.name()
+            )))
+        }
+    }
+    destroy(context, &found.record, found.task.as_ref()).await?;
+    Ok(0)
+}
+
+/// Kills a container and waits for its end.
+async fn end(found: &Found) -> Result<()> {
+    let Some(task) = &found.task else {
+        return Ok(());
+    };
+    match task.kill("", SIGKILL, false).await {
+        // It ended meanwhile.
+        Err(RuntimeError::NotRunning) => return Ok(()),
+        killed => killed?,
+    }
+    match tokio::time::timeout(KILL_LIMIT, task.wait("")).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(RuntimeError::State(
+            "container init still running".to_owned(),
+        )),
+    }
+}
+
+/// Removes all of a container that has ended.
+pub(super) async fn destroy(context: &Context, record: &Record, task: Option<&Task>) -> Result<()> {
+    if let Some(task) = task {
+        if let Err(error) = task.delete("").await {
+            context
+                .log
+                .warn(&format!("the shim of {}: {error}", record.id));
+        }
+        task.shutdown().await;
+    } else {
+        let namespace = context.store.namespace();
+        let sandbox_id = sandbox_id(&record.id);
+        let directory = context.store.directory(&record.id)?;
+        ShimName {
+            namespace: &namespace,
+            sandbox_id: &sandbox_id,
+            directory: &directory,
+            debug: context.debug,
+        }
+        .delete()?;
+    }
+    context.store.remove(&record.id)
+}
+
+/// `pause`.
+pub(super) async fn pause(context: &Context, args: &IdArgs) -> Result<u8> {
+    let found = find(context, only_id(&args.id)?).await?;
+    match found.status {
+        Status::Running => found.task()?.pause().await.map(|()| 0),
+        Status::Paused => Err(RuntimeError::State("container already paused".to_owned())),
+        _ => Err(RuntimeError::NotRunning),
+    }
+}
+
+/// `resume`.
+pub(super) async fn resume(context: &Context, args: &IdArgs) -> Result<u8> {
+    let found = find(context, only_id(&args.id)?).await?;
+    match found.status {
+        Status::Paused => found.task()?.resume().await.map(|()| 0),
+        _ => Err(RuntimeError::NotPaused),
+    }
+}

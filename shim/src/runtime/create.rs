@@ -1,0 +1,248 @@
+//! `create` and `run`.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use super::cli::{CreateArgs, RunArgs};
+use super::client::{ShimName, Task};
+use super::error::{io_error, Result, RuntimeError};
+use super::foreground;
+use super::store::{sandbox_id, Record};
+use super::streams::{write_pid_file, Size, Wanted};
+use super::Context;
+use crate::spec::RootfsMount;
+
+/// Largest config.json, in bytes.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// Name of a bundle's configuration.
+pub(super) const CONFIG_FILE: &str = "config.json";
+
+/// A container that was made, and its shim.
+struct Made {
+    record: Record,
+    task: Task,
+}
+
+/// `create`.
+pub(super) async fn create(context: &Context, args: &CreateArgs) -> Result<u8> {
+    let made = make(context, args, true).await;
+    made.map_err(RuntimeError::in_command("create"))?;
+    Ok(0)
+}
+
+/// `run`. The exit status is the process's.
+pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<u8> {
+    let wrapped = RuntimeError::in_command;
+    let made = make(context, &args.create, args.detach).await;
+    let made = made.map_err(wrapped("run"))?;
+    let id = &made.record.id;
+    let terminal = made.terminal(args.detach);
+    if let Err(error) = made.task.start("").await {
+        super::control::destroy(context, &made.record, Some(&made.task)).await?;
+        return Err(wrapped("run")(error));
+    }
+    if args.detach {
+        return Ok(0);
+    }
+    let status = foreground::attend(&made.task, "", terminal).await?;
+    if !args.keep {
+        context.log.debug(&format!("deleting container {id}"));
+        super::control::destroy(context, &made.record, Some(&made.task)).await?;
+    }
+    Ok(status)
+}
+
+impl Made {
+    /// Whether this program's own terminal is the container's.
+    fn terminal(&self, detached: bool) -> bool {
+        !detached && self.record.terminal
+    }
+}
+
+async fn make(context: &Context, args: &CreateArgs, detached: bool) -> Result<Made> {
+    let id = super::only_id(&args.id.id)?;
+    let bundle = enter_bundle(args.bundle.as_deref())?;
+    let spec = load_spec(&bundle)?;
+    if args.preserve_fds != 0 {
+        let text = "--preserve-fds: a process in a microVM cannot inherit descriptors of the host";
+        return Err(RuntimeError::Usage(text.into()));
+    }
+    let wanted = wanted(&spec, args, detached);
+    wanted.check()?;
+    let rootfs = rootfs_path(&bundle, &spec)?;
+    let claim = context.store.claim(id)?;
+    let offer = wanted.open(&context.exec_root)?;
+
+    let namespace = context.store.namespace();
+    let sandbox_id = sandbox_id(id);
+    let shim = ShimName {
+        namespace: &namespace,
+        sandbox_id: &sandbox_id,
+        directory: claim.directory(),
+        debug: context.debug,
+    };
+    let address = shim.start()?;
+    let Some(task) = Task::connect(id, &address).await else {
+        let _ = shim.delete();
+        return Err(RuntimeError::Shim(format!("no shim answers at {address}")));
+    };
+    let mounts = rootfs_mounts(&rootfs);
+    let created = match task.create(&bundle, &mounts, &offer.streams).await {
+        Ok(pid) => finish(
+            args,
+            claim,
+            record(id, &bundle, &rootfs, &spec, &address, pid),
+        ),
+        Err(error) => Err(error),
+    };
+    match created {
+        Ok(record) => Ok(Made { record, task }),
+        Err(error) => {
+            task.shutdown().await;
+            Err(error)
+        }
+    }
+}
+
+fn finish(args: &CreateArgs, claim: super::store::Claim, record: Record) -> Result<Record> {
+    if let Some(path) = &args.pid_file {
+        write_pid_file(path, record.pid)?;
+    }
+    claim.keep(&record)?;
+    Ok(record)
+}
+
+fn record(id: &str, bundle: &Path, rootfs: &Path, spec: &Spec, address: &str, pid: u32) -> Record {
+    Record {
+        oci_version: spec.version().clone(),
+        id: id.to_owned(),
+        bundle: bundle.to_owned(),
+        rootfs: rootfs.to_owned(),
+        created: jiff::Timestamp::now().to_string(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        terminal: terminal_of(spec),
+        address: address.to_owned(),
+        pid,
+    }
+}
+
+/// The bundle's directory, which becomes the working directory: paths in it may be relative.
+fn enter_bundle(bundle: Option<&Path>) -> Result<PathBuf> {
+    let bundle = bundle.unwrap_or(Path::new("."));
+    std::env::set_current_dir(bundle).map_err(|error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+            _ => error.to_string(),
+        };
+        RuntimeError::Usage(format!("chdir {}: {reason}", bundle.display()))
+    })?;
+    std::env::current_dir().map_err(io_error("find", bundle))
+}
+
+/// Reads a bundle's configuration.
+pub(super) fn load_spec(bundle: &Path) -> Result<Spec> {
+    let path = bundle.join(CONFIG_FILE);
+    let metadata = std::fs::metadata(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            RuntimeError::Usage(format!("JSON specification file {CONFIG_FILE} not found"))
+        }
+        _ => io_error("read", &path)(error),
+    })?;
+    if !metadata.is_file() || MAX_CONFIG_BYTES < metadata.len() {
+        let text = format!("{path:?} is no file of at most {MAX_CONFIG_BYTES} bytes");
+        return Err(RuntimeError::Usage(text));
+    }
+    let text = std::fs::read(&path).map_err(io_error("read", &path))?;
+    serde_json::from_slice(&text).map_err(|source| RuntimeError::Json {
+        what: path.display().to_string(),
+        source,
+    })
+}
+
+fn terminal_of(spec: &Spec) -> bool {
+    let process = spec.process().as_ref();
+    process
+        .and_then(|process| process.terminal())
+        .unwrap_or(false)
+}
+
+fn wanted(spec: &Spec, args: &CreateArgs, detached: bool) -> Wanted {
+    let size = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.console_size());
+    Wanted {
+        terminal: terminal_of(spec),
+        console_socket: args.console_socket.clone(),
+        detached,
+        size: size.map(|size| Size {
+            width: u32::try_from(size.width()).unwrap_or(u32::MAX),
+            height: u32::try_from(size.height()).unwrap_or(u32::MAX),
+        }),
+    }
+}
+
+fn rootfs_path(bundle: &Path, spec: &Spec) -> Result<PathBuf> {
+    let root = spec.root().as_ref().map(|root| bundle.join(root.path()));
+    let root = root.ok_or_else(|| RuntimeError::Usage("root must be specified".into()))?;
+    match std::fs::metadata(&root) {
+        Ok(_) => Ok(root),
+        Err(error) => Err(RuntimeError::Usage(format!(
+            "invalid rootfs: {}: {error}",
+            root.display()
+        ))),
+    }
+}
+
+/// `root.path` may name a file instead of a directory: an EROFS image, with an ext4 image for
+/// what is written beside it, as `<file>.ext4`. It is then attached as a block device.
+fn rootfs_mounts(rootfs: &Path) -> Vec<RootfsMount> {
+    if !rootfs.is_file() {
+        return Vec::new();
+    }
+    let mount = |kind: &str, path: &Path| RootfsMount {
+        kind: kind.into(),
+        source: path.to_string_lossy().into_owned(),
+        options: Vec::new(),
+    };
+    let mut mounts = vec![mount("erofs", rootfs)];
+    let mut scratch = rootfs.as_os_str().to_owned();
+    scratch.push(".ext4");
+    let scratch = PathBuf::from(scratch);
+    if scratch.is_file() {
+        mounts.push(mount("ext4", &scratch));
+    }
+    mounts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_without_configuration_is_told_in_runcs_words() {
+        let bundle = tempfile::tempdir().unwrap();
+        let error = load_spec(bundle.path()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "JSON specification file config.json not found"
+        );
+        std::fs::write(bundle.path().join(CONFIG_FILE), "{").unwrap();
+        assert!(matches!(
+            load_spec(bundle.path()),
+            Err(RuntimeError::Json { .. })
+        ));
+    }
+
+    #[test]
+    fn a_root_that_is_a_file_is_an_image() {
+        let bundle = tempfile::tempdir().unwrap();
+        let image = bundle.path().join("image");
+        assert!(rootfs_mounts(bundle.path()).is_empty());
+        std::fs::write(&image, "").unwrap();
+        assert_eq!(rootfs_mounts(&image).len(), 1);
+        std::fs::write(bundle.path().join("image.ext4"), "").unwrap();
+        assert_eq!(rootfs_mounts(&image)[1].kind, "ext4");
+    }
+}

@@ -1,0 +1,241 @@
+//! `exec`.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, User};
+
+use super::cli::ExecArgs;
+use super::client::Status;
+use super::control::{find, Found};
+use super::create::load_spec;
+use super::error::{io_error, Result, RuntimeError};
+use super::streams::{random_name, write_pid_file, Size, Wanted};
+use super::{foreground, Context};
+
+/// `exec`. The exit status is the process's, or 255.
+pub(super) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8> {
+    run(context, args).await.map_err(RuntimeError::in_exec)
+}
+
+async fn run(context: &Context, args: &ExecArgs) -> Result<u8> {
+    let (id, command) = args
+        .target
+        .split_first()
+        .ok_or_else(|| super::usage_error("requires at least 1 argument"))?;
+    let found = find(context, id).await?;
+    if args.preserve_fds != 0 {
+        let text = "--preserve-fds: a process in a microVM cannot inherit descriptors of the host";
+        return Err(RuntimeError::Usage(text.into()));
+    }
+    let process = process(args, command, &found)?;
+    check(&found, args.ignore_paused)?;
+    let terminal = process.terminal().unwrap_or(false);
+    let wanted = Wanted {
+        terminal,
+        console_socket: args.console_socket.clone(),
+        detached: args.detach,
+        size: process.console_size().map(|size| Size {
+            width: u32::try_from(size.width()).unwrap_or(u32::MAX),
+            height: u32::try_from(size.height()).unwrap_or(u32::MAX),
+        }),
+    };
+    wanted.check()?;
+    let offer = wanted.open(&context.exec_root)?;
+    let task = found.task()?;
+    let exec_id = format!("exec-{}", random_name()?);
+    let json = serde_json::to_vec(&process).map_err(|source| RuntimeError::Json {
+        what: "the process".into(),
+        source,
+    })?;
+    task.exec(&exec_id, json, &offer.streams).await?;
+    let started = async {
+        let pid = task.start(&exec_id).await?;
+        match &args.pid_file {
+            Some(path) => write_pid_file(path, pid),
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = started.await {
+        let _ = task.delete(&exec_id).await;
+        return Err(error);
+    }
+    if args.detach {
+        return Ok(0);
+    }
+    let status = foreground::attend(task, &exec_id, terminal).await?;
+    // Ends when all output is out, too.
+    let _ = task.delete(&exec_id).await;
+    Ok(status)
+}
+
+fn check(found: &Found, ignore_paused: bool) -> Result<()> {
+    let refused = |text: &str| Err(RuntimeError::State(text.to_owned()));
+    match found.status {
+        Status::Stopped => refused("cannot exec in a stopped container"),
+        Status::Paused if !ignore_paused => {
+            refused("cannot exec in a paused container (use --ignore-paused to override)")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The process: as a file says, or the container's own with what the flags change.
+fn process(args: &ExecArgs, command: &[String], found: &Found) -> Result<Process> {
+    if let Some(path) = &args.process {
+        let text = std::fs::read(path).map_err(io_error("read", path))?;
+        let mut process: Process =
+            serde_json::from_slice(&text).map_err(|source| RuntimeError::Json {
+                what: path.display().to_string(),
+                source,
+            })?;
+        if args.tty {
+            process.set_terminal(Some(true));
+        }
+        return validated(process);
+    }
+    let spec = load_spec(&found.record.bundle)?;
+    let process = spec.process().clone();
+    let process = process.ok_or_else(|| RuntimeError::Usage("no process in config.json".into()))?;
+    validated(changed(process, args, command)?)
+}
+
+fn validated(process: Process) -> Result<Process> {
+    let refused = |text: &str| Err(RuntimeError::Usage(text.to_owned()));
+    if process.cwd().as_os_str().is_empty() {
+        return refused("Cwd property must not be empty");
+    }
+    if !process.cwd().is_absolute() {
+        return refused("Cwd must be an absolute path");
+    }
+    if process.args().as_deref().unwrap_or_default().is_empty() {
+        return refused("process args cannot be empty");
+    }
+    Ok(process)
+}
+
+fn changed(mut process: Process, args: &ExecArgs, command: &[String]) -> Result<Process> {
+    process.set_args(Some(command.to_vec()));
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(PathBuf::from(cwd));
+    }
+    process.set_terminal(Some(args.tty));
+    process.set_console_size(None);
+    if args.no_new_privs {
+        process.set_no_new_privileges(Some(true));
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend(args.env.iter().cloned());
+    process.set_env(Some(env));
+    if let Some(user) = &args.user {
+        set_user(process.user_mut(), user)?;
+    }
+    if !args.additional_gids.is_empty() {
+        let mut gids = process.user().additional_gids().clone().unwrap_or_default();
+        gids.extend(&args.additional_gids);
+        process.user_mut().set_additional_gids(Some(gids));
+    }
+    if !args.cap.is_empty() {
+        let mut capabilities = process.capabilities().clone().unwrap_or_default();
+        for name in &args.cap {
+            add_capability(&mut capabilities, name)?;
+        }
+        process.set_capabilities(Some(capabilities));
+    }
+    Ok(process)
+}
+
+/// "UID" or "UID:GID".
+fn set_user(user: &mut User, text: &str) -> Result<()> {
+    let number = |what: &str, text: &str| {
+        text.parse::<u32>().map_err(|_| {
+            RuntimeError::Usage(format!(
+                "parsing {text} as int for {what} failed: invalid syntax"
+            ))
+        })
+    };
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid)),
+        None => (text, None),
+    };
+    user.set_uid(number("uid", uid)?);
+    if let Some(gid) = gid {
+        user.set_gid(number("gid", gid)?);
+    }
+    Ok(())
+}
+
+/// Into the sets that runc adds it to: all but the inheritable and ambient ones.
+fn add_capability(all: &mut LinuxCapabilities, name: &str) -> Result<()> {
+    let unknown = |_| RuntimeError::Usage(format!("unknown capability {name:?}"));
+    let quoted = serde_json::Value::from(name);
+    let capability: Capability = serde_json::from_value(quoted).map_err(unknown)?;
+    let with = |set: &Option<Capabilities>| {
+        let mut set = set.clone().unwrap_or_default();
+        set.insert(capability);
+        Some(set)
+    };
+    let (bounding, effective) = (with(all.bounding()), with(all.effective()));
+    let permitted = with(all.permitted());
+    all.set_bounding(bounding);
+    all.set_effective(effective);
+    all.set_permitted(permitted);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::cli::{Cli, Command};
+    use super::*;
+
+    fn args(line: &str) -> ExecArgs {
+        let cli = Cli::try_parse_from(format!("hull-runtime exec {line}").split(' ')).unwrap();
+        match cli.command {
+            Some(Command::Exec(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn base() -> Process {
+        serde_json::from_value(serde_json::json!({
+            "terminal": true,
+            "user": {"uid": 5, "gid": 6, "umask": 23},
+            "args": ["init"],
+            "env": ["PATH=/bin", "A=1"],
+            "cwd": "/base",
+            "capabilities": {"bounding": ["CAP_KILL"]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn flags_change_the_containers_own_process() {
+        let args = args("--cwd /x -e A=2 -u 7:8 -g 9 --cap CAP_NET_ADMIN c1 sh -c true");
+        let process = changed(base(), &args, &args.target[1..]).unwrap();
+        assert_eq!(process.args().as_ref().unwrap()[0], "sh");
+        assert_eq!(process.cwd(), &PathBuf::from("/x"));
+        assert_eq!(process.terminal(), Some(false));
+        assert_eq!(process.env().as_ref().unwrap()[2], "A=2");
+        assert_eq!((process.user().uid(), process.user().gid()), (7, 8));
+        assert_eq!(process.user().umask(), Some(23));
+        assert_eq!(process.user().additional_gids().as_ref().unwrap(), &[9]);
+        let capabilities = process.capabilities().clone().unwrap();
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 2);
+        assert_eq!(capabilities.effective().as_ref().unwrap().len(), 1);
+        assert_eq!(capabilities.ambient(), &None);
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused() {
+        let no_command = changed(base(), &args("c1"), &[]).unwrap();
+        assert_eq!(
+            validated(no_command).unwrap_err().to_string(),
+            "process args cannot be empty"
+        );
+        assert!(changed(base(), &args("-u root c1 true"), &[]).is_err());
+        assert!(changed(base(), &args("--cap CAP_FOO c1 true"), &[]).is_err());
+        let relative = changed(base(), &args("--cwd x c1 true"), &["true".into()]).unwrap();
+        assert!(validated(relative).is_err());
+    }
+}

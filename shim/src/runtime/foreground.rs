@@ -1,0 +1,79 @@
+//! What `run` and `exec` do while their process runs: signals and the terminal go to it.
+
+use tokio::signal::unix::{signal, Signal, SignalKind};
+use tokio::sync::mpsc;
+
+use super::client::Task;
+use super::error::{system, Result};
+use super::streams::{own_size, RawTerminal};
+
+/// Exit status of a process whose shim ended first.
+const LOST_STATUS: u32 = 137;
+
+/// Signals that are passed on: all that have nothing to do with this program itself.
+const FORWARDED: &[i32] = &[
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGABRT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGCONT,
+    libc::SIGTSTP,
+];
+
+/// Waits for the end of a process. Returns its exit status.
+pub(super) async fn attend(task: &Task, exec_id: &str, terminal: bool) -> Result<u8> {
+    let raw = match terminal {
+        true => RawTerminal::enter()?,
+        false => None,
+    };
+    let mut resized = signal(SignalKind::window_change()).map_err(system("catch signals"))?;
+    let mut signals = forwarded()?;
+    if raw.is_some() {
+        resize(task, exec_id).await;
+    }
+    let ended = task.wait(exec_id);
+    tokio::pin!(ended);
+    let status = loop {
+        tokio::select! {
+            status = &mut ended => break status,
+            _ = resized.recv() => {
+                if raw.is_some() {
+                    resize(task, exec_id).await;
+                }
+            }
+            Some(number) = signals.recv() => {
+                // The process may be gone by now.
+                let _ = task.kill(exec_id, number, false).await;
+            }
+        }
+    };
+    Ok(u8::try_from(status.unwrap_or(LOST_STATUS)).unwrap_or(u8::MAX))
+}
+
+async fn resize(task: &Task, exec_id: &str) {
+    if let Some(size) = own_size().filter(|size| 0 < size.width && 0 < size.height) {
+        let _ = task.resize(exec_id, size.width, size.height).await;
+    }
+}
+
+fn forwarded() -> Result<mpsc::UnboundedReceiver<u32>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for number in FORWARDED {
+        let stream = signal(SignalKind::from_raw(*number)).map_err(system("catch signals"))?;
+        let number = u32::try_from(*number).unwrap_or_default();
+        tokio::spawn(forward(stream, number, sender.clone()));
+    }
+    Ok(receiver)
+}
+
+async fn forward(mut stream: Signal, number: u32, sender: mpsc::UnboundedSender<u32>) {
+    while stream.recv().await.is_some() {
+        if sender.send(number).is_err() {
+            return;
+        }
+    }
+}

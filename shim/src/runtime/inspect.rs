@@ -1,0 +1,406 @@
+//! `state`, `list`, `ps` and `events`.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use serde::Serialize;
+use serde_json::{json, Value};
+
+use super::cli::{EventsArgs, Format, IdArgs, ListArgs, PsArgs};
+use super::client::{ProcessRow, Status, Task};
+use super::control::{find, look, Found};
+use super::error::{system, Result, RuntimeError};
+use super::{only_id, Context};
+
+/// A container as runc prints it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct State<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    pid: u32,
+    status: &'static str,
+    bundle: &'a Path,
+    rootfs: &'a Path,
+    created: &'a str,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    annotations: &'a HashMap<String, String>,
+    owner: String,
+}
+
+impl<'a> State<'a> {
+    fn of(found: &'a Found, owner: String) -> Self {
+        let record = &found.record;
+        Self {
+            oci_version: &record.oci_version,
+            id: &record.id,
+            pid: match found.status {
+                Status::Stopped => 0,
+                _ => record.pid,
+            },
+            status: found.status.name(),
+            bundle: &record.bundle,
+            rootfs: &record.rootfs,
+            created: &record.created,
+            annotations: &record.annotations,
+            owner,
+        }
+    }
+}
+
+fn print(out: &mut impl Write, text: &str) -> Result<()> {
+    out.write_all(text.as_bytes())
+        .map_err(system("write to stdout"))
+}
+
+fn to_json(value: &impl Serialize, pretty: bool) -> Result<String> {
+    let text = match pretty {
+        true => serde_json::to_string_pretty(value),
+        false => serde_json::to_string(value),
+    };
+    text.map_err(|source| RuntimeError::Json {
+        what: "the answer".into(),
+        source,
+    })
+}
+
+/// `state`.
+pub(super) async fn state(context: &Context, args: &IdArgs, out: &mut impl Write) -> Result<u8> {
+    let found = find(context, only_id(&args.id)?).await?;
+    print(out, &to_json(&State::of(&found, String::new()), true)?)?;
+    Ok(0)
+}
+
+/// `list`.
+pub(super) async fn list(context: &Context, args: &ListArgs, out: &mut impl Write) -> Result<u8> {
+    let records = context.store.list()?;
+    if args.quiet {
+        for (record, _) in &records {
+            print(out, &format!("{}\n", record.id))?;
+        }
+        return Ok(0);
+    }
+    let mut all = Vec::new();
+    for (record, uid) in records {
+        all.push((look(record).await, user_name(uid)));
+    }
+    let states: Vec<_> = all
+        .iter()
+        .map(|(found, owner)| State::of(found, owner.clone()))
+        .collect();
+    let text = match args.format {
+        // Go's empty list.
+        Format::Json if states.is_empty() => "null\n".to_owned(),
+        Format::Json => to_json(&states, false)? + "\n",
+        Format::Table => table(&states),
+    };
+    print(out, &text)?;
+    Ok(0)
+}
+
+fn table(states: &[State<'_>]) -> String {
+    let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
+    let rows = states.iter().map(|state| {
+        [
+            state.id.to_owned(),
+            state.pid.to_string(),
+            state.status.to_owned(),
+            state.bundle.display().to_string(),
+            state.created.to_owned(),
+            state.owner.clone(),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    aligned(&rows)
+}
+
+/// Columns at least 12 wide with 3 blanks between them, as runc's; the last one ends as it does.
+fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count() + 3);
+        widths.max().unwrap_or_default().max(12)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            match column + 1 == N {
+                true => text.push_str(cell),
+                false => text.push_str(&format!("{cell:<width$}", width = widths[column])),
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The name of a user, else `#UID`, as runc has it.
+fn user_name(uid: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| format!("#{uid}"))
+}
+
+/// `ps`. The processes are the guest's: the host does not see them.
+pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -> Result<u8> {
+    let id = args
+        .target
+        .first()
+        .ok_or_else(|| super::usage_error("requires at least 1 argument"))?;
+    let found = find(context, id).await?;
+    let rows = match found.status {
+        Status::Stopped => Vec::new(),
+        _ => found.task()?.processes().await?,
+    };
+    let text = match args.format {
+        Format::Json => {
+            let pids: Vec<u32> = rows.iter().map(|row| row.pid).collect();
+            to_json(&pids, false)? + "\n"
+        }
+        Format::Table => process_table(&rows),
+    };
+    print(out, &text)?;
+    Ok(0)
+}
+
+fn process_table(rows: &[ProcessRow]) -> String {
+    let head = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"].map(str::to_owned);
+    let cells = rows.iter().map(|row| {
+        let text = |key: &str| match &row.info[key] {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        let number = |key: &str| row.info[key].as_i64().unwrap_or_default();
+        [
+            text("uid"),
+            row.pid.to_string(),
+            text("ppid"),
+            "0".to_owned(),
+            start_time(number("started_at_ns")),
+            Some(text("tty"))
+                .filter(|tty| !tty.is_empty())
+                .unwrap_or_else(|| "?".into()),
+            cpu_time(number("cpu_ns")),
+            text("command"),
+        ]
+    });
+    let rows: Vec<_> = std::iter::once(head).chain(cells).collect();
+    aligned(&rows)
+}
+
+fn start_time(nanoseconds: i64) -> String {
+    let time = jiff::Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default();
+    time.strftime("%H:%M").to_string()
+}
+
+fn cpu_time(nanoseconds: i64) -> String {
+    let seconds = nanoseconds / 1_000_000_000;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
+}
+
+/// `events`.
+pub(super) async fn events(
+    context: &Context,
+    args: &EventsArgs,
+    out: &mut impl Write,
+) -> Result<u8> {
+    let id = only_id(&args.id.id)?;
+    let interval = parse_duration(&args.interval)
+        .filter(|interval| !interval.is_zero())
+        .ok_or_else(|| RuntimeError::Usage("duration interval must be greater than 0".into()))?;
+    let found = find(context, id).await?;
+    if found.status == Status::Stopped {
+        return Err(RuntimeError::State(format!(
+            "container with id {id} is not running"
+        )));
+    }
+    let task = found.task()?;
+    if args.stats {
+        print(out, &stats_line(id, task).await?)?;
+        return Ok(0);
+    }
+    let mut ooms = 0;
+    let ended = task.wait("");
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            _ = &mut ended => return Ok(0),
+            () = tokio::time::sleep(interval) => {
+                let Ok(stats) = task.stats().await else { continue };
+                let now = stats.memory_events.oom_kill;
+                if ooms < now {
+                    ooms = now;
+                    print(out, &event_line("oom", id, None)?)?;
+                }
+                print(out, &event_line("stats", id, Some(figures(&stats)))?)?;
+                out.flush().map_err(system("write to stdout"))?;
+            }
+        }
+    }
+}
+
+async fn stats_line(id: &str, task: &Task) -> Result<String> {
+    let stats = task.stats().await?;
+    event_line("stats", id, Some(figures(&stats)))
+}
+
+fn event_line(kind: &str, id: &str, data: Option<Value>) -> Result<String> {
+    let mut event = json!({"type": kind, "id": id});
+    if let Some(data) = data {
+        event["data"] = data;
+    }
+    Ok(to_json(&event, false)? + "\n")
+}
+
+/// runc's figures.
+fn figures(stats: &Metrics) -> Value {
+    let memory = &stats.memory;
+    let limit = memory.usage_limit;
+    let raw = json!({
+        "anon": memory.anon,
+        "file": memory.file,
+        "kernel_stack": memory.kernel_stack,
+        "slab": memory.slab,
+        "shmem": memory.shmem,
+        "inactive_anon": memory.inactive_anon,
+        "active_anon": memory.active_anon,
+        "inactive_file": memory.inactive_file,
+        "active_file": memory.active_file,
+        "pgfault": memory.pgfault,
+        "pgmajfault": memory.pgmajfault,
+    });
+    let nanoseconds = |microseconds: u64| microseconds.saturating_mul(1000);
+    json!({
+        "cpu": {
+            "usage": {
+                "total": nanoseconds(stats.cpu.usage_usec),
+                "kernel": nanoseconds(stats.cpu.system_usec),
+                "user": nanoseconds(stats.cpu.user_usec),
+            },
+            "throttling": {
+                "periods": stats.cpu.nr_periods,
+                "throttledPeriods": stats.cpu.nr_throttled,
+                "throttledTime": nanoseconds(stats.cpu.throttled_usec),
+            },
+        },
+        "cpuset": {},
+        "memory": {
+            "cache": memory.file,
+            "usage": {
+                "limit": limit,
+                "usage": memory.usage,
+                "max": memory.max_usage,
+                "failcnt": stats.memory_events.max,
+            },
+            "swap": {
+                "limit": memory.swap_limit,
+                "usage": memory.swap_usage,
+                "failcnt": 0,
+            },
+            "kernel": {"limit": 0, "failcnt": 0},
+            "kernelTCP": {"limit": 0, "failcnt": 0},
+            "raw": raw,
+        },
+        "pids": {"current": stats.pids.current, "limit": stats.pids.limit},
+        "blkio": {"ioServiceBytesRecursive": io_bytes(stats)},
+        "hugetlb": {},
+        "intel_rdt": {},
+        "network_interfaces": null,
+    })
+}
+
+fn io_bytes(stats: &Metrics) -> Vec<Value> {
+    let entry = |io: &containerd_shim_protos::cgroups_v2::metrics::IOEntry,
+                 op: &str,
+                 value: u64| {
+        json!({"major": io.major, "minor": io.minor, "op": op, "value": value})
+    };
+    let usage = stats.io.usage.iter();
+    usage
+        .flat_map(|io| [entry(io, "Read", io.rbytes), entry(io, "Write", io.wbytes)])
+        .collect()
+}
+
+/// Go's short durations: "5s", "500ms", "1m".
+fn parse_duration(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().ok()?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::tests::record;
+    use super::*;
+
+    fn stopped(id: &str) -> Found {
+        Found {
+            record: record(id),
+            status: Status::Stopped,
+            task: None,
+        }
+    }
+
+    #[test]
+    fn a_state_is_runcs() {
+        let found = stopped("c1");
+        let text = to_json(&State::of(&found, String::new()), true).unwrap();
+        let want = r#"{
+  "ociVersion": "1.0.2",
+  "id": "c1",
+  "pid": 0,
+  "status": "stopped",
+  "bundle": "/b",
+  "rootfs": "/b/rootfs",
+  "created": "2026-11-25T11:15:01.5Z",
+  "owner": ""
+}"#;
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn an_empty_table_has_runcs_head() {
+        let want = "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n";
+        assert_eq!(table(&[]), want);
+    }
+
+    #[test]
+    fn columns_grow_with_their_content() {
+        let found = stopped("a-long-container-id");
+        let text = table(&[State::of(&found, "root".into())]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0].find("PID"), lines[1].find("0 "));
+        assert!(lines[1].ends_with("Z   root"), "{text}");
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(parse_duration("5s"), Some(Duration::from_secs(5)));
+        assert_eq!(parse_duration("100ms"), Some(Duration::from_millis(100)));
+        assert_eq!(parse_duration("5"), None);
+        assert_eq!(parse_duration("x"), None);
+    }
+
+    #[test]
+    fn root_has_its_name() {
+        assert_eq!(user_name(0), "root");
+        assert_eq!(user_name(4_000_000_000), "#4000000000");
+    }
+}

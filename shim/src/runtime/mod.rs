@@ -1,0 +1,147 @@
+//! `hull-runtime`: runc's command line over Hull's shim.
+//!
+//! Each container has a shim of its own, started by `create`; every other command finds it by the
+//! address in the container's record below `--root`. This program keeps nothing running itself.
+
+mod capabilities;
+mod cli;
+mod client;
+mod control;
+mod create;
+mod error;
+mod exec;
+mod foreground;
+mod inspect;
+mod log;
+mod signals;
+mod spec;
+mod store;
+mod streams;
+mod update;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
+
+use cli::{Cli, Command};
+use error::{system, Result};
+use log::Log;
+use store::Store;
+
+pub use error::RuntimeError;
+
+/// What all commands need.
+struct Context {
+    store: Store,
+    exec_root: PathBuf,
+    log: Log,
+    debug: bool,
+}
+
+/// The whole program; `arguments` begin with its name.
+pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage_exit(&error),
+    };
+    let log = match Log::open(&cli.global) {
+        Ok(log) => log,
+        Err(error) => {
+            Log::to_stderr(&cli.global).error(&crate::report::chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    if cli.version {
+        println!("hull-runtime version {}", env!("CARGO_PKG_VERSION"));
+        println!("spec: {}", spec::SPEC_MAX);
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = cli.command else {
+        // As runc: no command is a question for help.
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    };
+    let store = match Store::new(&cli.global.root) {
+        Ok(store) => store,
+        Err(error) => {
+            log.error(&crate::report::chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let context = Context {
+        store,
+        exec_root: crate::runtime_dir::exec_root(),
+        log,
+        debug: cli.global.debug,
+    };
+    match run(&context, &command, &mut std::io::stdout()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            context.log.error(&crate::report::chain(&error));
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn usage_exit(error: &clap::Error) -> ExitCode {
+    // Help goes to stdout.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn run(context: &Context, command: &Command, out: &mut impl Write) -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the event loop"))?;
+    let done = runtime.block_on(dispatch(context, command, out));
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(context: &Context, command: &Command, out: &mut impl Write) -> Result<u8> {
+    match command {
+        Command::Create(args) => create::create(context, args).await,
+        Command::Run(args) => create::run(context, args).await,
+        Command::Start(args) => control::start(context, args).await,
+        Command::State(args) => inspect::state(context, args, out).await,
+        Command::Kill(args) => control::kill(context, args).await,
+        Command::Delete(args) => control::delete(context, args).await,
+        Command::Exec(args) => exec::exec(context, args).await,
+        Command::Ps(args) => inspect::ps(context, args, out).await,
+        Command::List(args) => inspect::list(context, args, out).await,
+        Command::Pause(args) => control::pause(context, args).await,
+        Command::Resume(args) => control::resume(context, args).await,
+        Command::Update(args) => update::update(context, args).await,
+        Command::Events(args) => inspect::events(context, args, out).await,
+        Command::Spec(args) => spec::spec(args),
+        Command::Features => spec::features(out),
+        Command::Checkpoint(_) | Command::Restore(_) => Err(RuntimeError::Usage(
+            "checkpoints of a container's processes are not supported; Hull has snapshots of whole microVMs".into(),
+        )),
+    }
+}
+
+/// The one argument of a command that takes an id.
+fn only_id(ids: &[String]) -> Result<&str> {
+    match ids {
+        [id] => Ok(id),
+        _ => Err(usage_error("requires exactly 1 argument(s)")),
+    }
+}
+
+fn usage_error(what: &str) -> RuntimeError {
+    let command = std::env::args().skip(1).find(|argument| {
+        Cli::command()
+            .get_subcommands()
+            .any(|known| known.get_name() == argument)
+    });
+    let command = command.unwrap_or_default();
+    RuntimeError::Usage(format!("hull-runtime: {command:?} {what}"))
+}

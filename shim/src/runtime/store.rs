@@ -1,0 +1,252 @@
+//! The containers that this runtime knows: a directory per container below `--root`.
+
+use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::error::{io_error, Result, RuntimeError};
+
+/// Name of a container's file.
+const STATE_FILE: &str = "state.json";
+/// Longest id, in bytes: as runc's.
+const MAX_ID_BYTES: usize = 1024;
+/// Longest id that a shim takes as it is.
+const MAX_PLAIN_ID_BYTES: usize = 64;
+
+/// What is written down of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    pub(super) oci_version: String,
+    pub(super) id: String,
+    pub(super) bundle: PathBuf,
+    pub(super) rootfs: PathBuf,
+    /// RFC 3339.
+    pub(super) created: String,
+    #[serde(default)]
+    pub(super) annotations: HashMap<String, String>,
+    /// Its first process has a terminal.
+    #[serde(default)]
+    pub(super) terminal: bool,
+    /// The shim's ttrpc address.
+    pub(super) address: String,
+    /// PID of the holder.
+    pub(super) pid: u32,
+}
+
+/// All containers of one `--root`.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    root: PathBuf,
+}
+
+/// A container's directory that is being filled; dropped before [`Claim::keep`], it is removed.
+#[derive(Debug)]
+pub(super) struct Claim {
+    directory: PathBuf,
+    kept: bool,
+}
+
+impl Store {
+    pub(super) fn new(root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).map_err(io_error("find", root))?;
+        Ok(Self { root })
+    }
+
+    /// Where a container is, if its id is one.
+    pub(super) fn directory(&self, id: &str) -> Result<PathBuf> {
+        check_id(id)?;
+        Ok(self.root.join(id))
+    }
+
+    /// Takes an id.
+    pub(super) fn claim(&self, id: &str) -> Result<Claim> {
+        let directory = self.directory(id)?;
+        let mut builder = DirBuilder::new();
+        builder.mode(0o711);
+        let all = builder.recursive(true).create(&self.root);
+        all.map_err(io_error("make", &self.root))?;
+        match builder.recursive(false).create(&directory) {
+            Ok(()) => Ok(Claim {
+                directory,
+                kept: false,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(RuntimeError::Exists),
+            Err(error) => Err(io_error("make", &directory)(error)),
+        }
+    }
+
+    /// A container's record.
+    pub(super) fn load(&self, id: &str) -> Result<Record> {
+        let path = self.directory(id)?.join(STATE_FILE);
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(RuntimeError::NotFound)
+            }
+            read => read.map_err(io_error("read", &path))?,
+        };
+        serde_json::from_slice(&text).map_err(|source| RuntimeError::Json {
+            what: path.display().to_string(),
+            source,
+        })
+    }
+
+    /// All containers that are complete, by id, with the UID that made them.
+    pub(super) fn list(&self) -> Result<Vec<(Record, u32)>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.map_err(io_error("read", &self.root))?,
+        };
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let record = name.to_str().map(|id| self.load(id));
+            if let (Some(Ok(record)), Ok(metadata)) = (record, entry.metadata()) {
+                found.push((record, metadata.uid()));
+            }
+        }
+        found.sort_by(|(one, _), (other, _)| one.id.cmp(&other.id));
+        Ok(found)
+    }
+
+    /// Forgets a container.
+    pub(super) fn remove(&self, id: &str) -> Result<()> {
+        let directory = self.directory(id)?;
+        match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &directory)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// containerd's namespace for this root: two roots may have containers of one id.
+    pub(super) fn namespace(&self) -> String {
+        format!(
+            "oci-{}",
+            short_hash(self.root.as_os_str().as_encoded_bytes())
+        )
+    }
+}
+
+/// The id by which a shim knows a container's sandbox: the same where it is simple and short.
+pub(super) fn sandbox_id(id: &str) -> String {
+    let simple = id
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if simple && id.len() <= MAX_PLAIN_ID_BYTES {
+        id.to_owned()
+    } else {
+        format!("id-{}", short_hash(id.as_bytes()))
+    }
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn check_id(id: &str) -> Result<()> {
+    if id.is_empty() {
+        return Err(RuntimeError::EmptyId);
+    }
+    let valid = id
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.'));
+    if valid && id != "." && id != ".." && id.len() <= MAX_ID_BYTES {
+        Ok(())
+    } else {
+        Err(RuntimeError::BadId)
+    }
+}
+
+impl Claim {
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes the record: from now on the container is known.
+    pub(super) fn keep(mut self, record: &Record) -> Result<()> {
+        let path = self.directory.join(STATE_FILE);
+        let temporary = self.directory.join("state.json.new");
+        let json = serde_json::to_vec(record).map_err(|source| RuntimeError::Json {
+            what: path.display().to_string(),
+            source,
+        })?;
+        std::fs::write(&temporary, json).map_err(io_error("write", &temporary))?;
+        std::fs::rename(&temporary, &path).map_err(io_error("write", &path))?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::runtime) fn record(id: &str) -> Record {
+        Record {
+            oci_version: "1.0.2".into(),
+            id: id.into(),
+            bundle: "/b".into(),
+            rootfs: "/b/rootfs".into(),
+            created: "2026-11-25T11:15:01.5Z".into(),
+            annotations: HashMap::new(),
+            terminal: false,
+            address: "unix:///nonexistent".into(),
+            pid: 0,
+        }
+    }
+
+    #[test]
+    fn ids_are_runcs() {
+        for good in ["a", "A-b_c.d+e", "0", "..."] {
+            assert!(check_id(good).is_ok(), "{good:?}");
+        }
+        for bad in [".", "..", "a/b", "a b", "ä", &"x".repeat(1025)] {
+            assert!(matches!(check_id(bad), Err(RuntimeError::BadId)), "{bad:?}");
+        }
+        assert!(matches!(check_id(""), Err(RuntimeError::EmptyId)));
+    }
+
+    #[test]
+    fn every_id_has_a_sandbox() {
+        assert_eq!(sandbox_id("c1"), "c1");
+        let long = sandbox_id(&"x".repeat(1000));
+        assert!(long.len() < 64);
+        assert_ne!(sandbox_id("a+b"), sandbox_id("a+c"));
+    }
+
+    #[test]
+    fn a_claim_holds_an_id_and_a_dropped_one_frees_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(&root.path().join("new/root")).unwrap();
+        assert!(matches!(store.load("c1"), Err(RuntimeError::NotFound)));
+        let claim = store.claim("c1").unwrap();
+        assert!(matches!(store.claim("c1"), Err(RuntimeError::Exists)));
+        // Not complete, so not there yet.
+        assert!(matches!(store.load("c1"), Err(RuntimeError::NotFound)));
+        drop(claim);
+        store.claim("c1").unwrap().keep(&record("c1")).unwrap();
+        assert_eq!(store.load("c1").unwrap(), record("c1"));
+        assert_eq!(store.list().unwrap().len(), 1);
+        store.remove("c1").unwrap();
+        assert!(store.list().unwrap().is_empty());
+    }
+}
