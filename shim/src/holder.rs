@@ -3,7 +3,8 @@
 //! A container's processes live in a VM, but managers of containers (conmon, containerd's runc
 //! shim, hooks) want a PID: they wait for it, signal it, and go into its network namespace. The
 //! holder is that process. It is in the container's network namespace and its root is the
-//! container's root file system; it does nothing but wait. It ends with the exit status of the
+//! container's root file system where that is a directory of the host, else an empty one, never the
+//! host's root; it does nothing but wait. It ends with the exit status of the
 //! process that it stands for (128+n after signal n, since a shell's convention is all that is
 //! known of a signal), and with 137 when its shim is gone. When it is killed, its shim kills the
 //! container's process; a signal that it can catch is passed on.
@@ -50,7 +51,7 @@ pub enum Network {
 pub struct HolderConfig {
     /// Its network namespace.
     pub network: Network,
-    /// Its root directory, in a mount namespace of its own; `None`: the host's.
+    /// Its root directory, in a mount namespace of its own; `None`: an empty one.
     pub root: Option<PathBuf>,
     /// The terminal whose changes of size it reports.
     pub terminal: Option<OwnedFd>,

@@ -11,7 +11,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::mount::{
-    mount_bind_recursive, mount_change, unmount, MountPropagationFlags, UnmountFlags,
+    mount, mount_bind_recursive, mount_change, unmount, MountFlags, MountPropagationFlags,
+    UnmountFlags,
 };
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::stdio::{stdin, stdout};
@@ -22,6 +23,9 @@ use super::{Ended, Network, Report, Request, Setup};
 
 /// Status of a holder whose shim is gone: as if killed.
 const ORPHANED_STATUS: u8 = 137;
+
+/// Where an empty root is mounted before it is the root: a directory that every host has.
+const EMPTY_ROOT: &str = "/dev";
 
 /// A step that failed, for the shim.
 struct Failure(String);
@@ -54,9 +58,7 @@ fn enter(setup: &str) -> Result<(), Failure> {
         rustix::process::ioctl_tiocsctty(stdout()).map_err(failed("take the terminal"))?;
     }
     enter_network(&setup.network)?;
-    if let Some(root) = &setup.root {
-        enter_root(root)?;
-    }
+    enter_root(setup.root.as_deref())?;
     drop_privileges().map_err(failed("give up its privileges"))
 }
 
@@ -82,7 +84,8 @@ fn enter_network(network: &Network) -> Result<(), Failure> {
 
 /// Makes the container's root its own, so that whoever enters its mount namespace by its PID finds
 /// the container's files, never the host's.
-fn enter_root(root: &Path) -> Result<(), Failure> {
+fn enter_root(directory: Option<&Path>) -> Result<(), Failure> {
+    let root = directory.unwrap_or(Path::new(EMPTY_ROOT));
     let what = format!("make {root:?} its root");
     nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(failed("make a mount namespace"))?;
     let all = || -> rustix::io::Result<()> {
@@ -91,7 +94,16 @@ fn enter_root(root: &Path) -> Result<(), Failure> {
             "/",
             MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
         )?;
-        mount_bind_recursive(root, root)?;
+        match directory {
+            Some(directory) => mount_bind_recursive(directory, root)?,
+            None => mount(
+                "tmpfs",
+                root,
+                "tmpfs",
+                MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+                Some(c"size=0,nr_inodes=2,mode=755"),
+            )?,
+        }
         rustix::process::chdir(root)?;
         rustix::process::pivot_root(".", ".")?;
         unmount(".", UnmountFlags::DETACH)?;

@@ -140,6 +140,17 @@ impl Task {
         })
     }
 
+    /// PID of the shim.
+    pub(super) async fn shim_pid(&self) -> Result<u32> {
+        let request = api::ConnectRequest {
+            id: self.id.clone(),
+            ..api::ConnectRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.connect(context, &request).await;
+        reply.map(|reply| reply.shim_pid).map_err(plain_error)
+    }
+
     /// Boots the VM and makes the container in it. Returns the PID on the host.
     pub(super) async fn create(
         &self,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cgroup::Cgroup;
 use super::cli::{DeleteArgs, IdArgs, KillArgs};
 use super::client::{ShimName, Status, Task};
 use super::error::{Result, RuntimeError};
@@ -145,6 +146,11 @@ pub(super) async fn destroy(context: &Context, record: &Record, task: Option<&Ta
             debug: context.debug,
         }
         .delete()?;
+    }
+    if let Some(cgroup) = &record.cgroup {
+        if let Err(error) = Cgroup::known(cgroup.clone()).remove() {
+            context.log.warn(&crate::report::chain(&error));
+        }
     }
     context.store.remove(&record.id)
 }

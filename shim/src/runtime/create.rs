@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+use super::cgroup::Cgroup;
 use super::cli::{CreateArgs, RunArgs};
 use super::client::{ShimName, Task};
 use super::error::{io_error, Result, RuntimeError};
@@ -26,7 +27,8 @@ struct Made {
 
 /// `create`.
 pub(super) async fn create(context: &Context, args: &CreateArgs) -> Result<u8> {
-    let made = make(context, args, true).await;
+    let id = super::only_id(&args.id.id)?;
+    let made = make(context, id, args, true).await;
     made.map_err(RuntimeError::in_command("create"))?;
     Ok(0)
 }
@@ -34,9 +36,9 @@ pub(super) async fn create(context: &Context, args: &CreateArgs) -> Result<u8> {
 /// `run`. The exit status is the process's.
 pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<u8> {
     let wrapped = RuntimeError::in_command;
-    let made = make(context, &args.create, args.detach).await;
+    let id = super::only_id(&args.create.id.id)?;
+    let made = make(context, id, &args.create, args.detach).await;
     let made = made.map_err(wrapped("run"))?;
-    let id = &made.record.id;
     let terminal = made.terminal(args.detach);
     if let Err(error) = made.task.start("").await {
         super::control::destroy(context, &made.record, Some(&made.task)).await?;
@@ -60,8 +62,7 @@ impl Made {
     }
 }
 
-async fn make(context: &Context, args: &CreateArgs, detached: bool) -> Result<Made> {
-    let id = super::only_id(&args.id.id)?;
+async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) -> Result<Made> {
     let bundle = enter_bundle(args.bundle.as_deref())?;
     let spec = load_spec(&bundle)?;
     if args.preserve_fds != 0 {
@@ -87,22 +88,46 @@ async fn make(context: &Context, args: &CreateArgs, detached: bool) -> Result<Ma
         let _ = shim.delete();
         return Err(RuntimeError::Shim(format!("no shim answers at {address}")));
     };
-    let mounts = rootfs_mounts(&rootfs);
-    let created = match task.create(&bundle, &mounts, &offer.streams).await {
-        Ok(pid) => finish(
-            args,
-            claim,
-            record(id, &bundle, &rootfs, &spec, &address, pid),
-        ),
-        Err(error) => Err(error),
+    let cgroup = Cgroup::of(&spec, id, context.systemd_cgroup)?;
+    let created = async {
+        if let Some(cgroup) = &cgroup {
+            enter_cgroup(cgroup, &spec, &task).await?;
+        }
+        let mounts = rootfs_mounts(&rootfs);
+        let pid = task.create(&bundle, &mounts, &offer.streams).await?;
+        let record = Record {
+            oci_version: spec.version().clone(),
+            id: id.to_owned(),
+            bundle: bundle.clone(),
+            rootfs: rootfs.clone(),
+            created: jiff::Timestamp::now().to_string(),
+            annotations: spec.annotations().clone().unwrap_or_default(),
+            terminal: terminal_of(&spec),
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.relative().to_owned()),
+            address: address.clone(),
+            pid,
+        };
+        finish(args, claim, record)
     };
-    match created {
+    match created.await {
         Ok(record) => Ok(Made { record, task }),
         Err(error) => {
             task.shutdown().await;
+            if let Some(cgroup) = &cgroup {
+                // One that is in use is another container's too.
+                let _ = cgroup.remove();
+            }
             Err(error)
         }
     }
+}
+
+/// All that the shim starts from now on is in the cgroup.
+async fn enter_cgroup(cgroup: &Cgroup, spec: &Spec, task: &Task) -> Result<()> {
+    cgroup.make()?;
+    let linux = spec.linux().as_ref();
+    cgroup.share(linux.and_then(|linux| linux.resources().as_ref()));
+    cgroup.add(task.shim_pid().await?)
 }
 
 fn finish(args: &CreateArgs, claim: super::store::Claim, record: Record) -> Result<Record> {
@@ -111,20 +136,6 @@ fn finish(args: &CreateArgs, claim: super::store::Claim, record: Record) -> Resu
     }
     claim.keep(&record)?;
     Ok(record)
-}
-
-fn record(id: &str, bundle: &Path, rootfs: &Path, spec: &Spec, address: &str, pid: u32) -> Record {
-    Record {
-        oci_version: spec.version().clone(),
-        id: id.to_owned(),
-        bundle: bundle.to_owned(),
-        rootfs: rootfs.to_owned(),
-        created: jiff::Timestamp::now().to_string(),
-        annotations: spec.annotations().clone().unwrap_or_default(),
-        terminal: terminal_of(spec),
-        address: address.to_owned(),
-        pid,
-    }
 }
 
 /// The bundle's directory, which becomes the working directory: paths in it may be relative.

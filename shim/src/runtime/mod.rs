@@ -4,6 +4,7 @@
 //! address in the container's record below `--root`. This program keeps nothing running itself.
 
 mod capabilities;
+mod cgroup;
 mod cli;
 mod client;
 mod control;
@@ -39,6 +40,7 @@ struct Context {
     exec_root: PathBuf,
     log: Log,
     debug: bool,
+    systemd_cgroup: bool,
 }
 
 /// The whole program; `arguments` begin with its name.
@@ -76,6 +78,7 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         exec_root: crate::runtime_dir::exec_root(),
         log,
         debug: cli.global.debug,
+        systemd_cgroup: cli.global.systemd_cgroup,
     };
     match run(&context, &command, &mut std::io::stdout()) {
         Ok(status) => ExitCode::from(status),

@@ -33,6 +33,9 @@ pub(super) struct Record {
     /// Its first process has a terminal.
     #[serde(default)]
     pub(super) terminal: bool,
+    /// Its cgroup on the host, below the root of them.
+    #[serde(default)]
+    pub(super) cgroup: Option<PathBuf>,
     /// The shim's ttrpc address.
     pub(super) address: String,
     /// PID of the holder.
@@ -209,6 +212,7 @@ pub(super) mod tests {
             created: "2026-11-25T11:15:01.5Z".into(),
             annotations: HashMap::new(),
             terminal: false,
+            cgroup: None,
             address: "unix:///nonexistent".into(),
             pid: 0,
         }

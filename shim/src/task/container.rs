@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::ttrpc;
+use tokio::sync::watch;
 
 use super::errors;
 use super::host_side::Place;
@@ -23,7 +24,7 @@ pub(super) struct Container {
     pub(super) hooks: Subject,
     /// Where the holders of its processes are.
     pub(super) place: Place,
-    pub(super) paused: AtomicBool,
+    pub(super) paused: watch::Sender<bool>,
     oom_reported: AtomicBool,
     execs: Mutex<HashMap<String, Arc<Process>>>,
 }
@@ -44,7 +45,7 @@ impl Container {
             init,
             hooks,
             place,
-            paused: AtomicBool::new(false),
+            paused: watch::Sender::new(false),
             oom_reported: AtomicBool::new(false),
             execs: Mutex::new(HashMap::new()),
         }
