@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 
 use super::cgroup::Cgroup;
 use super::cli::{CreateArgs, RunArgs};
@@ -65,6 +65,8 @@ impl Made {
 async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) -> Result<Made> {
     let bundle = enter_bundle(args.bundle.as_deref())?;
     let spec = load_spec(&bundle)?;
+    check_spec(&spec)?;
+    context.store.directory(id)?;
     if args.preserve_fds != 0 {
         let text = "--preserve-fds: a process in a microVM cannot inherit descriptors of the host";
         return Err(RuntimeError::Usage(text.into()));
@@ -171,6 +173,37 @@ pub(super) fn load_spec(bundle: &Path) -> Result<Spec> {
     })
 }
 
+/// What no runtime can run, in runc's words.
+fn check_spec(spec: &Spec) -> Result<()> {
+    let refused = |text: String| Err(RuntimeError::Usage(text));
+    let version = spec.version();
+    if version.split('.').next() != Some("1") {
+        return refused(format!(
+            "unsupported ociVersion {version:?}: this program knows 1.0.0 to {}",
+            super::spec::SPEC_MAX
+        ));
+    }
+    let Some(process) = spec.process() else {
+        return refused("process property must not be empty".into());
+    };
+    check_process(process)
+}
+
+/// The same for a process.
+pub(super) fn check_process(process: &Process) -> Result<()> {
+    let refused = |text: &str| Err(RuntimeError::Usage(text.to_owned()));
+    if process.cwd().as_os_str().is_empty() {
+        return refused("Cwd property must not be empty");
+    }
+    if !process.cwd().is_absolute() {
+        return refused("Cwd must be an absolute path");
+    }
+    if process.args().as_deref().unwrap_or_default().is_empty() {
+        return refused("args must not be empty");
+    }
+    Ok(())
+}
+
 fn terminal_of(spec: &Spec) -> bool {
     let process = spec.process().as_ref();
     process
@@ -244,6 +277,29 @@ mod tests {
             load_spec(bundle.path()),
             Err(RuntimeError::Json { .. })
         ));
+    }
+
+    #[test]
+    fn what_no_runtime_can_run_is_refused_before_anything_is_made() {
+        let check = |change: serde_json::Value| {
+            let mut spec = serde_json::json!({
+                "ociVersion": "1.2.1",
+                "process": {"user": {"uid": 0, "gid": 0}, "args": ["true"], "cwd": "/"},
+            });
+            for (key, value) in change.as_object().unwrap() {
+                spec[key] = value.clone();
+            }
+            let spec = serde_json::from_value(spec).unwrap();
+            check_spec(&spec).err().map(|error| error.to_string())
+        };
+        assert_eq!(check(serde_json::json!({})), None);
+        let error = check(serde_json::json!({"ociVersion": "9.0.0"})).unwrap();
+        assert!(error.contains("9.0.0"), "{error}");
+        let process = serde_json::json!({"user": {"uid": 0, "gid": 0}, "args": [], "cwd": "/"});
+        let error = check(serde_json::json!({ "process": process })).unwrap();
+        assert_eq!(error, "args must not be empty");
+        let error = check(serde_json::json!({"process": null})).unwrap();
+        assert_eq!(error, "process property must not be empty");
     }
 
     #[test]

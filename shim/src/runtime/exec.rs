@@ -7,7 +7,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Us
 use super::cli::ExecArgs;
 use super::client::Status;
 use super::control::{find, Found};
-use super::create::load_spec;
+use super::create::{check_process, load_spec};
 use super::error::{io_error, Result, RuntimeError};
 use super::streams::{random_name, write_pid_file, Size, Wanted};
 use super::{foreground, Context};
@@ -91,26 +91,13 @@ fn process(args: &ExecArgs, command: &[String], found: &Found) -> Result<Process
         if args.tty {
             process.set_terminal(Some(true));
         }
-        return validated(process);
+        return check_process(&process).map(|()| process);
     }
     let spec = load_spec(&found.record.bundle)?;
     let process = spec.process().clone();
     let process = process.ok_or_else(|| RuntimeError::Usage("no process in config.json".into()))?;
-    validated(changed(process, args, command)?)
-}
-
-fn validated(process: Process) -> Result<Process> {
-    let refused = |text: &str| Err(RuntimeError::Usage(text.to_owned()));
-    if process.cwd().as_os_str().is_empty() {
-        return refused("Cwd property must not be empty");
-    }
-    if !process.cwd().is_absolute() {
-        return refused("Cwd must be an absolute path");
-    }
-    if process.args().as_deref().unwrap_or_default().is_empty() {
-        return refused("process args cannot be empty");
-    }
-    Ok(process)
+    let process = changed(process, args, command)?;
+    check_process(&process).map(|()| process)
 }
 
 fn changed(mut process: Process, args: &ExecArgs, command: &[String]) -> Result<Process> {
@@ -230,12 +217,12 @@ mod tests {
     fn what_cannot_be_run_is_refused() {
         let no_command = changed(base(), &args("c1"), &[]).unwrap();
         assert_eq!(
-            validated(no_command).unwrap_err().to_string(),
-            "process args cannot be empty"
+            check_process(&no_command).unwrap_err().to_string(),
+            "args must not be empty"
         );
         assert!(changed(base(), &args("-u root c1 true"), &[]).is_err());
         assert!(changed(base(), &args("--cap CAP_FOO c1 true"), &[]).is_err());
         let relative = changed(base(), &args("--cwd x c1 true"), &["true".into()]).unwrap();
-        assert!(validated(relative).is_err());
+        assert!(check_process(&relative).is_err());
     }
 }
