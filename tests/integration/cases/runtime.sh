@@ -1,0 +1,214 @@
+# hull-runtime: runc's command line.
+
+RUNTIME_ROOT=/run/hull-runtime-test
+runtime() { hull-runtime --root "$RUNTIME_ROOT" "$@"; }
+
+# make_bundle NAME [JQ-FILTER]: $T/NAME, with busybox as its root. The root is an EROFS image with
+# an ext4 image beside it: what a directory adds is tested by the cases of shared directories.
+make_bundle() {
+    local bundle=$T/$1 root=$T/root
+    if [ ! -e "$T/image" ]; then
+        # Of a case that failed.
+        runtime list -q | xargs -r -n 1 hull-runtime --root "$RUNTIME_ROOT" delete --force
+        mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp,root}
+        cp /bin/busybox "$root/bin/"
+        for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln "$root/bin/busybox" "$root/bin/$applet"; done
+        printf 'root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n' >"$root/etc/passwd"
+        printf 'root:x:0:\napp:x:1000:\n' >"$root/etc/group"
+        mkfs.erofs --quiet "$T/image" "$root" >/dev/null 2>&1 || mkfs.erofs "$T/image" "$root" >/dev/null
+        truncate -s 32M "$T/image.ext4"
+        mkfs.ext4 -q -F "$T/image.ext4"
+    fi
+    mkdir -p "$bundle"
+    cp "$T/image" "$bundle/rootfs"
+    cp --sparse=always "$T/image.ext4" "$bundle/rootfs.ext4"
+    runtime spec --bundle "$bundle"
+    jq ".process.terminal = false | .root.readonly = false | ${2:-.}" "$bundle/config.json" >"$bundle/new"
+    mv "$bundle/new" "$bundle/config.json"
+}
+
+is_stopped() { [ "$(status_of "$1")" = stopped ]; }
+status_of() { runtime state "$1" | jq -r .status; }
+
+expect_nothing_left() {
+    expect_eq "$(runtime list -q)" "" "containers"
+    expect_eq "$(ls -A "$RUNTIME_ROOT")" "" "state directories"
+    wait_for 10 no_runtime_leftovers || fail "left: $(runtime_leftovers)"
+}
+runtime_leftovers() {
+    pgrep -fa '[s]him-hull-v2.*(oci-|holder)' || true
+    ls -A /run/hull/sandboxes /run/hull/shims /run/hull/handover 2>/dev/null | grep -v ':$' | grep . || true
+}
+no_runtime_leftovers() { [ -z "$(runtime_leftovers)" ]; }
+
+case_runtime_run_has_the_callers_streams_and_the_process_status() {
+    make_bundle b '.process.args = ["sh", "-c", "echo out; echo err >&2; cat; exit 5"]'
+    echo start >"$T/appended"
+    status=0
+    echo in | runtime run -b "$T/b" t1 >>"$T/appended" 2>"$T/err" || status=$?
+    expect_eq "$status" 5 status
+    expect_eq "$(cat "$T/appended")" "$(printf 'start\nout\nin')" stdout
+    expect_eq "$(cat "$T/err")" err stderr
+    expect_nothing_left
+}
+
+case_runtime_a_container_goes_through_runcs_states() {
+    make_bundle b '.process.args = ["sh", "-c", "umask; sleep 1000"] | .process.user.umask = 23 | .linux.cgroupsPath = "/hull-test/t2"'
+    runtime create -b "$T/b" --pid-file "$T/pid" t2 </dev/null >"$T/log" 2>&1
+    expect_eq "$(status_of t2)" created status
+    local pid
+    pid=$(cat "$T/pid")
+    expect_eq "$(runtime state t2 | jq .pid)" "$pid" pid
+    expect_eq "$(cat "/proc/$pid/cgroup")" 0::/hull-test/t2 cgroup
+    [ "$(readlink "/proc/$pid/ns/net")" != "$(readlink /proc/self/ns/net)" ] || fail "the host's network"
+    expect_eq "$(ls -A "/proc/$pid/root")" "" "the holder's root"
+    expect_eq "$(runtime exec t2 echo early)" early "an exec before the start"
+    capture runtime create -b "$T/b" t2
+    expect_status 1
+    expect_err_has "container with given ID already exists"
+
+    runtime start t2
+    expect_eq "$(status_of t2)" running status
+    capture runtime start t2
+    expect_err_has "cannot start an already running container"
+    capture runtime delete t2
+    expect_err_has "cannot delete container t2 that is not stopped: running"
+    wait_for 5 grep -q 0027 "$T/log" || fail "umask: $(cat "$T/log")"
+    expect_eq "$(runtime exec -u 1000:1000 -e X=1 --cwd /tmp t2 sh -c 'id -u; echo $X; pwd; umask' | tr '\n' ' ')" "1000 1 /tmp 0027 " "an exec"
+    capture runtime exec t2 sh -c 'exit 7'
+    expect_status 7
+    capture runtime exec t2 no-such-program
+    expect_status 255
+    expect_err_has 'exec: \"no-such-program\": executable file not found in $PATH'
+    expect_eq "$(runtime ps -f json t2 | jq length)" 1 processes
+    expect_eq "$(runtime events --stats t2 | jq -r '.type, .id' | tr '\n' ' ')" "stats t2 " events
+    runtime update --pids-limit 20 t2
+    expect_eq "$(runtime events --stats t2 | jq .data.pids.limit)" 20 "pids limit"
+
+    runtime pause t2
+    expect_eq "$(status_of t2)" paused status
+    capture runtime exec t2 true
+    expect_status 255
+    expect_err_has paused
+    runtime exec --ignore-paused t2 echo late >"$T/late" &
+    sleep 1
+    expect_eq "$(cat "$T/late")" "" "output while paused"
+    runtime resume t2
+    wait $!
+    expect_eq "$(cat "$T/late")" late "output after the pause"
+
+    runtime kill t2 KILL
+    wait_for 5 test ! -e "/proc/$pid" || fail "the holder lives on"
+    expect_eq "$(status_of t2)" stopped status
+    capture runtime kill t2 TERM
+    expect_status 1
+    expect_err_has "container not running"
+    capture runtime exec t2 true
+    expect_err_has stopped
+    runtime delete t2
+    [ ! -e /sys/fs/cgroup/hull-test/t2 ] || fail "the cgroup is left"
+    capture runtime state t2
+    expect_err_has "container does not exist"
+    expect_nothing_left
+}
+
+case_runtime_a_console_socket_gets_the_terminal() {
+    make_bundle b '.process.args = ["sh"] | .process.terminal = true | .process.env = ["PATH=/bin", "PS1=> "]'
+    capture runtime create -b "$T/b" t3
+    expect_err_has "without setting console socket"
+    python3 tests/lib/console.py "$T/console" "run:hull-runtime --root $RUNTIME_ROOT start t3|expect:> |size:100x40|write:stty size\\n|expect:40 100|size:77x33|write:stty size\\n|expect:33 77|write:echo go; cat\\n|expect:\\ngo|sleep:1|write:\\x03|expect:> |write:echo [\$?]\\n|expect:[130]|write:exit 3\\n|end" \
+        hull-runtime --root "$RUNTIME_ROOT" create -b "$T/b" --console-socket "$T/console" t3
+    wait_for 5 is_stopped t3 || fail "status $(status_of t3)"
+    runtime delete t3
+    jq '.process.terminal = false' "$T/b/config.json" >"$T/new" && mv "$T/new" "$T/b/config.json"
+    capture runtime create -b "$T/b" --console-socket "$T/console" t3
+    expect_err_has "cannot use console socket"
+    expect_nothing_left
+}
+
+case_runtime_hooks_get_the_pid_and_a_failing_one_ends_the_create() {
+    printf '#!/bin/sh\nstate=$(cat)\necho "$1 $(echo "$state" | jq -r .status) $(pwd)" >>%s\necho "$state" | jq -r "select(.pid != null) | .pid" >%s\n' "$T/hooks" "$T/hook-pid" >"$T/hook"
+    chmod +x "$T/hook"
+    hook() { printf '%s: [{path: "%s", args: ["hook", "%s"], env: ["PATH=/usr/bin:/bin"]}]' "$1" "$T/hook" "$1"; }
+    make_bundle b ".process.args = [\"true\"] | .hooks = {$(hook prestart), $(hook createRuntime), $(hook poststart)}"
+    runtime create -b "$T/b" --pid-file "$T/pid" t4 </dev/null
+    expect_eq "$(cat "$T/hook-pid")" "$(cat "$T/pid")" "pid"
+    runtime start t4
+    runtime delete --force t4
+    expect_eq "$(cat "$T/hooks")" "$(printf 'prestart creating %s\ncreateRuntime creating %s\npoststart running %s' "$T/b" "$T/b" "$T/b")" "hooks"
+    make_bundle bad ".process.args = [\"true\"] | .hooks = {createRuntime: [{path: \"/bin/sh\", args: [\"sh\", \"-c\", \"echo no >&2; exit 3\"]}], $(hook poststop)}"
+    capture runtime create -b "$T/bad" t4
+    expect_status 1
+    expect_err_has "error running createRuntime hook #0: exit status 3, stdout: , stderr: no"
+    expect_eq "$(tail -n 1 "$T/hooks")" "poststop stopped $T/bad" "poststop"
+    expect_nothing_left
+}
+
+case_runtime_kill_9_of_holder_and_shim_leaves_nothing() {
+    make_bundle b '.process.args = ["sleep", "1000"]'
+    runtime run -d -b "$T/b" --pid-file "$T/pid" t5 </dev/null >/dev/null 2>&1
+    kill -9 "$(cat "$T/pid")"
+    wait_for 5 is_stopped t5 || fail "status $(status_of t5)"
+    runtime delete t5
+    runtime run -d -b "$T/b" --pid-file "$T/pid" t5 </dev/null >/dev/null 2>&1
+    kill -9 "$(pgrep -f 'shim-hull-v2.*-id t5')"
+    wait_for 5 test ! -e "/proc/$(cat "$T/pid")" || fail "the holder lives on"
+    expect_eq "$(status_of t5)" stopped status
+    runtime delete t5
+    expect_nothing_left
+}
+
+case_runtime_run_passes_signals_on_but_not_a_change_of_size() {
+    make_bundle b '.process.args = ["sh", "-c", "trap \"echo usr1\" USR1; echo ready; sleep 2 & wait $!; wait $!; exit 5"]'
+    hull-runtime --root "$RUNTIME_ROOT" run -b "$T/b" t6 >"$T/out" &
+    local pid=$!
+    wait_for 20 grep -q ready "$T/out" || fail "not ready"
+    kill -WINCH $pid
+    kill -USR1 $pid
+    status=0
+    wait $pid || status=$?
+    expect_eq "$status" 5 status
+    expect_eq "$(cat "$T/out")" "$(printf 'ready\nusr1')" output
+    expect_nothing_left
+}
+
+case_runtime_bad_input_is_refused_in_runcs_words() {
+    local cases line filter text
+    capture runtime state none
+    expect_status 1
+    expect_err_has "container does not exist"
+    capture runtime kill none FOO
+    expect_err_has "container does not exist"
+    runtime delete --force none
+    capture runtime --log "$T/log" --log-format json state none
+    expect_eq "$err" "container does not exist" "stderr"
+    expect_eq "$(jq -r '.level, .msg' "$T/log" | tr '\n' ' ')" "error container does not exist " log
+    make_bundle b '.process.args = ["true"]'
+    for id in a/b .. "$(printf 'x%.0s' {1..1025})"; do
+        capture runtime run -b "$T/b" "$id"
+        expect_status 1
+        expect_err_has "invalid container ID format"
+    done
+    cp "$T/b/config.json" "$T/good.json"
+    while read -r filter text; do
+        jq "$filter" "$T/good.json" >"$T/b/config.json"
+        capture runtime run -b "$T/b" t7
+        expect_status 1
+        expect_err_has "$text"
+    done <<'CASES'
+.ociVersion="9.9.9" unsupported ociVersion
+.process=null process property must not be empty
+.process.args=[] args must not be empty
+.process.args="x" invalid type
+.process.cwd="relative" Cwd must be an absolute path
+.root=null root must be specified
+.root.path="/nonexistent" invalid rootfs
+CASES
+    echo '{' >"$T/b/config.json"
+    capture runtime run -b "$T/b" t7
+    expect_status 1
+    rm "$T/b/config.json"
+    capture runtime run -b "$T/b" t7
+    expect_err_has "JSON specification file config.json not found"
+    expect_nothing_left
+}
