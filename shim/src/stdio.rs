@@ -146,6 +146,7 @@ pub struct Connected {
     tokens: Stdio,
     stdin: Option<(Input, UnixStream)>,
     outputs: Vec<(UnixStream, Output)>,
+    terminal: bool,
 }
 
 impl Connected {
@@ -155,6 +156,7 @@ impl Connected {
             tokens: Stdio::default(),
             stdin: None,
             outputs: Vec::new(),
+            terminal,
         };
         if let Some(input) = endpoints.stdin {
             let (token, stream) = connect(vm, "stdin").await?;
@@ -196,6 +198,7 @@ impl Connected {
             stdin,
             close,
             forwarded,
+            terminal: self.terminal,
         }
     }
 }
@@ -227,6 +230,7 @@ pub struct ProcessIo {
     stdin: Option<JoinHandle<()>>,
     outputs: Vec<JoinHandle<()>>,
     close: Arc<Notify>,
+    terminal: bool,
     /// Bytes of output so far.
     forwarded: Arc<AtomicU64>,
 }
@@ -239,7 +243,16 @@ impl ProcessIo {
 
     /// After the process has ended: waits until its output is forwarded. Streams that stay open
     /// (a background process has them) and readers that don't read hold it up only shortly.
+    ///
+    /// A terminal's input ends then: whoever has its other side waits for this one to be closed.
     pub async fn settle(&self) {
+        self.settle_outputs().await;
+        if let Some(stdin) = self.stdin.as_ref().filter(|_| self.terminal) {
+            stdin.abort();
+        }
+    }
+
+    async fn settle_outputs(&self) {
         let until = Instant::now() + SETTLE_LIMIT;
         while !self.outputs_done() && Instant::now() < until {
             let before = self.forwarded.load(Ordering::Relaxed);
@@ -337,6 +350,7 @@ mod tests {
             tokens: Stdio::default(),
             stdin: None,
             outputs,
+            terminal: false,
         }
         .start()
     }
@@ -374,6 +388,7 @@ mod tests {
             tokens: Stdio::default(),
             stdin: Some((Box::new(input), host)),
             outputs: Vec::new(),
+            terminal: false,
         }
         .start();
         writer.write_all(b"last words").await.unwrap();
