@@ -14,6 +14,8 @@ pub struct Assets {
     pub vmlinux: PathBuf,
     /// The guest's initial file system: an uncompressed cpio archive holding the agent.
     pub initramfs: PathBuf,
+    /// The server of shared directories. Only a sandbox that shares any needs it to exist.
+    pub virtiofsd: PathBuf,
 }
 
 /// Why Hull's own files can't be used.
@@ -54,6 +56,7 @@ impl Assets {
             hull_vmm: file("hull-vmm")?,
             vmlinux: file("vmlinux")?,
             initramfs: file("initramfs.cpio")?,
+            virtiofsd: directory.join("virtiofsd"),
         })
     }
 }

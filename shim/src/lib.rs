@@ -20,6 +20,7 @@ pub mod report;
 pub mod runtime;
 pub mod runtime_dir;
 pub mod sandbox;
+pub mod share;
 pub mod spec;
 pub mod stdio;
 mod sys;

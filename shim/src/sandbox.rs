@@ -11,9 +11,10 @@ use hull_vm_config::{FdName, VmConfig};
 use crate::agent::{Agent, AgentError};
 use crate::assets::{Assets, AssetsError};
 use crate::lower::{
-    resource, LowerError, Plan, Resource, Share, CONSOLE_FD, INITRAMFS_FD, KERNEL_FD,
+    resource, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD, KERNEL_FD,
 };
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
+use crate::share::{ShareError, ShareServer};
 use crate::spec::SpecError;
 use crate::vmm::{open_kvm, Launch, UidLease, Vm, VmEnd, VmmError};
 
@@ -41,14 +42,9 @@ pub enum SandboxError {
     /// The agent.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// A path of the host is wanted in the guest.
-    #[error("not supported yet: sharing {source_path:?} of the host with the container (at {destination:?})")]
-    Share {
-        /// The path on the host.
-        source_path: std::path::PathBuf,
-        /// Where the container would see it.
-        destination: std::path::PathBuf,
-    },
+    /// A path of the host that the guest must see.
+    #[error(transparent)]
+    Share(#[from] ShareError),
 }
 
 /// What a VM is booted from.
@@ -73,6 +69,7 @@ pub struct Boot<'a> {
 pub struct Sandbox {
     vm: Vm,
     agent: Agent,
+    shares: Option<ShareServer>,
     dir: RuntimeDir,
     _uid: UidLease,
 }
@@ -103,20 +100,34 @@ impl Sandbox {
         dir: RuntimeDir,
         uid: UidLease,
     ) -> Result<Self, SandboxError> {
-        refuse_shares(boot.shares)?;
+        let kvm = open_kvm()?;
+        let mut files = open_files(&boot)?;
+        let mut shares = None;
+        let mut virtiofsd = None;
+        if !boot.shares.is_empty() {
+            let program = &boot.assets.virtiofsd;
+            let started = ShareServer::start(program, dir.path(), boot.shares).await?;
+            files.push((FS_FD.into(), started.socket));
+            shares = Some(started.server);
+            virtiofsd = Some(started.pidfd);
+        }
         let launch = Launch {
-            kvm: open_kvm()?,
-            files: open_files(&boot)?,
+            kvm,
+            files,
             hull_vmm: boot.assets.hull_vmm.clone(),
             config: boot.config,
         };
         let vm = launch.start().await?;
         dir.set_vmm(vm.pid())?;
+        if let Some(virtiofsd) = virtiofsd {
+            tokio::spawn(end_with(virtiofsd, vm.clone()));
+        }
         let agent = Agent::connect(&vm).await?;
         agent.configure(boot.sandbox).await?;
         Ok(Self {
             vm,
             agent,
+            shares,
             dir,
             _uid: uid,
         })
@@ -125,6 +136,11 @@ impl Sandbox {
     /// The runtime directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The directories that the guest sees, if it sees any.
+    pub fn shares(&self) -> Option<&ShareServer> {
+        self.shares.as_ref()
     }
 
     /// The VM.
@@ -143,14 +159,19 @@ impl Sandbox {
     }
 }
 
-/// Host paths need the shared directory device.
-fn refuse_shares(shares: &[Share]) -> Result<(), SandboxError> {
-    match shares.first() {
-        Some(share) => Err(SandboxError::Share {
-            source_path: share.source.clone(),
-            destination: share.destination.clone(),
-        }),
-        None => Ok(()),
+/// A guest whose files are gone would hang for ever: its VM ends with virtiofsd.
+async fn end_with(virtiofsd: OwnedFd, vm: Vm) {
+    let Ok(virtiofsd) = crate::sys::async_fd(virtiofsd) else {
+        return;
+    };
+    tokio::select! {
+        _ = virtiofsd.readable() => {
+            if vm.end_so_far().is_none() {
+                tracing::warn!("virtiofsd ended, so the VM is ended too");
+                vm.kill();
+            }
+        }
+        _ = vm.ended() => {}
     }
 }
 

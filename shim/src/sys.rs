@@ -1,10 +1,13 @@
-//! The one place with `unsafe`: what a child does between `fork` and `exec`, and waiting for a
-//! descriptor that tokio has no type for, have no safe interface.
+//! The one place with `unsafe`: what a child does between `fork` and `exec`, waiting for a
+//! descriptor that tokio has no type for, and a mount's attributes have no safe interface.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use tokio::io::unix::AsyncFd;
@@ -40,6 +43,33 @@ pub(crate) fn hand_over(command: &mut Command, fds: Vec<RawFd>) {
     // SAFETY: the closure runs in the forked child before exec. It makes system calls only: it
     // takes no lock and allocates nothing (`fds` was moved in, and `last_os_error` reads errno).
     unsafe { command.pre_exec(in_child) };
+}
+
+/// Makes a mount, and all mounts below it, read-only.
+pub(crate) fn mount_read_only(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: `path` is a terminated string and `attributes` a live structure of the size that is
+    // given; the call reads both and keeps neither.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Makes the program of `command` a grandchild: the child that `spawn` returns ends at once, and

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
-use super::{LowerError, Share, SHARE_TAG, VOLUME_ROOT};
+use super::{LowerError, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
 use crate::spec::{is_bind, Bundle, INLINE_OPTION};
 
 /// A configuration for the guest and what travels beside it.
@@ -18,7 +18,7 @@ pub(super) struct GuestSpec {
     pub(super) shares: Vec<Share>,
 }
 
-pub(super) fn lower(bundle: &Bundle, terminal: bool) -> Result<GuestSpec, LowerError> {
+pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec, LowerError> {
     let mut guest = GuestSpec {
         spec: bundle.spec.clone(),
         files: Vec::new(),
@@ -26,8 +26,8 @@ pub(super) fn lower(bundle: &Bundle, terminal: bool) -> Result<GuestSpec, LowerE
         shares: Vec::new(),
     };
     refuse_what_needs_the_host(&guest.spec)?;
-    guest.lower_mounts(bundle)?;
-    guest.drop_host_only_parts(terminal);
+    guest.lower_mounts(bundle, &options.container_id)?;
+    guest.drop_host_only_parts(options.terminal);
     Ok(guest)
 }
 
@@ -49,7 +49,7 @@ fn refuse_what_needs_the_host(spec: &Spec) -> Result<(), LowerError> {
 }
 
 impl GuestSpec {
-    fn lower_mounts(&mut self, bundle: &Bundle) -> Result<(), LowerError> {
+    fn lower_mounts(&mut self, bundle: &Bundle, container: &str) -> Result<(), LowerError> {
         let mut kept = Vec::new();
         let mounts = self.spec.mounts().clone().unwrap_or_default();
         for (index, mut mount) in mounts.into_iter().enumerate() {
@@ -63,7 +63,7 @@ impl GuestSpec {
                 });
             } else {
                 if is_bind(&mount) {
-                    self.share(&mut mount)?;
+                    self.share(&mut mount, container)?;
                 }
                 kept.push(mount);
             }
@@ -73,14 +73,16 @@ impl GuestSpec {
     }
 
     /// Replaces a host path by the path in the guest at which the shared directory shows it.
-    fn share(&mut self, mount: &mut Mount) -> Result<(), LowerError> {
-        let destination = mount.destination().clone();
-        let Some(source) = mount.source().clone() else {
-            return Err(LowerError::BindWithoutSource { destination });
+    fn share(&mut self, mount: &mut Mount, container: &str) -> Result<(), LowerError> {
+        let Some(path) = mount.source().clone() else {
+            return Err(LowerError::BindWithoutSource {
+                destination: mount.destination().clone(),
+            });
         };
         let options = mount.options().clone().unwrap_or_default();
         let read_only = options.iter().any(|option| option == "ro");
-        let subpath = self.shares.len().to_string();
+        let recursive = options.iter().any(|option| option == "rbind");
+        let subpath = format!("{container}-{}", self.shares.len());
         let guest_path = format!("{VOLUME_ROOT}/{subpath}");
         self.volumes.push(Volume {
             guest_path: guest_path.clone(),
@@ -96,8 +98,7 @@ impl GuestSpec {
         });
         self.shares.push(Share {
             subpath,
-            source,
-            destination,
+            source: ShareSource::Path { path, recursive },
             read_only,
         });
         mount.set_source(Some(PathBuf::from(guest_path)));

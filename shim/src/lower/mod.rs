@@ -13,13 +13,13 @@ use hull_protocol::agent::{
     rootfs, BlockRootfs, ConfigureSandboxRequest, CreateContainerRequest, Rootfs, SharedDirectory,
 };
 use hull_vm_config::{
-    BlockConfig, BootConfig, DeviceConfig, Extent, FdName, JailConfig, Slot, VmConfig,
+    BlockConfig, BootConfig, DeviceConfig, Extent, FdName, FsConfig, JailConfig, Slot, VmConfig,
     VM_CONFIG_VERSION,
 };
 use protobuf::MessageField;
 
 use crate::annotations::{AnnotationError, Annotations};
-use crate::spec::{BlockFile, Bundle, RootfsSource};
+use crate::spec::{BlockFile, Bundle, RootfsMount, RootfsSource};
 
 pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
 
@@ -33,8 +33,8 @@ pub const CONSOLE_FD: &str = "console";
 pub const SHARE_TAG: &str = "hull";
 /// Directory in the guest below which volumes are mounted.
 pub const VOLUME_ROOT: &str = "/run/hull/volumes";
-/// Name, in the shared directory, of a root file system that is a directory of the host.
-const ROOTFS_SUBPATH: &str = "rootfs";
+/// Name of the descriptor of the connection to virtiofsd.
+pub const FS_FD: &str = "fs";
 
 /// What lowering needs beside the bundle.
 #[derive(Debug, Clone)]
@@ -82,14 +82,26 @@ pub struct Resource {
 /// A path of the host that the guest must see below the shared directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// Name in the shared directory.
+    /// Name in the shared directory, unique in the sandbox.
     pub subpath: String,
-    /// The path on the host: a directory or a file.
-    pub source: PathBuf,
-    /// Where the container sees it.
-    pub destination: PathBuf,
+    /// What it is.
+    pub source: ShareSource,
     /// The guest must not write.
     pub read_only: bool,
+}
+
+/// What a [`Share`] shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShareSource {
+    /// A directory or file of the host.
+    Path {
+        /// The path on the host.
+        path: PathBuf,
+        /// With the mounts below it.
+        recursive: bool,
+    },
+    /// Mounts to make for it, one above the other.
+    Mounts(Vec<RootfsMount>),
 }
 
 /// Why a bundle has no VM.
@@ -163,9 +175,13 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         .username()
         .clone();
 
-    let mut guest = guest_spec::lower(bundle, options.terminal)?;
-    let root = lower_rootfs(&bundle.rootfs, &mut guest.shares)?;
+    let mut guest = guest_spec::lower(bundle, options)?;
+    let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
     let mut devices = root.devices;
+    devices.fs = (!guest.shares.is_empty()).then(|| FsConfig {
+        socket: FS_FD.into(),
+        tag: SHARE_TAG.into(),
+    });
     devices.console = annotations.console.then(|| CONSOLE_FD.into());
 
     let spec = serde_json::to_vec(&guest.spec).map_err(|source| LowerError::Encode { source })?;
@@ -216,41 +232,38 @@ struct LoweredRootfs {
 
 fn lower_rootfs(
     source: &RootfsSource,
+    options: &TaskOptions,
     shares: &mut Vec<Share>,
 ) -> Result<LoweredRootfs, LowerError> {
-    match source {
-        RootfsSource::Blocks { image, scratch } => block_rootfs(image, scratch.as_ref()),
-        RootfsSource::Directory(directory) => {
-            shares.push(Share {
-                subpath: ROOTFS_SUBPATH.into(),
-                source: directory.clone(),
-                destination: PathBuf::from("/"),
-                read_only: false,
-            });
-            let share = SharedDirectory {
-                tag: SHARE_TAG.into(),
-                subpath: ROOTFS_SUBPATH.into(),
-                ..Default::default()
-            };
-            Ok(LoweredRootfs {
-                request: Rootfs {
-                    source: Some(rootfs::Source::Share(share)),
-                    ..Default::default()
-                },
-                devices: DeviceConfig::default(),
-                resources: Vec::new(),
-            })
-        }
-        RootfsSource::Mounts(mounts) => {
-            let kinds: Vec<_> = mounts.iter().map(|mount| mount.kind.as_str()).collect();
-            Err(LowerError::NotSupportedYet {
-                what: format!(
-                    "a root file system made of host mounts ({}); the erofs snapshotter gives block devices",
-                    kinds.join(", ")
-                ),
-            })
-        }
-    }
+    let source = match source {
+        RootfsSource::Blocks { image, scratch } => return block_rootfs(image, scratch.as_ref()),
+        RootfsSource::Directory(path) => ShareSource::Path {
+            path: path.clone(),
+            recursive: true,
+        },
+        RootfsSource::Mounts(mounts) => ShareSource::Mounts(mounts.clone()),
+    };
+    let subpath = format!("{}-rootfs", options.container_id);
+    let share = SharedDirectory {
+        tag: SHARE_TAG.into(),
+        subpath: subpath.clone(),
+        ..Default::default()
+    };
+    // A root that is read-only for the container is written to by the agent, which makes the mount
+    // points in it.
+    shares.push(Share {
+        subpath,
+        source,
+        read_only: false,
+    });
+    Ok(LoweredRootfs {
+        request: Rootfs {
+            source: Some(rootfs::Source::Share(share)),
+            ..Default::default()
+        },
+        devices: DeviceConfig::default(),
+        resources: Vec::new(),
+    })
 }
 
 fn block_rootfs(

@@ -110,16 +110,18 @@ fn a_bind_mount_is_shared_and_its_source_becomes_a_path_of_the_guest() {
     ]);
     let plan = lower(&bundle(config), &options()).unwrap();
     let want = Share {
-        subpath: "0".into(),
-        source: "/srv/data".into(),
-        destination: "/data".into(),
+        subpath: "web-0".into(),
+        source: ShareSource::Path {
+            path: "/srv/data".into(),
+            recursive: true,
+        },
         read_only: true,
     };
     assert_eq!(plan.shares, [want]);
-    assert_eq!(plan.create.volumes[0].guest_path, "/run/hull/volumes/0");
+    assert_eq!(plan.create.volumes[0].guest_path, "/run/hull/volumes/web-0");
     let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
     let source = spec.mounts().as_ref().unwrap()[0].source().clone();
-    assert_eq!(source, Some(PathBuf::from("/run/hull/volumes/0")));
+    assert_eq!(source, Some(PathBuf::from("/run/hull/volumes/web-0")));
 }
 
 #[test]
@@ -128,9 +130,29 @@ fn a_root_directory_is_shared() {
     bundle.rootfs = RootfsSource::Directory("/rootfs".into());
     bundle.spec.set_mounts(None);
     let plan = lower(&bundle, &options()).unwrap();
-    assert_eq!(plan.shares[0].source, PathBuf::from("/rootfs"));
+    let want = ShareSource::Path {
+        path: "/rootfs".into(),
+        recursive: true,
+    };
+    assert_eq!(plan.shares[0].source, want);
+    assert!(plan.config.devices.fs.is_some());
     assert!(plan.create.rootfs.has_share());
     assert_eq!(plan.config.devices.image, None);
+}
+
+#[test]
+fn mounts_of_a_snapshotter_are_made_for_the_shared_root() {
+    let mut bundle = bundle(config());
+    let overlay = RootfsMount {
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        options: vec!["lowerdir=/l".into()],
+    };
+    bundle.rootfs = RootfsSource::Mounts(vec![overlay.clone()]);
+    bundle.spec.set_mounts(None);
+    let plan = lower(&bundle, &options()).unwrap();
+    assert_eq!(plan.shares[0].source, ShareSource::Mounts(vec![overlay]));
+    assert_eq!(plan.create.rootfs.share().subpath, "web-rootfs");
 }
 
 #[test]
@@ -166,13 +188,6 @@ fn what_is_not_supported_yet_is_named() {
         assert!(error.starts_with("not supported yet:"), "{error}");
         assert!(error.contains(named), "{error}");
     }
-    let mut overlay = bundle(config());
-    overlay.rootfs = RootfsSource::Mounts(vec![RootfsMount {
-        kind: "overlay".into(),
-        ..Default::default()
-    }]);
-    let error = lower(&overlay, &options()).unwrap_err().to_string();
-    assert!(error.contains("overlay"), "{error}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! (virtio 1.2, 2.7.4: a device makes no assumption about how a request is cut into descriptors).
 
 use virtio_queue::DescriptorChain;
-use vm_memory::{Bytes, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
 /// Most descriptors of one chain. The guest chooses the length of an indirect table (up to
 /// 65,535); this bounds what a chain may cost.
@@ -15,6 +15,23 @@ pub(crate) struct Chain<'a> {
     pub(crate) position: u16,
     pub(crate) readable: Buffers<'a>,
     pub(crate) writable: Buffers<'a>,
+    /// Where the writable part lies, for a device that answers later.
+    pub(crate) writable_ranges: Ranges,
+}
+
+/// Ranges of guest memory, checked to be inside of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ranges(Vec<(GuestAddress, u32)>);
+
+impl Ranges {
+    /// The memory that they name. `None` for another guest's memory.
+    pub(crate) fn buffers<'a>(&self, memory: &'a GuestMemoryMmap) -> Option<Buffers<'a>> {
+        let mut buffers = Buffers::default();
+        for (address, length) in &self.0 {
+            buffers.push_range(memory, *address, *length, Permissions::Write)?;
+        }
+        Some(buffers)
+    }
 }
 
 impl<'a> Chain<'a> {
@@ -30,6 +47,7 @@ impl<'a> Chain<'a> {
             position,
             readable: Buffers::default(),
             writable: Buffers::default(),
+            writable_ranges: Ranges::default(),
         };
         let mut unfinished = true;
         for (count, descriptor) in descriptors.enumerate() {
@@ -44,11 +62,10 @@ impl<'a> Chain<'a> {
             } else {
                 return None;
             };
-            let slices = memory
-                .get_slices(descriptor.addr(), descriptor.len() as usize, access)
-                .ok()?;
-            for slice in slices {
-                part.push(slice.ok()?);
+            let (address, length) = (descriptor.addr(), descriptor.len());
+            part.push_range(memory, address, length, access)?;
+            if descriptor.is_write_only() {
+                chain.writable_ranges.0.push((address, length));
             }
         }
         (!unfinished).then_some(chain)
@@ -68,6 +85,21 @@ impl<'a> Buffers<'a> {
             self.len += slice.len();
             self.slices.push(slice);
         }
+    }
+
+    /// `None`, and an unknown part of it added, if the range leaves guest memory.
+    fn push_range(
+        &mut self,
+        memory: &'a GuestMemoryMmap,
+        address: GuestAddress,
+        length: u32,
+        access: Permissions,
+    ) -> Option<()> {
+        let slices = memory.get_slices(address, length as usize, access).ok()?;
+        for slice in slices {
+            self.push(slice.ok()?);
+        }
+        Some(())
     }
 
     /// Bytes.

@@ -9,6 +9,7 @@
 mod blk;
 mod chain;
 mod console;
+mod fs;
 mod mmio;
 mod net;
 mod rng;
@@ -105,9 +106,6 @@ struct SlotState {
 impl Devices {
     /// Makes the devices that the configuration names, and the empty ones beside them.
     pub fn build(inputs: DeviceInputs<'_>) -> Result<Self, DeviceError> {
-        if inputs.config.fs.is_some() {
-            return Err(DeviceError::NotBuilt { device: "fs" });
-        }
         at_most("blk", inputs.config.volumes.len(), Slot::VOLUMES.len())?;
         at_most("net", inputs.config.nets.len(), Slot::NETS.len())?;
         let tail = Arc::new(ConsoleTail::default());
@@ -387,7 +385,11 @@ impl Builder<'_> {
                 Some(net) => Some(Box::new(net)),
                 None => None,
             },
-            SlotKind::Fs | SlotKind::Balloon | SlotKind::Mem | SlotKind::Spare => None,
+            SlotKind::Fs => match self.fs()? {
+                Some(fs) => Some(Box::new(fs)),
+                None => None,
+            },
+            SlotKind::Balloon | SlotKind::Mem | SlotKind::Spare => None,
         })
     }
 
@@ -415,6 +417,21 @@ impl Builder<'_> {
             source,
         })?;
         Ok(Some(net))
+    }
+
+    fn fs(&mut self) -> Result<Option<fs::Fs>, DeviceError> {
+        let Some(config) = &self.inputs.config.fs else {
+            return Ok(None);
+        };
+        let device = "fs";
+        let socket = self.inputs.fds.take(&config.socket);
+        let socket = socket.map_err(|source| DeviceError::MissingFd { device, source })?;
+        let fs = fs::Fs::new(config, socket).map_err(|source| DeviceError::Host {
+            device,
+            action: "agree with virtiofsd on its queues",
+            source,
+        })?;
+        Ok(Some(fs))
     }
 
     fn console(&mut self, tail: &Arc<ConsoleTail>) -> Result<console::Console, DeviceError> {

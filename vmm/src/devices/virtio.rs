@@ -124,12 +124,6 @@ pub enum DeviceError {
         /// Which descriptor.
         source: MissingFd,
     },
-    /// The configuration names a device that this VMM cannot make.
-    #[error("this hull-vmm has no {device} device yet; leave it out of the configuration")]
-    NotBuilt {
-        /// The device's name.
-        device: &'static str,
-    },
     /// The configuration is wrong.
     #[error("device {device}: {reason}")]
     BadConfig {

@@ -1,0 +1,378 @@
+//! Directories of the host in the guest: virtiofsd and the mounts that it serves.
+//!
+//! Each sandbox that shares anything has one virtiofsd, and one thread that owns its mounts. The
+//! thread leaves the host's mount namespace, so nothing that it mounts is seen by others or
+//! outlives it; virtiofsd is its child, and ends with it. Shares can be added at any time: the
+//! directory that virtiofsd serves passes new mounts on to virtiofsd's own namespace.
+
+use std::ffi::CString;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{
+    mount, mount_bind, mount_bind_recursive, mount_change, MountFlags, MountPropagationFlags,
+};
+use rustix::process::{pidfd_open, Pid, PidfdFlags};
+use tokio::sync::oneshot;
+
+use crate::lower::{Share, ShareSource};
+use crate::spec::RootfsMount;
+use crate::sys;
+
+/// Directory, in a sandbox's runtime directory, that virtiofsd serves.
+const DIRECTORY: &str = "share";
+/// Socket on which virtiofsd is met once.
+const SOCKET: &str = "virtiofsd.sock";
+/// What virtiofsd has to say.
+const LOG: &str = "virtiofsd.log";
+/// How long virtiofsd has to end by itself once its VM has.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why a directory can't be shared.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// What is to be shared is not there.
+    #[error("failed to share {path:?} with the container")]
+    Source {
+        /// The path on the host.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A mount of a root file system.
+    #[error("failed to mount the root file system ({kind}, {options:?})")]
+    Rootfs {
+        /// Type of the mount.
+        kind: String,
+        /// Its options.
+        options: Vec<String>,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something that all shares need.
+    #[error("failed to {action}, which sharing host directories needs")]
+    Prepare {
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// virtiofsd can't be started.
+    #[error("failed to start {path:?}, which serves shared directories; install Hull again if it is missing")]
+    Start {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread is gone.
+    #[error("the shared directories of this sandbox are gone")]
+    Gone,
+}
+
+fn prepare(action: &'static str) -> impl FnOnce(io::Error) -> ShareError {
+    move |source| ShareError::Prepare { action, source }
+}
+
+struct Attach {
+    share: Share,
+    done: oneshot::Sender<Result<(), ShareError>>,
+}
+
+/// The shares of a sandbox. Dropping it ends virtiofsd.
+#[derive(Debug)]
+pub struct ShareServer {
+    requests: mpsc::Sender<Attach>,
+}
+
+/// A started server.
+#[derive(Debug)]
+pub struct Started {
+    /// The server.
+    pub server: ShareServer,
+    /// The connection to it, for the VMM.
+    pub socket: OwnedFd,
+    /// virtiofsd: readable once it has ended.
+    pub pidfd: OwnedFd,
+}
+
+impl ShareServer {
+    /// Starts `virtiofsd` on the shares, with its files in `directory`.
+    pub async fn start(
+        virtiofsd: &Path,
+        directory: &Path,
+        shares: &[Share],
+    ) -> Result<Started, ShareError> {
+        let (requests, receiver) = mpsc::channel();
+        let (started_tx, started) = oneshot::channel();
+        let (virtiofsd, directory) = (virtiofsd.to_owned(), directory.to_owned());
+        let shares = shares.to_vec();
+        std::thread::Builder::new()
+            .name("shares".into())
+            .spawn(move || {
+                let served = begin(&virtiofsd, &directory, &shares);
+                let (child, answer) = match served {
+                    Ok((child, socket, pidfd)) => (Some(child), Ok((socket, pidfd))),
+                    Err(error) => (None, Err(error)),
+                };
+                let wanted = started_tx.send(answer).is_ok();
+                let Some(child) = child else { return };
+                if wanted {
+                    serve(&directory.join(DIRECTORY), &receiver);
+                }
+                end(child);
+            })
+            .map_err(prepare("start a thread"))?;
+        let (socket, pidfd) = started.await.map_err(|_| ShareError::Gone)??;
+        Ok(Started {
+            server: Self { requests },
+            socket,
+            pidfd,
+        })
+    }
+
+    /// Adds a share while the sandbox runs.
+    pub async fn attach(&self, share: Share) -> Result<(), ShareError> {
+        let (done, answer) = oneshot::channel();
+        self.requests
+            .send(Attach { share, done })
+            .map_err(|_| ShareError::Gone)?;
+        answer.await.map_err(|_| ShareError::Gone)?
+    }
+}
+
+fn serve(root: &Path, requests: &mpsc::Receiver<Attach>) {
+    // It ends with the last sender.
+    while let Ok(Attach { share, done }) = requests.recv() {
+        let _ = done.send(attach(root, &share));
+    }
+}
+
+fn end(mut child: Child) {
+    // The end of the VMM closed its connection, which ends it.
+    let until = Instant::now() + END_LIMIT;
+    while Instant::now() < until {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// On the shares' own thread: mounts, then virtiofsd.
+fn begin(
+    virtiofsd: &Path,
+    directory: &Path,
+    shares: &[Share],
+) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| prepare("make a mount namespace")(errno.into()))?;
+    // What the host mounts later shows up here; nothing goes the other way.
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", slave)
+        .map_err(|errno| prepare("leave the host's mount namespace")(errno.into()))?;
+    let root = directory.join(DIRECTORY);
+    make_root(&root)?;
+    for share in shares {
+        attach(&root, share)?;
+    }
+    start_virtiofsd(virtiofsd, directory, &root)
+}
+
+fn make_root(root: &Path) -> Result<(), ShareError> {
+    let failed = prepare("make the shared directory");
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(root);
+    made.and_then(|()| {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let options: Option<&std::ffi::CStr> = Some(c"mode=0755,size=1m");
+        mount("hull-shares", root, "tmpfs", flags, options)?;
+        mount_change(root, MountPropagationFlags::SHARED)?;
+        Ok(())
+    })
+    .map_err(failed)
+}
+
+fn start_virtiofsd(
+    program: &Path,
+    directory: &Path,
+    root: &Path,
+) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
+    let start = |source| ShareError::Start {
+        path: program.to_owned(),
+        source,
+    };
+    let (listener, connection) = meet(directory).map_err(start)?;
+    let log = File::create(directory.join(LOG)).map_err(start)?;
+    let mut command = Command::new(program);
+    command
+        .arg(format!("--fd={}", listener.as_raw_fd()))
+        .arg(format!("--shared-dir={}", root.display()))
+        .args(["--sandbox=namespace", "--seccomp=kill"])
+        .args(["--cache=auto", "--inode-file-handles=never"])
+        .args(["--xattr", "--posix-acl=auto", "--log-level=warn"])
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(log));
+    sys::hand_over(&mut command, vec![listener.as_raw_fd()]);
+    let child = command.spawn().map_err(start)?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| start(io::Error::other("the PID is out of range")))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| start(errno.into()))?;
+    Ok((child, connection.into(), pidfd))
+}
+
+/// A socket that listens, and the only connection to it.
+fn meet(directory: &Path) -> io::Result<(UnixListener, UnixStream)> {
+    // By way of a descriptor, since the path of a UNIX socket has at most 107 bytes.
+    let opened = File::open(directory)?;
+    let socket = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", opened.as_raw_fd()));
+    let listener = UnixListener::bind(&socket)?;
+    let connection = UnixStream::connect(&socket);
+    // Nobody else is to connect.
+    std::fs::remove_file(&socket)?;
+    Ok((listener, connection?))
+}
+
+/// Mounts one share below the served directory.
+fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
+    let target = root.join(&share.subpath);
+    match &share.source {
+        ShareSource::Path { path, recursive } => {
+            let failed = |source| ShareError::Source {
+                path: path.clone(),
+                source,
+            };
+            make_target(path, &target).map_err(failed)?;
+            let bound = match recursive {
+                true => mount_bind_recursive(path, &target),
+                false => mount_bind(path, &target),
+            };
+            bound.map_err(|errno| failed(errno.into()))?;
+            if share.read_only {
+                sys::mount_read_only(&target).map_err(failed)?;
+            }
+        }
+        ShareSource::Mounts(mounts) => {
+            let made = DirBuilder::new().mode(0o755).create(&target);
+            made.map_err(prepare("make a mount point"))?;
+            for mount in mounts {
+                mount_rootfs(mount, &target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn make_target(source: &Path, target: &Path) -> io::Result<()> {
+    if std::fs::metadata(source)?.is_dir() {
+        DirBuilder::new().mode(0o755).create(target)
+    } else {
+        File::create_new(target).map(drop)
+    }
+}
+
+/// Mounts as containerd describes them: options that are flags, and the file system's own.
+fn mount_rootfs(wanted: &RootfsMount, target: &Path) -> Result<(), ShareError> {
+    let failed = |source| ShareError::Rootfs {
+        kind: wanted.kind.clone(),
+        options: wanted.options.clone(),
+        source,
+    };
+    let parsed = Options::parse(&wanted.options);
+    if parsed.bind {
+        let bound = match parsed.recursive {
+            true => mount_bind_recursive(&wanted.source, target),
+            false => mount_bind(&wanted.source, target),
+        };
+        bound.map_err(|errno| failed(errno.into()))?;
+        if parsed.flags.contains(MountFlags::RDONLY) {
+            sys::mount_read_only(target).map_err(failed)?;
+        }
+        return Ok(());
+    }
+    let data = CString::new(parsed.data.join(",")).map_err(|error| failed(error.into()))?;
+    mount(
+        wanted.source.as_str(),
+        target,
+        wanted.kind.as_str(),
+        parsed.flags,
+        data.as_c_str(),
+    )
+    .map_err(|errno| failed(errno.into()))
+}
+
+/// Mount options, sorted.
+#[derive(Debug, PartialEq, Eq)]
+struct Options<'a> {
+    flags: MountFlags,
+    bind: bool,
+    recursive: bool,
+    data: Vec<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    fn parse(options: &'a [String]) -> Self {
+        let mut parsed = Self {
+            flags: MountFlags::empty(),
+            bind: false,
+            recursive: false,
+            data: Vec::new(),
+        };
+        for option in options {
+            match option.as_str() {
+                "bind" => parsed.bind = true,
+                "rbind" => {
+                    parsed.bind = true;
+                    parsed.recursive = true;
+                }
+                "ro" => parsed.flags |= MountFlags::RDONLY,
+                "nosuid" => parsed.flags |= MountFlags::NOSUID,
+                "nodev" => parsed.flags |= MountFlags::NODEV,
+                "noexec" => parsed.flags |= MountFlags::NOEXEC,
+                "noatime" => parsed.flags |= MountFlags::NOATIME,
+                "relatime" => parsed.flags |= MountFlags::RELATIME,
+                "rw" | "defaults" | "loop" => {}
+                other => parsed.data.push(other),
+            }
+        }
+        parsed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_options_are_sorted_into_flags_and_data() {
+        let options = ["ro", "rbind", "lowerdir=/a:/b", "nosuid", "index=off"];
+        let options = options.map(str::to_owned);
+        let parsed = Options::parse(&options);
+        assert!(parsed.bind && parsed.recursive);
+        assert_eq!(parsed.flags, MountFlags::RDONLY | MountFlags::NOSUID);
+        assert_eq!(parsed.data, ["lowerdir=/a:/b", "index=off"]);
+    }
+
+    #[test]
+    fn a_mount_point_is_of_its_sources_kind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        File::create(path("file")).unwrap();
+        make_target(&path("file"), &path("a")).unwrap();
+        assert!(path("a").is_file());
+        make_target(directory.path(), &path("b")).unwrap();
+        assert!(path("b").is_dir());
+        assert!(make_target(&path("missing"), &path("c")).is_err());
+    }
+}
