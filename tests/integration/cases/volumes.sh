@@ -1,0 +1,83 @@
+# Directories and files of the host in a container.
+
+case_bind_mounts_are_shared_both_ways() {
+    mkdir "$T/d"
+    echo host >"$T/d/f"
+    hull run --rm -v "$T/d:/data" "$BUSYBOX" sh -c 'cat /data/f; echo guest >/data/g; mkdir /data/sub; ln -s g /data/l; ln /data/g /data/h; chown 1234:4321 /data/g; chmod 640 /data/g' >"$T/out"
+    expect_eq "$(cat "$T/out")" host 'what the guest read'
+    expect_eq "$(cat "$T/d/g" "$T/d/h")" $'guest\nguest' 'what the guest wrote'
+    expect_eq "$(stat -c '%u:%g %a %h' "$T/d/g")" '1234:4321 640 2' 'owner, mode and links'
+    expect_eq "$(readlink "$T/d/l")" g 'a symbolic link'
+    expect_clean_host
+}
+
+case_read_only_bind_and_single_file() {
+    mkdir "$T/d"
+    echo one >"$T/f"
+    capture hull run --rm -v "$T/d:/data:ro" -v "$T/f:/etc/single" "$BUSYBOX" sh -c 'touch /data/x || echo refused; cat /etc/single; echo two >/etc/single; mount -o remount,rw /data 2>/dev/null; touch /data/y || echo refused'
+    expect_out $'refused\none\nrefused\n'
+    expect_eq "$(cat "$T/f")" two 'a single file written from inside'
+    expect_eq "$(ls "$T/d")" '' 'a read-only directory'
+}
+
+case_host_changes_are_seen_within_a_second() {
+    mkdir "$T/d"
+    echo 1 >"$T/d/f"
+    hull run -d --name t-vol -v "$T/d:/data" "$BUSYBOX" sh -c 'while :; do sleep 1; done' >/dev/null
+    expect_eq "$(hull exec t-vol cat /data/f)" 1 before
+    echo 2222 >>"$T/d/f"
+    sleep 1.2
+    expect_eq "$(hull exec t-vol cat /data/f)" $'1\n2222' appended
+    : >"$T/d/f"
+    sleep 1.2
+    expect_eq "$(hull exec t-vol stat -c %s /data/f)" 0 truncated
+    rm "$T/d/f"
+    hull exec t-vol sh -c 'echo anew >/data/f'
+    expect_eq "$(cat "$T/d/f")" anew 'made again from inside'
+    mkdir "$T/d/new"
+    echo n >"$T/d/new/n"
+    sleep 1.2
+    expect_eq "$(hull exec t-vol cat /data/new/n)" n 'a new directory'
+}
+
+case_nested_mounts_of_the_host_are_seen() {
+    mkdir -p "$T/d/m"
+    mount -t tmpfs none "$T/d/m"
+    echo inner >"$T/d/m/f"
+    capture hull run --rm -v "$T/d:/data" "$BUSYBOX" cat /data/m/f
+    umount "$T/d/m"
+    expect_out $'inner\n'
+}
+
+case_programs_and_large_files_in_a_share() {
+    mkdir "$T/d"
+    cp /bin/busybox "$T/d/prog"
+    dd if=/dev/urandom of="$T/d/big" bs=1M count=64 status=none
+    capture hull run --rm -v "$T/d:/data" "$BUSYBOX" sh -c '/data/prog echo ran; sha256sum </data/big; cp /data/big /data/copy; dd if=/dev/zero of=/data/sparse bs=1 count=1 seek=5G 2>/dev/null; i=0; while [ $i -lt 300 ]; do echo $i >/data/many.$i; i=$((i+1)); done; ls /data | wc -l'
+    expect_status 0
+    expect_eq "$(sed -n 1p "$T/out")" ran 'a program of the share'
+    expect_eq "$(sed -n 2p "$T/out")" "$(sha256sum <"$T/d/big")" 'a large file'
+    expect_eq "$(sed -n 3p "$T/out")" 304 'number of files'
+    cmp "$T/d/big" "$T/d/copy"
+    expect_eq "$(stat -c %s "$T/d/sparse")" 5368709121 'a file beyond 4 GiB'
+    expect_eq "$(cat "$T/d/many.299")" 299 'one of many'
+}
+
+case_missing_source_and_bad_forms() {
+    hull run --rm -v "$T/made:/data" "$BUSYBOX" touch /data/x
+    [ -f "$T/made/x" ] || fail 'a missing source directory was not made, as docker does'
+    capture hull run --rm --mount "type=bind,source=$T/none,target=/d" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has "$T/none"
+    capture hull run --rm -v "$T/made:relative" "$BUSYBOX" true
+    expect_status 125
+}
+
+case_killed_virtiofsd_ends_its_container() {
+    mkdir "$T/d"
+    hull run -d --name t-vk -v "$T/d:/data" "$BUSYBOX" sleep 600 >/dev/null
+    pkill -9 -f '[v]irtiofsd'
+    wait_for 20 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-vk)" = exited ]'
+    hull rm t-vk
+    expect_clean_host
+}
