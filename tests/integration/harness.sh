@@ -101,7 +101,7 @@ wait_for() {
 
 # What Hull could leave on a host: its processes, mounts, sockets, folders of running sandboxes.
 host_leftovers() {
-    pgrep -fa '[h]ull-vmm|[c]ontainerd-shim-hull|[h]ull-unpack|[v]irtiofsd' || true
+    ps -eo comm=,pid=,args= | grep -E '^(hull-vmm|containerd-shim|hull-unpack|virtiofsd) ' || true
     grep -F "$HARNESS" /proc/mounts || true
     find "$HARNESS/run" -mindepth 2 \( -path '*/sandboxes/*' -o -path '*/bundles/*' \) 2>/dev/null || true
     find "$HARNESS/state" -name '*.tmp*' -o -name '*.partial' 2>/dev/null || true

@@ -1,5 +1,6 @@
 //! `run`, `create`, `attach`.
 
+mod mount;
 mod options;
 
 use std::io::Write;

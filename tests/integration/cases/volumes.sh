@@ -32,6 +32,7 @@ case_host_changes_are_seen_within_a_second() {
     sleep 1.2
     expect_eq "$(hull exec t-vol stat -c %s /data/f)" 0 truncated
     rm "$T/d/f"
+    sleep 1.2
     hull exec t-vol sh -c 'echo anew >/data/f'
     expect_eq "$(cat "$T/d/f")" anew 'made again from inside'
     mkdir "$T/d/new"
@@ -51,9 +52,9 @@ case_nested_mounts_of_the_host_are_seen() {
 
 case_programs_and_large_files_in_a_share() {
     mkdir "$T/d"
-    cp /bin/busybox "$T/d/prog"
+    cp /bin/busybox "$T/d/busybox"
     dd if=/dev/urandom of="$T/d/big" bs=1M count=64 status=none
-    capture hull run --rm -v "$T/d:/data" "$BUSYBOX" sh -c '/data/prog echo ran; sha256sum </data/big; cp /data/big /data/copy; dd if=/dev/zero of=/data/sparse bs=1 count=1 seek=5G 2>/dev/null; i=0; while [ $i -lt 300 ]; do echo $i >/data/many.$i; i=$((i+1)); done; ls /data | wc -l'
+    capture hull run --rm -v "$T/d:/data" "$BUSYBOX" sh -c '/data/busybox echo ran; sha256sum </data/big; cp /data/big /data/copy; dd if=/dev/zero of=/data/sparse bs=1 count=1 seek=5G 2>/dev/null; i=0; while [ $i -lt 300 ]; do echo $i >/data/many.$i; i=$((i+1)); done; ls /data | wc -l'
     expect_status 0
     expect_eq "$(sed -n 1p "$T/out")" ran 'a program of the share'
     expect_eq "$(sed -n 2p "$T/out")" "$(sha256sum <"$T/d/big")" 'a large file'
@@ -76,7 +77,7 @@ case_missing_source_and_bad_forms() {
 case_killed_virtiofsd_ends_its_container() {
     mkdir "$T/d"
     hull run -d --name t-vk -v "$T/d:/data" "$BUSYBOX" sleep 600 >/dev/null
-    pkill -9 -f '[v]irtiofsd'
+    pkill -9 -x virtiofsd
     wait_for 20 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-vk)" = exited ]'
     hull rm t-vk
     expect_clean_host

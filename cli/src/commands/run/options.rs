@@ -63,6 +63,9 @@ pub(crate) struct CreateArgs {
     /// Show a directory or file of this machine: SOURCE:TARGET[:ro]
     #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]")]
     volume: Vec<String>,
+    /// Mount something: type=bind|volume|tmpfs,source=...,target=...[,readonly]
+    #[arg(long, value_name = "FIELDS")]
+    mount: Vec<String>,
     /// Mount a tmpfs: TARGET[:OPTIONS]
     #[arg(long, value_name = "TARGET[:OPTIONS]")]
     tmpfs: Vec<String>,
@@ -208,6 +211,12 @@ impl CreateArgs {
         Ok(HostConfig {
             auto_remove: Some(self.rm),
             binds: some(self.volume.iter().map(|text| absolute_bind(text)).collect()),
+            mounts: some(
+                self.mount
+                    .iter()
+                    .map(|text| super::mount::parse(text))
+                    .collect::<Result<_>>()?,
+            ),
             tmpfs: Some(self.tmpfs.iter().map(|text| split(text, ':')).collect()),
             network_mode: self.network.clone(),
             nano_cpus: self.cpus,
