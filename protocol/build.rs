@@ -1,4 +1,4 @@
-//! Generates the message and ttrpc types from `proto/agent.proto`, in pure Rust (no `protoc`).
+//! Generates the message and ttrpc types from `proto/`, in pure Rust (no `protoc`).
 
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize};
 
@@ -7,7 +7,7 @@ fn main() {
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
     Codegen::new()
         .out_dir(&out)
-        .input("proto/agent.proto")
+        .inputs(["proto/agent.proto", "proto/sandbox.proto"])
         .include("proto")
         .rust_protobuf()
         .rust_protobuf_customize(ProtobufCustomize::default().gen_mod_rs(false))
@@ -16,12 +16,12 @@ fn main() {
             ..Default::default()
         })
         .run()
-        .expect("proto/agent.proto compiles");
+        .expect("the files in proto/ compile");
     // The generated files carry inner attributes, so they must be modules of their own, not
     // included text; a module list beside them makes them so.
     std::fs::write(
         std::path::Path::new(&out).join("mod.rs"),
-        "pub mod agent;\npub mod agent_ttrpc;\n",
+        "pub mod agent;\npub mod agent_ttrpc;\npub mod sandbox;\npub mod sandbox_ttrpc;\n",
     )
     .expect("OUT_DIR is writable");
 }

@@ -18,6 +18,7 @@ mod cgroup;
 mod console;
 mod container;
 mod device;
+mod diagnose;
 mod error;
 mod events;
 mod power;

@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use hull_protocol::agent::{
-    ConfigureSandboxRequest, ContainerRef, CreateContainerRequest, CreateProcessResponse, Empty,
-    Event, ExecProcessRequest, HelloRequest, HelloResponse, ListProcessesResponse,
-    NextEventRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest, StartProcessResponse,
-    StatsContainerResponse, UnpackProgressResponse, UnpackRequest, UnpackResponse,
-    UpdateContainerRequest, WaitProcessResponse,
+    ConfigureSandboxRequest, ContainerRef, CreateContainerRequest, CreateProcessResponse,
+    DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest, HelloResponse,
+    ListProcessesResponse, NextEventRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
+    StartProcessResponse, StatsContainerResponse, UnpackProgressResponse, UnpackRequest,
+    UnpackResponse, UpdateContainerRequest, WaitProcessResponse,
 };
 use hull_protocol::{agent_ttrpc, TraceMark, PROTOCOL_VERSION};
 use ttrpc::r#async::TtrpcContext;
@@ -16,7 +16,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::error::{AgentError, Kind, Result};
 use crate::process::Exit;
 use crate::sandbox::Sandbox;
-use crate::{power, ps, sys, unpack};
+use crate::{diagnose, power, ps, sys, unpack};
 
 /// The service.
 pub(crate) struct Service {
@@ -275,6 +275,10 @@ impl agent_ttrpc::Agent for Service {
         _: Empty,
     ) -> ttrpc::Result<UnpackProgressResponse> {
         Ok(unpack::progress())
+    }
+
+    async fn diagnose(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<DiagnoseResponse> {
+        Ok(diagnose::diagnose()?)
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

@@ -18,6 +18,10 @@ mod generated {
 pub use generated::agent;
 /// Client and server of the agent's RPC interface.
 pub use generated::agent_ttrpc;
+/// Messages of the shim's own RPC interface (`proto/sandbox.proto`).
+pub use generated::sandbox;
+/// Client and server of the shim's own RPC interface.
+pub use generated::sandbox_ttrpc;
 
 /// Version of this contract. The host and the agent are built together; a difference means a
 /// stale initramfs and is refused at `Hello`.

@@ -64,12 +64,22 @@ pub struct Boot<'a> {
     pub sandbox: ConfigureSandboxRequest,
 }
 
+/// How large a VM is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmSize {
+    /// vCPUs.
+    pub vcpus: u8,
+    /// Guest memory, in bytes.
+    pub memory_bytes: u64,
+}
+
 /// A running VM with its agent, and what it owns on the host. Dropping it kills the VMM.
 #[derive(Debug)]
 pub struct Sandbox {
     vm: Vm,
     agent: Agent,
     shares: Option<ShareServer>,
+    size: VmSize,
     dir: RuntimeDir,
     _uid: UidLease,
 }
@@ -100,6 +110,10 @@ impl Sandbox {
         dir: RuntimeDir,
         uid: UidLease,
     ) -> Result<Self, SandboxError> {
+        let size = VmSize {
+            vcpus: boot.config.vcpus,
+            memory_bytes: boot.config.memory_bytes,
+        };
         let kvm = open_kvm()?;
         let mut files = open_files(&boot)?;
         let mut shares = None;
@@ -128,6 +142,7 @@ impl Sandbox {
             vm,
             agent,
             shares,
+            size,
             dir,
             _uid: uid,
         })
@@ -136,6 +151,11 @@ impl Sandbox {
     /// The runtime directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// How large the VM is.
+    pub fn size(&self) -> VmSize {
+        self.size
     }
 
     /// The directories that the guest sees, if it sees any.

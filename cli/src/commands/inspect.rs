@@ -19,6 +19,9 @@ pub(crate) struct InspectArgs {
     /// Only objects of this kind
     #[arg(long = "type", value_enum)]
     kind: Option<Kind>,
+    /// The microVM of a running container: its size, its cost, its jail
+    #[arg(long, conflicts_with = "kind")]
+    vm: bool,
     /// Names or ids
     #[arg(required = true)]
     names: Vec<String>,
@@ -53,7 +56,14 @@ pub(crate) async fn run(
     let mut status = ExitCode::SUCCESS;
     let mut found = Vec::new();
     for name in &args.names {
-        match find(client, name, args.kind).await {
+        let document = match args.vm {
+            true => {
+                let path = format!("/hull/containers/{}/vm", encode(name));
+                client.get_json(&path).await
+            }
+            false => find(client, name, args.kind).await,
+        };
+        match document {
             Ok(document) => found.push(document),
             Err(error) => {
                 eprintln!("hull: {error}");

@@ -50,6 +50,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/containers/{id}/pause", post(pause))
         .route("/containers/{id}/unpause", post(unpause))
         .route("/hull/containers/{id}/trace", get(trace))
+        .route("/hull/containers/{id}/vm", get(vm))
 }
 
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ContainerSummary>>> {
@@ -387,32 +388,27 @@ pub(super) fn size_of(query: &Params) -> Result<(u32, u32)> {
 async fn top(engine: Shared, Path(id): Path<String>) -> Answer<Json<ContainerTopResponse>> {
     let container = engine.container(&id)?;
     let rows = live_task(&container)?.processes().await?;
-    let text = |info: &Value, key: &str| match &info[key] {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    };
     let titles = ["UID", "PID", "PPID", "TTY", "TIME", "CMD"];
     let processes = rows
         .into_iter()
         .map(|row| {
-            let info = row.info.unwrap_or_default();
-            let seconds = info["cpu_ns"].as_u64().unwrap_or(0) / 1_000_000_000;
+            let seconds = row.cpu_ns / 1_000_000_000;
+            let tty = match row.tty.as_str() {
+                "" => "?".to_owned(),
+                tty => tty.to_owned(),
+            };
             vec![
-                text(&info, "uid"),
+                row.uid.to_string(),
                 row.pid.to_string(),
-                text(&info, "ppid"),
-                match text(&info, "tty") {
-                    none if none.is_empty() => "?".to_owned(),
-                    tty => tty,
-                },
+                row.ppid.to_string(),
+                tty,
                 format!(
                     "{:02}:{:02}:{:02}",
                     seconds / 3600,
                     seconds / 60 % 60,
                     seconds % 60
                 ),
-                text(&info, "command"),
+                row.command,
             ]
         })
         .collect();
@@ -434,6 +430,28 @@ async fn trace(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
         ))
         .into()),
     }
+}
+
+/// What a running container's VM is and costs. Sizes are in bytes.
+async fn vm(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
+    let container = engine.container(&id)?;
+    let vm = live_task(&container)?.vm().await?;
+    let jail: serde_json::Map<String, Value> = vm
+        .jail
+        .into_iter()
+        .map(|fact| (fact.name, fact.value.into()))
+        .collect();
+    Ok(Json(serde_json::json!({
+        "vmm_pid": vm.vmm_pid,
+        "vcpus": vm.vcpus,
+        "memory_bytes": vm.memory_bytes,
+        "memory_resident_bytes": vm.memory_resident_bytes,
+        "vmm_overhead_bytes": vm.vmm_overhead_bytes,
+        "guest_total_bytes": vm.guest.memory_total_bytes,
+        "guest_available_bytes": vm.guest.memory_available_bytes,
+        "agent_resident_bytes": vm.guest.agent_resident_bytes,
+        "jail": jail,
+    })))
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
+use hull_protocol::agent::ProcessInfo;
+use hull_protocol::sandbox::{ProcessesRequest, VmRequest, VmResponse};
+use hull_protocol::sandbox_ttrpc::SandboxClient;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -46,6 +49,7 @@ pub(crate) struct Task {
     id: String,
     address: String,
     client: TaskClient,
+    sandbox: SandboxClient,
 }
 
 /// A mount of the root file system, as the Task API takes it.
@@ -155,7 +159,8 @@ pub(crate) async fn connect(id: &str, address: &str) -> Result<Task> {
     Ok(Task {
         id: id.to_owned(),
         address: address.to_owned(),
-        client: TaskClient::new(client),
+        client: TaskClient::new(client.clone()),
+        sandbox: SandboxClient::new(client),
     })
 }
 
@@ -178,14 +183,6 @@ pub(crate) enum Ended {
     Exited(i64),
     /// Its shim is gone.
     ShimLost,
-}
-
-/// A process of a container, for `top`.
-#[derive(Debug, Clone)]
-pub(crate) struct ProcessRow {
-    pub(crate) pid: u32,
-    /// JSON that the shim attached, if any.
-    pub(crate) info: Option<Value>,
 }
 
 impl Task {
@@ -415,28 +412,28 @@ impl Task {
         reply.map(|_| ()).map_err(self.failed("unpause"))
     }
 
-    /// All processes.
-    pub(crate) async fn processes(&self) -> Result<Vec<ProcessRow>> {
-        let request = api::PidsRequest {
-            id: self.id.clone(),
-            ..api::PidsRequest::default()
+    /// All processes, as the guest knows them.
+    pub(crate) async fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        let request = ProcessesRequest {
+            container_id: self.id.clone(),
+            ..ProcessesRequest::default()
         };
         let reply = self
-            .client
-            .pids(context::with_duration(CALL_LIMIT), &request)
-            .await
-            .map_err(self.failed("pids"))?;
-        Ok(reply
-            .processes
-            .into_iter()
-            .map(|row| ProcessRow {
-                pid: row.pid,
-                info: row
-                    .info
-                    .as_ref()
-                    .and_then(|any| serde_json::from_slice(&any.value).ok()),
-            })
-            .collect())
+            .sandbox
+            .processes(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply
+            .map(|reply| reply.processes)
+            .map_err(self.failed("processes"))
+    }
+
+    /// The container's VM.
+    pub(crate) async fn vm(&self) -> Result<VmResponse> {
+        let reply = self
+            .sandbox
+            .vm(context::with_duration(CALL_LIMIT), &VmRequest::default())
+            .await;
+        reply.map_err(self.failed("vm"))
     }
 
     /// Whether the init process has not ended.

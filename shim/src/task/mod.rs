@@ -10,6 +10,7 @@ mod host_side;
 mod metrics;
 mod process;
 mod rootfs;
+mod sandbox_service;
 mod serve;
 mod service;
 mod state;

@@ -9,10 +9,12 @@ use anyhow::Context as _;
 use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
+use hull_protocol::sandbox_ttrpc::create_sandbox;
 use tokio::signal::unix::{signal, SignalKind};
 
 use super::address;
 use super::events::{Publisher, TTRPC_ADDRESS_ENV};
+use super::sandbox_service::SandboxService;
 use super::service::Service;
 use super::state::Shim;
 
@@ -60,6 +62,9 @@ async fn serve_until_told(what: &Sandboxed, listener: UnixListener) -> anyhow::R
             .map(|service| (name.to_owned(), service));
         server = server.register_service(renamed.collect());
     }
+    server = server.register_service(create_sandbox(Arc::new(SandboxService::new(Arc::clone(
+        &shim,
+    )))));
     server
         .start()
         .await

@@ -37,8 +37,8 @@ use crate::vmm::UidLease;
 
 /// Version that `Connect` reports.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Type of what `Pids` says of a process: JSON.
-const PROCESS_INFO_TYPE: &str = "dev.hull.ProcessInfo";
+/// Type of what `Pids` says of a process.
+const PROCESS_INFO_TYPE: &str = "containerd.runc.v1.ProcessDetails";
 /// File in the sandbox's runtime directory that takes the boot's timeline.
 const TRACE_FILE: &str = "trace.json";
 
@@ -758,23 +758,28 @@ impl Task for Service {
     }
 }
 
+/// As containerd's own shims do: the exec id, where there is one.
 fn process_info(process: &agent::ProcessInfo) -> api::ProcessInfo {
-    let info = serde_json::json!({
-        "exec_id": process.exec_id,
-        "ppid": process.ppid,
-        "uid": process.uid,
-        "started_at_ns": process.started_at_ns,
-        "cpu_ns": process.cpu_ns,
-        "tty": process.tty,
-        "command": process.command,
+    let info = (!process.exec_id.is_empty()).then(|| Any {
+        type_url: PROCESS_INFO_TYPE.to_owned(),
+        value: exec_details(&process.exec_id),
+        ..Any::default()
     });
     api::ProcessInfo {
         pid: process.pid,
-        info: MessageField::some(Any {
-            type_url: PROCESS_INFO_TYPE.to_owned(),
-            value: info.to_string().into_bytes(),
-            ..Any::default()
-        }),
+        info: MessageField::from_option(info),
         ..Default::default()
     }
+}
+
+/// `containerd.runc.v1.ProcessDetails`: its only field, `exec_id`, is a string with number 1.
+fn exec_details(exec_id: &str) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    let mut stream = protobuf::CodedOutputStream::vec(&mut encoded);
+    // Writing to memory does not fail.
+    let written = stream
+        .write_string(1, exec_id)
+        .and_then(|()| stream.flush());
+    drop(stream);
+    written.map(|()| encoded).unwrap_or_default()
 }

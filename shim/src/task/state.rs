@@ -86,6 +86,14 @@ impl Shim {
         }
     }
 
+    /// The sandbox, once it has a container.
+    pub(super) fn sandbox(&self) -> ttrpc::Result<Arc<Sandbox>> {
+        let containers = self.lock();
+        let any = containers.by_id.values().next();
+        any.map(|container| Arc::clone(&container.sandbox))
+            .ok_or_else(|| errors::not_found("a running VM"))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         let containers = self.lock();
         containers.by_id.is_empty() && !containers.booting

@@ -10,6 +10,14 @@ use super::VmEnd;
 /// Why a VMM can't be started or told something.
 #[derive(Debug, thiserror::Error)]
 pub enum VmmError {
+    /// Its memory can't be read.
+    #[error("failed to read the memory map of the VMM (process {pid})")]
+    Memory {
+        /// Host PID.
+        pid: u32,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The host has no KVM.
     #[error("/dev/kvm is missing: load the module (`modprobe kvm_intel` or `modprobe kvm_amd`); if that fails, turn on VT-x or AMD-V in the firmware, or nested virtualization if this host is itself a VM")]
     NoKvm {

@@ -7,6 +7,7 @@ mod control;
 mod error;
 mod host_files;
 mod launch;
+mod memory;
 mod uid;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use error::VmmError;
 pub use host_files::open_kvm;
 pub(crate) use host_files::{create_console, open_resource};
 pub use launch::Launch;
+pub use memory::MemoryShare;
 pub use uid::UidLease;
 
 /// How a VM ended.
@@ -146,6 +148,14 @@ impl Vm {
             Event::Jail { holds } => Ok(holds),
             other => Err(VmmError::unexpected("jail", &other)),
         }
+    }
+
+    /// What the VMM costs the host now; `guest_bytes` is the guest's memory.
+    pub fn memory_share(&self, guest_bytes: u64) -> Result<MemoryShare, VmmError> {
+        MemoryShare::of(self.pid(), guest_bytes).map_err(|source| VmmError::Memory {
+            pid: self.pid(),
+            source,
+        })
     }
 
     /// Stops all vCPUs.

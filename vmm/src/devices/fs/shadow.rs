@@ -141,7 +141,9 @@ impl ShadowQueue {
             return Ok(false);
         };
         let Some(writable_part) = take(bounce, writable_bytes) else {
-            readable_part.map(|part| bounce.give(part));
+            if let Some(part) = readable_part {
+                bounce.give(part);
+            }
             return Ok(false);
         };
         if let Some(part) = readable_part {
@@ -242,7 +244,9 @@ impl ShadowQueue {
             .ok_or(ShadowError::UnknownRequest { id })?;
         self.last_used = self.last_used.wrapping_add(1);
         self.free.extend(&request.descriptors);
-        request.readable.map(|part| bounce.give(part));
+        if let Some(part) = request.readable {
+            bounce.give(part);
+        }
         let length = u32::from_le_bytes(length) as usize;
         Ok(Some(Answer {
             asker: request.asker,

@@ -1,0 +1,96 @@
+//! The shim's own calls, beside containerd's.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use containerd_shim_protos::ttrpc;
+use hull_protocol::agent::{ContainerRef, Empty, ListProcessesResponse};
+use hull_protocol::sandbox::{Fact, Mark, ProcessesRequest, VmRequest, VmResponse};
+use hull_protocol::sandbox_ttrpc::Sandbox;
+use protobuf::MessageField;
+use ttrpc::r#async::TtrpcContext;
+
+use super::errors;
+use super::state::Shim;
+use crate::agent::CALL_LIMIT;
+
+/// Serves `hull.sandbox.v1.Sandbox`.
+#[derive(Debug)]
+pub(super) struct SandboxService {
+    shim: Arc<Shim>,
+}
+
+impl SandboxService {
+    pub(super) fn new(shim: Arc<Shim>) -> Self {
+        Self { shim }
+    }
+}
+
+#[async_trait]
+impl Sandbox for SandboxService {
+    async fn processes(
+        &self,
+        _: &TtrpcContext,
+        request: ProcessesRequest,
+    ) -> ttrpc::Result<ListProcessesResponse> {
+        let container = self.shim.container(&request.container_id)?;
+        let reference = ContainerRef {
+            container_id: request.container_id,
+            ..ContainerRef::default()
+        };
+        container
+            .sandbox
+            .agent()
+            .call("ListProcesses", CALL_LIMIT, |client, context| async move {
+                client.list_processes(context, &reference).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))
+    }
+
+    async fn vm(&self, _: &TtrpcContext, _: VmRequest) -> ttrpc::Result<VmResponse> {
+        let sandbox = self.shim.sandbox()?;
+        let guest = sandbox
+            .agent()
+            .call("Diagnose", CALL_LIMIT, |client, context| async move {
+                client.diagnose(context, &Empty::default()).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        let vm = sandbox.vm();
+        let failed = |error: crate::vmm::VmmError| errors::failed(&error);
+        let (trace, jail) = (
+            vm.trace().await.map_err(failed)?,
+            vm.jail().await.map_err(failed)?,
+        );
+        let size = sandbox.size();
+        let share = vm.memory_share(size.memory_bytes).map_err(failed)?;
+        Ok(VmResponse {
+            vmm_pid: vm.pid(),
+            vcpus: size.vcpus.into(),
+            memory_bytes: size.memory_bytes,
+            vmm_overhead_bytes: share.overhead_bytes,
+            memory_resident_bytes: share.guest_bytes,
+            guest: MessageField::some(guest),
+            trace: trace.into_iter().map(mark).collect(),
+            jail: jail.into_iter().map(fact).collect(),
+            ..Default::default()
+        })
+    }
+}
+
+fn mark(mark: hull_vm_config::control::Mark) -> Mark {
+    Mark {
+        name: mark.name,
+        at_ns: mark.at_ns,
+        ..Mark::default()
+    }
+}
+
+fn fact((name, value): (String, String)) -> Fact {
+    Fact {
+        name,
+        value,
+        ..Fact::default()
+    }
+}
