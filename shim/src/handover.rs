@@ -16,6 +16,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::fd_stream;
+use crate::holder::Request;
 use crate::stdio::Endpoints;
 
 /// Scheme of the stream fields.
@@ -39,12 +40,13 @@ pub enum Stream {
     Stderr,
     /// A terminal in raw mode, for all of them.
     Terminal,
+    /// The link to the process's holder, which is a child of the client's.
+    Holder,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     fds: Vec<Stream>,
-    orphan: bool,
 }
 
 /// What a client hands over for one process.
@@ -52,8 +54,6 @@ struct Header {
 pub struct Handover {
     /// The descriptors.
     pub fds: Vec<(Stream, OwnedFd)>,
-    /// The process's holder belongs to whoever reaps the client's orphans, not to the shim.
-    pub orphan: bool,
 }
 
 /// The value of the stream fields for a client that listens at `path`.
@@ -117,7 +117,6 @@ fn seqpacket() -> io::Result<OwnedFd> {
 fn send(peer: &OwnedFd, handover: &Handover) -> io::Result<()> {
     let header = serde_json::to_vec(&Header {
         fds: handover.fds.iter().map(|(stream, _)| *stream).collect(),
-        orphan: handover.orphan,
     })?;
     let fds: Vec<BorrowedFd<'_>> = handover.fds.iter().map(|(_, fd)| fd.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -168,14 +167,24 @@ impl Handover {
         }
         Ok(Self {
             fds: header.fds.into_iter().zip(fds).collect(),
-            orphan: header.orphan,
         })
     }
 
-    /// The terminal, for its changes of size.
-    pub(crate) fn terminal(&self) -> io::Result<Option<OwnedFd>> {
-        let found = self.fds.iter().find(|(s, _)| *s == Stream::Terminal);
-        found.map(|(_, fd)| fd.try_clone()).transpose()
+    /// Takes the link to the holder out.
+    pub(crate) fn take_holder(&mut self) -> Option<OwnedFd> {
+        let at = self.fds.iter().position(|(s, _)| *s == Stream::Holder)?;
+        Some(self.fds.swap_remove(at).1)
+    }
+
+    /// The size that the terminal has, if it has one.
+    pub(crate) fn terminal_size(&self) -> Option<Request> {
+        let (_, terminal) = self.fds.iter().find(|(s, _)| *s == Stream::Terminal)?;
+        let size = rustix::termios::tcgetwinsize(terminal).ok()?;
+        let is_set = 0 < size.ws_col && 0 < size.ws_row;
+        is_set.then(|| Request::Resize {
+            width: size.ws_col.into(),
+            height: size.ws_row.into(),
+        })
     }
 
     /// The streams to forward.
@@ -190,6 +199,7 @@ impl Handover {
                     endpoints.stdin = Some(fd_stream::input(fd.try_clone()?)?);
                     endpoints.stdout = Some(fd_stream::output(fd)?);
                 }
+                Stream::Holder => {}
             }
         }
         Ok(endpoints)
@@ -215,14 +225,12 @@ mod tests {
                     (Stream::Stdin, null.into()),
                     (Stream::Stdout, writer.into()),
                 ],
-                orphan: true,
             };
             listener.serve(&handover).unwrap();
         });
         let taken = Handover::take(&path).unwrap();
         client.join().unwrap();
         assert!(!path.exists());
-        assert!(taken.orphan);
         let names: Vec<_> = taken.fds.iter().map(|(stream, _)| *stream).collect();
         assert_eq!(names, [Stream::Stdin, Stream::Stdout]);
         let (_, fd) = taken.fds.into_iter().nth(1).unwrap();

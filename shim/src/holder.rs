@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
-use crate::sys;
 use link::Link;
 
 pub use program::main;
@@ -55,8 +55,6 @@ pub struct HolderConfig {
     pub root: Option<PathBuf>,
     /// The terminal whose changes of size it reports.
     pub terminal: Option<OwnedFd>,
-    /// It becomes a child of the nearest process that reaps orphans instead of the shim's.
-    pub orphan: bool,
 }
 
 /// Why there is no holder.
@@ -125,50 +123,72 @@ struct Ended {
 pub struct Holder {
     pid: u32,
     link: Link,
-    /// Unless it is an orphan.
+    /// Unless somebody else started it.
     child: Option<Child>,
 }
 
-impl Holder {
-    /// Starts a holder and waits until it is in its namespaces. The running program must call
-    /// [`main`] when its first argument is [`ARGUMENT`].
-    pub async fn start(config: HolderConfig) -> Result<Self, HolderError> {
-        let failed = |source| HolderError::Start { source };
-        let program = std::env::current_exe().map_err(failed)?;
-        Self::start_program(&program, config).await
-    }
+/// Starts a holder that a shim adopts by the returned end of its link. The running program must
+/// call [`main`] when its first argument is [`ARGUMENT`].
+pub fn spawn(config: HolderConfig) -> Result<(Child, OwnedFd), HolderError> {
+    let failed = |source| HolderError::Start { source };
+    let program = std::env::current_exe().map_err(failed)?;
+    let (ours, theirs) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .map_err(|errno| failed(errno.into()))?;
+    let child = spawn_program(&program, config, theirs).map_err(failed)?;
+    Ok((child, ours))
+}
 
-    async fn start_program(program: &Path, config: HolderConfig) -> Result<Self, HolderError> {
-        let failed = |source| HolderError::Start { source };
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )
-        .map_err(|errno| failed(errno.into()))?;
-        let link = Link::new(ours).map_err(failed)?;
-        let orphan = config.orphan;
-        let mut child = spawn(program, config, theirs).map_err(failed)?;
-        if orphan {
-            // Only the process between: it has ended already.
-            child.wait().map_err(failed)?;
+impl Network {
+    /// What a configuration says.
+    pub fn of(spec: &Spec) -> Self {
+        let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces());
+        let network = namespaces
+            .flatten()
+            .find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+        match network.map(|namespace| namespace.path()) {
+            None => Self::Inherit,
+            Some(None) => Self::New,
+            Some(Some(path)) => Self::Join(path.clone()),
         }
-        let first = tokio::time::timeout(START_LIMIT, link.receive()).await;
-        let result = match first {
-            Ok(Some(Report::Ready { pid })) => Ok(pid),
-            Ok(Some(Report::Failed { reason })) => Err(HolderError::Setup { reason }),
-            Ok(_) => Err(failed(io::Error::other("it ended"))),
-            Err(_) => Err(HolderError::Silent),
-        };
-        let child = (!orphan).then_some(child);
-        match result {
-            Ok(pid) => Ok(Self { pid, link, child }),
+    }
+}
+
+impl Holder {
+    /// Starts a holder, as [`spawn`] does, and waits until it is in its namespaces.
+    pub async fn start(config: HolderConfig) -> Result<Self, HolderError> {
+        let (child, link) = spawn(config)?;
+        match Self::adopt(link).await {
+            Ok(mut holder) => {
+                holder.child = Some(child);
+                Ok(holder)
+            }
             Err(error) => {
-                child.into_iter().for_each(end);
+                end(child);
                 Err(error)
             }
         }
+    }
+
+    /// Takes over a holder that somebody else started.
+    pub async fn adopt(link: OwnedFd) -> Result<Self, HolderError> {
+        let failed = |source| HolderError::Start { source };
+        let link = Link::new(link).map_err(failed)?;
+        let pid = match tokio::time::timeout(START_LIMIT, link.receive()).await {
+            Ok(Some(Report::Ready { pid })) => pid,
+            Ok(Some(Report::Failed { reason })) => return Err(HolderError::Setup { reason }),
+            Ok(_) => return Err(failed(io::Error::other("it ended"))),
+            Err(_) => return Err(HolderError::Silent),
+        };
+        Ok(Self {
+            pid,
+            link,
+            child: None,
+        })
     }
 
     /// Its PID, in the namespace of the shim.
@@ -213,7 +233,7 @@ fn end(mut child: Child) {
     let _ = child.wait();
 }
 
-fn spawn(program: &Path, config: HolderConfig, link: OwnedFd) -> io::Result<Child> {
+fn spawn_program(program: &Path, config: HolderConfig, link: OwnedFd) -> io::Result<Child> {
     let setup = Setup {
         network: config.network,
         root: config.root,
@@ -228,8 +248,28 @@ fn spawn(program: &Path, config: HolderConfig, link: OwnedFd) -> io::Result<Chil
         .stdin(Stdio::from(link))
         .stdout(config.terminal.map_or_else(Stdio::null, Stdio::from))
         .stderr(Stdio::null());
-    if config.orphan {
-        sys::orphan(&mut command);
-    }
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_is_what_the_configuration_says() {
+        let network = |namespaces: serde_json::Value| {
+            let linux = serde_json::json!({ "namespaces": namespaces });
+            let spec = serde_json::json!({"ociVersion": "1.0.2", "linux": linux});
+            Network::of(&serde_json::from_value(spec).unwrap())
+        };
+        assert_eq!(network(serde_json::json!([])), Network::Inherit);
+        assert_eq!(
+            network(serde_json::json!([{"type": "pid"}, {"type": "network"}])),
+            Network::New
+        );
+        assert_eq!(
+            network(serde_json::json!([{"type": "network", "path": "/run/netns/x"}])),
+            Network::Join("/run/netns/x".into())
+        );
+    }
 }

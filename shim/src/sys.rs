@@ -71,21 +71,3 @@ pub(crate) fn mount_read_only(path: &Path) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
-
-/// Makes the program of `command` a grandchild: the child that `spawn` returns ends at once, and
-/// the program belongs to the nearest process that reaps orphans.
-pub(crate) fn orphan(command: &mut Command) {
-    let in_child = || {
-        // SAFETY: `fork` takes nothing. This runs in a process of one thread, between fork and
-        // exec, where both branches make system calls only.
-        match unsafe { libc::fork() } {
-            0 => Ok(()),
-            -1 => Err(io::Error::last_os_error()),
-            // SAFETY: `_exit` runs no handler and touches no memory of ours.
-            _ => unsafe { libc::_exit(0) },
-        }
-    };
-    // SAFETY: the closure runs in the forked child before exec, takes no lock and allocates
-    // nothing.
-    unsafe { command.pre_exec(in_child) };
-}

@@ -2,6 +2,14 @@
 
 use std::process::ExitCode;
 
+use hull_shim::holder;
+
 fn main() -> ExitCode {
-    hull_shim::runtime::main(std::env::args())
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, first, setup] = arguments.as_slice() {
+        if first == holder::ARGUMENT {
+            return holder::main(setup);
+        }
+    }
+    hull_shim::runtime::main(arguments)
 }

@@ -10,8 +10,9 @@ use super::client::{ShimName, Task};
 use super::error::{io_error, Result, RuntimeError};
 use super::foreground;
 use super::store::{sandbox_id, Record};
-use super::streams::{write_pid_file, Size, Wanted};
+use super::streams::{write_pid_file, Offer, Place, Size, Wanted};
 use super::Context;
+use crate::holder::Network;
 use crate::spec::RootfsMount;
 
 /// Largest config.json, in bytes.
@@ -23,13 +24,15 @@ pub(super) const CONFIG_FILE: &str = "config.json";
 struct Made {
     record: Record,
     task: Task,
+    offer: Offer,
 }
 
 /// `create`.
 pub(super) async fn create(context: &Context, args: &CreateArgs) -> Result<u8> {
     let id = super::only_id(&args.id.id)?;
     let made = make(context, id, args, true).await;
-    made.map_err(RuntimeError::in_command("create"))?;
+    let made = made.map_err(RuntimeError::in_command("create"))?;
+    made.offer.leave();
     Ok(0)
 }
 
@@ -45,6 +48,7 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<u8> {
         return Err(wrapped("run")(error));
     }
     if args.detach {
+        made.offer.leave();
         return Ok(0);
     }
     let status = foreground::attend(&made.task, "", terminal).await?;
@@ -75,7 +79,11 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     wanted.check()?;
     let rootfs = rootfs_path(&bundle, &spec)?;
     let claim = context.store.claim(id)?;
-    let offer = wanted.open(&context.exec_root)?;
+    let place = Place {
+        network: Network::of(&spec),
+        root: Some(rootfs.clone()),
+    };
+    let offer = wanted.open(&context.exec_root, place)?;
 
     let namespace = context.store.namespace();
     let sandbox_id = sandbox_id(id);
@@ -94,6 +102,7 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     let created = async {
         if let Some(cgroup) = &cgroup {
             enter_cgroup(cgroup, &spec, &task).await?;
+            offer.holder_pid().map_or(Ok(()), |pid| cgroup.add(pid))?;
         }
         let mounts = rootfs_mounts(&rootfs);
         let pid = task.create(&bundle, &mounts, &offer.streams).await?;
@@ -112,7 +121,11 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
         finish(args, claim, record)
     };
     match created.await {
-        Ok(record) => Ok(Made { record, task }),
+        Ok(record) => Ok(Made {
+            record,
+            task,
+            offer,
+        }),
         Err(error) => {
             task.shutdown().await;
             if let Some(cgroup) = &cgroup {

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, User};
 
+use super::cgroup::Cgroup;
 use super::cli::ExecArgs;
 use super::client::Status;
 use super::control::{find, Found};
 use super::create::{check_process, load_spec};
 use super::error::{io_error, Result, RuntimeError};
-use super::streams::{random_name, write_pid_file, Size, Wanted};
+use super::streams::{random_name, write_pid_file, Place, Size, Wanted};
 use super::{foreground, Context};
+use crate::holder::Network;
 
 /// `exec`. The exit status is the process's, or 255.
 pub(super) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8> {
@@ -40,8 +42,16 @@ async fn run(context: &Context, args: &ExecArgs) -> Result<u8> {
         }),
     };
     wanted.check()?;
-    let offer = wanted.open(&context.exec_root)?;
     let task = found.task()?;
+    let netns = PathBuf::from(format!("/proc/{}/ns/net", found.record.pid));
+    let place = Place {
+        network: Network::Join(netns),
+        root: Some(found.record.rootfs.clone()),
+    };
+    let offer = wanted.open(&context.exec_root, place)?;
+    if let (Some(cgroup), Some(pid)) = (&found.record.cgroup, offer.holder_pid()) {
+        Cgroup::known(cgroup.clone()).add(pid)?;
+    }
     let exec_id = format!("exec-{}", random_name()?);
     let json = serde_json::to_vec(&process).map_err(|source| RuntimeError::Json {
         what: "the process".into(),
@@ -60,6 +70,7 @@ async fn run(context: &Context, args: &ExecArgs) -> Result<u8> {
         return Err(error);
     }
     if args.detach {
+        offer.leave();
         return Ok(0);
     }
     let status = foreground::attend(task, &exec_id, terminal).await?;

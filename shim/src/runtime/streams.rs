@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pty::OpenptFlags;
@@ -16,6 +17,8 @@ use rustix::termios::{tcgetattr, tcsetattr, tcsetwinsize, OptionalActions, Termi
 use super::client::Streams;
 use super::error::{io_error, system, Result, RuntimeError};
 use crate::handover::{Handover, Listener, Stream};
+use crate::holder::{self, HolderConfig, Network};
+use crate::report::chain;
 
 /// A size in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,20 +55,28 @@ impl Wanted {
         }
     }
 
-    /// Prepares the streams; the shim takes them when it is told their address.
-    pub(super) fn open(&self, exec_root: &Path) -> Result<Offer> {
-        let fds = match &self.console_socket {
+    /// Prepares the streams and the holder; the shim takes them when it is told their address.
+    pub(super) fn open(&self, exec_root: &Path, place: Place) -> Result<Offer> {
+        let mut fds = match &self.console_socket {
             Some(socket) => vec![(Stream::Terminal, self.terminal(socket)?)],
             None => own_streams()?,
         };
-        Offer::new(
-            exec_root,
-            Handover {
-                fds,
-                orphan: self.detached,
-            },
-            self.terminal,
-        )
+        let terminal = match fds.first() {
+            Some((Stream::Terminal, terminal)) => Some(terminal.try_clone()),
+            _ => None,
+        };
+        let terminal = terminal
+            .transpose()
+            .map_err(system("hand over the terminal"))?;
+        let config = HolderConfig {
+            network: place.network,
+            root: place.root.filter(|root| root.is_dir()),
+            terminal,
+        };
+        let (holder, link) =
+            holder::spawn(config).map_err(|error| RuntimeError::Shim(chain(&error)))?;
+        fds.push((Stream::Holder, link));
+        Offer::new(exec_root, Handover { fds }, self.terminal, holder)
     }
 
     /// A new terminal: its master goes to the socket, its slave is returned.
@@ -138,15 +149,26 @@ fn own_streams() -> Result<Vec<(Stream, OwnedFd)>> {
     Ok(fds)
 }
 
-/// Streams that wait for the shim.
+/// Where a process is on the host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Place {
+    pub(super) network: Network,
+    /// Its root, if that is a directory.
+    pub(super) root: Option<PathBuf>,
+}
+
+/// Streams and a holder that wait for the shim.
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) streams: Streams,
     path: PathBuf,
+    /// A child of this program, so that it is a child of whoever started this program when it has
+    /// ended: conmon and containerd wait for it.
+    holder: Option<Child>,
 }
 
 impl Offer {
-    fn new(exec_root: &Path, handover: Handover, terminal: bool) -> Result<Self> {
+    fn new(exec_root: &Path, handover: Handover, terminal: bool, holder: Child) -> Result<Self> {
         let directory = exec_root.join("handover");
         let made = std::fs::create_dir_all(&directory);
         made.map_err(io_error("make", &directory))?;
@@ -158,13 +180,32 @@ impl Offer {
         };
         // It ends when the shim has come, or with this program.
         std::thread::spawn(move || listener.serve(&handover));
-        Ok(Self { streams, path })
+        Ok(Self {
+            streams,
+            path,
+            holder: Some(holder),
+        })
+    }
+
+    /// PID of the holder.
+    pub(super) fn holder_pid(&self) -> Option<u32> {
+        self.holder.as_ref().map(Child::id)
+    }
+
+    /// Leaves the holder to whoever reaps orphans: this program ends first.
+    pub(super) fn leave(mut self) {
+        self.holder = None;
     }
 }
 
 impl Drop for Offer {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        if let Some(mut holder) = self.holder.take() {
+            // Its process has ended, or never began.
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
     }
 }
 
@@ -261,7 +302,7 @@ mod tests {
             size: None,
         };
         let root = tempfile::tempdir().unwrap();
-        let error = wanted.open(root.path()).unwrap_err();
+        let error = wanted.open(root.path(), Place::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "dial unix /nonexistent/socket: connect: no such file or directory"

@@ -1,12 +1,10 @@
 //! What a process of a container has on the host: its streams and, where somebody needs a PID, its
 //! holder.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containerd_shim_protos::ttrpc;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::container::Container;
 use super::errors;
@@ -29,24 +27,20 @@ impl Place {
     /// What a configuration says.
     pub(super) fn of(bundle: &Bundle) -> Self {
         Self {
-            network: network_of(&bundle.spec),
+            network: Network::of(&bundle.spec),
             root: match &bundle.rootfs {
                 RootfsSource::Directory(directory) if directory.is_dir() => Some(directory.clone()),
                 _ => None,
             },
         }
     }
-}
 
-fn network_of(spec: &Spec) -> Network {
-    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces());
-    let network = namespaces
-        .flatten()
-        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
-    match network.map(|namespace| namespace.path()) {
-        None => Network::Inherit,
-        Some(None) => Network::New,
-        Some(Some(path)) => Network::Join(path.clone()),
+    fn config(&self) -> HolderConfig {
+        HolderConfig {
+            network: self.network.clone(),
+            root: self.root.clone(),
+            terminal: None,
+        }
     }
 }
 
@@ -66,39 +60,37 @@ pub(super) fn subject(id: &str, bundle: &Bundle) -> Subject {
 pub(super) struct HostSide {
     pub(super) endpoints: Endpoints,
     pub(super) holder: Option<Holder>,
-    terminal: Option<OwnedFd>,
+    /// First size of the terminal.
+    terminal: Option<Request>,
 }
 
 impl HostSide {
-    /// Opens the streams; a client that hands its own over gets a holder, as does one whose
-    /// `hooks` need a PID.
+    /// Opens the streams; a client that hands its own over has a holder too, and one is started
+    /// where `hooks` need a PID.
     pub(super) async fn open(
         stdio: &StdioPaths,
         place: &Place,
         hooks: bool,
     ) -> ttrpc::Result<Self> {
         let failed = |error: &dyn std::error::Error| errors::failed(error);
-        let handover = take(stdio).await?;
-        let mut side = Self::default();
-        if hooks || handover.is_some() {
-            let terminal = handover.as_ref().map(Handover::terminal).transpose();
-            side.terminal = terminal.map_err(|error| failed(&error))?.flatten();
-            let of_holder = side.terminal.as_ref().map(OwnedFd::try_clone).transpose();
-            let config = HolderConfig {
-                network: place.network.clone(),
-                root: place.root.clone(),
-                terminal: of_holder.map_err(|error| failed(&error))?,
-                orphan: handover.as_ref().is_some_and(|handover| handover.orphan),
-            };
-            let holder = Holder::start(config).await;
-            side.holder = Some(holder.map_err(|error| failed(&error))?);
-        }
-        side.endpoints = match handover {
+        let mut handover = take(stdio).await?;
+        let holder = match handover.as_mut().and_then(Handover::take_holder) {
+            Some(link) => Some(Holder::adopt(link).await),
+            None if hooks => Some(Holder::start(place.config()).await),
+            None => None,
+        };
+        let holder = holder.transpose().map_err(|error| failed(&error))?;
+        let terminal = handover.as_ref().and_then(Handover::terminal_size);
+        let endpoints = match handover {
             Some(handover) => handover.into_endpoints().map_err(|error| failed(&error))?,
             None => Endpoints::open(&stdio.stdin, &stdio.stdout, &stdio.stderr)
                 .map_err(|error| failed(&error))?,
         };
-        Ok(side)
+        Ok(Self {
+            endpoints,
+            holder,
+            terminal,
+        })
     }
 
     /// Takes the streams out.
@@ -119,14 +111,7 @@ impl HostSide {
         process: &Arc<Process>,
     ) {
         let Some(holder) = self.holder else { return };
-        let size = self
-            .terminal
-            .and_then(|terminal| rustix::termios::tcgetwinsize(terminal).ok())
-            .filter(|size| 0 < size.ws_col && 0 < size.ws_row);
-        let first = size.map(|size| Request::Resize {
-            width: size.ws_col.into(),
-            height: size.ws_row.into(),
-        });
+        let first = self.terminal;
         let (service, container) = (service.clone(), Arc::clone(container));
         let process = Arc::clone(process);
         tokio::spawn(async move {
@@ -191,27 +176,4 @@ fn take_from(path: &Path) -> ttrpc::Result<Handover> {
     Handover::take(path).map_err(|error| {
         errors::invalid(format!("failed to take the streams at {path:?}: {error}"))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_network_is_what_the_configuration_says() {
-        let network = |namespaces: serde_json::Value| {
-            let spec =
-                serde_json::json!({"ociVersion": "1.0.2", "linux": {"namespaces": namespaces}});
-            network_of(&serde_json::from_value(spec).unwrap())
-        };
-        assert_eq!(network(serde_json::json!([])), Network::Inherit);
-        assert_eq!(
-            network(serde_json::json!([{"type": "pid"}, {"type": "network"}])),
-            Network::New
-        );
-        assert_eq!(
-            network(serde_json::json!([{"type": "network", "path": "/run/netns/x"}])),
-            Network::Join("/run/netns/x".into())
-        );
-    }
 }
