@@ -1,6 +1,7 @@
 # hull-runtime: runc's command line.
 
 RUNTIME_ROOT=/run/hull-runtime-test
+export HULL_EXEC_ROOT=/run/hull-runtime-exec
 runtime() { hull-runtime --root "$RUNTIME_ROOT" "$@"; }
 
 # make_bundle NAME [JQ-FILTER]: $T/NAME, with busybox as its root. The root is an EROFS image with
@@ -36,8 +37,8 @@ expect_nothing_left() {
     wait_for 10 no_runtime_leftovers || fail "left: $(runtime_leftovers)"
 }
 runtime_leftovers() {
-    pgrep -fa '[s]him-hull-v2.*(oci-|holder)' || true
-    ls -A /run/hull/sandboxes /run/hull/shims /run/hull/handover 2>/dev/null | grep -v ':$' | grep . || true
+    pgrep -fa "[s]him-hull-v2.*$RUNTIME_ROOT" || true
+    find "$HULL_EXEC_ROOT"/{sandboxes,shims,handover} -mindepth 1 2>/dev/null || true
 }
 no_runtime_leftovers() { [ -z "$(runtime_leftovers)" ]; }
 
