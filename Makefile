@@ -29,11 +29,11 @@ build: programs kernel virtiofsd ## everything into dist/
 
 programs: ## the Rust programs and the initramfs
 	cargo build --release --locked -p hull-vmm -p hull-shim -p hull-engine -p hull
-	cargo build --release --locked -p hull-agent --target $(MUSL)
+	cargo build --profile guest --locked -p hull-agent --target $(MUSL)
 	@mkdir -p $(DIST)/bin $(DIST)/libexec/hull
 	@for b in $(HOST_BINS); do cmp -s target/release/$$b $(DIST)/bin/$$b || install -m755 target/release/$$b $(DIST)/bin/$$b; done
 	@cmp -s target/release/hull-vmm $(DIST)/libexec/hull/hull-vmm || install -m755 target/release/hull-vmm $(DIST)/libexec/hull/hull-vmm
-	agent/initramfs target/$(MUSL)/release/hull-agent $(DIST)/libexec/hull/initramfs.cpio
+	agent/initramfs target/$(MUSL)/guest/hull-agent $(DIST)/libexec/hull/initramfs.cpio
 
 kernel: ## the guest kernel, from the cache where its inputs have not changed
 	@mkdir -p $(DIST)/libexec/hull
