@@ -1,0 +1,21 @@
+//! Networks of containers: what is the same on the host and in a guest ([`netlink`]), and, with the
+//! feature `host`, what only a host has: taps, address pools, packet rules and published ports.
+//!
+//! **Invariant:** no program is run on the way to a container's first instruction; interfaces are
+//! made by netlink and ioctl. Packet rules belong to networks, not to containers, and are made when
+//! a network is.
+
+pub mod netlink;
+#[cfg(feature = "host")]
+pub mod pool;
+#[cfg(feature = "host")]
+pub mod ports;
+mod prefix;
+#[cfg(feature = "host")]
+pub mod rules;
+#[cfg(feature = "host")]
+mod sys;
+#[cfg(feature = "host")]
+pub mod tap;
+
+pub use prefix::{BadPrefix, Prefix};

@@ -1,0 +1,380 @@
+//! Interfaces, addresses and routes of this network namespace, by rtnetlink.
+//!
+//! Calls block for as long as the kernel takes, which is far below a millisecond.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+use netlink_packet_core::{
+    NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use crate::Prefix;
+
+/// Largest answer that is read at once, in bytes.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Why the kernel did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// It refused.
+    #[error("failed to {action}")]
+    Refused {
+        /// What was tried.
+        action: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It said what can't be read.
+    #[error("failed to read the kernel's answer about {action}: {reason}")]
+    Answer {
+        /// What was tried.
+        action: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address.
+    pub address: Vec<u8>,
+    /// Largest packet, in bytes.
+    pub mtu: u32,
+}
+
+/// A connection to the kernel's rtnetlink.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+}
+
+impl Netlink {
+    /// Connects.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let socket = rustix::net::socket_with(
+            rustix::net::AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            // NETLINK_ROUTE, which is number 0.
+            None,
+        );
+        let socket = socket.map_err(|errno| NetlinkError::Refused {
+            action: "open a netlink socket".into(),
+            source: errno.into(),
+        })?;
+        Ok(Self { socket })
+    }
+
+    /// All interfaces.
+    pub fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let action = "list the interfaces";
+        let answers = self.ask(
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+            NLM_F_DUMP,
+            action,
+        )?;
+        Ok(answers.into_iter().filter_map(link_of).collect())
+    }
+
+    /// The interface of this name, if there is one.
+    pub fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let all = self.links()?;
+        Ok(all.into_iter().find(|link| link.name == name))
+    }
+
+    /// Makes a bridge, and returns its index.
+    pub fn add_bridge(&self, name: &str, mtu: u32) -> Result<u32, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        let action = format!("make the bridge {name}");
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.ask(RouteNetlinkMessage::NewLink(message), flags, &action)?;
+        let made = self.link(name)?;
+        made.map(|link| link.index)
+            .ok_or_else(|| NetlinkError::Answer {
+                action,
+                reason: "it is not there".into(),
+            })
+    }
+
+    /// Removes an interface.
+    pub fn delete_link(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.ask(
+            RouteNetlinkMessage::DelLink(message),
+            0,
+            &format!("remove interface {index}"),
+        )?;
+        Ok(())
+    }
+
+    /// Brings an interface up.
+    pub fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.change(message, &format!("bring interface {index} up"))
+    }
+
+    /// Names an interface that is down and sets the size of its packets.
+    pub fn set_name_and_mtu(&self, index: u32, name: &str, mtu: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Mtu(mtu)];
+        self.change(message, &format!("name interface {index} {name:?}"))
+    }
+
+    /// Plugs an interface into a bridge.
+    pub fn set_controller(&self, index: u32, bridge: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::Controller(bridge)];
+        self.change(message, &format!("plug interface {index} into a bridge"))
+    }
+
+    fn change(&self, message: LinkMessage, action: &str) -> Result<(), NetlinkError> {
+        self.ask(RouteNetlinkMessage::SetLink(message), 0, action)?;
+        Ok(())
+    }
+
+    /// Gives an interface an address. IPv6 addresses are usable at once: whoever gives them out
+    /// gives each only once.
+    pub fn add_address(&self, index: u32, prefix: Prefix) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = prefix.length;
+        message.header.family = family(prefix.address);
+        message.header.scope = AddressScope::Universe;
+        message.attributes = vec![
+            AddressAttribute::Local(prefix.address),
+            AddressAttribute::Address(prefix.address),
+        ];
+        match prefix.address {
+            IpAddr::V4(_) => {
+                if let Some(broadcast) = broadcast(prefix) {
+                    message
+                        .attributes
+                        .push(AddressAttribute::Broadcast(broadcast));
+                }
+            }
+            IpAddr::V6(_) => message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad)),
+        }
+        let action = format!("give interface {index} the address {prefix}");
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.ask(RouteNetlinkMessage::NewAddress(message), flags, &action)?;
+        Ok(())
+    }
+
+    /// Adds a route by `gateway` or, without one, straight through the interface. `None` as the
+    /// destination is the default route.
+    pub fn add_route(
+        &self,
+        destination: Option<Prefix>,
+        gateway: Option<IpAddr>,
+        index: u32,
+    ) -> Result<(), NetlinkError> {
+        let some = destination.map(|prefix| prefix.address).or(gateway);
+        let mut message = RouteMessage::default();
+        message.header.address_family = some.map_or(AddressFamily::Inet, family);
+        message.header.destination_prefix_length = destination.map_or(0, |prefix| prefix.length);
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.scope = match gateway {
+            Some(_) => RouteScope::Universe,
+            None => RouteScope::Link,
+        };
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::Oif(index));
+        if let Some(prefix) = destination {
+            let to = route_address(prefix.address);
+            message.attributes.push(RouteAttribute::Destination(to));
+        }
+        if let Some(gateway) = gateway {
+            let by = route_address(gateway);
+            message.attributes.push(RouteAttribute::Gateway(by));
+        }
+        let to = destination.map_or("default".to_owned(), |prefix| prefix.to_string());
+        let action = format!("add the route to {to} on interface {index}");
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.ask(RouteNetlinkMessage::NewRoute(message), flags, &action)?;
+        Ok(())
+    }
+
+    /// The IPv4 destinations that this namespace has routes to, without the default route.
+    pub fn destinations_v4(&self) -> Result<Vec<Prefix>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let action = "list the routes";
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, action)?;
+        let destination = |answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => {
+                let length = route.header.destination_prefix_length;
+                route
+                    .attributes
+                    .into_iter()
+                    .find_map(|attribute| match attribute {
+                        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(Prefix {
+                            address: address.into(),
+                            length,
+                        }),
+                        _ => None,
+                    })
+            }
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(destination).collect())
+    }
+
+    /// Sends one request and reads to the end of its answer.
+    fn ask(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        action: &str,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let refused = |source: io::Error| NetlinkError::Refused {
+            action: action.to_owned(),
+            source,
+        };
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        if flags & NLM_F_DUMP != NLM_F_DUMP {
+            request.header.flags |= NLM_F_ACK;
+        }
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        let kernel = SocketAddrNetlink::new(0, 0);
+        rustix::net::sendto(&self.socket, &bytes, SendFlags::empty(), &kernel)
+            .map_err(|errno| refused(errno.into()))?;
+
+        let mut answers = Vec::new();
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let (length, _) = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty())
+                .map_err(|errno| refused(errno.into()))?;
+            if read_answers(&buffer[..length], action, &mut answers)? {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// Reads the messages of one datagram; `true` at the end of the answer.
+fn read_answers(
+    mut bytes: &[u8],
+    action: &str,
+    answers: &mut Vec<RouteNetlinkMessage>,
+) -> Result<bool, NetlinkError> {
+    while !bytes.is_empty() {
+        let message =
+            NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).map_err(|error| {
+                NetlinkError::Answer {
+                    action: action.to_owned(),
+                    reason: error.to_string(),
+                }
+            })?;
+        let length = (message.header.length as usize).next_multiple_of(4);
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => {
+                return match error.code {
+                    None => Ok(true),
+                    Some(_) => Err(NetlinkError::Refused {
+                        action: action.to_owned(),
+                        source: error.to_io(),
+                    }),
+                };
+            }
+            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+            _ => {}
+        }
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = answer else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        address: Vec::new(),
+        mtu: 0,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(address) => link.address = address,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
+}
+
+fn broadcast(prefix: Prefix) -> Option<std::net::Ipv4Addr> {
+    let (_, high) = prefix.range_v4().filter(|_| prefix.length < 31)?;
+    Some(high.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_is_found() {
+        let netlink = Netlink::open().unwrap();
+        let lo = netlink.link("lo").unwrap().unwrap();
+        assert_eq!(lo.index, 1);
+        assert!(lo.mtu > 0);
+        assert_eq!(netlink.link("no-such-link").unwrap(), None);
+        netlink.destinations_v4().unwrap();
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_tried() {
+        let netlink = Netlink::open().unwrap();
+        let error = netlink.delete_link(u32::MAX - 1).unwrap_err();
+        assert!(error.to_string().contains("remove interface"), "{error}");
+    }
+}

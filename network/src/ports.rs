@@ -1,0 +1,267 @@
+//! Published ports: sockets of the host whose traffic goes to a container.
+//!
+//! They listen on the host's own stack, so a port is reachable from elsewhere, by every address of
+//! the host and by localhost alike, and one that is in use is found before anything starts.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinHandle;
+
+/// A UDP peer that is silent for so long is forgotten.
+const UDP_IDLE: Duration = Duration::from_secs(90);
+/// Most UDP peers of one port at a time.
+const MAX_UDP_PEERS: usize = 4096;
+/// Largest UDP packet, in bytes.
+const MAX_PACKET: usize = 64 << 10;
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port that can't be published.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to bind host port {address}/{protocol:?}: {source}")]
+pub struct PortError {
+    /// On the host.
+    pub address: SocketAddr,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A published port. Dropping it ends it, with all its connections.
+#[derive(Debug)]
+pub struct Published {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Published {
+    /// The address on the host, with the port that was chosen if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A port that is taken, but not served yet.
+#[derive(Debug)]
+pub enum Bound {
+    /// TCP.
+    Tcp(TcpListener, SocketAddr),
+    /// UDP.
+    Udp(UdpSocket, SocketAddr),
+}
+
+/// Takes a port of the host; port 0: one that is free.
+pub async fn bind(protocol: Protocol, address: SocketAddr) -> Result<Bound, PortError> {
+    let failed = |source| PortError {
+        address,
+        protocol,
+        source,
+    };
+    match protocol {
+        Protocol::Tcp => {
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            Ok(Bound::Tcp(listener, address))
+        }
+        Protocol::Udp => {
+            let socket = UdpSocket::bind(address).await.map_err(failed)?;
+            let address = socket.local_addr().map_err(failed)?;
+            Ok(Bound::Udp(socket, address))
+        }
+    }
+}
+
+impl Bound {
+    /// The address on the host.
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(_, address) | Self::Udp(_, address) => *address,
+        }
+    }
+
+    /// Begins to pass on to `target`.
+    pub fn serve(self, target: SocketAddr) -> Published {
+        let address = self.address();
+        let task = match self {
+            Self::Tcp(listener, _) => tokio::spawn(serve_tcp(listener, target)),
+            Self::Udp(socket, _) => tokio::spawn(serve_udp(socket, target)),
+        };
+        Published { address, task }
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, target: SocketAddr) {
+    // Connections end with the port: the set is dropped when this task is.
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => {
+                    connections.spawn(pass_on(client, target));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "accepting");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn pass_on(mut client: TcpStream, target: SocketAddr) {
+    let Ok(mut server) = TcpStream::connect(target).await else {
+        return;
+    };
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    // Either side may break off at any time.
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+}
+
+async fn serve_udp(socket: UdpSocket, target: SocketAddr) {
+    let socket = Arc::new(socket);
+    let peers: Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>> = Arc::default();
+    let mut answers = tokio::task::JoinSet::new();
+    let mut packet = vec![0; MAX_PACKET];
+    loop {
+        let received = tokio::select! {
+            received = socket.recv_from(&mut packet) => received,
+            Some(_) = answers.join_next() => continue,
+        };
+        let Ok((length, peer)) = received else {
+            continue;
+        };
+        let known = lock(&peers).get(&peer).cloned();
+        let upstream = match known {
+            Some(upstream) => upstream,
+            None => {
+                let full = MAX_UDP_PEERS <= lock(&peers).len();
+                let Some(upstream) = (match full {
+                    true => None,
+                    false => connect_udp(target).await,
+                }) else {
+                    continue;
+                };
+                lock(&peers).insert(peer, Arc::clone(&upstream));
+                let (socket, peers) = (Arc::clone(&socket), Arc::clone(&peers));
+                let from = Arc::clone(&upstream);
+                answers.spawn(async move {
+                    answer_udp(&socket, &from, peer).await;
+                    lock(&peers).remove(&peer);
+                });
+                upstream
+            }
+        };
+        let _ = upstream.send(&packet[..length]).await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn connect_udp(target: SocketAddr) -> Option<Arc<UdpSocket>> {
+    let any: IpAddr = match target {
+        SocketAddr::V4(_) => [0, 0, 0, 0].into(),
+        SocketAddr::V6(_) => [0u16; 8].into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await.ok()?;
+    socket.connect(target).await.ok()?;
+    Some(Arc::new(socket))
+}
+
+/// Passes answers back until the container is silent for long.
+async fn answer_udp(socket: &UdpSocket, from: &UdpSocket, peer: SocketAddr) {
+    let mut packet = vec![0; MAX_PACKET];
+    while let Ok(received) = tokio::time::timeout(UDP_IDLE, from.recv(&mut packet)).await {
+        match received {
+            Ok(length) => {
+                let _ = socket.send_to(&packet[..length], peer).await;
+            }
+            // Nobody listens in the container yet.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn any() -> SocketAddr {
+        ([127, 0, 0, 1], 0).into()
+    }
+
+    #[tokio::test]
+    async fn tcp_is_passed_on_both_ways_with_half_close() {
+        let server = TcpListener::bind(any()).await.unwrap();
+        let target = server.local_addr().unwrap();
+        let port = bind(Protocol::Tcp, any()).await.unwrap().serve(target);
+        let mut client = TcpStream::connect(port.address()).await.unwrap();
+        let (mut inside, _) = server.accept().await.unwrap();
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut text = String::new();
+        inside.read_to_string(&mut text).await.unwrap();
+        inside.write_all(b"answer").await.unwrap();
+        drop(inside);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!((text.as_str(), answer.as_str()), ("question", "answer"));
+        let address = port.address();
+        drop(port);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn udp_answers_find_their_peer() {
+        let server = UdpSocket::bind(any()).await.unwrap();
+        let target = server.local_addr().unwrap();
+        let port = bind(Protocol::Udp, any()).await.unwrap().serve(target);
+        for name in ["a", "b"] {
+            let client = UdpSocket::bind(any()).await.unwrap();
+            client
+                .send_to(name.as_bytes(), port.address())
+                .await
+                .unwrap();
+            let mut packet = [0; 8];
+            let (length, from) = server.recv_from(&mut packet).await.unwrap();
+            server.send_to(&packet[..length], from).await.unwrap();
+            let (length, from) = client.recv_from(&mut packet).await.unwrap();
+            assert_eq!(&packet[..length], name.as_bytes());
+            assert_eq!(from, port.address());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named() {
+        let held = TcpListener::bind(any()).await.unwrap();
+        let address = held.local_addr().unwrap();
+        let error = bind(Protocol::Tcp, address).await.unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}
