@@ -21,6 +21,7 @@ mod device;
 mod diagnose;
 mod error;
 mod events;
+mod network;
 mod power;
 mod process;
 mod ps;

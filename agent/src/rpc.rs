@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use hull_protocol::agent::{
-    ConfigureSandboxRequest, ContainerRef, CreateContainerRequest, CreateProcessResponse,
-    DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest, HelloResponse,
-    ListProcessesResponse, NextEventRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
-    StartProcessResponse, StatsContainerResponse, UnpackProgressResponse, UnpackRequest,
-    UnpackResponse, UpdateContainerRequest, WaitProcessResponse,
+    ConfigureNetworkRequest, ConfigureSandboxRequest, ContainerRef, CreateContainerRequest,
+    CreateProcessResponse, DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest,
+    HelloResponse, ListProcessesResponse, NextEventRequest, ProcessRef, ResizePtyRequest,
+    SignalProcessRequest, StartProcessResponse, StatsContainerResponse, UnpackProgressResponse,
+    UnpackRequest, UnpackResponse, UpdateContainerRequest, WaitProcessResponse,
 };
 use hull_protocol::{agent_ttrpc, TraceMark, PROTOCOL_VERSION};
 use ttrpc::r#async::TtrpcContext;
@@ -16,7 +16,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::error::{AgentError, Kind, Result};
 use crate::process::Exit;
 use crate::sandbox::Sandbox;
-use crate::{diagnose, power, ps, sys, unpack};
+use crate::{diagnose, network, power, ps, sys, unpack};
 
 /// The service.
 pub(crate) struct Service {
@@ -88,6 +88,15 @@ impl agent_ttrpc::Agent for Service {
         request: ConfigureSandboxRequest,
     ) -> ttrpc::Result<Empty> {
         self.sandbox.configure(&request)?;
+        Ok(Empty::default())
+    }
+
+    async fn configure_network(
+        &self,
+        _: &TtrpcContext,
+        request: ConfigureNetworkRequest,
+    ) -> ttrpc::Result<Empty> {
+        network::configure(&request)?;
         Ok(Empty::default())
     }
 

@@ -81,6 +81,8 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         resources: &plan.resources,
         console: args.console.as_deref(),
         shares: &plan.shares,
+        taps: &plan.taps,
+        network: plan.network.clone(),
         sandbox: plan.sandbox.clone(),
     };
     let sandbox = Sandbox::boot(boot, dir, uid).await?;

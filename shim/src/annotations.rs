@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::network::Attachments;
+
 /// All annotations of Hull begin so.
 pub const PREFIX: &str = "dev.hull.";
 /// Number of vCPUs.
@@ -12,6 +14,9 @@ pub const MEMORY: &str = "dev.hull.memory";
 pub const GROUP_ADD: &str = "dev.hull.group-add";
 /// Whether the guest's console is kept.
 pub const CONSOLE: &str = "dev.hull.console";
+
+/// The container's network interfaces.
+pub const NETWORK: &str = "dev.hull.network";
 
 /// One annotation, for documentation and for the check of unknown names.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +52,11 @@ pub const TABLE: &[Annotation] = &[
         meaning: "`true`: the guest kernel's console goes to console.log in the sandbox's runtime directory",
         example: "true",
     },
+    Annotation {
+        name: NETWORK,
+        meaning: "the container's network interfaces, on taps of the host, as JSON",
+        example: r#"{"interfaces":[{"name":"eth0","tap":"tap0","mac":"02:42:ac:11:00:02","mtu":1500,"addresses":["172.17.0.2/16"],"gateways":["172.17.0.1"]}]}"#,
+    },
 ];
 
 /// The annotations, parsed.
@@ -60,6 +70,8 @@ pub struct Annotations {
     pub group_add: Vec<String>,
     /// [`CONSOLE`].
     pub console: bool,
+    /// [`NETWORK`].
+    pub network: Option<Attachments>,
 }
 
 /// An annotation that Hull can't follow.
@@ -127,6 +139,7 @@ impl Annotations {
                     .collect();
             }
             CONSOLE => self.console = value.parse().ok()?,
+            NETWORK => self.network = Some(Attachments::parse(value).ok()?),
             _ => return None,
         }
         Some(())

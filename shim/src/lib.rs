@@ -16,6 +16,7 @@ pub mod handover;
 pub mod holder;
 pub mod hooks;
 pub mod lower;
+pub mod network;
 pub mod report;
 pub mod runtime;
 pub mod runtime_dir;

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hull_protocol::agent::ConfigureSandboxRequest;
+use hull_protocol::agent::{ConfigureNetworkRequest, ConfigureSandboxRequest};
 use hull_vm_config::{FdName, VmConfig};
 
-use crate::agent::{Agent, AgentError};
+use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
 use crate::lower::{
     resource, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD, KERNEL_FD,
@@ -42,6 +42,9 @@ pub enum SandboxError {
     /// The agent.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// A network interface.
+    #[error(transparent)]
+    Tap(#[from] hull_network::tap::TapError),
     /// A path of the host that the guest must see.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -60,6 +63,10 @@ pub struct Boot<'a> {
     pub console: Option<&'a Path>,
     /// Host paths that the guest must see.
     pub shares: &'a [Share],
+    /// Taps, one for each network device of the configuration.
+    pub taps: &'a [String],
+    /// Their interfaces in the guest.
+    pub network: ConfigureNetworkRequest,
     /// First request to the agent.
     pub sandbox: ConfigureSandboxRequest,
 }
@@ -99,6 +106,8 @@ impl Sandbox {
             resources: &plan.resources,
             console: console.as_deref(),
             shares: &plan.shares,
+            taps: &plan.taps,
+            network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
         };
         Self::boot(boot, dir, uid).await
@@ -138,6 +147,14 @@ impl Sandbox {
         }
         let agent = Agent::connect(&vm).await?;
         agent.configure(boot.sandbox).await?;
+        if !boot.network.interfaces.is_empty() {
+            let request = boot.network;
+            agent
+                .call("ConfigureNetwork", CALL_LIMIT, |client, context| async move {
+                    client.configure_network(context, &request).await
+                })
+                .await?;
+        }
         Ok(Self {
             vm,
             agent,
@@ -204,6 +221,9 @@ fn open_files(boot: &Boot<'_>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
     for resource in own.iter().chain(boot.resources) {
         let file = crate::vmm::open_resource(resource)?;
         files.push((resource.name.clone(), file));
+    }
+    for (net, tap) in boot.config.devices.nets.iter().zip(boot.taps) {
+        files.push((net.tap.clone(), hull_network::tap::open(tap)?));
     }
     if let Some(console) = boot.console {
         files.push((CONSOLE_FD.into(), crate::vmm::create_console(console)?));

@@ -291,6 +291,8 @@ async fn boot(
         resources: &resources,
         console: None,
         shares: &[],
+        taps: &[],
+        network: Default::default(),
         sandbox: Default::default(),
     };
     Sandbox::boot(boot, dir, uid).await

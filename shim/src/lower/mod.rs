@@ -10,7 +10,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{
-    rootfs, BlockRootfs, ConfigureSandboxRequest, CreateContainerRequest, Rootfs, SharedDirectory,
+    rootfs, BlockRootfs, ConfigureNetworkRequest, ConfigureSandboxRequest, CreateContainerRequest,
+    Rootfs, SharedDirectory,
 };
 use hull_vm_config::{
     BlockConfig, BootConfig, DeviceConfig, Extent, FdName, FsConfig, JailConfig, Slot, VmConfig,
@@ -19,6 +20,7 @@ use hull_vm_config::{
 use protobuf::MessageField;
 
 use crate::annotations::{AnnotationError, Annotations};
+use crate::network::NetworkError;
 use crate::spec::{BlockFile, Bundle, RootfsMount, RootfsSource};
 
 pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
@@ -62,6 +64,10 @@ pub struct Plan {
     pub console: bool,
     /// Host paths that the guest must see.
     pub shares: Vec<Share>,
+    /// Taps of the host to open, one for each network device.
+    pub taps: Vec<String>,
+    /// How the agent sets the interfaces up.
+    pub network: ConfigureNetworkRequest,
     /// First request to the agent; clock and entropy are filled in when it is sent.
     pub sandbox: ConfigureSandboxRequest,
     /// Second request to the agent; the stdio tokens are filled in when it is sent.
@@ -110,6 +116,9 @@ pub enum LowerError {
     /// An annotation can't be followed.
     #[error(transparent)]
     Annotation(#[from] AnnotationError),
+    /// The network can't be made.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The host has fewer CPUs.
     #[error("range of CPUs is from 0.01 to {host}.00, as there are only {host} CPUs available ({wanted} wanted)")]
     TooManyCpus {
@@ -184,6 +193,10 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     });
     devices.console = annotations.console.then(|| CONSOLE_FD.into());
 
+    let attachments = annotations.network.clone().unwrap_or_default();
+    let network = attachments.lower()?;
+    devices.nets = network.devices;
+
     let spec = serde_json::to_vec(&guest.spec).map_err(|source| LowerError::Encode { source })?;
     Ok(Plan {
         config: VmConfig {
@@ -198,6 +211,8 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         resources: root.resources,
         console: annotations.console,
         shares: guest.shares,
+        taps: network.taps,
+        network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),
             ..Default::default()

@@ -1,0 +1,112 @@
+//! The sandbox's interfaces, as the host wants them.
+
+use std::net::IpAddr;
+
+use hull_network::netlink::{Netlink, NetlinkError};
+use hull_network::Prefix;
+use hull_protocol::agent::{ConfigureNetworkRequest, NetworkInterface, NetworkRoute};
+
+use crate::error::{AgentError, Kind, Result};
+
+/// Names, addresses and routes of all interfaces that are asked for.
+pub(crate) fn configure(request: &ConfigureNetworkRequest) -> Result<()> {
+    let netlink = Netlink::open().map_err(failed)?;
+    for interface in &request.interfaces {
+        configure_one(&netlink, interface)?;
+    }
+    Ok(())
+}
+
+fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
+    let links = netlink.links().map_err(failed)?;
+    let link = links
+        .iter()
+        .find(|link| link.address == wanted.hardware_address)
+        .ok_or_else(|| {
+            AgentError::new(
+                Kind::NotFound,
+                format!(
+                    "no interface has the hardware address {:02x?}",
+                    wanted.hardware_address
+                ),
+            )
+        })?;
+    netlink
+        .set_name_and_mtu(link.index, &wanted.name, wanted.mtu)
+        .map_err(failed)?;
+    netlink.set_up(link.index).map_err(failed)?;
+    for text in &wanted.addresses {
+        netlink
+            .add_address(link.index, prefix(text)?)
+            .map_err(failed)?;
+    }
+    for route in &wanted.routes {
+        let (destination, gateway) = parse_route(route)?;
+        netlink
+            .add_route(destination, gateway, link.index)
+            .map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn parse_route(route: &NetworkRoute) -> Result<(Option<Prefix>, Option<IpAddr>)> {
+    let destination = match route.destination.as_str() {
+        "" => None,
+        text => Some(prefix(text)?),
+    };
+    let gateway = match route.gateway.as_str() {
+        "" => None,
+        text => Some(
+            text.parse()
+                .map_err(|_| AgentError::invalid(format!("{text:?} is no address of a gateway")))?,
+        ),
+    };
+    Ok((destination, gateway))
+}
+
+fn prefix(text: &str) -> Result<Prefix> {
+    text.parse()
+        .map_err(|error: hull_network::BadPrefix| AgentError::invalid(error.to_string()))
+}
+
+fn failed(error: NetlinkError) -> AgentError {
+    let mut text = error.to_string();
+    if let Some(cause) = std::error::Error::source(&error) {
+        text = format!("{text}: {cause}");
+    }
+    AgentError::new(Kind::Internal, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_read() {
+        let route = |destination: &str, gateway: &str| {
+            parse_route(&NetworkRoute {
+                destination: destination.into(),
+                gateway: gateway.into(),
+                ..Default::default()
+            })
+        };
+        let (destination, gateway) = route("", "172.17.0.1").unwrap();
+        assert_eq!((destination, gateway), (None, "172.17.0.1".parse().ok()));
+        assert!(route("10.0.0.0/8", "").unwrap().0.is_some());
+        assert!(route("10.0.0.0", "").is_err());
+        assert!(route("", "gateway").is_err());
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_named_by_its_address() {
+        let request = ConfigureNetworkRequest {
+            interfaces: vec![NetworkInterface {
+                hardware_address: vec![2, 0x42, 0xfe, 0xfe, 0xfe, 0xfe],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let error = configure(&request).unwrap_err();
+        assert!(error.to_string().contains("fe"), "{error}");
+    }
+}

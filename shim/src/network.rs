@@ -1,0 +1,223 @@
+//! A container's interfaces, as its engine describes them in an annotation.
+//!
+//! The engine makes the taps and owns them; the sandbox only opens them.
+
+use hull_network::Prefix;
+use hull_protocol::agent::{ConfigureNetworkRequest, NetworkInterface, NetworkRoute};
+use hull_vm_config::{NetConfig, Slot};
+use serde::{Deserialize, Serialize};
+
+/// Longest name of an interface, in bytes.
+const MAX_NAME_BYTES: usize = 15;
+
+/// The value of the annotation [`crate::annotations::NETWORK`] (JSON).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachments {
+    /// In the order of the guest's slots.
+    pub interfaces: Vec<Attachment>,
+}
+
+/// One interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// In the guest, such as `eth0`.
+    pub name: String,
+    /// The tap on the host.
+    pub tap: String,
+    /// Hardware address, such as `02:42:ac:11:00:02`.
+    pub mac: String,
+    /// Bytes.
+    pub mtu: u16,
+    /// With prefix lengths, such as `172.17.0.2/16`.
+    pub addresses: Vec<String>,
+    /// Addresses of the default gateways.
+    #[serde(default)]
+    pub gateways: Vec<String>,
+}
+
+/// An annotation that makes no network.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// It is no such JSON.
+    #[error("the annotation dev.hull.network: {reason}")]
+    Parse {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value.
+    #[error(
+        "the annotation dev.hull.network: {field} {value:?} of interface {name:?} is not valid"
+    )]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// The interface.
+        name: String,
+    },
+    /// More than there are slots.
+    #[error("{count} network interfaces are wanted, a VM has at most {}", Slot::NETS.len())]
+    TooMany {
+        /// Wanted.
+        count: usize,
+    },
+}
+
+/// What a network means for the VM and the guest.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Lowered {
+    /// The VM's devices.
+    pub devices: Vec<NetConfig>,
+    /// The tap of each device.
+    pub taps: Vec<String>,
+    /// What the agent is asked.
+    pub request: ConfigureNetworkRequest,
+}
+
+/// Name of the descriptor of a tap.
+fn fd_name(index: usize) -> String {
+    format!("net-{index}")
+}
+
+impl Attachments {
+    /// Reads the annotation.
+    pub fn parse(text: &str) -> Result<Self, NetworkError> {
+        serde_json::from_str(text).map_err(|error| NetworkError::Parse {
+            reason: error.to_string(),
+        })
+    }
+
+    /// Lowers all interfaces.
+    pub fn lower(&self) -> Result<Lowered, NetworkError> {
+        let count = self.interfaces.len();
+        if Slot::NETS.len() < count {
+            return Err(NetworkError::TooMany { count });
+        }
+        let mut lowered = Lowered::default();
+        for (index, interface) in self.interfaces.iter().enumerate() {
+            interface.check()?;
+            let mac = interface.mac()?;
+            lowered.devices.push(NetConfig {
+                tap: fd_name(index).into(),
+                mac,
+                mtu: interface.mtu,
+            });
+            lowered.taps.push(interface.tap.clone());
+            lowered.request.interfaces.push(NetworkInterface {
+                hardware_address: mac.to_vec(),
+                name: interface.name.clone(),
+                mtu: interface.mtu.into(),
+                addresses: interface.addresses.clone(),
+                routes: interface.gateways.iter().map(default_route).collect(),
+                ..Default::default()
+            });
+        }
+        Ok(lowered)
+    }
+}
+
+fn default_route(gateway: &String) -> NetworkRoute {
+    NetworkRoute {
+        gateway: gateway.clone(),
+        ..Default::default()
+    }
+}
+
+impl Attachment {
+    fn invalid(&self, field: &'static str, value: &str) -> NetworkError {
+        NetworkError::Invalid {
+            field,
+            value: value.to_owned(),
+            name: self.name.clone(),
+        }
+    }
+
+    fn check(&self) -> Result<(), NetworkError> {
+        for (field, name) in [("name", &self.name), ("tap", &self.tap)] {
+            let usual = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+            if name.is_empty() || MAX_NAME_BYTES < name.len() || !name.bytes().all(usual) {
+                return Err(self.invalid(field, name));
+            }
+        }
+        for address in &self.addresses {
+            address
+                .parse::<Prefix>()
+                .map_err(|_| self.invalid("address", address))?;
+        }
+        for gateway in &self.gateways {
+            gateway
+                .parse::<std::net::IpAddr>()
+                .map_err(|_| self.invalid("gateway", gateway))?;
+        }
+        Ok(())
+    }
+
+    fn mac(&self) -> Result<[u8; 6], NetworkError> {
+        let bytes: Option<Vec<u8>> = self
+            .mac
+            .split(':')
+            .map(|part| u8::from_str_radix(part, 16).ok())
+            .collect();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| self.invalid("mac", &self.mac))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment() -> Attachment {
+        Attachment {
+            name: "eth0".into(),
+            tap: "hull0a1b2c3d".into(),
+            mac: "02:42:ac:11:00:02".into(),
+            mtu: 1500,
+            addresses: vec!["172.17.0.2/16".into()],
+            gateways: vec!["172.17.0.1".into()],
+        }
+    }
+
+    #[test]
+    fn an_interface_becomes_a_device_and_a_request() {
+        let all = Attachments {
+            interfaces: vec![attachment()],
+        };
+        let text = serde_json::to_string(&all).unwrap();
+        assert_eq!(Attachments::parse(&text).unwrap(), all);
+        let lowered = all.lower().unwrap();
+        assert_eq!(lowered.devices[0].mac, [2, 0x42, 0xac, 0x11, 0, 2]);
+        assert_eq!(lowered.taps, ["hull0a1b2c3d"]);
+        let interface = &lowered.request.interfaces[0];
+        assert_eq!(interface.routes[0].gateway, "172.17.0.1");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let change = |change: fn(&mut Attachment)| {
+            let mut wrong = attachment();
+            change(&mut wrong);
+            let all = Attachments {
+                interfaces: vec![wrong],
+            };
+            all.lower().unwrap_err().to_string()
+        };
+        assert!(change(|a| a.mac = "02:42".into()).contains("mac"));
+        assert!(change(|a| a.tap = "../x".into()).contains("tap"));
+        assert!(change(|a| a.name = "a-very-long-name".into()).contains("name"));
+        assert!(change(|a| a.addresses = vec!["1.2.3.4".into()]).contains("address"));
+        assert!(change(|a| a.gateways = vec!["x".into()]).contains("gateway"));
+        let many = Attachments {
+            interfaces: vec![attachment(); 9],
+        };
+        assert_eq!(
+            many.lower().unwrap_err(),
+            NetworkError::TooMany { count: 9 }
+        );
+        assert!(Attachments::parse("{}").is_err());
+    }
+}
