@@ -71,3 +71,14 @@ pub(crate) fn mount_read_only(path: &Path) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Keeps what this program inherited, beside the standard streams, from the programs that it
+/// starts.
+pub(crate) fn keep_inherited_fds_to_itself() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: the call takes three integers and closes nothing: it sets a flag of descriptors.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

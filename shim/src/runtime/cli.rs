@@ -213,7 +213,7 @@ pub(super) struct ExecArgs {
     /// Further descriptors for the process: not possible across a VM.
     #[arg(long, default_value_t)]
     pub(super) preserve_fds: u32,
-    /// Accepted as runc's.
+    /// Not supported: the cgroups of a container are the guest's.
     #[arg(long)]
     pub(super) cgroup: Vec<String>,
     /// Also in a paused container.

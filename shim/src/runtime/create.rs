@@ -67,6 +67,8 @@ impl Made {
 }
 
 async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) -> Result<Made> {
+    let pid_file = absolute(args.pid_file.as_deref())?;
+    let console_socket = absolute(args.console_socket.as_deref())?;
     let bundle = enter_bundle(args.bundle.as_deref())?;
     let spec = load_spec(&bundle)?;
     check_spec(&spec)?;
@@ -75,7 +77,7 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
         let text = "--preserve-fds: a process in a microVM cannot inherit descriptors of the host";
         return Err(RuntimeError::Usage(text.into()));
     }
-    let wanted = wanted(&spec, args, detached);
+    let wanted = wanted(&spec, console_socket, detached);
     wanted.check()?;
     let rootfs = rootfs_path(&bundle, &spec)?;
     let claim = context.store.claim(id)?;
@@ -118,7 +120,7 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
             address: address.clone(),
             pid,
         };
-        finish(args, claim, record)
+        finish(pid_file.as_deref(), claim, record)
     };
     match created.await {
         Ok(record) => Ok(Made {
@@ -145,12 +147,18 @@ async fn enter_cgroup(cgroup: &Cgroup, spec: &Spec, task: &Task) -> Result<()> {
     cgroup.add(task.shim_pid().await?)
 }
 
-fn finish(args: &CreateArgs, claim: super::store::Claim, record: Record) -> Result<Record> {
-    if let Some(path) = &args.pid_file {
+fn finish(pid_file: Option<&Path>, claim: super::store::Claim, record: Record) -> Result<Record> {
+    if let Some(path) = pid_file {
         write_pid_file(path, record.pid)?;
     }
     claim.keep(&record)?;
     Ok(record)
+}
+
+/// A path of the command line, before the working directory changes.
+fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>> {
+    path.map(|path| std::path::absolute(path).map_err(io_error("find", path)))
+        .transpose()
 }
 
 /// The bundle's directory, which becomes the working directory: paths in it may be relative.
@@ -224,14 +232,14 @@ fn terminal_of(spec: &Spec) -> bool {
         .unwrap_or(false)
 }
 
-fn wanted(spec: &Spec, args: &CreateArgs, detached: bool) -> Wanted {
+fn wanted(spec: &Spec, console_socket: Option<PathBuf>, detached: bool) -> Wanted {
     let size = spec
         .process()
         .as_ref()
         .and_then(|process| process.console_size());
     Wanted {
         terminal: terminal_of(spec),
-        console_socket: args.console_socket.clone(),
+        console_socket,
         detached,
         size: size.map(|size| Size {
             width: u32::try_from(size.width()).unwrap_or(u32::MAX),

@@ -29,6 +29,10 @@ async fn run(context: &Context, args: &ExecArgs) -> Result<u8> {
         let text = "--preserve-fds: a process in a microVM cannot inherit descriptors of the host";
         return Err(RuntimeError::Usage(text.into()));
     }
+    if !args.cgroup.is_empty() {
+        let text = "--cgroup: the cgroups of a container are the guest's";
+        return Err(RuntimeError::Usage(text.into()));
+    }
     let process = process(args, command, &found)?;
     check(&found, args.ignore_paused)?;
     let terminal = process.terminal().unwrap_or(false);
@@ -94,11 +98,10 @@ fn check(found: &Found, ignore_paused: bool) -> Result<()> {
 fn process(args: &ExecArgs, command: &[String], found: &Found) -> Result<Process> {
     if let Some(path) = &args.process {
         let text = std::fs::read(path).map_err(io_error("read", path))?;
-        let mut process: Process =
-            serde_json::from_slice(&text).map_err(|source| RuntimeError::Json {
-                what: path.display().to_string(),
-                source,
-            })?;
+        let mut process = parse_process(&text).map_err(|source| RuntimeError::Json {
+            what: path.display().to_string(),
+            source,
+        })?;
         if args.tty {
             process.set_terminal(Some(true));
         }
@@ -109,6 +112,19 @@ fn process(args: &ExecArgs, command: &[String], found: &Found) -> Result<Process
     let process = process.ok_or_else(|| RuntimeError::Usage("no process in config.json".into()))?;
     let process = changed(process, args, command)?;
     check_process(&process).map(|()| process)
+}
+
+/// A process whose user may be left out: it is root then, as in runc.
+fn parse_process(text: &[u8]) -> serde_json::Result<Process> {
+    let mut value: serde_json::Value = serde_json::from_slice(text)?;
+    if let Some(process) = value.as_object_mut() {
+        let user = process.entry("user").or_insert(serde_json::json!({}));
+        if let Some(user) = user.as_object_mut() {
+            user.entry("uid").or_insert(0.into());
+            user.entry("gid").or_insert(0.into());
+        }
+    }
+    serde_json::from_value(value)
 }
 
 fn changed(mut process: Process, args: &ExecArgs, command: &[String]) -> Result<Process> {
@@ -222,6 +238,15 @@ mod tests {
         assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 2);
         assert_eq!(capabilities.effective().as_ref().unwrap().len(), 1);
         assert_eq!(capabilities.ambient(), &None);
+    }
+
+    #[test]
+    fn a_process_without_a_user_is_roots() {
+        let process = parse_process(br#"{"args": ["true"], "cwd": "/"}"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        let process = parse_process(br#"{"user": {"uid": 5}, "args": [], "cwd": "/"}"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (5, 0));
+        assert!(parse_process(b"[]").is_err());
     }
 
     #[test]

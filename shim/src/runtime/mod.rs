@@ -45,6 +45,11 @@ struct Context {
 
 /// The whole program; `arguments` begin with its name.
 pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    // The caller's own pipes: a shim that had them would keep them open for ever.
+    if let Err(error) = crate::sys::keep_inherited_fds_to_itself() {
+        eprintln!("hull-runtime: failed to mark the inherited descriptors: {error}");
+        return ExitCode::FAILURE;
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage_exit(&error),
@@ -99,6 +104,7 @@ fn usage_exit(error: &clap::Error) -> ExitCode {
 }
 
 fn run(context: &Context, command: &Command, out: &mut impl Write) -> Result<u8> {
+    context.log.debug(&format!("hull-runtime {command:?}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
