@@ -13,6 +13,7 @@ use containerd_shim_protos::ttrpc::{self, context, Code};
 
 use super::error::{io_error, Result, RuntimeError};
 use crate::spec::RootfsMount;
+use crate::task::address;
 
 /// The shim's program; it lies beside this one.
 const SHIM: &str = "containerd-shim-hull-v2";
@@ -81,6 +82,12 @@ impl ShimName<'_> {
             return Err(RuntimeError::Shim(format!("{SHIM} printed no address")));
         }
         Ok(text)
+    }
+
+    /// The address that it has.
+    pub(super) fn address(&self, exec_root: &Path) -> String {
+        let socket = address::socket_path(exec_root, self.namespace, self.sandbox_id);
+        format!("unix://{}", socket.display())
     }
 
     /// Removes what a dead shim left.

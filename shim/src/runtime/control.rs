@@ -1,5 +1,6 @@
 //! `start`, `kill`, `delete`, `pause` and `resume`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cgroup::Cgroup;
@@ -88,7 +89,10 @@ pub(super) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8> {
     let found = match find(context, id).await {
         Err(RuntimeError::NotFound) if args.force => {
             // What a create that was cut short may have left.
-            context.store.remove(id)?;
+            if context.store.directory(id)?.exists() {
+                let draft = context.store.draft(id);
+                abandon(context, id, draft.and_then(|draft| draft.cgroup)).await?;
+            }
             return Ok(0);
         }
         found => found?,
@@ -153,6 +157,37 @@ pub(super) async fn destroy(context: &Context, record: &Record, task: Option<&Ta
         }
     }
     context.store.remove(&record.id)
+}
+
+/// Removes what creates left whose process died before they were done.
+pub(super) async fn sweep(context: &Context) {
+    for (id, draft) in context.store.abandoned() {
+        if let Err(error) = abandon(context, &id, draft.cgroup).await {
+            context.log.warn(&crate::report::chain(&error));
+        }
+    }
+}
+
+/// Removes a container that has no record.
+async fn abandon(context: &Context, id: &str, cgroup: Option<PathBuf>) -> Result<()> {
+    let namespace = context.store.namespace();
+    let sandbox_id = sandbox_id(id);
+    let directory = context.store.directory(id)?;
+    let shim = ShimName {
+        namespace: &namespace,
+        sandbox_id: &sandbox_id,
+        directory: &directory,
+        debug: context.debug,
+    };
+    if let Some(task) = Task::connect(id, &shim.address(&context.exec_root)).await {
+        task.shutdown().await;
+    }
+    shim.delete()?;
+    if let Some(cgroup) = cgroup {
+        // It may never have been made, or be another container's too.
+        let _ = Cgroup::known(cgroup).remove();
+    }
+    context.store.remove(id)
 }
 
 /// `pause`.

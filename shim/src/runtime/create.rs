@@ -80,7 +80,10 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     let wanted = wanted(&spec, console_socket, detached);
     wanted.check()?;
     let rootfs = rootfs_path(&bundle, &spec)?;
-    let claim = context.store.claim(id)?;
+    super::control::sweep(context).await;
+    let cgroup = Cgroup::of(&spec, id, context.systemd_cgroup)?;
+    let relative = cgroup.as_ref().map(Cgroup::relative);
+    let claim = context.store.claim(id, relative)?;
     let place = Place {
         network: Network::of(&spec),
         root: Some(rootfs.clone()),
@@ -100,7 +103,6 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
         let _ = shim.delete();
         return Err(RuntimeError::Shim(format!("no shim answers at {address}")));
     };
-    let cgroup = Cgroup::of(&spec, id, context.systemd_cgroup)?;
     let created = async {
         if let Some(cgroup) = &cgroup {
             enter_cgroup(cgroup, &spec, &task).await?;

@@ -76,6 +76,7 @@ pub(super) async fn state(context: &Context, args: &IdArgs, out: &mut impl Write
 
 /// `list`.
 pub(super) async fn list(context: &Context, args: &ListArgs, out: &mut impl Write) -> Result<u8> {
+    super::control::sweep(context).await;
     let records = context.store.list()?;
     if args.quiet {
         for (record, _) in &records {

@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{io_error, Result, RuntimeError};
+use crate::runtime_dir::ProcessId;
 
 /// Name of a container's file.
 const STATE_FILE: &str = "state.json";
+/// Name of its file while it is being made.
+const DRAFT_FILE: &str = "draft.json";
 /// Longest id, in bytes: as runc's.
 const MAX_ID_BYTES: usize = 1024;
 /// Longest id that a shim takes as it is.
@@ -42,6 +45,15 @@ pub(super) struct Record {
     pub(super) pid: u32,
 }
 
+/// What is written down of a container that is being made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Draft {
+    creator: ProcessId,
+    /// Its cgroup, as in [`Record`].
+    #[serde(default)]
+    pub(super) cgroup: Option<PathBuf>,
+}
+
 /// All containers of one `--root`.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
@@ -67,21 +79,45 @@ impl Store {
         Ok(self.root.join(id))
     }
 
-    /// Takes an id.
-    pub(super) fn claim(&self, id: &str) -> Result<Claim> {
+    /// Takes an id, for a container with this cgroup.
+    pub(super) fn claim(&self, id: &str, cgroup: Option<&Path>) -> Result<Claim> {
         let directory = self.directory(id)?;
         let mut builder = DirBuilder::new();
         builder.mode(0o711);
         let all = builder.recursive(true).create(&self.root);
         all.map_err(io_error("make", &self.root))?;
         match builder.recursive(false).create(&directory) {
-            Ok(()) => Ok(Claim {
-                directory,
-                kept: false,
-            }),
+            Ok(()) => {
+                let claim = Claim {
+                    directory,
+                    kept: false,
+                };
+                claim.write_draft(cgroup)?;
+                Ok(claim)
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(RuntimeError::Exists),
             Err(error) => Err(io_error("make", &directory)(error)),
         }
+    }
+
+    /// Ids whose makers died before they were done.
+    pub(super) fn abandoned(&self) -> Vec<(String, Draft)> {
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten();
+        let names = entries.flatten().map(|entry| entry.file_name());
+        names
+            .filter_map(|name| {
+                let id = name.to_str()?.to_owned();
+                let draft = self.draft(&id)?;
+                let is_whole = self.root.join(&id).join(STATE_FILE).exists();
+                (!is_whole && !draft.creator.is_alive()).then_some((id, draft))
+            })
+            .collect()
+    }
+
+    /// What is known of a container that is, or was, being made.
+    pub(super) fn draft(&self, id: &str) -> Option<Draft> {
+        let path = self.directory(id).ok()?.join(DRAFT_FILE);
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
     /// A container's record.
@@ -176,6 +212,22 @@ impl Claim {
         &self.directory
     }
 
+    fn write_draft(&self, cgroup: Option<&Path>) -> Result<()> {
+        let path = self.directory.join(DRAFT_FILE);
+        let Some(creator) = ProcessId::of(std::process::id()) else {
+            return Ok(());
+        };
+        let draft = Draft {
+            creator,
+            cgroup: cgroup.map(Path::to_owned),
+        };
+        let json = serde_json::to_vec(&draft).map_err(|source| RuntimeError::Json {
+            what: path.display().to_string(),
+            source,
+        })?;
+        std::fs::write(&path, json).map_err(io_error("write", &path))
+    }
+
     /// Writes the record: from now on the container is known.
     pub(super) fn keep(mut self, record: &Record) -> Result<()> {
         let path = self.directory.join(STATE_FILE);
@@ -242,15 +294,36 @@ pub(super) mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(&root.path().join("new/root")).unwrap();
         assert!(matches!(store.load("c1"), Err(RuntimeError::NotFound)));
-        let claim = store.claim("c1").unwrap();
-        assert!(matches!(store.claim("c1"), Err(RuntimeError::Exists)));
+        let claim = store.claim("c1", None).unwrap();
+        assert!(matches!(store.claim("c1", None), Err(RuntimeError::Exists)));
+        assert!(store.abandoned().is_empty(), "this process lives");
         // Not complete, so not there yet.
         assert!(matches!(store.load("c1"), Err(RuntimeError::NotFound)));
         drop(claim);
-        store.claim("c1").unwrap().keep(&record("c1")).unwrap();
+        store
+            .claim("c1", None)
+            .unwrap()
+            .keep(&record("c1"))
+            .unwrap();
         assert_eq!(store.load("c1").unwrap(), record("c1"));
         assert_eq!(store.list().unwrap().len(), 1);
         store.remove("c1").unwrap();
         assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_dead_maker_left_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path()).unwrap();
+        let directory = root.path().join("c1");
+        std::fs::create_dir(&directory).unwrap();
+        assert!(store.abandoned().is_empty(), "nobody is known");
+        let draft = r#"{"creator": {"pid": 1, "start_time": 99999999999}, "cgroup": "a/b"}"#;
+        std::fs::write(directory.join(DRAFT_FILE), draft).unwrap();
+        let found = store.abandoned();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1.cgroup, Some("a/b".into()));
+        std::fs::write(directory.join(STATE_FILE), "{}").unwrap();
+        assert!(store.abandoned().is_empty(), "it is whole");
     }
 }

@@ -1,7 +1,7 @@
 //! containerd's Task API (`containerd.task.v2.Task` and its renamed copy `containerd.task.v3.Task`)
 //! over one sandbox.
 
-mod address;
+pub(crate) mod address;
 mod command;
 mod container;
 mod errors;
