@@ -149,23 +149,20 @@ fn user_name(uid: u32) -> String {
     found.unwrap_or_else(|| format!("#{uid}"))
 }
 
-/// `ps`. The processes are the guest's: the host does not see them.
+/// `ps`. The table shows the guest's processes, which the host does not see. As JSON the list is for
+/// programs that look its PIDs up on the host (`docker top` does): the one that stands for them.
 pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -> Result<u8> {
     let id = args
         .target
         .first()
         .ok_or_else(|| super::usage_error("requires at least 1 argument"))?;
     let found = find(context, id).await?;
-    let rows = match found.status {
-        Status::Stopped => Vec::new(),
-        _ => found.task()?.processes().await?,
-    };
+    let is_stopped = found.status == Status::Stopped;
     let text = match args.format {
-        Format::Json => {
-            let pids: Vec<u32> = rows.iter().map(|row| row.pid).collect();
-            to_json(&pids, false)? + "\n"
-        }
-        Format::Table => process_table(&rows),
+        Format::Json if is_stopped => "[]\n".to_owned(),
+        Format::Json => to_json(&[found.record.pid], false)? + "\n",
+        Format::Table if is_stopped => process_table(&[]),
+        Format::Table => process_table(&found.task()?.processes().await?),
     };
     print(out, &text)?;
     Ok(0)
