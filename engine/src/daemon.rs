@@ -47,6 +47,7 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
         () = accept(&socket.listener, &engine) => {}
         () = stop => tracing::info!("stopping; containers go on"),
     }
+    engine.networks.retire();
     let _ = std::fs::remove_file(events_socket);
     Ok(())
 }

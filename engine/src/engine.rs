@@ -12,6 +12,7 @@ use crate::events::EventBus;
 use crate::exec::Exec;
 use crate::images::Images;
 use crate::lifecycle::{self, Event};
+use crate::network::Networks;
 use crate::paths::Paths;
 use crate::record::Record;
 use crate::scratch;
@@ -33,6 +34,7 @@ pub struct Engine {
     pub(crate) store: Store,
     pub(crate) events: EventBus,
     pub(crate) images: Images,
+    pub(crate) networks: Networks,
     pub(crate) shim: ShimConfig,
     pub(crate) id: String,
     containers: RwLock<HashMap<String, Arc<Container>>>,
@@ -57,7 +59,9 @@ impl Engine {
             std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
         }
         scratch::ensure_template(&paths.scratch_template()).await?;
+        let id = engine_id(&paths)?;
         let engine = Arc::new(Self {
+            networks: Networks::open(paths.networks(), &id)?,
             store: Store::open(&paths.store())?,
             events: EventBus::default(),
             images: Images::open(&paths, programs.unpack, registries)?,
@@ -66,7 +70,7 @@ impl Engine {
                 events_socket: paths.events_socket(),
                 exec_root: paths.exec_root().to_owned(),
             },
-            id: engine_id(&paths)?,
+            id,
             containers: RwLock::default(),
             execs: Mutex::default(),
             paths,

@@ -67,6 +67,15 @@ pub enum EngineError {
     /// Already so.
     #[error("{0}")]
     NotModified(String),
+    /// Not for this object.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The host's network refused something.
+    #[error("{0}")]
+    Network(String),
+    /// A port of the host can't be had.
+    #[error("driver failed programming external connectivity: {0}")]
+    Publish(String),
     /// A part of the Docker API that Hull does not have yet.
     #[error("{0} is not built yet")]
     NotBuilt(String),
@@ -215,6 +224,7 @@ impl EngineError {
             }
             Self::Start(failure) if failure.exit_code() != 128 => Kind::BadRequest,
             Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
+            Self::Forbidden(_) => Kind::Forbidden,
             Self::NotModified(_) => Kind::NotModified,
             Self::NotBuilt(_) => Kind::NotBuilt,
             Self::Image(failure) => failure.kind,
@@ -225,6 +235,8 @@ impl EngineError {
             | Self::Store { .. }
             | Self::Json { .. }
             | Self::StoreTooNew { .. }
+            | Self::Network(_)
+            | Self::Publish(_)
             | Self::StateInUse(_) => Kind::Internal,
         }
     }

@@ -21,6 +21,7 @@ mod json;
 pub mod lifecycle;
 pub mod logs;
 mod names;
+pub(crate) mod network;
 pub mod paths;
 pub mod record;
 mod scratch;

@@ -33,6 +33,11 @@ impl Paths {
         self.root.join("containers.redb")
     }
 
+    /// The networks.
+    pub fn networks(&self) -> PathBuf {
+        self.root.join("networks.json")
+    }
+
     /// Locked while a hulld owns the state directory.
     pub fn lock(&self) -> PathBuf {
         self.root.join("hulld.lock")

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::{RestartPolicy, Status};
+use crate::network::{Endpoint, Wanted};
 
 /// Shape of [`Record`]; the store refuses a higher one.
 pub const SCHEMA: u32 = 1;
@@ -34,6 +35,12 @@ pub struct Record {
     /// ttrpc address of its shim while it is live.
     #[serde(default)]
     pub shim: Option<String>,
+    /// Networks that it is to be on.
+    #[serde(default)]
+    pub(crate) networks: Vec<Wanted>,
+    /// Its ends on networks while it is live.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<Endpoint>,
 }
 
 /// The image that a container was made from.

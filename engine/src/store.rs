@@ -156,6 +156,8 @@ mod tests {
             host: Default::default(),
             state: State::created(),
             shim: None,
+            networks: Vec::new(),
+            endpoints: Vec::new(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Packet rules: one nftables table of our own, made whole from what networks there are.
+//! Packet rules: one nftables table of an engine's own, made whole from what networks there are.
 //!
 //! Nothing else of the host's rules is touched. The table is written in one transaction, so there
 //! is no moment with half of it.
@@ -9,9 +9,6 @@ use std::process::{Command, Stdio};
 use serde_json::{json, Value};
 
 use crate::Prefix;
-
-/// Name of the table.
-const TABLE: &str = "hull";
 
 /// Why the rules can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -51,35 +48,40 @@ pub struct Network {
     pub icc: bool,
 }
 
-/// The whole table for these networks, as `nft --json` takes it.
-pub fn ruleset(networks: &[Network]) -> Value {
+/// The whole table for these networks, as `nft --json` takes it; without networks, no table.
+pub fn ruleset(table: &str, networks: &[Network]) -> Value {
+    let add = json!({"add": {"table": {"family": "inet", "name": table}}});
     let mut commands = vec![
-        // Twice, so that there is one to delete.
-        json!({"add": {"table": {"family": "inet", "name": TABLE}}}),
-        json!({"delete": {"table": {"family": "inet", "name": TABLE}}}),
-        json!({"add": {"table": {"family": "inet", "name": TABLE}}}),
-        chain("forward", "filter", "forward", 0),
-        chain("postrouting", "nat", "postrouting", 100),
+        // Added first, so that there is one to delete.
+        add.clone(),
+        json!({"delete": {"table": {"family": "inet", "name": table}}}),
     ];
+    if !networks.is_empty() {
+        commands.push(add);
+        commands.push(chain(table, "forward", "filter", "forward", 0));
+        commands.push(chain(table, "postrouting", "nat", "postrouting", 100));
+    }
     for network in networks {
-        commands.extend(forward_rules(network, networks));
+        for path in forward_paths(network, networks) {
+            commands.push(rule(table, "forward", path));
+        }
         if !network.internal {
-            commands.push(masquerade(network));
+            commands.push(rule(table, "postrouting", masquerade(network)));
         }
     }
     json!({ "nftables": commands })
 }
 
-fn chain(name: &str, kind: &str, hook: &str, priority: i32) -> Value {
+fn chain(table: &str, name: &str, kind: &str, hook: &str, priority: i32) -> Value {
     json!({"add": {"chain": {
-        "family": "inet", "table": TABLE, "name": name,
+        "family": "inet", "table": table, "name": name,
         "type": kind, "hook": hook, "prio": priority, "policy": "accept",
     }}})
 }
 
-fn rule(chain: &str, expressions: Value) -> Value {
+fn rule(table: &str, chain: &str, expressions: Value) -> Value {
     json!({"add": {"rule": {
-        "family": "inet", "table": TABLE, "chain": chain, "expr": expressions,
+        "family": "inet", "table": table, "chain": chain, "expr": expressions,
     }}})
 }
 
@@ -92,16 +94,16 @@ fn other_interface(which: &str, name: &str) -> Value {
 }
 
 /// What goes from a network's bridge to elsewhere, and into it.
-fn forward_rules(network: &Network, all: &[Network]) -> Vec<Value> {
+fn forward_paths(network: &Network, all: &[Network]) -> Vec<Value> {
     let bridge = &network.bridge;
-    let mut rules = Vec::new();
+    let mut paths = Vec::new();
     for other in all.iter().filter(|other| other.bridge != *bridge) {
         let path = [
             interface("iifname", bridge),
             interface("oifname", &other.bridge),
             json!({"drop": null}),
         ];
-        rules.push(rule("forward", json!(path)));
+        paths.push(json!(path));
     }
     if !network.icc {
         let path = [
@@ -109,7 +111,7 @@ fn forward_rules(network: &Network, all: &[Network]) -> Vec<Value> {
             interface("oifname", bridge),
             json!({"drop": null}),
         ];
-        rules.push(rule("forward", json!(path)));
+        paths.push(json!(path));
     }
     if network.internal {
         for (ours, theirs) in [("iifname", "oifname"), ("oifname", "iifname")] {
@@ -118,7 +120,7 @@ fn forward_rules(network: &Network, all: &[Network]) -> Vec<Value> {
                 other_interface(theirs, bridge),
                 json!({"drop": null}),
             ];
-            rules.push(rule("forward", json!(path)));
+            paths.push(json!(path));
         }
     } else {
         // Nobody outside begins a conversation with a container: ports are published by the host.
@@ -133,9 +135,9 @@ fn forward_rules(network: &Network, all: &[Network]) -> Vec<Value> {
             answers,
             json!({"drop": null}),
         ];
-        rules.push(rule("forward", json!(path)));
+        paths.push(json!(path));
     }
-    rules
+    paths
 }
 
 fn masquerade(network: &Network) -> Value {
@@ -153,13 +155,13 @@ fn masquerade(network: &Network) -> Value {
         other_interface("oifname", &network.bridge),
         json!({"masquerade": null}),
     ];
-    rule("postrouting", json!(path))
+    json!(path)
 }
 
 /// Puts the table into the kernel, in place of the one that is there, and lets the host forward.
-pub fn apply(networks: &[Network]) -> Result<(), RulesError> {
+pub fn apply(table: &str, networks: &[Network]) -> Result<(), RulesError> {
     const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-    run(&ruleset(networks))?;
+    run(&ruleset(table, networks))?;
     if networks.is_empty() {
         return Ok(());
     }
@@ -210,6 +212,6 @@ mod tests {
             network("hull0", "172.17.0.1/16", false),
             network("hull-ab", "172.18.0.1/16", true),
         ];
-        insta::assert_json_snapshot!(ruleset(&networks));
+        insta::assert_json_snapshot!(ruleset("hull", &networks));
     }
 }

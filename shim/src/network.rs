@@ -111,7 +111,11 @@ impl Attachments {
                 name: interface.name.clone(),
                 mtu: interface.mtu.into(),
                 addresses: interface.addresses.clone(),
-                routes: interface.gateways.iter().map(default_route).collect(),
+                routes: interface
+                    .gateways
+                    .iter()
+                    .map(|g| default_route(g))
+                    .collect(),
                 ..Default::default()
             });
         }
@@ -119,9 +123,9 @@ impl Attachments {
     }
 }
 
-fn default_route(gateway: &String) -> NetworkRoute {
+fn default_route(gateway: &str) -> NetworkRoute {
     NetworkRoute {
-        gateway: gateway.clone(),
+        gateway: gateway.to_owned(),
         ..Default::default()
     }
 }

@@ -8,6 +8,7 @@ mod inspect;
 mod lifecycle;
 mod load;
 mod logs;
+mod network;
 mod ps;
 mod pull;
 mod run;
@@ -72,6 +73,11 @@ pub(crate) enum Command {
     Rmi(images::RmiArgs),
     /// Give an image a further name
     Tag(images::TagArgs),
+    /// Networks of containers
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// List a container's published ports
+    Port(network::PortArgs),
     /// Print events as they happen
     Events(system::EventsArgs),
     /// Print the versions of the command line and the engine
@@ -116,6 +122,8 @@ pub(crate) async fn run(
         Command::Images(args) => images::list(args, client, out).await,
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,
+        Command::Network(command) => network::run(command, client, out).await,
+        Command::Port(args) => network::port(args, client, out).await,
         Command::Events(args) => system::events(args, client, out).await,
         Command::Version(args) => system::version(args, client, out).await,
         Command::Info(args) => system::info(args, client, out).await,

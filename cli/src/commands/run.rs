@@ -2,6 +2,7 @@
 
 mod mount;
 mod options;
+mod publish;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,8 +1,9 @@
 //! Making a container.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use bollard_stubs::models::{ContainerConfig, HostConfig};
+use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -11,6 +12,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::images::ImageInfo;
 use crate::json::lists_from_strings;
+use crate::network::{self, Wanted};
 use crate::record::{ImageUse, Record, State};
 use crate::{ids, names, scratch, spec};
 
@@ -22,7 +24,8 @@ const NAME_ATTEMPTS: usize = 20;
 pub(crate) struct CreateRequest {
     pub(crate) config: ContainerConfig,
     pub(crate) host: HostConfig,
-    pub(crate) networks: Vec<String>,
+    pub(crate) networks: HashMap<String, EndpointSettings>,
+    pub(crate) mac_address: Option<String>,
 }
 
 impl CreateRequest {
@@ -40,11 +43,17 @@ impl CreateRequest {
             .map(Value::take)
             .unwrap_or_default();
         lists_from_strings(&mut host, &["CapAdd", "CapDrop"]);
-        let networks = value["NetworkingConfig"]["EndpointsConfig"]
-            .as_object()
-            .map(|map| map.keys().cloned().collect())
-            .unwrap_or_default();
+        let networks = value["NetworkingConfig"]["EndpointsConfig"].take();
+        let networks: Option<HashMap<String, Option<EndpointSettings>>> =
+            serde_json::from_value(networks).map_err(bad)?;
+        let networks = networks
+            .into_iter()
+            .flatten()
+            .map(|(name, settings)| (name, settings.unwrap_or_default()))
+            .collect();
+        let mac_address = value["MacAddress"].as_str().map(str::to_owned);
         Ok(Self {
+            mac_address: mac_address.filter(|mac| !mac.is_empty()),
             config: serde_json::from_value(value).map_err(bad)?,
             host: match host {
                 Value::Null => HostConfig::default(),
@@ -55,13 +64,7 @@ impl CreateRequest {
     }
 
     fn check(&self) -> Result<Vec<String>> {
-        let unknown = self
-            .networks
-            .iter()
-            .find(|name| !matches!(name.as_str(), "" | "default" | "bridge" | "none"));
-        if let Some(name) = unknown {
-            return Err(EngineError::NoSuchNetwork(name.clone()));
-        }
+        network::parse_bindings(&self.host, self.config.exposed_ports.as_deref())?;
         if let Some(signal) = self
             .config
             .stop_signal
@@ -127,7 +130,9 @@ impl Engine {
         }
         let image = self.images.get(&reference).await?;
         let rootfs = self.images.rootfs(&image).await?;
-        let record = new_record(request, &image, rootfs, reference)?;
+        let wanted = self.wanted_networks(&request)?;
+        let mut record = new_record(request, &image, rootfs, reference)?;
+        record.networks = wanted;
         // Everything that the specification can refuse is refused now.
         spec::build(
             &record,
@@ -143,6 +148,37 @@ impl Engine {
         }
         self.publish(&container, "create", []);
         Ok((container, warnings))
+    }
+
+    /// The networks of a container that is to be made; each must exist now.
+    fn wanted_networks(&self, request: &CreateRequest) -> Result<Vec<Wanted>> {
+        let mode = request.host.network_mode.as_deref().unwrap_or_default();
+        if mode == network::NONE {
+            return Ok(Vec::new());
+        }
+        let main = self.networks.find(mode)?;
+        let mut wanted = vec![Wanted {
+            network: main.id.clone(),
+            ..Wanted::default()
+        }];
+        for (name, settings) in &request.networks {
+            let network = self.networks.find(name)?;
+            let known = wanted
+                .iter()
+                .position(|wanted| wanted.network == network.id);
+            let index = known.unwrap_or_else(|| {
+                wanted.push(Wanted {
+                    network: network.id.clone(),
+                    ..Wanted::default()
+                });
+                wanted.len() - 1
+            });
+            wanted[index].fill(settings)?;
+        }
+        if wanted[0].mac.is_none() {
+            wanted[0].mac = request.mac_address.clone();
+        }
+        Ok(wanted)
     }
 
     /// Takes the name (a random one if there is none) and shows the container to lookups.
@@ -235,6 +271,8 @@ fn new_record(
         host: request.host,
         state: State::created(),
         shim: None,
+        networks: Vec::new(),
+        endpoints: Vec::new(),
     })
 }
 
@@ -262,8 +300,8 @@ mod tests {
             request.config.exposed_ports.as_deref(),
             Some(&["80/tcp".to_owned()][..])
         );
-        assert_eq!(request.networks, ["default"]);
-        assert_eq!(request.check().unwrap().len(), 1);
+        assert!(request.networks.contains_key("default"));
+        assert!(request.check().unwrap().is_empty());
     }
 
     #[test]

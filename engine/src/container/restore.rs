@@ -10,6 +10,7 @@ use super::Container;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lifecycle::{self, Event, Status};
+use crate::network;
 use crate::shim::{self, Task};
 use crate::streams::{Fifos, Pumps};
 
@@ -80,6 +81,12 @@ impl Engine {
                 match self.find_shim(container).await {
                     Ok((task, pumps, running)) => {
                         container.set_task(Some(Arc::clone(&task)));
+                        let exposed = record.config.exposed_ports.as_deref();
+                        let ports = network::parse_bindings(&record.host, exposed);
+                        let ports = ports.unwrap_or_default();
+                        self.networks
+                            .resume(container.id(), &record.endpoints, &ports)
+                            .await;
                         // FIFOs without a writer never tell their end.
                         let limit = if running {
                             DRAIN_LIMIT
@@ -151,6 +158,7 @@ impl Engine {
 
     /// Removes files that belong to no container.
     async fn sweep(&self) {
+        self.networks.sweep();
         let known: HashSet<String> = self.containers().keys().cloned().collect();
         let bundles = self.paths.exec_root().join("bundles");
         for id in entries(&bundles) {

@@ -13,6 +13,7 @@ use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::lifecycle::{Event, Status};
+use crate::network::{self, Owner};
 use crate::record::Record;
 use crate::scratch;
 use crate::shim::{self, RootfsMount, Task};
@@ -129,6 +130,7 @@ impl Engine {
         let booted = self.boot_in(container, &bundle).await;
         if booted.is_err() {
             self.clean_runtime(container.id()).await;
+            self.networks.detach(container.id());
         }
         booted
     }
@@ -138,6 +140,7 @@ impl Engine {
         container: &Arc<Container>,
         bundle: &Path,
     ) -> Result<(Arc<Task>, u32, Pumps)> {
+        self.attach_networks(container).await?;
         let record = container.record();
         self.write_bundle(&record, bundle)?;
         let scratch = self.paths.scratch(container.id());
@@ -180,6 +183,24 @@ impl Engine {
         let log = logs.then_some(&container.log);
         let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
         Ok((task, pid, pumps))
+    }
+
+    /// Makes the container's ends on its networks, and takes its ports.
+    async fn attach_networks(&self, container: &Container) -> Result<()> {
+        let record = container.record();
+        let exposed = record.config.exposed_ports.as_deref();
+        let ports = network::parse_bindings(&record.host, exposed)?;
+        let owner = Owner {
+            id: &record.id,
+            name: &record.name,
+            hostname: spec::hostname(&record),
+        };
+        let endpoints = self
+            .networks
+            .attach(owner, &record.networks, &ports)
+            .await?;
+        self.update(container, |record| record.endpoints = endpoints)
+            .await
     }
 
     fn write_bundle(&self, record: &Record, bundle: &Path) -> Result<()> {

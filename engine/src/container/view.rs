@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bollard_stubs::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
     ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum,
-    DriverData, EndpointSettings, MountPoint, NetworkSettings,
+    DriverData, EndpointSettings, MountPoint, NetworkSettings, PortSummary, PortSummaryTypeEnum,
 };
 use jiff::Timestamp;
 
@@ -62,7 +62,13 @@ impl Engine {
             .filter(|record| before.is_none_or(|time| record.created < time))
             .filter(|record| since.is_none_or(|time| time < record.created))
             .filter(|record| matches(record, &options.filters))
-            .map(summary)
+            .map(|record| {
+                summary(
+                    record,
+                    self.port_summaries(&record.id),
+                    self.endpoint_settings(record),
+                )
+            })
             .collect();
         if let Some(limit) = options.limit {
             found.truncate(limit);
@@ -118,7 +124,11 @@ impl Engine {
                 ]),
             }),
             mounts: Some(mount_points(&record)),
-            network_settings: Some(network_settings()),
+            network_settings: Some(NetworkSettings {
+                ports: Some(self.networks.published(&record.id)),
+                networks: Some(self.endpoint_settings(&record)),
+                ..NetworkSettings::default()
+            }),
             config: Some({
                 let mut config = record.config.clone();
                 config.hostname = Some(crate::spec::hostname(&record).to_owned());
@@ -131,14 +141,62 @@ impl Engine {
     }
 }
 
-fn network_settings() -> NetworkSettings {
-    NetworkSettings {
-        ports: Some(HashMap::new()),
-        networks: Some(HashMap::from([(
-            "none".to_owned(),
-            EndpointSettings::default(),
-        )])),
-        ..NetworkSettings::default()
+impl Engine {
+    /// Docker's map of the networks that a container is on, by name.
+    fn endpoint_settings(&self, record: &Record) -> HashMap<String, EndpointSettings> {
+        if record.networks.is_empty() {
+            let none = EndpointSettings::default();
+            return HashMap::from([(crate::network::NONE.to_owned(), none)]);
+        }
+        let live = record.state.status.is_live();
+        let mut all = HashMap::new();
+        for wanted in &record.networks {
+            let end = record.endpoints.iter().filter(|_| live);
+            let end = end.into_iter().find(|end| end.network_id == wanted.network);
+            let name = match self.networks.find(&wanted.network) {
+                Ok(network) => network.name,
+                Err(_) => continue,
+            };
+            all.insert(
+                name,
+                EndpointSettings {
+                    network_id: Some(wanted.network.clone()),
+                    endpoint_id: Some(end.map(|end| end.id.clone()).unwrap_or_default()),
+                    gateway: Some(
+                        end.and_then(|end| end.gateway)
+                            .map(|gateway| gateway.to_string())
+                            .unwrap_or_default(),
+                    ),
+                    ip_address: Some(end.map(|end| end.address.to_string()).unwrap_or_default()),
+                    ip_prefix_len: Some(end.map_or(0, |end| end.prefix_length.into())),
+                    mac_address: Some(end.map(|end| end.mac.clone()).unwrap_or_default()),
+                    aliases: Some(wanted.aliases.clone()),
+                    dns_names: end.map(|end| end.names.clone()),
+                    ..EndpointSettings::default()
+                },
+            );
+        }
+        all
+    }
+
+    fn port_summaries(&self, id: &str) -> Vec<PortSummary> {
+        let mut ports = Vec::new();
+        for (key, bindings) in self.networks.published(id) {
+            let (port, protocol) = key.split_once('/').unwrap_or((&key, "tcp"));
+            for binding in bindings.into_iter().flatten() {
+                ports.push(PortSummary {
+                    ip: binding.host_ip,
+                    private_port: port.parse().unwrap_or_default(),
+                    public_port: binding.host_port.and_then(|port| port.parse().ok()),
+                    typ: Some(match protocol {
+                        "udp" => PortSummaryTypeEnum::UDP,
+                        _ => PortSummaryTypeEnum::TCP,
+                    }),
+                });
+            }
+        }
+        ports.sort_by_key(|port| (port.private_port, port.public_port));
+        ports
     }
 }
 
@@ -184,7 +242,11 @@ fn mount_points(record: &Record) -> Vec<MountPoint> {
         .collect()
 }
 
-fn summary(record: &Record) -> ContainerSummary {
+fn summary(
+    record: &Record,
+    ports: Vec<PortSummary>,
+    networks: HashMap<String, EndpointSettings>,
+) -> ContainerSummary {
     ContainerSummary {
         id: Some(record.id.clone()),
         names: Some(vec![format!("/{}", record.name)]),
@@ -192,7 +254,7 @@ fn summary(record: &Record) -> ContainerSummary {
         image_id: Some(record.image.id.clone()),
         command: Some(record.argv.join(" ")),
         created: Some(record.created.as_second()),
-        ports: Some(Vec::new()),
+        ports: Some(ports),
         labels: Some(record.config.labels.clone().unwrap_or_default()),
         state: Some(match record.state.status {
             Status::Created => ContainerSummaryStateEnum::CREATED,
@@ -209,10 +271,7 @@ fn summary(record: &Record) -> ContainerSummary {
             ..ContainerSummaryHostConfig::default()
         }),
         network_settings: Some(ContainerSummaryNetworkSettings {
-            networks: Some(HashMap::from([(
-                "none".to_owned(),
-                EndpointSettings::default(),
-            )])),
+            networks: Some(networks),
         }),
         mounts: Some(mount_points(record)),
         ..ContainerSummary::default()

@@ -21,10 +21,6 @@ pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
         }
     };
     warn(
-        matches!(host.network_mode.as_deref(), Some("default" | "bridge")),
-        "Networking is not built yet: the container has a loopback interface only.",
-    );
-    warn(
         host.oom_kill_disable.unwrap_or(false),
         "OomKillDisable can not be honoured with cgroup v2: discarded.",
     );
@@ -67,13 +63,6 @@ fn has_items<T>(value: &Option<Vec<T>>) -> bool {
 
 fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
     let refused = [
-        (
-            "PortBindings",
-            host.port_bindings
-                .as_ref()
-                .is_some_and(|ports| !ports.is_empty()),
-        ),
-        ("PublishAllPorts", host.publish_all_ports.unwrap_or(false)),
         ("Links", has_items(&host.links)),
         ("VolumesFrom", has_items(&host.volumes_from)),
         ("Devices", has_items(&host.devices)),
@@ -124,11 +113,12 @@ fn check_values(host: &HostConfig) -> Result<()> {
             "HostConfig.{field} {value:?}"
         ))),
     };
-    mode(
-        "NetworkMode",
-        &host.network_mode,
-        &["default", "bridge", "none"],
-    )?;
+    let network = host.network_mode.as_deref().unwrap_or_default();
+    if network == "host" || network.starts_with("container:") {
+        return Err(EngineError::NotBuilt(format!(
+            "HostConfig.NetworkMode {network:?}"
+        )));
+    }
     mode(
         "IpcMode",
         &host.ipc_mode,
@@ -175,11 +165,11 @@ mod tests {
     #[test]
     fn unbuilt_fields_are_refused_by_name() {
         let host = HostConfig {
-            publish_all_ports: Some(true),
+            links: Some(vec!["a:b".into()]),
             ..HostConfig::default()
         };
         let text = accept(&host).unwrap_err().to_string();
-        assert_eq!(text, "HostConfig.PublishAllPorts is not built yet");
+        assert_eq!(text, "HostConfig.Links is not built yet");
         let host = HostConfig {
             network_mode: Some("host".into()),
             ..HostConfig::default()
@@ -191,15 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn default_network_is_accepted_with_a_warning() {
-        let host = HostConfig {
-            network_mode: Some("default".into()),
-            ..HostConfig::default()
-        };
-        assert_eq!(accept(&host).unwrap().len(), 1);
-        assert_eq!(
-            accept(&HostConfig::default()).unwrap(),
-            Vec::<String>::new()
-        );
+    fn networks_are_accepted() {
+        for mode in ["default", "bridge", "none", "mine"] {
+            let host = HostConfig {
+                network_mode: Some(mode.into()),
+                ..HostConfig::default()
+            };
+            assert!(accept(&host).unwrap().is_empty(), "{mode}");
+        }
     }
 }

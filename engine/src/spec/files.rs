@@ -46,10 +46,19 @@ pub fn hostname_file(record: &Record) -> String {
 /// Content of [`HOSTS`].
 pub fn hosts_file(record: &Record) -> String {
     let mut text = LOCALHOST.to_owned();
+    let gateway = record.endpoints.iter().find_map(|end| end.gateway);
     for entry in record.host.extra_hosts.iter().flatten() {
         if let Some((name, address)) = entry.split_once([':', '=']) {
+            // The host, as the container reaches it.
+            let address = match (address, gateway) {
+                ("host-gateway", Some(gateway)) => gateway.to_string(),
+                _ => address.to_owned(),
+            };
             text.push_str(&format!("{address}\t{name}\n"));
         }
+    }
+    for end in &record.endpoints {
+        text.push_str(&format!("{}\t{}\n", end.address, hostname(record)));
     }
     text
 }
@@ -57,7 +66,16 @@ pub fn hosts_file(record: &Record) -> String {
 /// Content of [`RESOLV_CONF`]: the host's, unless the container names servers.
 pub fn resolv_conf_file(record: &Record, of_host: &str) -> String {
     let host = &record.host;
-    let servers: Vec<_> = host.dns.iter().flatten().collect();
+    let own: Option<String> = record
+        .endpoints
+        .iter()
+        .find_map(|end| end.resolver)
+        .map(|server| server.to_string());
+    // On a network with names of its own, that network's server is asked, and asks the others.
+    let servers: Vec<_> = match &own {
+        Some(own) => vec![own],
+        None => host.dns.iter().flatten().collect(),
+    };
     let search: Vec<_> = host
         .dns_search
         .iter()
@@ -77,7 +95,8 @@ pub fn resolv_conf_file(record: &Record, of_host: &str) -> String {
     let keep = |line: &&str| {
         let word = line.split_whitespace().next().unwrap_or_default();
         match word {
-            "nameserver" => servers.is_empty(),
+            // A server on the host's own loopback interface is not the container's.
+            "nameserver" => servers.is_empty() && (record.endpoints.is_empty() || !is_local(line)),
             "search" | "domain" => search.is_empty(),
             "options" => options.is_empty(),
             _ => false,
@@ -94,4 +113,11 @@ pub fn resolv_conf_file(record: &Record, of_host: &str) -> String {
         text.push_str(&format!("options {}\n", options.join(" ")));
     }
     text
+}
+
+fn is_local(line: &str) -> bool {
+    let address = line.split_whitespace().nth(1).unwrap_or_default();
+    address
+        .parse()
+        .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }

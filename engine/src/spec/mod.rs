@@ -136,6 +136,13 @@ fn annotations(record: &Record) -> Value {
     if !groups.is_empty() {
         all.insert(GROUP_ADD_ANNOTATION.to_owned(), groups.join(","));
     }
+    if !record.endpoints.is_empty() {
+        let network = json!(crate::network::annotation(&record.endpoints));
+        all.insert(
+            hull_shim::annotations::NETWORK.to_owned(),
+            network.to_string(),
+        );
+    }
     json!(all)
 }
 

@@ -26,6 +26,8 @@ fn record(config: ContainerConfig, host: HostConfig) -> Record {
         host,
         state: State::created(),
         shim: None,
+        networks: Vec::new(),
+        endpoints: Vec::new(),
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigLogConfig, ResourcesUlimits, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig,
+    NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
+use super::publish;
 use crate::error::{CliError, Result};
 use crate::terminal;
 use crate::units::{env_word, parse_bytes, parse_cpus, parse_env_file};
@@ -69,12 +70,27 @@ pub(crate) struct CreateArgs {
     /// Mount a tmpfs: TARGET[:OPTIONS]
     #[arg(long, value_name = "TARGET[:OPTIONS]")]
     tmpfs: Vec<String>,
-    /// Publish a port
-    #[arg(short, long)]
+    /// Publish a port: [ADDRESS:][HOST-PORT:]PORT[/tcp|udp]
+    #[arg(short, long, value_name = "PORTS")]
     publish: Vec<String>,
-    /// Network of the container
+    /// Publish all exposed ports to free ports of this machine
+    #[arg(short = 'P', long)]
+    publish_all: bool,
+    /// Say that the container serves a port
+    #[arg(long, value_name = "PORT")]
+    expose: Vec<String>,
+    /// Network of the container (repeatable)
     #[arg(long, alias = "net")]
-    network: Option<String>,
+    network: Vec<String>,
+    /// Further name of the container on its network
+    #[arg(long, alias = "net-alias")]
+    network_alias: Vec<String>,
+    /// Fixed IPv4 address
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<String>,
+    /// Hardware address
+    #[arg(long, value_name = "ADDRESS")]
+    mac_address: Option<String>,
     /// Number of CPUs, such as 1.5
     #[arg(long, value_parser = parse_cpus)]
     cpus: Option<i64>,
@@ -197,16 +213,50 @@ impl CreateArgs {
             stop_signal: self.stop_signal.clone(),
             stop_timeout: self.stop_timeout,
             host_config: Some(self.host_config()?),
+            exposed_ports: some(self.exposed_ports()?),
+            networking_config: self.networking_config(),
             ..ContainerCreateBody::default()
         })
     }
 
-    fn host_config(&self) -> Result<HostConfig> {
-        if !self.publish.is_empty() {
-            return Err(CliError::usage(
-                "--publish: publishing ports is not built yet",
-            ));
+    /// What is exposed, and what is published.
+    fn exposed_ports(&self) -> Result<Vec<String>> {
+        let with_protocol = |port: &String| match port.contains('/') {
+            true => port.clone(),
+            false => format!("{port}/tcp"),
+        };
+        let mut ports: Vec<String> = self.expose.iter().map(with_protocol).collect();
+        ports.extend(publish::parse_all(&self.publish)?.into_keys());
+        ports.sort();
+        ports.dedup();
+        Ok(ports)
+    }
+
+    /// What is said of each network; aliases and addresses are for the first one.
+    fn networking_config(&self) -> Option<NetworkingConfig> {
+        let first = self.network.first()?;
+        let mut all = HashMap::new();
+        for network in &self.network {
+            all.insert(network.clone(), EndpointSettings::default());
         }
+        let address = self.ip.clone().map(|address| EndpointIpamConfig {
+            ipv4_address: Some(address),
+            ..EndpointIpamConfig::default()
+        });
+        let settings = EndpointSettings {
+            aliases: some(self.network_alias.clone()),
+            ipam_config: address,
+            mac_address: self.mac_address.clone(),
+            ..EndpointSettings::default()
+        };
+        all.insert(first.clone(), settings);
+        let shared = matches!(first.as_str(), "none" | "host") || first.starts_with("container:");
+        (!shared).then_some(NetworkingConfig {
+            endpoints_config: Some(all),
+        })
+    }
+
+    fn host_config(&self) -> Result<HostConfig> {
         let size = terminal::size().filter(|_| self.tty);
         Ok(HostConfig {
             auto_remove: Some(self.rm),
@@ -218,7 +268,9 @@ impl CreateArgs {
                     .collect::<Result<_>>()?,
             ),
             tmpfs: Some(self.tmpfs.iter().map(|text| split(text, ':')).collect()),
-            network_mode: self.network.clone(),
+            network_mode: self.network.first().cloned(),
+            port_bindings: Some(publish::parse_all(&self.publish)?),
+            publish_all_ports: Some(self.publish_all),
             nano_cpus: self.cpus,
             memory: self.memory,
             memory_swap: self.memory_swap.as_deref().map(swap).transpose()?,

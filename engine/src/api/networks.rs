@@ -1,0 +1,303 @@
+//! `/networks`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bollard_stubs::models::{
+    EventMessageTypeEnum, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+};
+use serde_json::{json, Value};
+
+use super::respond::Answer;
+use super::{Query, Shared};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::events::label_matches;
+use crate::json::Filters;
+use crate::network::{CreateNetwork, NetworkRecord, Wanted, DEFAULT, NONE};
+
+/// Id of the network `none`: the same in every engine.
+const NONE_ID: &str = "6e6f6e6500000000000000000000000000000000000000000000000000000000";
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/networks", get(list))
+        .route("/networks/create", post(create))
+        .route("/networks/prune", post(prune))
+        .route("/networks/{name}", get(inspect).delete(remove))
+        .route("/networks/{name}/connect", post(connect))
+        .route("/networks/{name}/disconnect", post(disconnect))
+}
+
+fn none() -> Value {
+    json!({
+        "Name": NONE,
+        "Id": NONE_ID,
+        "Created": "1970-01-01T00:00:00Z",
+        "Scope": "local",
+        "Driver": "null",
+        "EnableIPv4": true,
+        "EnableIPv6": false,
+        "IPAM": { "Driver": "default", "Options": null, "Config": [] },
+        "Internal": false,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": {},
+        "Options": {},
+        "Labels": HashMap::<String, String>::new(),
+    })
+}
+
+fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Value {
+    let mut containers = serde_json::Map::new();
+    if with_containers {
+        for (id, end) in engine.networks.members(&network.id) {
+            let name = engine.containers().get(&id).map(|c| c.name());
+            containers.insert(
+                id,
+                json!({
+                    "Name": name,
+                    "EndpointID": end.id,
+                    "MacAddress": end.mac,
+                    "IPv4Address": format!("{}/{}", end.address, end.prefix_length),
+                    "IPv6Address": "",
+                }),
+            );
+        }
+    }
+    json!({
+        "Name": network.name,
+        "Id": network.id,
+        "Created": network.created,
+        "Scope": "local",
+        "Driver": "bridge",
+        "EnableIPv4": true,
+        "EnableIPv6": false,
+        "IPAM": {
+            "Driver": "default",
+            "Options": {},
+            "Config": [{ "Subnet": network.subnet, "Gateway": network.gateway }],
+        },
+        "Internal": network.internal,
+        "Attachable": false,
+        "Ingress": false,
+        "ConfigFrom": { "Network": "" },
+        "ConfigOnly": false,
+        "Containers": containers,
+        "Options": network.options,
+        "Labels": network.labels,
+    })
+}
+
+async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
+    let filters = query.filters()?;
+    // The default network is always there, as with dockerd.
+    engine.networks.find(DEFAULT)?;
+    let mut all: Vec<Value> = engine
+        .networks
+        .all()
+        .iter()
+        .map(|network| view(&engine, network, false))
+        .collect();
+    all.push(none());
+    all.retain(|network| passes(&engine, network, &filters));
+    Ok(Json(all))
+}
+
+fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
+    let text = |key: &str| network[key].as_str().unwrap_or_default();
+    let builtin = matches!(text("Name"), DEFAULT | NONE);
+    filters.iter().all(|(key, wanted)| {
+        let any = |test: &dyn Fn(&String) -> bool| wanted.iter().any(test);
+        match key.as_str() {
+            "name" => any(&|name| text("Name").contains(name.as_str())),
+            "id" => any(&|id| text("Id").starts_with(id.as_str())),
+            "driver" => any(&|driver| text("Driver") == driver),
+            "scope" => any(&|scope| scope == "local"),
+            "type" => any(&|kind| kind == if builtin { "builtin" } else { "custom" }),
+            "label" => {
+                let labels: HashMap<String, String> =
+                    serde_json::from_value(network["Labels"].clone()).unwrap_or_default();
+                wanted.iter().all(|label| label_matches(label, &labels))
+            }
+            "dangling" => {
+                let used = !engine.networks.members(text("Id")).is_empty();
+                any(&|flag| (flag == "true" || flag == "1") != (used || builtin))
+            }
+            _ => false,
+        }
+    })
+}
+
+async fn inspect(engine: Shared, Path(name): Path<String>) -> Answer<Json<Value>> {
+    let is_none_id = 3 < name.len() && NONE_ID.starts_with(&name);
+    if name == NONE || is_none_id {
+        return Ok(Json(none()));
+    }
+    let network = engine.networks.find(&name)?;
+    Ok(Json(view(&engine, &network, true)))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body)
+        .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {error}")))
+}
+
+async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)> {
+    let request: NetworkCreateRequest = parse(&body)?;
+    if request.enable_ipv6.unwrap_or(false) {
+        return Err(EngineError::NotBuilt("a network with IPv6 (EnableIPv6)".to_owned()).into());
+    }
+    if request.config_only.unwrap_or(false) || request.ingress.unwrap_or(false) {
+        return Err(EngineError::NotBuilt("a ConfigOnly or Ingress network".to_owned()).into());
+    }
+    let pools = request
+        .ipam
+        .and_then(|ipam| ipam.config)
+        .unwrap_or_default();
+    if 1 < pools.len() {
+        return Err(EngineError::NotBuilt("a network with several subnets".to_owned()).into());
+    }
+    let pool = pools.into_iter().next().unwrap_or_default();
+    let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+    if let Some(range) = text(pool.ip_range) {
+        return Err(EngineError::NotBuilt(format!("IPAM IPRange ({range})")).into());
+    }
+    let network = engine.networks.create(&CreateNetwork {
+        name: request.name,
+        driver: request.driver.unwrap_or_default(),
+        subnet: text(pool.subnet),
+        gateway: text(pool.gateway),
+        internal: request.internal.unwrap_or(false),
+        options: request.options.unwrap_or_default(),
+        labels: request.labels.unwrap_or_default(),
+    })?;
+    publish(&engine, "create", &network);
+    let answer = json!({ "Id": network.id, "Warning": "" });
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+fn publish(engine: &Engine, action: &str, network: &NetworkRecord) {
+    let attributes = [("name", network.name.as_str()), ("type", "bridge")];
+    let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    engine.events.publish(
+        EventMessageTypeEnum::NETWORK,
+        action,
+        &network.id,
+        attributes.into(),
+    );
+}
+
+/// Containers that are to be on a network, whether they run or not.
+fn users(engine: &Engine, network: &NetworkRecord) -> usize {
+    let containers = engine.containers();
+    let on_it = |wanted: &Wanted| wanted.network == network.id;
+    containers
+        .values()
+        .filter(|container| container.lock().networks.iter().any(on_it))
+        .count()
+}
+
+async fn remove(engine: Shared, Path(name): Path<String>) -> Answer<StatusCode> {
+    let network = engine.networks.remove(&name)?;
+    publish(&engine, "destroy", &network);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
+    let filters = query.filters()?;
+    let mut deleted = Vec::new();
+    for network in engine.networks.all() {
+        let unused = !network.is_default() && users(&engine, &network) == 0;
+        let wanted = filters.iter().all(|(key, values)| match key.as_str() {
+            "label" => values
+                .iter()
+                .all(|value| label_matches(value, &network.labels)),
+            "label!" => !values
+                .iter()
+                .any(|value| label_matches(value, &network.labels)),
+            _ => false,
+        });
+        if unused && wanted && engine.networks.remove(&network.id).is_ok() {
+            publish(&engine, "destroy", &network);
+            deleted.push(network.name);
+        }
+    }
+    Ok(Json(json!({ "NetworksDeleted": deleted })))
+}
+
+async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
+    let request: NetworkConnectRequest = parse(&body)?;
+    let network = engine.networks.find(&name)?;
+    let container = engine.container(&request.container)?;
+    refuse_live(&container, "connecting")?;
+    let settings = request.endpoint_config.unwrap_or_default();
+    let mut wanted = Wanted {
+        network: network.id.clone(),
+        ..Wanted::default()
+    };
+    wanted.fill(&settings)?;
+    let taken = container
+        .lock()
+        .networks
+        .iter()
+        .any(|w| w.network == network.id);
+    if taken {
+        return Err(EngineError::Forbidden(format!(
+            "endpoint with name {} already exists in network {}",
+            container.name(),
+            network.name
+        ))
+        .into());
+    }
+    engine
+        .update(&container, |record| record.networks.push(wanted))
+        .await?;
+    publish(&engine, "connect", &network);
+    Ok(StatusCode::OK)
+}
+
+async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
+    let request: NetworkDisconnectRequest = parse(&body)?;
+    let network = engine.networks.find(&name)?;
+    let container = engine.container(&request.container)?;
+    refuse_live(&container, "disconnecting")?;
+    let there = container
+        .lock()
+        .networks
+        .iter()
+        .any(|w| w.network == network.id);
+    if !there {
+        return Err(EngineError::Forbidden(format!(
+            "container {} is not connected to network {}",
+            container.id(),
+            network.name
+        ))
+        .into());
+    }
+    engine
+        .update(&container, |record| {
+            record
+                .networks
+                .retain(|wanted| wanted.network != network.id);
+        })
+        .await?;
+    publish(&engine, "disconnect", &network);
+    Ok(StatusCode::OK)
+}
+
+fn refuse_live(container: &crate::container::Container, what: &str) -> Result<()> {
+    if container.status().is_live() {
+        return Err(EngineError::NotBuilt(format!(
+            "{what} a running container (stop it first)"
+        )));
+    }
+    Ok(())
+}

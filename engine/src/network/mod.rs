@@ -1,0 +1,22 @@
+//! The engine's networks: bridges, and the ends of containers on them.
+//!
+//! An end ([`Endpoint`]) is made when its container starts and goes when it ends. It is written
+//! into the container's record, so that an engine that starts anew knows what live containers have;
+//! interfaces of this engine that belong to no live container are removed then.
+
+mod attach;
+mod dns;
+mod manage;
+mod names;
+mod ports;
+mod records;
+
+pub(crate) use attach::{annotation, Owner};
+pub(crate) use manage::{CreateNetwork, Networks};
+pub(crate) use ports::parse_bindings;
+pub(crate) use records::{Endpoint, NetworkRecord, Wanted};
+
+/// Name of the network that containers have unless they say otherwise.
+pub(crate) const DEFAULT: &str = "bridge";
+/// Name of the network without interfaces.
+pub(crate) const NONE: &str = "none";

@@ -1,0 +1,214 @@
+//! Published ports, as Docker's API has them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bollard_stubs::models::{HostConfig, PortBinding, PortMap};
+use hull_network::ports::{bind, Bound, Protocol};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{EngineError, Result};
+
+/// A port of a container on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PublishedPort {
+    /// In the container.
+    pub(crate) container_port: u16,
+    pub(crate) udp: bool,
+    /// `None`: all addresses, IPv4 and IPv6.
+    pub(crate) host_ip: Option<IpAddr>,
+    /// Lowest and highest port of the host to choose from; both 0: any that is free.
+    pub(crate) host_ports: (u16, u16),
+}
+
+impl PublishedPort {
+    fn protocol(&self) -> Protocol {
+        match self.udp {
+            true => Protocol::Udp,
+            false => Protocol::Tcp,
+        }
+    }
+
+    /// Docker's key, such as `80/tcp`.
+    pub(crate) fn key(&self) -> String {
+        let protocol = if self.udp { "udp" } else { "tcp" };
+        format!("{}/{protocol}", self.container_port)
+    }
+
+    /// Takes the port, on each address that is meant.
+    pub(super) async fn bind(&self) -> Result<Vec<Bound>> {
+        let (low, high) = self.host_ports;
+        let mut last = None;
+        for port in low..=high {
+            match self.bind_at(port).await {
+                Ok(bound) => return Ok(bound),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| EngineError::BadRequest(format!("no port in {low}-{high}"))))
+    }
+
+    async fn bind_at(&self, port: u16) -> Result<Vec<Bound>> {
+        let refused = |error: hull_network::ports::PortError| {
+            let text = error.to_string();
+            EngineError::Publish(text.replace("Address already in use", "address already in use"))
+        };
+        let first = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let bound = bind(self.protocol(), SocketAddr::new(first, port))
+            .await
+            .map_err(refused)?;
+        let chosen = bound.address().port();
+        let mut all = vec![bound];
+        if self.host_ip.is_none() {
+            // A host without IPv6, or one where the IPv6 socket covers both, has it already.
+            let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), chosen);
+            all.extend(bind(self.protocol(), both).await.ok());
+        }
+        Ok(all)
+    }
+}
+
+/// Every port that a container wants to be published, checked.
+pub(crate) fn parse_bindings(
+    host: &HostConfig,
+    exposed: Option<&[String]>,
+) -> Result<Vec<PublishedPort>> {
+    let mut ports = Vec::new();
+    for (key, bindings) in host.port_bindings.iter().flatten() {
+        let (container_port, udp) = parse_key(key)?;
+        for binding in bindings.iter().flatten() {
+            ports.push(PublishedPort {
+                container_port,
+                udp,
+                host_ip: parse_ip(binding)?,
+                host_ports: parse_range(binding.host_port.as_deref().unwrap_or_default())?,
+            });
+        }
+    }
+    if host.publish_all_ports.unwrap_or(false) {
+        for key in exposed.into_iter().flatten() {
+            let (container_port, udp) = parse_key(key)?;
+            let known =
+                |port: &PublishedPort| port.container_port == container_port && port.udp == udp;
+            if !ports.iter().any(known) {
+                ports.push(PublishedPort {
+                    container_port,
+                    udp,
+                    host_ip: None,
+                    host_ports: (0, 0),
+                });
+            }
+        }
+    }
+    ports.sort_by_key(|port| (port.container_port, port.udp, port.host_ports));
+    Ok(ports)
+}
+
+fn parse_key(key: &str) -> Result<(u16, bool)> {
+    let bad = || EngineError::BadRequest(format!("invalid port specification: {key:?}"));
+    let (port, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
+    let port: u16 = port
+        .parse()
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(bad)?;
+    match protocol {
+        "tcp" => Ok((port, false)),
+        "udp" => Ok((port, true)),
+        "sctp" => Err(EngineError::NotBuilt(format!(
+            "publishing an SCTP port ({key})"
+        ))),
+        _ => Err(bad()),
+    }
+}
+
+fn parse_ip(binding: &PortBinding) -> Result<Option<IpAddr>> {
+    match binding.host_ip.as_deref() {
+        None | Some("") => Ok(None),
+        Some(text) => text
+            .parse()
+            .map(Some)
+            .map_err(|_| EngineError::BadRequest(format!("invalid host IP address: {text:?}"))),
+    }
+}
+
+fn parse_range(text: &str) -> Result<(u16, u16)> {
+    let bad = || EngineError::BadRequest(format!("invalid host port: {text:?}"));
+    let number = |text: &str| text.parse::<u16>().map_err(|_| bad());
+    match (text, text.split_once('-')) {
+        ("", _) => Ok((0, 0)),
+        (_, Some((low, high))) => {
+            let (low, high) = (number(low)?, number(high)?);
+            if high < low {
+                return Err(bad());
+            }
+            Ok((low, high))
+        }
+        (text, None) => number(text).map(|port| (port, port)),
+    }
+}
+
+/// Docker's map of what is published where.
+pub(super) fn port_map(published: &[(String, SocketAddr)]) -> PortMap {
+    let mut map: PortMap = HashMap::new();
+    for (key, address) in published {
+        map.entry(key.clone())
+            .or_default()
+            .get_or_insert_default()
+            .push(PortBinding {
+                host_ip: Some(address.ip().to_string()),
+                host_port: Some(address.port().to_string()),
+            });
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bindings(key: &str, ip: &str, port: &str) -> HostConfig {
+        let binding = PortBinding {
+            host_ip: Some(ip.into()),
+            host_port: Some(port.into()),
+        };
+        HostConfig {
+            port_bindings: Some(HashMap::from([(key.into(), Some(vec![binding]))])),
+            ..HostConfig::default()
+        }
+    }
+
+    #[test]
+    fn bindings_are_read() {
+        let ports = parse_bindings(&bindings("53/udp", "127.0.0.1", "5300-5310"), None).unwrap();
+        assert_eq!(ports[0].host_ports, (5300, 5310));
+        assert!(ports[0].udp);
+        assert_eq!(ports[0].host_ip, "127.0.0.1".parse().ok());
+        for (key, ip, port) in [
+            ("x", "", ""),
+            ("0/tcp", "", ""),
+            ("80/tcp", "host", ""),
+            ("80/tcp", "", "9-1"),
+        ] {
+            assert!(
+                parse_bindings(&bindings(key, ip, port), None).is_err(),
+                "{key} {ip} {port}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_exposed_ports_get_one_each() {
+        let host = HostConfig {
+            publish_all_ports: Some(true),
+            ..bindings("80/tcp", "", "8080")
+        };
+        let exposed = ["80/tcp".to_owned(), "443/tcp".to_owned()];
+        let ports = parse_bindings(&host, Some(&exposed)).unwrap();
+        let seen: Vec<_> = ports
+            .iter()
+            .map(|p| (p.container_port, p.host_ports.0))
+            .collect();
+        assert_eq!(seen, [(80, 8080), (443, 0)]);
+    }
+}
