@@ -1,0 +1,47 @@
+# config-linux.md
+
+case_a_pid_namespace_begins_with_1() { shell 'echo $$'; expect_out 1; }
+case_an_ipc_namespace_is_empty() { shell 'ipcs -m | grep -c 0x'; expect_out 0; }
+case_masked_paths() {
+    shell 'cat /proc/version | wc -c; ls /proc/bus | wc -l; touch /proc/bus/x 2>/dev/null || echo refused' '.linux.maskedPaths = ["/proc/version", "/proc/bus", "/proc/timer_stats_none"]'
+    expect_out "$(printf '0\n0\nrefused')"
+}
+case_read_only_paths() {
+    shell 'echo x >/data/f || echo refused; cat /data/g' '.linux.readonlyPaths = ["/data", "/nonexistent"] | .process.args = ["sh", "-c", "echo x >/etc/f || echo refused"] | .linux.readonlyPaths = ["/etc", "/nonexistent"]'
+    expect_out refused
+}
+case_sysctl() { shell 'cat /proc/sys/net/ipv4/ip_forward' '.linux.sysctl = {"net.ipv4.ip_forward": "1"}'; expect_out 1; }
+case_a_device_is_made() {
+    shell 'stat -c "%F %t:%T %a %u:%g" /dev/mine' '.linux.devices = [{"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 438, "uid": 5, "gid": 6}]'
+    expect_out "character special file 1:3 666 5:6"
+}
+case_the_device_cgroup_denies() {
+    shell 'mknod /tmp/kmsg c 1 11 && (: </tmp/kmsg) 2>/dev/null && echo opened || echo denied' '.process.capabilities.bounding += ["CAP_MKNOD"] | .process.capabilities.effective += ["CAP_MKNOD"] | .process.capabilities.permitted += ["CAP_MKNOD"] | .linux.resources.devices = [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}]'
+    expect_out denied
+}
+case_seccomp_errno() {
+    shell 'mkdir /tmp/x 2>&1 | grep -o "Operation not permitted"' '.linux.seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}'
+    expect_out "Operation not permitted"
+}
+case_seccomp_errno_of_choice() {
+    shell 'mkdir /tmp/x 2>&1 | grep -o "Function not implemented"' '.linux.seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]}'
+    expect_out "Function not implemented"
+}
+case_seccomp_arguments() {
+    shell 'chmod 700 /tmp && echo one; chmod 777 /tmp || echo two' '.linux.seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["chmod"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": 511, "op": "SCMP_CMP_EQ"}]}, {"names": ["fchmodat"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 2, "value": 511, "op": "SCMP_CMP_EQ"}]}]}'
+    expect_out "$(printf 'one\ntwo')"
+}
+case_the_number_of_processes_is_limited() {
+    shell 'for i in 1 2 3 4 5 6 7 8; do sleep 1 & done 2>/dev/null; echo $(jobs | wc -l)' '.linux.resources.pids.limit = 4'
+    [ "${out:-0}" -lt 8 ] || fail "$out processes"
+}
+case_memory_is_limited() {
+    shell 'dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; exit $?' '.linux.resources.memory = {"limit": 33554432, "swap": 33554432}'
+    expect_status 137
+}
+case_rootfs_propagation_is_not_shared_with_the_host() {
+    mkdir "$T/rootfs/data/m"
+    shell 'mount -t tmpfs tmpfs /data/m; mountpoint -q /data/m && echo mounted' '.process.capabilities.bounding += ["CAP_SYS_ADMIN"] | .process.capabilities.effective += ["CAP_SYS_ADMIN"] | .process.capabilities.permitted += ["CAP_SYS_ADMIN"]'
+    expect_out mounted
+    ! mountpoint -q "$T/rootfs/data/m" || fail "mounted on the host"
+}

@@ -1,0 +1,44 @@
+# config.md, Root and Mounts
+
+case_the_root_is_writable() { shell 'echo x >/new; cat /new'; expect_out x; expect "$(cat "$T/rootfs/new")" x "on the host"; }
+case_a_read_only_root() { shell 'echo x >/new || echo refused' '.root.readonly = true'; expect_out refused; }
+case_a_missing_root_is_an_error() { shell true '.root.path = "none"'; expect_failure; }
+case_the_default_devices() {
+    shell 'for d in null zero full random urandom tty; do test -c /dev/$d || echo no $d; done; test -L /dev/ptmx -o -c /dev/ptmx || echo no ptmx; for l in fd stdin stdout stderr; do test -L /dev/$l || echo no $l; done'
+    expect_out ""
+}
+case_a_bind_mount_of_a_directory() {
+    mkdir "$T/shared"
+    echo inside >"$T/shared/file"
+    shell 'cat /data/file; echo back >/data/new' ".mounts += [{\"destination\": \"/data\", \"type\": \"bind\", \"source\": \"$T/shared\", \"options\": [\"rbind\", \"rw\"]}]"
+    expect_out inside
+    expect "$(cat "$T/shared/new")" back "on the host"
+}
+case_a_bind_mount_of_a_file() {
+    echo hosts >"$T/hosts"
+    shell 'cat /etc/hosts' ".mounts += [{\"destination\": \"/etc/hosts\", \"type\": \"bind\", \"source\": \"$T/hosts\", \"options\": [\"bind\", \"ro\"]}]"
+    expect_out hosts
+}
+case_a_read_only_bind_mount() {
+    mkdir "$T/shared"
+    shell 'touch /data/x || echo refused' ".mounts += [{\"destination\": \"/data\", \"type\": \"bind\", \"source\": \"$T/shared\", \"options\": [\"rbind\", \"ro\"]}]"
+    expect_out refused
+}
+case_a_mount_point_is_made() {
+    shell 'mountpoint -q /a/b/c && echo mounted' '.mounts += [{"destination": "/a/b/c", "type": "tmpfs", "source": "tmpfs"}]'
+    expect_out mounted
+}
+case_tmpfs_options() {
+    shell 'grep " /data " /proc/mounts | grep -o -e nosuid -e nodev -e noexec -e "size=[0-9]*k" -e "mode=[0-9]*" | sort | tr "\n" " "' '.mounts += [{"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "noexec", "size=128k", "mode=711"]}]'
+    expect_out "mode=711 nodev noexec nosuid size=128k"
+}
+case_a_missing_bind_source_is_an_error() {
+    shell true '.mounts += [{"destination": "/data", "type": "bind", "source": "/nonexistent/x", "options": ["bind"]}]'
+    expect_failure
+}
+case_mounts_happen_in_their_order() {
+    shell 'cat /data/sub/f' ".mounts += [{\"destination\": \"/data\", \"type\": \"tmpfs\", \"source\": \"tmpfs\"}, {\"destination\": \"/data/sub\", \"type\": \"bind\", \"source\": \"$T/rootfs/etc\", \"options\": [\"bind\"]}] | .process.args = [\"cat\", \"/data/sub/group\"]"
+    expect_out "$(cat "$T/rootfs/etc/group")"
+}
+case_hostname() { shell hostname; expect_out inside; }
+case_domainname() { shell 'cat /proc/sys/kernel/domainname' '.ociVersion = "1.1.0" | .domainname = "example.org"'; expect_out example.org; }

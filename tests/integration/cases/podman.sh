@@ -1,0 +1,45 @@
+# podman with hull-runtime, through conmon. Skipped where podman is not installed.
+
+podman_hull() { podman --runtime "$(command -v hull-runtime)" --cgroup-manager cgroupfs --events-backend file "$@"; }
+
+podman_setup() {
+    command -v podman >/dev/null || skip "podman is not installed"
+    podman rm -f -t 0 hull-test >/dev/null 2>&1 || true
+    podman image exists localhost/hull-test && return
+    mkdir -p "$T/root"/{bin,dev,etc,proc,sys,tmp,root}
+    cp /bin/busybox "$T/root/bin/"
+    for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln "$T/root/bin/busybox" "$T/root/bin/$applet"; done
+    tar -C "$T/root" -c . | podman import -c 'ENV PATH=/bin' - localhost/hull-test >/dev/null
+}
+
+case_podman_run_has_output_and_status() {
+    podman_setup
+    capture podman_hull run --rm --network none localhost/hull-test sh -c 'echo out; echo err >&2; exit 7'
+    expect_status 7
+    expect_out $'out\n'
+    expect_err_has err
+    capture podman_hull run --rm --network none localhost/hull-test no-such-program
+    expect_status 127
+    expect_eq "$(echo in | podman_hull run -i --rm --network none localhost/hull-test cat)" in stdin
+}
+
+case_podman_a_container_lives_and_stops() {
+    podman_setup
+    podman_hull run -d --name hull-test --network none localhost/hull-test \
+        sh -c 'trap "echo bye; exit 3" TERM; echo up; while :; do sleep 0.2; done' >/dev/null
+    wait_for 10 sh -c 'podman logs hull-test | grep -q up' || fail "logs: $(podman logs hull-test)"
+    expect_eq "$(podman_hull exec hull-test echo hi)" hi exec
+    capture podman_hull exec hull-test sh -c 'exit 9'
+    expect_status 9
+    echo copied >"$T/file"
+    podman_hull cp "$T/file" hull-test:/tmp/file
+    expect_eq "$(podman_hull exec hull-test cat /tmp/file)" copied cp
+    [ ! -e /tmp/file ] || [ "$(cat /tmp/file)" != copied ] || fail "copied to the host"
+    podman_hull pause hull-test >/dev/null
+    expect_eq "$(podman_hull inspect -f '{{.State.Status}}' hull-test)" paused
+    podman_hull unpause hull-test >/dev/null
+    podman_hull stop -t 10 hull-test >/dev/null
+    expect_eq "$(podman_hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' hull-test)" "exited 3"
+    expect_eq "$(podman logs hull-test | tail -n 1)" bye logs
+    podman_hull rm hull-test >/dev/null
+}
