@@ -59,6 +59,7 @@ fn enter(setup: &str) -> Result<(), Failure> {
     }
     enter_network(&setup.network)?;
     enter_root(setup.root.as_deref())?;
+    only_the_link(setup.terminal).map_err(failed("close what it does not need"))?;
     drop_privileges().map_err(failed("give up its privileges"))
 }
 
@@ -110,6 +111,14 @@ fn enter_root(directory: Option<&Path>) -> Result<(), Failure> {
         rustix::process::chdir("/")
     };
     all().map_err(failed(&what))
+}
+
+/// Whoever looks finds nothing of the host open: not even its `/dev/null`.
+fn only_the_link(terminal: bool) -> rustix::io::Result<()> {
+    if !terminal {
+        rustix::stdio::dup2_stdout(stdin())?;
+    }
+    rustix::stdio::dup2_stderr(stdin())
 }
 
 fn drop_privileges() -> rustix::io::Result<()> {
