@@ -3,7 +3,7 @@
 //! Nothing else of the host's rules is touched. The table is written in one transaction, so there
 //! is no moment with half of it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::process::{Command, Stdio};
 
 use serde_json::{json, Value};
@@ -173,19 +173,15 @@ pub fn apply(table: &str, networks: &[Network]) -> Result<(), RulesError> {
 
 fn run(ruleset: &Value) -> Result<(), RulesError> {
     let failed = |source| RulesError::Run { source };
-    let mut nft = Command::new("nft")
-        .args(["--json", "--file", "-"])
-        .stdin(Stdio::piped())
+    // As an argument: what nft reads from standard input it opens by a path in /dev.
+    let output = Command::new("nft")
+        .arg("--json")
+        .arg(ruleset.to_string())
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .spawn()
+        .output()
         .map_err(failed)?;
-    if let Some(mut stdin) = nft.stdin.take() {
-        stdin
-            .write_all(ruleset.to_string().as_bytes())
-            .map_err(failed)?;
-    }
-    let output = nft.wait_with_output().map_err(failed)?;
     if output.status.success() {
         return Ok(());
     }

@@ -1,0 +1,106 @@
+# Networks: reach, names, published ports, isolation.
+
+address_of() { hull inspect -f "{{.NetworkSettings.Networks.$2.IPAddress}}" "$1"; }
+web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null; }
+
+case_the_default_network_reaches_host_and_containers() {
+    capture hull run --rm "$BUSYBOX" sh -c 'ip -o -4 addr show eth0; ip route; tail -n 1 /etc/hosts; hostname'
+    expect_status 0
+    expect_out_has '/16'
+    expect_out_has 'default via'
+    web t-web
+    local address
+    address=$(address_of t-web bridge)
+    wait_for 10 sh -c "curl -s --max-time 3 http://$address/ | grep -q served"
+    expect_eq "$(hull run --rm "$BUSYBOX" wget -q -O- -T 5 "http://$address/")" served 'from another container'
+    hull rm -f t-web >/dev/null
+    expect_clean_host
+}
+
+case_published_ports() {
+    web t-pub -p 18080:80 -p 127.0.0.1::80
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18080/ | grep -q served'
+    expect_eq "$(hull port t-pub 80 | head -n 1)" 0.0.0.0:18080 'hull port'
+    local free
+    free=$(hull port t-pub 80 | grep '^127.0.0.1:')
+    expect_eq "$(curl -s --max-time 5 "http://$free/")" served 'a port that was chosen'
+    hull ps | grep t-pub | grep -q '18080->80/tcp'
+    capture hull run --rm -p 18080:80 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 18080
+    hull rm -f t-pub >/dev/null
+    curl -s --max-time 2 http://127.0.0.1:18080/ && fail 'the port outlived its container'
+    expect_clean_host
+}
+
+case_udp_ports() {
+    hull run -d --name t-udp -p 15353:5353/udp "$BUSYBOX" sh -c 'while :; do echo answer | nc -u -l -p 5353 -w 1; done' >/dev/null
+    wait_for 15 sh -c 'python3 -c "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(2)
+s.sendto(b\"x\", (\"127.0.0.1\", 15353)); assert b\"answer\" in s.recv(99)"'
+}
+
+case_names_on_a_user_defined_network() {
+    hull network create t-net >/dev/null
+    hull run -d --name t-db --network t-net --network-alias data "$BUSYBOX" sleep 600 >/dev/null
+    capture hull run --rm --network t-net "$BUSYBOX" sh -c 'ping -c 1 -W 5 t-db >/dev/null && echo name; ping -c 1 -W 5 data >/dev/null && echo alias; nslookup nothing.invalid >/dev/null 2>&1 || echo unknown'
+    expect_out $'name\nalias\nunknown\n'
+    capture hull network rm t-net
+    [ "$status" != 0 ] || fail 'a network in use was removed'
+    expect_err_has 'active endpoints'
+    # Another address is seen at once.
+    hull run -d --name t-hold --network t-net "$BUSYBOX" sleep 600 >/dev/null
+    hull rm -f t-db >/dev/null
+    hull run -d --name t-db --network t-net "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull exec t-hold nslookup t-db | sed -n 's/^Address: //p' | tail -n 1)" "$(address_of t-db t-net)" 'the new address'
+    hull rm -f t-db t-hold >/dev/null
+    hull network rm t-net >/dev/null
+}
+
+case_networks_are_apart() {
+    hull network create t-one >/dev/null
+    hull network create --internal t-inner >/dev/null
+    hull run -d --name t-a --network t-one "$BUSYBOX" sleep 600 >/dev/null
+    capture hull run --rm "$BUSYBOX" ping -c 1 -W 2 "$(address_of t-a t-one)"
+    [ "$status" != 0 ] || fail 'one network reached another'
+    capture hull run --rm --network t-inner "$BUSYBOX" sh -c 'ip route | grep -c default'
+    expect_out $'0\n'
+    capture hull run --rm --network none "$BUSYBOX" sh -c 'ls /sys/class/net'
+    expect_out $'lo\n'
+    hull rm -f t-a >/dev/null
+    hull network rm t-one t-inner >/dev/null
+}
+
+case_bad_networks_are_named() {
+    capture hull run --rm --network t-nothing "$BUSYBOX" true
+    expect_status 125
+    expect_err_has t-nothing
+    capture hull run --rm --network host "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'not built yet'
+    capture hull network create --subnet nonsense t-x
+    expect_err_has nonsense
+    capture hull run --rm -p 99999:80 "$BUSYBOX" true
+    expect_status 125
+}
+
+case_killed_engine_keeps_networks() {
+    web t-keep -p 18081:80
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18081/ | grep -q served'
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18081/ | grep -q served'
+    hull rm -f t-keep >/dev/null
+    [ -z "$(ip -o link | grep -E ': h[0-9][0-9a-f]{13}:')" ] || fail "taps left: $(ip -o link)"
+    expect_clean_host
+}
+
+case_large_transfer() {
+    web t-big
+    hull exec t-big sh -c 'dd if=/dev/zero bs=1M count=64 2>/dev/null | tr "\0" x >/www/big'
+    local address
+    address=$(address_of t-big bridge)
+    expect_eq "$(curl -s --max-time 60 "http://$address/big" | wc -c)" 67108864 'bytes'
+}
