@@ -224,6 +224,18 @@ pub(super) fn check_process(process: &Process) -> Result<()> {
     if process.args().as_deref().unwrap_or_default().is_empty() {
         return refused("args must not be empty");
     }
+    let rlimits = process.rlimits().as_deref().unwrap_or_default();
+    for (index, rlimit) in rlimits.iter().enumerate() {
+        if rlimits[..index]
+            .iter()
+            .any(|before| before.typ() == rlimit.typ())
+        {
+            return Err(RuntimeError::Usage(format!(
+                "rlimit {} is named twice",
+                rlimit.typ()
+            )));
+        }
+    }
     Ok(())
 }
 
