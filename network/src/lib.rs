@@ -1,11 +1,12 @@
 //! Networks of containers: what is the same on the host and in a guest ([`netlink`]), and, with the
 //! feature `host`, what only a host has: taps, address pools, packet rules and published ports.
 //!
-//! **Invariant:** no program is run on the way to a container's first instruction; interfaces are
-//! made by netlink and ioctl. Packet rules belong to networks, not to containers, and are made when
-//! a network is.
+//! **Invariant:** no program is run for any of it: interfaces and packet rules are made by netlink
+//! and ioctl.
 
 pub mod netlink;
+#[cfg(feature = "host")]
+pub mod nft;
 #[cfg(feature = "host")]
 pub mod pool;
 #[cfg(feature = "host")]

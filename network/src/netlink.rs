@@ -10,7 +10,10 @@ use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -151,6 +154,21 @@ impl Netlink {
         message.header.index = index;
         message.attributes = vec![LinkAttribute::Controller(bridge)];
         self.change(message, &format!("plug interface {index} into a bridge"))
+    }
+
+    /// Lets a port of a bridge reach the bridge itself, and no other port of this kind.
+    pub fn isolate_port(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let isolated = InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)]);
+        message.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(isolated),
+        ])];
+        // A port's own settings are changed by making what is there anew.
+        let action = format!("isolate interface {index} on its bridge");
+        self.ask(RouteNetlinkMessage::NewLink(message), 0, &action)?;
+        Ok(())
     }
 
     fn change(&self, message: LinkMessage, action: &str) -> Result<(), NetlinkError> {

@@ -51,6 +51,19 @@ pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
+/// Reads a hardware address of one interface: six bytes, not a group's, not zero.
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let parts: Vec<&str> = text.split([':', '-']).collect();
+    let byte = |part: &&str| {
+        let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        digits.then(|| u8::from_str_radix(part, 16).ok())?
+    };
+    let bytes: Vec<u8> = parts.iter().map(byte).collect::<Option<_>>()?;
+    let mac: [u8; 6] = bytes.try_into().ok()?;
+    let [first, ..] = mac;
+    (first & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +101,22 @@ mod tests {
     fn hardware_addresses_follow_from_addresses() {
         let mac = mac_of(Ipv4Addr::new(172, 17, 0, 2));
         assert_eq!(mac_text(mac), "02:42:ac:11:00:02");
+    }
+
+    #[test]
+    fn hardware_addresses_are_read() {
+        let mac = [2, 0x42, 0xac, 17, 0, 2];
+        assert_eq!(parse_mac("02:42:AC:11:00:02"), Some(mac));
+        assert_eq!(parse_mac("02-42-ac-11-00-02"), Some(mac));
+        for bad in [
+            "",
+            "02:42:ac:11:00",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "02:42:ac:11:00:+2",
+            "ff:ff:ff:ff:ff:ff",
+        ] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
     }
 }

@@ -1,29 +1,43 @@
-//! Packet rules: one nftables table of an engine's own, made whole from what networks there are.
+//! Packet rules: nftables tables of an engine's own, made whole from what there is.
 //!
-//! Nothing else of the host's rules is touched. The table is written in one transaction, so there
-//! is no moment with half of it.
+//! Nothing else of the host's rules is touched. Each change is one transaction, so there is no
+//! moment with half of it. There are two tables of one name: in the family `inet`, what passes
+//! between networks; in the family `netdev`, a chain per tap that pins what a guest may send to the
+//! address that it was given ([`guard`]). A guest writes every byte of its frames.
 
 use std::io;
-use std::process::{Command, Stdio};
+use std::net::{IpAddr, Ipv4Addr};
 
-use serde_json::{json, Value};
-
+use crate::nft::{self, Chain, Change, Family, Header, Hook, Rule, Table, Test, Verdict};
 use crate::Prefix;
+
+/// EtherTypes.
+const IPV4: u16 = 0x0800;
+const ARP: u16 = 0x0806;
+/// Protocol number of UDP, and the port of DHCP servers.
+const UDP: u8 = 17;
+const DHCP_SERVER: u16 = 67;
+/// In an Ethernet frame: its sender.
+const ETHERNET_SOURCE: u32 = 6;
+/// In an ARP packet: the sender's hardware and IPv4 address.
+const ARP_SENDER: u32 = 8;
+const ARP_SENDER_ADDRESS: u32 = 14;
+/// In an IPv4 packet: its sender.
+const IPV4_SOURCE: u32 = 12;
 
 /// Why the rules can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// The program is missing.
-    #[error("failed to run nft, which writes packet rules; install the package nftables")]
-    Run {
+    /// The kernel refused.
+    #[error(
+        "failed to {action}; the kernel needs nf_tables (modules nf_tables, nft_ct, nft_masq, \
+         nft_chain_nat)"
+    )]
+    Refused {
+        /// What was tried.
+        action: String,
         /// Why.
         source: io::Error,
-    },
-    /// The kernel refused.
-    #[error("nft refused the packet rules: {reason}")]
-    Refused {
-        /// What it said.
-        reason: String,
     },
     /// Forwarding can't be switched on.
     #[error("failed to let this host forward packets ({path})")]
@@ -48,120 +62,121 @@ pub struct Network {
     pub icc: bool,
 }
 
-/// The whole table for these networks, as `nft --json` takes it; without networks, no table.
-pub fn ruleset(table: &str, networks: &[Network]) -> Value {
-    let add = json!({"add": {"table": {"family": "inet", "name": table}}});
-    let mut commands = vec![
-        // Added first, so that there is one to delete.
-        add.clone(),
-        json!({"delete": {"table": {"family": "inet", "name": table}}}),
-    ];
+/// The table that holds for these networks; without networks, it has no chains.
+pub fn between(table: &str, networks: &[Network]) -> Table {
+    let mut chains = Vec::new();
     if !networks.is_empty() {
-        commands.push(add);
-        commands.push(chain(table, "forward", "filter", "forward", 0));
-        commands.push(chain(table, "postrouting", "nat", "postrouting", 100));
+        let each =
+            |rules: &dyn Fn(&Network) -> Vec<Rule>| networks.iter().flat_map(rules).collect();
+        chains.push(Chain {
+            name: "forward".into(),
+            hook: Hook::Forward,
+            rules: each(&|network| forward(network, networks)),
+        });
+        chains.push(Chain {
+            name: "postrouting".into(),
+            hook: Hook::Postrouting,
+            rules: each(&|network| masquerade(network).into_iter().collect()),
+        });
     }
-    for network in networks {
-        for path in forward_paths(network, networks) {
-            commands.push(rule(table, "forward", path));
-        }
-        if !network.internal {
-            commands.push(rule(table, "postrouting", masquerade(network)));
-        }
+    Table {
+        family: Family::Inet,
+        name: table.to_owned(),
+        chains,
     }
-    json!({ "nftables": commands })
 }
 
-fn chain(table: &str, name: &str, kind: &str, hook: &str, priority: i32) -> Value {
-    json!({"add": {"chain": {
-        "family": "inet", "table": table, "name": name,
-        "type": kind, "hook": hook, "prio": priority, "policy": "accept",
-    }}})
-}
-
-fn rule(table: &str, chain: &str, expressions: Value) -> Value {
-    json!({"add": {"rule": {
-        "family": "inet", "table": table, "chain": chain, "expr": expressions,
-    }}})
-}
-
-fn interface(which: &str, name: &str) -> Value {
-    json!({"match": {"op": "==", "left": {"meta": {"key": which}}, "right": name}})
-}
-
-fn other_interface(which: &str, name: &str) -> Value {
-    json!({"match": {"op": "!=", "left": {"meta": {"key": which}}, "right": name}})
+fn drop_if(tests: Vec<Test>) -> Rule {
+    Rule {
+        tests,
+        verdict: Verdict::Drop,
+    }
 }
 
 /// What goes from a network's bridge to elsewhere, and into it.
-fn forward_paths(network: &Network, all: &[Network]) -> Vec<Value> {
-    let bridge = &network.bridge;
-    let mut paths = Vec::new();
-    for other in all.iter().filter(|other| other.bridge != *bridge) {
-        let path = [
-            interface("iifname", bridge),
-            interface("oifname", &other.bridge),
-            json!({"drop": null}),
-        ];
-        paths.push(json!(path));
-    }
+fn forward(network: &Network, all: &[Network]) -> Vec<Rule> {
+    let from = |equal| Test::From(equal, network.bridge.clone());
+    let to = |equal| Test::To(equal, network.bridge.clone());
+    let others = all.iter().filter(|other| other.bridge != network.bridge);
+    let mut rules: Vec<Rule> = others
+        .map(|other| drop_if(vec![from(true), Test::To(true, other.bridge.clone())]))
+        .collect();
     if !network.icc {
-        let path = [
-            interface("iifname", bridge),
-            interface("oifname", bridge),
-            json!({"drop": null}),
-        ];
-        paths.push(json!(path));
+        rules.push(drop_if(vec![from(true), to(true)]));
     }
     if network.internal {
-        for (ours, theirs) in [("iifname", "oifname"), ("oifname", "iifname")] {
-            let path = [
-                interface(ours, bridge),
-                other_interface(theirs, bridge),
-                json!({"drop": null}),
-            ];
-            paths.push(json!(path));
-        }
+        rules.push(drop_if(vec![from(true), to(false)]));
+        rules.push(drop_if(vec![to(true), from(false)]));
     } else {
         // Nobody outside begins a conversation with a container: ports are published by the host.
-        let answers = json!({"match": {
-            "op": "!=",
-            "left": {"ct": {"key": "state"}},
-            "right": {"set": ["established", "related"]},
-        }});
-        let path = [
-            interface("oifname", bridge),
-            other_interface("iifname", bridge),
-            answers,
-            json!({"drop": null}),
-        ];
-        paths.push(json!(path));
+        rules.push(drop_if(vec![to(true), from(false), Test::NewConversation]));
     }
-    paths
+    rules
 }
 
-fn masquerade(network: &Network) -> Value {
-    let (low, _) = network.subnet.range_v4().unwrap_or_default();
-    let source = json!({"match": {
-        "op": "==",
-        "left": {"payload": {"protocol": "ip", "field": "saddr"}},
-        "right": {"prefix": {
-            "addr": std::net::Ipv4Addr::from(low).to_string(),
-            "len": network.subnet.length,
-        }},
-    }});
-    let path = [
-        source,
-        other_interface("oifname", &network.bridge),
-        json!({"masquerade": null}),
+fn masquerade(network: &Network) -> Option<Rule> {
+    let IpAddr::V4(address) = network.subnet.address else {
+        return None;
+    };
+    (!network.internal).then(|| Rule {
+        tests: vec![
+            Test::Ipv4,
+            Test::source(true, address, network.subnet.length),
+            Test::To(false, network.bridge.clone()),
+        ],
+        verdict: Verdict::Masquerade,
+    })
+}
+
+/// The chain of one tap: only IPv4 and ARP, from its own hardware and IPv4 address, and no DHCP
+/// server. So no guest answers for another's address, routes others' packets to itself, or has a
+/// neighbour configure itself by what it says (DHCP, IPv6 router advertisements).
+pub fn guard(table: &str, tap: &str, mac: [u8; 6], address: Ipv4Addr) -> Table {
+    let octets = address.octets();
+    let differs = |header, offset, value: &[u8]| Test::bytes(false, header, offset, value);
+    let is = |kind| Test::EtherType(true, kind);
+    let rules = vec![
+        drop_if(vec![differs(Header::Link, ETHERNET_SOURCE, &mac)]),
+        drop_if(vec![
+            Test::EtherType(false, IPV4),
+            Test::EtherType(false, ARP),
+        ]),
+        drop_if(vec![is(ARP), differs(Header::Network, ARP_SENDER, &mac)]),
+        // Who asks whether an address is free names no address of its own (RFC 5227).
+        drop_if(vec![
+            is(ARP),
+            differs(Header::Network, ARP_SENDER_ADDRESS, &octets),
+            differs(Header::Network, ARP_SENDER_ADDRESS, &[0; 4]),
+        ]),
+        drop_if(vec![
+            is(IPV4),
+            differs(Header::Network, IPV4_SOURCE, &octets),
+        ]),
+        drop_if(vec![
+            is(IPV4),
+            Test::Transport(UDP),
+            Test::bytes(true, Header::Transport, 0, &DHCP_SERVER.to_be_bytes()),
+        ]),
     ];
-    json!(path)
+    Table {
+        family: Family::Netdev,
+        name: table.to_owned(),
+        chains: vec![Chain {
+            name: tap.to_owned(),
+            hook: Hook::Ingress(tap.to_owned()),
+            rules,
+        }],
+    }
 }
 
-/// Puts the table into the kernel, in place of the one that is there, and lets the host forward.
+/// Puts a network's rules into the kernel, in place of the ones that are there, and lets the host
+/// forward packets.
 pub fn apply(table: &str, networks: &[Network]) -> Result<(), RulesError> {
     const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-    run(&ruleset(table, networks))?;
+    commit(
+        &Change::Replace(between(table, networks)),
+        "write packet rules".into(),
+    )?;
     if networks.is_empty() {
         return Ok(());
     }
@@ -171,43 +186,77 @@ pub fn apply(table: &str, networks: &[Network]) -> Result<(), RulesError> {
     })
 }
 
-fn run(ruleset: &Value) -> Result<(), RulesError> {
-    let failed = |source| RulesError::Run { source };
-    // As an argument: what nft reads from standard input it opens by a path in /dev.
-    let output = Command::new("nft")
-        .arg("--json")
-        .arg(ruleset.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(failed)?;
-    if output.status.success() {
-        return Ok(());
+/// Pins what comes from a tap that is still down. The chain goes with the tap, or by [`unpin`].
+pub fn pin(table: &str, tap: &str, mac: [u8; 6], address: Ipv4Addr) -> Result<(), RulesError> {
+    // What an earlier tap of this name left would come first.
+    unpin(table, tap);
+    commit(
+        &Change::Extend(guard(table, tap, mac, address)),
+        format!("pin the addresses of the tap {tap}"),
+    )
+}
+
+/// Removes the chain of a tap, before the tap goes; not all kernels do that by themselves.
+pub fn unpin(table: &str, tap: &str) {
+    let change = Change::Remove {
+        family: Family::Netdev,
+        table: table.to_owned(),
+        chain: tap.to_owned(),
+    };
+    // It may never have been there.
+    if let Err(error) = nft::commit(&change) {
+        tracing::debug!(tap, %error, "removing a chain");
     }
-    let reason = String::from_utf8_lossy(&output.stderr);
-    let reason = reason.lines().next().unwrap_or("it did not say why");
-    Err(RulesError::Refused {
-        reason: reason.to_owned(),
-    })
+}
+
+/// Removes both tables.
+pub fn clear(table: &str) -> Result<(), RulesError> {
+    for family in [Family::Inet, Family::Netdev] {
+        let empty = Table {
+            family,
+            name: table.to_owned(),
+            chains: Vec::new(),
+        };
+        commit(&Change::Replace(empty), "remove packet rules".into())?;
+    }
+    Ok(())
+}
+
+fn commit(change: &Change, action: String) -> Result<(), RulesError> {
+    nft::commit(change).map_err(|source| RulesError::Refused { action, source })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_table_of_two_networks() {
-        let network = |bridge: &str, subnet: &str, internal| Network {
+    fn network(bridge: &str, subnet: &str, internal: bool) -> Network {
+        Network {
             bridge: bridge.into(),
             subnet: subnet.parse().unwrap(),
             internal,
             icc: true,
-        };
+        }
+    }
+
+    #[test]
+    fn the_table_of_two_networks() {
         let networks = [
             network("hull0", "172.17.0.1/16", false),
             network("hull-ab", "172.18.0.1/16", true),
         ];
-        insta::assert_json_snapshot!(ruleset("hull", &networks));
+        insta::assert_debug_snapshot!(between("hull", &networks));
+    }
+
+    #[test]
+    fn without_networks_there_is_no_chain() {
+        assert!(between("hull", &[]).chains.is_empty());
+    }
+
+    #[test]
+    fn a_tap_is_pinned() {
+        let address = Ipv4Addr::new(172, 17, 0, 2);
+        let mac = [2, 0x42, 172, 17, 0, 2];
+        insta::assert_debug_snapshot!(guard("hull", "h0abc", mac, address));
     }
 }

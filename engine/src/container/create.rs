@@ -177,6 +177,7 @@ impl Engine {
         }
         if wanted[0].mac.is_none() {
             wanted[0].mac = request.mac_address.clone();
+            wanted[0].check_mac()?;
         }
         Ok(wanted)
     }

@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use hull_network::netlink::Netlink;
+use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::ports::{Bound, Published};
-use hull_network::{pool, tap};
+use hull_network::{pool, rules, tap};
 use hull_shim::network::{Attachment, Attachments};
 
 use super::manage::{host, Networks, State};
@@ -121,6 +121,7 @@ impl Networks {
         let mut state = self.lock();
         let bridge = self.bridge(&netlink, &network, &mut state)?;
         let address = choose_address(&mut state, &network, wanted.address)?;
+        let isolated = !network.icc;
         let endpoint = Endpoint {
             id: ids::new_id(),
             address,
@@ -137,7 +138,7 @@ impl Networks {
             network_id: network.id,
             network_name: network.name,
         };
-        plug(&netlink, &endpoint, bridge)?;
+        self.plug(&netlink, &endpoint, bridge, isolated)?;
         // Taken from here on, also while the rest of the container is made.
         state
             .live
@@ -148,11 +149,42 @@ impl Networks {
         Ok(endpoint)
     }
 
+    /// Makes the tap of an end. It is fenced before it carries anything.
+    fn plug(
+        &self,
+        netlink: &Netlink,
+        endpoint: &Endpoint,
+        bridge: u32,
+        isolated: bool,
+    ) -> Result<()> {
+        let tap = &endpoint.tap;
+        let mac = pool::parse_mac(&endpoint.mac)
+            .ok_or_else(|| EngineError::BadRequest(format!("invalid MAC {}", endpoint.mac)))?;
+        tap::create(tap).map_err(|error| host(&error))?;
+        let table = self.tag.table();
+        let plugged = rules::pin(&table, tap, mac, endpoint.address)
+            .map_err(|error| host(&error))
+            .and_then(|()| {
+                connect(netlink, endpoint, bridge, isolated).map_err(|error| host(&error))
+            });
+        if plugged.is_err() {
+            self.remove_tap(tap);
+        }
+        plugged
+    }
+
+    pub(super) fn remove_tap(&self, tap: &str) {
+        rules::unpin(&self.tag.table(), tap);
+        if let Err(error) = tap::remove(tap) {
+            tracing::warn!(tap, error = chain(&error), "a tap is left");
+        }
+    }
+
     /// Gives back all that a container has.
     pub(crate) fn detach(&self, id: &str) {
         let gone = self.lock().live.remove(id);
         for endpoint in gone.iter().flat_map(|live| &live.endpoints) {
-            remove_tap(endpoint);
+            self.remove_tap(&endpoint.tap);
         }
         if gone.is_some() {
             self.tell_names();
@@ -273,25 +305,20 @@ fn choose_address(
     Ok(address)
 }
 
-fn plug(netlink: &Netlink, endpoint: &Endpoint, bridge: u32) -> Result<()> {
-    tap::create(&endpoint.tap).map_err(|error| host(&error))?;
-    let plugged = || {
-        let link = netlink.link(&endpoint.tap)?;
-        let index = link.map(|link| link.index).unwrap_or_default();
-        netlink.set_name_and_mtu(index, &endpoint.tap, endpoint.mtu.into())?;
-        netlink.set_controller(index, bridge)?;
-        netlink.set_up(index)
-    };
-    plugged().map_err(|error: hull_network::netlink::NetlinkError| {
-        remove_tap(endpoint);
-        host(&error)
-    })
-}
-
-fn remove_tap(endpoint: &Endpoint) {
-    if let Err(error) = tap::remove(&endpoint.tap) {
-        tracing::warn!(tap = endpoint.tap, error = chain(&error), "a tap is left");
+fn connect(
+    netlink: &Netlink,
+    endpoint: &Endpoint,
+    bridge: u32,
+    isolated: bool,
+) -> std::result::Result<(), NetlinkError> {
+    let link = netlink.link(&endpoint.tap)?;
+    let index = link.map(|link| link.index).unwrap_or_default();
+    netlink.set_name_and_mtu(index, &endpoint.tap, endpoint.mtu.into())?;
+    netlink.set_controller(index, bridge)?;
+    if isolated {
+        netlink.isolate_port(index)?;
     }
+    netlink.set_up(index)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::netlink::{Netlink, NetlinkError};
-use hull_network::{pool, rules, tap, Prefix};
+use hull_network::{pool, rules, Prefix};
 use jiff::Timestamp;
 
 use super::attach::Live;
@@ -320,9 +320,7 @@ impl Networks {
         };
         for link in links {
             if self.tag.is_tap(&link.name) && !in_use(&link.name) {
-                if let Err(error) = tap::remove(&link.name) {
-                    tracing::warn!(tap = link.name, error = chain(&error), "a tap is left");
-                }
+                self.remove_tap(&link.name);
             }
         }
     }
@@ -347,8 +345,8 @@ impl Networks {
             }
         }
         if had_any {
-            if let Err(error) = self.apply_rules(&state) {
-                tracing::warn!(error = error.message(), "packet rules are left");
+            if let Err(error) = rules::clear(&self.tag.table()) {
+                tracing::warn!(error = chain(&error), "packet rules are left");
             }
         }
     }

@@ -66,6 +66,7 @@ impl Wanted {
         let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         self.aliases = settings.aliases.clone().unwrap_or_default();
         self.mac = text(&settings.mac_address);
+        self.check_mac()?;
         let ipam = settings.ipam_config.as_ref();
         if let Some(address) = ipam.and_then(|ipam| text(&ipam.ipv4_address)) {
             let parsed = address.parse();
@@ -79,6 +80,18 @@ impl Wanted {
             )));
         }
         Ok(())
+    }
+}
+
+impl Wanted {
+    /// Refuses what is no hardware address of one interface.
+    pub(crate) fn check_mac(&self) -> Result<()> {
+        match &self.mac {
+            Some(mac) if pool::parse_mac(mac).is_none() => Err(EngineError::BadRequest(format!(
+                "invalid MAC address: {mac}"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 

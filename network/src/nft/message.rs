@@ -1,0 +1,348 @@
+//! The bytes of a transaction: netlink messages between the marks of a batch.
+
+use super::{Chain, Change, Family, Header, Hook, Rule, Table, Test, Verdict};
+
+/// Message types of nfnetlink: begin and end of a batch, and the number of nf_tables.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const NF_TABLES: u16 = 10;
+const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const DELETE_CHAIN: u16 = 5;
+const NEW_RULE: u16 = 6;
+const REQUEST: u16 = 1;
+const ACK: u16 = 4;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+const NESTED: u16 = 0x8000;
+/// Length of a netlink header, in bytes.
+pub(super) const HEADER_BYTES: usize = 16;
+/// The register that conditions use.
+const REGISTER: u32 = 1;
+
+/// The bytes of the transaction of one change.
+pub(super) fn transaction(change: &Change) -> Vec<u8> {
+    let mut batch = Batch::default();
+    batch.control(BATCH_BEGIN);
+    batch.change(change);
+    batch.control(BATCH_END);
+    batch.bytes
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    sequence: u32,
+}
+
+impl Batch {
+    fn control(&mut self, kind: u16) {
+        // The subsystem that the batch is for, in network order.
+        let family = 0;
+        let resource = NF_TABLES.to_be_bytes();
+        let flags = REQUEST;
+        self.message(kind, flags, [family, 0, resource[0], resource[1]], &[]);
+    }
+
+    fn message(&mut self, kind: u16, flags: u16, generic: [u8; 4], attributes: &[u8]) {
+        let length = HEADER_BYTES + generic.len() + attributes.len();
+        self.bytes.extend((length as u32).to_ne_bytes());
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(flags.to_ne_bytes());
+        self.bytes.extend(self.sequence.to_ne_bytes());
+        self.bytes.extend(0u32.to_ne_bytes());
+        self.bytes.extend(generic);
+        self.bytes.extend(attributes);
+        self.sequence += 1;
+    }
+
+    fn tables(&mut self, kind: u16, flags: u16, family: Family, attributes: &Attributes) {
+        let kind = (NF_TABLES << 8) | kind;
+        let generic = [family.number(), 0, 0, 0];
+        self.message(kind, REQUEST | flags, generic, &attributes.0);
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Replace(table) => {
+                let mut name = Attributes::default();
+                name.text(1, &table.name);
+                // Made first, so that there is one to delete.
+                self.tables(NEW_TABLE, CREATE, table.family, &name);
+                let acknowledge = if table.chains.is_empty() { ACK } else { 0 };
+                self.tables(DELETE_TABLE, acknowledge, table.family, &name);
+                self.extend(table);
+            }
+            Change::Extend(table) => self.extend(table),
+            Change::Remove {
+                family,
+                table,
+                chain,
+            } => {
+                let mut name = Attributes::default();
+                name.text(1, table);
+                name.text(3, chain);
+                self.tables(DELETE_CHAIN, ACK, *family, &name);
+            }
+        }
+    }
+
+    fn extend(&mut self, table: &Table) {
+        let Some(last) = table.chains.len().checked_sub(1) else {
+            return;
+        };
+        let family = table.family;
+        let mut name = Attributes::default();
+        name.text(1, &table.name);
+        self.tables(NEW_TABLE, CREATE, family, &name);
+        for (index, chain) in table.chains.iter().enumerate() {
+            let attributes = chain_attributes(&table.name, chain);
+            let end = index == last && chain.rules.is_empty();
+            let acknowledge = if end { ACK } else { 0 };
+            self.tables(NEW_CHAIN, CREATE | acknowledge, family, &attributes);
+            for (number, rule) in chain.rules.iter().enumerate() {
+                let attributes = rule_attributes(&table.name, &chain.name, rule);
+                let end = index == last && number + 1 == chain.rules.len();
+                let acknowledge = if end { ACK } else { 0 };
+                let flags = CREATE | APPEND | acknowledge;
+                self.tables(NEW_RULE, flags, family, &attributes);
+            }
+        }
+    }
+}
+
+fn chain_attributes(table: &str, chain: &Chain) -> Attributes {
+    let (number, priority, kind) = match &chain.hook {
+        Hook::Input => (1, 0i32, "filter"),
+        Hook::Forward => (2, 0, "filter"),
+        Hook::Postrouting => (4, 100, "nat"),
+        Hook::Ingress(_) => (0, 0, "filter"),
+    };
+    let mut attributes = Attributes::default();
+    attributes.text(1, table);
+    attributes.text(3, &chain.name);
+    attributes.nest(4, |hook| {
+        hook.number(1, number);
+        hook.number(2, priority as u32);
+        if let Hook::Ingress(interface) = &chain.hook {
+            hook.text(3, interface);
+        }
+    });
+    attributes.number(5, 1);
+    attributes.text(7, kind);
+    attributes
+}
+
+fn rule_attributes(table: &str, chain: &str, rule: &Rule) -> Attributes {
+    let mut attributes = Attributes::default();
+    attributes.text(1, table);
+    attributes.text(2, chain);
+    attributes.nest(4, |list| {
+        for test in &rule.tests {
+            list.test(test);
+        }
+        match rule.verdict {
+            Verdict::Drop => {
+                list.expression("counter", |_| {});
+                list.verdict(0);
+            }
+            Verdict::Accept => list.verdict(1),
+            Verdict::Masquerade => list.expression("masq", |_| {}),
+        }
+    });
+    attributes
+}
+
+/// Attributes of a netlink message. Numbers are in network order, as nf_tables has them.
+#[derive(Debug, Default)]
+struct Attributes(Vec<u8>);
+
+impl Attributes {
+    fn raw(&mut self, kind: u16, value: &[u8]) {
+        let length = value.len() + 4;
+        self.0.extend((length as u16).to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn text(&mut self, kind: u16, value: &str) {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.raw(kind, &bytes);
+    }
+
+    fn number(&mut self, kind: u16, value: u32) {
+        self.raw(kind, &value.to_be_bytes());
+    }
+
+    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+        let mut inner = Self::default();
+        fill(&mut inner);
+        self.raw(kind | NESTED, &inner.0);
+    }
+
+    fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
+        self.nest(1, |element| {
+            element.text(1, name);
+            element.nest(2, fill);
+        });
+    }
+
+    fn meta(&mut self, key: u32) {
+        self.expression("meta", |meta| {
+            meta.number(1, REGISTER);
+            meta.number(2, key);
+        });
+    }
+
+    fn compare(&mut self, equal: bool, value: &[u8]) {
+        self.expression("cmp", |compare| {
+            compare.number(1, REGISTER);
+            compare.number(2, u32::from(!equal));
+            compare.nest(3, |data| data.raw(1, value));
+        });
+    }
+
+    fn mask(&mut self, mask: &[u8]) {
+        self.expression("bitwise", |bitwise| {
+            bitwise.number(1, REGISTER);
+            bitwise.number(2, REGISTER);
+            bitwise.number(3, mask.len() as u32);
+            bitwise.nest(4, |data| data.raw(1, mask));
+            bitwise.nest(5, |data| data.raw(1, &vec![0; mask.len()]));
+        });
+    }
+
+    fn verdict(&mut self, code: u32) {
+        self.expression("immediate", |immediate| {
+            immediate.number(1, 0);
+            immediate.nest(2, |data| data.nest(2, |verdict| verdict.number(1, code)));
+        });
+    }
+
+    fn test(&mut self, test: &Test) {
+        match test {
+            Test::From(equal, name) => {
+                self.meta(6);
+                self.compare(*equal, &interface_name(name));
+            }
+            Test::To(equal, name) => {
+                self.meta(7);
+                self.compare(*equal, &interface_name(name));
+            }
+            Test::Ipv4 => {
+                self.meta(15);
+                self.compare(true, &[2]);
+            }
+            Test::EtherType(equal, kind) => {
+                self.meta(1);
+                self.compare(*equal, &kind.to_be_bytes());
+            }
+            Test::Transport(protocol) => {
+                self.meta(16);
+                self.compare(true, &[*protocol]);
+            }
+            Test::Bytes {
+                equal,
+                header,
+                offset,
+                value,
+                mask,
+            } => {
+                self.expression("payload", |payload| {
+                    payload.number(1, REGISTER);
+                    payload.number(
+                        2,
+                        match header {
+                            Header::Link => 0,
+                            Header::Network => 1,
+                            Header::Transport => 2,
+                        },
+                    );
+                    payload.number(3, *offset);
+                    payload.number(4, value.len() as u32);
+                });
+                if !mask.is_empty() {
+                    self.mask(mask);
+                }
+                self.compare(*equal, value);
+            }
+            Test::NewConversation => {
+                self.expression("ct", |ct| {
+                    ct.number(1, REGISTER);
+                    ct.number(2, 0);
+                });
+                // Established and related, in the host's order.
+                self.mask(&6u32.to_ne_bytes());
+                self.compare(true, &0u32.to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// A name as the kernel compares it: sixteen bytes.
+fn interface_name(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Splits a batch into message types and lengths, as the kernel does.
+    fn messages(mut bytes: &[u8]) -> Vec<(u16, u16)> {
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            let length = u32::from_ne_bytes(bytes[..4].try_into().unwrap()) as usize;
+            assert!(HEADER_BYTES < length && length <= bytes.len() && length.is_multiple_of(4));
+            let field = |at: usize| u16::from_ne_bytes(bytes[at..at + 2].try_into().unwrap());
+            all.push((field(4), field(6)));
+            bytes = &bytes[length..];
+        }
+        all
+    }
+
+    fn table(chains: Vec<Chain>) -> Table {
+        Table {
+            family: Family::Inet,
+            name: "t".into(),
+            chains,
+        }
+    }
+
+    #[test]
+    fn a_batch_is_framed_and_its_last_message_is_acknowledged() {
+        let rule = Rule {
+            tests: vec![
+                Test::From(true, "a".into()),
+                Test::source(true, [10, 0, 0, 9].into(), 8),
+                Test::NewConversation,
+            ],
+            verdict: Verdict::Drop,
+        };
+        let chain = Chain {
+            name: "c".into(),
+            hook: Hook::Forward,
+            rules: vec![rule.clone(), rule],
+        };
+        let all = messages(&transaction(&Change::Replace(table(vec![chain]))));
+        let kinds: Vec<u16> = all.iter().map(|(kind, _)| *kind & 0xff).collect();
+        assert_eq!(kinds, [0x10, 0, 2, 0, 3, 6, 6, 0x11]);
+        let acknowledged: Vec<bool> = all.iter().map(|(_, flags)| flags & ACK != 0).collect();
+        assert_eq!(acknowledged.iter().position(|yes| *yes), Some(6));
+        assert_eq!(acknowledged.iter().filter(|yes| **yes).count(), 1);
+    }
+
+    #[test]
+    fn an_empty_table_goes() {
+        let all = messages(&transaction(&Change::Replace(table(Vec::new()))));
+        assert_eq!(all[2].0 & 0xff, DELETE_TABLE);
+        assert_ne!(all[2].1 & ACK, 0);
+    }
+}
