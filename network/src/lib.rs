@@ -4,6 +4,8 @@
 //! **Invariant:** no program is run for any of it: interfaces and packet rules are made by netlink
 //! and ioctl.
 
+#[cfg(feature = "host")]
+pub mod egress;
 pub mod netlink;
 #[cfg(feature = "host")]
 pub mod nft;

@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
@@ -16,6 +18,8 @@ use tokio::task::JoinHandle;
 const UDP_IDLE: Duration = Duration::from_secs(90);
 /// Most UDP peers of one port at a time.
 const MAX_UDP_PEERS: usize = 4096;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 /// Largest UDP packet, in bytes.
 const MAX_PACKET: usize = 64 << 10;
 
@@ -78,16 +82,48 @@ pub async fn bind(protocol: Protocol, address: SocketAddr) -> Result<Bound, Port
     };
     match protocol {
         Protocol::Tcp => {
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let listener = listen(address).await.map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
             Ok(Bound::Tcp(listener, address))
         }
         Protocol::Udp => {
-            let socket = UdpSocket::bind(address).await.map_err(failed)?;
+            let socket = bind_udp(address).await.map_err(failed)?;
             let address = socket.local_addr().map_err(failed)?;
             Ok(Bound::Udp(socket, address))
         }
     }
+}
+
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match address {
+        SocketAddr::V4(_) => TcpListener::bind(address).await,
+        SocketAddr::V6(_) => {
+            let socket = socket_v6(SocketType::STREAM)?;
+            rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+            rustix::net::bind(&socket, &address)?;
+            rustix::net::listen(&socket, BACKLOG)?;
+            TcpListener::from_std(socket.into())
+        }
+    }
+}
+
+async fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    match address {
+        SocketAddr::V4(_) => UdpSocket::bind(address).await,
+        SocketAddr::V6(_) => {
+            let socket = socket_v6(SocketType::DGRAM)?;
+            rustix::net::bind(&socket, &address)?;
+            UdpSocket::from_std(socket.into())
+        }
+    }
+}
+
+/// A socket for IPv6 alone: the one for IPv4 has the same port beside it.
+fn socket_v6(kind: SocketType) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET6, kind, flags, None)?;
+    rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    Ok(socket)
 }
 
 impl Bound {
@@ -254,6 +290,23 @@ mod tests {
             let (length, from) = client.recv_from(&mut packet).await.unwrap();
             assert_eq!(&packet[..length], name.as_bytes());
             assert_eq!(from, port.address());
+        }
+    }
+
+    #[tokio::test]
+    async fn both_protocol_versions_have_the_same_port() {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let v4 = bind(protocol, ([0; 4], 0).into()).await.unwrap();
+            let port = v4.address().port();
+            match bind(protocol, ([0u16; 8], port).into()).await {
+                Ok(v6) => assert_eq!(v6.address().port(), port),
+                // A machine without IPv6.
+                Err(error) => assert_eq!(
+                    error.source.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT),
+                    "{error}"
+                ),
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::egress::Restricted;
 use crate::nft::{self, Chain, Change, Family, Header, Hook, Rule, Table, Test, Verdict};
 use crate::Prefix;
 
@@ -62,17 +63,28 @@ pub struct Network {
     pub icc: bool,
 }
 
-/// The table that holds for these networks; without networks, it has no chains.
-pub fn between(table: &str, networks: &[Network]) -> Table {
+/// The table that holds for these networks and policies; without networks, it has no chains.
+pub fn between(table: &str, networks: &[Network], restricted: &[Restricted]) -> Table {
     let mut chains = Vec::new();
     if !networks.is_empty() {
         let each =
             |rules: &dyn Fn(&Network) -> Vec<Rule>| networks.iter().flat_map(rules).collect();
+        // What a policy allows never leads into another network: that is decided first.
+        let mut rules: Vec<Rule> = each(&|network| forward(network, networks));
+        rules.extend(restricted.iter().flat_map(Restricted::forward));
         chains.push(Chain {
             name: "forward".into(),
             hook: Hook::Forward,
-            rules: each(&|network| forward(network, networks)),
+            rules,
         });
+        let rules: Vec<Rule> = restricted.iter().flat_map(Restricted::input).collect();
+        if !rules.is_empty() {
+            chains.push(Chain {
+                name: "input".into(),
+                hook: Hook::Input,
+                rules,
+            });
+        }
         chains.push(Chain {
             name: "postrouting".into(),
             hook: Hook::Postrouting,
@@ -171,10 +183,14 @@ pub fn guard(table: &str, tap: &str, mac: [u8; 6], address: Ipv4Addr) -> Table {
 
 /// Puts a network's rules into the kernel, in place of the ones that are there, and lets the host
 /// forward packets.
-pub fn apply(table: &str, networks: &[Network]) -> Result<(), RulesError> {
+pub fn apply(
+    table: &str,
+    networks: &[Network],
+    restricted: &[Restricted],
+) -> Result<(), RulesError> {
     const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
     commit(
-        &Change::Replace(between(table, networks)),
+        &Change::Replace(between(table, networks, restricted)),
         "write packet rules".into(),
     )?;
     if networks.is_empty() {
@@ -245,12 +261,12 @@ mod tests {
             network("hull0", "172.17.0.1/16", false),
             network("hull-ab", "172.18.0.1/16", true),
         ];
-        insta::assert_debug_snapshot!(between("hull", &networks));
+        insta::assert_debug_snapshot!(between("hull", &networks, &[]));
     }
 
     #[test]
     fn without_networks_there_is_no_chain() {
-        assert!(between("hull", &[]).chains.is_empty());
+        assert!(between("hull", &[], &[]).chains.is_empty());
     }
 
     #[test]

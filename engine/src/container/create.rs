@@ -64,6 +64,7 @@ impl CreateRequest {
     }
 
     fn check(&self) -> Result<Vec<String>> {
+        network::egress_of(&self.host)?;
         network::parse_bindings(&self.host, self.config.exposed_ports.as_deref())?;
         if let Some(signal) = self
             .config

@@ -190,7 +190,9 @@ impl Engine {
         let record = container.record();
         let exposed = record.config.exposed_ports.as_deref();
         let ports = network::parse_bindings(&record.host, exposed)?;
+        let egress = network::egress_of(&record.host)?;
         let owner = Owner {
+            egress: &egress,
             id: &record.id,
             name: &record.name,
             hostname: spec::hostname(&record),

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::ports::{Bound, Published};
 use hull_network::{pool, rules, tap};
@@ -27,6 +28,7 @@ pub(crate) struct Owner<'a> {
     pub(crate) id: &'a str,
     pub(crate) name: &'a str,
     pub(crate) hostname: &'a str,
+    pub(crate) egress: &'a Egress,
 }
 
 impl Networks {
@@ -135,6 +137,7 @@ impl Networks {
             tap: self.tag.tap(owner.id, index),
             names: names(owner, wanted),
             resolver: (!network.is_default()).then_some(network.gateway),
+            egress: owner.egress.to_string(),
             network_id: network.id,
             network_name: network.name,
         };
@@ -146,6 +149,9 @@ impl Networks {
             .or_default()
             .endpoints
             .push(endpoint.clone());
+        if *owner.egress != Egress::All {
+            self.apply_rules(&state)?;
+        }
         Ok(endpoint)
     }
 
@@ -182,7 +188,17 @@ impl Networks {
 
     /// Gives back all that a container has.
     pub(crate) fn detach(&self, id: &str) {
-        let gone = self.lock().live.remove(id);
+        let gone = {
+            let mut state = self.lock();
+            let gone = state.live.remove(id);
+            let mut ends = gone.iter().flat_map(|live| &live.endpoints);
+            if ends.any(|end| end.egress() != Egress::All) {
+                if let Err(error) = self.apply_rules(&state) {
+                    tracing::warn!(id, error = error.message(), "packet rules are left");
+                }
+            }
+            gone
+        };
         for endpoint in gone.iter().flat_map(|live| &live.endpoints) {
             self.remove_tap(&endpoint.tap);
         }
@@ -220,6 +236,8 @@ impl Networks {
         for (network_id, server) in &state.servers {
             let all = state.live.values().flat_map(|live| &live.endpoints);
             let here = all.filter(|endpoint| endpoint.network_id == *network_id);
+            let closed = here.clone().filter(|end| end.egress() == Egress::None);
+            server.set_closed(closed.map(|end| end.address.into()).collect());
             server.set_names(
                 here.flat_map(|endpoint| {
                     let address = endpoint.address;
@@ -339,6 +357,7 @@ mod tests {
             tap: "h0tap".into(),
             names: Vec::new(),
             resolver: None,
+            egress: String::new(),
         }
     }
 
@@ -364,6 +383,7 @@ mod tests {
             id: "0123456789abcdef",
             name: "web",
             hostname: "0123456789ab",
+            egress: &Egress::All,
         };
         let wanted = Wanted {
             aliases: vec!["www".into(), "web".into()],

@@ -4,7 +4,7 @@
 //! servers, as it came. Packets come from guests: each is parsed by a library that is made for
 //! hostile input, bounded in size, and worked on for a bounded time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
@@ -34,12 +34,15 @@ const MAX_QUESTIONS: usize = 256;
 const BIND_RETRY: Duration = Duration::from_millis(200);
 const BIND_ATTEMPTS: u32 = 25;
 
+/// Who may ask for names of this network only.
+type Closed = Arc<RwLock<HashSet<IpAddr>>>;
 type Table = Arc<RwLock<HashMap<String, Vec<Ipv4Addr>>>>;
 
 /// A running name server. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Dns {
     table: Table,
+    closed: Closed,
     task: JoinHandle<()>,
 }
 
@@ -52,6 +55,7 @@ impl Drop for Dns {
 #[derive(Debug, Clone)]
 struct Server {
     table: Table,
+    closed: Closed,
     /// The host's resolver configuration, read for each question that is passed on.
     resolv_conf: PathBuf,
     permits: Arc<Semaphore>,
@@ -60,9 +64,10 @@ struct Server {
 impl Dns {
     /// Serves on `address`, which may come up a little later.
     pub(super) fn start(address: Ipv4Addr, resolv_conf: PathBuf) -> Self {
-        let table = Table::default();
+        let (table, closed) = (Table::default(), Closed::default());
         let server = Server {
             table: Arc::clone(&table),
+            closed: Arc::clone(&closed),
             resolv_conf,
             permits: Arc::new(Semaphore::new(MAX_QUESTIONS)),
         };
@@ -74,7 +79,16 @@ impl Dns {
             };
             tokio::join!(serve_udp(&server, udp), serve_tcp(&server, tcp));
         });
-        Self { table, task }
+        Self {
+            table,
+            closed,
+            task,
+        }
+    }
+
+    /// Who may not ask others, by address.
+    pub(super) fn set_closed(&self, closed: HashSet<IpAddr>) {
+        *self.closed.write().unwrap_or_else(|p| p.into_inner()) = closed;
     }
 
     /// Who is there now: names and their addresses.
@@ -117,7 +131,7 @@ async fn serve_udp(server: &Server, socket: UdpSocket) {
                 let question = buffer[..length].to_vec();
                 questions.spawn(async move {
                     let _permit = permit;
-                    if let Some(answer) = server.answer(&question, false).await {
+                    if let Some(answer) = server.answer(&question, peer.ip(), false).await {
                         let _ = socket.send_to(&answer, peer).await;
                     }
                 });
@@ -132,14 +146,14 @@ async fn serve_tcp(server: &Server, listener: TcpListener) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                let Ok((stream, _)) = accepted else { continue };
+                let Ok((stream, peer)) = accepted else { continue };
                 let Ok(permit) = Arc::clone(&server.permits).try_acquire_owned() else {
                     continue;
                 };
                 let server = server.clone();
                 connections.spawn(async move {
                     let _permit = permit;
-                    converse(&server, stream).await;
+                    converse(&server, stream, peer.ip()).await;
                 });
             }
             Some(_) = connections.join_next() => {}
@@ -147,10 +161,10 @@ async fn serve_tcp(server: &Server, listener: TcpListener) {
     }
 }
 
-async fn converse(server: &Server, mut stream: TcpStream) {
+async fn converse(server: &Server, mut stream: TcpStream, peer: IpAddr) {
     while let Ok(Some(question)) = tokio::time::timeout(IDLE_LIMIT, read_message(&mut stream)).await
     {
-        let Some(answer) = server.answer(&question, true).await else {
+        let Some(answer) = server.answer(&question, peer, true).await else {
             return;
         };
         if write_message(&mut stream, &answer).await.is_none() {
@@ -175,7 +189,7 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> Option<()> {
 }
 
 impl Server {
-    async fn answer(&self, question: &[u8], tcp: bool) -> Option<Vec<u8>> {
+    async fn answer(&self, question: &[u8], peer: IpAddr, tcp: bool) -> Option<Vec<u8>> {
         let message = Message::from_vec(question).ok()?;
         if message.metadata.message_type != MessageType::Query {
             return None;
@@ -186,6 +200,13 @@ impl Server {
         };
         if let Some(own) = own {
             return own.to_vec().ok();
+        }
+        let closed = {
+            let all = self.closed.read().unwrap_or_else(|p| p.into_inner());
+            all.contains(&peer)
+        };
+        if closed {
+            return reply(&message, ResponseCode::Refused).to_vec().ok();
         }
         match self.pass_on(question, tcp).await {
             Some(answer) => Some(answer),
@@ -371,13 +392,36 @@ mod tests {
     async fn bytes_that_are_no_question_get_no_answer() {
         let server = Server {
             table: Table::default(),
+            closed: Closed::default(),
             resolv_conf: "/nonexistent".into(),
             permits: Arc::new(Semaphore::new(1)),
         };
         for bad in [&b""[..], b"x", &[0xff; 64], &[0; 12]] {
-            let answer = server.answer(bad, false).await;
+            let answer = server.answer(bad, [10, 0, 0, 2].into(), false).await;
             // Twelve zero bytes are a question about nothing.
             assert_eq!(answer.is_some(), bad.len() == 12, "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_closed_off_asks_nobody_outside() {
+        let peer = IpAddr::from([10, 0, 0, 2]);
+        let server = Server {
+            table: Arc::new(RwLock::new(table())),
+            closed: Arc::new(RwLock::new(HashSet::from([peer]))),
+            resolv_conf: "/nonexistent".into(),
+            permits: Arc::new(Semaphore::new(1)),
+        };
+        for (name, code) in [
+            ("db.", ResponseCode::NoError),
+            ("example.org.", ResponseCode::Refused),
+        ] {
+            let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+            message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+            let question = message.to_vec().unwrap();
+            let answer = server.answer(&question, peer, false).await.unwrap();
+            let answer = Message::from_vec(&answer).unwrap();
+            assert_eq!(answer.metadata.response_code, code, "{name}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use hull_network::egress::{Egress, Restricted};
 use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::{pool, rules, Prefix};
 use jiff::Timestamp;
@@ -288,7 +289,7 @@ impl Networks {
         PathBuf::from("/etc/resolv.conf")
     }
 
-    fn apply_rules(&self, state: &State) -> Result<()> {
+    pub(super) fn apply_rules(&self, state: &State) -> Result<()> {
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let links = netlink.links().map_err(|error| host(&error))?;
         let networks: Vec<_> = state
@@ -305,7 +306,16 @@ impl Networks {
                 })
             })
             .collect();
-        rules::apply(&self.tag.table(), &networks).map_err(|error| host(&error))
+        let ends = state.live.values().flat_map(|live| &live.endpoints);
+        let restricted: Vec<_> = ends
+            .filter(|end| end.egress() != Egress::All)
+            .map(|end| Restricted {
+                bridge: self.tag.bridge(&end.network_id),
+                address: end.address,
+                egress: end.egress(),
+            })
+            .collect();
+        rules::apply(&self.tag.table(), &networks, &restricted).map_err(|error| host(&error))
     }
 
     /// Removes the taps that belong to no live container.

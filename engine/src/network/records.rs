@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use bollard_stubs::models::EndpointSettings;
+use bollard_stubs::models::{EndpointSettings, HostConfig};
+use hull_network::egress::{BadEgress, Egress};
 use hull_network::{pool, Prefix};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EngineError, Result};
+
+/// Annotation of a container: its egress policy.
+const EGRESS_ANNOTATION: &str = "dev.hull.egress";
 
 /// A network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,9 +118,32 @@ pub(crate) struct Endpoint {
     pub(crate) names: Vec<String>,
     /// Where containers of this network ask for names; `None`: as the host does.
     pub(crate) resolver: Option<Ipv4Addr>,
+    /// Where it may begin conversations to ([`Egress`], as text); empty: anywhere.
+    #[serde(default)]
+    pub(crate) egress: String,
+}
+
+/// The policy that a container asks for.
+pub(crate) fn egress_of(host: &HostConfig) -> Result<Egress> {
+    let annotations = host.annotations.iter().flatten();
+    let mut wanted = annotations.filter(|(key, _)| *key == EGRESS_ANNOTATION);
+    match wanted.next() {
+        None => Ok(Egress::All),
+        Some((_, text)) => text
+            .parse()
+            .map_err(|error: BadEgress| EngineError::BadRequest(error.to_string())),
+    }
 }
 
 impl Endpoint {
+    /// Its policy. What can't be read is the strictest one.
+    pub(crate) fn egress(&self) -> Egress {
+        match self.egress.as_str() {
+            "" => Egress::All,
+            text => text.parse().unwrap_or(Egress::None),
+        }
+    }
+
     /// The hardware address that goes with an address.
     pub(crate) fn usual_mac(address: Ipv4Addr) -> String {
         pool::mac_text(pool::mac_of(address))

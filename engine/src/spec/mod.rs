@@ -136,6 +136,8 @@ fn annotations(record: &Record) -> Value {
     if !groups.is_empty() {
         all.insert(GROUP_ADD_ANNOTATION.to_owned(), groups.join(","));
     }
+    // Which taps a VM opens is never a client's to say.
+    all.remove(hull_shim::annotations::NETWORK);
     if !record.endpoints.is_empty() {
         let network = json!(crate::network::annotation(&record.endpoints));
         all.insert(

@@ -91,6 +91,10 @@ pub(crate) struct CreateArgs {
     /// Hardware address
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Option<String>,
+    /// Where it may begin conversations to: all, outside (not the host, not link-local addresses),
+    /// none, or allow:CIDR[:PORT],...
+    #[arg(long, value_name = "POLICY")]
+    egress: Option<String>,
     /// Number of CPUs, such as 1.5
     #[arg(long, value_parser = parse_cpus)]
     cpus: Option<i64>,
@@ -256,6 +260,14 @@ impl CreateArgs {
         })
     }
 
+    fn annotations(&self) -> HashMap<String, String> {
+        let mut all = pairs(&self.annotation);
+        if let Some(policy) = &self.egress {
+            all.insert("dev.hull.egress".to_owned(), policy.clone());
+        }
+        all
+    }
+
     fn host_config(&self) -> Result<HostConfig> {
         let size = terminal::size().filter(|_| self.tty);
         Ok(HostConfig {
@@ -292,7 +304,7 @@ impl CreateArgs {
             privileged: Some(self.privileged),
             security_opt: some(self.security_opt.clone()),
             sysctls: Some(pairs(&self.sysctl)),
-            annotations: Some(pairs(&self.annotation)),
+            annotations: Some(self.annotations()),
             oom_score_adj: self.oom_score_adj,
             init: self.init.then_some(true),
             log_config: self.log_driver.clone().map(|driver| HostConfigLogConfig {
