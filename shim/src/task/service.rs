@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api;
@@ -35,6 +36,8 @@ use crate::spec::Bundle;
 use crate::stdio::{Connected, Endpoints};
 use crate::vmm::UidLease;
 
+/// Starting a process: many at once on a busy host wait for each other.
+const START_LIMIT: Duration = Duration::from_secs(180);
 /// Version that `Connect` reports.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Type of what `Pids` says of a process.
@@ -162,7 +165,7 @@ impl Service {
         container
             .sandbox
             .agent()
-            .call("ExecProcess", CALL_LIMIT, |client, context| async move {
+            .call("ExecProcess", START_LIMIT, |client, context| async move {
                 client.exec_process(context, &request).await
             })
             .await
@@ -183,7 +186,7 @@ impl Service {
         let started = container
             .sandbox
             .agent()
-            .call("StartProcess", CALL_LIMIT, |client, context| async move {
+            .call("StartProcess", START_LIMIT, |client, context| async move {
                 client.start_process(context, &request).await
             })
             .await
