@@ -14,7 +14,7 @@ mod records;
 pub(crate) use attach::{annotation, Owner};
 pub(crate) use manage::{CreateNetwork, Networks};
 pub(crate) use ports::parse_bindings;
-pub(crate) use records::{egress_of, Endpoint, NetworkRecord, Wanted};
+pub(crate) use records::{egress_of, Endpoint, NetworkRecord, Wanted, EGRESS_ANNOTATION};
 
 /// Name of the network that containers have unless they say otherwise.
 pub(crate) const DEFAULT: &str = "bridge";

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{EngineError, Result};
 
 /// Annotation of a container: its egress policy.
-const EGRESS_ANNOTATION: &str = "dev.hull.egress";
+pub(crate) const EGRESS_ANNOTATION: &str = "dev.hull.egress";
 
 /// A network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

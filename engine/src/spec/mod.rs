@@ -138,6 +138,8 @@ fn annotations(record: &Record) -> Value {
     }
     // Which taps a VM opens is never a client's to say.
     all.remove(hull_shim::annotations::NETWORK);
+    // The engine's own, which the shim need not know.
+    all.remove(crate::network::EGRESS_ANNOTATION);
     if !record.endpoints.is_empty() {
         let network = json!(crate::network::annotation(&record.endpoints));
         all.insert(
