@@ -4,7 +4,7 @@
 use crate::arch::x86_64::layout::COMMAND_LINE_MAX;
 
 /// Words that every guest kernel gets, and why.
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     // The virtio console. Only emergencies reach it: each line is work for the VMM, and the rest
     // stays in the guest's log buffer. A panic raises the level by itself.
     "console=hvc0",
@@ -23,6 +23,8 @@ const WORDS: [&str; 9] = [
     // Per-CPU memory in units of pages: in the usual ones of 2 MiB, the accounting of the second
     // chunk alone takes 4 MiB.
     "percpu_alloc=page",
+    // Containers may make dummy interfaces; none is there from the start.
+    "dummy.numdummies=0",
     // The agent.
     "rdinit=/init",
 ];

@@ -125,6 +125,12 @@ fn row(item: &Value, full: bool) -> Value {
         .flatten()
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
         .collect();
+    let networks: Vec<&str> = item["NetworkSettings"]["Networks"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
     let created = item["Created"].as_i64().unwrap_or(0);
     let now = jiff::Timestamp::now().as_second();
     json!({
@@ -135,12 +141,47 @@ fn row(item: &Value, full: bool) -> Value {
         "CreatedAt": jiff::Timestamp::from_second(created).map(|t| t.to_string()).unwrap_or_default(),
         "Status": text("Status"),
         "State": text("State"),
-        "Ports": "",
+        "Ports": ports(item),
         "Names": names.join(","),
         "Labels": labels.join(","),
-        "Networks": "none",
+        "Networks": networks.join(","),
         "Mounts": "",
         "LocalVolumes": "0",
         "Size": "0B",
     })
+}
+
+/// As docker writes them: `0.0.0.0:8080->80/tcp, [::]:8080->80/tcp`.
+fn ports(item: &Value) -> String {
+    let one = |port: &Value| {
+        let kind = port["Type"].as_str().unwrap_or("tcp");
+        let inside = port["PrivatePort"].as_u64().unwrap_or_default();
+        match (port["IP"].as_str(), port["PublicPort"].as_u64()) {
+            (Some(ip), Some(outside)) if ip.contains(':') => {
+                format!("[{ip}]:{outside}->{inside}/{kind}")
+            }
+            (Some(ip), Some(outside)) => format!("{ip}:{outside}->{inside}/{kind}"),
+            _ => format!("{inside}/{kind}"),
+        }
+    };
+    let all = item["Ports"].as_array().into_iter().flatten();
+    all.map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_ports_are_written_as_docker_does() {
+        let item = json!({"Ports": [
+            {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"},
+            {"IP": "::", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"},
+            {"PrivatePort": 53, "Type": "udp"},
+        ]});
+        assert_eq!(
+            ports(&item),
+            "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp, 53/udp"
+        );
+    }
 }
