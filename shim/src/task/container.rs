@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::ttrpc;
-use tokio::sync::watch;
+use tokio::sync::{watch, Semaphore};
 
 use super::errors;
 use super::host_side::Place;
 use super::process::Process;
 use crate::hooks::Subject;
 use crate::sandbox::Sandbox;
+
+/// Most processes of a container that are being started at once.
+const MAX_STARTS: usize = 16;
 
 /// A container in a sandbox.
 #[derive(Debug)]
@@ -26,6 +29,9 @@ pub(super) struct Container {
     pub(super) place: Place,
     pub(super) paused: watch::Sender<bool>,
     oom_reported: AtomicBool,
+    /// For starts under way: the agent keeps a bounded number of streams whose process it does not
+    /// know yet.
+    pub(super) starts: Semaphore,
     execs: Mutex<HashMap<String, Arc<Process>>>,
 }
 
@@ -47,6 +53,7 @@ impl Container {
             place,
             paused: watch::Sender::new(false),
             oom_reported: AtomicBool::new(false),
+            starts: Semaphore::new(MAX_STARTS),
             execs: Mutex::new(HashMap::new()),
         }
     }

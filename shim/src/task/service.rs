@@ -181,6 +181,8 @@ impl Service {
             let mut paused = container.paused.subscribe();
             let _ = paused.wait_for(|paused| !paused).await;
         }
+        let turn = container.starts.acquire().await;
+        let _turn = turn.map_err(|error| errors::failed(&error))?;
         let side = self.start_exec(container, process).await?;
         let request = reference(container, process);
         let started = container
