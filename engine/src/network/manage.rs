@@ -315,7 +315,11 @@ impl Networks {
                 egress: end.egress(),
             })
             .collect();
-        rules::apply(&self.tag.table(), &networks, &restricted).map_err(|error| host(&error))
+        let table = self.tag.table();
+        if networks.is_empty() {
+            return rules::clear(&table).map_err(|error| host(&error));
+        }
+        rules::apply(&table, &networks, &restricted).map_err(|error| host(&error))
     }
 
     /// Removes the taps that belong to no live container.

@@ -96,3 +96,44 @@ case_large_transfer() {
     address=$(address_of t-big bridge)
     expect_eq "$(curl -s --max-time 60 "http://$address/big" | wc -c)" 67108864 'bytes'
 }
+
+case_a_guest_sends_from_its_own_address_only() {
+    hull network create --subnet 10.231.0.0/24 t-guard >/dev/null
+    hull run -d --name t-peer --network t-guard --ip 10.231.0.9 "$BUSYBOX" sleep 600 >/dev/null
+    capture hull run --rm --cap-add NET_ADMIN --network t-guard "$BUSYBOX" sh -c '
+        ping -c 1 -W 5 10.231.0.9 >/dev/null && echo own
+        ip addr add 10.231.0.77/24 dev eth0
+        ping -c 1 -W 2 -I 10.231.0.77 10.231.0.9 >/dev/null || echo no other address
+        ip link set eth0 down; ip link set eth0 address 02:42:0a:e7:00:4d; ip link set eth0 up
+        ping -c 1 -W 2 10.231.0.9 >/dev/null || echo no other interface'
+    expect_out $'own\nno other address\nno other interface\n'
+    hull rm -f t-peer >/dev/null
+    hull network rm t-guard >/dev/null
+}
+
+case_egress_policies() {
+    local gateway
+    hull network create --subnet 10.232.0.0/24 t-egress >/dev/null
+    gateway=10.232.0.1
+    web t-in --network t-egress --egress none -p 18082:80
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18082/ | grep -q served'
+    capture hull exec t-in sh -c "ping -c 1 -W 2 $gateway >/dev/null || echo not the host; nslookup t-in >/dev/null && echo names; nslookup example.org | grep -c REFUSED"
+    expect_out_has $'not the host\nnames\n'
+    ip link add t-outside type dummy
+    ip addr add 10.233.0.1/32 dev t-outside
+    capture hull run --rm --network t-egress --egress outside "$BUSYBOX" ping -c 1 -W 2 10.233.0.1
+    ip link del t-outside
+    [ "$status" != 0 ] || fail 'an address of the host was reached'
+    capture hull run --rm --egress bogus "$BUSYBOX" true
+    expect_status 125
+    expect_err_has bogus
+    hull rm -f t-in >/dev/null
+    hull network rm t-egress >/dev/null
+}
+
+case_ports_on_ipv6_localhost() {
+    web t-six -p 18083:80
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18083/ | grep -q served'
+    [ -e /proc/net/if_inet6 ] || skip 'no IPv6 here'
+    expect_eq "$(curl -s --max-time 5 'http://[::1]:18083/')" served 'by IPv6'
+}
