@@ -11,6 +11,10 @@ use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context, Code};
 
+use hull_protocol::agent::ProcessInfo;
+use hull_protocol::sandbox::ProcessesRequest;
+use hull_protocol::sandbox_ttrpc::SandboxClient;
+
 use super::error::{io_error, Result, RuntimeError};
 use crate::spec::RootfsMount;
 use crate::task::address;
@@ -46,13 +50,6 @@ impl Status {
             Self::Stopped => "stopped",
         }
     }
-}
-
-/// A process of a container.
-#[derive(Debug, Clone)]
-pub(super) struct ProcessRow {
-    pub(super) pid: u32,
-    pub(super) info: serde_json::Value,
 }
 
 /// Where a process's streams are.
@@ -135,6 +132,7 @@ fn program() -> Result<PathBuf> {
 pub(super) struct Task {
     id: String,
     client: TaskClient,
+    sandbox: SandboxClient,
 }
 
 impl Task {
@@ -143,7 +141,8 @@ impl Task {
         let client = Client::connect(address).await.ok()?;
         Some(Self {
             id: id.to_owned(),
-            client: TaskClient::new(client),
+            client: TaskClient::new(client.clone()),
+            sandbox: SandboxClient::new(client),
         })
     }
 
@@ -316,25 +315,15 @@ impl Task {
         reply.map(|_| ()).map_err(plain_error)
     }
 
-    /// All processes.
-    pub(super) async fn processes(&self) -> Result<Vec<ProcessRow>> {
-        let request = api::PidsRequest {
-            id: self.id.clone(),
-            ..api::PidsRequest::default()
+    /// All processes, as the guest knows them.
+    pub(super) async fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        let request = ProcessesRequest {
+            container_id: self.id.clone(),
+            ..ProcessesRequest::default()
         };
         let context = context::with_duration(CALL_LIMIT);
-        let reply = self.client.pids(context, &request).await;
-        let rows = reply.map_err(plain_error)?.processes.into_iter();
-        Ok(rows
-            .map(|row| ProcessRow {
-                pid: row.pid,
-                info: row
-                    .info
-                    .as_ref()
-                    .and_then(|any| serde_json::from_slice(&any.value).ok())
-                    .unwrap_or_default(),
-            })
-            .collect())
+        let reply = self.sandbox.processes(context, &request).await;
+        reply.map(|reply| reply.processes).map_err(plain_error)
     }
 
     /// Changes limits; `resources` is JSON.

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use hull_protocol::agent::ProcessInfo;
 use serde::Serialize;
 use serde_json::{json, Value};
 
 use super::cli::{EventsArgs, Format, IdArgs, ListArgs, PsArgs};
-use super::client::{ProcessRow, Status, Task};
+use super::client::{Status, Task};
 use super::control::{find, look, Found};
 use super::error::{system, Result, RuntimeError};
 use super::{only_id, Context};
@@ -168,38 +169,31 @@ pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -
     Ok(0)
 }
 
-fn process_table(rows: &[ProcessRow]) -> String {
+fn process_table(rows: &[ProcessInfo]) -> String {
     let head = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"].map(str::to_owned);
     let cells = rows.iter().map(|row| {
-        let text = |key: &str| match &row.info[key] {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        };
-        let number = |key: &str| row.info[key].as_i64().unwrap_or_default();
+        let tty = Some(row.tty.clone()).filter(|tty| !tty.is_empty());
         [
-            text("uid"),
+            row.uid.to_string(),
             row.pid.to_string(),
-            text("ppid"),
+            row.ppid.to_string(),
             "0".to_owned(),
-            start_time(number("started_at_ns")),
-            Some(text("tty"))
-                .filter(|tty| !tty.is_empty())
-                .unwrap_or_else(|| "?".into()),
-            cpu_time(number("cpu_ns")),
-            text("command"),
+            start_time(row.started_at_ns),
+            tty.unwrap_or_else(|| "?".into()),
+            cpu_time(row.cpu_ns),
+            row.command.clone(),
         ]
     });
     let rows: Vec<_> = std::iter::once(head).chain(cells).collect();
     aligned(&rows)
 }
 
-fn start_time(nanoseconds: i64) -> String {
+fn start_time(nanoseconds: u64) -> String {
     let time = jiff::Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default();
     time.strftime("%H:%M").to_string()
 }
 
-fn cpu_time(nanoseconds: i64) -> String {
+fn cpu_time(nanoseconds: u64) -> String {
     let seconds = nanoseconds / 1_000_000_000;
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
