@@ -14,5 +14,6 @@ mod sandbox_service;
 mod serve;
 mod service;
 mod state;
+mod steps;
 
 pub use command::{main, Invocation};

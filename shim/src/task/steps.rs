@@ -1,0 +1,360 @@
+//! What the calls of the Task API have in common: making a container, starting a process, freeing
+//! one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim_protos::api;
+use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
+use containerd_shim_protos::ttrpc;
+use hull_protocol::agent::{ContainerRef, ProcessRef, ResizePtyRequest, SignalProcessRequest};
+
+use super::container::Container;
+use super::host_side::{self, HostSide, Place};
+use super::process::{Phase, Process, StdioPaths};
+use super::service::Service;
+use super::state::Shim;
+use super::{errors, rootfs};
+use crate::agent::CALL_LIMIT;
+use crate::holder::Network;
+use crate::hooks::Moment;
+use crate::lower::{lower, HostFacts, TaskOptions};
+use crate::report::chain;
+use crate::runtime_dir::RuntimeDir;
+use crate::sandbox::Sandbox;
+use crate::spec::Bundle;
+use crate::stdio::{Connected, Endpoints};
+use crate::vmm::UidLease;
+
+/// Starting a process: many at once on a busy host wait for each other.
+const START_LIMIT: Duration = Duration::from_secs(180);
+/// File in the sandbox's runtime directory that takes the boot's timeline.
+const TRACE_FILE: &str = "trace.json";
+
+impl Service {
+    pub(super) fn new(shim: Arc<Shim>) -> Self {
+        Self { shim }
+    }
+
+    /// Boots the VM and makes the container in it. What a failure leaves is gone when the values
+    /// made so far are dropped.
+    pub(super) async fn make(
+        &self,
+        request: &api::CreateTaskRequest,
+    ) -> ttrpc::Result<Arc<Container>> {
+        let bundle = Bundle::load(Path::new(&request.bundle), &rootfs::mounts(&request.rootfs))
+            .map_err(|error| errors::invalid(chain(&error)))?;
+        let stdio = StdioPaths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let place = Place::of(&bundle);
+        let hooks = host_side::subject(&request.id, &bundle);
+        let mut side = HostSide::open(&stdio, &place, hooks.has_any()).await?;
+        let pid = side.pid().unwrap_or_default();
+        let made = async {
+            for moment in [Moment::Prestart, Moment::CreateRuntime] {
+                let ran = hooks.run(moment, pid).await;
+                ran.map_err(|error| errors::failed(&error))?;
+            }
+            self.boot(request, &bundle, stdio, &mut side).await
+        };
+        let (sandbox, init) = match made.await {
+            Ok(made) => made,
+            Err(error) => {
+                drop(side);
+                hooks.run_all(Moment::Poststop, 0).await;
+                return Err(error);
+            }
+        };
+        // Further processes join the network namespace that the first one has.
+        let place = match &side.holder {
+            Some(holder) => Place {
+                network: Network::Join(holder.netns()),
+                ..place
+            },
+            None => place,
+        };
+        let container = Arc::new(Container::new(
+            &request.id,
+            request.bundle.clone().into(),
+            Arc::new(sandbox),
+            init,
+            hooks,
+            place,
+        ));
+        side.follow(self, &container, &container.init);
+        Ok(container)
+    }
+
+    /// Boots the VM and makes the container's first process in it.
+    pub(super) async fn boot(
+        &self,
+        request: &api::CreateTaskRequest,
+        bundle: &Bundle,
+        stdio: StdioPaths,
+        side: &mut HostSide,
+    ) -> ttrpc::Result<(Sandbox, Arc<Process>)> {
+        let fail = |error: &dyn std::error::Error| errors::failed(error);
+        let uid = UidLease::take(&self.shim.exec_root).map_err(|error| fail(&error))?;
+        let options = TaskOptions {
+            sandbox_id: self.shim.sandbox_id.clone(),
+            container_id: request.id.clone(),
+            terminal: request.terminal,
+            jail: uid.jail(),
+            host: HostFacts::read(),
+        };
+        let plan = lower(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
+        let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
+        let dir = RuntimeDir::create(&self.shim.exec_root, &name).map_err(|error| fail(&error))?;
+        let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
+        let sandbox = Sandbox::boot_plan(&assets, &plan, dir, uid)
+            .await
+            .map_err(|error| fail(&error))?;
+
+        let init = Arc::new(Process::init(stdio));
+        let connected = connect(&sandbox, side.take_endpoints(), init.stdio.terminal).await?;
+        let mut create = plan.create;
+        create.stdio = protobuf::MessageField::some(connected.tokens());
+        sandbox
+            .agent()
+            .call(
+                "CreateContainer",
+                CALL_LIMIT,
+                |client, context| async move { client.create_container(context, &create).await },
+            )
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        init.set_pid(side.pid().unwrap_or_else(|| sandbox.vm().pid()));
+        init.set_io(connected.start());
+        Ok((sandbox, init))
+    }
+
+    pub(super) async fn start_exec(
+        &self,
+        container: &Container,
+        process: &Process,
+    ) -> ttrpc::Result<HostSide> {
+        let request = process.exec_request(&container.id);
+        let Some(mut request) = request.map_err(|error| errors::failed(&error))? else {
+            return Ok(HostSide::default());
+        };
+        let mut side = HostSide::open(&process.stdio, &container.place, false).await?;
+        let endpoints = side.take_endpoints();
+        let connected = connect(&container.sandbox, endpoints, process.stdio.terminal).await?;
+        request.stdio = protobuf::MessageField::some(connected.tokens());
+        container
+            .sandbox
+            .agent()
+            .call("ExecProcess", START_LIMIT, |client, context| async move {
+                client.exec_process(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        process.set_io(connected.start());
+        Ok(side)
+    }
+
+    /// Starts a process; returns its PID: on the host if it has one there, else in the guest.
+    pub(super) async fn run(
+        &self,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+    ) -> ttrpc::Result<u32> {
+        if !process.exec_id.is_empty() {
+            // It would be frozen half made.
+            let mut paused = container.paused.subscribe();
+            let _ = paused.wait_for(|paused| !paused).await;
+        }
+        let turn = container.starts.acquire().await;
+        let _turn = turn.map_err(|error| errors::failed(&error))?;
+        let side = self.start_exec(container, process).await?;
+        let request = reference(container, process);
+        let started = container
+            .sandbox
+            .agent()
+            .call("StartProcess", START_LIMIT, |client, context| async move {
+                client.start_process(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        let pid = side.pid().unwrap_or(started.pid);
+        side.follow(self, container, process);
+        Ok(pid)
+    }
+
+    /// Sends a signal to a process, or to all of the container.
+    pub(super) async fn deliver(
+        &self,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+        signal: u32,
+        all: bool,
+    ) -> ttrpc::Result<()> {
+        let request = SignalProcessRequest {
+            container_id: container.id.clone(),
+            exec_id: process.exec_id.clone(),
+            signal,
+            all,
+            ..SignalProcessRequest::default()
+        };
+        let created = process.phase() == Phase::Created;
+        container
+            .sandbox
+            .agent()
+            .call("SignalProcess", CALL_LIMIT, |client, context| async move {
+                client.signal_process(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        // A process that was never started is not watched yet.
+        if created && process.exec_id.is_empty() {
+            self.shim.watch(container, process);
+        }
+        Ok(())
+    }
+
+    /// Sets the size of a process's terminal, in characters.
+    pub(super) async fn resize(
+        &self,
+        container: &Container,
+        process: &Process,
+        width: u32,
+        height: u32,
+    ) -> ttrpc::Result<()> {
+        let request = ResizePtyRequest {
+            container_id: container.id.clone(),
+            exec_id: process.exec_id.clone(),
+            width,
+            height,
+            ..ResizePtyRequest::default()
+        };
+        container
+            .sandbox
+            .agent()
+            .call("ResizePty", CALL_LIMIT, |client, context| async move {
+                client.resize_pty(context, &request).await
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))?;
+        Ok(())
+    }
+
+    pub(super) fn publish_start(&self, container: &Container, process: &Process) {
+        let pid = process.pid();
+        let container_id = container.id.clone();
+        match process.exec_id.is_empty() {
+            true => self.shim.publisher.publish(&TaskStart {
+                container_id,
+                pid,
+                ..TaskStart::default()
+            }),
+            false => self.shim.publisher.publish(&TaskExecStarted {
+                container_id,
+                exec_id: process.exec_id.clone(),
+                pid,
+                ..TaskExecStarted::default()
+            }),
+        }
+    }
+
+    /// Keeps the boot's timeline beside the sandbox: nobody can ask the VMM once it has ended.
+    pub(super) async fn keep_trace(&self, container: &Container) {
+        let Ok(marks) = container.sandbox.vm().trace().await else {
+            return;
+        };
+        let path = container.sandbox.dir().join(TRACE_FILE);
+        let written = serde_json::to_vec(&marks)
+            .map_err(std::io::Error::from)
+            .and_then(|json| std::fs::write(&path, json));
+        if let Err(error) = written {
+            tracing::warn!(?path, %error, "the boot's timeline is lost");
+        }
+    }
+
+    /// Frees a process in the guest; the container too when it is the init process.
+    pub(super) async fn free(&self, container: &Container, process: &Process) {
+        let request = reference(container, process);
+        let freed = container
+            .sandbox
+            .agent()
+            .call("DeleteProcess", CALL_LIMIT, |client, context| async move {
+                client.delete_process(context, &request).await
+            })
+            .await;
+        if let Err(error) = freed {
+            // An exec that never ran is not known there, and a VM that ended knows nothing.
+            tracing::debug!(error = chain(&error), "delete in the guest");
+        }
+        if let Some(io) = process.take_io() {
+            io.finish().await;
+        }
+    }
+
+    pub(super) async fn call_container<T, F>(
+        &self,
+        id: &str,
+        call: &'static str,
+        make: impl FnOnce(
+            hull_protocol::agent_ttrpc::AgentClient,
+            ttrpc::context::Context,
+            ContainerRef,
+        ) -> F,
+    ) -> ttrpc::Result<T>
+    where
+        F: std::future::Future<Output = ttrpc::Result<T>>,
+    {
+        let container = self.shim.container(id)?;
+        let reference = ContainerRef {
+            container_id: container.id.clone(),
+            ..ContainerRef::default()
+        };
+        let agent = container.sandbox.agent();
+        agent
+            .call(call, CALL_LIMIT, |client, context| {
+                make(client, context, reference)
+            })
+            .await
+            .map_err(|error| errors::of_agent(&error))
+    }
+}
+
+pub(super) async fn connect(
+    sandbox: &Sandbox,
+    endpoints: Endpoints,
+    terminal: bool,
+) -> ttrpc::Result<Connected> {
+    Connected::new(sandbox.vm(), endpoints, terminal)
+        .await
+        .map_err(|error| errors::failed(&error))
+}
+
+pub(super) fn reference(container: &Container, process: &Process) -> ProcessRef {
+    ProcessRef {
+        container_id: container.id.clone(),
+        exec_id: process.exec_id.clone(),
+        ..ProcessRef::default()
+    }
+}
+
+pub(super) fn status(container: &Container, process: &Process) -> api::Status {
+    if process.exit().is_some() {
+        return api::Status::STOPPED;
+    }
+    match process.phase() {
+        Phase::Created | Phase::Starting => api::Status::CREATED,
+        Phase::Started if *container.paused.borrow() => api::Status::PAUSED,
+        Phase::Started => api::Status::RUNNING,
+    }
+}
+
+/// Only a process that runs can be told anything.
+pub(super) fn running(container: &Container, process: &Process) -> ttrpc::Result<()> {
+    match status(container, process) {
+        api::Status::STOPPED => Err(errors::not_found("process already finished: process")),
+        _ => Ok(()),
+    }
+}
