@@ -22,6 +22,8 @@ use super::serve::{serve, Sandboxed};
 use super::state::now;
 use crate::runtime_dir::{exec_root, remove_sandbox, sweep};
 
+/// File in a bundle that holds the shim's address.
+const ADDRESS_FILE: &str = "address";
 /// FIFO in a bundle from which containerd takes a shim's log.
 const LOG_FIFO: &str = "log";
 /// File in a bundle that takes the log where there is no FIFO.
@@ -145,9 +147,18 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
             return Err(error);
         }
     }
+    let address = format!("unix://{}", socket.display());
+    keep_address(&invocation.bundle()?, &address).context("failed to keep the address")?;
     // Older containerd reads a bare address, and newer one takes it as such too.
-    print!("unix://{}", socket.display());
+    print!("{address}");
     io::stdout().flush().context("failed to print the address")
+}
+
+/// containerd 1.x finds a shim again, after its own restart, by this file in the bundle.
+fn keep_address(bundle: &Path, address: &str) -> io::Result<()> {
+    let new = bundle.join(".address.new");
+    std::fs::write(&new, address)?;
+    std::fs::rename(&new, bundle.join(ADDRESS_FILE))
 }
 
 fn spawn_server(invocation: &Invocation, listener: UnixListener) -> anyhow::Result<()> {
