@@ -457,7 +457,7 @@ mod tests {
         let again = Networks::open(directory.path().join("networks.json"), "abcdef").unwrap();
         assert_eq!(again.find("a").unwrap(), made);
         assert_eq!(again.find(&made.id[..10]).unwrap(), made);
-        assert!(again.find("b").is_err());
+        assert!(again.find("no-such-network").is_err());
     }
 
     #[test]
