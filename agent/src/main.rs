@@ -25,6 +25,7 @@ mod network;
 mod power;
 mod process;
 mod ps;
+mod resolver;
 mod rootfs;
 mod rpc;
 mod sandbox;

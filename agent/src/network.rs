@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use hull_network::netlink::{Netlink, NetlinkError};
+use hull_network::netlink::{Neighbour, Netlink, NetlinkError, Route};
 use hull_network::Prefix;
-use hull_protocol::agent::{ConfigureNetworkRequest, NetworkInterface, NetworkRoute};
+use hull_protocol::agent::{
+    ConfigureNetworkRequest, NetworkInterface, NetworkNeighbour, NetworkRoute,
+};
 
 use crate::error::{AgentError, Kind, Result};
 
@@ -41,27 +43,53 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
             .map_err(failed)?;
     }
     for route in &wanted.routes {
-        let (destination, gateway) = parse_route(route)?;
         netlink
-            .add_route(destination, gateway, link.index)
+            .add_route(link.index, &parse_route(route)?)
+            .map_err(failed)?;
+    }
+    for neighbour in &wanted.neighbours {
+        netlink
+            .add_neighbour(link.index, &parse_neighbour(neighbour)?)
             .map_err(failed)?;
     }
     Ok(())
 }
 
-fn parse_route(route: &NetworkRoute) -> Result<(Option<Prefix>, Option<IpAddr>)> {
+fn parse_route(route: &NetworkRoute) -> Result<Route> {
     let destination = match route.destination.as_str() {
         "" => None,
         text => Some(prefix(text)?),
     };
-    let gateway = match route.gateway.as_str() {
-        "" => None,
-        text => Some(
-            text.parse()
-                .map_err(|_| AgentError::invalid(format!("{text:?} is no address of a gateway")))?,
-        ),
-    };
-    Ok((destination, gateway))
+    Ok(Route {
+        destination,
+        gateway: address(&route.gateway)?,
+        source: address(&route.source)?,
+        metric: Some(route.metric).filter(|metric| *metric != 0),
+        onlink: route.onlink,
+    })
+}
+
+fn parse_neighbour(neighbour: &NetworkNeighbour) -> Result<Neighbour> {
+    let invalid = || AgentError::invalid(format!("{neighbour:?} is no neighbour"));
+    Ok(Neighbour {
+        address: address(&neighbour.address)?.ok_or_else(invalid)?,
+        hardware_address: neighbour
+            .hardware_address
+            .as_slice()
+            .try_into()
+            .map_err(|_| invalid())?,
+    })
+}
+
+/// `None` for an empty text.
+fn address(text: &str) -> Result<Option<IpAddr>> {
+    match text {
+        "" => Ok(None),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| AgentError::invalid(format!("{text:?} is no address"))),
+    }
 }
 
 fn prefix(text: &str) -> Result<Prefix> {
@@ -90,9 +118,10 @@ mod tests {
                 ..Default::default()
             })
         };
-        let (destination, gateway) = route("", "172.17.0.1").unwrap();
-        assert_eq!((destination, gateway), (None, "172.17.0.1".parse().ok()));
-        assert!(route("10.0.0.0/8", "").unwrap().0.is_some());
+        let default = route("", "172.17.0.1").unwrap();
+        assert_eq!(default.destination, None);
+        assert_eq!(default.gateway, "172.17.0.1".parse().ok());
+        assert!(route("10.0.0.0/8", "").unwrap().destination.is_some());
         assert!(route("10.0.0.0", "").is_err());
         assert!(route("", "gateway").is_err());
     }

@@ -16,7 +16,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::error::{AgentError, Kind, Result};
 use crate::process::Exit;
 use crate::sandbox::Sandbox;
-use crate::{diagnose, network, power, ps, sys, unpack};
+use crate::{diagnose, network, power, ps, resolver, sys, unpack};
 
 /// The service.
 pub(crate) struct Service {
@@ -97,6 +97,7 @@ impl agent_ttrpc::Agent for Service {
         request: ConfigureNetworkRequest,
     ) -> ttrpc::Result<Empty> {
         network::configure(&request)?;
+        resolver::serve(&request.resolvers).await?;
         Ok(Empty::default())
     }
 

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "host")]
 pub mod egress;
+#[cfg(feature = "host")]
+pub mod foreign;
 pub mod netlink;
 #[cfg(feature = "host")]
 pub mod nft;

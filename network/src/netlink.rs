@@ -7,15 +7,20 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{
-    NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST,
+    NetlinkMessage, NetlinkPayload, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage,
 };
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::net::netlink::SocketAddrNetlink;
@@ -58,6 +63,30 @@ pub struct Link {
     pub address: Vec<u8>,
     /// Largest packet, in bytes.
     pub mtu: u32,
+}
+
+/// A route of an interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Route {
+    /// `None`: the default route, of the gateway's family.
+    pub destination: Option<Prefix>,
+    /// `None`: straight through the interface.
+    pub gateway: Option<IpAddr>,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+    /// Metric.
+    pub metric: Option<u32>,
+    /// The gateway is there though no address of the interface says so.
+    pub onlink: bool,
+}
+
+/// A permanent neighbour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its hardware address.
+    pub hardware_address: [u8; 6],
 }
 
 /// A connection to the kernel's rtnetlink.
@@ -206,38 +235,62 @@ impl Netlink {
         Ok(())
     }
 
-    /// Adds a route by `gateway` or, without one, straight through the interface. `None` as the
-    /// destination is the default route.
-    pub fn add_route(
-        &self,
-        destination: Option<Prefix>,
-        gateway: Option<IpAddr>,
-        index: u32,
-    ) -> Result<(), NetlinkError> {
-        let some = destination.map(|prefix| prefix.address).or(gateway);
+    /// Adds a route through an interface.
+    pub fn add_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
+        let some = route.destination.map(|prefix| prefix.address);
         let mut message = RouteMessage::default();
-        message.header.address_family = some.map_or(AddressFamily::Inet, family);
-        message.header.destination_prefix_length = destination.map_or(0, |prefix| prefix.length);
+        message.header.address_family = some.or(route.gateway).map_or(AddressFamily::Inet, family);
+        message.header.destination_prefix_length =
+            route.destination.map_or(0, |prefix| prefix.length);
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.protocol = RouteProtocol::Boot;
-        message.header.scope = match gateway {
+        message.header.scope = match route.gateway {
             Some(_) => RouteScope::Universe,
             None => RouteScope::Link,
         };
         message.header.kind = RouteType::Unicast;
+        if route.onlink {
+            message.header.flags = RouteFlags::Onlink;
+        }
         message.attributes.push(RouteAttribute::Oif(index));
-        if let Some(prefix) = destination {
-            let to = route_address(prefix.address);
-            message.attributes.push(RouteAttribute::Destination(to));
-        }
-        if let Some(gateway) = gateway {
-            let by = route_address(gateway);
-            message.attributes.push(RouteAttribute::Gateway(by));
-        }
+        let destination = route.destination.filter(|prefix| 0 < prefix.length);
+        let attributes = [
+            destination.map(|prefix| RouteAttribute::Destination(route_address(prefix.address))),
+            route
+                .gateway
+                .map(|by| RouteAttribute::Gateway(route_address(by))),
+            route
+                .source
+                .map(|from| RouteAttribute::PrefSource(route_address(from))),
+            route.metric.map(RouteAttribute::Priority),
+        ];
+        message.attributes.extend(attributes.into_iter().flatten());
         let to = destination.map_or("default".to_owned(), |prefix| prefix.to_string());
         let action = format!("add the route to {to} on interface {index}");
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.ask(RouteNetlinkMessage::NewRoute(message), flags, &action)?;
+        Ok(())
+    }
+
+    /// Adds a permanent neighbour.
+    pub fn add_neighbour(&self, index: u32, neighbour: &Neighbour) -> Result<(), NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(neighbour.address);
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(match neighbour.address {
+                IpAddr::V4(address) => NeighbourAddress::Inet(address),
+                IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+            }),
+            NeighbourAttribute::LinkLayerAddress(neighbour.hardware_address.to_vec()),
+        ];
+        let action = format!(
+            "add the neighbour {} on interface {index}",
+            neighbour.address
+        );
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, &action)?;
         Ok(())
     }
 
@@ -267,7 +320,7 @@ impl Netlink {
     }
 
     /// Sends one request and reads to the end of its answer.
-    fn ask(
+    pub(crate) fn ask(
         &self,
         message: RouteNetlinkMessage,
         flags: u16,

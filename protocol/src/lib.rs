@@ -23,6 +23,8 @@ pub use generated::sandbox;
 /// Client and server of the shim's own RPC interface.
 pub use generated::sandbox_ttrpc;
 
+pub mod resolver;
+
 /// Version of this contract. The host and the agent are built together; a difference means a
 /// stale initramfs and is refused at `Hello`.
 pub const PROTOCOL_VERSION: u32 = 1;

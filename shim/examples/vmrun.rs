@@ -14,6 +14,7 @@ use hull_protocol::agent::ProcessRef;
 use hull_shim::agent::CALL_LIMIT;
 use hull_shim::assets::Assets;
 use hull_shim::lower::{lower, HostFacts, Plan, TaskOptions};
+use hull_shim::network::Attachments;
 use hull_shim::runtime_dir::{exec_root, RuntimeDir};
 use hull_shim::sandbox::{Boot, Sandbox};
 use hull_shim::spec::{BlockFile, Bundle, RootfsSource};
@@ -81,7 +82,8 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         resources: &plan.resources,
         console: args.console.as_deref(),
         shares: &plan.shares,
-        taps: &plan.taps,
+        taps: Vec::new(),
+        foreign: None,
         network: plan.network.clone(),
         sandbox: plan.sandbox.clone(),
     };
@@ -140,6 +142,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
         terminal: args.tty,
         jail: uid.jail(),
         host: HostFacts::read(),
+        network: Attachments::default(),
     };
     Ok(lower(&bundle, &options)?)
 }

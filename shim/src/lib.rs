@@ -18,6 +18,7 @@ pub mod hooks;
 pub mod lower;
 pub mod network;
 pub mod report;
+mod resolver;
 pub mod runtime;
 pub mod runtime_dir;
 pub mod sandbox;

@@ -3,7 +3,9 @@
 //! The engine makes the taps and owns them; the sandbox only opens them.
 
 use hull_network::Prefix;
-use hull_protocol::agent::{ConfigureNetworkRequest, NetworkInterface, NetworkRoute};
+use hull_protocol::agent::{
+    ConfigureNetworkRequest, NetworkInterface, NetworkNeighbour, NetworkRoute,
+};
 use hull_vm_config::{NetConfig, Slot};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,9 @@ const MAX_NAME_BYTES: usize = 15;
 pub struct Attachments {
     /// In the order of the guest's slots.
     pub interfaces: Vec<Attachment>,
+    /// Loopback addresses in the guest at which the host answers questions about names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<String>,
 }
 
 /// One interface.
@@ -35,6 +40,38 @@ pub struct Attachment {
     /// Addresses of the default gateways.
     #[serde(default)]
     pub gateways: Vec<String>,
+    /// Further routes, in the order in which they are made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Permanent neighbours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A route through an interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Route {
+    /// With a prefix length; `None`: the default route.
+    pub destination: Option<String>,
+    /// `None`: straight through the interface.
+    pub gateway: Option<String>,
+    /// Preferred source address.
+    pub source: Option<String>,
+    /// 0: the kernel's own.
+    pub metric: u32,
+    /// The gateway is there though no address says so.
+    pub onlink: bool,
+}
+
+/// A neighbour whose hardware address is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbour {
+    /// Its address.
+    pub address: String,
+    /// Its hardware address.
+    pub mac: String,
 }
 
 /// An annotation that makes no network.
@@ -71,8 +108,6 @@ pub enum NetworkError {
 pub struct Lowered {
     /// The VM's devices.
     pub devices: Vec<NetConfig>,
-    /// The tap of each device.
-    pub taps: Vec<String>,
     /// What the agent is asked.
     pub request: ConfigureNetworkRequest,
 }
@@ -97,6 +132,7 @@ impl Attachments {
             return Err(NetworkError::TooMany { count });
         }
         let mut lowered = Lowered::default();
+        lowered.request.resolvers = self.resolvers.clone();
         for (index, interface) in self.interfaces.iter().enumerate() {
             interface.check()?;
             let mac = interface.mac()?;
@@ -105,17 +141,13 @@ impl Attachments {
                 mac,
                 mtu: interface.mtu,
             });
-            lowered.taps.push(interface.tap.clone());
             lowered.request.interfaces.push(NetworkInterface {
                 hardware_address: mac.to_vec(),
                 name: interface.name.clone(),
                 mtu: interface.mtu.into(),
                 addresses: interface.addresses.clone(),
-                routes: interface
-                    .gateways
-                    .iter()
-                    .map(|g| default_route(g))
-                    .collect(),
+                routes: interface.lower_routes(),
+                neighbours: interface.lower_neighbours()?,
                 ..Default::default()
             });
         }
@@ -160,15 +192,43 @@ impl Attachment {
     }
 
     fn mac(&self) -> Result<[u8; 6], NetworkError> {
-        let bytes: Option<Vec<u8>> = self
-            .mac
-            .split(':')
-            .map(|part| u8::from_str_radix(part, 16).ok())
-            .collect();
-        bytes
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(|| self.invalid("mac", &self.mac))
+        parse_mac(&self.mac).ok_or_else(|| self.invalid("mac", &self.mac))
     }
+
+    fn lower_routes(&self) -> Vec<NetworkRoute> {
+        let own = self.routes.iter().map(|route| NetworkRoute {
+            destination: route.destination.clone().unwrap_or_default(),
+            gateway: route.gateway.clone().unwrap_or_default(),
+            source: route.source.clone().unwrap_or_default(),
+            metric: route.metric,
+            onlink: route.onlink,
+            ..Default::default()
+        });
+        let default = self.gateways.iter().map(|gateway| default_route(gateway));
+        own.chain(default).collect()
+    }
+
+    fn lower_neighbours(&self) -> Result<Vec<NetworkNeighbour>, NetworkError> {
+        let lower = |neighbour: &Neighbour| {
+            let mac = parse_mac(&neighbour.mac);
+            Ok(NetworkNeighbour {
+                address: neighbour.address.clone(),
+                hardware_address: mac
+                    .ok_or_else(|| self.invalid("mac", &neighbour.mac))?
+                    .to_vec(),
+                ..Default::default()
+            })
+        };
+        self.neighbours.iter().map(lower).collect()
+    }
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|part| u8::from_str_radix(part, 16).ok())
+        .collect();
+    bytes?.try_into().ok()
 }
 
 #[cfg(test)]
@@ -183,6 +243,8 @@ mod tests {
             mtu: 1500,
             addresses: vec!["172.17.0.2/16".into()],
             gateways: vec!["172.17.0.1".into()],
+            routes: Vec::new(),
+            neighbours: Vec::new(),
         }
     }
 
@@ -190,12 +252,12 @@ mod tests {
     fn an_interface_becomes_a_device_and_a_request() {
         let all = Attachments {
             interfaces: vec![attachment()],
+            resolvers: Vec::new(),
         };
         let text = serde_json::to_string(&all).unwrap();
         assert_eq!(Attachments::parse(&text).unwrap(), all);
         let lowered = all.lower().unwrap();
         assert_eq!(lowered.devices[0].mac, [2, 0x42, 0xac, 0x11, 0, 2]);
-        assert_eq!(lowered.taps, ["hull0a1b2c3d"]);
         let interface = &lowered.request.interfaces[0];
         assert_eq!(interface.routes[0].gateway, "172.17.0.1");
     }
@@ -207,6 +269,7 @@ mod tests {
             change(&mut wrong);
             let all = Attachments {
                 interfaces: vec![wrong],
+                resolvers: Vec::new(),
             };
             all.lower().unwrap_err().to_string()
         };
@@ -217,6 +280,7 @@ mod tests {
         assert!(change(|a| a.gateways = vec!["x".into()]).contains("gateway"));
         let many = Attachments {
             interfaces: vec![attachment(); 9],
+            resolvers: Vec::new(),
         };
         assert_eq!(
             many.lower().unwrap_err(),

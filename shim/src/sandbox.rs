@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hull_network::foreign::Foreign;
 use hull_protocol::agent::{ConfigureNetworkRequest, ConfigureSandboxRequest};
 use hull_vm_config::{FdName, VmConfig};
 
@@ -13,6 +14,7 @@ use crate::assets::{Assets, AssetsError};
 use crate::lower::{
     resource, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD, KERNEL_FD,
 };
+use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{ShareError, ShareServer};
 use crate::spec::SpecError;
@@ -42,9 +44,6 @@ pub enum SandboxError {
     /// The agent.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// A network interface.
-    #[error(transparent)]
-    Tap(#[from] hull_network::tap::TapError),
     /// A path of the host that the guest must see.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -64,7 +63,9 @@ pub struct Boot<'a> {
     /// Host paths that the guest must see.
     pub shares: &'a [Share],
     /// Taps, one for each network device of the configuration.
-    pub taps: &'a [String],
+    pub taps: Vec<OwnedFd>,
+    /// The namespace that they are in, if it is not the engine's; kept as long as the VM.
+    pub foreign: Option<Foreign>,
     /// Their interfaces in the guest.
     pub network: ConfigureNetworkRequest,
     /// First request to the agent.
@@ -88,6 +89,7 @@ pub struct Sandbox {
     shares: Option<ShareServer>,
     size: VmSize,
     dir: RuntimeDir,
+    _foreign: Option<Foreign>,
     _uid: UidLease,
 }
 
@@ -96,6 +98,7 @@ impl Sandbox {
     pub async fn boot_plan(
         assets: &Assets,
         plan: &Plan,
+        (taps, foreign): (Vec<OwnedFd>, Option<Foreign>),
         dir: RuntimeDir,
         uid: UidLease,
     ) -> Result<Self, SandboxError> {
@@ -106,7 +109,8 @@ impl Sandbox {
             resources: &plan.resources,
             console: console.as_deref(),
             shares: &plan.shares,
-            taps: &plan.taps,
+            taps,
+            foreign,
             network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
         };
@@ -115,7 +119,7 @@ impl Sandbox {
 
     /// Boots a VM and waits for its agent.
     pub async fn boot(
-        boot: Boot<'_>,
+        mut boot: Boot<'_>,
         dir: RuntimeDir,
         uid: UidLease,
     ) -> Result<Self, SandboxError> {
@@ -124,7 +128,8 @@ impl Sandbox {
             memory_bytes: boot.config.memory_bytes,
         };
         let kvm = open_kvm()?;
-        let mut files = open_files(&boot)?;
+        let taps = std::mem::take(&mut boot.taps);
+        let mut files = open_files(&boot, taps)?;
         let mut shares = None;
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
@@ -147,13 +152,22 @@ impl Sandbox {
         }
         let agent = Agent::connect(&vm).await?;
         agent.configure(boot.sandbox).await?;
-        if !boot.network.interfaces.is_empty() {
+        if boot.network != ConfigureNetworkRequest::default() {
+            let servers = boot.network.resolvers.clone();
             let request = boot.network;
             agent
                 .call("ConfigureNetwork", CALL_LIMIT, |client, context| async move {
                     client.configure_network(context, &request).await
                 })
                 .await?;
+            if let Some(foreign) = boot.foreign.as_ref().filter(|_| !servers.is_empty()) {
+                let servers = servers
+                    .iter()
+                    .filter_map(|text| text.parse().ok())
+                    .collect();
+                let namespace = foreign.namespace();
+                tokio::spawn(resolver::serve(vm.clone(), namespace, servers));
+            }
         }
         Ok(Self {
             vm,
@@ -161,6 +175,7 @@ impl Sandbox {
             shares,
             size,
             dir,
+            _foreign: boot.foreign,
             _uid: uid,
         })
     }
@@ -212,7 +227,7 @@ async fn end_with(virtiofsd: OwnedFd, vm: Vm) {
     }
 }
 
-fn open_files(boot: &Boot<'_>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
+fn open_files(boot: &Boot<'_>, taps: Vec<OwnedFd>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
     let own = [
         resource(KERNEL_FD, &boot.assets.vmlinux, false),
         resource(INITRAMFS_FD, &boot.assets.initramfs, false),
@@ -222,8 +237,8 @@ fn open_files(boot: &Boot<'_>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
         let file = crate::vmm::open_resource(resource)?;
         files.push((resource.name.clone(), file));
     }
-    for (net, tap) in boot.config.devices.nets.iter().zip(boot.taps) {
-        files.push((net.tap.clone(), hull_network::tap::open(tap)?));
+    for (net, tap) in boot.config.devices.nets.iter().zip(taps) {
+        files.push((net.tap.clone(), tap));
     }
     if let Some(console) = boot.console {
         files.push((CONSOLE_FD.into(), crate::vmm::create_console(console)?));

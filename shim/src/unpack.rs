@@ -291,7 +291,8 @@ async fn boot(
         resources: &resources,
         console: None,
         shares: &[],
-        taps: &[],
+        taps: Vec::new(),
+        foreign: None,
         network: Default::default(),
         sandbox: Default::default(),
     };

@@ -266,10 +266,13 @@ pub(crate) fn annotation(endpoints: &[Endpoint]) -> Attachments {
             mtu: endpoint.mtu,
             addresses: vec![format!("{}/{}", endpoint.address, endpoint.prefix_length)],
             gateways: gateways.iter().map(Ipv4Addr::to_string).collect(),
+            routes: Vec::new(),
+            neighbours: Vec::new(),
         }
     });
     Attachments {
         interfaces: interfaces.collect(),
+        resolvers: Vec::new(),
     }
 }
 

@@ -140,13 +140,11 @@ fn annotations(record: &Record) -> Value {
     all.remove(hull_shim::annotations::NETWORK);
     // The engine's own, which the shim need not know.
     all.remove(crate::network::EGRESS_ANNOTATION);
-    if !record.endpoints.is_empty() {
-        let network = json!(crate::network::annotation(&record.endpoints));
-        all.insert(
-            hull_shim::annotations::NETWORK.to_owned(),
-            network.to_string(),
-        );
-    }
+    let network = json!(crate::network::annotation(&record.endpoints));
+    all.insert(
+        hull_shim::annotations::NETWORK.to_owned(),
+        network.to_string(),
+    );
     json!(all)
 }
 

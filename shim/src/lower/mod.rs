@@ -20,7 +20,7 @@ use hull_vm_config::{
 use protobuf::MessageField;
 
 use crate::annotations::{AnnotationError, Annotations};
-use crate::network::NetworkError;
+use crate::network::{Attachments, NetworkError};
 use crate::spec::{BlockFile, Bundle, RootfsMount, RootfsSource};
 
 pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
@@ -51,6 +51,8 @@ pub struct TaskOptions {
     pub jail: JailConfig,
     /// What the host has.
     pub host: HostFacts,
+    /// The VM's network.
+    pub network: Attachments,
 }
 
 /// A VM and its first container.
@@ -64,8 +66,6 @@ pub struct Plan {
     pub console: bool,
     /// Host paths that the guest must see.
     pub shares: Vec<Share>,
-    /// Taps of the host to open, one for each network device.
-    pub taps: Vec<String>,
     /// How the agent sets the interfaces up.
     pub network: ConfigureNetworkRequest,
     /// First request to the agent; clock and entropy are filled in when it is sent.
@@ -193,8 +193,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     });
     devices.console = annotations.console.then(|| CONSOLE_FD.into());
 
-    let attachments = annotations.network.clone().unwrap_or_default();
-    let network = attachments.lower()?;
+    let network = options.network.lower()?;
     devices.nets = network.devices;
 
     let spec = serde_json::to_vec(&guest.spec).map_err(|source| LowerError::Encode { source })?;
@@ -211,7 +210,6 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         resources: root.resources,
         console: annotations.console,
         shares: guest.shares,
-        taps: network.taps,
         network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),

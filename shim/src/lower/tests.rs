@@ -20,6 +20,7 @@ fn options() -> TaskOptions {
             cpus: 4,
             memory_bytes: 8 << 30,
         },
+        network: Attachments::default(),
     }
 }
 

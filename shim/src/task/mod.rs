@@ -8,6 +8,7 @@ mod errors;
 mod events;
 mod host_side;
 mod metrics;
+mod network;
 mod process;
 mod rootfs;
 mod sandbox_service;

@@ -15,7 +15,7 @@ use super::host_side::{self, HostSide, Place};
 use super::process::{Phase, Process, StdioPaths};
 use super::service::Service;
 use super::state::Shim;
-use super::{errors, rootfs};
+use super::{errors, network, rootfs};
 use crate::agent::CALL_LIMIT;
 use crate::holder::Network;
 use crate::hooks::Moment;
@@ -52,8 +52,9 @@ impl Service {
             terminal: request.terminal,
         };
         let place = Place::of(&bundle);
+        let own_pid = network::wants_pid(&bundle);
         let hooks = host_side::subject(&request.id, &bundle);
-        let mut side = HostSide::open(&stdio, &place, hooks.has_any()).await?;
+        let mut side = HostSide::open(&stdio, &place, hooks.has_any() || own_pid).await?;
         let pid = side.pid().unwrap_or_default();
         let made = async {
             for moment in [Moment::Prestart, Moment::CreateRuntime] {
@@ -100,18 +101,21 @@ impl Service {
     ) -> ttrpc::Result<(Sandbox, Arc<Process>)> {
         let fail = |error: &dyn std::error::Error| errors::failed(error);
         let uid = UidLease::take(&self.shim.exec_root).map_err(|error| fail(&error))?;
+        let prepared = network::prepare(bundle, side.holder.as_ref()).await?;
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
             terminal: request.terminal,
             jail: uid.jail(),
             host: HostFacts::read(),
+            network: prepared.attachments,
         };
         let plan = lower(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
         let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
         let dir = RuntimeDir::create(&self.shim.exec_root, &name).map_err(|error| fail(&error))?;
         let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
-        let sandbox = Sandbox::boot_plan(&assets, &plan, dir, uid)
+        let network = (prepared.taps, prepared.foreign);
+        let sandbox = Sandbox::boot_plan(&assets, &plan, network, dir, uid)
             .await
             .map_err(|error| fail(&error))?;
 

@@ -1,0 +1,203 @@
+//! Name servers on loopback addresses, whose answers come from the host.
+//!
+//! An engine's resolver answers in the network namespace that it prepared, on an address such as
+//! 127.0.0.11; the guest has a loopback of its own. What is asked there is sent to the host on one
+//! connection ([`hull_protocol::resolver`]).
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hull_protocol::resolver::{Header, Transport, HEADER_BYTES, RESOLVER_PORT};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{mpsc, oneshot};
+use tokio_vsock::{VsockAddr, VsockListener, VsockStream, VMADDR_CID_ANY};
+
+use crate::error::{AgentError, Kind, Result};
+
+/// Where name servers listen.
+const DNS_PORT: u16 = 53;
+/// Most questions without an answer; more are dropped, as a busy server would.
+const MAX_PENDING: usize = 256;
+/// After that nobody waits for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a TCP connection may be idle.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// Largest DNS message, in bytes.
+const MAX_MESSAGE: usize = 65535;
+
+/// A question on its way to the host.
+struct Question {
+    server: u8,
+    transport: Transport,
+    message: Vec<u8>,
+    answer: oneshot::Sender<Vec<u8>>,
+}
+
+type Pending = Arc<Mutex<HashMap<u32, oneshot::Sender<Vec<u8>>>>>;
+
+/// Listens on all `addresses`, and for the host.
+pub(crate) async fn serve(addresses: &[String]) -> Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let failed = |what: String| {
+        move |error: std::io::Error| AgentError::new(Kind::Internal, format!("{what}: {error}"))
+    };
+    let (ask, asked) = mpsc::channel(MAX_PENDING);
+    for (index, text) in addresses.iter().enumerate() {
+        let address: Ipv4Addr = text
+            .parse()
+            .ok()
+            .filter(Ipv4Addr::is_loopback)
+            .ok_or_else(|| AgentError::invalid(format!("{text:?} is no IPv4 loopback address")))?;
+        let server = u8::try_from(index)
+            .map_err(|_| AgentError::invalid("too many name servers".to_string()))?;
+        let at = SocketAddr::from((address, DNS_PORT));
+        let what = || failed(format!("failed to serve names at {at}"));
+        let udp = UdpSocket::bind(at).await.map_err(what())?;
+        let tcp = TcpListener::bind(at).await.map_err(what())?;
+        tokio::spawn(serve_udp(Arc::new(udp), server, ask.clone()));
+        tokio::spawn(serve_tcp(tcp, server, ask.clone()));
+    }
+    let host = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, RESOLVER_PORT))
+        .map_err(failed("failed to wait for the host's resolver".into()))?;
+    tokio::spawn(relay(host, asked));
+    Ok(())
+}
+
+async fn serve_udp(socket: Arc<UdpSocket>, server: u8, ask: mpsc::Sender<Question>) {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    loop {
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            server,
+            transport: Transport::Udp,
+            message: buffer[..length].to_vec(),
+            answer,
+        };
+        if ask.try_send(question).is_ok() {
+            let socket = Arc::clone(&socket);
+            tokio::spawn(async move {
+                if let Ok(Ok(message)) = tokio::time::timeout(ANSWER_LIMIT, answered).await {
+                    let _ = socket.send_to(&message, from).await;
+                }
+            });
+        }
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, server: u8, ask: mpsc::Sender<Question>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let ask = ask.clone();
+                tokio::spawn(async move {
+                    // A client that misbehaves loses its connection, and nothing else.
+                    let _ = serve_connection(stream, server, ask).await;
+                });
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn serve_connection(
+    mut stream: TcpStream,
+    server: u8,
+    ask: mpsc::Sender<Question>,
+) -> std::io::Result<()> {
+    loop {
+        let length = tokio::time::timeout(IDLE_LIMIT, stream.read_u16()).await??;
+        let mut message = vec![0; usize::from(length)];
+        tokio::time::timeout(IDLE_LIMIT, stream.read_exact(&mut message)).await??;
+        let (answer, answered) = oneshot::channel();
+        let question = Question {
+            server,
+            transport: Transport::Tcp,
+            message,
+            answer,
+        };
+        ask.try_send(question).map_err(std::io::Error::other)?;
+        let message = tokio::time::timeout(ANSWER_LIMIT, answered).await?;
+        let message = message.map_err(std::io::Error::other)?;
+        stream.write_u16(length_of(&message)).await?;
+        stream.write_all(&message).await?;
+    }
+}
+
+fn length_of(message: &[u8]) -> u16 {
+    u16::try_from(message.len()).unwrap_or(u16::MAX)
+}
+
+/// Carries questions to the host's connection, and takes a new one when it breaks.
+async fn relay(host: VsockListener, mut asked: mpsc::Receiver<Question>) {
+    loop {
+        let Ok((stream, _)) = host.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let pending = Pending::default();
+        let (reader, writer) = tokio::io::split(stream);
+        tokio::select! {
+            () = read_answers(reader, &pending) => {}
+            () = send_questions(writer, &mut asked, &pending) => {}
+        }
+    }
+}
+
+fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<u32, oneshot::Sender<Vec<u8>>>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn send_questions(
+    mut host: tokio::io::WriteHalf<VsockStream>,
+    asked: &mut mpsc::Receiver<Question>,
+    pending: &Pending,
+) {
+    let mut number = 0u32;
+    while let Some(question) = asked.recv().await {
+        number = number.wrapping_add(1);
+        let header = Header {
+            number,
+            server: question.server,
+            transport: question.transport,
+            length: length_of(&question.message),
+        };
+        {
+            let mut pending = lock(pending);
+            // Those that nobody waits for any more make room.
+            pending.retain(|_, answer| !answer.is_closed());
+            if MAX_PENDING <= pending.len() {
+                continue;
+            }
+            pending.insert(number, question.answer);
+        }
+        let mut frame = header.to_bytes().to_vec();
+        frame.extend_from_slice(&question.message);
+        if host.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_answers(mut host: tokio::io::ReadHalf<VsockStream>, pending: &Pending) {
+    let mut bytes = [0; HEADER_BYTES];
+    while host.read_exact(&mut bytes).await.is_ok() {
+        let Some(header) = Header::from_bytes(bytes) else {
+            return;
+        };
+        let mut message = vec![0; usize::from(header.length)];
+        if host.read_exact(&mut message).await.is_err() {
+            return;
+        }
+        if let Some(answer) = lock(pending).remove(&header.number) {
+            let _ = answer.send(message);
+        }
+    }
+}

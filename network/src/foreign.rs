@@ -1,0 +1,267 @@
+//! A network namespace that somebody else prepared (CNI, dockerd, podman): its interfaces move into
+//! a guest.
+//!
+//! Each Ethernet interface gets a tap beside it, in the same namespace, and what comes in at one
+//! goes out at the other ([`redirect`]). The guest's interface has the same hardware address,
+//! addresses, routes and permanent neighbours ([`survey`]), so nobody outside sees a difference.
+//!
+//! **Owner:** the tap lives as long as its descriptor, so it goes with the VMM. The queueing
+//! discipline that redirects is removed by dropping [`Foreign`]; one that a killed owner left is
+//! replaced by the next and goes with the namespace.
+
+mod redirect;
+mod survey;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+
+use crate::netlink::{Neighbour, Netlink, NetlinkError, Route};
+use crate::tap::{self, TapError};
+use crate::Prefix;
+
+/// Name of the first tap; the index of its interface follows.
+const TAP_PREFIX: &str = "hull";
+/// Ports that programs on the host side of the namespace use for what they ask there (their
+/// resolver's questions). What is for these ports stays in the namespace, if it comes from port 53;
+/// a guest's own ports are below.
+pub const HOST_SIDE_PORTS: std::ops::RangeInclusive<u16> = 0xfc00..=0xffff;
+
+/// Why a namespace's interfaces can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ForeignError {
+    /// The namespace.
+    #[error("failed to enter the network namespace {path:?}")]
+    Enter {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel.
+    #[error("network namespace {path:?}")]
+    Netlink {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: NetlinkError,
+    },
+    /// The tap.
+    #[error("network namespace {path:?}")]
+    Tap {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: TapError,
+    },
+    /// A setting of the namespace.
+    #[error("network namespace {path:?}: failed to write {setting}")]
+    Setting {
+        /// Its path.
+        path: PathBuf,
+        /// Which.
+        setting: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// An interface that a VM can't have.
+    #[error(
+        "network namespace {path:?}: the interface {name:?} has addresses but is no Ethernet \
+         interface, so it can't be given to a VM; use a network with veth, macvlan or a bridge"
+    )]
+    NotEthernet {
+        /// The namespace's path.
+        path: PathBuf,
+        /// The interface.
+        name: String,
+    },
+}
+
+/// What an interface of the namespace is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Index in the namespace.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address.
+    pub hardware_address: [u8; 6],
+    /// Bytes.
+    pub mtu: u32,
+    /// Without link-local ones, which each end has by itself.
+    pub addresses: Vec<Prefix>,
+    /// Those straight through the interface first.
+    pub routes: Vec<Route>,
+    /// Permanent ones.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// The interfaces of a namespace, redirected to taps.
+#[derive(Debug)]
+pub struct Foreign {
+    namespace: Arc<Namespace>,
+    /// What they are, and the tap of each.
+    pub interfaces: Vec<(Interface, OwnedFd)>,
+    redirected: Vec<u32>,
+}
+
+/// An open network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    path: PathBuf,
+}
+
+impl Namespace {
+    /// Opens it by a path such as `/run/netns/x` or `/proc/1/ns/net`.
+    pub fn open(path: &Path) -> Result<Self, ForeignError> {
+        let file = File::open(path).map_err(|source| ForeignError::Enter {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Runs something in it, on a thread of its own: it never changes the caller's namespace.
+    pub fn run<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, ForeignError> + Send,
+    ) -> Result<T, ForeignError> {
+        let failed = |source| ForeignError::Enter {
+            path: self.path.clone(),
+            source,
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("netns".into());
+            let thread = thread.spawn_scoped(scope, || {
+                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map_err(|errno| failed(errno.into()))?;
+                work()
+            });
+            let thread = thread.map_err(failed)?;
+            let lost = || Err(failed(io::Error::other("the thread in it panicked")));
+            thread.join().unwrap_or_else(|_| lost())
+        })
+    }
+
+    fn netlink<T>(&self, result: Result<T, NetlinkError>) -> Result<T, ForeignError> {
+        result.map_err(|source| ForeignError::Netlink {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+impl Foreign {
+    /// Takes all interfaces of a namespace that have addresses. An empty list is no error: the
+    /// namespace has only its loopback interface.
+    ///
+    /// `host_side`: programs of the host (a resolver) answer in the namespace, and need to reach
+    /// their own servers from there.
+    pub fn take(namespace: Namespace, host_side: bool) -> Result<Self, ForeignError> {
+        let namespace = Arc::new(namespace);
+        let mut foreign = Self {
+            namespace: Arc::clone(&namespace),
+            interfaces: Vec::new(),
+            redirected: Vec::new(),
+        };
+        // What is half done is undone by the value's drop.
+        namespace.run(|| foreign.take_all(host_side))?;
+        Ok(foreign)
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> Arc<Namespace> {
+        Arc::clone(&self.namespace)
+    }
+
+    fn take_all(&mut self, host_side: bool) -> Result<(), ForeignError> {
+        let namespace = Arc::clone(&self.namespace);
+        let netlink = namespace.netlink(Netlink::open())?;
+        let surveyed = namespace.netlink(survey::interfaces(&netlink))?;
+        if let Some(name) = surveyed.strange.into_iter().next() {
+            let path = namespace.path.clone();
+            return Err(ForeignError::NotEthernet { path, name });
+        }
+        if host_side && !surveyed.interfaces.is_empty() {
+            let (first, last) = HOST_SIDE_PORTS.into_inner();
+            self.set("ipv4/ip_local_port_range", &format!("{first} {last}"))?;
+        }
+        for interface in surveyed.interfaces {
+            let tap = self.redirect(&netlink, &interface, host_side)?;
+            self.interfaces.push((interface, tap));
+        }
+        Ok(())
+    }
+
+    fn redirect(
+        &mut self,
+        netlink: &Netlink,
+        interface: &Interface,
+        host_side: bool,
+    ) -> Result<OwnedFd, ForeignError> {
+        let namespace = Arc::clone(&self.namespace);
+        let path = || namespace.path.clone();
+        let name = format!("{TAP_PREFIX}{}", interface.index);
+        let tap = tap::open(&name).map_err(|source| ForeignError::Tap {
+            path: path(),
+            source,
+        })?;
+        // The namespace's own stack has nothing to say on it.
+        let setting = format!("ipv6/conf/{name}/disable_ipv6");
+        if Path::new("/proc/sys/net").join(&setting).exists() {
+            self.set(&setting, "1")?;
+        }
+        let made = netlink.link(&name).and_then(|link| {
+            let link = link.ok_or_else(|| NetlinkError::Answer {
+                action: format!("make the tap {name}"),
+                reason: "it is not there".into(),
+            })?;
+            netlink.set_name_and_mtu(link.index, &name, interface.mtu)?;
+            netlink.set_up(link.index)?;
+            redirect::clear(netlink, interface.index)?;
+            redirect::both_ways(netlink, interface.index, link.index, host_side)
+        });
+        self.redirected.push(interface.index);
+        namespace.netlink(made)?;
+        Ok(tap)
+    }
+
+    fn set(&self, setting: &str, value: &str) -> Result<(), ForeignError> {
+        std::fs::write(Path::new("/proc/sys/net").join(setting), value).map_err(|source| {
+            ForeignError::Setting {
+                path: self.namespace.path.clone(),
+                setting: setting.to_owned(),
+                source,
+            }
+        })
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let redirected = std::mem::take(&mut self.redirected);
+        if redirected.is_empty() {
+            return;
+        }
+        let namespace = Arc::clone(&self.namespace);
+        let cleared = namespace.run(|| {
+            let netlink = namespace.netlink(Netlink::open())?;
+            for index in redirected {
+                // The interface may be gone with its other end.
+                namespace.netlink(redirect::clear(&netlink, index))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = cleared {
+            tracing::debug!(%error, path = ?self.namespace.path, "the redirection stays");
+        }
+    }
+}

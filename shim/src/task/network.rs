@@ -1,0 +1,142 @@
+//! The network of a sandbox: the engine's own taps, or the namespace that somebody prepared.
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use containerd_shim_protos::ttrpc;
+use hull_network::foreign::{Foreign, Interface, Namespace};
+
+use super::errors;
+use crate::annotations::Annotations;
+use crate::holder::{Holder, Network};
+use crate::network::{Attachment, Attachments, Neighbour, Route};
+use crate::report::chain;
+use crate::resolver;
+use crate::spec::Bundle;
+
+/// Largest `resolv.conf` that is looked into, in bytes.
+const MAX_RESOLV_CONF: u64 = 64 << 10;
+
+/// What a sandbox's network is made of.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    /// The interfaces.
+    pub(super) attachments: Attachments,
+    /// The tap of each.
+    pub(super) taps: Vec<OwnedFd>,
+    /// The namespace that they are in, unless they are the engine's.
+    pub(super) foreign: Option<Foreign>,
+}
+
+/// Finds the network that a container's configuration means. `holder` is the process that hooks
+/// have prepared a namespace for.
+pub(super) async fn prepare(bundle: &Bundle, holder: Option<&Holder>) -> ttrpc::Result<Prepared> {
+    let annotations = Annotations::parse(bundle.spec.annotations().as_ref())
+        .map_err(|error| errors::invalid(chain(&error)))?;
+    if let Some(attachments) = annotations.network {
+        return engines_own(attachments);
+    }
+    let network = Network::of(&bundle.spec);
+    let path =
+        match (network, holder) {
+            (Network::Inherit, _) => return Err(errors::invalid(
+                "the host's network is not supported: a microVM has a network stack of its own; \
+                 use a bridge network and publish ports, or no network",
+            )),
+            (_, Some(holder)) => holder.netns(),
+            (Network::Join(path), None) => path,
+            (Network::New, None) => return Ok(Prepared::default()),
+        };
+    let resolvers = resolvers(bundle);
+    let taken = tokio::task::spawn_blocking(move || take(&path, resolvers)).await;
+    taken.map_err(|error| errors::failed(&error))?
+}
+
+/// Whether somebody may look for the container's network namespace by its PID, as CNI's callers
+/// do: then it must be a process in it.
+pub(super) fn wants_pid(bundle: &Bundle) -> bool {
+    let annotations = bundle.spec.annotations().as_ref();
+    let own = annotations.is_some_and(|all| all.contains_key(crate::annotations::NETWORK));
+    !own && Network::of(&bundle.spec) != Network::Inherit
+}
+
+fn engines_own(attachments: Attachments) -> ttrpc::Result<Prepared> {
+    let taps = attachments.interfaces.iter().map(|interface| {
+        hull_network::tap::open(&interface.tap).map_err(|error| errors::failed(&error))
+    });
+    Ok(Prepared {
+        taps: taps.collect::<ttrpc::Result<_>>()?,
+        attachments,
+        foreign: None,
+    })
+}
+
+fn take(path: &Path, resolvers: Vec<Ipv4Addr>) -> ttrpc::Result<Prepared> {
+    let namespace = Namespace::open(path).map_err(|error| errors::failed(&error))?;
+    let taken = Foreign::take(namespace, !resolvers.is_empty());
+    let mut foreign = taken.map_err(|error| errors::failed(&error))?;
+    let (interfaces, taps): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut foreign.interfaces).into_iter().unzip();
+    for interface in &interfaces {
+        tracing::info!(?path, ?interface, "an interface goes into the guest");
+    }
+    Ok(Prepared {
+        attachments: Attachments {
+            interfaces: interfaces.iter().map(attachment).collect(),
+            resolvers: resolvers.iter().map(Ipv4Addr::to_string).collect(),
+        },
+        taps,
+        foreign: Some(foreign),
+    })
+}
+
+fn attachment(interface: &Interface) -> Attachment {
+    let route = |route: &hull_network::netlink::Route| Route {
+        destination: route.destination.map(|to| to.to_string()),
+        gateway: route.gateway.map(|by| by.to_string()),
+        source: route.source.map(|from| from.to_string()),
+        metric: route.metric.unwrap_or_default(),
+        onlink: route.onlink,
+    };
+    let neighbour = |neighbour: &hull_network::netlink::Neighbour| Neighbour {
+        address: neighbour.address.to_string(),
+        mac: mac(neighbour.hardware_address),
+    };
+    Attachment {
+        name: interface.name.clone(),
+        tap: String::from("none"),
+        mac: mac(interface.hardware_address),
+        mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
+        addresses: interface
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        gateways: Vec::new(),
+        routes: interface.routes.iter().map(route).collect(),
+        neighbours: interface.neighbours.iter().map(neighbour).collect(),
+    }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The name servers of the container's `resolv.conf` that are only in its namespace.
+fn resolvers(bundle: &Bundle) -> Vec<Ipv4Addr> {
+    let mounts = bundle.spec.mounts().as_deref().unwrap_or_default();
+    let source = mounts
+        .iter()
+        .find(|mount| mount.destination() == Path::new("/etc/resolv.conf"))
+        .and_then(|mount| mount.source().clone());
+    let text = source.and_then(|path| read_small(&bundle.directory.join(path)));
+    text.map(|text| resolver::on_loopback(&text))
+        .unwrap_or_default()
+}
+
+fn read_small(path: &PathBuf) -> Option<String> {
+    let metadata = std::fs::metadata(path).ok()?;
+    let small = metadata.is_file() && metadata.len() <= MAX_RESOLV_CONF;
+    small.then(|| std::fs::read_to_string(path).ok()).flatten()
+}
