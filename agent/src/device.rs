@@ -1,4 +1,4 @@
-//! Block devices by slot. The order in which the kernel names them (`vda`, ...) means nothing.
+//! Devices by slot. The order in which the kernel names them (`vda`, ...) means nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ pub(crate) fn block(slot: u32) -> Result<PathBuf> {
 }
 
 fn block_in(devices: &Path, slot: u32) -> Result<String> {
-    let device = devices.join(format!("virtio-mmio.{slot}"));
+    let device = devices.join(name(slot));
     let failed = || format!("failed to look for the block device in slot {slot}");
     for entry in fs::read_dir(&device).context(failed)? {
         let entry = entry.context(failed)?;
@@ -35,6 +35,25 @@ fn block_in(devices: &Path, slot: u32) -> Result<String> {
     Err(AgentError::not_found(format!(
         "slot {slot} holds no block device"
     )))
+}
+
+/// Where drivers are bound by hand.
+const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
+
+/// Lets the kernel look again at a slot, into which something was plugged.
+pub(crate) fn bind(slot: u32) -> Result<()> {
+    let failed = || format!("failed to find a device in slot {slot}");
+    fs::write(Path::new(DRIVER).join("bind"), name(slot)).context(failed)
+}
+
+/// Lets the kernel give up the device in a slot.
+pub(crate) fn unbind(slot: u32) -> Result<()> {
+    let failed = || format!("failed to give up the device in slot {slot}");
+    fs::write(Path::new(DRIVER).join("unbind"), name(slot)).context(failed)
+}
+
+fn name(slot: u32) -> String {
+    format!("virtio-mmio.{slot}")
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use hull_protocol::agent::{
     ConfigureNetworkRequest, NetworkInterface, NetworkNeighbour, NetworkRoute,
 };
 
+use crate::device;
 use crate::error::{AgentError, Kind, Result};
 
 /// Names, addresses and routes of all interfaces that are asked for.
@@ -20,6 +21,9 @@ pub(crate) fn configure(request: &ConfigureNetworkRequest) -> Result<()> {
 }
 
 fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
+    if wanted.slot != 0 {
+        device::bind(wanted.slot)?;
+    }
     let links = netlink.links().map_err(failed)?;
     let link = links
         .iter()

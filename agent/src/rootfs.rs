@@ -15,7 +15,7 @@ use std::path::{Component, Path, PathBuf};
 use hull_protocol::agent::{
     rootfs, volume, BlockRootfs, BlockVolume, InlineFile, Rootfs, SharedDirectory, Volume,
 };
-use rustix::fs::{Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, CWD};
 use rustix::mount::{
     mount, mount_bind_recursive, mount_remount, unmount, MountFlags, UnmountFlags,
 };
@@ -324,6 +324,20 @@ pub(crate) fn unmount_volume(guest_path: &str) {
     }
     if fs::remove_dir(&target).is_err() {
         let _ = fs::remove_file(&target);
+    }
+}
+
+/// Asks the host for the attributes of volumes anew: an engine may have written its files (a
+/// `resolv.conf`) between the container's creation and its start.
+pub(crate) fn look_again(volumes: &[String]) {
+    for path in volumes {
+        // What is gone is told to who uses it.
+        let _ = rustix::fs::statx(
+            CWD,
+            path.as_str(),
+            AtFlags::STATX_FORCE_SYNC,
+            StatxFlags::BASIC_STATS,
+        );
     }
 }
 

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, ContainerRef, CreateContainerRequest,
     CreateProcessResponse, DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest,
-    HelloResponse, ListProcessesResponse, NextEventRequest, ProcessRef, ResizePtyRequest,
-    SignalProcessRequest, StartProcessResponse, StatsContainerResponse, UnpackProgressResponse,
-    UnpackRequest, UnpackResponse, UpdateContainerRequest, WaitProcessResponse,
+    HelloResponse, ListProcessesResponse, NextEventRequest, ProcessRef, RemoveInterfaceRequest,
+    ResizePtyRequest, SignalProcessRequest, StartProcessResponse, StatsContainerResponse,
+    UnpackProgressResponse, UnpackRequest, UnpackResponse, UpdateContainerRequest,
+    WaitProcessResponse,
 };
 use hull_protocol::{agent_ttrpc, TraceMark, PROTOCOL_VERSION};
 use ttrpc::r#async::TtrpcContext;
@@ -16,7 +17,7 @@ use ttrpc::r#async::TtrpcContext;
 use crate::error::{AgentError, Kind, Result};
 use crate::process::Exit;
 use crate::sandbox::Sandbox;
-use crate::{diagnose, network, power, ps, resolver, sys, unpack};
+use crate::{device, diagnose, network, power, ps, resolver, sys, unpack};
 
 /// The service.
 pub(crate) struct Service {
@@ -98,6 +99,15 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<Empty> {
         network::configure(&request)?;
         resolver::serve(&request.resolvers).await?;
+        Ok(Empty::default())
+    }
+
+    async fn remove_interface(
+        &self,
+        _: &TtrpcContext,
+        request: RemoveInterfaceRequest,
+    ) -> ttrpc::Result<Empty> {
+        device::unbind(request.slot)?;
         Ok(Empty::default())
     }
 

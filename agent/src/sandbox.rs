@@ -269,6 +269,10 @@ impl Sandbox {
                 .launch(Role::Exec, &self.reaped, Some(pidfd.as_fd()), sibling)
                 .await?;
         }
+        if exec_id.is_empty() {
+            let volumes = container(&mut self.state(), container_id)?.volumes.clone();
+            rootfs::look_again(&volumes);
+        }
         process.start(&self.streams).await
     }
 

@@ -68,6 +68,33 @@ pub enum ForeignError {
         /// Why.
         source: io::Error,
     },
+    /// It is the namespace of this process: the host's own.
+    #[error("network namespace {path:?} is the host's own, whose interfaces can't go into a VM")]
+    Hosts {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Its interfaces are in another VM.
+    #[error(
+        "network namespace {path:?}: the interface {name:?} is in another container's VM already; \
+         two VMs can't share a network stack: give each its own network"
+    )]
+    Shared {
+        /// Its path.
+        path: PathBuf,
+        /// The interface.
+        name: String,
+    },
+    /// More interfaces than a VM can have.
+    #[error("network namespace {path:?} has {count} interfaces, a VM has at most {most}")]
+    TooMany {
+        /// Its path.
+        path: PathBuf,
+        /// In the namespace.
+        count: usize,
+        /// Possible.
+        most: usize,
+    },
     /// An interface that a VM can't have.
     #[error(
         "network namespace {path:?}: the interface {name:?} has addresses but is no Ethernet \
@@ -151,6 +178,16 @@ impl Namespace {
         })
     }
 
+    /// Whether it is the namespace of the calling thread.
+    pub fn is_own(&self) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let own = std::fs::metadata("/proc/thread-self/ns/net");
+        match (own, self.file.metadata()) {
+            (Ok(own), Ok(it)) => (own.dev(), own.ino()) == (it.dev(), it.ino()),
+            _ => false,
+        }
+    }
+
     fn netlink<T>(&self, result: Result<T, NetlinkError>) -> Result<T, ForeignError> {
         result.map_err(|source| ForeignError::Netlink {
             path: self.path.clone(),
@@ -163,9 +200,15 @@ impl Foreign {
     /// Takes all interfaces of a namespace that have addresses. An empty list is no error: the
     /// namespace has only its loopback interface.
     ///
+    /// At most `most` are taken; more are an error, and so is the namespace of this process.
+    ///
     /// `host_side`: programs of the host (a resolver) answer in the namespace, and need to reach
     /// their own servers from there.
-    pub fn take(namespace: Namespace, host_side: bool) -> Result<Self, ForeignError> {
+    pub fn take(namespace: Namespace, most: usize, host_side: bool) -> Result<Self, ForeignError> {
+        if namespace.is_own() {
+            let path = namespace.path.clone();
+            return Err(ForeignError::Hosts { path });
+        }
         let namespace = Arc::new(namespace);
         let mut foreign = Self {
             namespace: Arc::clone(&namespace),
@@ -173,7 +216,7 @@ impl Foreign {
             redirected: Vec::new(),
         };
         // What is half done is undone by the value's drop.
-        namespace.run(|| foreign.take_all(host_side))?;
+        namespace.run(|| foreign.take_all(most, host_side))?;
         Ok(foreign)
     }
 
@@ -182,13 +225,18 @@ impl Foreign {
         Arc::clone(&self.namespace)
     }
 
-    fn take_all(&mut self, host_side: bool) -> Result<(), ForeignError> {
+    fn take_all(&mut self, most: usize, host_side: bool) -> Result<(), ForeignError> {
         let namespace = Arc::clone(&self.namespace);
         let netlink = namespace.netlink(Netlink::open())?;
         let surveyed = namespace.netlink(survey::interfaces(&netlink))?;
         if let Some(name) = surveyed.strange.into_iter().next() {
             let path = namespace.path.clone();
             return Err(ForeignError::NotEthernet { path, name });
+        }
+        let count = surveyed.interfaces.len();
+        if most < count {
+            let path = namespace.path.clone();
+            return Err(ForeignError::TooMany { path, count, most });
         }
         if host_side && !surveyed.interfaces.is_empty() {
             let (first, last) = HOST_SIDE_PORTS.into_inner();
@@ -210,9 +258,15 @@ impl Foreign {
         let namespace = Arc::clone(&self.namespace);
         let path = || namespace.path.clone();
         let name = format!("{TAP_PREFIX}{}", interface.index);
-        let tap = tap::open(&name).map_err(|source| ForeignError::Tap {
-            path: path(),
-            source,
+        let tap = tap::open(&name).map_err(|source| match source.is_busy() {
+            true => ForeignError::Shared {
+                path: path(),
+                name: interface.name.clone(),
+            },
+            false => ForeignError::Tap {
+                path: path(),
+                source,
+            },
         })?;
         // The namespace's own stack has nothing to say on it.
         let setting = format!("ipv6/conf/{name}/disable_ipv6");

@@ -22,6 +22,14 @@ pub(crate) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: libc::c_int)
     checked(result)
 }
 
+/// Sets the bytes of the vnet header before each frame.
+pub(crate) fn set_header_size(tun: BorrowedFd<'_>, bytes: libc::c_int) -> io::Result<()> {
+    let bytes = &raw const bytes;
+    // SAFETY: the request reads one integer through the pointer, which outlives the call.
+    let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, bytes) };
+    checked(result)
+}
+
 /// Whether the interface stays when its last descriptor is closed.
 pub(crate) fn set_persistent(tun: BorrowedFd<'_>, persistent: bool) -> io::Result<()> {
     let persistent = libc::c_ulong::from(persistent);

@@ -12,6 +12,9 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 /// Frames, without a protocol header of their own, behind a virtio-net header.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
+/// Bytes of the header of a device with `VIRTIO_F_VERSION_1` (virtio 1.2, 5.1.6).
+const HEADER_BYTES: libc::c_int = 12;
+
 /// Why a tap can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
@@ -33,6 +36,16 @@ pub enum TapError {
     },
 }
 
+impl TapError {
+    /// Somebody else has it open.
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Tap { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
+            Self::Device { .. } => false,
+        }
+    }
+}
+
 /// Makes a tap that stays until [`remove`].
 pub fn create(name: &str) -> Result<(), TapError> {
     let tun = attach(name, "make")?;
@@ -45,7 +58,7 @@ pub fn remove(name: &str) -> Result<(), TapError> {
     persist(&tun, name, false, "remove")
 }
 
-/// The other end of a tap.
+/// The other end of a tap: non-blocking, with a vnet header of 12 bytes.
 pub fn open(name: &str) -> Result<OwnedFd, TapError> {
     attach(name, "open").map(OwnedFd::from)
 }
@@ -59,6 +72,11 @@ fn attach(name: &str, action: &'static str) -> Result<File, TapError> {
         .map_err(|source| TapError::Device { source })?;
     sys::set_interface(tun.as_fd(), name, FLAGS).map_err(|source| TapError::Tap {
         action,
+        name: name.to_owned(),
+        source,
+    })?;
+    sys::set_header_size(tun.as_fd(), HEADER_BYTES).map_err(|source| TapError::Tap {
+        action: "set the header size of",
         name: name.to_owned(),
         source,
     })?;

@@ -2,18 +2,20 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hull_network::foreign::Foreign;
 use hull_protocol::agent::{ConfigureNetworkRequest, ConfigureSandboxRequest};
-use hull_vm_config::{FdName, VmConfig};
+use hull_vm_config::{FdName, Slot, VmConfig};
 
 use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
 use crate::lower::{
-    resource, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD, KERNEL_FD,
+    resource, slot_number, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD,
+    KERNEL_FD,
 };
+use crate::network::Attachments;
 use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{ShareError, ShareServer};
@@ -89,7 +91,7 @@ pub struct Sandbox {
     shares: Option<ShareServer>,
     size: VmSize,
     dir: RuntimeDir,
-    _foreign: Option<Foreign>,
+    foreign: Mutex<Vec<Foreign>>,
     _uid: UidLease,
 }
 
@@ -153,21 +155,7 @@ impl Sandbox {
         let agent = Agent::connect(&vm).await?;
         agent.configure(boot.sandbox).await?;
         if boot.network != ConfigureNetworkRequest::default() {
-            let servers = boot.network.resolvers.clone();
-            let request = boot.network;
-            agent
-                .call("ConfigureNetwork", CALL_LIMIT, |client, context| async move {
-                    client.configure_network(context, &request).await
-                })
-                .await?;
-            if let Some(foreign) = boot.foreign.as_ref().filter(|_| !servers.is_empty()) {
-                let servers = servers
-                    .iter()
-                    .filter_map(|text| text.parse().ok())
-                    .collect();
-                let namespace = foreign.namespace();
-                tokio::spawn(resolver::serve(vm.clone(), namespace, servers));
-            }
+            set_up(&vm, &agent, boot.network, boot.foreign.as_ref()).await?;
         }
         Ok(Self {
             vm,
@@ -175,9 +163,33 @@ impl Sandbox {
             shares,
             size,
             dir,
-            _foreign: boot.foreign,
+            foreign: Mutex::new(boot.foreign.into_iter().collect()),
             _uid: uid,
         })
+    }
+
+    /// Gives a VM without a network one.
+    pub async fn attach_network(
+        &self,
+        attachments: &Attachments,
+        taps: Vec<OwnedFd>,
+        foreign: Option<Foreign>,
+    ) -> Result<(), SandboxError> {
+        let mut lowered = attachments.lower().map_err(LowerError::from)?;
+        let interfaces = lowered.request.interfaces.iter_mut();
+        let devices = lowered.devices.iter().zip(taps);
+        for (slot, ((device, tap), interface)) in
+            Slot::NETS.into_iter().zip(devices.zip(interfaces))
+        {
+            self.vm
+                .attach_net(slot, tap, device.mac, device.mtu)
+                .await?;
+            interface.slot = slot_number(slot);
+        }
+        set_up(&self.vm, &self.agent, lowered.request, foreign.as_ref()).await?;
+        let mut kept = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(foreign);
+        Ok(())
     }
 
     /// The runtime directory.
@@ -209,6 +221,31 @@ impl Sandbox {
     pub async fn shut_down(&self, limit: Duration) -> Arc<VmEnd> {
         self.agent.shut_down(limit).await
     }
+}
+
+/// Lets the agent set its interfaces up, and answers what it asks of the namespace's resolvers.
+async fn set_up(
+    vm: &Vm,
+    agent: &Agent,
+    request: ConfigureNetworkRequest,
+    foreign: Option<&Foreign>,
+) -> Result<(), SandboxError> {
+    let servers: Vec<_> = request
+        .resolvers
+        .iter()
+        .flat_map(|text| text.parse())
+        .collect();
+    agent
+        .call(
+            "ConfigureNetwork",
+            CALL_LIMIT,
+            |client, context| async move { client.configure_network(context, &request).await },
+        )
+        .await?;
+    if let Some(foreign) = foreign.filter(|_| !servers.is_empty()) {
+        tokio::spawn(resolver::serve(vm.clone(), foreign.namespace(), servers));
+    }
+    Ok(())
 }
 
 /// A guest whose files are gone would hang for ever: its VM ends with virtiofsd.

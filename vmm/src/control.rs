@@ -61,7 +61,7 @@ pub enum BadPacket {
 /// What one packet held.
 #[derive(Debug)]
 pub enum Received {
-    /// A request and, for [`Request::Connect`], its descriptor.
+    /// A request and, for [`Request::Connect`] and [`Request::AttachNet`], its descriptor.
     Request(Request, Option<OwnedFd>),
     /// Something else.
     Bad(BadPacket),
@@ -155,6 +155,8 @@ fn decode(packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<(Request, Option<Owned
         serde_json::from_slice(packet).map_err(|source| BadPacket::Parse { source })?;
     let (name, expected) = match request {
         Request::Connect { .. } => ("connect", 1),
+        Request::AttachNet { .. } => ("attach_net", 1),
+        Request::DetachNet { .. } => ("detach_net", 0),
         Request::Pause => ("pause", 0),
         Request::Resume => ("resume", 0),
         Request::Trace => ("trace", 0),

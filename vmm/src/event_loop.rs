@@ -8,7 +8,7 @@ use hull_vm_config::control::{Event, ExitReason, Request};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::control::{Control, ControlError, Received};
-use crate::devices::{SourceChange, SourceId};
+use crate::devices::{DeviceError, SourceChange, SourceId};
 use crate::exit::{self, VcpuEnd};
 use crate::jail::JailReport;
 use crate::seccomp::{self, SeccompError, ThreadKind};
@@ -232,6 +232,15 @@ impl EventLoop {
                 }
                 return Ok(());
             }
+            Request::AttachNet { slot, mac, mtu } => {
+                let Some(fd) = fd else { return Ok(()) };
+                let changed = self.vm.devices.attach_net(slot, fd, mac, mtu);
+                return self.replugged(changed, Event::NetAttached);
+            }
+            Request::DetachNet { slot } => {
+                let changed = self.vm.devices.detach_net(slot);
+                return self.replugged(changed, Event::NetDetached);
+            }
             Request::Pause => return self.pause(),
             Request::Resume => {
                 if self.paused {
@@ -249,6 +258,20 @@ impl EventLoop {
             },
         };
         Ok(self.control.send(&answer)?)
+    }
+
+    fn replugged(
+        &mut self,
+        changed: Result<Vec<SourceChange>, DeviceError>,
+        answer: Event,
+    ) -> Result<(), EventLoopError> {
+        match changed {
+            Ok(changes) => {
+                self.apply(changes)?;
+                Ok(self.control.send(&answer)?)
+            }
+            Err(error) => self.refuse(describe(&error)),
+        }
     }
 
     fn pause(&mut self) -> Result<(), EventLoopError> {

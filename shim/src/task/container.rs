@@ -10,12 +10,22 @@ use tokio::sync::{watch, Semaphore};
 
 use super::errors;
 use super::host_side::Place;
+use super::network::Source;
 use super::process::Process;
 use crate::hooks::Subject;
 use crate::sandbox::Sandbox;
 
 /// Most processes of a container that are being started at once.
 const MAX_STARTS: usize = 16;
+
+/// What booting a VM for a container gives.
+#[derive(Debug)]
+pub(super) struct Booted {
+    pub(super) sandbox: Sandbox,
+    pub(super) init: Arc<Process>,
+    /// Where to look for interfaces again at the start, if there are none yet.
+    pub(super) network: Option<Source>,
+}
 
 /// A container in a sandbox.
 #[derive(Debug)]
@@ -24,6 +34,8 @@ pub(super) struct Container {
     pub(super) bundle: PathBuf,
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) init: Arc<Process>,
+    /// Where to look for interfaces again at the start, if there are none yet.
+    pub(super) network: Option<Source>,
     pub(super) hooks: Subject,
     /// Where the holders of its processes are.
     pub(super) place: Place,
@@ -39,16 +51,16 @@ impl Container {
     pub(super) fn new(
         id: &str,
         bundle: PathBuf,
-        sandbox: Arc<Sandbox>,
-        init: Arc<Process>,
+        booted: Booted,
         hooks: Subject,
         place: Place,
     ) -> Self {
         Self {
             id: id.to_owned(),
             bundle,
-            sandbox,
-            init,
+            sandbox: Arc::new(booted.sandbox),
+            init: booted.init,
+            network: booted.network,
             hooks,
             place,
             paused: watch::Sender::new(false),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::ttrpc;
 use hull_network::foreign::{Foreign, Interface, Namespace};
+use hull_vm_config::Slot;
 
 use super::errors;
 use crate::annotations::Annotations;
@@ -29,28 +30,57 @@ pub(super) struct Prepared {
     pub(super) foreign: Option<Foreign>,
 }
 
-/// Finds the network that a container's configuration means. `holder` is the process that hooks
-/// have prepared a namespace for.
-pub(super) async fn prepare(bundle: &Bundle, holder: Option<&Holder>) -> ttrpc::Result<Prepared> {
-    let annotations = Annotations::parse(bundle.spec.annotations().as_ref())
-        .map_err(|error| errors::invalid(chain(&error)))?;
-    if let Some(attachments) = annotations.network {
-        return engines_own(attachments);
+impl Prepared {
+    pub(super) fn is_empty(&self) -> bool {
+        self.taps.is_empty()
     }
-    let network = Network::of(&bundle.spec);
-    let path =
-        match (network, holder) {
-            (Network::Inherit, _) => return Err(errors::invalid(
-                "the host's network is not supported: a microVM has a network stack of its own; \
-                 use a bridge network and publish ports, or no network",
-            )),
+}
+
+/// Where a sandbox's network comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// The engine that started this program made taps.
+    Engine(Attachments),
+    /// Somebody prepares a namespace.
+    Namespace {
+        /// Its path.
+        path: PathBuf,
+        /// The container's `resolv.conf` on the host, if it has one.
+        resolv_conf: Option<PathBuf>,
+    },
+}
+
+impl Source {
+    /// What a container's configuration means. `holder` is the process in its namespace.
+    pub(super) fn of(bundle: &Bundle, holder: Option<&Holder>) -> ttrpc::Result<Self> {
+        let annotations = Annotations::parse(bundle.spec.annotations().as_ref())
+            .map_err(|error| errors::invalid(chain(&error)))?;
+        if let Some(attachments) = annotations.network {
+            return Ok(Self::Engine(attachments));
+        }
+        let path = match (Network::of(&bundle.spec), holder) {
+            (Network::Inherit, _) => return Err(hosts_network()),
             (_, Some(holder)) => holder.netns(),
             (Network::Join(path), None) => path,
-            (Network::New, None) => return Ok(Prepared::default()),
+            (Network::New, None) => return Ok(Self::Engine(Attachments::default())),
         };
-    let resolvers = resolvers(bundle);
-    let taken = tokio::task::spawn_blocking(move || take(&path, resolvers)).await;
-    taken.map_err(|error| errors::failed(&error))?
+        Ok(Self::Namespace {
+            path,
+            resolv_conf: resolv_conf(bundle),
+        })
+    }
+
+    /// What there is now: a namespace may get its interfaces later.
+    pub(super) async fn prepare(&self) -> ttrpc::Result<Prepared> {
+        match self {
+            Self::Engine(attachments) => engines_own(attachments.clone()),
+            Self::Namespace { path, resolv_conf } => {
+                let (path, resolv_conf) = (path.clone(), resolv_conf.clone());
+                let taken = tokio::task::spawn_blocking(move || take(&path, resolv_conf.as_ref()));
+                taken.await.map_err(|error| errors::failed(&error))?
+            }
+        }
+    }
 }
 
 /// Whether somebody may look for the container's network namespace by its PID, as CNI's callers
@@ -59,6 +89,13 @@ pub(super) fn wants_pid(bundle: &Bundle) -> bool {
     let annotations = bundle.spec.annotations().as_ref();
     let own = annotations.is_some_and(|all| all.contains_key(crate::annotations::NETWORK));
     !own && Network::of(&bundle.spec) != Network::Inherit
+}
+
+fn hosts_network() -> ttrpc::Error {
+    errors::invalid(
+        "the host's network is not supported: a microVM has a network stack of its own; use a \
+         bridge network and publish ports, or no network",
+    )
 }
 
 fn engines_own(attachments: Attachments) -> ttrpc::Result<Prepared> {
@@ -72,9 +109,15 @@ fn engines_own(attachments: Attachments) -> ttrpc::Result<Prepared> {
     })
 }
 
-fn take(path: &Path, resolvers: Vec<Ipv4Addr>) -> ttrpc::Result<Prepared> {
+fn take(path: &Path, resolv_conf: Option<&PathBuf>) -> ttrpc::Result<Prepared> {
+    let text = resolv_conf.and_then(read_small);
+    let resolvers = text.map(|text| resolver::on_loopback(&text));
+    let resolvers = resolvers.unwrap_or_default();
     let namespace = Namespace::open(path).map_err(|error| errors::failed(&error))?;
-    let taken = Foreign::take(namespace, !resolvers.is_empty());
+    if namespace.is_own() {
+        return Err(hosts_network());
+    }
+    let taken = Foreign::take(namespace, Slot::NETS.len(), !resolvers.is_empty());
     let mut foreign = taken.map_err(|error| errors::failed(&error))?;
     let (interfaces, taps): (Vec<_>, Vec<_>) =
         std::mem::take(&mut foreign.interfaces).into_iter().unzip();
@@ -123,16 +166,16 @@ fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// The name servers of the container's `resolv.conf` that are only in its namespace.
-fn resolvers(bundle: &Bundle) -> Vec<Ipv4Addr> {
+/// The host's file that is the container's `resolv.conf`.
+fn resolv_conf(bundle: &Bundle) -> Option<PathBuf> {
     let mounts = bundle.spec.mounts().as_deref().unwrap_or_default();
-    let source = mounts
+    let mount = mounts
         .iter()
-        .find(|mount| mount.destination() == Path::new("/etc/resolv.conf"))
-        .and_then(|mount| mount.source().clone());
-    let text = source.and_then(|path| read_small(&bundle.directory.join(path)));
-    text.map(|text| resolver::on_loopback(&text))
-        .unwrap_or_default()
+        .find(|mount| mount.destination() == Path::new("/etc/resolv.conf"))?;
+    mount
+        .source()
+        .as_ref()
+        .map(|path| bundle.directory.join(path))
 }
 
 fn read_small(path: &PathBuf) -> Option<String> {

@@ -10,8 +10,9 @@ use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
 use containerd_shim_protos::ttrpc;
 use hull_protocol::agent::{ContainerRef, ProcessRef, ResizePtyRequest, SignalProcessRequest};
 
-use super::container::Container;
+use super::container::{Booted, Container};
 use super::host_side::{self, HostSide, Place};
+use super::network::Source;
 use super::process::{Phase, Process, StdioPaths};
 use super::service::Service;
 use super::state::Shim;
@@ -63,7 +64,7 @@ impl Service {
             }
             self.boot(request, &bundle, stdio, &mut side).await
         };
-        let (sandbox, init) = match made.await {
+        let booted = match made.await {
             Ok(made) => made,
             Err(error) => {
                 drop(side);
@@ -82,8 +83,7 @@ impl Service {
         let container = Arc::new(Container::new(
             &request.id,
             request.bundle.clone().into(),
-            Arc::new(sandbox),
-            init,
+            booted,
             hooks,
             place,
         ));
@@ -98,10 +98,12 @@ impl Service {
         bundle: &Bundle,
         stdio: StdioPaths,
         side: &mut HostSide,
-    ) -> ttrpc::Result<(Sandbox, Arc<Process>)> {
+    ) -> ttrpc::Result<Booted> {
         let fail = |error: &dyn std::error::Error| errors::failed(error);
         let uid = UidLease::take(&self.shim.exec_root).map_err(|error| fail(&error))?;
-        let prepared = network::prepare(bundle, side.holder.as_ref()).await?;
+        let source = Source::of(bundle, side.holder.as_ref())?;
+        let prepared = source.prepare().await?;
+        let later = prepared.is_empty().then_some(source);
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
@@ -134,7 +136,28 @@ impl Service {
             .map_err(|error| errors::of_agent(&error))?;
         init.set_pid(side.pid().unwrap_or_else(|| sandbox.vm().pid()));
         init.set_io(connected.start());
-        Ok((sandbox, init))
+        Ok(Booted {
+            sandbox,
+            init,
+            network: later,
+        })
+    }
+
+    /// Engines that want a process first prepare its network between `create` and `start`.
+    async fn attach_late_network(&self, container: &Container) -> ttrpc::Result<()> {
+        let Some(source) = &container.network else {
+            return Ok(());
+        };
+        let prepared = source.prepare().await?;
+        if prepared.is_empty() {
+            return Ok(());
+        }
+        let attached = container.sandbox.attach_network(
+            &prepared.attachments,
+            prepared.taps,
+            prepared.foreign,
+        );
+        attached.await.map_err(|error| errors::failed(&error))
     }
 
     pub(super) async fn start_exec(
@@ -172,6 +195,9 @@ impl Service {
             // It would be frozen half made.
             let mut paused = container.paused.subscribe();
             let _ = paused.wait_for(|paused| !paused).await;
+        }
+        if process.exec_id.is_empty() {
+            self.attach_late_network(container).await?;
         }
         let turn = container.starts.acquire().await;
         let _turn = turn.map_err(|error| errors::failed(&error))?;

@@ -47,8 +47,12 @@ impl Control {
         }
     }
 
-    /// Sends a request and waits for its answer.
-    pub(super) async fn ask(&self, request: &Request) -> Result<Event, VmmError> {
+    /// Sends a request, with a descriptor for the VMM beside it, and waits for its answer.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        fd: Option<&OwnedFd>,
+    ) -> Result<Event, VmmError> {
         let (answer, answered) = oneshot::channel();
         // Queue and send in one step, or two requests could get each other's answer. The send
         // does not wait: requests are small and the VMM reads them at once.
@@ -57,7 +61,7 @@ impl Control {
             let packet = serde_json::to_vec(request).map_err(|error| VmmError::Send {
                 source: error.into(),
             })?;
-            send_now(self.socket.get_ref(), &packet, None)
+            send_now(self.socket.get_ref(), &packet, fd)
                 .map_err(|source| VmmError::Send { source })?;
             waiting.push_back(answer);
         }
@@ -155,7 +159,7 @@ mod tests {
         say(&vmm, &Event::Started);
         say(&vmm, &Event::Paused);
         say(&vmm, &Event::Ready);
-        let asked = control.ask(&Request::Pause);
+        let asked = control.ask(&Request::Pause, None);
         let events = async { (control.next().await, control.next().await) };
         let (answer, events) = tokio::join!(asked, events);
         assert_eq!(answer.unwrap(), Event::Paused);
@@ -179,7 +183,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_never_comes_is_an_error() {
         let (control, _vmm) = pair();
-        let answer = control.ask(&Request::Trace).await;
+        let answer = control.ask(&Request::Trace, None).await;
         assert!(matches!(answer, Err(VmmError::NoAnswer { .. })));
     }
 }

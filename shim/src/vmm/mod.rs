@@ -17,6 +17,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use hull_vm_config::control::{Event, ExitReason, Mark, Request};
+use hull_vm_config::Slot;
 use rustix::process::{pidfd_send_signal, Signal};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -134,6 +135,29 @@ impl Vm {
         UnixStream::from_std(ours).map_err(failed)
     }
 
+    /// Plugs a tap into a network slot; the agent is to look for it then.
+    pub async fn attach_net(
+        &self,
+        slot: Slot,
+        tap: OwnedFd,
+        mac: [u8; 6],
+        mtu: u16,
+    ) -> Result<(), VmmError> {
+        let request = Request::AttachNet { slot, mac, mtu };
+        match self.ask_with(request, Some(tap)).await? {
+            Event::NetAttached => Ok(()),
+            other => Err(VmmError::unexpected("attach_net", &other)),
+        }
+    }
+
+    /// Pulls the tap out of a network slot; the agent has let go of it before.
+    pub async fn detach_net(&self, slot: Slot) -> Result<(), VmmError> {
+        match self.ask(Request::DetachNet { slot }).await? {
+            Event::NetDetached => Ok(()),
+            other => Err(VmmError::unexpected("detach_net", &other)),
+        }
+    }
+
     /// The boot trace so far, in order of time.
     pub async fn trace(&self) -> Result<Vec<Mark>, VmmError> {
         match self.ask(Request::Trace).await? {
@@ -175,7 +199,11 @@ impl Vm {
     }
 
     async fn ask(&self, request: Request) -> Result<Event, VmmError> {
-        let answer = self.inner.control.ask(&request);
+        self.ask_with(request, None).await
+    }
+
+    async fn ask_with(&self, request: Request, fd: Option<OwnedFd>) -> Result<Event, VmmError> {
+        let answer = self.inner.control.ask(&request, fd.as_ref());
         tokio::select! {
             answer = answer => answer,
             end = self.ended() => Err(VmmError::Ended { end }),

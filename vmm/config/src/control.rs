@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Slot;
+
 /// Name of the control socket's descriptor.
 pub const CONTROL_FD: &str = "control";
 /// Name of the descriptor (a regular file or memfd, read from its start) that holds the
@@ -27,6 +29,21 @@ pub enum Request {
         /// The guest's port.
         port: u32,
     },
+    /// Plug a tap into a network slot. It travels with the request, is non-blocking, and has a
+    /// vnet header of 12 bytes. Answered by [`Event::NetAttached`]; the guest is not told.
+    AttachNet {
+        /// One of [`crate::Slot::NETS`].
+        slot: Slot,
+        /// Hardware address of the guest's interface.
+        mac: [u8; 6],
+        /// Largest packet, in bytes.
+        mtu: u16,
+    },
+    /// Pull the tap out of a network slot, which is closed. Answered by [`Event::NetDetached`].
+    DetachNet {
+        /// One of [`crate::Slot::NETS`].
+        slot: Slot,
+    },
     /// Stop all vCPUs; answered by [`Event::Paused`].
     Pause,
     /// Run them again; answered by [`Event::Resumed`].
@@ -45,6 +62,10 @@ pub enum Event {
     Started,
     /// The guest's agent listens.
     Ready,
+    /// Answer to [`Request::AttachNet`].
+    NetAttached,
+    /// Answer to [`Request::DetachNet`].
+    NetDetached,
     /// Answer to [`Request::Pause`].
     Paused,
     /// Answer to [`Request::Resume`].

@@ -69,7 +69,8 @@ const INTERRUPT_CONFIG: u32 = 2;
 
 /// One device's window.
 pub(crate) struct Transport {
-    device_type: u32,
+    /// 0 where no device is plugged in (virtio 1.2, 4.2.2.1).
+    device_type: AtomicU32,
     features: u64,
     memory: GuestMemoryMmap,
     interrupt: Box<dyn Interrupt>,
@@ -162,7 +163,7 @@ impl Transport {
     ) -> std::io::Result<Self> {
         let setup = device.queue_sizes().iter().copied();
         Ok(Self {
-            device_type: device.device_type(),
+            device_type: AtomicU32::new(device.device_type()),
             features: device.features() | F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX,
             memory,
             interrupt,
@@ -181,6 +182,19 @@ impl Transport {
                 config_generation: 0,
             }),
         })
+    }
+
+    /// What sits here is another device now. The driver that was bound to it has reset it, or is
+    /// told to.
+    pub(crate) fn replug(&self, device: &(impl VirtioDevice + ?Sized)) {
+        let mut state = self.lock();
+        if state.status != 0 {
+            self.fail(&mut state);
+        }
+        state.config = device.config();
+        state.config_generation = state.config_generation.wrapping_add(1);
+        self.device_type
+            .store(device.device_type(), Ordering::SeqCst);
     }
 
     pub(crate) fn notifier(&self) -> &EventFd {
@@ -252,7 +266,7 @@ impl Transport {
         match offset {
             reg::MAGIC_VALUE => return MAGIC,
             reg::VERSION => return VERSION,
-            reg::DEVICE_ID => return self.device_type,
+            reg::DEVICE_ID => return self.device_type.load(Ordering::SeqCst),
             reg::VENDOR_ID => return VENDOR,
             reg::INTERRUPT_STATUS => return self.interrupt_status.load(Ordering::SeqCst),
             // No shared memory region exists: length and address are all ones.

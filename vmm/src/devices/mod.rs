@@ -208,6 +208,49 @@ impl Devices {
         changes
     }
 
+    /// Plugs a tap into a network slot while the VM runs. The tap is non-blocking and has a vnet
+    /// header of 12 bytes. A driver finds the device when it looks again.
+    pub fn attach_net(
+        &mut self,
+        slot: Slot,
+        tap: OwnedFd,
+        mac: [u8; 6],
+        mtu: u16,
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        let tap = net::Tap::prepared(tap);
+        self.replug(slot, |net, sources| net.plug(tap, mac, mtu, sources))
+    }
+
+    /// Pulls the tap out of a network slot.
+    pub fn detach_net(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
+        self.replug(slot, net::Net::unplug)
+    }
+
+    fn replug(
+        &mut self,
+        slot: Slot,
+        change: impl FnOnce(&mut net::Net, &mut Sources<'_>),
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        let mut changes = Vec::new();
+        let mut sources = Sources {
+            slot,
+            changes: &mut changes,
+        };
+        let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
+        let Some((entry, net)) =
+            entry.and_then(|entry| Some((&entry.transport, entry.device.as_net()?)))
+        else {
+            return Err(DeviceError::BadConfig {
+                device: "net",
+                reason: format!("slot {} is none for a network device", slot.index()),
+            });
+        };
+        change(net, &mut sources);
+        entry.replug(net);
+        entry.wake();
+        Ok(changes)
+    }
+
     /// The end of the guest's console output.
     pub fn console_tail(&self) -> Arc<ConsoleTail> {
         Arc::clone(&self.tail)
@@ -349,6 +392,10 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
 
     fn restore(&mut self, saved: &SlotState) -> Result<(), String> {
         let found = self.device.device_type();
+        if saved.device_type == 0 {
+            // The guest knows of nothing here: what there is now is new to it.
+            return Ok(());
+        }
         if saved.device_type != found {
             let want = saved.device_type;
             return Err(format!("device type {want} is saved, {found} is there"));
@@ -381,10 +428,7 @@ impl Builder<'_> {
             SlotKind::Console => Some(Box::new(self.console(tail)?)),
             // vsock is plugged by `Devices::build`, which keeps it under its own type.
             SlotKind::Vsock => None,
-            SlotKind::Net => match self.net(slot)? {
-                Some(net) => Some(Box::new(net)),
-                None => None,
-            },
+            SlotKind::Net => Some(Box::new(self.net(slot)?)),
             SlotKind::Fs => match self.fs()? {
                 Some(fs) => Some(Box::new(fs)),
                 None => None,
@@ -403,20 +447,19 @@ impl Builder<'_> {
         }
     }
 
-    fn net(&mut self, slot: Slot) -> Result<Option<net::Net>, DeviceError> {
+    fn net(&mut self, slot: Slot) -> Result<net::Net, DeviceError> {
         let index = Slot::NETS.iter().position(|net| *net == slot);
         let Some(config) = index.and_then(|index| self.inputs.config.nets.get(index)) else {
-            return Ok(None);
+            return Ok(net::Net::absent());
         };
         let device = "net";
         let tap = self.inputs.fds.take(&config.tap);
         let tap = tap.map_err(|source| DeviceError::MissingFd { device, source })?;
-        let net = net::Net::new(config, tap).map_err(|source| DeviceError::Host {
+        net::Net::new(config, tap).map_err(|source| DeviceError::Host {
             device,
             action: "set up its tap",
             source,
-        })?;
-        Ok(Some(net))
+        })
     }
 
     fn fs(&mut self) -> Result<Option<fs::Fs>, DeviceError> {
@@ -464,8 +507,10 @@ impl Builder<'_> {
             (self.inputs.interrupt)(slot).map_err(|source| host("make its interrupt", source))?;
         let transport = Transport::new(&*device, self.inputs.memory.clone(), interrupt)
             .map_err(|source| host("make its notifier", source))?;
-        let in_use =
-            slot.kind() != SlotKind::Block || block_config(self.inputs.config, slot).is_some();
+        let in_use = match slot.kind() {
+            SlotKind::Block => block_config(self.inputs.config, slot).is_some(),
+            _ => device.device_type() != 0,
+        };
         Ok(Entry {
             slot,
             transport: Arc::new(transport),

@@ -47,6 +47,10 @@ pub(crate) trait VirtioDevice: Send {
     fn save(&self) -> DeviceState;
     /// The reverse of [`VirtioDevice::save`], before the first event.
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState>;
+    /// Network devices may be plugged in and pulled out while the VM runs.
+    fn as_net(&mut self) -> Option<&mut super::net::Net> {
+        None
+    }
 }
 
 /// Why a device is asked to work.

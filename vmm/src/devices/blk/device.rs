@@ -77,8 +77,12 @@ impl Blk {
 }
 
 impl VirtioDevice for Blk {
+    /// A slot without a disk shows no device: a driver would spend time and memory on it.
     fn device_type(&self) -> u32 {
-        2
+        match self.target.disk.sectors() {
+            0 => 0,
+            _ => 2,
+        }
     }
 
     fn features(&self) -> u64 {

@@ -18,8 +18,8 @@ use crate::devices::virtio::{
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 const RX: usize = 0;
 const TX: usize = 1;
-/// Token of the tap.
-const TAP: u64 = 1;
+/// Token of the first tap.
+const FIRST_TAP: u64 = 1;
 
 /// Frames per direction before the other devices get their turn.
 const BATCH_FRAMES: usize = 64;
@@ -50,7 +50,10 @@ const OFFLOADS: [(u64, u32); 4] = [
 
 /// A network device.
 pub(crate) struct Net {
-    tap: Tap,
+    /// `None`: nothing is plugged in.
+    tap: Option<Tap>,
+    /// Token of the tap's events: another for each.
+    token: u64,
     mac: [u8; 6],
     mtu: u16,
     /// The tap's events are edge-triggered: this holds until a read would block.
@@ -75,13 +78,41 @@ impl Net {
 
     pub(crate) fn on(tap: Tap, mac: [u8; 6], mtu: u16) -> Self {
         Self {
-            tap,
+            tap: Some(tap),
             mac,
             mtu,
+            ..Self::absent()
+        }
+    }
+
+    /// A slot into which nothing is plugged.
+    pub(crate) fn absent() -> Self {
+        Self {
+            tap: None,
+            token: FIRST_TAP,
+            mac: [0; 6],
+            mtu: 0,
             readable: false,
             mergeable: false,
             frame_bytes: MAX_FRAME_BYTES,
         }
+    }
+
+    /// Plugs a tap in, in the place of another; it has been prepared by who opened it.
+    pub(crate) fn plug(&mut self, tap: Tap, mac: [u8; 6], mtu: u16, sources: &mut Sources<'_>) {
+        self.unplug(sources);
+        self.token += 1;
+        (self.mac, self.mtu) = (mac, mtu);
+        self.tap = Some(tap);
+        self.start(sources);
+    }
+
+    /// Pulls the tap out, if one is in.
+    pub(crate) fn unplug(&mut self, sources: &mut Sources<'_>) {
+        if let Some(tap) = self.tap.take() {
+            sources.remove(tap);
+        }
+        self.readable = false;
     }
 
     /// Guest to host.
@@ -97,7 +128,7 @@ impl Net {
             if (HEADER_BYTES + 1..=MAX_FRAME_BYTES).contains(&length) {
                 // A frame that the tap does not take (a wrong header, a full queue) is lost, as on
                 // any network.
-                let _ = self.tap.write(&chain.readable);
+                let _ = self.tap.as_ref().map(|tap| tap.write(&chain.readable));
             }
             queues.complete(TX, chain.head, 0)?;
             served += 1;
@@ -110,6 +141,9 @@ impl Net {
 
     /// Host to guest.
     fn receive(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
+        let Some(tap) = &self.tap else {
+            return Ok(Progress::Idle);
+        };
         let mut slots = VecDeque::new();
         let mut frames = 0;
         let progress = loop {
@@ -127,7 +161,7 @@ impl Net {
             for slot in &slots {
                 room.append(&slot.room);
             }
-            match self.tap.read(&room) {
+            match tap.read(&room) {
                 Ok(length) if length >= HEADER_BYTES => {
                     deliver(queues, &mut slots, length)?;
                     frames += 1;
@@ -213,7 +247,7 @@ fn deliver(
 
 impl VirtioDevice for Net {
     fn device_type(&self) -> u32 {
-        1
+        u32::from(self.tap.is_some())
     }
 
     fn features(&self) -> u64 {
@@ -236,7 +270,9 @@ impl VirtioDevice for Net {
 
     fn start(&mut self, sources: &mut Sources<'_>) {
         let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        sources.add(&self.tap, events, TAP);
+        if let Some(tap) = &self.tap {
+            sources.add(tap, events, self.token);
+        }
     }
 
     fn activate(&mut self, features: u64) -> Result<(), DeviceFailure> {
@@ -252,8 +288,10 @@ impl VirtioDevice for Net {
         };
         // What waited in the tap was meant for another driver, or came before this one.
         self.readable = true;
-        self.tap
-            .set_offload(flags)
+        let Some(tap) = &self.tap else {
+            return Ok(());
+        };
+        tap.set_offload(flags)
             .map_err(|error| DeviceFailure::Backend(format!("the tap's offloads: {error}")))
     }
 
@@ -263,7 +301,7 @@ impl VirtioDevice for Net {
         queues: Option<QueueSet<'_>>,
         _sources: &mut Sources<'_>,
     ) -> Result<Progress, DeviceFailure> {
-        if let DeviceEvent::Source(TAP, _) = event {
+        if matches!(event, DeviceEvent::Source(token, _) if token == self.token) {
             self.readable = true;
         }
         let Some(mut queues) = queues else {
@@ -287,5 +325,9 @@ impl VirtioDevice for Net {
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {
         state.is_stateless()
+    }
+
+    fn as_net(&mut self) -> Option<&mut Net> {
+        Some(self)
     }
 }

@@ -7,3 +7,4 @@ mod tap;
 mod tests;
 
 pub(crate) use device::Net;
+pub(crate) use tap::Tap;

@@ -38,6 +38,16 @@ impl Tap {
         })
     }
 
+    /// Takes one that is non-blocking and has our header size already: after the jail's door has
+    /// closed they can't be set any more.
+    pub(crate) fn prepared(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            #[cfg(test)]
+            fake: false,
+        }
+    }
+
     /// A datagram socket in a tap's place: it keeps frames apart, too.
     #[cfg(test)]
     pub(crate) fn fake(fd: OwnedFd) -> Self {
@@ -62,6 +72,12 @@ impl Tap {
     /// Writes one frame with its header.
     pub(crate) fn write(&self, frame: &Buffers<'_>) -> io::Result<usize> {
         sys::writev(self.fd.as_fd(), frame.slices())
+    }
+}
+
+impl From<Tap> for OwnedFd {
+    fn from(tap: Tap) -> Self {
+        tap.fd
     }
 }
 

@@ -76,7 +76,7 @@ fn every_slot_is_on_the_command_line_in_order() {
 }
 
 #[test]
-fn empty_slots_are_placeholders_but_for_block_slots() {
+fn empty_slots_are_placeholders() {
     let devices = build(&DeviceConfig::default(), &[]).unwrap();
     let id = |slot: Slot| {
         let mut data = [0; 4];
@@ -84,7 +84,7 @@ fn empty_slots_are_placeholders_but_for_block_slots() {
         u32::from_le_bytes(data)
     };
     let ids: Vec<u32> = Slot::all().map(id).collect();
-    assert_eq!(ids, [2, 2, 2, 2, 2, 2, 0, 0, 0, 19, 4, 0, 0, 3, 0]);
+    assert_eq!(ids, [0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 4, 0, 0, 3, 0]);
     let mut magic = [0; 4];
     devices.bus().read(Slot::FS.mmio_base(), &mut magic);
     assert_eq!(&magic, b"virt");
@@ -102,7 +102,34 @@ fn only_devices_in_use_have_notifiers() {
         Slot::CONSOLE,
     ];
     assert_eq!(slots, want);
-    assert_eq!(devices.sources().len(), 9);
+    // The slots into which something may come are watched too.
+    assert_eq!(devices.sources().len(), 11);
+}
+
+#[test]
+fn a_network_device_comes_and_goes_while_the_vm_runs() {
+    let mut devices = build(&usual(), &["image", "layer", "scratch"]).unwrap();
+    let id = |devices: &Devices, slot: Slot| {
+        let mut data = [0; 4];
+        devices.bus().read(slot.mmio_base() + 8, &mut data);
+        u32::from_le_bytes(data)
+    };
+    let slot = Slot::NETS[1];
+    let mac = [2, 0, 0, 0, 0, 9];
+    let tap = || OwnedFd::from(tempfile::tempfile().unwrap());
+    assert_eq!(devices.attach_net(slot, tap(), mac, 1400).unwrap().len(), 1);
+    assert_eq!(id(&devices, slot), 1);
+    let mut config = [0; 12];
+    devices.bus().read(slot.mmio_base() + 0x100, &mut config);
+    assert_eq!(config[..6], mac);
+    assert_eq!(u16::from_le_bytes([config[10], config[11]]), 1400);
+    // Another in its place: the first is closed.
+    assert_eq!(devices.attach_net(slot, tap(), mac, 1500).unwrap().len(), 2);
+    assert_eq!(devices.detach_net(slot).unwrap().len(), 1);
+    assert_eq!(id(&devices, slot), 0);
+    assert!(devices.detach_net(slot).unwrap().is_empty());
+    let error = devices.attach_net(Slot::RNG, tap(), mac, 1500).unwrap_err();
+    assert!(error.to_string().contains("slot 10"), "{error}");
 }
 
 #[test]
@@ -140,13 +167,17 @@ fn missing_descriptors_and_devices_are_named() {
 #[test]
 fn a_saved_state_fits_the_same_shape_and_no_other() {
     let names = ["image", "layer", "scratch"];
-    let mut devices = build(&usual(), &names).unwrap();
+    let mut devices = build(&DeviceConfig::default(), &[]).unwrap();
     devices.pause();
     let json = serde_json::to_string(&devices.save()).unwrap();
     let states: DeviceStates = serde_json::from_str(&json).unwrap();
     // A template without disks fits every container.
-    let mut other = build(&DeviceConfig::default(), &[]).unwrap();
+    let mut other = build(&usual(), &names).unwrap();
     other.restore(&states).unwrap();
+    // Its driver would miss the disks.
+    other.pause();
+    let mut empty = build(&DeviceConfig::default(), &[]).unwrap();
+    assert!(empty.restore(&other.save()).is_err());
     let newer = json.replacen("\"version\":1", "\"version\":2", 1);
     let newer: DeviceStates = serde_json::from_str(&newer).unwrap();
     assert!(build(&usual(), &names).unwrap().restore(&newer).is_err());
