@@ -143,6 +143,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
         jail: uid.jail(),
         host: HostFacts::read(),
         network: Attachments::default(),
+        pod: None,
     };
     Ok(lower(&bundle, &options)?)
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{
     mount, mount_bind, mount_bind_recursive, mount_change, MountFlags, MountPropagationFlags,
+    UnmountFlags,
 };
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
 use tokio::sync::oneshot;
@@ -81,15 +82,15 @@ fn prepare(action: &'static str) -> impl FnOnce(io::Error) -> ShareError {
     move |source| ShareError::Prepare { action, source }
 }
 
-struct Attach {
-    share: Share,
-    done: oneshot::Sender<Result<(), ShareError>>,
+enum Request {
+    Attach(Share, oneshot::Sender<Result<(), ShareError>>),
+    Detach(Vec<String>, oneshot::Sender<()>),
 }
 
 /// The shares of a sandbox. Dropping it ends virtiofsd.
 #[derive(Debug)]
 pub struct ShareServer {
-    requests: mpsc::Sender<Attach>,
+    requests: mpsc::Sender<Request>,
 }
 
 /// A started server.
@@ -142,16 +143,43 @@ impl ShareServer {
     pub async fn attach(&self, share: Share) -> Result<(), ShareError> {
         let (done, answer) = oneshot::channel();
         self.requests
-            .send(Attach { share, done })
+            .send(Request::Attach(share, done))
             .map_err(|_| ShareError::Gone)?;
         answer.await.map_err(|_| ShareError::Gone)?
     }
+
+    /// Removes shares by their names, after the guest has unmounted them.
+    pub async fn detach(&self, subpaths: Vec<String>) {
+        let (done, answer) = oneshot::channel();
+        if self.requests.send(Request::Detach(subpaths, done)).is_ok() {
+            // A server that is gone shows nothing any more.
+            let _ = answer.await;
+        }
+    }
 }
 
-fn serve(root: &Path, requests: &mpsc::Receiver<Attach>) {
+fn serve(root: &Path, requests: &mpsc::Receiver<Request>) {
     // It ends with the last sender.
-    while let Ok(Attach { share, done }) = requests.recv() {
-        let _ = done.send(attach(root, &share));
+    while let Ok(request) = requests.recv() {
+        match request {
+            Request::Attach(share, done) => {
+                let _ = done.send(attach(root, &share));
+            }
+            Request::Detach(subpaths, done) => {
+                for subpath in subpaths {
+                    detach(&root.join(subpath));
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+/// Unmounts what is at a share's place: all mounts, one above the other.
+fn detach(target: &Path) {
+    while rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+    if std::fs::remove_dir(target).is_err() {
+        let _ = std::fs::remove_file(target);
     }
 }
 

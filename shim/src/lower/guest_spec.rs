@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
-use super::{LowerError, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
+use super::{LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
 use crate::spec::{is_bind, Bundle, INLINE_OPTION};
 
 /// A configuration for the guest and what travels beside it.
@@ -25,30 +25,40 @@ pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec,
         volumes: Vec::new(),
         shares: Vec::new(),
     };
-    refuse_what_needs_the_host(&guest.spec)?;
+    guest.lower_namespaces(options.pod)?;
     guest.lower_mounts(bundle, &options.container_id)?;
     guest.drop_host_only_parts(options.terminal);
     Ok(guest)
 }
 
-fn refuse_what_needs_the_host(spec: &Spec) -> Result<(), LowerError> {
-    let refused = |what: &str| Err(LowerError::NotSupportedYet { what: what.into() });
-    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces());
-    for namespace in namespaces.flatten() {
-        // Joining a process's namespace by path means the host's; the network's is joined there.
-        let network = namespace.typ() == LinuxNamespaceType::Network;
-        if let Some(path) = namespace.path().as_ref().filter(|_| !network) {
-            let kind = namespace.typ();
-            return refused(&format!("joining the {kind:?} namespace {path:?}"));
-        }
-        if namespace.typ() == LinuxNamespaceType::User {
-            return refused("a user namespace inside the guest");
-        }
-    }
-    Ok(())
-}
-
 impl GuestSpec {
+    /// The network's namespace is joined on the host. Those of the process that stands for the pod
+    /// are those of the pod's first process in the guest; others are not there.
+    fn lower_namespaces(&mut self, pod: Option<Pod>) -> Result<(), LowerError> {
+        let linux = self.spec.linux_mut().as_mut();
+        for namespace in linux
+            .into_iter()
+            .flat_map(|l| l.namespaces_mut().iter_mut().flatten())
+        {
+            let kind = namespace.typ();
+            if kind == LinuxNamespaceType::User {
+                let what = "a user namespace inside the guest".into();
+                return Err(LowerError::NotSupportedYet { what });
+            }
+            let path = namespace.path().clone();
+            let Some(path) = path.filter(|_| kind != LinuxNamespaceType::Network) else {
+                namespace.set_path(None);
+                continue;
+            };
+            let in_guest = pod.and_then(|pod| pod.namespace(&path));
+            let joined = in_guest.ok_or_else(|| LowerError::NotSupportedYet {
+                what: format!("joining the {kind:?} namespace {path:?}"),
+            })?;
+            namespace.set_path(Some(joined));
+        }
+        Ok(())
+    }
+
     fn lower_mounts(&mut self, bundle: &Bundle, container: &str) -> Result<(), LowerError> {
         let mut kept = Vec::new();
         let mounts = self.spec.mounts().clone().unwrap_or_default();
@@ -122,9 +132,6 @@ impl GuestSpec {
             process.user_mut().set_username(None);
         }
         if let Some(linux) = self.spec.linux_mut() {
-            for namespace in linux.namespaces_mut().iter_mut().flatten() {
-                namespace.set_path(None);
-            }
             linux.set_mount_label(None);
             linux.set_intel_rdt(None);
             if let Some(resources) = linux.resources_mut() {
@@ -156,6 +163,15 @@ pub(super) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
         cpu.set_cpus(None);
         cpu.set_mems(None);
         resources.set_cpu(Some(cpu));
+    }
+}
+
+impl Pod {
+    /// The path in the guest of a namespace of the pod.
+    fn namespace(&self, path: &Path) -> Option<PathBuf> {
+        let host = PathBuf::from(format!("/proc/{}/ns", self.host_pid));
+        let kind = path.strip_prefix(host).ok()?;
+        Some(PathBuf::from(format!("/proc/{}/ns", self.guest_pid)).join(kind))
     }
 }
 

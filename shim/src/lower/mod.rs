@@ -53,6 +53,26 @@ pub struct TaskOptions {
     pub host: HostFacts,
     /// The VM's network.
     pub network: Attachments,
+    /// The pod that the container joins.
+    pub pod: Option<Pod>,
+}
+
+/// A pod: several containers in one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pod {
+    /// PID on the host that stands for the pod's first process.
+    pub host_pid: u32,
+    /// PID of that process in the guest.
+    pub guest_pid: u32,
+}
+
+/// A further container of a VM.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Host paths that the guest must see.
+    pub shares: Vec<Share>,
+    /// Request to the agent; the stdio tokens are filled in when it is sent.
+    pub create: CreateContainerRequest,
 }
 
 /// A VM and its first container.
@@ -177,12 +197,6 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
     let resources = bundle.spec.linux().as_ref();
     let resources = resources.and_then(|linux| linux.resources().as_ref());
-    let process = bundle.spec.process().as_ref();
-    let user = process
-        .ok_or(LowerError::NoProcess)?
-        .user()
-        .username()
-        .clone();
 
     let mut guest = guest_spec::lower(bundle, options)?;
     let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
@@ -196,7 +210,6 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let network = options.network.lower()?;
     devices.nets = network.devices;
 
-    let spec = serde_json::to_vec(&guest.spec).map_err(|source| LowerError::Encode { source })?;
     Ok(Plan {
         config: VmConfig {
             version: VM_CONFIG_VERSION,
@@ -209,22 +222,51 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         },
         resources: root.resources,
         console: annotations.console,
+        create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
         network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),
             ..Default::default()
         },
-        create: CreateContainerRequest {
-            container_id: options.container_id.clone(),
-            spec,
-            rootfs: MessageField::some(root.request),
-            volumes: guest.volumes,
-            user: user.unwrap_or_default(),
-            additional_groups: annotations.group_add,
-            files: guest.files,
-            ..Default::default()
-        },
+    })
+}
+
+/// Plans a further container of a VM that runs.
+pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, LowerError> {
+    let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
+    let mut guest = guest_spec::lower(bundle, options)?;
+    let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
+    if !root.resources.is_empty() {
+        return Err(LowerError::NotSupportedYet {
+            what: "a root on block devices for a further container of a pod".into(),
+        });
+    }
+    Ok(Member {
+        create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
+        shares: guest.shares,
+    })
+}
+
+fn create_request(
+    bundle: &Bundle,
+    options: &TaskOptions,
+    annotations: &Annotations,
+    root: Rootfs,
+    guest: &mut guest_spec::GuestSpec,
+) -> Result<CreateContainerRequest, LowerError> {
+    let process = bundle.spec.process().as_ref();
+    let user = process.ok_or(LowerError::NoProcess)?.user();
+    let spec = serde_json::to_vec(&guest.spec).map_err(|source| LowerError::Encode { source })?;
+    Ok(CreateContainerRequest {
+        container_id: options.container_id.clone(),
+        spec,
+        rootfs: MessageField::some(root),
+        volumes: std::mem::take(&mut guest.volumes),
+        user: user.username().clone().unwrap_or_default(),
+        additional_groups: annotations.group_add.clone(),
+        files: std::mem::take(&mut guest.files),
+        ..Default::default()
     })
 }
 

@@ -21,6 +21,7 @@ fn options() -> TaskOptions {
             memory_bytes: 8 << 30,
         },
         network: Attachments::default(),
+        pod: None,
     }
 }
 

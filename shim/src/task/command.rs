@@ -22,6 +22,17 @@ use super::serve::{serve, Sandboxed};
 use super::state::now;
 use crate::runtime_dir::{exec_root, remove_sandbox, sweep};
 
+/// How containerd's CRI plugin and CRI-O say that a container is in a pod, and in which.
+const POD_ANNOTATIONS: [(&str, &str); 2] = [
+    (
+        "io.kubernetes.cri.container-type",
+        "io.kubernetes.cri.sandbox-id",
+    ),
+    (
+        "io.kubernetes.cri-o.ContainerType",
+        "io.kubernetes.cri-o.SandboxID",
+    ),
+];
 /// File in a bundle that holds the shim's address.
 const ADDRESS_FILE: &str = "address";
 /// FIFO in a bundle from which containerd takes a shim's log.
@@ -138,10 +149,16 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
     for error in sweep(&exec_root).errors {
         eprintln!("containerd-shim-hull-v2: {}", crate::report::chain(&error));
     }
-    let socket = address::socket_path(&exec_root, &invocation.namespace, &invocation.id);
+    let pod = pod_of(&invocation.bundle()?);
+    let sandbox = pod.as_deref().unwrap_or(&invocation.id);
+    let socket = address::socket_path(&exec_root, &invocation.namespace, sandbox);
     let listening =
         address::listen(&socket).with_context(|| format!("failed to listen on {socket:?}"))?;
     if let Listening::New(listener) = listening {
+        if let Some(pod) = &pod {
+            address::remove(&socket);
+            bail!("the pod {pod} of container {} does not run", invocation.id);
+        }
         if let Err(error) = spawn_server(invocation, listener) {
             address::remove(&socket);
             return Err(error);
@@ -152,6 +169,20 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
     // Older containerd reads a bare address, and newer one takes it as such too.
     print!("{address}");
     io::stdout().flush().context("failed to print the address")
+}
+
+/// The sandbox of the pod that a bundle's container joins; `None` for a container with a sandbox
+/// of its own. A bundle that can't be read is told of when the container is made.
+fn pod_of(bundle: &Path) -> Option<String> {
+    let config = std::fs::read(bundle.join("config.json")).ok()?;
+    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&config).ok()?;
+    let annotations = spec.annotations().as_ref()?;
+    let value = |key: &str| annotations.get(key).cloned();
+    POD_ANNOTATIONS.iter().find_map(|(kind, sandbox)| {
+        (value(kind)? == "container")
+            .then(|| value(sandbox))
+            .flatten()
+    })
 }
 
 /// containerd 1.x finds a shim again, after its own restart, by this file in the bundle.

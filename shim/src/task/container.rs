@@ -21,10 +21,12 @@ const MAX_STARTS: usize = 16;
 /// What booting a VM for a container gives.
 #[derive(Debug)]
 pub(super) struct Booted {
-    pub(super) sandbox: Sandbox,
+    pub(super) sandbox: Arc<Sandbox>,
     pub(super) init: Arc<Process>,
     /// Where to look for interfaces again at the start, if there are none yet.
     pub(super) network: Option<Source>,
+    /// Names of what was shared for it after the boot.
+    pub(super) shares: Vec<String>,
 }
 
 /// A container in a sandbox.
@@ -36,6 +38,8 @@ pub(super) struct Container {
     pub(super) init: Arc<Process>,
     /// Where to look for interfaces again at the start, if there are none yet.
     pub(super) network: Option<Source>,
+    /// Names of what was shared for it after the boot.
+    shares: Mutex<Vec<String>>,
     pub(super) hooks: Subject,
     /// Where the holders of its processes are.
     pub(super) place: Place,
@@ -58,7 +62,8 @@ impl Container {
         Self {
             id: id.to_owned(),
             bundle,
-            sandbox: Arc::new(booted.sandbox),
+            sandbox: booted.sandbox,
+            shares: Mutex::new(booted.shares),
             init: booted.init,
             network: booted.network,
             hooks,
@@ -93,6 +98,15 @@ impl Container {
         }
         execs.insert(process.exec_id.clone(), process);
         Ok(())
+    }
+
+    /// Takes back what was shared for it; the guest has let go of it.
+    pub(super) async fn detach_shares(&self) {
+        let names =
+            std::mem::take(&mut *self.shares.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(shares) = self.sandbox.shares().filter(|_| !names.is_empty()) {
+            shares.detach(names).await;
+        }
     }
 
     pub(super) fn forget(&self, exec_id: &str) {

@@ -50,6 +50,7 @@ pub(super) struct StdioPaths {
 struct Mutable {
     phase: Phase,
     pid: u32,
+    guest_pid: u32,
     io: Option<ProcessIo>,
 }
 
@@ -91,6 +92,7 @@ impl Process {
             mutable: Mutex::new(Mutable {
                 phase: Phase::Created,
                 pid: 0,
+                guest_pid: 0,
                 io: None,
             }),
             exit: watch::Sender::new(None),
@@ -125,6 +127,15 @@ impl Process {
 
     pub(super) fn set_pid(&self, pid: u32) {
         self.lock().pid = pid;
+    }
+
+    /// PID in the guest; 0 before it is started.
+    pub(super) fn guest_pid(&self) -> u32 {
+        self.lock().guest_pid
+    }
+
+    pub(super) fn set_guest_pid(&self, pid: u32) {
+        self.lock().guest_pid = pid;
     }
 
     pub(super) fn phase(&self) -> Phase {

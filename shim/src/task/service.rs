@@ -20,6 +20,7 @@ use super::steps::{running, status};
 use super::{errors, metrics};
 use crate::agent::CALL_LIMIT;
 use crate::handover;
+use crate::holder::Network;
 use crate::hooks::Moment;
 
 /// Version that `Connect` reports.
@@ -191,6 +192,17 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::PidsRequest,
     ) -> ttrpc::Result<api::PidsResponse> {
+        let container = self.shim.container(&request.id)?;
+        if container.place.network != Network::Inherit {
+            // Clients look the PIDs up on the host (dockerd's `top` runs `ps`), where only the
+            // holder is the container's: the guest's own numbers are other processes there.
+            let mut only = api::ProcessInfo::new();
+            only.pid = container.init.pid();
+            return Ok(api::PidsResponse {
+                processes: vec![only],
+                ..Default::default()
+            });
+        }
         let list = self
             .call_container(
                 &request.id,

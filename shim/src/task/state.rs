@@ -1,6 +1,6 @@
 //! What one shim process holds: its sandbox and the containers in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,9 +50,11 @@ pub(super) struct Shim {
 
 #[derive(Debug, Default)]
 struct Containers {
-    /// A create is under way.
-    booting: bool,
+    /// Ids whose create is under way.
+    making: HashSet<String>,
     by_id: HashMap<String, Arc<Container>>,
+    /// The one that the VM was booted for: a pod's first. It is kept as long as the VM.
+    first: Option<Arc<Container>>,
 }
 
 impl Shim {
@@ -96,31 +98,45 @@ impl Shim {
 
     pub(super) fn is_empty(&self) -> bool {
         let containers = self.lock();
-        containers.by_id.is_empty() && !containers.booting
+        containers.by_id.is_empty() && containers.making.is_empty()
     }
 
-    /// Claims the sandbox for a container that is being made, until the claim is dropped.
+    /// The container that the VM was booted for, if it runs.
+    pub(super) fn first(&self) -> Option<Arc<Container>> {
+        self.lock().first.clone()
+    }
+
+    /// Claims an id for a container that is being made, until the claim is dropped. A VM boots for
+    /// one container; others can come when it is there.
     pub(super) fn claim(self: &Arc<Self>, id: &str) -> ttrpc::Result<Claim> {
         let mut containers = self.lock();
-        if containers.booting || containers.by_id.contains_key(id) {
+        let booting = containers.first.is_none() && !containers.making.is_empty();
+        if booting || containers.making.contains(id) || containers.by_id.contains_key(id) {
             return Err(errors::already_exists(format!("container {id:?}")));
         }
-        if !containers.by_id.is_empty() {
-            return Err(errors::not_built("a second container in one sandbox"));
-        }
-        containers.booting = true;
+        containers.making.insert(id.to_owned());
         Ok(Claim {
             shim: Arc::clone(self),
+            id: id.to_owned(),
         })
     }
 
     /// The container of a claim is there.
     pub(super) fn insert(self: &Arc<Self>, container: &Arc<Container>) {
-        self.lock()
-            .by_id
-            .insert(container.id.clone(), Arc::clone(container));
+        let is_first = {
+            let mut containers = self.lock();
+            let id = container.id.clone();
+            containers.by_id.insert(id, Arc::clone(container));
+            let is_first = containers.first.is_none();
+            containers
+                .first
+                .get_or_insert_with(|| Arc::clone(container));
+            is_first
+        };
         tokio::spawn(Arc::clone(self).follow_vm(Arc::clone(container)));
-        tokio::spawn(Arc::clone(self).follow_events(Arc::clone(&container.sandbox)));
+        if is_first {
+            tokio::spawn(Arc::clone(self).follow_events(Arc::clone(&container.sandbox)));
+        }
     }
 
     /// Ends everything: the process is about to.
@@ -136,8 +152,13 @@ impl Shim {
         let last = {
             let mut containers = self.lock();
             containers.by_id.remove(&container.id);
-            containers.by_id.is_empty()
+            let last = containers.by_id.is_empty();
+            if last {
+                containers.first = None;
+            }
+            last
         };
+        container.detach_shares().await;
         if last {
             let end = container.sandbox.shut_down(SHUTDOWN_LIMIT).await;
             tracing::info!(sandbox = self.sandbox_id, %end, "the VM ended");
@@ -261,10 +282,11 @@ impl Shim {
 #[derive(Debug)]
 pub(super) struct Claim {
     shim: Arc<Shim>,
+    id: String,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.shim.lock().booting = false;
+        self.shim.lock().making.remove(&self.id);
     }
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
 use containerd_shim_protos::ttrpc;
-use hull_protocol::agent::{ContainerRef, ProcessRef, ResizePtyRequest, SignalProcessRequest};
+use hull_protocol::agent::{
+    ContainerRef, CreateContainerRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
+};
+use hull_vm_config::JailConfig;
 
 use super::container::{Booted, Container};
 use super::host_side::{self, HostSide, Place};
@@ -20,7 +23,8 @@ use super::{errors, network, rootfs};
 use crate::agent::CALL_LIMIT;
 use crate::holder::Network;
 use crate::hooks::Moment;
-use crate::lower::{lower, HostFacts, TaskOptions};
+use crate::lower::{lower, lower_member, HostFacts, Pod, TaskOptions};
+use crate::network::Attachments;
 use crate::report::chain;
 use crate::runtime_dir::RuntimeDir;
 use crate::sandbox::Sandbox;
@@ -57,12 +61,16 @@ impl Service {
         let hooks = host_side::subject(&request.id, &bundle);
         let mut side = HostSide::open(&stdio, &place, hooks.has_any() || own_pid).await?;
         let pid = side.pid().unwrap_or_default();
+        let first = self.shim.first();
         let made = async {
             for moment in [Moment::Prestart, Moment::CreateRuntime] {
                 let ran = hooks.run(moment, pid).await;
                 ran.map_err(|error| errors::failed(&error))?;
             }
-            self.boot(request, &bundle, stdio, &mut side).await
+            match &first {
+                None => self.boot(request, &bundle, stdio, &mut side).await,
+                Some(first) => self.join(request, &bundle, stdio, &mut side, first).await,
+            }
         };
         let booted = match made.await {
             Ok(made) => made,
@@ -111,6 +119,7 @@ impl Service {
             jail: uid.jail(),
             host: HostFacts::read(),
             network: prepared.attachments,
+            pod: None,
         };
         let plan = lower(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
         let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
@@ -121,9 +130,69 @@ impl Service {
             .await
             .map_err(|error| fail(&error))?;
 
+        let init = self.create_in(&sandbox, plan.create, stdio, side).await?;
+        Ok(Booted {
+            sandbox: Arc::new(sandbox),
+            init,
+            network: later,
+            shares: Vec::new(),
+        })
+    }
+
+    /// Makes a further container's first process in the VM of a pod.
+    async fn join(
+        &self,
+        request: &api::CreateTaskRequest,
+        bundle: &Bundle,
+        stdio: StdioPaths,
+        side: &mut HostSide,
+        first: &Container,
+    ) -> ttrpc::Result<Booted> {
+        let sandbox = Arc::clone(&first.sandbox);
+        let options = TaskOptions {
+            sandbox_id: self.shim.sandbox_id.clone(),
+            container_id: request.id.clone(),
+            terminal: request.terminal,
+            jail: JailConfig { uid: 0, gid: 0 },
+            host: HostFacts::read(),
+            network: Attachments::default(),
+            pod: Some(Pod {
+                host_pid: first.init.pid(),
+                guest_pid: first.init.guest_pid(),
+            }),
+        };
+        let member =
+            lower_member(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
+        let server = sandbox.shares().ok_or_else(|| {
+            errors::not_built(
+                "a further container in a VM that was started without shared directories",
+            )
+        })?;
+        let mut attached = Attached::new(&sandbox);
+        for share in member.shares {
+            attached.names.push(share.subpath.clone());
+            let added = server.attach(share).await;
+            added.map_err(|error| errors::failed(&error))?;
+        }
+        let init = self.create_in(&sandbox, member.create, stdio, side).await?;
+        Ok(Booted {
+            shares: attached.keep(),
+            sandbox,
+            init,
+            network: None,
+        })
+    }
+
+    /// Asks the agent for a container.
+    async fn create_in(
+        &self,
+        sandbox: &Sandbox,
+        mut create: CreateContainerRequest,
+        stdio: StdioPaths,
+        side: &mut HostSide,
+    ) -> ttrpc::Result<Arc<Process>> {
         let init = Arc::new(Process::init(stdio));
-        let connected = connect(&sandbox, side.take_endpoints(), init.stdio.terminal).await?;
-        let mut create = plan.create;
+        let connected = connect(sandbox, side.take_endpoints(), init.stdio.terminal).await?;
         create.stdio = protobuf::MessageField::some(connected.tokens());
         sandbox
             .agent()
@@ -136,11 +205,7 @@ impl Service {
             .map_err(|error| errors::of_agent(&error))?;
         init.set_pid(side.pid().unwrap_or_else(|| sandbox.vm().pid()));
         init.set_io(connected.start());
-        Ok(Booted {
-            sandbox,
-            init,
-            network: later,
-        })
+        Ok(init)
     }
 
     /// Engines that want a process first prepare its network between `create` and `start`.
@@ -211,6 +276,7 @@ impl Service {
             })
             .await
             .map_err(|error| errors::of_agent(&error))?;
+        process.set_guest_pid(started.pid);
         let pid = side.pid().unwrap_or(started.pid);
         side.follow(self, container, process);
         Ok(pid)
@@ -349,6 +415,40 @@ impl Service {
             })
             .await
             .map_err(|error| errors::of_agent(&error))
+    }
+}
+
+/// Shares that go again unless the container that they are for is made.
+struct Attached {
+    sandbox: Arc<Sandbox>,
+    names: Vec<String>,
+}
+
+impl Attached {
+    fn new(sandbox: &Arc<Sandbox>) -> Self {
+        Self {
+            sandbox: Arc::clone(sandbox),
+            names: Vec::new(),
+        }
+    }
+
+    fn keep(mut self) -> Vec<String> {
+        std::mem::take(&mut self.names)
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let names = std::mem::take(&mut self.names);
+        if names.is_empty() {
+            return;
+        }
+        let sandbox = Arc::clone(&self.sandbox);
+        tokio::spawn(async move {
+            if let Some(shares) = sandbox.shares() {
+                shares.detach(names).await;
+            }
+        });
     }
 }
 
