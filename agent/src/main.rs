@@ -19,6 +19,7 @@ mod console;
 mod container;
 mod device;
 mod diagnose;
+mod dial;
 mod error;
 mod events;
 mod network;

@@ -12,6 +12,7 @@ use tokio_vsock::{VsockAddr, VsockListener, VsockStream, VMADDR_CID_ANY, VMADDR_
 use ttrpc::r#async::Server;
 
 use crate::console;
+use crate::dial;
 use crate::rpc::Service;
 use crate::sandbox::Sandbox;
 use crate::stdio::BoxStream;
@@ -54,6 +55,7 @@ async fn serve_vsock() -> std::io::Result<()> {
             sandbox.clone(),
         ))));
     let streams = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STDIO_PORT))?;
+    dial::serve()?;
     server.start().await.map_err(std::io::Error::other)?;
     sys::mark(TraceMark::AgentListening);
     // The attempt is the message; its answer, a reset, says nothing.

@@ -9,6 +9,7 @@
 //! discipline that redirects is removed by dropping [`Foreign`]; one that a killed owner left is
 //! replaced by the next and goes with the namespace.
 
+mod loopback;
 mod redirect;
 mod survey;
 
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
+
+pub use loopback::Loopback;
 
 use crate::netlink::{Neighbour, Netlink, NetlinkError, Route};
 use crate::tap::{self, TapError};
@@ -57,6 +60,16 @@ pub enum ForeignError {
         path: PathBuf,
         /// Why.
         source: TapError,
+    },
+    /// Its loopback interface.
+    #[error("network namespace {path:?}: failed to {action}")]
+    Loopback {
+        /// Its path.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
     },
     /// A setting of the namespace.
     #[error("network namespace {path:?}: failed to write {setting}")]

@@ -45,6 +45,8 @@ pub enum Hook {
     Input,
     /// Packets that leave; for address translation.
     Postrouting,
+    /// Packets that the host itself sends; for address translation.
+    Output,
     /// Frames that enter this interface.
     Ingress(String),
 }
@@ -58,6 +60,8 @@ pub enum Test {
     To(bool, String),
     /// It is IPv4.
     Ipv4,
+    /// It is IPv6.
+    Ipv6,
     /// Its network protocol is (not) this EtherType.
     EtherType(bool, u16),
     /// Its transport protocol.
@@ -134,6 +138,8 @@ pub enum Verdict {
     Accept,
     /// It leaves under the host's address.
     Masquerade,
+    /// It goes to this port of the host instead.
+    Redirect(u16),
 }
 
 /// A rule.

@@ -23,6 +23,7 @@ pub use generated::sandbox;
 /// Client and server of the shim's own RPC interface.
 pub use generated::sandbox_ttrpc;
 
+pub mod dial;
 pub mod resolver;
 
 /// Version of this contract. The host and the agent are built together; a difference means a

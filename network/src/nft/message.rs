@@ -117,6 +117,7 @@ fn chain_attributes(table: &str, chain: &Chain) -> Attributes {
         Hook::Input => (1, 0i32, "filter"),
         Hook::Forward => (2, 0, "filter"),
         Hook::Postrouting => (4, 100, "nat"),
+        Hook::Output => (3, -100, "nat"),
         Hook::Ingress(_) => (0, 0, "filter"),
     };
     let mut attributes = Attributes::default();
@@ -149,6 +150,13 @@ fn rule_attributes(table: &str, chain: &str, rule: &Rule) -> Attributes {
             }
             Verdict::Accept => list.verdict(1),
             Verdict::Masquerade => list.expression("masq", |_| {}),
+            Verdict::Redirect(port) => {
+                list.expression("immediate", |immediate| {
+                    immediate.number(1, REGISTER);
+                    immediate.nest(2, |data| data.raw(1, &port.to_be_bytes()));
+                });
+                list.expression("redir", |redirect| redirect.number(1, REGISTER));
+            }
         }
     });
     attributes
@@ -235,6 +243,10 @@ impl Attributes {
             Test::Ipv4 => {
                 self.meta(15);
                 self.compare(true, &[2]);
+            }
+            Test::Ipv6 => {
+                self.meta(15);
+                self.compare(true, &[10]);
             }
             Test::EtherType(equal, kind) => {
                 self.meta(1);

@@ -20,19 +20,9 @@ use super::address::{self, Listening};
 use super::process::KILLED_STATUS;
 use super::serve::{serve, Sandboxed};
 use super::state::now;
+use crate::pod::Role;
 use crate::runtime_dir::{exec_root, remove_sandbox, sweep};
 
-/// How containerd's CRI plugin and CRI-O say that a container is in a pod, and in which.
-const POD_ANNOTATIONS: [(&str, &str); 2] = [
-    (
-        "io.kubernetes.cri.container-type",
-        "io.kubernetes.cri.sandbox-id",
-    ),
-    (
-        "io.kubernetes.cri-o.ContainerType",
-        "io.kubernetes.cri-o.SandboxID",
-    ),
-];
 /// File in a bundle that holds the shim's address.
 const ADDRESS_FILE: &str = "address";
 /// FIFO in a bundle from which containerd takes a shim's log.
@@ -176,13 +166,10 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
 fn pod_of(bundle: &Path) -> Option<String> {
     let config = std::fs::read(bundle.join("config.json")).ok()?;
     let spec: oci_spec::runtime::Spec = serde_json::from_slice(&config).ok()?;
-    let annotations = spec.annotations().as_ref()?;
-    let value = |key: &str| annotations.get(key).cloned();
-    POD_ANNOTATIONS.iter().find_map(|(kind, sandbox)| {
-        (value(kind)? == "container")
-            .then(|| value(sandbox))
-            .flatten()
-    })
+    match Role::of(spec.annotations().as_ref()) {
+        Role::Member(sandbox) => Some(sandbox),
+        Role::None | Role::Sandbox => None,
+    }
 }
 
 /// containerd 1.x finds a shim again, after its own restart, by this file in the bundle.

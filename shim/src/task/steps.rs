@@ -8,6 +8,7 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
 use containerd_shim_protos::ttrpc;
+use hull_network::foreign::{Foreign, Namespace};
 use hull_protocol::agent::{
     ContainerRef, CreateContainerRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
 };
@@ -23,8 +24,10 @@ use super::{errors, network, rootfs};
 use crate::agent::CALL_LIMIT;
 use crate::holder::Network;
 use crate::hooks::Moment;
+use crate::loopback;
 use crate::lower::{lower, lower_member, HostFacts, Pod, TaskOptions};
 use crate::network::Attachments;
+use crate::pod::Role;
 use crate::report::chain;
 use crate::runtime_dir::RuntimeDir;
 use crate::sandbox::Sandbox;
@@ -125,11 +128,15 @@ impl Service {
         let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
         let dir = RuntimeDir::create(&self.shim.exec_root, &name).map_err(|error| fail(&error))?;
         let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
+        let namespace = prepared.foreign.as_ref().map(Foreign::namespace);
         let network = (prepared.taps, prepared.foreign);
         let sandbox = Sandbox::boot_plan(&assets, &plan, network, dir, uid)
             .await
             .map_err(|error| fail(&error))?;
 
+        if Role::of(bundle.spec.annotations().as_ref()) == Role::Sandbox {
+            serve_loopback(&sandbox, namespace.as_deref());
+        }
         let init = self.create_in(&sandbox, plan.create, stdio, side).await?;
         Ok(Booted {
             sandbox: Arc::new(sandbox),
@@ -415,6 +422,18 @@ impl Service {
             })
             .await
             .map_err(|error| errors::of_agent(&error))
+    }
+}
+
+/// Ports of a pod are forwarded from the loopback interface of its namespace.
+fn serve_loopback(sandbox: &Sandbox, namespace: Option<&Namespace>) {
+    let Some(namespace) = namespace else { return };
+    if let Err(error) = loopback::serve(sandbox.vm(), namespace) {
+        // The pod works without.
+        tracing::warn!(
+            error = chain(&error),
+            "ports of the pod can't be forwarded by its loopback"
+        );
     }
 }
 

@@ -1,0 +1,39 @@
+//! The host's connections to servers on the guest's loopback addresses.
+
+use std::time::Duration;
+
+use hull_protocol::dial::{destination, DIAL_PORT, PREAMBLE_BYTES};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_vsock::{VsockAddr, VsockListener, VsockStream, VMADDR_CID_ANY};
+
+/// How long the host may take to say where to.
+const PREAMBLE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Serves as long as the agent runs.
+pub(crate) fn serve() -> std::io::Result<()> {
+    let host = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, DIAL_PORT))?;
+    tokio::spawn(async move {
+        loop {
+            match host.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(async move {
+                        // What fails closes the connection, which says it.
+                        let _ = connect(stream).await;
+                    });
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn connect(mut host: VsockStream) -> std::io::Result<()> {
+    let mut bytes = [0; PREAMBLE_BYTES];
+    tokio::time::timeout(PREAMBLE_LIMIT, host.read_exact(&mut bytes)).await??;
+    let to = destination(bytes).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let mut server = TcpStream::connect(to).await?;
+    tokio::io::copy_bidirectional(&mut host, &mut server).await?;
+    Ok(())
+}
