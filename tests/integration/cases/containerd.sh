@@ -82,3 +82,51 @@ case_killed_vmm_is_an_exit_for_containerd() {
     ctr container rm four
     expect_clean_host
 }
+
+# CNI comes between create and start: the interface is plugged into the running VM.
+case_ctr_cni() {
+    [ -x /usr/lib/cni/bridge ] || skip 'the CNI plugins are not installed'
+    containerd_start
+    mkdir -p /etc/cni/net.d /opt/cni
+    [ -e /opt/cni/bin ] || ln -s /usr/lib/cni /opt/cni/bin
+    cat >/etc/cni/net.d/10-hull-test.conflist <<X
+{"cniVersion": "0.4.0", "name": "hull-test", "plugins": [{"type": "bridge", "bridge": "cnihull", "isGateway": true,
+ "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.77.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+X
+    capture timeout 90 ctr run --rm --cni --runtime io.containerd.hull.v2 "$IMAGE" five sh -c 'ip addr show eth0; ping -c 1 -W 5 10.77.0.1'
+    rm -f /etc/cni/net.d/10-hull-test.conflist
+    expect_status 0
+    expect_out_has 'inet 10.77.0'
+    expect_out_has '1 packets received'
+}
+
+# As a CRI plugin does it: containers that name the sandbox of another run in its VM.
+case_ctr_pod() {
+    containerd_start
+    local type=io.kubernetes.cri.container-type sandbox=io.kubernetes.cri.sandbox-id
+    mkdir "$T/shared"
+    hull_ctr -d --annotation "$type=sandbox" --annotation "$sandbox=pod" "$IMAGE" pod sleep 600
+    hull_ctr -d --annotation "$type=container" --annotation "$sandbox=pod" \
+        --mount "type=bind,src=$T/shared,dst=/shared,options=rbind:rw" "$IMAGE" web \
+        sh -c 'echo page >/tmp/f; echo x >/shared/x; exec httpd -f -p 8080 -h /tmp'
+    expect_eq "$(pgrep -c -x hull-vmm)" 1 VMs
+    capture timeout 90 ctr run --rm --runtime io.containerd.hull.v2 --annotation "$type=container" --annotation "$sandbox=pod" \
+        --mount "type=bind,src=$T/shared,dst=/shared,options=rbind:ro" "$IMAGE" client \
+        sh -c 'cat /shared/x; wget -q -O - http://127.0.0.1:8080/f; exit 4'
+    expect_status 4
+    expect_out $'x\npage\n'
+    capture timeout 30 ctr task exec --exec-id e1 web cat /shared/x
+    expect_out $'x\n'
+    for id in web pod; do
+        ctr task kill -s KILL "$id"
+        wait_for 20 sh -c "ctr task ls | grep '$id ' | grep -q STOPPED"
+        ctr task rm "$id" >/dev/null 2>&1 || true
+        ctr container rm "$id"
+    done
+    expect_clean_host
+    # Without the pod's VM there is nothing to join.
+    capture timeout 60 ctr run --rm --runtime io.containerd.hull.v2 --annotation "$type=container" --annotation "$sandbox=pod" "$IMAGE" late true
+    [ "$status" != 0 ] || fail 'a container of a pod that is gone'
+    expect_err_has 'does not run'
+    ctr container rm late 2>/dev/null || true
+}

@@ -43,3 +43,18 @@ case_podman_a_container_lives_and_stops() {
     expect_eq "$(podman logs hull-test | tail -n 1)" bye logs
     podman_hull rm hull-test >/dev/null
 }
+
+case_podman_containers_have_their_network() {
+    podman_setup
+    podman_hull run -d --name hull-test -p 127.0.0.1:18098:80 localhost/hull-test \
+        sh -c 'mkdir /www; echo served >/www/f; exec httpd -f -p 80 -h /www' >/dev/null
+    wait_for 20 curl -s -o /dev/null http://127.0.0.1:18098/f || fail "the port is not served"
+    expect_eq "$(curl -s -m 10 http://127.0.0.1:18098/f)" served port
+    local address
+    address=$(podman inspect -f '{{.NetworkSettings.IPAddress}}' hull-test)
+    expect_eq "$(podman_hull run --rm localhost/hull-test wget -q -O - "http://$address/f")" served neighbour
+    podman_hull rm -f -t 0 hull-test >/dev/null
+    capture podman_hull run --rm --network host localhost/hull-test true
+    expect_status 126
+    expect_err_has "host's network is not supported"
+}
