@@ -18,6 +18,7 @@ use crate::record::Record;
 use crate::scratch;
 use crate::shim::{self, ShimConfig, ShimEvent};
 use crate::store::Store;
+use crate::volumes::Volumes;
 
 /// Where the engine's helpers are.
 #[derive(Debug, Clone)]
@@ -35,6 +36,7 @@ pub struct Engine {
     pub(crate) events: EventBus,
     pub(crate) images: Images,
     pub(crate) networks: Networks,
+    pub(crate) volumes: Volumes,
     pub(crate) shim: ShimConfig,
     pub(crate) id: String,
     containers: RwLock<HashMap<String, Arc<Container>>>,
@@ -62,6 +64,7 @@ impl Engine {
         let id = engine_id(&paths)?;
         let engine = Arc::new(Self {
             networks: Networks::open(paths.networks(), &id)?,
+            volumes: Volumes::open(paths.volumes())?,
             store: Store::open(&paths.store())?,
             events: EventBus::default(),
             images: Images::open(&paths, programs.unpack, registries)?,

@@ -29,6 +29,7 @@ mod shim;
 pub mod spec;
 pub mod store;
 mod streams;
+mod volumes;
 
 /// Newest Docker Engine API version that the server speaks.
 pub const API_VERSION: &str = "1.50";

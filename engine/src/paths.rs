@@ -33,6 +33,11 @@ impl Paths {
         self.root.join("containers.redb")
     }
 
+    /// The volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
     /// The networks.
     pub fn networks(&self) -> PathBuf {
         self.root.join("networks.json")

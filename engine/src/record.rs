@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::{RestartPolicy, Status};
 use crate::network::{Endpoint, Wanted};
+use crate::spec::Bind;
+use crate::volumes::VolumeUse;
 
 /// Shape of [`Record`]; the store refuses a higher one.
 pub const SCHEMA: u32 = 1;
@@ -35,6 +37,12 @@ pub struct Record {
     /// ttrpc address of its shim while it is live.
     #[serde(default)]
     pub shim: Option<String>,
+    /// Its volumes.
+    #[serde(default)]
+    pub(crate) volumes: Vec<VolumeUse>,
+    /// Bind mounts of the containers whose volumes it has too.
+    #[serde(default)]
+    pub(crate) inherited_binds: Vec<Bind>,
     /// Networks that it is to be on.
     #[serde(default)]
     pub(crate) networks: Vec<Wanted>,

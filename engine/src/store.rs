@@ -156,6 +156,8 @@ mod tests {
             host: Default::default(),
             state: State::created(),
             shim: None,
+            volumes: Vec::new(),
+            inherited_binds: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
         }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, CWD};
@@ -17,6 +17,9 @@ use super::plan::{MountPlan, MountWhat};
 use super::resolve;
 use crate::error::{AgentError, Context, Result};
 use crate::sys;
+
+/// Largest list of attributes, and largest attribute, in bytes (`XATTR_LIST_MAX`).
+const MAX_XATTR_BYTES: usize = 64 << 10;
 
 /// A bind source: its tree, and whether it is anything but a directory.
 pub(super) struct Tree {
@@ -104,7 +107,14 @@ fn mount_one(plan: &MountPlan, tree: Option<&Tree>) -> io::Result<()> {
 }
 
 fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<()> {
+    let hidden = options.copy_up.then(|| fs::File::open(destination));
     attach(tree, destination)?;
+    // An empty volume gets what the image has at its place.
+    if let Some(hidden) = hidden {
+        if !tree.is_file && fs::read_dir(destination)?.next().is_none() {
+            copy_tree(&by_descriptor(&hidden?), destination)?;
+        }
+    }
     if options.explicit {
         let flags = MountFlags::from_bits_retain(options.flags & PER_MOUNT);
         mount_remount(destination, flags | MountFlags::BIND, "")?;
@@ -151,11 +161,7 @@ fn file_system(
         Some(data.as_c_str()),
     )?;
     if options.copy_up {
-        let hidden = PathBuf::from(format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&hidden)
-        ));
-        copy_tree(&hidden, destination)?;
+        copy_tree(&by_descriptor(&hidden), destination)?;
     }
     if options.copy_up && options.flags & READ_ONLY != 0 {
         let flags = MountFlags::from_bits_retain(options.flags & PER_MOUNT);
@@ -164,11 +170,17 @@ fn file_system(
     Ok(())
 }
 
-/// Copies what is in the directory `from` into `to`: owner, mode, links; devices are left out.
+fn by_descriptor(file: &fs::File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Copies what is in the directory `from` into `to`: owner, mode, times, extended attributes,
+/// links; devices are left out.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     use std::os::unix::fs::{chown, lchown, symlink, MetadataExt};
     let meta = fs::metadata(from)?;
     chown(to, Some(meta.uid()), Some(meta.gid()))?;
+    fs::set_permissions(to, meta.permissions())?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let meta = entry.metadata()?;
@@ -185,9 +197,30 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         }
         if !meta.is_symlink() && target.exists() {
             fs::set_permissions(&target, meta.permissions())?;
+            copy_attributes(&entry.path(), &target)?;
         }
     }
     Ok(())
+}
+
+/// Extended attributes, where the target's file system has them, and the time of the last change.
+fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{getxattr, listxattr, setxattr, XattrFlags};
+    let mut names = vec![0; MAX_XATTR_BYTES];
+    let length = listxattr(from, &mut names[..]).unwrap_or(0);
+    let mut value = vec![0; MAX_XATTR_BYTES];
+    let names = names[..length].split(|byte| *byte == 0);
+    for name in names.filter(|name| !name.is_empty()) {
+        let Ok(length) = getxattr(from, name, &mut value[..]) else {
+            continue;
+        };
+        match setxattr(to, name, &value[..length], XattrFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let modified = fs::metadata(from)?.modified()?;
+    fs::File::open(to)?.set_modified(modified)
 }
 
 /// Remounts read-only those mounts that had to be writable until now.

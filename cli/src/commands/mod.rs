@@ -15,6 +15,7 @@ mod run;
 mod system;
 mod top;
 mod trace;
+mod volume;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -76,6 +77,9 @@ pub(crate) enum Command {
     /// Networks of containers
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    /// Volumes: files that outlive containers
+    #[command(subcommand)]
+    Volume(volume::VolumeCommand),
     /// List a container's published ports
     Port(network::PortArgs),
     /// Print events as they happen
@@ -123,6 +127,7 @@ pub(crate) async fn run(
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,
         Command::Network(command) => network::run(command, client, out).await,
+        Command::Volume(command) => volume::run(command, client, out).await,
         Command::Port(args) => network::port(args, client, out).await,
         Command::Events(args) => system::events(args, client, out).await,
         Command::Version(args) => system::version(args, client, out).await,

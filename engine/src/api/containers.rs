@@ -170,9 +170,9 @@ async fn remove(engine: Shared, Path(id): Path<String>, Query(query): Query) -> 
     if query.flag("link") {
         return Err(EngineError::NotBuilt("removing a link".to_owned()).into());
     }
-    let force = query.flag("force");
+    let (force, volumes) = (query.flag("force"), query.flag("v"));
     let engine = Arc::clone(&engine);
-    detached(async move { engine.remove_container(&container, force).await }).await?;
+    detached(async move { engine.remove_container(&container, force, volumes).await }).await?;
     Ok(NO_CONTENT)
 }
 

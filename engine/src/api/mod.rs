@@ -9,6 +9,7 @@ mod progress;
 mod respond;
 mod streams;
 mod system;
+mod volumes;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -51,6 +52,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .merge(images::routes())
         .merge(networks::routes())
         .merge(objects::routes())
+        .merge(volumes::routes())
         .fallback(not_built)
         .method_not_allowed_fallback(not_built)
         .with_state(engine)

@@ -1,31 +1,20 @@
-//! `/volumes` and `/plugins`: none so far.
+//! `/plugins`: none so far.
 
 use std::sync::Arc;
 
 use axum::extract::Path;
 use axum::routing::get;
 use axum::{Json, Router};
-use serde_json::{json, Value};
+use serde_json::Value;
 
 use super::respond::Answer;
-use super::Shared;
 use crate::engine::Engine;
 use crate::error::EngineError;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
-        .route("/volumes", get(volumes))
-        .route("/volumes/{name}", get(volume))
         .route("/plugins", get(plugins))
         .route("/plugins/{name}/json", get(plugin))
-}
-
-async fn volumes(_: Shared) -> Json<Value> {
-    Json(json!({ "Volumes": [], "Warnings": [] }))
-}
-
-async fn volume(Path(name): Path<String>) -> Answer<Json<Value>> {
-    Err(EngineError::NoSuchVolume(name).into())
 }
 
 async fn plugins() -> Json<Vec<Value>> {

@@ -14,7 +14,7 @@ use crate::images::ImageInfo;
 use crate::json::lists_from_strings;
 use crate::network::{self, Wanted};
 use crate::record::{ImageUse, Record, State};
-use crate::{ids, names, scratch, spec};
+use crate::{ids, names, scratch, spec, volumes};
 
 /// Attempts at a free random name.
 const NAME_ATTEMPTS: usize = 20;
@@ -102,11 +102,6 @@ impl CreateRequest {
         {
             warnings.push("Health checks are not built yet: none is made.".to_owned());
         }
-        for target in self.config.volumes.iter().flatten() {
-            warnings.push(format!(
-                "Anonymous volumes are not built yet: {target} is part of the writable layer."
-            ));
-        }
         Ok(warnings)
     }
 }
@@ -139,16 +134,46 @@ impl Engine {
             &record,
             spec::Host {
                 bundle: &self.paths.bundle(&record.id),
+                volumes: &[],
             },
         )?;
         let container = self.reserve(name, record)?;
-        if let Err(error) = self.make_files(&container).await {
+        let made = match self.take_volumes(&container) {
+            Ok(()) => self.make_files(&container).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
             self.containers_mut().remove(container.id());
+            self.drop_own_volumes(&container);
             let _ = std::fs::remove_dir_all(self.paths.container(container.id()));
             return Err(error);
         }
         self.publish(&container, "create", []);
         Ok((container, warnings))
+    }
+
+    /// Finds or makes the container's volumes.
+    fn take_volumes(&self, container: &Container) -> Result<()> {
+        let record = container.record();
+        let find = |name: &str| self.container(name).map(|other| other.record());
+        let origin = volumes::resolve(&self.volumes, &record.config, &record.host, find)?;
+        for volume in origin.volumes.iter().filter(|volume| volume.own) {
+            self.publish_volume("create", &volume.name, HashMap::new());
+        }
+        let mut record = container.lock();
+        record.volumes = origin.volumes;
+        record.inherited_binds = origin.inherited;
+        Ok(())
+    }
+
+    /// Removes the volumes that were made for a container, unless another has them too.
+    pub(super) fn drop_own_volumes(&self, container: &Container) {
+        let record = container.record();
+        for volume in record.volumes.iter().filter(|volume| volume.own) {
+            if let Err(error) = self.remove_volume(&volume.name) {
+                tracing::debug!(volume = volume.name, error = error.message(), "stays");
+            }
+        }
     }
 
     /// The networks of a container that is to be made; each must exist now.
@@ -273,6 +298,8 @@ fn new_record(
         host: request.host,
         state: State::created(),
         shim: None,
+        volumes: Vec::new(),
+        inherited_binds: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),
     })

@@ -15,6 +15,7 @@ impl Engine {
         &self,
         container: &Arc<Container>,
         force: bool,
+        volumes: bool,
     ) -> Result<()> {
         let status = container.status();
         if status == Status::Removing {
@@ -42,6 +43,9 @@ impl Engine {
         // With --rm its end has removed it meanwhile.
         if !container.progress.borrow().removed {
             self.remove_locked(container).await;
+        }
+        if volumes {
+            self.drop_own_volumes(container);
         }
         Ok(())
     }
@@ -77,6 +81,9 @@ impl Engine {
             return;
         }
         self.containers_mut().remove(id);
+        if container.lock().auto_remove() {
+            self.drop_own_volumes(container);
+        }
         self.drop_execs(id);
         self.publish(container, "destroy", []);
         container.hub.close();
@@ -101,7 +108,13 @@ impl Engine {
                 "label!" => !values.iter().any(|value| label_matches(value, &labels)),
                 _ => false,
             });
-            if ended && wanted && self.remove_container(&container, false).await.is_ok() {
+            if ended
+                && wanted
+                && self
+                    .remove_container(&container, false, false)
+                    .await
+                    .is_ok()
+            {
                 removed.push(container.id().to_owned());
             }
         }

@@ -217,7 +217,19 @@ impl Engine {
             .create(bundle)
             .map_err(io("create the bundle", bundle))?;
         make_bind_sources(record)?;
-        let spec = spec::build(record, spec::Host { bundle })?;
+        let volumes = self.volume_places(record);
+        if let Some(gone) = record
+            .volumes
+            .iter()
+            .find(|wanted| !volumes.iter().any(|there| there.name == wanted.name))
+        {
+            return Err(EngineError::NoSuchVolume(gone.name.clone()));
+        }
+        let host = spec::Host {
+            bundle,
+            volumes: &volumes,
+        };
+        let spec = spec::build(record, host)?;
         let mut of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         if MAX_RESOLV_CONF < of_host.len() {
             of_host.clear();
@@ -236,6 +248,19 @@ impl Engine {
             std::fs::write(&path, content).map_err(io("write", &path))?;
         }
         Ok(())
+    }
+
+    /// Where the volumes of a container are; those that are gone are left out.
+    pub(crate) fn volume_places(&self, record: &Record) -> Vec<spec::VolumePlace> {
+        let places = record.volumes.iter().filter_map(|wanted| {
+            let volume = self.volumes.find(&wanted.name).ok()?;
+            Some(spec::VolumePlace {
+                data: self.volumes.data(&volume),
+                empty: self.volumes.is_empty(&volume),
+                name: volume.name,
+            })
+        });
+        places.collect()
     }
 
     /// Ends and removes whatever a container's shim left at run time.
@@ -277,7 +302,7 @@ pub(crate) fn log_driver(record: &Record) -> &str {
 }
 
 fn make_bind_sources(record: &Record) -> Result<()> {
-    for bind in spec::binds_of(&record.host)? {
+    for bind in spec::binds_of(record)? {
         let path = Path::new(&bind.source);
         match (path.exists(), bind.create) {
             (true, _) => {}

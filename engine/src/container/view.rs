@@ -17,7 +17,7 @@ use crate::ids;
 use crate::json::Filters;
 use crate::lifecycle::Status;
 use crate::record::Record;
-use crate::spec::binds_of;
+use crate::spec::{binds_of, VolumePlace};
 
 /// What `/containers/json` lists.
 #[derive(Debug, Default)]
@@ -123,7 +123,7 @@ impl Engine {
                     ),
                 ]),
             }),
-            mounts: Some(mount_points(&record)),
+            mounts: Some(mount_points(&record, &self.volume_places(&record))),
             network_settings: Some(NetworkSettings {
                 ports: Some(self.networks.published(&record.id)),
                 networks: Some(self.endpoint_settings(&record)),
@@ -226,8 +226,21 @@ fn state(record: &Record) -> ContainerState {
     }
 }
 
-fn mount_points(record: &Record) -> Vec<MountPoint> {
-    binds_of(&record.host)
+fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<MountPoint> {
+    let volumes = record.volumes.iter().map(|volume| {
+        let place = places.iter().find(|place| place.name == volume.name);
+        MountPoint {
+            typ: Some("volume".to_owned()),
+            name: Some(volume.name.clone()),
+            source: place.map(|place| place.data.to_string_lossy().into_owned()),
+            destination: Some(volume.target.clone()),
+            driver: Some(crate::volumes::LOCAL.to_owned()),
+            mode: Some(if volume.read_only { "ro" } else { "z" }.to_owned()),
+            rw: Some(!volume.read_only),
+            propagation: Some(String::new()),
+        }
+    });
+    binds_of(record)
         .unwrap_or_default()
         .into_iter()
         .map(|bind| MountPoint {
@@ -239,6 +252,7 @@ fn mount_points(record: &Record) -> Vec<MountPoint> {
             propagation: Some("rprivate".to_owned()),
             ..MountPoint::default()
         })
+        .chain(volumes)
         .collect()
 }
 
@@ -273,7 +287,7 @@ fn summary(
         network_settings: Some(ContainerSummaryNetworkSettings {
             networks: Some(networks),
         }),
-        mounts: Some(mount_points(record)),
+        mounts: Some(mount_points(record, &[])),
         ..ContainerSummary::default()
     }
 }
@@ -377,9 +391,11 @@ fn matches(record: &Record, filters: &Filters) -> bool {
                     .any(|text| *text == record.state.exit_code.to_string())
         }
         "ancestor" => wanted.iter().any(|text| is_image(record, text)),
-        "volume" => mount_points(record).iter().any(|mount| {
+        "volume" => mount_points(record, &[]).iter().any(|mount| {
             wanted.iter().any(|text| {
-                mount.destination.as_deref() == Some(text) || mount.source.as_deref() == Some(text)
+                mount.destination.as_deref() == Some(text)
+                    || mount.source.as_deref() == Some(text)
+                    || mount.name.as_deref() == Some(text)
             })
         }),
         "network" => wanted.iter().any(|text| text == "none"),

@@ -64,7 +64,6 @@ fn has_items<T>(value: &Option<Vec<T>>) -> bool {
 fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
     let refused = [
         ("Links", has_items(&host.links)),
-        ("VolumesFrom", has_items(&host.volumes_from)),
         ("Devices", has_items(&host.devices)),
         ("DeviceRequests", has_items(&host.device_requests)),
         ("DeviceCgroupRules", has_items(&host.device_cgroup_rules)),
@@ -74,7 +73,6 @@ fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
                 .as_ref()
                 .is_some_and(|options| !options.is_empty()),
         ),
-        ("VolumeDriver", has_text(&host.volume_driver)),
         ("Init", host.init.unwrap_or(false)),
         ("BlkioWeightDevice", has_items(&host.blkio_weight_device)),
         ("BlkioDeviceReadBps", has_items(&host.blkio_device_read_bps)),

@@ -10,12 +10,13 @@ mod mounts;
 mod process;
 mod resources;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{json, Value};
 
 pub use accept::accept;
 pub use config::{argv_of, merge_image};
+pub(crate) use mounts::{bind_targets, check_target, parse_bind, Parsed};
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 
@@ -34,6 +35,19 @@ const GROUP_ADD_ANNOTATION: &str = "dev.hull.group-add";
 pub struct Host<'a> {
     /// The container's bundle, where the files of [`files`] lie.
     pub bundle: &'a Path,
+    /// The container's volumes.
+    pub volumes: &'a [VolumePlace],
+}
+
+/// Where a volume's files are on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumePlace {
+    /// The volume.
+    pub name: String,
+    /// The directory.
+    pub data: PathBuf,
+    /// Nothing is in it.
+    pub empty: bool,
 }
 
 /// The OCI runtime configuration of a container.

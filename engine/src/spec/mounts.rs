@@ -2,17 +2,22 @@
 
 use std::collections::HashSet;
 
-use bollard_stubs::models::{Mount, MountType};
+use bollard_stubs::models::{HostConfig, Mount, MountType};
+use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use super::{files, Host, INLINE_OPTION};
 use crate::error::{EngineError, Result};
 use crate::record::Record;
+use crate::volumes::VolumeUse;
+
+/// Mount option that fills an empty volume with what the image has at its place.
+const COPY_UP_OPTION: &str = "tmpcopyup";
 
 const DEFAULT_SHM_BYTES: i64 = 64 << 20;
 
 /// A host directory or file shown in a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
     /// Absolute path on the host.
     pub source: String,
@@ -24,31 +29,53 @@ pub struct Bind {
     pub create: bool,
 }
 
-/// Every bind mount that a container asks for, checked.
-pub fn binds_of(host: &bollard_stubs::models::HostConfig) -> Result<Vec<Bind>> {
+/// What an element of `HostConfig.Binds` means.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Parsed {
+    /// A path of the host.
+    Bind(Bind),
+    /// A volume by its name.
+    Volume(VolumeUse),
+}
+
+/// Every bind mount of a container, checked.
+pub fn binds_of(record: &Record) -> Result<Vec<Bind>> {
+    let mut binds = own_binds(&record.host)?;
+    binds.extend(record.inherited_binds.iter().cloned());
+    Ok(binds)
+}
+
+/// Where bind mounts and tmpfs mounts are asked for, without a slash at the end.
+pub(crate) fn bind_targets(host: &HostConfig) -> Result<Vec<String>> {
+    let clean = |target: &str| target.trim_end_matches('/').to_owned();
+    let mut all: Vec<String> = own_binds(host)?
+        .iter()
+        .map(|bind| clean(&bind.target))
+        .collect();
+    all.extend(host.tmpfs.iter().flatten().map(|(target, _)| clean(target)));
+    let mounts = host.mounts.iter().flatten();
+    let tmpfs = mounts.filter(|mount| mount.typ == Some(MountType::TMPFS));
+    all.extend(tmpfs.filter_map(|mount| mount.target.as_deref()).map(clean));
+    Ok(all)
+}
+
+fn own_binds(host: &HostConfig) -> Result<Vec<Bind>> {
     let mut binds = Vec::new();
     for text in host.binds.iter().flatten() {
-        binds.push(parse_bind(text)?);
+        if let Parsed::Bind(bind) = parse_bind(text)? {
+            binds.push(bind);
+        }
     }
     for mount in host.mounts.iter().flatten() {
         if let Some(bind) = bind_of_mount(mount)? {
             binds.push(bind);
         }
     }
-    let mut seen = HashSet::new();
-    for bind in &binds {
-        if !seen.insert(bind.target.trim_end_matches('/').to_owned()) {
-            return Err(EngineError::BadRequest(format!(
-                "Duplicate mount point: {}",
-                bind.target
-            )));
-        }
-    }
     Ok(binds)
 }
 
-/// `SOURCE:TARGET[:OPTIONS]`.
-fn parse_bind(text: &str) -> Result<Bind> {
+/// `SOURCE:TARGET[:OPTIONS]`; a source that is no absolute path names a volume.
+pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
     let bad = |why: &str| {
         EngineError::BadRequest(format!("invalid volume specification: '{text}': {why}"))
     };
@@ -61,29 +88,37 @@ fn parse_bind(text: &str) -> Result<Bind> {
     if source.is_empty() || target.is_empty() {
         return Err(bad("empty section between colons"));
     }
-    if !source.starts_with('/') {
-        return Err(EngineError::NotBuilt(format!("a named volume ({source})")));
-    }
     check_target(target).map_err(|why| bad(&why))?;
-    let mut read_only = false;
+    let (mut read_only, mut no_copy) = (false, false);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => read_only = true,
+            "nocopy" => no_copy = true,
             // SELinux labels, consistency hints and propagation have nothing to act on in a VM.
             "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "private" | "rprivate"
-            | "nocopy" => {}
+            | "volume-nocopy" => {}
             other => return Err(bad(&format!("invalid mode: {other}"))),
         }
     }
-    Ok(Bind {
+    if !source.starts_with('/') {
+        return Ok(Parsed::Volume(VolumeUse {
+            name: source.to_owned(),
+            target: target.to_owned(),
+            read_only,
+            no_copy,
+            own: false,
+        }));
+    }
+    Ok(Parsed::Bind(Bind {
         source: source.to_owned(),
         target: target.to_owned(),
         read_only,
         create: true,
-    })
+    }))
 }
 
-fn check_target(target: &str) -> Result<(), String> {
+/// Where something can be mounted in a container.
+pub(crate) fn check_target(target: &str) -> Result<(), String> {
     if !target.starts_with('/') {
         return Err(format!(
             "invalid mount path: '{target}' mount path must be absolute"
@@ -127,6 +162,7 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
             }))
         }
         Some(MountType::TMPFS) => check_target(&target).map_err(bad).map(|()| None),
+        Some(MountType::VOLUME) => Ok(None),
         other => Err(EngineError::NotBuilt(format!(
             "a mount of type {}",
             other.map(|typ| typ.to_string()).unwrap_or_default()
@@ -145,17 +181,34 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
             "options": ["rbind", "rprivate", INLINE_OPTION],
         }));
     }
-    let mut own: Vec<Value> = binds_of(&record.host)?
-        .into_iter()
-        .map(|bind| {
-            json!({
-                "destination": bind.target,
-                "type": "bind",
-                "source": bind.source,
-                "options": ["rbind", "rprivate", if bind.read_only { "ro" } else { "rw" }],
-            })
+    let bind = |target: &str, source: &str, read_only: bool| {
+        json!({
+            "destination": target,
+            "type": "bind",
+            "source": source,
+            "options": ["rbind", "rprivate", if read_only { "ro" } else { "rw" }],
         })
+    };
+    let mut own: Vec<Value> = binds_of(record)?
+        .iter()
+        .map(|it| bind(&it.target, &it.source, it.read_only))
         .collect();
+    for volume in &record.volumes {
+        let Some(there) = host.volumes.iter().find(|there| there.name == volume.name) else {
+            continue;
+        };
+        let mut mount = bind(
+            &volume.target,
+            &there.data.to_string_lossy(),
+            volume.read_only,
+        );
+        if there.empty && !volume.no_copy {
+            if let Some(options) = mount["options"].as_array_mut() {
+                options.push(json!(COPY_UP_OPTION));
+            }
+        }
+        own.push(mount);
+    }
     own.extend(tmpfs_mounts(record)?);
     let target = |mount: &Value| mount["destination"].as_str().unwrap_or_default().to_owned();
     // Parents before children.
@@ -267,7 +320,9 @@ mod tests {
 
     #[test]
     fn binds_are_read_and_bad_ones_refused() {
-        let bind = parse_bind("/a:/b:ro").unwrap();
+        let Parsed::Bind(bind) = parse_bind("/a:/b:ro").unwrap() else {
+            panic!("a path is no volume");
+        };
         assert_eq!((bind.source.as_str(), bind.target.as_str()), ("/a", "/b"));
         assert!(bind.read_only);
         for bad in [
@@ -285,9 +340,6 @@ mod tests {
                 "{bad} has to be refused"
             );
         }
-        assert!(matches!(
-            parse_bind("data:/b"),
-            Err(EngineError::NotBuilt(_))
-        ));
+        assert!(matches!(parse_bind("data:/b").unwrap(), Parsed::Volume(_)));
     }
 }

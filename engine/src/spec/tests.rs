@@ -26,6 +26,8 @@ fn record(config: ContainerConfig, host: HostConfig) -> Record {
         host,
         state: State::created(),
         shim: None,
+        volumes: Vec::new(),
+        inherited_binds: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),
     }
@@ -35,6 +37,7 @@ fn build_checked(record: &Record) -> Value {
     let spec = build(
         record,
         Host {
+            volumes: &[],
             bundle: Path::new("/run/hull/bundles/x"),
         },
     )

@@ -90,7 +90,9 @@ impl GuestSpec {
             });
         };
         let options = mount.options().clone().unwrap_or_default();
-        let read_only = options.iter().any(|option| option == "ro");
+        // An empty volume is filled by the guest first.
+        let fills = options.iter().any(|option| option == "tmpcopyup");
+        let read_only = !fills && options.iter().any(|option| option == "ro");
         let recursive = options.iter().any(|option| option == "rbind");
         let subpath = format!("{container}-{}", self.shares.len());
         let guest_path = format!("{VOLUME_ROOT}/{subpath}");

@@ -61,9 +61,12 @@ pub(crate) struct CreateArgs {
     /// Program to run instead of the image's; empty: the command is the program
     #[arg(long, value_name = "PROGRAM")]
     entrypoint: Option<String>,
-    /// Show a directory or file of this machine: SOURCE:TARGET[:ro]
+    /// Mount a path of this machine or a volume (SOURCE:TARGET[:ro]), or a new volume (TARGET)
     #[arg(short, long, value_name = "SOURCE:TARGET[:OPTIONS]")]
     volume: Vec<String>,
+    /// Also mount what this container has mounted: CONTAINER[:ro]
+    #[arg(long, value_name = "CONTAINER")]
+    volumes_from: Vec<String>,
     /// Mount something: type=bind|volume|tmpfs,source=...,target=...[,readonly]
     #[arg(long, value_name = "FIELDS")]
     mount: Vec<String>,
@@ -217,6 +220,13 @@ impl CreateArgs {
             stop_signal: self.stop_signal.clone(),
             stop_timeout: self.stop_timeout,
             host_config: Some(self.host_config()?),
+            volumes: some(
+                self.volume
+                    .iter()
+                    .filter(|text| !text.contains(':'))
+                    .cloned()
+                    .collect(),
+            ),
             exposed_ports: some(self.exposed_ports()?),
             networking_config: self.networking_config(),
             ..ContainerCreateBody::default()
@@ -272,7 +282,14 @@ impl CreateArgs {
         let size = terminal::size().filter(|_| self.tty);
         Ok(HostConfig {
             auto_remove: Some(self.rm),
-            binds: some(self.volume.iter().map(|text| absolute_bind(text)).collect()),
+            binds: some(
+                self.volume
+                    .iter()
+                    .filter(|text| text.contains(':'))
+                    .map(|text| absolute_bind(text))
+                    .collect(),
+            ),
+            volumes_from: some(self.volumes_from.clone()),
             mounts: some(
                 self.mount
                     .iter()

@@ -1,0 +1,252 @@
+//! `volume`.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::process::ExitCode;
+
+use bollard::models::VolumeCreateRequest;
+use serde_json::Value;
+
+use super::line;
+use crate::client::{encode, Client};
+use crate::error::{CliError, Result};
+use crate::{table, template};
+
+/// `volume`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make a volume, and print its name
+    Create(CreateArgs),
+    /// List volumes
+    #[command(alias = "list")]
+    Ls(ListArgs),
+    /// Print everything known about volumes
+    Inspect(InspectArgs),
+    /// Remove volumes with all that is in them
+    #[command(alias = "remove")]
+    Rm(RemoveArgs),
+    /// Remove the volumes that no container has: those without a name, or with --all all of them
+    Prune(PruneArgs),
+}
+
+/// `volume create`
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    /// Its driver
+    #[arg(short, long, default_value = "local")]
+    driver: String,
+    /// Label: KEY[=VALUE]
+    #[arg(long)]
+    label: Vec<String>,
+    /// Option of the driver: KEY=VALUE
+    #[arg(short, long)]
+    opt: Vec<String>,
+    /// Its name; without one it gets a random one
+    name: Option<String>,
+}
+
+/// `volume ls`
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Only those that pass: dangling=BOOL, driver=, label=, name=
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// Go template for each line, or `json`
+    #[arg(long)]
+    format: Option<String>,
+    /// Only names
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// `volume inspect`
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Go template instead of JSON
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Names
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// `volume rm`
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveArgs {
+    /// One that is not there is no error
+    #[arg(short, long)]
+    force: bool,
+    /// Names
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// `volume prune`
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Also those with a name
+    #[arg(short, long)]
+    all: bool,
+    /// Only those that pass: label=, label!=
+    #[arg(long)]
+    filter: Vec<String>,
+    /// Don't ask
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(crate) async fn run(
+    command: VolumeCommand,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    match command {
+        VolumeCommand::Create(args) => create(args, client, out).await?,
+        VolumeCommand::Ls(args) => list(&args, client, out).await?,
+        VolumeCommand::Inspect(args) => return inspect(&args, client, out).await,
+        VolumeCommand::Rm(args) => return remove(&args, client, out).await,
+        VolumeCommand::Prune(args) => prune(&args, client, out).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pairs(words: &[String]) -> HashMap<String, String> {
+    let pair = |word: &String| {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        (key.to_owned(), value.to_owned())
+    };
+    words.iter().map(pair).collect()
+}
+
+fn filters(words: &[String]) -> Result<HashMap<String, Vec<String>>> {
+    let mut all: HashMap<String, Vec<String>> = HashMap::new();
+    for word in words {
+        // `label!=x` splits at its first `=` too.
+        let (key, value) = word
+            .split_once('=')
+            .ok_or_else(|| CliError::usage(format!("invalid argument {word:?}: want KEY=VALUE")))?;
+        all.entry(key.to_owned())
+            .or_default()
+            .push(value.to_owned());
+    }
+    Ok(all)
+}
+
+fn query(filters: &HashMap<String, Vec<String>>) -> Result<String> {
+    let text = serde_json::to_string(filters).map_err(crate::client::broken)?;
+    Ok(encode(&text))
+}
+
+async fn create(args: CreateArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
+    let made = client
+        .api
+        .create_volume(VolumeCreateRequest {
+            name: args.name,
+            driver: Some(args.driver),
+            driver_opts: Some(pairs(&args.opt)),
+            labels: Some(pairs(&args.label)),
+            cluster_volume_spec: None,
+        })
+        .await?;
+    line(out, made.name)
+}
+
+async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
+    let path = format!("/volumes?filters={}", query(&filters(&args.filter)?)?);
+    let answer = client.get_json(&path).await?;
+    let empty = Vec::new();
+    let volumes = answer["Volumes"].as_array().unwrap_or(&empty);
+    let text = |volume: &Value, key: &str| volume[key].as_str().unwrap_or_default().to_owned();
+    if args.quiet {
+        for volume in volumes {
+            line(out, text(volume, "Name"))?;
+        }
+        return Ok(());
+    }
+    if let Some(format) = &args.format {
+        for volume in volumes {
+            line(out, template::render(format, volume)?)?;
+        }
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = volumes
+        .iter()
+        .map(|volume| vec![text(volume, "Driver"), text(volume, "Name")])
+        .collect();
+    table::print(out, &["DRIVER", "VOLUME NAME"], &rows)
+        .map_err(CliError::io("cannot write the output"))
+}
+
+async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut found = Vec::new();
+    let mut failed = false;
+    for name in &args.names {
+        match client.get_json(&format!("/volumes/{}", encode(name))).await {
+            Ok(volume) => found.push(volume),
+            Err(error) => {
+                eprintln!("hull: {error}");
+                failed = true;
+            }
+        }
+    }
+    match &args.format {
+        Some(format) => {
+            for volume in &found {
+                line(out, template::render(format, volume)?)?;
+            }
+        }
+        None => {
+            let text = serde_json::to_string_pretty(&found).map_err(crate::client::broken)?;
+            line(out, text)?;
+        }
+    }
+    Ok(exit(failed))
+}
+
+fn exit(failed: bool) -> ExitCode {
+    match failed {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+async fn remove(args: &RemoveArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut failed = false;
+    for name in &args.names {
+        let options = bollard::query_parameters::RemoveVolumeOptions { force: args.force };
+        match client.api.remove_volume(name, Some(options)).await {
+            Ok(()) => line(out, name)?,
+            Err(error) => {
+                eprintln!("hull: {}", CliError::from(error));
+                failed = true;
+            }
+        }
+    }
+    Ok(exit(failed))
+}
+
+async fn prune(args: &PruneArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
+    if !args.force {
+        return Err(CliError::usage(
+            "volume prune removes volumes with all that is in them: say --force",
+        ));
+    }
+    let mut filters = filters(&args.filter)?;
+    if args.all {
+        filters.insert("all".to_owned(), vec!["true".to_owned()]);
+    }
+    let options = bollard::query_parameters::PruneVolumesOptions {
+        filters: Some(filters),
+    };
+    let pruned = client.api.prune_volumes(Some(options)).await?;
+    let deleted = pruned.volumes_deleted.unwrap_or_default();
+    if !deleted.is_empty() {
+        line(out, "Deleted Volumes:")?;
+    }
+    for name in deleted {
+        line(out, name)?;
+    }
+    let bytes = pruned.space_reclaimed.unwrap_or_default();
+    let size = crate::units::human_size(bytes);
+    line(out, format!("Total reclaimed space: {size}"))
+}

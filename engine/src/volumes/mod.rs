@@ -1,0 +1,353 @@
+//! Volumes of the local driver: directories below the state directory, each with a description.
+//!
+//! ```text
+//! <root>/volumes/<name>/volume.json   what is known of it
+//! <root>/volumes/<name>/_data         its files
+//! ```
+
+mod wanted;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{EngineError, Result};
+use crate::ids;
+
+pub(crate) use wanted::{resolve, VolumeUse};
+
+/// The only driver.
+pub(crate) const LOCAL: &str = "local";
+/// The label that tells a volume without a name of its own.
+const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
+const DESCRIPTION: &str = "volume.json";
+const DATA: &str = "_data";
+/// Shortest name, in bytes.
+const MIN_NAME_BYTES: usize = 2;
+/// Longest name, in bytes: that of a directory.
+const MAX_NAME_BYTES: usize = 255;
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VolumeRecord {
+    pub(crate) name: String,
+    pub(crate) created: Timestamp,
+    #[serde(default)]
+    pub(crate) labels: HashMap<String, String>,
+    #[serde(default)]
+    pub(crate) options: HashMap<String, String>,
+}
+
+impl VolumeRecord {
+    /// Nobody gave it its name.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.labels.contains_key(ANONYMOUS_LABEL)
+    }
+
+    /// Another directory of the host that the volume shows, by `type=none,o=bind,device=PATH`.
+    fn bound(&self) -> Option<PathBuf> {
+        self.options.get("device").map(PathBuf::from)
+    }
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CreateVolume {
+    /// Empty: one is made up.
+    pub(crate) name: String,
+    pub(crate) driver: String,
+    pub(crate) labels: HashMap<String, String>,
+    pub(crate) options: HashMap<String, String>,
+}
+
+/// All volumes.
+#[derive(Debug)]
+pub(crate) struct Volumes {
+    root: PathBuf,
+    all: Mutex<BTreeMap<String, VolumeRecord>>,
+}
+
+impl Volumes {
+    /// Reads what there is. A directory without a readable description is left alone, and told of.
+    pub(crate) fn open(root: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(&root).map_err(|e| EngineError::io("create", &root, e))?;
+        let mut all = BTreeMap::new();
+        let entries = std::fs::read_dir(&root).map_err(|e| EngineError::io("read", &root, e))?;
+        for entry in entries.flatten() {
+            let path = entry.path().join(DESCRIPTION);
+            let read = std::fs::read(&path);
+            let record = read.and_then(|text| Ok(serde_json::from_slice::<VolumeRecord>(&text)?));
+            match record {
+                Ok(record) => {
+                    all.insert(record.name.clone(), record);
+                }
+                Err(error) => tracing::warn!(?path, %error, "no volume"),
+            }
+        }
+        Ok(Self {
+            root,
+            all: Mutex::new(all),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, VolumeRecord>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All, by name.
+    pub(crate) fn all(&self) -> Vec<VolumeRecord> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// One, by its name.
+    pub(crate) fn find(&self, name: &str) -> Result<VolumeRecord> {
+        let found = self.lock().get(name).cloned();
+        found.ok_or_else(|| EngineError::NoSuchVolume(name.to_owned()))
+    }
+
+    /// The directory with a volume's files.
+    pub(crate) fn data(&self, volume: &VolumeRecord) -> PathBuf {
+        volume
+            .bound()
+            .unwrap_or_else(|| self.root.join(&volume.name).join(DATA))
+    }
+
+    /// Whether nothing has been put into it.
+    pub(crate) fn is_empty(&self, volume: &VolumeRecord) -> bool {
+        std::fs::read_dir(self.data(volume)).is_ok_and(|mut entries| entries.next().is_none())
+    }
+
+    /// Makes a volume, or finds the one of this name. `true`: it is new.
+    pub(crate) fn create(&self, wanted: CreateVolume) -> Result<(VolumeRecord, bool)> {
+        if !matches!(wanted.driver.as_str(), "" | LOCAL) {
+            return Err(EngineError::NoSuchPlugin(wanted.driver));
+        }
+        check_options(&wanted.options)?;
+        let mut labels = wanted.labels;
+        let name = match wanted.name.as_str() {
+            "" => {
+                labels.insert(ANONYMOUS_LABEL.to_owned(), String::new());
+                ids::new_id()
+            }
+            name => {
+                check_name(name)?;
+                name.to_owned()
+            }
+        };
+        let mut all = self.lock();
+        if let Some(there) = all.get(&name) {
+            if !wanted.options.is_empty() && wanted.options != there.options {
+                return Err(EngineError::Conflict(format!(
+                    "create {name}: volume already exists with different options"
+                )));
+            }
+            return Ok((there.clone(), false));
+        }
+        let record = VolumeRecord {
+            name: name.clone(),
+            created: Timestamp::now(),
+            labels,
+            options: wanted.options,
+        };
+        self.make(&record)?;
+        all.insert(name, record.clone());
+        Ok((record, true))
+    }
+
+    fn make(&self, record: &VolumeRecord) -> Result<()> {
+        let directory = self.root.join(&record.name);
+        let io = |path: &Path, error| EngineError::io("create the volume", path, error);
+        let data = directory.join(DATA);
+        std::fs::create_dir_all(&data).map_err(|error| io(&data, error))?;
+        if let Some(bound) = record.bound() {
+            if !bound.is_dir() {
+                let _ = std::fs::remove_dir_all(&directory);
+                return Err(EngineError::BadRequest(format!(
+                    "create {}: the directory {bound:?} does not exist",
+                    record.name
+                )));
+            }
+        }
+        let text = serde_json::to_vec(record).map_err(|source| EngineError::Json {
+            what: "encode a volume",
+            source,
+        })?;
+        let path = directory.join(DESCRIPTION);
+        let new = directory.join(".volume.json.new");
+        let written = std::fs::File::create(&new).and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        });
+        written
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|error| io(&path, error))
+    }
+
+    /// Removes a volume with its files. Whoever calls it knows that no container has it.
+    pub(crate) fn remove(&self, name: &str) -> Result<VolumeRecord> {
+        let mut all = self.lock();
+        let record = all
+            .get(name)
+            .cloned()
+            .ok_or_else(|| EngineError::NoSuchVolume(name.to_owned()))?;
+        let directory = self.root.join(name);
+        // The description goes first: half a volume is none.
+        let described = directory.join(DESCRIPTION);
+        let removed = std::fs::remove_file(&described)
+            .or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })
+            .and_then(|()| std::fs::remove_dir_all(&directory));
+        removed.map_err(|error| EngineError::io("remove the volume", &directory, error))?;
+        all.remove(name);
+        Ok(record)
+    }
+}
+
+/// Bytes of all files below a directory; what can't be read counts nothing.
+pub(crate) fn directory_bytes(directory: &Path) -> u64 {
+    let mut total = 0;
+    let mut left = vec![directory.to_owned()];
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => left.push(entry.path()),
+                Ok(metadata) => total += metadata.len(),
+                Err(_) => {}
+            }
+        }
+    }
+    total
+}
+
+/// Docker's rule for names.
+fn check_name(name: &str) -> Result<()> {
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if first && name.bytes().all(rest) && name.len() <= MAX_NAME_BYTES {
+        if name.len() < MIN_NAME_BYTES {
+            return Err(EngineError::BadRequest(
+                "volume name is too short, names should be at least two alphanumeric characters"
+                    .to_owned(),
+            ));
+        }
+        return Ok(());
+    }
+    Err(EngineError::BadRequest(format!(
+        "create {name}: \"{name}\" includes invalid characters for a local volume name, only \
+         \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
+         absolute path"
+    )))
+}
+
+/// A directory of the host can be shown as a volume; other mounts of the local driver can't.
+fn check_options(options: &HashMap<String, String>) -> Result<()> {
+    if options.is_empty() {
+        return Ok(());
+    }
+    if let Some(key) = options
+        .keys()
+        .find(|key| !["type", "o", "device"].contains(&key.as_str()))
+    {
+        return Err(EngineError::BadRequest(format!("invalid option: {key:?}")));
+    }
+    let value = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
+    let kind = value("type");
+    let binds = value("o").split(',').any(|o| matches!(o, "bind" | "rbind"));
+    if matches!(kind, "" | "none" | "bind") && binds && value("device").starts_with('/') {
+        return Ok(());
+    }
+    Err(match kind {
+        "" | "none" | "bind" => EngineError::BadRequest(
+            "missing device in volume options: want type=none,o=bind,device=/a/directory".into(),
+        ),
+        kind => EngineError::NotBuilt(format!(
+            "a volume of type {kind:?} (for a temporary one use --tmpfs; mount others on the host \
+             and use o=bind)"
+        )),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volumes() -> (tempfile::TempDir, Volumes) {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(dir.path().join("volumes")).unwrap();
+        (dir, volumes)
+    }
+
+    fn named(name: &str) -> CreateVolume {
+        CreateVolume {
+            name: name.into(),
+            ..CreateVolume::default()
+        }
+    }
+
+    #[test]
+    fn volumes_survive_a_restart_and_are_made_once() {
+        let (dir, volumes) = volumes();
+        let (data, new) = volumes.create(named("data")).unwrap();
+        assert!(new && !data.is_anonymous());
+        assert!(!volumes.create(named("data")).unwrap().1);
+        let (nameless, _) = volumes.create(named("")).unwrap();
+        assert!(nameless.is_anonymous() && nameless.name.len() == 64);
+        std::fs::write(volumes.data(&data).join("f"), "x").unwrap();
+        let again = Volumes::open(dir.path().join("volumes")).unwrap();
+        assert_eq!(again.all().len(), 2);
+        assert!(!again.is_empty(&data) && again.is_empty(&nameless));
+        again.remove("data").unwrap();
+        assert!(matches!(
+            again.find("data"),
+            Err(EngineError::NoSuchVolume(_))
+        ));
+        assert!(again.remove("data").is_err());
+        assert!(!dir.path().join("volumes/data").exists());
+    }
+
+    #[test]
+    fn bad_names_and_options_are_refused() {
+        let (dir, volumes) = volumes();
+        for name in ["a", "../x", "a/b", "-a", "a b", &"x".repeat(300)] {
+            assert!(volumes.create(named(name)).is_err(), "{name}");
+        }
+        let with = |options: &[(&str, &str)]| CreateVolume {
+            name: "opts".into(),
+            options: options
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            ..CreateVolume::default()
+        };
+        let path = dir.path().to_str().unwrap().to_owned();
+        assert!(volumes.create(with(&[("size", "1g")])).is_err());
+        assert!(volumes
+            .create(with(&[("type", "nfs"), ("o", "addr=x")]))
+            .is_err());
+        assert!(volumes
+            .create(with(&[("o", "bind"), ("device", "/no/such/directory")]))
+            .is_err());
+        let bound = [("type", "none"), ("o", "bind"), ("device", path.as_str())];
+        let (record, _) = volumes.create(with(&bound)).unwrap();
+        assert_eq!(volumes.data(&record), dir.path());
+        volumes.remove("opts").unwrap();
+        assert!(dir.path().exists());
+        let other = CreateVolume {
+            driver: "flocker".into(),
+            ..named("x1")
+        };
+        assert!(matches!(
+            volumes.create(other),
+            Err(EngineError::NoSuchPlugin(_))
+        ));
+    }
+}

@@ -1,0 +1,245 @@
+//! The volumes that a container asks for, and those that it gets.
+
+use bollard_stubs::models::{ContainerConfig, HostConfig, Mount, MountType};
+use serde::{Deserialize, Serialize};
+
+use super::{CreateVolume, Volumes};
+use crate::error::{EngineError, Result};
+use crate::record::Record;
+use crate::spec::{check_target, parse_bind, Bind, Parsed};
+
+/// A volume of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct VolumeUse {
+    pub(crate) name: String,
+    /// Absolute path in the container.
+    pub(crate) target: String,
+    #[serde(default)]
+    pub(crate) read_only: bool,
+    /// An empty volume does not get what the image has at the target.
+    #[serde(default)]
+    pub(crate) no_copy: bool,
+    /// Made for this container, and removed with it by `rm -v` and `--rm`.
+    #[serde(default)]
+    pub(crate) own: bool,
+}
+
+/// What a container gets.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// Volumes.
+    pub(crate) volumes: Vec<VolumeUse>,
+    /// Bind mounts of the containers named by `--volumes-from`.
+    pub(crate) inherited: Vec<Bind>,
+}
+
+/// A volume that is asked for: its name (empty: a new one) and what is to be made.
+struct Asked {
+    create: CreateVolume,
+    place: VolumeUse,
+}
+
+/// Finds or makes the volumes that a container asks for. `find` gives the record of a container
+/// that `--volumes-from` names. A later claim to a place that is taken is an error, but for those
+/// of the image, which give way.
+pub(crate) fn resolve(
+    volumes: &Volumes,
+    config: &ContainerConfig,
+    host: &HostConfig,
+    find: impl Fn(&str) -> Result<Record>,
+) -> Result<Origin> {
+    let mut origin = Origin::default();
+    let asked = asked(host)?;
+    let mut taken: Vec<String> = crate::spec::bind_targets(host)?;
+    taken.extend(asked.iter().map(|asked| clean(&asked.place.target)));
+    if let Some(twice) = first_twice(&taken) {
+        return Err(EngineError::BadRequest(format!(
+            "Duplicate mount point: {twice}"
+        )));
+    }
+    for from in host.volumes_from.iter().flatten() {
+        inherit(&mut origin, &taken, from, &find)?;
+    }
+    let inherited = origin.inherited.iter().map(|bind| clean(&bind.target));
+    taken.extend(inherited.chain(origin.volumes.iter().map(|volume| clean(&volume.target))));
+    let mut all = asked;
+    for target in config.volumes.iter().flatten() {
+        if taken.contains(&clean(target)) {
+            continue;
+        }
+        check_target(target).map_err(EngineError::BadRequest)?;
+        taken.push(clean(target));
+        all.push(Asked {
+            create: CreateVolume::default(),
+            place: place(target),
+        });
+    }
+    for Asked { create, mut place } in all {
+        let (record, new) = volumes.create(create)?;
+        place.own = new && record.is_anonymous();
+        place.name = record.name;
+        origin.volumes.push(place);
+    }
+    Ok(origin)
+}
+
+fn place(target: &str) -> VolumeUse {
+    VolumeUse {
+        name: String::new(),
+        target: target.to_owned(),
+        read_only: false,
+        no_copy: false,
+        own: false,
+    }
+}
+
+fn clean(target: &str) -> String {
+    target.trim_end_matches('/').to_owned()
+}
+
+fn first_twice(targets: &[String]) -> Option<&String> {
+    let mut each = targets.iter().enumerate();
+    each.find(|(index, target)| targets[..*index].contains(target))
+        .map(|(_, target)| target)
+}
+
+/// `-v NAME:TARGET` and `--mount type=volume`.
+fn asked(host: &HostConfig) -> Result<Vec<Asked>> {
+    let mut all = Vec::new();
+    for text in host.binds.iter().flatten() {
+        if let Parsed::Volume(volume) = parse_bind(text)? {
+            all.push(Asked {
+                create: CreateVolume {
+                    name: volume.name.clone(),
+                    driver: host.volume_driver.clone().unwrap_or_default(),
+                    ..CreateVolume::default()
+                },
+                place: volume,
+            });
+        }
+    }
+    for mount in host.mounts.iter().flatten() {
+        if mount.typ == Some(MountType::VOLUME) {
+            all.push(of_mount(mount)?);
+        }
+    }
+    Ok(all)
+}
+
+fn of_mount(mount: &Mount) -> Result<Asked> {
+    let target = mount.target.clone().unwrap_or_default();
+    check_target(&target).map_err(|why| {
+        EngineError::BadRequest(format!("invalid mount config for type \"volume\": {why}"))
+    })?;
+    let options = mount.volume_options.clone().unwrap_or_default();
+    if options
+        .subpath
+        .as_deref()
+        .is_some_and(|path| !path.is_empty())
+    {
+        return Err(EngineError::NotBuilt("a subpath of a volume".to_owned()));
+    }
+    let driver = options.driver_config.unwrap_or_default();
+    Ok(Asked {
+        create: CreateVolume {
+            name: mount.source.clone().unwrap_or_default(),
+            driver: driver.name.unwrap_or_default(),
+            labels: options.labels.unwrap_or_default(),
+            options: driver.options.unwrap_or_default(),
+        },
+        place: VolumeUse {
+            read_only: mount.read_only.unwrap_or(false),
+            no_copy: options.no_copy.unwrap_or(false),
+            ..place(&target)
+        },
+    })
+}
+
+/// `--volumes-from CONTAINER[:ro|rw]`: what has not been asked for by itself.
+fn inherit(
+    origin: &mut Origin,
+    taken: &[String],
+    from: &str,
+    find: &impl Fn(&str) -> Result<Record>,
+) -> Result<()> {
+    let (name, mode) = from.split_once(':').unwrap_or((from, ""));
+    let read_only = match mode {
+        "" | "rw" => false,
+        "ro" => true,
+        mode => {
+            return Err(EngineError::BadRequest(format!(
+                "invalid mode for volumes-from: {mode}"
+            )))
+        }
+    };
+    let record = find(name)?;
+    for volume in &record.volumes {
+        let there = |other: &VolumeUse| clean(&other.target) == clean(&volume.target);
+        if !taken.contains(&clean(&volume.target)) && !origin.volumes.iter().any(there) {
+            origin.volumes.push(VolumeUse {
+                read_only: read_only || volume.read_only,
+                own: false,
+                ..volume.clone()
+            });
+        }
+    }
+    for bind in crate::spec::binds_of(&record)? {
+        let there = |other: &Bind| clean(&other.target) == clean(&bind.target);
+        if !taken.contains(&clean(&bind.target)) && !origin.inherited.iter().any(there) {
+            origin.inherited.push(Bind {
+                read_only: read_only || bind.read_only,
+                ..bind
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(config: ContainerConfig, host: HostConfig) -> Result<Vec<VolumeUse>> {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(dir.path().to_owned()).unwrap();
+        let none = |name: &str| Err(EngineError::NoSuchContainer(name.to_owned()));
+        resolve(&volumes, &config, &host, none).map(|origin| origin.volumes)
+    }
+
+    fn binds(texts: &[&str]) -> HostConfig {
+        HostConfig {
+            binds: Some(texts.iter().map(|text| (*text).to_owned()).collect()),
+            ..HostConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_images_volumes_give_way_to_those_that_are_asked_for() {
+        let config = ContainerConfig {
+            volumes: Some(vec!["/data/".into(), "/other".into(), "/host".into()]),
+            ..ContainerConfig::default()
+        };
+        let volumes = resolved(config, binds(&["db:/data:ro,nocopy", "/h:/host"])).unwrap();
+        assert_eq!(volumes.len(), 2);
+        assert_eq!(volumes[0].name, "db");
+        assert!(volumes[0].read_only && volumes[0].no_copy && !volumes[0].own);
+        assert_eq!(volumes[1].target, "/other");
+        assert!(volumes[1].own && volumes[1].name.len() == 64);
+    }
+
+    #[test]
+    fn one_place_is_for_one_mount() {
+        let none = ContainerConfig::default;
+        assert!(resolved(none(), binds(&["aa:/x", "bb:/x/"])).is_err());
+        assert!(resolved(none(), binds(&["aa:/x", "/bb:/x"])).is_err());
+        assert!(resolved(none(), binds(&["aa:/"])).is_err());
+        let from = HostConfig {
+            volumes_from: Some(vec!["gone".into()]),
+            ..HostConfig::default()
+        };
+        assert!(matches!(
+            resolved(none(), from),
+            Err(EngineError::NoSuchContainer(_))
+        ));
+    }
+}
