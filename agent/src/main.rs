@@ -22,6 +22,7 @@ mod diagnose;
 mod dial;
 mod error;
 mod events;
+mod files;
 mod network;
 mod power;
 mod process;

@@ -15,6 +15,7 @@ use crate::cgroup::Cgroup;
 use crate::container::channel::{Channel, LaunchConfig, Order, Report, Role};
 use crate::container::plan::ProcessPlan;
 use crate::error::{AgentError, Context, Kind, Result};
+use crate::files::Job;
 use crate::stdio::{self, Registry};
 use crate::sys;
 
@@ -57,6 +58,8 @@ pub(crate) struct Process {
     pub(crate) exec_id: String,
     cgroup: Cgroup,
     tokens: Stdio,
+    /// Instead of a program.
+    job: Option<Job>,
     state: Mutex<State>,
     exit: watch::Sender<Option<Exit>>,
     close_stdin: Arc<Notify>,
@@ -92,9 +95,11 @@ impl Process {
         exec_id: &str,
         cgroup: Cgroup,
         plan: ProcessPlan,
+        job: Option<Job>,
         tokens: Stdio,
     ) -> Arc<Self> {
         Arc::new(Self {
+            job,
             exec_id: exec_id.to_string(),
             cgroup,
             tokens,
@@ -110,6 +115,14 @@ impl Process {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What becomes of a further process of a container.
+    pub(crate) fn role(&self) -> Role {
+        match &self.job {
+            Some(job) => Role::Files(job.clone()),
+            None => Role::Exec,
+        }
     }
 
     /// 0 before the launch.

@@ -22,6 +22,7 @@ use rustix::mount::{
 
 use crate::device;
 use crate::error::{AgentError, Context, Result};
+use crate::files::Layers;
 
 const RUN: &str = "/run/hull";
 
@@ -57,6 +58,12 @@ impl ContainerFiles {
                 Err(error)
             }
         }
+    }
+
+    /// The image and the writable layer, if the root is made of them.
+    pub(crate) fn layers(&self) -> Option<Layers> {
+        let (image, upper) = (self.dir.join("image"), self.dir.join("writable/upper"));
+        (image.is_dir() && upper.is_dir()).then_some(Layers { image, upper })
     }
 
     /// Where the root is mounted.

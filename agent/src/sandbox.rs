@@ -17,6 +17,7 @@ use crate::container::channel::{InitRole, Role};
 use crate::container::plan;
 use crate::error::{AgentError, Context, Kind, Result};
 use crate::events::{self, Events};
+use crate::files::Job;
 use crate::process::{Exit, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
@@ -153,13 +154,14 @@ impl Sandbox {
             plan: container_plan,
             rootfs: files.rootfs(),
             files: files.files.clone(),
+            files_only: request.files_only,
         }));
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let cgroup = undo.cgroup.insert(Cgroup::create(id, resources)?).clone();
 
         let umask = process_plan.umask;
         let tokens = request.stdio.clone().unwrap_or_default();
-        let init = Process::new("", cgroup.clone(), process_plan, tokens);
+        let init = Process::new("", cgroup.clone(), process_plan, None, tokens);
         if let Err(error) = init.launch(role, &self.reaped, None, None).await {
             cgroup.kill();
             if init.pid() != 0 {
@@ -221,7 +223,17 @@ impl Sandbox {
         let mut plan = plan::process(&process, seccomp, &request.user, &request.additional_groups)?;
         plan.umask = plan.umask.or(container.umask);
         let tokens: Stdio = request.stdio.clone().unwrap_or_default();
-        let exec = Process::new(&request.exec_id, container.cgroup.clone(), plan, tokens);
+        let job = request.files.as_ref();
+        let job = job
+            .map(|job| Job::of(job, container.files.layers()))
+            .transpose()?;
+        let exec = Process::new(
+            &request.exec_id,
+            container.cgroup.clone(),
+            plan,
+            job,
+            tokens,
+        );
         container.execs.insert(request.exec_id.clone(), exec);
         Ok(())
     }
@@ -266,7 +278,7 @@ impl Sandbox {
             self.group(container_id)?.0.check_pids()?;
             let sibling = Some(init.pid());
             process
-                .launch(Role::Exec, &self.reaped, Some(pidfd.as_fd()), sibling)
+                .launch(process.role(), &self.reaped, Some(pidfd.as_fd()), sibling)
                 .await?;
         }
         if exec_id.is_empty() {

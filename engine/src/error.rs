@@ -41,6 +41,14 @@ pub enum EngineError {
     /// No network has this name.
     #[error("network {0} not found")]
     NoSuchNetwork(String),
+    /// A container has no such file.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile {
+        /// The path.
+        path: String,
+        /// The container's name.
+        container: String,
+    },
     /// No volume has this name.
     #[error("get {0}: no such volume")]
     NoSuchVolume(String),
@@ -217,6 +225,7 @@ impl EngineError {
             | Self::NoSuchImage(_)
             | Self::NoSuchNetwork(_)
             | Self::NoSuchVolume(_)
+            | Self::NoSuchFile { .. }
             | Self::NoSuchPlugin(_)
             | Self::PageNotFound => Kind::NotFound,
             Self::AmbiguousPrefix(_) | Self::InvalidName(_) | Self::BadRequest(_) => {

@@ -9,12 +9,15 @@
 //! [`engine::Engine::restore`] repairs.
 
 pub mod api;
+mod commit;
 pub mod container;
 pub mod daemon;
+mod dockerfile;
 pub mod engine;
 pub mod error;
 pub mod events;
 mod exec;
+mod files;
 mod ids;
 pub mod images;
 mod json;

@@ -200,6 +200,14 @@ impl Fifos {
 pub(crate) type CloseStdin =
     Box<dyn FnOnce() -> futures_util::future::BoxFuture<'static, ()> + Send>;
 
+/// The engine's ends of a process's streams.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) stdin: Option<pipe::Sender>,
+    pub(crate) stdout: Option<pipe::Receiver>,
+    pub(crate) stderr: Option<pipe::Receiver>,
+}
+
 /// The running pumps of a process.
 #[derive(Debug)]
 pub(crate) struct Pumps {
@@ -211,6 +219,19 @@ impl Opened {
     /// The FIFOs' paths.
     pub(crate) fn fifos(&self) -> &Fifos {
         &self.fifos
+    }
+
+    /// The engine's ends, for who moves bytes by itself: where standard input goes, and where the
+    /// outputs come from. To be called once the shim has opened its ends.
+    pub(crate) fn take(self) -> Taken {
+        let stdin = self.fifos.stdin.as_deref();
+        let stdin = stdin.and_then(|path| pipe::OpenOptions::new().open_sender(path).ok());
+        drop(self.stdin_keeper);
+        Taken {
+            stdin,
+            stdout: self.stdout,
+            stderr: self.stderr,
+        }
     }
 
     /// Starts to move bytes. To be called once the shim has opened its ends: only then does an

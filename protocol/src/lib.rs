@@ -26,6 +26,10 @@ pub use generated::sandbox_ttrpc;
 pub mod dial;
 pub mod resolver;
 
+/// Type of the `spec` of an exec that is a job on files: a [`agent::FilesJob`] (containerd's Task
+/// API carries it as a `google.protobuf.Any`).
+pub const FILES_JOB_TYPE: &str = "hull.agent.v1.FilesJob";
+
 /// Version of this contract. The host and the agent are built together; a difference means a
 /// stale initramfs and is refused at `Hello`.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -15,6 +15,8 @@ pub const GROUP_ADD: &str = "dev.hull.group-add";
 /// Whether the guest's console is kept.
 pub const CONSOLE: &str = "dev.hull.console";
 
+/// Whether the container is made for work on its files only.
+pub const FILES_ONLY: &str = "dev.hull.files-only";
 /// The container's network interfaces.
 pub const NETWORK: &str = "dev.hull.network";
 
@@ -53,6 +55,11 @@ pub const TABLE: &[Annotation] = &[
         example: "true",
     },
     Annotation {
+        name: FILES_ONLY,
+        meaning: "`true`: the container's program is not looked for, since it is never started; only its files are worked on",
+        example: "true",
+    },
+    Annotation {
         name: NETWORK,
         meaning: "the container's network interfaces, on taps of the host, as JSON",
         example: r#"{"interfaces":[{"name":"eth0","tap":"tap0","mac":"02:42:ac:11:00:02","mtu":1500,"addresses":["172.17.0.2/16"],"gateways":["172.17.0.1"]}]}"#,
@@ -70,6 +77,8 @@ pub struct Annotations {
     pub group_add: Vec<String>,
     /// [`CONSOLE`].
     pub console: bool,
+    /// [`FILES_ONLY`].
+    pub files_only: bool,
     /// [`NETWORK`].
     pub network: Option<Attachments>,
 }
@@ -139,6 +148,7 @@ impl Annotations {
                     .collect();
             }
             CONSOLE => self.console = value.parse().ok()?,
+            FILES_ONLY => self.files_only = value.parse().ok()?,
             NETWORK => self.network = Some(Attachments::parse(value).ok()?),
             _ => return None,
         }

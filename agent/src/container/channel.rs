@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{ContainerPlan, ProcessPlan};
 use crate::error::Kind;
+use crate::files::Job;
 
 /// What the launcher is to do. It travels in a memory file, since it has no bound on its length.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub(crate) enum Role {
     Init(Box<InitRole>),
     /// Joins the container whose first process's pidfd is the last descriptor.
     Exec,
+    /// Does a job on files; in the container of that process if it says so.
+    Files(Job),
 }
 
 /// What only a container's first process needs.
@@ -52,6 +55,8 @@ pub(crate) struct InitRole {
     pub(crate) rootfs: PathBuf,
     /// Container path, and the guest path of the file to be mounted there.
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
+    /// It is there for its files only, and ends when it is started.
+    pub(crate) files_only: bool,
 }
 
 /// From the launcher and the process to the agent.

@@ -14,6 +14,7 @@ use super::channel::{self, InitRole, LaunchConfig, Order, Report, Role};
 use super::plan::NamespaceChoice;
 use super::{devices, mounts, process};
 use crate::error::{AgentError, Context, Result};
+use crate::files::Job;
 use crate::sys::{self, Forked};
 
 /// Runs the launcher; the agent's socket is the standard input.
@@ -84,6 +85,8 @@ fn launch(channel: &OwnedFd) -> Result<()> {
             ThreadNameSpaceType::PROCESS_ID,
         )?,
         Role::Exec => join(launch.pidfd.as_ref())?,
+        Role::Files(job) if job.in_container() => join(launch.pidfd.as_ref())?,
+        Role::Files(_) => {}
     }
     match sys::fork().context(|| "failed to fork the container's process".to_string())? {
         Forked::Parent(pid) => channel::report(channel.as_fd(), &Report::Forked(pid), &[])
@@ -139,7 +142,43 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
     let channel = channel
         .try_clone()
         .context(|| "failed to keep the agent's socket".to_string())?;
+    match &config.role {
+        Role::Files(job) => return work_on_files(job, channel),
+        Role::Init(init) if init.files_only => {
+            process::announce(&channel)?;
+            std::process::exit(0)
+        }
+        Role::Init(_) | Role::Exec => {}
+    }
     process::run(&config.process, channel)
+}
+
+/// In the process of a job on files: never returns once it has begun.
+fn work_on_files(job: &Job, channel: OwnedFd) -> Result<std::convert::Infallible> {
+    process::announce(&channel)?;
+    // Where a program's execution closes it: the agent takes its end for the start.
+    rustix::net::shutdown(&channel, rustix::net::Shutdown::Both)
+        .context(|| "failed to leave the agent".to_string())?;
+    rustix::process::umask(Mode::empty());
+    match job.perform() {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            eprintln!("{}: {error}", word(&error));
+            std::process::exit(1)
+        }
+    }
+}
+
+/// What kind of error the host is told of.
+fn word(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "not-found",
+        io::ErrorKind::NotADirectory => "not-a-directory",
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => "invalid",
+        io::ErrorKind::ReadOnlyFilesystem => "read-only",
+        io::ErrorKind::StorageFull => "full",
+        _ => "failed",
+    }
 }
 
 /// Joins all namespaces of a container's first process.

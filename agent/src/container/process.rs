@@ -119,7 +119,7 @@ fn c_string(bytes: &[u8]) -> Result<CString> {
 
 /// Says that all is ready and waits for the order to start. By `write` and `read`, which every
 /// usable seccomp filter allows.
-fn announce(channel: &OwnedFd) -> Result<()> {
+pub(super) fn announce(channel: &OwnedFd) -> Result<()> {
     let failed = || "failed to talk to the agent".to_string();
     let ready = serde_json::to_vec(&Report::Ready)
         .map_err(io::Error::from)

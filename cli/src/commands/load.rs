@@ -50,7 +50,7 @@ pub(crate) async fn run(args: LoadArgs, client: &Client, out: &mut dyn Write) ->
     Ok(ExitCode::SUCCESS)
 }
 
-fn body_of(reader: impl AsyncRead + Send + Sync + Unpin + 'static) -> RequestBody {
+pub(super) fn body_of(reader: impl AsyncRead + Send + Sync + Unpin + 'static) -> RequestBody {
     let frames = stream::try_unfold(reader, |mut reader| async move {
         let mut buffer = vec![0; CHUNK_BYTES];
         let read = reader.read(&mut buffer).await?;

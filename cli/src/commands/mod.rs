@@ -1,8 +1,10 @@
 //! The sub-commands. Each takes its arguments, the client and where to write, and returns the exit
 //! status; only `main` ends the process.
 
+mod cp;
 mod doctor;
 mod exec;
+mod files;
 mod images;
 mod inspect;
 mod lifecycle;
@@ -74,6 +76,14 @@ pub(crate) enum Command {
     Rmi(images::RmiArgs),
     /// Give an image a further name
     Tag(images::TagArgs),
+    /// Copy files between a container and this machine
+    Cp(cp::CpArgs),
+    /// Print what a container changed of its image's files
+    Diff(files::DiffArgs),
+    /// Write a container's files as a tar
+    Export(files::ExportArgs),
+    /// Make an image of a container
+    Commit(files::CommitArgs),
     /// Networks of containers
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -126,6 +136,10 @@ pub(crate) async fn run(
         Command::Images(args) => images::list(args, client, out).await,
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,
+        Command::Cp(args) => cp::run(args, client, out).await,
+        Command::Diff(args) => files::diff(args, client, out).await,
+        Command::Export(args) => files::export(args, client, out).await,
+        Command::Commit(args) => files::commit(args, client, out).await,
         Command::Network(command) => network::run(command, client, out).await,
         Command::Volume(command) => volume::run(command, client, out).await,
         Command::Port(args) => network::port(args, client, out).await,

@@ -1,5 +1,6 @@
 //! The Docker Engine API over HTTP.
 
+mod archive;
 mod containers;
 mod exec;
 mod images;
@@ -48,6 +49,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
     Router::new()
         .merge(system::routes())
         .merge(containers::routes())
+        .merge(archive::routes())
         .merge(exec::routes())
         .merge(images::routes())
         .merge(networks::routes())

@@ -32,7 +32,7 @@ pub struct Container {
     record: Mutex<Record>,
     /// Held while the container is started, finished or removed. Signals do not take it: a stop
     /// waits for an end that [`exit`] brings about.
-    operation: tokio::sync::Mutex<()>,
+    pub(crate) operation: Arc<tokio::sync::Mutex<()>>,
     task: Mutex<Option<Arc<Task>>>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: Arc<Log>,
@@ -74,7 +74,7 @@ impl Container {
         });
         Arc::new(Self {
             id: record.id.clone(),
-            operation: tokio::sync::Mutex::default(),
+            operation: Arc::default(),
             task: Mutex::default(),
             hub: Hub::new(),
             log: Arc::new(Log::new(paths.log(&record.id))),

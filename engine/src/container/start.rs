@@ -2,10 +2,11 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
+use hull_shim::annotations::FILES_ONLY;
 use jiff::Timestamp;
 
 use super::exit::DRAIN_LIMIT;
@@ -155,18 +156,7 @@ impl Engine {
             container.log.begin()?;
         }
         let task = Arc::new(shim::launch(&self.shim, container.id(), bundle).await?);
-        let rootfs = [
-            RootfsMount {
-                kind: "erofs",
-                source: record.image.rootfs.clone(),
-                options: vec!["ro"],
-            },
-            RootfsMount {
-                kind: "ext4",
-                source: scratch,
-                options: vec!["rw"],
-            },
-        ];
+        let rootfs = rootfs_mounts(&record, scratch);
         let started = async {
             task.create(bundle, &rootfs, tty, opened.fifos()).await?;
             task.start("").await
@@ -183,6 +173,45 @@ impl Engine {
         let log = logs.then_some(&container.log);
         let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
         Ok((task, pid, pumps))
+    }
+
+    /// Boots a VM with the container's file systems, but without its network and its program. The
+    /// operation lock is held.
+    pub(crate) async fn boot_for_files(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> Result<Arc<Task>> {
+        let bundle = self.paths.bundle(container.id());
+        let booted = async {
+            let mut record = container.record();
+            record.endpoints.clear();
+            let annotations = record.host.annotations.get_or_insert_default();
+            annotations.insert(FILES_ONLY.to_owned(), "true".to_owned());
+            self.write_bundle(&record, &bundle)?;
+            let scratch = self.paths.scratch(container.id());
+            if !scratch.exists() {
+                scratch::create(&self.paths.scratch_template(), &scratch).await?;
+            }
+            let task = Arc::new(shim::launch(&self.shim, container.id(), &bundle).await?);
+            let nothing = Fifos {
+                stdin: None,
+                stdout: None,
+                stderr: None,
+            };
+            let rootfs = rootfs_mounts(&record, scratch);
+            match task.create(&bundle, &rootfs, false, &nothing).await {
+                Ok(_) => Ok(task),
+                Err(error) => {
+                    let _ = task.shutdown().await;
+                    Err(error)
+                }
+            }
+        };
+        let booted = booted.await;
+        if booted.is_err() {
+            self.clean_runtime(container.id()).await;
+        }
+        booted
     }
 
     /// Makes the container's ends on its networks, and takes its ports.
@@ -264,7 +293,7 @@ impl Engine {
     }
 
     /// Ends and removes whatever a container's shim left at run time.
-    pub(super) async fn clean_runtime(&self, id: &str) {
+    pub(crate) async fn clean_runtime(&self, id: &str) {
         let bundle = self.paths.bundle(id);
         if !bundle.exists() {
             return;
@@ -274,6 +303,22 @@ impl Engine {
         }
         let _ = std::fs::remove_dir_all(&bundle);
     }
+}
+
+/// The image and the writable layer.
+fn rootfs_mounts(record: &Record, scratch: PathBuf) -> [RootfsMount; 2] {
+    [
+        RootfsMount {
+            kind: "erofs",
+            source: record.image.rootfs.clone(),
+            options: vec!["ro"],
+        },
+        RootfsMount {
+            kind: "ext4",
+            source: scratch,
+            options: vec!["rw"],
+        },
+    ]
 }
 
 /// Sends the end of input to a process.

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
-use hull_protocol::agent::ProcessInfo;
+use hull_protocol::agent::{FilesJob, ProcessInfo};
 use hull_protocol::sandbox::{ProcessesRequest, VmRequest, VmResponse};
 use hull_protocol::sandbox_ttrpc::SandboxClient;
+use hull_protocol::FILES_JOB_TYPE;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -31,6 +33,8 @@ const CREATE_LIMIT: Duration = Duration::from_secs(120);
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// Longest time for a call that a dying shim need not answer.
 const END_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks at whether a shim is gone.
+const END_POLL: Duration = Duration::from_millis(5);
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 /// What starting a shim needs to know.
@@ -264,6 +268,41 @@ impl Task {
         terminal: bool,
         fifos: &Fifos,
     ) -> Result<()> {
+        let spec = Any {
+            type_url: PROCESS_TYPE.to_owned(),
+            value: process.to_string().into_bytes(),
+            ..Any::default()
+        };
+        self.register(exec_id, spec, terminal, fifos).await
+    }
+
+    /// Registers a job on the container's files, which is then started as an exec is.
+    pub(crate) async fn files_job(
+        &self,
+        exec_id: &str,
+        job: &FilesJob,
+        fifos: &Fifos,
+    ) -> Result<()> {
+        let value = job.write_to_bytes().map_err(|error| EngineError::Task {
+            call: "exec",
+            id: self.id.clone(),
+            reason: error.to_string(),
+        })?;
+        let spec = Any {
+            type_url: FILES_JOB_TYPE.to_owned(),
+            value,
+            ..Any::default()
+        };
+        self.register(exec_id, spec, false, fifos).await
+    }
+
+    async fn register(
+        &self,
+        exec_id: &str,
+        spec: Any,
+        terminal: bool,
+        fifos: &Fifos,
+    ) -> Result<()> {
         let request = api::ExecProcessRequest {
             id: self.id.clone(),
             exec_id: exec_id.to_owned(),
@@ -271,12 +310,7 @@ impl Task {
             stdin: path_text(&fifos.stdin),
             stdout: path_text(&fifos.stdout),
             stderr: path_text(&fifos.stderr),
-            spec: Some(Any {
-                type_url: PROCESS_TYPE.to_owned(),
-                value: process.to_string().into_bytes(),
-                ..Any::default()
-            })
-            .into(),
+            spec: Some(spec).into(),
             ..api::ExecProcessRequest::default()
         };
         let reply = self
@@ -350,8 +384,22 @@ impl Task {
             .shutdown(context::with_duration(END_LIMIT), &request)
             .await
         {
-            Err(error) if is_answer(&error) => Err(self.failed("shutdown")(error)),
-            _ => Ok(()),
+            Err(error) if is_answer(&error) => return Err(self.failed("shutdown")(error)),
+            _ => {}
+        }
+        self.await_end().await;
+        Ok(())
+    }
+
+    /// Waits until the shim's socket is gone: the next shim of this container listens there.
+    async fn await_end(&self) {
+        let socket = self
+            .address
+            .strip_prefix("unix://")
+            .unwrap_or(&self.address);
+        let deadline = tokio::time::Instant::now() + END_LIMIT;
+        while Path::new(socket).exists() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(END_POLL).await;
         }
     }
 

@@ -266,6 +266,7 @@ fn create_request(
         user: user.username().clone().unwrap_or_default(),
         additional_groups: annotations.group_add.clone(),
         files: std::mem::take(&mut guest.files),
+        files_only: annotations.files_only,
         ..Default::default()
     })
 }

@@ -3,8 +3,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use hull_protocol::agent::ExecProcessRequest;
+use hull_protocol::agent::{ExecProcessRequest, FilesJob};
 use oci_spec::runtime as oci;
+use protobuf::Message as _;
 use tokio::sync::watch;
 
 use super::state::now;
@@ -62,6 +63,8 @@ pub(super) struct Process {
     pub(super) stdio: StdioPaths,
     /// An exec's OCI `Process`.
     spec: Option<oci::Process>,
+    /// A job on files in the place of a program.
+    job: Option<FilesJob>,
     mutable: Mutex<Mutable>,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -70,6 +73,23 @@ impl Process {
     /// A container's init process.
     pub(super) fn init(stdio: StdioPaths) -> Self {
         Self::new("", stdio, None)
+    }
+
+    /// A job on the container's files; `job` is an encoded [`FilesJob`].
+    pub(super) fn files(
+        exec_id: &str,
+        stdio: StdioPaths,
+        job: &[u8],
+    ) -> Result<Self, protobuf::Error> {
+        let job = FilesJob::parse_from_bytes(job)?;
+        let mut process = oci::Process::default();
+        // Something has to be named; nothing is executed.
+        process.set_args(Some(vec!["files".to_owned()]));
+        let made = Self::new(exec_id, stdio, Some(process));
+        Ok(Self {
+            job: Some(job),
+            ..made
+        })
     }
 
     /// An exec; `spec` is an OCI `Process` (JSON).
@@ -89,6 +109,7 @@ impl Process {
             exec_id: exec_id.to_owned(),
             stdio,
             spec,
+            job: None,
             mutable: Mutex::new(Mutable {
                 phase: Phase::Created,
                 pid: 0,
@@ -113,6 +134,7 @@ impl Process {
             exec_id: self.exec_id.clone(),
             process: serde_json::to_vec(spec)?,
             user: spec.user().username().clone().unwrap_or_default(),
+            files: protobuf::MessageField::from_option(self.job.clone()),
             ..ExecProcessRequest::default()
         }))
     }

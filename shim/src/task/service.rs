@@ -12,6 +12,7 @@ use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc;
 use hull_protocol::agent::{self, UpdateContainerRequest};
+use hull_protocol::FILES_JOB_TYPE;
 use ttrpc::r#async::TtrpcContext;
 
 use super::process::{Exit, Phase, Process, StdioPaths};
@@ -308,9 +309,15 @@ impl Task for Service {
             stderr: request.stderr,
             terminal: request.terminal,
         };
-        let spec = request.spec.into_option().unwrap_or_default().value;
-        let process = Process::exec(&request.exec_id, stdio, &spec)
-            .map_err(|error| errors::invalid(format!("the exec's process: {error}")))?;
+        let spec = request.spec.into_option().unwrap_or_default();
+        let wrong =
+            |error: &dyn std::fmt::Display| errors::invalid(format!("the exec's process: {error}"));
+        let process = match spec.type_url == FILES_JOB_TYPE {
+            true => Process::files(&request.exec_id, stdio, &spec.value)
+                .map_err(|error| wrong(&error))?,
+            false => Process::exec(&request.exec_id, stdio, &spec.value)
+                .map_err(|error| wrong(&error))?,
+        };
         container.add(Arc::new(process))?;
         self.shim.publisher.publish(&TaskExecAdded {
             container_id: request.id,

@@ -1,0 +1,348 @@
+//! Trees as tar streams.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{lgetxattr, llistxattr};
+use tar::{Builder, EntryType, Header};
+
+use super::stat;
+
+/// Largest list of attributes, and largest attribute, in bytes.
+const MAX_XATTR_BYTES: usize = 64 << 10;
+/// Where PAX headers keep extended attributes.
+const XATTR_PREFIX: &str = "SCHILY.xattr.";
+/// Names of the OCI image specification for what a layer takes away.
+const WHITEOUT: &str = ".wh.";
+const OPAQUE: &str = ".wh..wh..opq";
+/// How overlayfs says that a directory hides the one below.
+const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
+
+/// A file or tree under its last name.
+pub(super) fn tree(path: &Path, out: impl Write) -> io::Result<()> {
+    let metadata = stat::metadata(path)?;
+    let name = match path.as_os_str().as_bytes() {
+        b"/" => OsStr::new("/"),
+        bytes if bytes.ends_with(b"/.") => OsStr::new("."),
+        _ => path.file_name().unwrap_or(OsStr::new(".")),
+    };
+    let name = Path::new(if name == "/" { OsStr::new(".") } else { name });
+    let mut pack = Pack::new(out);
+    match metadata.is_dir() {
+        true => {
+            // The link's own name, and what it leads to.
+            let directory = path.join(".");
+            pack.entry(&directory, name, &metadata)?;
+            pack.directory(&directory, name)?;
+        }
+        false => pack.entry(path, name, &metadata)?,
+    }
+    pack.finish()
+}
+
+/// All of a file system, without the files of others that are mounted in it.
+pub(super) fn root(path: &Path, out: impl Write) -> io::Result<()> {
+    let mut pack = Pack::new(out);
+    pack.only_device = Some(fs::metadata(path)?.dev());
+    pack.directory(path, Path::new(""))?;
+    pack.finish()
+}
+
+/// The writable layer of an overlay mount, as a layer of an image.
+pub(super) fn layer(upper: &Path, out: impl Write) -> io::Result<()> {
+    let mut pack = Pack::new(out);
+    pack.is_layer = true;
+    pack.directory(upper, Path::new(""))?;
+    pack.finish()
+}
+
+struct Pack<W: Write> {
+    tar: Builder<W>,
+    /// Names of files with several links, by device and inode.
+    links: HashMap<(u64, u64), PathBuf>,
+    only_device: Option<u64>,
+    is_layer: bool,
+}
+
+impl<W: Write> Pack<W> {
+    fn new(out: W) -> Self {
+        Self {
+            tar: Builder::new(out),
+            links: HashMap::new(),
+            only_device: None,
+            is_layer: false,
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.tar.into_inner()?.flush()
+    }
+
+    /// What is in a directory, in the order of names.
+    fn directory(&mut self, path: &Path, name: &Path) -> io::Result<()> {
+        let mut names: Vec<OsString> = fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<_>>()?;
+        names.sort();
+        for child in names {
+            let (path, name) = (path.join(&child), name.join(&child));
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                // It went while we looked.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(named(error, &path)),
+            };
+            let foreign = self.only_device.is_some_and(|own| own != metadata.dev());
+            if foreign && !metadata.is_dir() {
+                self.placeholder(&name)?;
+                continue;
+            }
+            if self.is_layer && is_whiteout(&metadata) {
+                self.whiteout(&name, &child)?;
+                continue;
+            }
+            self.entry(&path, &name, &metadata)
+                .map_err(|error| named(error, &path))?;
+            if metadata.is_dir() && !foreign {
+                if self.is_layer && is_opaque(&path) {
+                    self.empty_file(&name.join(OPAQUE))?;
+                }
+                self.directory(&path, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A mounted file hides one that we can't see.
+    fn placeholder(&mut self, name: &Path) -> io::Result<()> {
+        self.empty_file(name)
+    }
+
+    fn whiteout(&mut self, name: &Path, child: &OsStr) -> io::Result<()> {
+        let mut gone = OsString::from(WHITEOUT);
+        gone.push(child);
+        self.empty_file(&name.with_file_name(gone))
+    }
+
+    fn empty_file(&mut self, name: &Path) -> io::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_size(0);
+        self.tar.append_data(&mut header, name, io::empty())
+    }
+
+    fn entry(&mut self, path: &Path, name: &Path, metadata: &Metadata) -> io::Result<()> {
+        let kind = metadata.file_type();
+        if kind.is_socket() {
+            return Ok(());
+        }
+        let mut header = Header::new_gnu();
+        header.set_metadata(metadata);
+        header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
+        header.set_size(0);
+        if metadata.nlink() > 1 && !kind.is_dir() {
+            let key = (metadata.dev(), metadata.ino());
+            if let Some(first) = self.links.get(&key) {
+                let first = first.clone();
+                header.set_entry_type(EntryType::Link);
+                return self.tar.append_link(&mut header, name, first);
+            }
+            self.links.insert(key, name.to_owned());
+        }
+        self.extensions(path, metadata)?;
+        if kind.is_symlink() {
+            header.set_entry_type(EntryType::Symlink);
+            return self
+                .tar
+                .append_link(&mut header, name, fs::read_link(path)?);
+        }
+        if kind.is_file() {
+            let mut file = File::open(path)?;
+            header.set_size(metadata.len());
+            let content = Exactly::new(&mut file, metadata.len());
+            return self.tar.append_data(&mut header, name, content);
+        }
+        if kind.is_block_device() || kind.is_char_device() {
+            header.set_device_major(rustix::fs::major(metadata.rdev()))?;
+            header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
+        }
+        self.tar.append_data(&mut header, name, io::empty())
+    }
+
+    /// What the plain header has no room for: a time before the second or the epoch, attributes.
+    fn extensions(&mut self, path: &Path, metadata: &Metadata) -> io::Result<()> {
+        let mut all: Vec<(String, Vec<u8>)> = Vec::new();
+        let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+        if nanoseconds != 0 || seconds < 0 {
+            all.push(("mtime".to_owned(), time_text(seconds, nanoseconds).into()));
+        }
+        for (name, value) in attributes(path) {
+            if !name.starts_with("trusted.overlay.") {
+                all.push((format!("{XATTR_PREFIX}{name}"), value));
+            }
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        let pairs = all
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_slice()));
+        self.tar.append_pax_extensions(pairs)
+    }
+}
+
+/// Seconds with a fraction; before the epoch the fraction counts backwards too.
+fn time_text(seconds: i64, nanoseconds: i64) -> String {
+    if 0 <= seconds || nanoseconds == 0 {
+        return format!("{seconds}.{nanoseconds:09}");
+    }
+    let (whole, rest) = (-(seconds + 1), 1_000_000_000 - nanoseconds);
+    format!("-{whole}.{rest:09}")
+}
+
+fn named(error: io::Error, path: &Path) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => error,
+        kind => io::Error::new(kind, format!("{}: {error}", path.display())),
+    }
+}
+
+/// Those whose names and values can be read.
+fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut names = vec![0; MAX_XATTR_BYTES];
+    let length = llistxattr(path, &mut names[..]).unwrap_or(0);
+    let names = names[..length].split(|byte| *byte == 0);
+    names
+        .filter_map(|name| std::str::from_utf8(name).ok())
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| {
+            let mut value = vec![0; MAX_XATTR_BYTES];
+            let length = lgetxattr(path, name, &mut value[..]).ok()?;
+            value.truncate(length);
+            Some((name.to_owned(), value))
+        })
+        .collect()
+}
+
+/// overlayfs's mark for what is taken away: a character device 0/0.
+pub(super) fn is_whiteout(metadata: &Metadata) -> bool {
+    metadata.file_type().is_char_device() && metadata.rdev() == 0
+}
+
+/// Whether a directory of the writable layer hides the image's.
+pub(super) fn is_opaque(path: &Path) -> bool {
+    let mut value = [0; 1];
+    lgetxattr(path, OVERLAY_OPAQUE, &mut value[..]).is_ok_and(|length| length == 1)
+        && value == *b"y"
+}
+
+/// Exactly as many bytes as the header says, however the file changes meanwhile.
+struct Exactly<'a> {
+    file: &'a mut File,
+    left: u64,
+}
+
+impl<'a> Exactly<'a> {
+    fn new(file: &'a mut File, length: u64) -> Self {
+        Self { file, left: length }
+    }
+}
+
+impl Read for Exactly<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        let mut count = self.file.read(&mut buffer[..most])?;
+        if count == 0 {
+            buffer[..most].fill(0);
+            count = most;
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+/// A name of a tar entry as a path.
+pub(super) fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(tar: &[u8]) -> Vec<(String, EntryType, u64)> {
+        let mut archive = tar::Archive::new(tar);
+        let entries = archive.entries().unwrap();
+        entries
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let name = entry.path().unwrap().to_string_lossy().into_owned();
+                (name, entry.header().entry_type(), entry.size())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_tree_is_packed_under_its_last_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
+        fs::create_dir_all(top.join("sub")).unwrap();
+        fs::write(top.join("sub/file"), "hello").unwrap();
+        fs::hard_link(top.join("sub/file"), top.join("sub/link")).unwrap();
+        std::os::unix::fs::symlink("file", top.join("sub/symlink")).unwrap();
+        let long = "x".repeat(200);
+        fs::write(top.join(&long), "").unwrap();
+        let mut out = Vec::new();
+        tree(&top, &mut out).unwrap();
+        let all = entries(&out);
+        let names: Vec<&str> = all.iter().map(|(name, ..)| name.as_str()).collect();
+        let long = format!("top/{long}");
+        assert_eq!(
+            names,
+            [
+                "top",
+                "top/sub",
+                "top/sub/file",
+                "top/sub/link",
+                "top/sub/symlink",
+                &long
+            ]
+            .map(|name| name.to_owned())
+        );
+        assert_eq!(all[2].2, 5);
+        assert_eq!(all[3].1, EntryType::Link);
+        // One file, and the content of a directory.
+        let mut out = Vec::new();
+        tree(&top.join("sub/file"), &mut out).unwrap();
+        assert_eq!(entries(&out)[0].0, "file");
+        let mut out = Vec::new();
+        tree(Path::new(&format!("{}/.", top.display())), &mut out).unwrap();
+        assert!(entries(&out)[1].0.ends_with("sub"));
+        assert!(tree(&top.join("none"), &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_shrinks_is_filled_up() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "abc").unwrap();
+        let mut open = File::open(file.path()).unwrap();
+        let mut all = Vec::new();
+        Exactly::new(&mut open, 5).read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"abc\0\0");
+    }
+
+    #[test]
+    fn times_before_the_epoch_have_their_fraction() {
+        assert_eq!(time_text(1, 5), "1.000000005");
+        assert_eq!(time_text(-2, 250_000_000), "-1.750000000");
+        assert_eq!(time_text(-2, 0), "-2.000000000");
+    }
+}

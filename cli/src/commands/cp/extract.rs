@@ -1,0 +1,275 @@
+//! A container's tar onto this machine. The container is not trusted: nothing is written outside of
+//! the destination.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{lchown, symlink, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tar::{Archive, Entry, EntryType};
+
+use super::{ends_as_directory, means_content};
+use crate::error::{CliError, Result};
+
+/// Where a container's files go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// An existing directory.
+    pub(super) root: PathBuf,
+    /// What the source is called there; `None`: its content goes there.
+    pub(super) first: Option<OsString>,
+    /// The names in the tar begin with the source's own, which that replaces.
+    pub(super) named: bool,
+}
+
+/// Where a source goes, by docker's rules.
+pub(super) fn place(source: &str, source_is_directory: bool, target: &Path) -> Result<Place> {
+    let named = source != "/" && !means_content(Path::new(source));
+    let place = |root: &Path, first| Place {
+        root: root.to_owned(),
+        first,
+        named,
+    };
+    let base = Path::new(source)
+        .file_name()
+        .map_or_else(|| OsString::from("root"), OsStr::to_owned);
+    let metadata = fs::metadata(target).ok();
+    if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
+        let content = source_is_directory && means_content(Path::new(source));
+        return Ok(place(target, (!content).then_some(base)));
+    }
+    if metadata.is_some() && source_is_directory {
+        return Err(CliError::usage(format!(
+            "cannot copy a directory over the file {}",
+            target.display()
+        )));
+    }
+    if metadata.is_none() && !source_is_directory && ends_as_directory(target) {
+        return Err(CliError::usage(format!(
+            "no such directory: {}",
+            target.display()
+        )));
+    }
+    let parent = match target.parent() {
+        None => Path::new("/"),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    if !parent.is_dir() {
+        return Err(CliError::usage(format!(
+            "invalid output path: directory {} does not exist",
+            parent.display()
+        )));
+    }
+    let name = target.file_name().unwrap_or(&base).to_owned();
+    Ok(place(parent, Some(name)))
+}
+
+/// Extracts a tar.
+pub(super) fn extract(input: impl Read, place: &Place, owners: bool) -> Result<()> {
+    let mut archive = Archive::new(input);
+    let failed = |source| CliError::Io {
+        what: "cannot read the container's files".to_owned(),
+        source,
+    };
+    let mut directories = Vec::new();
+    for entry in archive.entries().map_err(failed)? {
+        let mut entry = entry.map_err(failed)?;
+        let name = entry.path().map_err(failed)?.into_owned();
+        let target = target(place, &name)?;
+        let modified = modified(&mut entry).map_err(failed)?;
+        write(&mut entry, place, &target, owners).map_err(|source| CliError::Io {
+            what: format!("cannot write {}", target.display()),
+            source,
+        })?;
+        if entry.header().entry_type().is_dir() {
+            directories.push((target, modified));
+        } else if entry.header().entry_type().is_file() {
+            // A time that can't be set harms nobody.
+            let _ = fs::File::options()
+                .write(true)
+                .open(&target)
+                .and_then(|file| file.set_modified(modified));
+        }
+    }
+    for (directory, modified) in directories.into_iter().rev() {
+        let _ = fs::File::open(directory).and_then(|file| file.set_modified(modified));
+    }
+    Ok(())
+}
+
+/// Where an entry goes. No link on the way is followed.
+fn target(place: &Place, name: &Path) -> Result<PathBuf> {
+    let outside = || CliError::usage(format!("the container sent the name {name:?}: refused"));
+    let mut parts = Vec::new();
+    for part in name.components() {
+        match part {
+            Component::Normal(part) => parts.push(part),
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir | Component::Prefix(_) => return Err(outside()),
+        }
+    }
+    let own = usize::from(place.named);
+    let mut target = place.root.clone();
+    target.extend(&place.first);
+    for part in parts.iter().skip(own) {
+        if fs::symlink_metadata(&target).is_ok_and(|there| there.is_symlink()) {
+            return Err(outside());
+        }
+        target.push(part);
+    }
+    Ok(target)
+}
+
+fn modified<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<SystemTime> {
+    let seconds = entry.header().mtime()?;
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn write<R: Read>(
+    entry: &mut Entry<'_, R>,
+    place: &Place,
+    target: &Path,
+    owners: bool,
+) -> io::Result<()> {
+    let header = entry.header().clone();
+    let kind = header.entry_type();
+    let there = fs::symlink_metadata(target).ok();
+    match &there {
+        Some(there) if there.is_dir() && kind.is_dir() => {}
+        Some(there) if there.is_dir() != kind.is_dir() => {
+            return Err(io::Error::other(match there.is_dir() {
+                true => "cannot overwrite a directory with a non-directory",
+                false => "cannot overwrite a non-directory with a directory",
+            }));
+        }
+        Some(_) => fs::remove_file(target)?,
+        None => {}
+    }
+    match kind {
+        EntryType::Directory => match fs::create_dir(target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        },
+        EntryType::Symlink => {
+            let link = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+            symlink(link, target)?;
+        }
+        EntryType::Link => {
+            let link = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
+            let from = self::target(place, &link).map_err(io::Error::other)?;
+            fs::hard_link(from, target)?;
+            return Ok(());
+        }
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            let mut file = fs::File::create_new(target)?;
+            io::copy(entry, &mut file)?;
+        }
+        other => {
+            let text = format!("a file of kind {other:?} is not made on this machine");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+    }
+    if owners {
+        let id = |id: u64| u32::try_from(id).map_err(|_| io::ErrorKind::InvalidData);
+        lchown(target, Some(id(header.uid()?)?), Some(id(header.gid()?)?))?;
+    }
+    if !kind.is_symlink() {
+        let mode = header.mode()? & if owners { 0o7777 } else { 0o777 };
+        fs::set_permissions(target, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar_of(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, kind, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            match kind {
+                EntryType::Symlink => {
+                    header.set_size(0);
+                    tar.append_link(&mut header, name, content).unwrap();
+                }
+                _ => {
+                    header.set_size(content.len() as u64);
+                    tar.append_data(&mut header, name, content.as_bytes())
+                        .unwrap();
+                }
+            }
+        }
+        tar.into_inner().unwrap()
+    }
+
+    fn into(root: &Path, first: &str, named: bool) -> Place {
+        Place {
+            root: root.to_owned(),
+            first: Some(first)
+                .filter(|first| !first.is_empty())
+                .map(OsString::from),
+            named,
+        }
+    }
+
+    #[test]
+    fn dockers_rules_of_destinations_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("d")).unwrap();
+        fs::write(at("f"), "").unwrap();
+        assert_eq!(
+            place("/a/b", true, &at("d")).unwrap(),
+            into(&at("d"), "b", true)
+        );
+        assert_eq!(
+            place("/a/b/.", true, &at("d")).unwrap(),
+            into(&at("d"), "", false)
+        );
+        assert_eq!(
+            place("/a/b", false, &at("d")).unwrap(),
+            into(&at("d"), "b", true)
+        );
+        let new = into(dir.path(), "new", true);
+        assert_eq!(place("/a/b", true, &at("new")).unwrap(), new);
+        assert_eq!(
+            place("/a/b", false, &at("f")).unwrap().first,
+            Some("f".into())
+        );
+        assert!(place("/a/b", true, &at("f")).is_err());
+        assert!(place("/a/b", false, &at("new/")).is_err());
+        assert!(place("/a/b", false, &at("no/such")).is_err());
+    }
+
+    #[test]
+    fn nothing_is_written_outside() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        let root = dir.path().join("root");
+        fs::create_dir_all(&outside).unwrap();
+        fs::create_dir_all(&root).unwrap();
+        let link = outside.to_str().unwrap();
+        let evil = tar_of(&[
+            ("x", EntryType::Directory, ""),
+            ("x/link", EntryType::Symlink, link),
+            ("x/link/file", EntryType::Regular, "evil"),
+        ]);
+        assert!(extract(&evil[..], &into(&root, "y", true), false).is_err());
+        assert!(fs::read_dir(&outside).unwrap().next().is_none());
+        assert!(target(&into(&root, "", false), Path::new("x/../../y")).is_err());
+        let good = tar_of(&[
+            ("x", EntryType::Directory, ""),
+            ("x/file", EntryType::Regular, "fine"),
+        ]);
+        extract(&good[..], &into(&root, "z", true), false).unwrap();
+        assert_eq!(fs::read_to_string(root.join("z/file")).unwrap(), "fine");
+        extract(&good[..], &into(&root, "", false), false).unwrap();
+        assert_eq!(fs::read_to_string(root.join("x/file")).unwrap(), "fine");
+    }
+}

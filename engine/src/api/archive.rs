@@ -1,0 +1,170 @@
+//! Containers' files: `archive`, `changes`, `export`, and `commit`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::TryStreamExt as _;
+use hull_protocol::agent::files_job::Kind;
+use hull_protocol::agent::FilesJob;
+use serde_json::{json, Value};
+
+use super::respond::Answer;
+use super::{body_json, Query, Shared};
+use crate::commit::CommitRequest;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::files::Output;
+
+/// Docker's header with the description of a path.
+const STAT_HEADER: &str = "x-docker-container-path-stat";
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/containers/{id}/archive", get(read).head(stat).put(write))
+        .route("/containers/{id}/changes", get(changes))
+        .route("/containers/{id}/export", get(export))
+        .route("/commit", post(commit))
+}
+
+fn job(kind: Kind, path: &str) -> FilesJob {
+    FilesJob {
+        kind: kind.into(),
+        path: path.to_owned(),
+        ..FilesJob::default()
+    }
+}
+
+fn path_of(query: &super::Query) -> Result<String> {
+    let path = query
+        .0
+        .get("path")
+        .ok_or_else(|| EngineError::BadRequest("bad parameter: path cannot be empty".to_owned()))?;
+    // Docker's paths are the container's, whether they begin with a slash or not.
+    Ok(match path.starts_with('/') {
+        true => path.to_owned(),
+        false => format!("/{path}"),
+    })
+}
+
+/// The description as Docker sends it: JSON, in base 64.
+fn stat_header(answer: &[u8]) -> Result<HeaderValue> {
+    let broken = || EngineError::Task {
+        call: "the work on files",
+        id: "a container".to_owned(),
+        reason: "its answer is no description of a path".to_owned(),
+    };
+    let mut stat: Value = serde_json::from_slice(answer).map_err(|_| broken())?;
+    let seconds = stat["mtime"].as_i64().unwrap_or_default();
+    let nanoseconds = stat["mtimeNsec"].as_i64().unwrap_or_default();
+    let time = jiff::Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or_default());
+    stat["mtime"] = json!(time.map_err(|_| broken())?.to_string());
+    if let Some(fields) = stat.as_object_mut() {
+        fields.remove("mtimeNsec");
+    }
+    let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, stat.to_string());
+    HeaderValue::from_str(&text).map_err(|_| broken())
+}
+
+async fn stat(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Response> {
+    let path = path_of(&query)?;
+    let container = engine.container(&id)?;
+    let session = engine.files(&container).await?;
+    let answer = session.ask(&job(Kind::STAT, &path)).await;
+    session.close().await;
+    let headers = [(STAT_HEADER, stat_header(&answer?)?)];
+    Ok((StatusCode::OK, headers).into_response())
+}
+
+async fn read(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Response> {
+    let path = path_of(&query)?;
+    let container = engine.container(&id)?;
+    let session = engine.files(&container).await?;
+    let answer = match session.ask(&job(Kind::STAT, &path)).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            session.close().await;
+            return Err(error.into());
+        }
+    };
+    let header = stat_header(&answer)?;
+    let output = session.stream(job(Kind::READ, &path)).await?;
+    let mut response = tar_response(output, "application/x-tar");
+    response.headers_mut().insert(STAT_HEADER, header);
+    Ok(response)
+}
+
+fn tar_response(output: Output, kind: &'static str) -> Response {
+    let chunks = futures_util::stream::unfold(output, |mut output| async move {
+        output.recv().await.map(|chunk| (chunk, output))
+    });
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static(kind));
+    (StatusCode::OK, headers, Body::from_stream(chunks)).into_response()
+}
+
+async fn write(
+    engine: Shared,
+    Path(id): Path<String>,
+    query: Query,
+    body: Body,
+) -> Answer<StatusCode> {
+    let path = path_of(&query)?;
+    let container = engine.container(&id)?;
+    let session = engine.files(&container).await?;
+    let job = FilesJob {
+        keep_kinds: query.0.flag("noOverwriteDirNonDir"),
+        ..job(Kind::WRITE, &path)
+    };
+    let stream = body.into_data_stream().map_err(std::io::Error::other);
+    let fed = session
+        .feed(&job, tokio_util::io::StreamReader::new(stream))
+        .await;
+    session.close().await;
+    fed?;
+    Ok(StatusCode::OK)
+}
+
+async fn changes(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
+    let container = engine.container(&id)?;
+    let session = engine.files(&container).await?;
+    let answer = session.ask(&job(Kind::CHANGES, "/")).await;
+    session.close().await;
+    let answer = answer?;
+    let lines = answer.split(|byte| *byte == b'\n');
+    let changes: Vec<Value> = lines
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    Ok(Json(match changes.is_empty() {
+        true => Value::Null,
+        false => Value::Array(changes),
+    }))
+}
+
+async fn export(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
+    let container = engine.container(&id)?;
+    let session = engine.files(&container).await?;
+    let output = session.stream(job(Kind::EXPORT, "/")).await?;
+    engine.publish(&container, "export", []);
+    Ok(tar_response(output, "application/octet-stream"))
+}
+
+async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode, Json<Value>)> {
+    let text = |key: &str| query.0.get(key).unwrap_or_default().to_owned();
+    let container = engine.container(&text("container"))?;
+    let changes = query.0.get("changes").unwrap_or_default();
+    let request = CommitRequest {
+        repository: text("repo"),
+        tag: text("tag"),
+        author: text("author"),
+        comment: text("comment"),
+        changes: changes.lines().map(str::to_owned).collect(),
+        config: body_json(body).await?,
+    };
+    let id = engine.commit(&container, request).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "Id": id }))))
+}

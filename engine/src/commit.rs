@@ -1,0 +1,315 @@
+//! A container's changes as an image.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use bollard_stubs::models::ContainerConfig;
+use hull_image::{Compression, Digest};
+use hull_protocol::agent::files_job::Kind;
+use hull_protocol::agent::FilesJob;
+use serde_json::{json, Value};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::pipe;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::files::Output;
+use crate::images::parse_reference;
+
+const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// What a client asks for.
+#[derive(Debug, Default)]
+pub(crate) struct CommitRequest {
+    /// Empty: the image has no name.
+    pub(crate) repository: String,
+    pub(crate) tag: String,
+    pub(crate) author: String,
+    pub(crate) comment: String,
+    /// Lines of a Dockerfile.
+    pub(crate) changes: Vec<String>,
+    /// What the image's configuration says, in the place of the container's.
+    pub(crate) config: ContainerConfig,
+}
+
+/// A layer on its way into the store; the file goes with the value.
+struct Layer {
+    file: tempfile::NamedTempFile,
+    digest: Digest,
+    length: u64,
+}
+
+impl Engine {
+    /// Makes an image of a container. Returns its id.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        request: CommitRequest,
+    ) -> Result<String> {
+        let name = match request.repository.as_str() {
+            "" => None,
+            repository => {
+                let tag = Some(request.tag.as_str()).filter(|tag| !tag.is_empty());
+                let text = format!("{repository}:{}", tag.unwrap_or("latest"));
+                Some(parse_reference(&text)?)
+            }
+        };
+        let record = container.record();
+        let mut config = match request.config == ContainerConfig::default() {
+            true => record.config.clone(),
+            false => request.config.clone(),
+        };
+        for line in request.changes.iter().map(|line| line.trim()) {
+            if !line.is_empty() {
+                crate::dockerfile::apply(&mut config, line).map_err(EngineError::BadRequest)?;
+            }
+        }
+        let layer = self.layer_of(container).await?;
+        let parent = self.images.find(&record.image.id).await?;
+        let config_json = image_config(&parent.config_json, &config, &layer, &request)?;
+        let mut layers: Vec<Value> = parent.layers.iter().map(layer_descriptor).collect();
+        layers.push(json!({
+            "mediaType": LAYER_TYPE,
+            "digest": layer.digest.to_string(),
+            "size": layer.length,
+        }));
+        let id = Digest::of(&config_json);
+        let archive = Archive {
+            config: config_json,
+            layers,
+            name: name.as_ref().map(ToString::to_string),
+        };
+        let reader = archive.stream(layer)?;
+        self.images.load(reader, &hull_image::NoProgress).await?;
+        self.publish(container, "commit", [("comment", request.comment)]);
+        Ok(id.to_string())
+    }
+
+    async fn layer_of(self: &Arc<Self>, container: &Arc<Container>) -> Result<Layer> {
+        let job = FilesJob {
+            kind: Kind::LAYER.into(),
+            path: "/".to_owned(),
+            ..FilesJob::default()
+        };
+        let session = self.files(container).await?;
+        let output = session.stream(job).await?;
+        receive(output, self.paths.root()).await
+    }
+}
+
+/// Puts a layer into a file, and digests it.
+async fn receive(mut output: Output, directory: &Path) -> Result<Layer> {
+    let io = |source| EngineError::io("write the layer below", directory, source);
+    let file = tempfile::Builder::new()
+        .prefix(".commit-")
+        .tempfile_in(directory)
+        .map_err(io)?;
+    let mut writer = tokio::fs::File::from_std(file.reopen().map_err(io)?);
+    let mut hash = Sha256::new();
+    let mut length = 0;
+    while let Some(chunk) = output.recv().await {
+        let chunk = chunk.map_err(|source| EngineError::io("read", "the layer", source))?;
+        hash.update(&chunk);
+        length += chunk.len() as u64;
+        writer.write_all(&chunk).await.map_err(io)?;
+    }
+    writer.flush().await.map_err(io)?;
+    Ok(Layer {
+        file,
+        digest: Digest::from_bytes(hash.finalize().into()),
+        length,
+    })
+}
+
+fn layer_descriptor(layer: &hull_image::ImageLayer) -> Value {
+    let suffix = match layer.compression {
+        Compression::None => "",
+        Compression::Gzip => "+gzip",
+        Compression::Zstd => "+zstd",
+    };
+    json!({
+        "mediaType": format!("{LAYER_TYPE}{suffix}"),
+        "digest": layer.digest.to_string(),
+        "size": layer.size,
+    })
+}
+
+/// The configuration of the new image: the parent's, with one layer more.
+fn image_config(
+    parent: &[u8],
+    config: &ContainerConfig,
+    layer: &Layer,
+    request: &CommitRequest,
+) -> Result<Vec<u8>> {
+    let coding = |what| move |source| EngineError::Json { what, source };
+    let mut image: Value =
+        serde_json::from_slice(parent).map_err(coding("decode the image's configuration"))?;
+    let now = jiff::Timestamp::now().to_string();
+    let mut config = serde_json::to_value(config).map_err(coding("encode a configuration"))?;
+    if let Some(fields) = config.as_object_mut() {
+        // What is of the container, not of the image.
+        for field in [
+            "Hostname",
+            "Domainname",
+            "Image",
+            "AttachStdin",
+            "AttachStdout",
+        ] {
+            fields.remove(field);
+        }
+        fields.retain(|_, value| !value.is_null());
+        as_set(fields, "Volumes");
+        as_set(fields, "ExposedPorts");
+    }
+    image["config"] = config;
+    image["created"] = json!(now);
+    image["author"] = json!(request.author);
+    push(
+        &mut image["history"],
+        json!({
+            "created": now,
+            "author": request.author,
+            "comment": request.comment,
+            "created_by": "",
+        }),
+    );
+    push(
+        &mut image["rootfs"]["diff_ids"],
+        json!(layer.digest.to_string()),
+    );
+    serde_json::to_vec(&image).map_err(coding("encode the image's configuration"))
+}
+
+/// Docker's sets are objects with empty values.
+fn as_set(fields: &mut serde_json::Map<String, Value>, key: &str) {
+    if let Some(Value::Array(items)) = fields.get(key) {
+        let set = items.iter().filter_map(Value::as_str);
+        let set = set.map(|item| (item.to_owned(), json!({}))).collect();
+        fields.insert(key.to_owned(), Value::Object(set));
+    }
+}
+
+fn push(list: &mut Value, value: Value) {
+    match list {
+        Value::Array(items) => items.push(value),
+        other => *other = Value::Array(vec![value]),
+    }
+}
+
+/// An OCI image layout (image specification, `image-layout.md`) with what the store lacks: the
+/// documents, and the new layer.
+struct Archive {
+    config: Vec<u8>,
+    layers: Vec<Value>,
+    name: Option<String>,
+}
+
+impl Archive {
+    /// The archive's bytes, made as they are read.
+    fn stream(self, layer: Layer) -> Result<pipe::Receiver> {
+        let io = |source| EngineError::io("open", "a pipe", source);
+        let (reader, writer) = std::io::pipe().map_err(io)?;
+        let receiver = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(io)?;
+        // A thread: the store reads the archive at its own pace.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = self.write(&layer, writer) {
+                tracing::debug!(%error, "the archive of a commit");
+            }
+        });
+        Ok(receiver)
+    }
+
+    fn write(&self, layer: &Layer, out: impl std::io::Write) -> std::io::Result<()> {
+        let descriptor = |kind: &str, content: &[u8]| {
+            json!({
+                "mediaType": kind,
+                "digest": Digest::of(content).to_string(),
+                "size": content.len(),
+            })
+        };
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": descriptor(CONFIG_TYPE, &self.config),
+            "layers": self.layers,
+        }))?;
+        let mut entry = descriptor(MANIFEST_TYPE, &manifest);
+        if let Some(name) = &self.name {
+            entry["annotations"] = json!({ "io.containerd.image.name": name });
+        }
+        let index = serde_json::to_vec(&json!({ "schemaVersion": 2, "manifests": [entry] }))?;
+        let mut tar = tar::Builder::new(out);
+        let blob = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
+        let mut add = |name: &str, length: u64, content: &mut dyn std::io::Read| {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(length);
+            tar.append_data(&mut header, name, content)
+        };
+        let layout: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+        for (name, content) in [
+            ("oci-layout".to_owned(), layout),
+            ("index.json".to_owned(), &index),
+            (blob(&Digest::of(&manifest)), &manifest),
+            (blob(&Digest::of(&self.config)), &self.config),
+        ] {
+            add(&name, content.len() as u64, &mut &*content)?;
+        }
+        let mut file = layer.file.reopen()?;
+        add(&blob(&layer.digest), layer.length, &mut file)?;
+        tar.into_inner()?.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_new_image_has_one_layer_more() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"tar").unwrap();
+        let layer = Layer {
+            digest: Digest::of(b"tar"),
+            length: 3,
+            file,
+        };
+        let parent = br#"{"os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
+        let config = ContainerConfig {
+            cmd: Some(vec!["x".into()]),
+            volumes: Some(vec!["/v".into()]),
+            hostname: Some("h".into()),
+            ..ContainerConfig::default()
+        };
+        let request = CommitRequest {
+            author: "me".into(),
+            ..CommitRequest::default()
+        };
+        let json = image_config(parent, &config, &layer, &request).unwrap();
+        let image: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(image["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
+        assert_eq!(image["config"]["Volumes"], json!({"/v": {}}));
+        assert_eq!(image["config"].get("Hostname"), None);
+        assert_eq!(image["history"][0]["author"], "me");
+        let archive = Archive {
+            config: json,
+            layers: Vec::new(),
+            name: Some("docker.io/library/x:latest".into()),
+        };
+        let mut out = Vec::new();
+        archive.write(&layer, &mut out).unwrap();
+        let mut tar = tar::Archive::new(&out[..]);
+        let names: Vec<_> = tar
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().into_owned())
+            .collect();
+        assert_eq!(names.len(), 5);
+        assert!(names[4].ends_with(layer.digest.hex()));
+    }
+}

@@ -1,0 +1,172 @@
+//! Those instructions of a Dockerfile that change an image's configuration, for `commit` and
+//! `import`.
+
+use std::collections::HashMap;
+
+use bollard_stubs::models::ContainerConfig;
+
+/// Applies one instruction; `Err` says what is wrong with it.
+pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), String> {
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let rest = rest.trim();
+    let word = word.to_ascii_uppercase();
+    if rest.is_empty() {
+        return Err(format!("{word} requires at least one argument"));
+    }
+    match word.as_str() {
+        "CMD" => config.cmd = Some(command(rest)),
+        "ENTRYPOINT" => config.entrypoint = Some(command(rest)),
+        "USER" => config.user = Some(rest.to_owned()),
+        "WORKDIR" => config.working_dir = Some(directory(config, rest)),
+        "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
+        "ENV" => {
+            for (key, value) in pairs(rest)? {
+                let env = config.env.get_or_insert_default();
+                let prefix = format!("{key}=");
+                env.retain(|entry| !entry.starts_with(&prefix));
+                env.push(format!("{key}={value}"));
+            }
+        }
+        "LABEL" => {
+            let labels: &mut HashMap<_, _> = config.labels.get_or_insert_default();
+            labels.extend(pairs(rest)?);
+        }
+        "EXPOSE" => {
+            let ports = config.exposed_ports.get_or_insert_default();
+            for port in rest.split_whitespace() {
+                let port = match port.contains('/') {
+                    true => port.to_owned(),
+                    false => format!("{port}/tcp"),
+                };
+                if !ports.contains(&port) {
+                    ports.push(port);
+                }
+            }
+        }
+        "VOLUME" => {
+            let wanted = match serde_json::from_str::<Vec<String>>(rest) {
+                Ok(list) => list,
+                Err(_) => rest.split_whitespace().map(str::to_owned).collect(),
+            };
+            let volumes = config.volumes.get_or_insert_default();
+            volumes.extend(wanted);
+            volumes.sort();
+            volumes.dedup();
+        }
+        other => {
+            return Err(format!(
+                "{} is not a valid change command",
+                other.to_lowercase()
+            ))
+        }
+    }
+    Ok(())
+}
+
+/// The exec form (JSON), or the shell's.
+fn command(text: &str) -> Vec<String> {
+    serde_json::from_str(text)
+        .unwrap_or_else(|_| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()])
+}
+
+/// A relative directory is below the one before.
+fn directory(config: &ContainerConfig, text: &str) -> String {
+    if text.starts_with('/') {
+        return text.to_owned();
+    }
+    let before = config.working_dir.as_deref().unwrap_or_default();
+    format!("{}/{text}", before.trim_end_matches('/'))
+}
+
+/// `KEY=VALUE ...` with quotes, or the older `KEY VALUE`.
+fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    if !first.contains('=') {
+        let (key, value) = text
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+        return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
+    }
+    words(text)?
+        .into_iter()
+        .map(|word| {
+            let (key, value) = word
+                .split_once('=')
+                .ok_or_else(|| format!("syntax error: can't find = in {word:?}"))?;
+            Ok((key.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+/// Words as a shell splits them: quotes and backslashes.
+fn words(text: &str) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut word = None::<String>;
+    let mut quote = None;
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match (quote, character) {
+            (Some(open), close) if open == close => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (None | Some('"'), '\\') => {
+                let escaped = characters.next().unwrap_or('\\');
+                word.get_or_insert_default().push(escaped);
+            }
+            (None, space) if space.is_whitespace() => words.extend(word.take()),
+            (_, other) => word.get_or_insert_default().push(other),
+        }
+    }
+    if quote.is_some() {
+        return Err(format!(
+            "unexpected end of statement while looking for a quote in {text:?}"
+        ));
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_change_the_configuration() {
+        let mut config = ContainerConfig {
+            env: Some(vec!["A=0".into(), "B=1".into()]),
+            working_dir: Some("/srv".into()),
+            ..ContainerConfig::default()
+        };
+        for line in [
+            r#"CMD ["a", "b c"]"#,
+            "entrypoint run it",
+            r#"ENV A=1 C="x y" D=it\\'s"#,
+            "ENV OLD form of it",
+            "WORKDIR sub",
+            "EXPOSE 80 53/udp",
+            "LABEL k=v",
+            "VOLUME /data",
+            "USER me",
+        ] {
+            apply(&mut config, &line.replace("\\\\", "\\")).unwrap();
+        }
+        assert_eq!(config.cmd.unwrap(), ["a", "b c"]);
+        assert_eq!(config.entrypoint.unwrap(), ["/bin/sh", "-c", "run it"]);
+        let env = config.env.unwrap();
+        assert!(env.contains(&"A=1".to_owned()) && env.contains(&"C=x y".to_owned()));
+        assert!(env.contains(&"OLD=form of it".to_owned()), "{env:?}");
+        assert_eq!(config.working_dir.unwrap(), "/srv/sub");
+        assert_eq!(config.exposed_ports.unwrap(), ["80/tcp", "53/udp"]);
+        assert_eq!(config.labels.unwrap()["k"], "v");
+    }
+
+    #[test]
+    fn what_is_no_change_is_refused() {
+        let mut config = ContainerConfig::default();
+        for line in ["RUN x", "CMD", "ENV A", r#"ENV A="x"#, "NONSENSE 1"] {
+            assert!(apply(&mut config, line).is_err(), "{line}");
+        }
+    }
+}

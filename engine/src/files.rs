@@ -1,0 +1,252 @@
+//! Work on containers' files: by the running VM, or by one that is booted for it and gone after.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hull_protocol::agent::FilesJob;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, OwnedMutexGuard};
+
+use crate::container::{live_task, Container};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::ids;
+use crate::lifecycle::Status;
+use crate::shim::{Ended, Task};
+use crate::streams::{Fifos, Taken};
+
+/// Longest error text that is read, in bytes.
+const MAX_ERROR_BYTES: u64 = 16 << 10;
+/// Longest answer that is kept in memory, in bytes.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Bytes moved at once.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Chunks on their way to a client.
+const QUEUE: usize = 8;
+/// How long a job may take to end after its output has.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a client reads.
+pub(crate) type Output = mpsc::Receiver<std::io::Result<Bytes>>;
+
+/// A VM that works on a container's files.
+pub(crate) struct Session {
+    engine: Arc<Engine>,
+    container: Arc<Container>,
+    task: Arc<Task>,
+    /// The VM was booted for this; the container can't be started meanwhile.
+    own: Option<OwnedMutexGuard<()>>,
+}
+
+/// A job that runs.
+struct Running {
+    id: String,
+    fifos: Fifos,
+    streams: Taken,
+}
+
+impl Engine {
+    /// Opens a session on a container's files.
+    pub(crate) async fn files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
+        if container.status() == Status::Paused {
+            return Err(EngineError::Conflict(format!(
+                "container {} is paused: unpause it before its files are worked on",
+                container.name()
+            )));
+        }
+        let session = |task, own| Session {
+            engine: Arc::clone(self),
+            container: Arc::clone(container),
+            task,
+            own,
+        };
+        if container.status().is_live() {
+            return Ok(session(live_task(container)?, None));
+        }
+        let operation = Arc::clone(&container.operation).lock_owned().await;
+        match container.status() {
+            // It was started meanwhile.
+            Status::Running | Status::Paused => Ok(session(live_task(container)?, None)),
+            Status::Removing | Status::Dead => Err(EngineError::Conflict(format!(
+                "container {} is being removed",
+                container.id()
+            ))),
+            Status::Created | Status::Exited | Status::Restarting => {
+                let task = self.boot_for_files(container).await?;
+                Ok(session(task, Some(operation)))
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Ends it. A VM that was booted for it is gone after.
+    pub(crate) async fn close(self) {
+        if self.own.is_none() {
+            return;
+        }
+        let _ = self.task.delete("").await;
+        let _ = self.task.shutdown().await;
+        self.engine.clean_runtime(self.container.id()).await;
+    }
+
+    async fn begin(&self, job: &FilesJob, input: bool) -> Result<Running> {
+        let id = ids::new_id();
+        let dir = self.engine.paths.bundle(self.container.id());
+        let fifos = Fifos::new(&dir, &format!("files-{}-", ids::short(&id)), input, true);
+        let opened = fifos.clone().create()?;
+        let started = async {
+            self.task.files_job(&id, job, &fifos).await?;
+            let started = self.task.start(&id).await;
+            if started.is_err() {
+                let _ = self.task.delete(&id).await;
+            }
+            started
+        };
+        match started.await {
+            Ok(_) => Ok(Running {
+                id,
+                fifos,
+                streams: opened.take(),
+            }),
+            Err(error) => {
+                fifos.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// The end of a job: its error, if it told one.
+    async fn end(
+        &self,
+        id: &str,
+        fifos: &Fifos,
+        errors: Option<pipe::Receiver>,
+        path: &str,
+    ) -> Result<()> {
+        let mut text = String::new();
+        let ended = async {
+            if let Some(errors) = errors {
+                let _ = errors.take(MAX_ERROR_BYTES).read_to_string(&mut text).await;
+            }
+            self.task.wait(id).await
+        };
+        let ended = tokio::time::timeout(END_LIMIT, ended).await;
+        let _ = self.task.delete(id).await;
+        fifos.remove();
+        match ended {
+            Ok(Ended::Exited(0)) => Ok(()),
+            _ => Err(self.error(text.trim(), path)),
+        }
+    }
+
+    fn error(&self, text: &str, path: &str) -> EngineError {
+        let (word, text) = text.split_once(": ").unwrap_or(("", text));
+        match word {
+            "not-found" => EngineError::NoSuchFile {
+                path: path.to_owned(),
+                container: self.container.name(),
+            },
+            "not-a-directory" => {
+                EngineError::BadRequest(format!("extraction point is not a directory: {path}"))
+            }
+            "read-only" => EngineError::Forbidden(format!(
+                "container {}: the file system is read-only: {text}",
+                self.container.name()
+            )),
+            "invalid" => EngineError::BadRequest(text.to_owned()),
+            _ => EngineError::Task {
+                call: "the work on files",
+                id: self.container.id().to_owned(),
+                reason: match text {
+                    "" => "it ended without a reason".to_owned(),
+                    text => text.to_owned(),
+                },
+            },
+        }
+    }
+
+    /// Runs a job with a small answer.
+    pub(crate) async fn ask(&self, job: &FilesJob) -> Result<Vec<u8>> {
+        let running = self.begin(job, false).await?;
+        let mut answer = Vec::new();
+        if let Some(output) = running.streams.stdout {
+            let most = MAX_ANSWER_BYTES as u64;
+            let _ = output.take(most).read_to_end(&mut answer).await;
+        }
+        let Running { id, fifos, streams } = Running {
+            streams: Taken {
+                stdout: None,
+                ..running.streams
+            },
+            ..running
+        };
+        self.end(&id, &fifos, streams.stderr, &job.path).await?;
+        Ok(answer)
+    }
+
+    /// Runs a job with a long answer, and closes the session after it. A failure on the way is the
+    /// last thing that the output gives.
+    pub(crate) async fn stream(self, job: FilesJob) -> Result<Output> {
+        let mut running = match self.begin(&job, false).await {
+            Ok(running) => running,
+            Err(error) => {
+                self.close().await;
+                return Err(error);
+            }
+        };
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            if let Some(mut output) = running.streams.stdout.take() {
+                let mut buffer = vec![0; CHUNK_BYTES];
+                while let Ok(length @ 1..) = output.read(&mut buffer).await {
+                    let chunk = Bytes::copy_from_slice(&buffer[..length]);
+                    if sender.send(Ok(chunk)).await.is_err() {
+                        // Nobody reads any more: the job ends by its broken pipe.
+                        break;
+                    }
+                }
+            }
+            let errors = running.streams.stderr.take();
+            let ended = self
+                .end(&running.id, &running.fifos, errors, &job.path)
+                .await;
+            if let Err(error) = ended {
+                tracing::warn!(error = error.message(), "work on files");
+                let _ = sender
+                    .send(Err(std::io::Error::other(error.message())))
+                    .await;
+            }
+            self.close().await;
+        });
+        Ok(receiver)
+    }
+
+    /// Runs a job that takes a stream.
+    pub(crate) async fn feed(
+        &self,
+        job: &FilesJob,
+        mut input: impl tokio::io::AsyncRead + Unpin,
+    ) -> Result<()> {
+        let mut running = self.begin(job, true).await?;
+        let mut broken = None;
+        if let Some(mut sink) = running.streams.stdin.take() {
+            if let Err(error) = tokio::io::copy(&mut input, &mut sink).await {
+                // A job that has failed reads no more, and tells why.
+                broken = (error.kind() != std::io::ErrorKind::BrokenPipe).then_some(error);
+            }
+        }
+        let _ = self.task.close_stdin(&running.id).await;
+        let errors = running.streams.stderr.take();
+        self.end(&running.id, &running.fifos, errors, &job.path)
+            .await?;
+        match broken {
+            None => Ok(()),
+            Some(error) => Err(EngineError::BadRequest(format!(
+                "the request body can't be read: {error}"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+# Files of containers: cp, diff, export, commit; of those that run and those that do not.
+
+case_cp_goes_both_ways() {
+    hull run -d --name t-cp "$BUSYBOX" sh -c 'mkdir -p /d/sub; echo inside >/d/sub/f; ln -s sub/f /d/link; chmod 751 /d/sub/f; sleep 600' >/dev/null
+    wait_for 10 hull exec t-cp test -e /d/link
+    hull cp -q t-cp:/d "$T/got"
+    expect_eq "$(cat "$T/got/sub/f")" inside content
+    expect_eq "$(readlink "$T/got/link")" sub/f link
+    expect_eq "$(stat -c %a "$T/got/sub/f")" 751 mode
+    mkdir "$T/there"
+    hull cp -q t-cp:/d "$T/there"
+    hull cp -q t-cp:/d/. "$T/there"
+    expect_eq "$(ls "$T/there" | tr '\n' ' ')" 'd link sub ' 'a directory, and its content'
+    hull cp -q -L t-cp:/d/link "$T/followed"
+    expect_eq "$(cat "$T/followed")" inside 'followed link'
+    # A large file, whole.
+    head -c 30000000 /dev/urandom >"$T/large"
+    hull cp -q "$T/large" t-cp:/tmp/
+    expect_eq "$(hull exec t-cp md5sum /tmp/large | cut -d' ' -f1)" "$(md5sum <"$T/large" | cut -d' ' -f1)" 'large file'
+    hull cp -q "$T/got" t-cp:/tmp/new
+    expect_eq "$(hull exec t-cp cat /tmp/new/sub/f)" inside 'new directory'
+    tar -C "$T/got" -c sub | hull cp - t-cp:/tmp
+    expect_eq "$(hull exec t-cp cat /tmp/sub/f)" inside 'from a tar'
+    expect_eq "$(hull cp t-cp:/d/sub/f - | tar -xO f)" inside 'to a tar'
+    capture hull cp t-cp:/no/such "$T/x"
+    [ "$status" != 0 ] || fail 'copied what is not there'
+    expect_err_has 'Could not find the file'
+    capture hull cp "$T/got" t-cp:/d/sub/f
+    [ "$status" != 0 ] || fail 'a directory over a file'
+    capture hull cp "$T/large" t-cp:/none/
+    [ "$status" != 0 ] || fail 'into a directory that is not there'
+    # A stopped container is served too.
+    hull kill t-cp >/dev/null
+    wait_for 10 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-cp)" = exited ]'
+    expect_eq "$(hull cp t-cp:/d/sub/f - | tar -xO f)" inside stopped
+    echo later >"$T/later"
+    hull cp -q "$T/later" t-cp:/d/later
+    hull start t-cp >/dev/null
+    expect_eq "$(hull exec t-cp cat /d/later)" later 'after a start'
+}
+
+case_diff_tells_what_changed() {
+    hull run --name t-diff "$BUSYBOX" sh -c 'echo x >/new; echo y >>/etc/passwd; rm /etc/group; mkdir -p /a/b' >/dev/null
+    hull diff t-diff >"$T/diff"
+    for want in 'A /new' 'C /etc' 'C /etc/passwd' 'D /etc/group' 'A /a' 'A /a/b'; do
+        grep -qx "$want" "$T/diff" || fail "missing $want in $(cat "$T/diff")"
+    done
+    if grep -q ' /bin' "$T/diff"; then fail 'more than changed'; fi
+}
+
+case_export_and_commit() {
+    hull run --name t-exp "$BUSYBOX" sh -c 'echo made >/made; rm /etc/group; mknod /fifo p; mkdir -p /opt/x; ln /made /opt/x/hard' >/dev/null
+    hull export -o "$T/root.tar" t-exp
+    tar -tf "$T/root.tar" >"$T/list"
+    grep -qx made "$T/list" && grep -qx bin/busybox "$T/list" || fail "export: $(head "$T/list")"
+    if grep -q '^proc/.' "$T/list"; then fail 'mounts are exported'; fi
+    if grep -qx etc/group "$T/list"; then fail 'a deleted file is exported'; fi
+    id=$(hull commit -a me -m words -c 'CMD ["cat", "/made"]' -c 'ENV ADDED=1' t-exp committed:one)
+    expect_eq "${id:0:7}" sha256: id
+    expect_eq "$(hull run --rm committed:one)" made 'the new command'
+    expect_eq "$(hull run --rm committed:one sh -c 'echo $ADDED; ls /etc/group 2>/dev/null; stat -c %h /made; test -p /fifo && echo fifo')" $'1\n2\nfifo' 'the new root'
+    # On top of it once more.
+    hull run --name t-exp2 committed:one sh -c 'rm /made; echo two >/two' >/dev/null
+    hull commit t-exp2 committed:two >/dev/null
+    expect_eq "$(hull run --rm committed:two sh -c 'cat /two; ls /made 2>/dev/null | wc -l')" $'two\n0' 'two layers'
+    hull rm t-exp2 >/dev/null
+    hull rmi committed:two committed:one >/dev/null
+}
+
+case_the_docker_client_copies() {
+    command -v docker >/dev/null || skip 'docker is not installed'
+    export DOCKER_HOST=$HULL_HOST
+    hull run -d --name t-dcp "$BUSYBOX" sleep 600 >/dev/null
+    echo via >"$T/f"
+    docker cp "$T/f" t-dcp:/tmp/f >/dev/null 2>&1
+    docker cp t-dcp:/tmp/f "$T/g" >/dev/null 2>&1
+    expect_eq "$(cat "$T/g")" via docker
+    docker diff t-dcp | grep -q 'A /tmp/f' || fail "diff: $(docker diff t-dcp)"
+}
