@@ -29,6 +29,65 @@ pub(crate) fn parse_bytes(text: &str) -> Result<i64, String> {
     Ok(bytes as i64)
 }
 
+/// A size in powers of 1024, such as `1.91MiB`.
+pub(crate) fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while 1024.0 <= size && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    // Four digits, without zeros at the end.
+    let decimals = match size {
+        size if size < 10.0 => 3,
+        size if size < 100.0 => 2,
+        size if size < 1000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{size:.decimals$}");
+    let text = match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.'),
+        false => &text,
+    };
+    format!("{text}{}", UNITS[unit])
+}
+
+/// A duration as Go writes it, such as `1m30s` or `500ms`, in nanoseconds.
+pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
+    let bad = || format!("invalid duration {text:?}: want such as 30s, 1m30s or 500ms");
+    let mut rest = text;
+    let mut total = 0f64;
+    if rest == "0" {
+        return Ok(0);
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(bad)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
+        rest = &rest[digits..];
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let nanoseconds = match &rest[..unit] {
+            "ns" => 1.0,
+            "us" | "µs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return Err(bad()),
+        };
+        total += number * nanoseconds;
+        rest = &rest[unit..];
+    }
+    match text.is_empty() || total > i64::MAX as f64 {
+        true => Err(bad()),
+        false => Ok(total as i64),
+    }
+}
+
 /// Parses a number of CPUs (`1.5`) to billionths, as the API has it.
 pub(crate) fn parse_cpus(text: &str) -> Result<i64, String> {
     let cpus: f64 = text
@@ -111,6 +170,25 @@ pub(crate) fn env_word(word: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn binary_sizes_have_four_digits() {
+        assert_eq!(binary_size(0), "0B");
+        assert_eq!(binary_size(128 << 20), "128MiB");
+        assert_eq!(binary_size(2_000_000), "1.907MiB");
+        assert_eq!(binary_size(1 << 30), "1GiB");
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(parse_duration("1m30s"), Ok(90_000_000_000));
+        assert_eq!(parse_duration("500ms"), Ok(500_000_000));
+        assert_eq!(parse_duration("1.5h"), Ok(5_400_000_000_000));
+        assert_eq!(parse_duration("0"), Ok(0));
+        for bad in ["", "5", "s", "1x", "-1s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes() {

@@ -7,6 +7,7 @@ use bollard_stubs::models::{ContainerConfig, HostConfig, RestartPolicyNameEnum};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::health::Health;
 use crate::lifecycle::{RestartPolicy, Status};
 use crate::network::{Endpoint, Wanted};
 use crate::spec::Bind;
@@ -91,6 +92,9 @@ pub struct State {
     /// Back-off before the last automatic restart.
     #[serde(default)]
     pub last_delay: Option<Duration>,
+    /// How it does, if somebody checks.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// A user asked for the end of the last run.
     #[serde(default)]
     pub stopped_by_user: bool,
@@ -109,6 +113,7 @@ impl State {
             finished: None,
             restarts: 0,
             last_delay: None,
+            health: None,
             stopped_by_user: false,
         }
     }

@@ -14,6 +14,7 @@ mod network;
 mod ps;
 mod pull;
 mod run;
+mod stats;
 mod system;
 mod top;
 mod trace;
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     Rmi(images::RmiArgs),
     /// Give an image a further name
     Tag(images::TagArgs),
+    /// Print what containers use, again and again
+    Stats(stats::StatsArgs),
     /// Copy files between a container and this machine
     Cp(cp::CpArgs),
     /// Print what a container changed of its image's files
@@ -136,6 +139,7 @@ pub(crate) async fn run(
         Command::Images(args) => images::list(args, client, out).await,
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,
+        Command::Stats(args) => stats::run(args, client, out).await,
         Command::Cp(args) => cp::run(args, client, out).await,
         Command::Diff(args) => files::diff(args, client, out).await,
         Command::Export(args) => files::export(args, client, out).await,

@@ -8,6 +8,7 @@ mod networks;
 mod objects;
 mod progress;
 mod respond;
+mod stats;
 mod streams;
 mod system;
 mod volumes;
@@ -51,6 +52,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .merge(containers::routes())
         .merge(archive::routes())
         .merge(exec::routes())
+        .merge(stats::routes())
         .merge(images::routes())
         .merge(networks::routes())
         .merge(objects::routes())

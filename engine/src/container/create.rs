@@ -14,7 +14,7 @@ use crate::images::ImageInfo;
 use crate::json::lists_from_strings;
 use crate::network::{self, Wanted};
 use crate::record::{ImageUse, Record, State};
-use crate::{ids, names, scratch, spec, volumes};
+use crate::{health, ids, names, scratch, spec, volumes};
 
 /// Attempts at a free random name.
 const NAME_ATTEMPTS: usize = 20;
@@ -91,17 +91,10 @@ impl CreateRequest {
                 "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
             )));
         }
-        let mut warnings = spec::accept(&self.host)?;
-        let tested = self
-            .config
-            .healthcheck
-            .as_ref()
-            .and_then(|check| check.test.as_deref());
-        if tested
-            .is_some_and(|test| !matches!(test.first().map(String::as_str), None | Some("NONE")))
-        {
-            warnings.push("Health checks are not built yet: none is made.".to_owned());
+        if let Some(config) = &self.config.healthcheck {
+            health::check(config)?;
         }
+        let warnings = spec::accept(&self.host)?;
         Ok(warnings)
     }
 }

@@ -93,6 +93,7 @@ impl Engine {
                         } else {
                             ENDED_DRAIN_LIMIT
                         };
+                        self.follow_health(container, &task);
                         self.watch(container, task, pumps, limit);
                     }
                     Err(error) => {

@@ -13,6 +13,7 @@ use super::exit::DRAIN_LIMIT;
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::health::{Check, Health};
 use crate::lifecycle::{Event, Status};
 use crate::network::{self, Owner};
 use crate::record::Record;
@@ -64,6 +65,7 @@ impl Engine {
             Ok((task, pid, pumps)) => {
                 self.mark_running(container, &task, pid).await;
                 self.publish(container, "start", []);
+                self.follow_health(container, &task);
                 self.watch(container, task, pumps, DRAIN_LIMIT);
                 Ok(())
             }
@@ -87,6 +89,8 @@ impl Engine {
                 state.oom_killed = false;
                 state.stopped_by_user = false;
                 state.started = Some(Timestamp::now());
+                let checked = Check::of(record).is_some();
+                record.state.health = checked.then(Health::starting);
             })
             .await;
         if let Err(error) = written {

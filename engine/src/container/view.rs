@@ -7,12 +7,14 @@ use bollard_stubs::models::{
     ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum,
     DriverData, EndpointSettings, MountPoint, NetworkSettings, PortSummary, PortSummaryTypeEnum,
 };
+use bollard_stubs::models::{Health, HealthcheckResult};
 use jiff::Timestamp;
 
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
+use crate::health::Word;
 use crate::ids;
 use crate::json::Filters;
 use crate::lifecycle::Status;
@@ -222,7 +224,31 @@ fn state(record: &Record) -> ContainerState {
         error: Some(record.state.error.clone()),
         started_at: Some(time_text(record.state.started)),
         finished_at: Some(time_text(record.state.finished)),
-        health: None,
+        health: state_health(record),
+    }
+}
+
+fn state_health(record: &Record) -> Option<Health> {
+    let health = record.state.health.as_ref()?;
+    let outcome = |outcome: &crate::health::Outcome| HealthcheckResult {
+        start: Some(outcome.start.to_string()),
+        end: Some(outcome.end.to_string()),
+        exit_code: Some(outcome.exit_code),
+        output: Some(outcome.output.clone()),
+    };
+    Some(Health {
+        status: health.status.name().parse().ok(),
+        failing_streak: Some(i64::from(health.streak)),
+        log: Some(health.log.iter().map(outcome).collect()),
+    })
+}
+
+/// ` (healthy)` and the like.
+fn health_text(record: &Record) -> String {
+    match record.state.health.as_ref().map(|health| health.status) {
+        None => String::new(),
+        Some(Word::Starting) => " (health: starting)".to_owned(),
+        Some(word) => format!(" ({})", word.name()),
     }
 }
 
@@ -298,7 +324,7 @@ fn status_text(record: &Record, now: Timestamp) -> String {
     let since =
         |time: Option<Timestamp>| human_duration(now.duration_since(time.unwrap_or(now)).as_secs());
     match state.status {
-        Status::Running => format!("Up {}", since(state.started)),
+        Status::Running => format!("Up {}{}", since(state.started), health_text(record)),
         Status::Paused => format!("Up {} (Paused)", since(state.started)),
         Status::Restarting => {
             format!(
@@ -399,7 +425,12 @@ fn matches(record: &Record, filters: &Filters) -> bool {
             })
         }),
         "network" => wanted.iter().any(|text| text == "none"),
-        "expose" | "publish" | "health" => false,
+        "health" => {
+            let health = record.state.health.as_ref();
+            let word = health.map_or("none", |health| health.status.name());
+            wanted.iter().any(|text| text == word)
+        }
+        "expose" | "publish" => false,
         // `before` and `since` are applied by the caller; the others do not exclude anything.
         _ => true,
     })

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
@@ -432,6 +433,25 @@ impl Task {
             .close_io(context::with_duration(CALL_LIMIT), &request)
             .await;
         reply.map(|_| ()).map_err(self.failed("close of stdin"))
+    }
+
+    /// The container's figures.
+    pub(crate) async fn stats(&self) -> Result<Metrics> {
+        let request = api::StatsRequest {
+            id: self.id.clone(),
+            ..api::StatsRequest::default()
+        };
+        let reply = self
+            .client
+            .stats(context::with_duration(CALL_LIMIT), &request)
+            .await
+            .map_err(self.failed("stats"))?;
+        let packed = reply.stats.into_option().unwrap_or_default();
+        Metrics::parse_from_bytes(&packed.value).map_err(|error| EngineError::Task {
+            call: "stats",
+            id: self.id.clone(),
+            reason: error.to_string(),
+        })
     }
 
     /// Freezes all processes.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bollard_stubs::models::ContainerConfig;
+use bollard_stubs::models::{ContainerConfig, HealthConfig};
 
 use crate::error::{EngineError, Result};
 
@@ -18,6 +18,7 @@ pub fn merge_image(mut user: ContainerConfig, image: &ContainerConfig) -> Contai
     merge_labels(&mut user.labels, image.labels.as_ref());
     merge_set(&mut user.exposed_ports, image.exposed_ports.as_deref());
     merge_set(&mut user.volumes, image.volumes.as_deref());
+    fill_health(&mut user.healthcheck, image.healthcheck.as_ref());
     if user.shell.is_none() {
         user.shell.clone_from(&image.shell);
     }
@@ -52,6 +53,30 @@ pub fn argv_of(config: &ContainerConfig) -> Result<Vec<String>> {
         return Err(EngineError::BadRequest("no command specified".to_owned()));
     }
     Ok(argv)
+}
+
+/// What the user leaves out of a health check is the image's.
+fn fill_health(user: &mut Option<HealthConfig>, image: Option<&HealthConfig>) {
+    let Some(image) = image else { return };
+    let Some(user) = user else {
+        *user = Some(image.clone());
+        return;
+    };
+    if user.test.as_ref().is_none_or(Vec::is_empty) {
+        user.test.clone_from(&image.test);
+    }
+    let times = [
+        (&mut user.interval, image.interval),
+        (&mut user.timeout, image.timeout),
+        (&mut user.start_period, image.start_period),
+        (&mut user.start_interval, image.start_interval),
+        (&mut user.retries, image.retries),
+    ];
+    for (user, image) in times {
+        if user.is_none_or(|value| value == 0) {
+            *user = image;
+        }
+    }
 }
 
 fn fill_text(user: &mut Option<String>, image: &Option<String>) {

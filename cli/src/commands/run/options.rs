@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig,
-    NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig,
+    HostConfigLogConfig, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
 use super::publish;
 use crate::error::{CliError, Result};
 use crate::terminal;
-use crate::units::{env_word, parse_bytes, parse_cpus, parse_env_file};
+use crate::units::{env_word, parse_bytes, parse_cpus, parse_duration, parse_env_file};
 
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -70,6 +70,27 @@ pub(crate) struct CreateArgs {
     /// Mount something: type=bind|volume|tmpfs,source=...,target=...[,readonly]
     #[arg(long, value_name = "FIELDS")]
     mount: Vec<String>,
+    /// Command that checks the container's health, run by a shell
+    #[arg(long, value_name = "COMMAND")]
+    health_cmd: Option<String>,
+    /// Time between two checks, such as 30s
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    health_interval: Option<i64>,
+    /// Longest that a check may take
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    health_timeout: Option<i64>,
+    /// Bad results in a row that make the container unhealthy
+    #[arg(long, value_name = "COUNT")]
+    health_retries: Option<i64>,
+    /// Time in which bad results don't count
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    health_start_period: Option<i64>,
+    /// Time between two checks in the start period
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    health_start_interval: Option<i64>,
+    /// Make no health check, whatever the image says
+    #[arg(long)]
+    no_healthcheck: bool,
     /// Mount a tmpfs: TARGET[:OPTIONS]
     #[arg(long, value_name = "TARGET[:OPTIONS]")]
     tmpfs: Vec<String>,
@@ -227,9 +248,42 @@ impl CreateArgs {
                     .cloned()
                     .collect(),
             ),
+            healthcheck: self.health()?,
             exposed_ports: some(self.exposed_ports()?),
             networking_config: self.networking_config(),
             ..ContainerCreateBody::default()
+        })
+    }
+
+    fn health(&self) -> Result<Option<HealthConfig>> {
+        let test = self
+            .health_cmd
+            .as_ref()
+            .map(|command| match command.as_str() {
+                "" => vec!["NONE".to_owned()],
+                command => vec!["CMD-SHELL".to_owned(), command.to_owned()],
+            });
+        let config = HealthConfig {
+            test,
+            interval: self.health_interval,
+            timeout: self.health_timeout,
+            retries: self.health_retries,
+            start_period: self.health_start_period,
+            start_interval: self.health_start_interval,
+        };
+        let any = config != HealthConfig::default();
+        if self.no_healthcheck && any {
+            return Err(CliError::usage(
+                "--no-healthcheck conflicts with --health-* options",
+            ));
+        }
+        let none = HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..HealthConfig::default()
+        };
+        Ok(match self.no_healthcheck {
+            true => Some(none),
+            false => any.then_some(config),
         })
     }
 

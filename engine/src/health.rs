@@ -1,0 +1,397 @@
+//! Health checks: a program that runs in a container from time to time, and what its ends say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard_stubs::models::HealthConfig;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::ids;
+use crate::lifecycle::Status;
+use crate::record::Record;
+use crate::shim::{Ended, Task};
+use crate::spec::{exec_process, ExecSpec};
+use crate::streams::{Fifos, Taken};
+
+/// Docker's values for what is left out.
+const INTERVAL: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
+const START_INTERVAL: Duration = Duration::from_secs(5);
+const RETRIES: u32 = 3;
+/// Results that are kept.
+const LOG_LENGTH: usize = 5;
+/// Output of a check that is kept, in bytes.
+const MAX_OUTPUT: u64 = 4096;
+/// Shortest time of any kind but zero, in nanoseconds.
+const SHORTEST: i64 = 1_000_000;
+/// How long a killed check may take to end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is to be checked, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    argv: Vec<String>,
+    interval: Duration,
+    timeout: Duration,
+    retries: u32,
+    start_period: Duration,
+    start_interval: Duration,
+}
+
+/// Docker's words for how a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Word {
+    /// No check has told anything yet.
+    Starting,
+    /// The last check was good.
+    Healthy,
+    /// Several in a row were not.
+    Unhealthy,
+}
+
+impl Word {
+    /// As Docker writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// How a container does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// In a word.
+    pub status: Word,
+    /// Bad results in a row.
+    #[serde(default)]
+    pub streak: u32,
+    /// The last results, oldest first.
+    #[serde(default)]
+    pub log: Vec<Outcome>,
+}
+
+/// One result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// When the check began.
+    pub start: Timestamp,
+    /// When it ended.
+    pub end: Timestamp,
+    /// 0 is good; -1: it took too long.
+    pub exit_code: i64,
+    /// What it printed, cut.
+    pub output: String,
+}
+
+impl Health {
+    /// Before the first check.
+    pub fn starting() -> Self {
+        Self {
+            status: Word::Starting,
+            streak: 0,
+            log: Vec::new(),
+        }
+    }
+
+    /// Takes a result in; `true` if the word changes. Bad results in the start period don't count.
+    fn take(&mut self, outcome: Outcome, retries: u32, in_start_period: bool) -> bool {
+        let before = self.status;
+        if outcome.exit_code == 0 {
+            self.status = Word::Healthy;
+            self.streak = 0;
+        } else if !(in_start_period && self.status == Word::Starting) {
+            self.streak += 1;
+            if retries <= self.streak {
+                self.status = Word::Unhealthy;
+            }
+        }
+        self.log.push(outcome);
+        let surplus = self.log.len().saturating_sub(LOG_LENGTH);
+        self.log.drain(..surplus);
+        self.status != before
+    }
+}
+
+/// Checks what a client asks for, in Docker's words.
+pub(crate) fn check(config: &HealthConfig) -> Result<()> {
+    let times = [
+        ("Interval", config.interval),
+        ("Timeout", config.timeout),
+        ("StartPeriod", config.start_period),
+        ("StartInterval", config.start_interval),
+    ];
+    for (name, time) in times {
+        if time.is_some_and(|time| time != 0 && time < SHORTEST) {
+            return Err(EngineError::BadRequest(format!(
+                "{name} in Healthcheck cannot be less than 1ms"
+            )));
+        }
+    }
+    if config.retries.is_some_and(|retries| retries < 0) {
+        return Err(EngineError::BadRequest(
+            "Retries in Healthcheck cannot be negative".to_owned(),
+        ));
+    }
+    let kind = config.test.as_ref().and_then(|test| test.first());
+    match kind.map(String::as_str) {
+        None | Some("" | "NONE" | "CMD" | "CMD-SHELL") => Ok(()),
+        Some(other) => Err(EngineError::BadRequest(format!(
+            "Unknown healthcheck type {other:?} (expected 'CMD')"
+        ))),
+    }
+}
+
+impl Check {
+    /// The check of a container; `None` if it has none.
+    pub(crate) fn of(record: &Record) -> Option<Self> {
+        let config = record.config.healthcheck.as_ref()?;
+        let test = config.test.as_deref()?;
+        let (kind, rest) = test.split_first()?;
+        let argv = match kind.as_str() {
+            "CMD" if !rest.is_empty() => rest.to_vec(),
+            "CMD-SHELL" if !rest.is_empty() => {
+                let shell = record
+                    .config
+                    .shell
+                    .clone()
+                    .filter(|shell| !shell.is_empty());
+                let mut argv = shell.unwrap_or(vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+                argv.push(rest.join(" "));
+                argv
+            }
+            _ => return None,
+        };
+        let time = |value: Option<i64>, default| {
+            let value = value.and_then(|value| u64::try_from(value).ok());
+            value
+                .filter(|value| 0 < *value)
+                .map_or(default, Duration::from_nanos)
+        };
+        let retries = config
+            .retries
+            .and_then(|retries| u32::try_from(retries).ok());
+        Some(Self {
+            argv,
+            interval: time(config.interval, INTERVAL),
+            timeout: time(config.timeout, TIMEOUT),
+            retries: retries.filter(|retries| 0 < *retries).unwrap_or(RETRIES),
+            start_period: time(config.start_period, Duration::ZERO),
+            start_interval: time(config.start_interval, START_INTERVAL),
+        })
+    }
+}
+
+impl Engine {
+    /// Checks a running container's health until this run of it ends.
+    pub(crate) fn follow_health(self: &Arc<Self>, container: &Arc<Container>, task: &Arc<Task>) {
+        let Some(check) = Check::of(&container.record()) else {
+            return;
+        };
+        let (engine, task) = (Arc::clone(self), Arc::clone(task));
+        let container = Arc::clone(container);
+        tokio::spawn(async move {
+            let mut progress = container.progress.subscribe();
+            let over = progress.wait_for(|progress| !progress.live);
+            tokio::select! {
+                _ = over => {}
+                () = engine.check_for_ever(&container, &task, &check) => {}
+            }
+        });
+    }
+
+    async fn check_for_ever(&self, container: &Container, task: &Arc<Task>, check: &Check) {
+        loop {
+            let record = container.record();
+            let starting = in_start_period(&record, check);
+            let pause = match starting {
+                true => check.start_interval.min(check.interval),
+                false => check.interval,
+            };
+            tokio::time::sleep(pause).await;
+            if container.status() != Status::Running {
+                continue;
+            }
+            let outcome = self.probe(container, task, check).await;
+            let starting = in_start_period(&container.record(), check);
+            let mut word = None;
+            let written = self
+                .update(container, |record| {
+                    let health = record.state.health.get_or_insert_with(Health::starting);
+                    if health.take(outcome, check.retries, starting) {
+                        word = Some(health.status);
+                    }
+                })
+                .await;
+            if let Err(error) = written {
+                tracing::error!(id = container.id(), error = error.message(), "store");
+            }
+            if let Some(word) = word {
+                self.publish(container, &format!("health_status: {}", word.name()), []);
+            }
+        }
+    }
+
+    /// Runs the check once.
+    async fn probe(&self, container: &Container, task: &Arc<Task>, check: &Check) -> Outcome {
+        let start = Timestamp::now();
+        let outcome = |exit_code, output| Outcome {
+            start,
+            end: Timestamp::now(),
+            exit_code,
+            output,
+        };
+        match self.run_probe(container, task, check).await {
+            Ok((code, output)) => outcome(code, output),
+            Err(error) => outcome(1, error.message()),
+        }
+    }
+
+    async fn run_probe(
+        &self,
+        container: &Container,
+        task: &Arc<Task>,
+        check: &Check,
+    ) -> Result<(i64, String)> {
+        let spec = ExecSpec {
+            argv: check.argv.clone(),
+            ..ExecSpec::default()
+        };
+        let process = exec_process(&container.record(), &spec)?;
+        let id = ids::new_id();
+        let dir = self.paths.bundle(container.id());
+        let fifos = Fifos::new(&dir, &format!("health-{}-", ids::short(&id)), false, true);
+        let opened = fifos.clone().create()?;
+        let started = async {
+            task.exec(&id, &process, false, &fifos).await?;
+            let started = task.start(&id).await;
+            if started.is_err() {
+                let _ = task.delete(&id).await;
+            }
+            started
+        };
+        if let Err(error) = started.await {
+            fifos.remove();
+            return Err(error);
+        }
+        let streams = opened.take();
+        let ran = tokio::time::timeout(check.timeout, output_and_end(task, &id, streams)).await;
+        let result = match ran {
+            Ok((code, output)) => (code, output),
+            Err(_) => {
+                let _ = task.kill(&id, libc_sigkill(), false).await;
+                let _ = tokio::time::timeout(KILL_LIMIT, task.wait(&id)).await;
+                let text = format!("Health check exceeded timeout ({:?})", check.timeout);
+                (-1, text)
+            }
+        };
+        let _ = task.delete(&id).await;
+        fifos.remove();
+        Ok(result)
+    }
+}
+
+fn libc_sigkill() -> u32 {
+    rustix::process::Signal::KILL.as_raw().unsigned_abs()
+}
+
+fn in_start_period(record: &Record, check: &Check) -> bool {
+    let Some(started) = record.state.started else {
+        return false;
+    };
+    let ran = Duration::try_from(Timestamp::now().duration_since(started)).unwrap_or_default();
+    ran < check.start_period
+}
+
+async fn output_and_end(task: &Task, id: &str, streams: Taken) -> (i64, String) {
+    let mut output = Vec::new();
+    let mut errors = Vec::new();
+    let read = async {
+        if let Some(stream) = streams.stdout {
+            let _ = read_some(stream, &mut output).await;
+        }
+    };
+    let read_errors = async {
+        if let Some(stream) = streams.stderr {
+            let _ = read_some(stream, &mut errors).await;
+        }
+    };
+    let (ended, (), ()) = tokio::join!(task.wait(id), read, read_errors);
+    output.extend(errors);
+    output.truncate(usize::try_from(MAX_OUTPUT).unwrap_or(usize::MAX));
+    let code = match ended {
+        Ended::Exited(code) => code,
+        Ended::ShimLost => -1,
+    };
+    (code, String::from_utf8_lossy(&output).into_owned())
+}
+
+/// Keeps the first bytes, and reads to the end.
+async fn read_some(
+    mut stream: tokio::net::unix::pipe::Receiver,
+    into: &mut Vec<u8>,
+) -> std::io::Result<()> {
+    (&mut stream).take(MAX_OUTPUT).read_to_end(into).await?;
+    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(exit_code: i64) -> Outcome {
+        Outcome {
+            start: Timestamp::UNIX_EPOCH,
+            end: Timestamp::UNIX_EPOCH,
+            exit_code,
+            output: String::new(),
+        }
+    }
+
+    #[test]
+    fn several_bad_results_in_a_row_are_unhealthy() {
+        let mut health = Health::starting();
+        assert!(!health.take(outcome(1), 2, false));
+        assert!(health.take(outcome(1), 2, false));
+        assert_eq!((health.status, health.streak), (Word::Unhealthy, 2));
+        assert!(health.take(outcome(0), 2, false));
+        assert_eq!((health.status, health.streak), (Word::Healthy, 0));
+        for _ in 0..10 {
+            health.take(outcome(0), 2, false);
+        }
+        assert_eq!(health.log.len(), LOG_LENGTH);
+    }
+
+    #[test]
+    fn the_start_period_forgives() {
+        let mut health = Health::starting();
+        for _ in 0..5 {
+            assert!(!health.take(outcome(1), 2, true));
+        }
+        assert_eq!((health.status, health.streak), (Word::Starting, 0));
+        health.take(outcome(0), 2, true);
+        health.take(outcome(1), 1, true);
+        assert_eq!(health.status, Word::Unhealthy);
+    }
+
+    #[test]
+    fn what_cannot_be_a_check_is_refused() {
+        let config = |test: &[&str], interval| HealthConfig {
+            test: Some(test.iter().map(|word| (*word).to_owned()).collect()),
+            interval: Some(interval),
+            ..HealthConfig::default()
+        };
+        assert!(check(&config(&["CMD", "x"], 0)).is_ok());
+        assert!(check(&config(&["CMD", "x"], 5)).is_err());
+        assert!(check(&config(&["RUN", "x"], 0)).is_err());
+    }
+}

@@ -1,0 +1,191 @@
+//! A running container's figures, as Docker tells them.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use serde_json::{json, Value};
+
+use crate::container::{live_task, Container};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::record::Record;
+
+/// Clock ticks per second of Docker's `system_cpu_usage`.
+const TICKS: u64 = 100;
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// One look at a container.
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    read: jiff::Timestamp,
+    metrics: Metrics,
+    networks: HashMap<String, Value>,
+    host_cpu: u64,
+    online_cpus: u64,
+}
+
+impl Engine {
+    /// Looks at a running container once.
+    pub(crate) async fn sample(&self, container: &Arc<Container>) -> Result<Sample> {
+        let metrics = live_task(container)?.stats().await?;
+        Ok(Sample {
+            read: jiff::Timestamp::now(),
+            networks: networks(&container.record()),
+            metrics,
+            host_cpu: host_cpu().unwrap_or_default(),
+            online_cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+        })
+    }
+}
+
+/// Docker's document; `before` is the look before, if there was one.
+pub(crate) fn document(record: &Record, now: Option<&Sample>, before: Option<&Sample>) -> Value {
+    let zero = "0001-01-01T00:00:00Z".to_owned();
+    let time = |sample: Option<&Sample>| sample.map_or(zero.clone(), |s| s.read.to_string());
+    let cpu = |sample: Option<&Sample>| sample.map_or_else(no_cpu, cpu);
+    json!({
+        "id": record.id,
+        "name": format!("/{}", record.name),
+        "read": time(now),
+        "preread": time(before),
+        "num_procs": 0,
+        "storage_stats": {},
+        "pids_stats": now.map_or(json!({}), pids),
+        "cpu_stats": cpu(now),
+        "precpu_stats": cpu(before),
+        "memory_stats": now.map_or(json!({}), |sample| memory(record, sample)),
+        "blkio_stats": now.map_or(json!({}), blkio),
+        "networks": now.map_or(json!({}), |sample| json!(sample.networks)),
+    })
+}
+
+fn no_cpu() -> Value {
+    json!({
+        "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
+        "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+    })
+}
+
+fn cpu(sample: &Sample) -> Value {
+    let cpu = &sample.metrics.cpu;
+    let nanoseconds = |microseconds: u64| microseconds.saturating_mul(1000);
+    json!({
+        "cpu_usage": {
+            "total_usage": nanoseconds(cpu.usage_usec),
+            "usage_in_kernelmode": nanoseconds(cpu.system_usec),
+            "usage_in_usermode": nanoseconds(cpu.user_usec),
+        },
+        "system_cpu_usage": sample.host_cpu,
+        "online_cpus": sample.online_cpus,
+        "throttling_data": {
+            "periods": cpu.nr_periods,
+            "throttled_periods": cpu.nr_throttled,
+            "throttled_time": nanoseconds(cpu.throttled_usec),
+        },
+    })
+}
+
+fn pids(sample: &Sample) -> Value {
+    let pids = &sample.metrics.pids;
+    match pids.limit {
+        0 => json!({ "current": pids.current }),
+        limit => json!({ "current": pids.current, "limit": limit }),
+    }
+}
+
+fn memory(record: &Record, sample: &Sample) -> Value {
+    let memory = &sample.metrics.memory;
+    let wanted = record
+        .host
+        .memory
+        .and_then(|bytes| u64::try_from(bytes).ok());
+    let vm = hull_shim::lower::DEFAULT_MEMORY_BYTES;
+    let limit = wanted.filter(|bytes| 0 < *bytes).unwrap_or(vm);
+    json!({
+        "usage": memory.usage,
+        "limit": limit.min(memory.usage_limit),
+        "stats": {
+            "active_anon": memory.active_anon,
+            "active_file": memory.active_file,
+            "anon": memory.anon,
+            "file": memory.file,
+            "file_dirty": memory.file_dirty,
+            "file_mapped": memory.file_mapped,
+            "inactive_anon": memory.inactive_anon,
+            "inactive_file": memory.inactive_file,
+            "kernel_stack": memory.kernel_stack,
+            "pgfault": memory.pgfault,
+            "pgmajfault": memory.pgmajfault,
+            "shmem": memory.shmem,
+            "slab": memory.slab,
+            "sock": memory.sock,
+        },
+    })
+}
+
+fn blkio(sample: &Sample) -> Value {
+    let entry = |major: u64, minor: u64, op: &str, value: u64| json!({ "major": major, "minor": minor, "op": op, "value": value });
+    let (mut bytes, mut operations) = (Vec::new(), Vec::new());
+    for io in &sample.metrics.io.usage {
+        bytes.push(entry(io.major, io.minor, "read", io.rbytes));
+        bytes.push(entry(io.major, io.minor, "write", io.wbytes));
+        operations.push(entry(io.major, io.minor, "read", io.rios));
+        operations.push(entry(io.major, io.minor, "write", io.wios));
+    }
+    json!({
+        "io_service_bytes_recursive": bytes,
+        "io_serviced_recursive": operations,
+        "io_queue_recursive": null,
+        "io_service_time_recursive": null,
+        "io_wait_time_recursive": null,
+        "io_merged_recursive": null,
+        "io_time_recursive": null,
+        "sectors_recursive": null,
+    })
+}
+
+/// By the counters of the taps, whose two directions are the container's turned round.
+fn networks(record: &Record) -> HashMap<String, Value> {
+    let mut all = HashMap::new();
+    for (index, endpoint) in record.endpoints.iter().enumerate() {
+        let directory = Path::new("/sys/class/net")
+            .join(&endpoint.tap)
+            .join("statistics");
+        let read = |name: &str| -> u64 {
+            let text = std::fs::read_to_string(directory.join(name));
+            text.ok()
+                .and_then(|text| text.trim().parse().ok())
+                .unwrap_or_default()
+        };
+        all.insert(
+            format!("eth{index}"),
+            json!({
+                "rx_bytes": read("tx_bytes"),
+                "rx_packets": read("tx_packets"),
+                "rx_errors": read("tx_errors"),
+                "rx_dropped": read("tx_dropped"),
+                "tx_bytes": read("rx_bytes"),
+                "tx_packets": read("rx_packets"),
+                "tx_errors": read("rx_errors"),
+                "tx_dropped": read("rx_dropped"),
+            }),
+        );
+    }
+    all
+}
+
+/// Nanoseconds that the host's CPUs have run, as Docker counts them.
+fn host_cpu() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let line = stat.lines().find(|line| line.starts_with("cpu "))?;
+    // user to softirq and steal; guest time is part of user time.
+    let ticks: u64 = line
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Some(ticks.saturating_mul(NANOSECONDS / TICKS))
+}
