@@ -392,14 +392,17 @@ impl Task {
         Ok(())
     }
 
-    /// Waits until the shim's socket is gone: the next shim of this container listens there.
+    /// Waits until nobody listens on the shim's socket: the next shim of this container does so
+    /// there.
     async fn await_end(&self) {
         let socket = self
             .address
             .strip_prefix("unix://")
             .unwrap_or(&self.address);
         let deadline = tokio::time::Instant::now() + END_LIMIT;
-        while Path::new(socket).exists() && tokio::time::Instant::now() < deadline {
+        while tokio::net::UnixStream::connect(socket).await.is_ok()
+            && tokio::time::Instant::now() < deadline
+        {
             tokio::time::sleep(END_POLL).await;
         }
     }
