@@ -2,6 +2,7 @@
 //! one-off microVM.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,14 +12,15 @@ use bollard_stubs::models::ContainerConfig;
 use futures_util::future::BoxFuture;
 use hull_image::{
     Digest, ErrorKind, Image, ImageError, LoadedImage, NoProgress, Platform, Progress, PruneReport,
-    Reference, RegistryConfig, RemoveOptions, Removed, UnpackJob, UnpackOutcome, UnpackProgress,
-    Unpacker,
+    Pushed, Reference, RegistryConfig, RemoveOptions, Removed, Saved, UnpackJob, UnpackOutcome,
+    UnpackProgress, Unpacker,
 };
 use hull_shim::runtime_dir::EXEC_ROOT_ENV;
 use hull_shim::unpack::{Compression, Job, Layer, Limits};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::pipe;
 
 use crate::error::{chain, EngineError, ImageFailure, Kind, Result};
 use crate::paths::Paths;
@@ -125,6 +127,29 @@ impl Images {
             unpacked.map_err(|error| failure(&error))?;
         }
         Ok(loaded)
+    }
+
+    /// Sends an image to its registry.
+    pub(crate) async fn push(
+        &self,
+        reference: &Reference,
+        progress: &dyn Progress,
+    ) -> Result<Pushed> {
+        let pushed = self.store.push(reference, progress).await;
+        pushed.map_err(|error| failure(&error))
+    }
+
+    /// Images as an archive, which is made as it is read.
+    pub(crate) fn save(&self, images: Vec<Saved>) -> std::io::Result<pipe::Receiver> {
+        let (reader, writer) = std::io::pipe()?;
+        let receiver = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.save(&images, writer) {
+                tracing::debug!(error = chain(&error), "saving images");
+            }
+        });
+        Ok(receiver)
     }
 
     pub(crate) async fn list(&self) -> Result<Vec<Image>> {

@@ -13,6 +13,7 @@ mod logs;
 mod network;
 mod ps;
 mod pull;
+mod push;
 mod run;
 mod stats;
 mod system;
@@ -77,6 +78,10 @@ pub(crate) enum Command {
     Rmi(images::RmiArgs),
     /// Give an image a further name
     Tag(images::TagArgs),
+    /// Send an image to its registry
+    Push(push::PushArgs),
+    /// Write images as an archive
+    Save(push::SaveArgs),
     /// Print what containers use, again and again
     Stats(stats::StatsArgs),
     /// Copy files between a container and this machine
@@ -140,6 +145,8 @@ pub(crate) async fn run(
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,
         Command::Stats(args) => stats::run(args, client, out).await,
+        Command::Push(args) => push::push(args, client, out).await,
+        Command::Save(args) => push::save(args, client, out).await,
         Command::Cp(args) => cp::run(args, client, out).await,
         Command::Diff(args) => files::diff(args, client, out).await,
         Command::Export(args) => files::export(args, client, out).await,

@@ -31,6 +31,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/images/json", get(list))
         .route("/images/create", post(pull))
         .route("/images/load", post(load))
+        .route("/images/get", get(save_many))
         .route("/images/prune", post(prune))
         .route("/images/{*rest}", any(one))
 }
@@ -41,6 +42,7 @@ async fn one(
     method: Method,
     Path(rest): Path<String>,
     Query(query): Query,
+    headers: HeaderMap,
 ) -> Answer<Response> {
     let (name, action) = match rest.rsplit_once('/') {
         Some((name, action)) if method != Method::DELETE => (name, action),
@@ -49,6 +51,8 @@ async fn one(
     match (method.as_str(), action) {
         ("GET", "json") => Ok(Json(inspect(&engine.images.find(name).await?)?).into_response()),
         ("GET", "history") => Ok(Json(history(&engine.images.find(name).await?)?).into_response()),
+        ("GET", "get") => save(&engine, &[name.to_owned()]).await,
+        ("POST", "push") => push(&engine, name, &query, &headers).await,
         ("POST", "tag") => tag(&engine, name, &query).await,
         ("DELETE", _) => remove(&engine, name, &query).await,
         _ => Err(EngineError::NotBuilt(format!("{method} /images/{rest}")).into()),
@@ -317,16 +321,7 @@ async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer
     let Some(name) = query.get("fromImage") else {
         return Err(EngineError::NotBuilt("importing an image (fromSrc)".to_owned()).into());
     };
-    if headers
-        .get("x-registry-auth")
-        .is_some_and(|auth| has_credentials(auth.as_bytes()))
-    {
-        return Err(EngineError::NotBuilt(
-            "credentials in X-Registry-Auth (put them into hulld's ~/.docker/config.json): using"
-                .to_owned(),
-        )
-        .into());
-    }
+    refuse_credentials(&headers)?;
     let text = match query.get("tag") {
         Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
         Some(tag) => format!("{name}:{tag}"),
@@ -357,6 +352,115 @@ async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer
         Ok(vec![json!({ "status": status })])
     };
     with_progress(operation, false).await
+}
+
+fn refuse_credentials(headers: &HeaderMap) -> Result<()> {
+    let header = headers.get("x-registry-auth");
+    match header.is_some_and(|auth| has_credentials(auth.as_bytes())) {
+        false => Ok(()),
+        true => Err(EngineError::NotBuilt(
+            "credentials in X-Registry-Auth (put them into hulld's ~/.docker/config.json): using"
+                .to_owned(),
+        )),
+    }
+}
+
+async fn push(
+    engine: &Arc<Engine>,
+    name: &str,
+    query: &Params,
+    headers: &HeaderMap,
+) -> Answer<Response> {
+    refuse_credentials(headers)?;
+    let text = match query.get("tag") {
+        Some(tag) => format!("{name}:{tag}"),
+        None => name.to_owned(),
+    };
+    let wanted = parse_reference(&text)?;
+    // Without a tag, all tags of the repository are meant.
+    let all = engine.images.list().await?;
+    let tags = all.iter().flat_map(|image| &image.repo_tags);
+    let references: Vec<_> = tags
+        .filter_map(|tag| parse_reference(tag).ok())
+        .filter(|tag| {
+            let same =
+                tag.registry() == wanted.registry() && tag.repository() == wanted.repository();
+            same && (wanted.tag().is_none() || tag.tag() == wanted.tag())
+        })
+        .collect();
+    if references.is_empty() {
+        return Err(EngineError::BadRequest(format!(
+            "An image does not exist locally with the tag: {}",
+            wanted.familiar_name()
+        ))
+        .into());
+    }
+    let engine = Arc::clone(engine);
+    let operation = move |progress: ProgressLines| async move {
+        let mut lines = Vec::new();
+        for reference in references {
+            let pushed = engine.images.push(&reference, &progress).await?;
+            let name = reference.familiar();
+            publish(&engine, "push", &name, &name);
+            let tag = reference.tag().unwrap_or("latest");
+            let (digest, size) = (pushed.digest.to_string(), pushed.size);
+            lines.push(json!({ "status": format!("{tag}: digest: {digest} size: {size}") }));
+            lines.push(json!({
+                "progressDetail": {},
+                "aux": { "Tag": tag, "Digest": digest, "Size": size },
+            }));
+        }
+        Ok(lines)
+    };
+    with_progress(operation, false).await
+}
+
+/// `?names=A&names=B`.
+async fn save_many(engine: Shared, uri: axum::http::Uri) -> Answer<Response> {
+    let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(&uri)
+        .map(|query| query.0)
+        .map_err(|error| EngineError::BadRequest(error.to_string()))?;
+    let names = pairs.into_iter().filter(|(key, _)| key == "names");
+    let names: Vec<String> = names
+        .flat_map(|(_, value)| value.split(',').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    save(&engine, &names).await
+}
+
+async fn save(engine: &Arc<Engine>, names: &[String]) -> Answer<Response> {
+    if names.is_empty() {
+        return Err(EngineError::BadRequest("no image is named".to_owned()).into());
+    }
+    let mut saved: Vec<hull_image::Saved> = Vec::new();
+    for name in names {
+        let image = engine.images.find(name).await?;
+        // An id is saved without a name; a repository with all its tags, a tag with itself.
+        let tags = image
+            .repo_tags
+            .iter()
+            .filter_map(|tag| parse_reference(tag).ok());
+        let wanted = parse_reference(name).ok();
+        let own = tags.filter(|tag| {
+            wanted.as_ref().is_some_and(|wanted| {
+                let same = tag.repository() == wanted.repository();
+                same && tag.registry() == wanted.registry()
+                    && (wanted.tag().is_none() || wanted.tag() == tag.tag())
+            })
+        });
+        let own: Vec<_> = own.collect();
+        match saved.iter_mut().find(|other| other.image == image.id) {
+            Some(other) => other.names.extend(own),
+            None => saved.push(hull_image::Saved {
+                image: image.id,
+                names: own,
+            }),
+        }
+    }
+    let archive = engine.images.save(saved);
+    let archive = archive.map_err(|error| EngineError::io("open", "a pipe", error))?;
+    let body = Body::from_stream(tokio_util::io::ReaderStream::new(archive));
+    let kind = [(axum::http::header::CONTENT_TYPE, "application/x-tar")];
+    Ok((StatusCode::OK, kind, body).into_response())
 }
 
 /// The command line sends an empty object in base64 where it has no credentials.

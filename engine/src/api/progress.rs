@@ -41,7 +41,8 @@ impl Progress for ProgressLines {
             ProgressEvent::Layer { digest, phase } => {
                 let detail = match phase {
                     LayerPhase::Downloading { current, total }
-                    | LayerPhase::Extracting { current, total } => {
+                    | LayerPhase::Extracting { current, total }
+                    | LayerPhase::Pushing { current, total } => {
                         json!({ "current": current, "total": total })
                     }
                     _ => json!({}),

@@ -88,6 +88,8 @@ pub enum ImageError {
     NotAnImage { reason: String },
     #[error("failed to read the archive")]
     ReadArchive { source: io::Error },
+    #[error("failed to write the archive")]
+    WriteArchive { source: io::Error },
     #[error("failed to unpack image {image}")]
     Unpack {
         image: String,
@@ -119,6 +121,7 @@ impl ImageError {
             Self::AmbiguousId { .. } | Self::NotAnImage { .. } | Self::ReadArchive { .. } => {
                 ErrorKind::InvalidInput
             }
+            Self::WriteArchive { .. } => ErrorKind::Host,
             Self::UsedByContainer { .. } | Self::ManyReferences { .. } => ErrorKind::Conflict,
             Self::NoMatchingPlatform { .. } => ErrorKind::NotFound,
             Self::WrongPlatform { .. }

@@ -57,6 +57,21 @@ pub enum LayerPhase {
     },
     /// Part of an unpacked image.
     PullComplete,
+    /// Looked for at the registry that it goes to.
+    Preparing,
+    /// Bytes sent so far.
+    Pushing {
+        /// Sent.
+        current: u64,
+        /// Size of the blob.
+        total: u64,
+    },
+    /// Sent.
+    Pushed,
+    /// The registry had it.
+    LayerExists,
+    /// Another repository of the registry had it.
+    Mounted,
 }
 
 impl LayerPhase {
@@ -71,6 +86,11 @@ impl LayerPhase {
             Self::DownloadComplete => "Download complete",
             Self::Extracting { .. } => "Extracting",
             Self::PullComplete => "Pull complete",
+            Self::Preparing => "Preparing",
+            Self::Pushing { .. } => "Pushing",
+            Self::Pushed => "Pushed",
+            Self::LayerExists => "Layer already exists",
+            Self::Mounted => "Mounted",
         }
     }
 }

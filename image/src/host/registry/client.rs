@@ -34,6 +34,30 @@ pub(crate) struct Request<'a> {
     pub(crate) what: &'a str,
 }
 
+/// What makes a body, once for each try.
+pub(crate) type MakeBody = Box<dyn Fn() -> std::io::Result<reqwest::Body> + Send + Sync>;
+
+/// A request that is no GET.
+pub(crate) struct Sent {
+    pub(crate) method: reqwest::Method,
+    /// In the place of the request's own.
+    pub(crate) url: Option<Url>,
+    pub(crate) headers: Vec<(reqwest::header::HeaderName, String)>,
+    pub(crate) body: Option<MakeBody>,
+}
+
+impl Sent {
+    /// Without a body.
+    pub(crate) fn empty(method: reqwest::Method) -> Self {
+        Self {
+            method,
+            url: None,
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+}
+
 /// Talks to registries; one for all of them. Tokens are kept for as long as they hold.
 #[derive(Debug)]
 pub(crate) struct RegistryClient {
@@ -135,6 +159,51 @@ impl RegistryClient {
         self.authorize(request, first.headers()).await?;
         let second = self.send(request).await?;
         self.check(request, second).await
+    }
+
+    /// Sends a request that is no GET, with a login where the registry wants one.
+    pub(crate) async fn exchange(
+        &self,
+        request: &Request<'_>,
+        sent: &Sent,
+    ) -> Result<Response, RegistryError> {
+        let first = self.send_once(request, sent).await?;
+        if first.status() != StatusCode::UNAUTHORIZED {
+            return self.check(request, first).await;
+        }
+        self.authorize(request, first.headers()).await?;
+        let second = self.send_once(request, sent).await?;
+        self.check(request, second).await
+    }
+
+    async fn send_once(
+        &self,
+        request: &Request<'_>,
+        sent: &Sent,
+    ) -> Result<Response, RegistryError> {
+        let url = match &sent.url {
+            Some(url) => url.clone(),
+            None => self.url(request)?,
+        };
+        let mut builder = self.http.request(sent.method.clone(), url);
+        for (name, value) in &sent.headers {
+            builder = builder.header(name, value);
+        }
+        if let Some(value) = self.token(request) {
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        if let Some(make) = &sent.body {
+            let body = make().map_err(|error| protocol(request, error.to_string()))?;
+            builder = builder.body(body);
+        }
+        builder
+            .send()
+            .await
+            .map_err(|source| RegistryError::Unreachable {
+                registry: request.registry.to_owned(),
+                what: request.what.to_owned(),
+                source,
+            })
     }
 
     async fn send(&self, request: &Request<'_>) -> Result<Response, RegistryError> {

@@ -1,10 +1,11 @@
-//! The registry client (OCI distribution specification, pull side).
+//! The registry client (OCI distribution specification).
 
 mod auth;
 mod client;
 mod error;
 mod fetch;
 mod platform;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub(crate) use client::RegistryClient;
 pub use error::RegistryError;
 pub(crate) use fetch::{BlobSink, FetchError};
 pub use platform::Platform;
+pub(crate) use upload::{Blob, Uploaded};
 
 /// A user name and a password (or token) for one registry.
 #[derive(Clone, PartialEq, Eq)]

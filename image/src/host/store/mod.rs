@@ -16,8 +16,10 @@ mod archive;
 mod content;
 mod load;
 mod pull;
+mod push;
 mod records;
 mod remove;
+mod save;
 mod types;
 mod unpacked;
 
@@ -28,6 +30,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncRead;
 
+pub use push::Pushed;
+pub use save::Saved;
 pub use types::{
     Image, ImageLayer, Leftovers, LoadedImage, PruneReport, RemoveOptions, Removed, UnpackJob,
     UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
@@ -113,6 +117,27 @@ impl Store {
         // Files of the archive that no image needs.
         remove::collect_unreferenced(&self.inner)?;
         result
+    }
+
+    /// Sends what a registry lacks of the image that `reference` names, and puts the name there.
+    ///
+    /// # Errors
+    /// [`ImageError::NoSuchImage`], registry errors.
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        progress: &dyn Progress,
+    ) -> Result<Pushed, ImageError> {
+        push::push(&self.inner, reference, progress).await
+    }
+
+    /// Writes images as an archive that docker, podman and this store load. It blocks for as long
+    /// as `out` does.
+    ///
+    /// # Errors
+    /// [`ImageError::NoSuchImage`], [`ImageError::WriteArchive`].
+    pub fn save(&self, images: &[Saved], out: impl std::io::Write) -> Result<(), ImageError> {
+        save::save(&self.inner, images, out)
     }
 
     /// All images, the one named last first.

@@ -1,0 +1,179 @@
+//! Blobs and manifests to a registry (OCI distribution specification, "Push").
+
+use std::path::Path;
+
+use futures_util::TryStreamExt as _;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use reqwest::{Body, Method, Response, StatusCode};
+
+use super::client::{RegistryClient, Request, Sent};
+use super::RegistryError;
+use crate::host::Reference;
+use crate::Digest;
+
+/// Bytes read of a blob at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What became of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uploaded {
+    /// The repository had it.
+    There,
+    /// Another repository of the registry had it.
+    Mounted,
+    /// It was sent.
+    Sent,
+}
+
+/// A blob of the store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Blob<'a> {
+    pub(crate) digest: Digest,
+    pub(crate) path: &'a Path,
+    pub(crate) length: u64,
+    /// A repository of the same registry that may have it.
+    pub(crate) from: Option<&'a str>,
+}
+
+fn request<'a>(reference: &'a Reference, path: String, what: &'a str) -> Request<'a> {
+    Request {
+        registry: reference.registry(),
+        repository: reference.repository(),
+        path,
+        accept: &[],
+        from: 0,
+        what,
+    }
+}
+
+impl RegistryClient {
+    /// Puts a blob into `reference`'s repository, unless it is there. `progress` hears how many
+    /// bytes have gone.
+    pub(crate) async fn upload(
+        &self,
+        reference: &Reference,
+        blob: Blob<'_>,
+        progress: impl Fn(u64) + Send + Sync + Clone + 'static,
+    ) -> Result<Uploaded, RegistryError> {
+        let what = format!("blob {}", blob.digest);
+        let head = request(reference, format!("blobs/{}", blob.digest), &what);
+        match self.exchange(&head, &Sent::empty(Method::HEAD)).await {
+            Ok(_) => return Ok(Uploaded::There),
+            Err(RegistryError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let mut attempt = 1;
+        loop {
+            let failure = match self
+                .upload_once(reference, blob, &what, progress.clone())
+                .await
+            {
+                Ok(uploaded) => return Ok(uploaded),
+                Err(failure) => failure,
+            };
+            let Some(pause) = self.pause_after(&failure, attempt) else {
+                return Err(failure);
+            };
+            tracing::debug!(attempt, ?pause, error = %failure, "uploading again");
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    async fn upload_once(
+        &self,
+        reference: &Reference,
+        blob: Blob<'_>,
+        what: &str,
+        progress: impl Fn(u64) + Send + Sync + Clone + 'static,
+    ) -> Result<Uploaded, RegistryError> {
+        let mut path = "blobs/uploads/".to_owned();
+        if let Some(from) = blob.from {
+            path.push_str(&format!("?mount={}&from={from}", blob.digest));
+        }
+        let start = request(reference, path, what);
+        let started = self.exchange(&start, &Sent::empty(Method::POST)).await?;
+        if started.status() == StatusCode::CREATED {
+            return Ok(Uploaded::Mounted);
+        }
+        let mut location = self.location(&start, &started)?;
+        location
+            .query_pairs_mut()
+            .append_pair("digest", &blob.digest.to_string());
+        let sent = Sent {
+            method: Method::PUT,
+            url: Some(location),
+            headers: vec![
+                (CONTENT_TYPE, "application/octet-stream".to_owned()),
+                (CONTENT_LENGTH, blob.length.to_string()),
+            ],
+            body: Some(Box::new(file_body(blob.path, progress))),
+        };
+        self.exchange(&start, &sent).await?;
+        Ok(Uploaded::Sent)
+    }
+
+    /// Where an upload goes on; a registry may leave its own address out.
+    fn location(
+        &self,
+        request: &Request<'_>,
+        response: &Response,
+    ) -> Result<reqwest::Url, RegistryError> {
+        let broken = |detail: &str| RegistryError::Protocol {
+            registry: request.registry.to_owned(),
+            what: request.what.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let header = response.headers().get(LOCATION);
+        let text = header
+            .and_then(|value| value.to_str().ok())
+            .ok_or_else(|| broken("it names no place to upload to"))?;
+        let location = response
+            .url()
+            .join(text)
+            .map_err(|_| broken("the place to upload to is no URL"))?;
+        if response.url().scheme() == "https" && location.scheme() != "https" {
+            return Err(broken("the place to upload to is not HTTPS"));
+        }
+        Ok(location)
+    }
+
+    /// Puts a manifest under the reference's tag.
+    pub(crate) async fn put_manifest(
+        &self,
+        reference: &Reference,
+        content: &[u8],
+        media_type: &str,
+    ) -> Result<(), RegistryError> {
+        let what = format!("image {reference}");
+        let identifier = reference.identifier();
+        let request = request(reference, format!("manifests/{identifier}"), &what);
+        let content = content.to_vec();
+        let sent = Sent {
+            method: Method::PUT,
+            url: None,
+            headers: vec![(CONTENT_TYPE, media_type.to_owned())],
+            body: Some(Box::new(move || Ok(Body::from(content.clone())))),
+        };
+        self.exchange(&request, &sent).await.map(drop)
+    }
+}
+
+/// A body that is a file's content, made anew for each try.
+fn file_body(
+    path: &Path,
+    progress: impl Fn(u64) + Send + Sync + Clone + 'static,
+) -> impl Fn() -> std::io::Result<Body> + Send + Sync {
+    let path = path.to_owned();
+    move || {
+        let file = tokio::fs::File::from_std(std::fs::File::open(&path)?);
+        let progress = progress.clone();
+        let mut total = 0;
+        let chunks = tokio_util::io::ReaderStream::with_capacity(file, CHUNK_BYTES);
+        let chunks = chunks.inspect_ok(move |chunk| {
+            total += chunk.len() as u64;
+            progress(total);
+        });
+        Ok(Body::wrap_stream(chunks))
+    }
+}
