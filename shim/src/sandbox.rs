@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hull_network::foreign::Foreign;
-use hull_protocol::agent::{ConfigureNetworkRequest, ConfigureSandboxRequest};
+use hull_protocol::agent::{
+    ConfigureNetworkRequest, ConfigureSandboxRequest, RemoveInterfaceRequest,
+};
 use hull_vm_config::{FdName, Slot, VmConfig};
 
 use crate::agent::{Agent, AgentError, CALL_LIMIT};
@@ -15,7 +17,7 @@ use crate::lower::{
     resource, slot_number, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD,
     KERNEL_FD,
 };
-use crate::network::Attachments;
+use crate::network::{Attachments, NetworkError};
 use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{ShareError, ShareServer};
@@ -168,9 +170,10 @@ impl Sandbox {
         })
     }
 
-    /// Gives a VM without a network one.
+    /// Plugs interfaces in while the VM runs, into network slots from the `first` on.
     pub async fn attach_network(
         &self,
+        first: usize,
         attachments: &Attachments,
         taps: Vec<OwnedFd>,
         foreign: Option<Foreign>,
@@ -178,8 +181,10 @@ impl Sandbox {
         let mut lowered = attachments.lower().map_err(LowerError::from)?;
         let interfaces = lowered.request.interfaces.iter_mut();
         let devices = lowered.devices.iter().zip(taps);
-        for (slot, ((device, tap), interface)) in
-            Slot::NETS.into_iter().zip(devices.zip(interfaces))
+        for (slot, ((device, tap), interface)) in Slot::NETS
+            .into_iter()
+            .skip(first)
+            .zip(devices.zip(interfaces))
         {
             self.vm
                 .attach_net(slot, tap, device.mac, device.mtu)
@@ -189,6 +194,27 @@ impl Sandbox {
         set_up(&self.vm, &self.agent, lowered.request, foreign.as_ref()).await?;
         let mut kept = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend(foreign);
+        Ok(())
+    }
+
+    /// Pulls the interface in a network slot out.
+    pub async fn detach_network(&self, index: usize) -> Result<(), SandboxError> {
+        let Some(slot) = Slot::NETS.get(index).copied() else {
+            let count = index + 1;
+            return Err(LowerError::from(NetworkError::TooMany { count }).into());
+        };
+        let request = RemoveInterfaceRequest {
+            slot: slot_number(slot),
+            ..Default::default()
+        };
+        self.agent
+            .call(
+                "RemoveInterface",
+                CALL_LIMIT,
+                |client, context| async move { client.remove_interface(context, &request).await },
+            )
+            .await?;
+        self.vm.detach_net(slot).await?;
         Ok(())
     }
 

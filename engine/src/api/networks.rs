@@ -237,7 +237,6 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
     let request: NetworkConnectRequest = parse(&body)?;
     let network = engine.networks.find(&name)?;
     let container = engine.container(&request.container)?;
-    refuse_live(&container, "connecting")?;
     let settings = request.endpoint_config.unwrap_or_default();
     let mut wanted = Wanted {
         network: network.id.clone(),
@@ -257,9 +256,7 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
         ))
         .into());
     }
-    engine
-        .update(&container, |record| record.networks.push(wanted))
-        .await?;
+    engine.connect_network(&container, wanted).await?;
     publish(&engine, "connect", &network);
     Ok(StatusCode::OK)
 }
@@ -268,7 +265,6 @@ async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> An
     let request: NetworkDisconnectRequest = parse(&body)?;
     let network = engine.networks.find(&name)?;
     let container = engine.container(&request.container)?;
-    refuse_live(&container, "disconnecting")?;
     let there = container
         .lock()
         .networks
@@ -282,22 +278,7 @@ async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> An
         ))
         .into());
     }
-    engine
-        .update(&container, |record| {
-            record
-                .networks
-                .retain(|wanted| wanted.network != network.id);
-        })
-        .await?;
+    engine.disconnect_network(&container, &network.id).await?;
     publish(&engine, "disconnect", &network);
     Ok(StatusCode::OK)
-}
-
-fn refuse_live(container: &crate::container::Container, what: &str) -> Result<()> {
-    if container.status().is_live() {
-        return Err(EngineError::NotBuilt(format!(
-            "{what} a running container (stop it first)"
-        )));
-    }
-    Ok(())
 }

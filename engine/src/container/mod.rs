@@ -1,5 +1,6 @@
 //! Containers in memory and what can be done with them.
 
+mod connect;
 mod create;
 mod exit;
 mod remove;

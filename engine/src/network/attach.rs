@@ -7,6 +7,7 @@ use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::ports::{Bound, Published};
 use hull_network::{pool, rules, tap};
 use hull_shim::network::{Attachment, Attachments};
+use hull_vm_config::Slot;
 
 use super::manage::{host, Networks, State};
 use super::ports::{port_map, PublishedPort};
@@ -57,6 +58,35 @@ impl Networks {
         }
         self.insert(owner.id, endpoints.clone(), bound);
         Ok(endpoints)
+    }
+
+    /// Makes one more end of a container that runs, in a free slot of its VM.
+    pub(crate) fn attach_more(
+        &self,
+        owner: Owner<'_>,
+        wanted: &Wanted,
+        others: &[Endpoint],
+    ) -> Result<Endpoint> {
+        let taken: Vec<usize> = others.iter().map(Endpoint::index).collect();
+        let free = (0..Slot::NETS.len()).find(|index| !taken.contains(index));
+        let index = free.ok_or_else(|| {
+            EngineError::BadRequest(format!(
+                "a container is on at most {} networks",
+                Slot::NETS.len()
+            ))
+        })?;
+        let endpoint = self.attach_one(owner, wanted, index, others)?;
+        self.tell_names();
+        Ok(endpoint)
+    }
+
+    /// Gives back one end of a container that runs.
+    pub(crate) fn detach_one(&self, id: &str, endpoint: &Endpoint) {
+        if let Some(live) = self.lock().live.get_mut(id) {
+            live.endpoints.retain(|other| other.id != endpoint.id);
+        }
+        self.remove_tap(&endpoint.tap);
+        self.tell_names();
     }
 
     /// What a container of an earlier engine still has.
@@ -252,23 +282,34 @@ impl Networks {
     }
 }
 
+/// One end, for a VM that runs. The default route is its, if none of the `others` has it.
+pub(crate) fn interface(endpoint: &Endpoint, others: &[Endpoint]) -> Attachment {
+    let routed = others.iter().any(|other| other.gateway.is_some());
+    let gateway = endpoint.gateway.filter(|_| !routed);
+    attachment(endpoint, gateway)
+}
+
+fn attachment(endpoint: &Endpoint, gateway: Option<Ipv4Addr>) -> Attachment {
+    Attachment {
+        name: format!("eth{}", endpoint.index()),
+        tap: endpoint.tap.clone(),
+        mac: endpoint.mac.clone(),
+        mtu: endpoint.mtu,
+        addresses: vec![format!("{}/{}", endpoint.address, endpoint.prefix_length)],
+        gateways: gateway.iter().map(Ipv4Addr::to_string).collect(),
+        routes: Vec::new(),
+        neighbours: Vec::new(),
+    }
+}
+
 /// The annotation by which the shim makes these ends.
 pub(crate) fn annotation(endpoints: &[Endpoint]) -> Attachments {
     let mut gateway = true;
-    let interfaces = endpoints.iter().enumerate().map(|(index, endpoint)| {
+    let interfaces = endpoints.iter().map(|endpoint| {
         let gateways = endpoint.gateway.filter(|_| gateway);
         // One default route: by the first network that has a way out.
         gateway &= gateways.is_none();
-        Attachment {
-            name: format!("eth{index}"),
-            tap: endpoint.tap.clone(),
-            mac: endpoint.mac.clone(),
-            mtu: endpoint.mtu,
-            addresses: vec![format!("{}/{}", endpoint.address, endpoint.prefix_length)],
-            gateways: gateways.iter().map(Ipv4Addr::to_string).collect(),
-            routes: Vec::new(),
-            neighbours: Vec::new(),
-        }
+        attachment(endpoint, gateways)
     });
     Attachments {
         interfaces: interfaces.collect(),
@@ -346,7 +387,7 @@ fn connect(
 mod tests {
     use super::*;
 
-    fn endpoint(name: &str, gateway: bool) -> Endpoint {
+    fn endpoint(index: usize, name: &str, gateway: bool) -> Endpoint {
         let address = Ipv4Addr::new(10, 0, 0, 2);
         Endpoint {
             network_id: name.into(),
@@ -357,7 +398,7 @@ mod tests {
             gateway: gateway.then_some(Ipv4Addr::new(10, 0, 0, 1)),
             mac: Endpoint::usual_mac(address),
             mtu: 1500,
-            tap: "h0tap".into(),
+            tap: format!("h{index}tap"),
             names: Vec::new(),
             resolver: None,
             egress: String::new(),
@@ -367,9 +408,9 @@ mod tests {
     #[test]
     fn the_first_network_with_a_way_out_has_the_default_route() {
         let ends = [
-            endpoint("inner", false),
-            endpoint("a", true),
-            endpoint("b", true),
+            endpoint(0, "inner", false),
+            endpoint(1, "a", true),
+            endpoint(2, "b", true),
         ];
         let routes: Vec<_> = annotation(&ends)
             .interfaces

@@ -11,7 +11,7 @@ mod names;
 mod ports;
 mod records;
 
-pub(crate) use attach::{annotation, Owner};
+pub(crate) use attach::{annotation, interface, Owner};
 pub(crate) use manage::{CreateNetwork, Networks};
 pub(crate) use ports::parse_bindings;
 pub(crate) use records::{egress_of, Endpoint, NetworkRecord, Wanted, EGRESS_ANNOTATION};

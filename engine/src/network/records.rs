@@ -136,6 +136,17 @@ pub(crate) fn egress_of(host: &HostConfig) -> Result<Egress> {
 }
 
 impl Endpoint {
+    /// Which of the VM's network slots it is in: the number in its tap's name.
+    pub(crate) fn index(&self) -> usize {
+        let digit = self
+            .tap
+            .as_bytes()
+            .get(1)
+            .copied()
+            .filter(u8::is_ascii_digit);
+        digit.map_or(0, |digit| usize::from(digit - b'0'))
+    }
+
     /// Its policy. What can't be read is the strictest one.
     pub(crate) fn egress(&self) -> Egress {
         match self.egress.as_str() {

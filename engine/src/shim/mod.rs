@@ -13,11 +13,14 @@ use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::{self, context};
 use hull_protocol::agent::{FilesJob, ProcessInfo};
-use hull_protocol::sandbox::{ProcessesRequest, VmRequest, VmResponse};
+use hull_protocol::sandbox::{
+    AttachInterfaceRequest, DetachInterfaceRequest, ProcessesRequest, VmRequest, VmResponse,
+};
 use hull_protocol::sandbox_ttrpc::SandboxClient;
 use hull_protocol::FILES_JOB_TYPE;
+use hull_shim::network::Attachment;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{json, Value};
 
 pub(crate) use events::{serve_events, ShimEvent};
 
@@ -505,6 +508,37 @@ impl Task {
             .vm(context::with_duration(CALL_LIMIT), &VmRequest::default())
             .await;
         reply.map_err(self.failed("vm"))
+    }
+
+    /// Plugs an interface into the running VM.
+    pub(crate) async fn attach_interface(
+        &self,
+        index: usize,
+        interface: &Attachment,
+    ) -> Result<()> {
+        let request = AttachInterfaceRequest {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            interface: json!(interface).to_string(),
+            ..AttachInterfaceRequest::default()
+        };
+        let reply = self
+            .sandbox
+            .attach_interface(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(drop).map_err(self.failed("attach_interface"))
+    }
+
+    /// Pulls an interface out of the running VM.
+    pub(crate) async fn detach_interface(&self, index: usize) -> Result<()> {
+        let request = DetachInterfaceRequest {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            ..DetachInterfaceRequest::default()
+        };
+        let reply = self
+            .sandbox
+            .detach_interface(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(drop).map_err(self.failed("detach_interface"))
     }
 
     /// Whether the init process has not ended.

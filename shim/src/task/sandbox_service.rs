@@ -5,7 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use containerd_shim_protos::ttrpc;
 use hull_protocol::agent::{ContainerRef, Empty, ListProcessesResponse};
-use hull_protocol::sandbox::{Fact, Mark, ProcessesRequest, VmRequest, VmResponse};
+use hull_protocol::sandbox::{
+    AttachInterfaceRequest, DetachInterfaceRequest, Fact, InterfaceResponse, Mark,
+    ProcessesRequest, VmRequest, VmResponse,
+};
 use hull_protocol::sandbox_ttrpc::Sandbox;
 use protobuf::MessageField;
 use ttrpc::r#async::TtrpcContext;
@@ -13,6 +16,7 @@ use ttrpc::r#async::TtrpcContext;
 use super::errors;
 use super::state::Shim;
 use crate::agent::CALL_LIMIT;
+use crate::network::{Attachment, Attachments};
 
 /// Serves `hull.sandbox.v1.Sandbox`.
 #[derive(Debug)]
@@ -46,6 +50,36 @@ impl Sandbox for SandboxService {
             })
             .await
             .map_err(|error| errors::of_agent(&error))
+    }
+
+    async fn attach_interface(
+        &self,
+        _: &TtrpcContext,
+        request: AttachInterfaceRequest,
+    ) -> ttrpc::Result<InterfaceResponse> {
+        let interface: Attachment = serde_json::from_str(&request.interface)
+            .map_err(|error| errors::invalid(format!("the interface: {error}")))?;
+        let tap = hull_network::tap::open(&interface.tap).map_err(|e| errors::failed(&e))?;
+        let attachments = Attachments {
+            interfaces: vec![interface],
+            resolvers: Vec::new(),
+        };
+        let first = request.index as usize;
+        let sandbox = self.shim.sandbox()?;
+        let attached = sandbox.attach_network(first, &attachments, vec![tap], None);
+        attached.await.map_err(|error| errors::failed(&error))?;
+        Ok(InterfaceResponse::default())
+    }
+
+    async fn detach_interface(
+        &self,
+        _: &TtrpcContext,
+        request: DetachInterfaceRequest,
+    ) -> ttrpc::Result<InterfaceResponse> {
+        let sandbox = self.shim.sandbox()?;
+        let detached = sandbox.detach_network(request.index as usize).await;
+        detached.map_err(|error| errors::failed(&error))?;
+        Ok(InterfaceResponse::default())
     }
 
     async fn vm(&self, _: &TtrpcContext, _: VmRequest) -> ttrpc::Result<VmResponse> {

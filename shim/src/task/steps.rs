@@ -225,6 +225,7 @@ impl Service {
             return Ok(());
         }
         let attached = container.sandbox.attach_network(
+            0,
             &prepared.attachments,
             prepared.taps,
             prepared.foreign,

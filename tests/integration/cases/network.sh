@@ -137,3 +137,30 @@ case_ports_on_ipv6_localhost() {
     [ -e /proc/net/if_inet6 ] || skip 'no IPv6 here'
     expect_eq "$(curl -s --max-time 5 'http://[::1]:18083/')" served 'by IPv6'
 }
+
+case_networks_come_and_go_while_a_container_runs() {
+    hull network create t-hot >/dev/null
+    hull run -d --name t-server --network t-hot "$BUSYBOX" sh -c 'echo page >/f; exec httpd -f -p 80 -h /' >/dev/null
+    hull run -d --name t-client "$BUSYBOX" sleep 600 >/dev/null
+    local address
+    address=$(hull inspect -f '{{json .NetworkSettings.Networks}}' t-server | jq -r '.[].IPAddress')
+    hull network connect t-hot t-client
+    expect_eq "$(hull exec t-client wget -q -O - "http://$address/f")" page 'after connect'
+    hull exec t-client ip addr show eth1 | grep -q 'inet ' || fail 'no eth1'
+    expect_eq "$(hull inspect -f '{{json .NetworkSettings.Networks}}' t-client | jq -r 'keys | join(" ")')" 'bridge t-hot' inspect
+    capture hull network connect t-hot t-client
+    [ "$status" != 0 ] || fail 'connected twice'
+    hull network disconnect t-hot t-client
+    expect_eq "$(hull exec t-client sh -c 'ls /sys/class/net | grep -c eth1')" 0 'after disconnect' || true
+    capture hull exec t-client timeout 3 wget -q -O - "http://$address/f"
+    [ "$status" != 0 ] || fail 'reached after disconnect'
+    # The slot is free again, and the first network too.
+    hull network connect t-hot t-client
+    expect_eq "$(hull exec t-client wget -q -O - "http://$address/f")" page 'connected again'
+    hull network disconnect bridge t-client
+    expect_eq "$(hull exec t-client wget -q -O - "http://$address/f")" page 'without the first'
+    hull restart -t 1 t-client >/dev/null
+    expect_eq "$(hull exec t-client wget -q -O - "http://$address/f")" page 'after a restart'
+    hull rm -f t-client t-server >/dev/null
+    hull network rm t-hot >/dev/null
+}

@@ -1,0 +1,77 @@
+//! Networks that a container is put on and taken off, whether it runs or not.
+
+use std::sync::Arc;
+
+use super::{live_task, Container};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::network::{self, Endpoint, Owner, Wanted};
+use crate::spec;
+
+impl Engine {
+    /// Puts a container on a network; one that runs gets an interface more.
+    pub(crate) async fn connect_network(
+        &self,
+        container: &Arc<Container>,
+        wanted: Wanted,
+    ) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        let mut added = None;
+        if container.status().is_live() {
+            added = Some(self.plug_in(container, &wanted).await?);
+        }
+        let written = self
+            .update(container, |record| {
+                record.networks.push(wanted);
+                record.endpoints.extend(added.clone());
+            })
+            .await;
+        if let (Err(_), Some(endpoint)) = (&written, &added) {
+            self.networks.detach_one(container.id(), endpoint);
+        }
+        written
+    }
+
+    async fn plug_in(&self, container: &Container, wanted: &Wanted) -> Result<Endpoint> {
+        let task = live_task(container)?;
+        let record = container.record();
+        let egress = network::egress_of(&record.host)?;
+        let owner = Owner {
+            egress: &egress,
+            id: &record.id,
+            name: &record.name,
+            hostname: spec::hostname(&record),
+        };
+        let others = &record.endpoints;
+        let endpoint = self.networks.attach_more(owner, wanted, others)?;
+        let interface = network::interface(&endpoint, others);
+        if let Err(error) = task.attach_interface(endpoint.index(), &interface).await {
+            self.networks.detach_one(container.id(), &endpoint);
+            return Err(error);
+        }
+        Ok(endpoint)
+    }
+
+    /// Takes a container off a network; one that runs loses that interface.
+    pub(crate) async fn disconnect_network(
+        &self,
+        container: &Arc<Container>,
+        network_id: &str,
+    ) -> Result<()> {
+        let _operation = container.operation.lock().await;
+        let endpoints = container.record().endpoints;
+        let gone = endpoints.iter().find(|end| end.network_id == network_id);
+        if let (true, Some(endpoint)) = (container.status().is_live(), gone) {
+            let task = live_task(container)?;
+            task.detach_interface(endpoint.index()).await?;
+            self.networks.detach_one(container.id(), endpoint);
+        }
+        self.update(container, |record| {
+            record
+                .networks
+                .retain(|wanted| wanted.network != network_id);
+            record.endpoints.retain(|end| end.network_id != network_id);
+        })
+        .await
+    }
+}
