@@ -6,7 +6,7 @@ MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint fmt unit machine-test clean
+.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint fmt unit machine-test fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ fmt:
 
 unit: ## tests that need neither root nor KVM
 	cargo nextest run --workspace --locked --no-fail-fast || { command -v cargo-nextest >/dev/null && exit 1; cargo test --workspace --locked --no-fail-fast; }
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (60) seconds
+	cargo run --release --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}
 
 machine-test: ## tests that boot real microVMs, in the test machine where KVM here cannot
 	tests/machine/run --timeout 3000 -- tests/integration/run

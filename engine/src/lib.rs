@@ -18,6 +18,8 @@ pub mod error;
 pub mod events;
 mod exec;
 mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod health;
 mod ids;
 pub mod images;

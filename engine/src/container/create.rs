@@ -43,7 +43,10 @@ impl CreateRequest {
             .map(Value::take)
             .unwrap_or_default();
         lists_from_strings(&mut host, &["CapAdd", "CapDrop"]);
-        let networks = value["NetworkingConfig"]["EndpointsConfig"].take();
+        let networks = value
+            .pointer_mut("/NetworkingConfig/EndpointsConfig")
+            .map(Value::take)
+            .unwrap_or_default();
         let networks: Option<HashMap<String, Option<EndpointSettings>>> =
             serde_json::from_value(networks).map_err(bad)?;
         let networks = networks
@@ -63,7 +66,8 @@ impl CreateRequest {
         })
     }
 
-    fn check(&self) -> Result<Vec<String>> {
+    /// What is wrong with it, or warnings.
+    pub(crate) fn check(&self) -> Result<Vec<String>> {
         network::egress_of(&self.host)?;
         network::parse_bindings(&self.host, self.config.exposed_ports.as_deref())?;
         if let Some(signal) = self

@@ -20,3 +20,6 @@ pub(crate) use records::{egress_of, Endpoint, NetworkRecord, Wanted, EGRESS_ANNO
 pub(crate) const DEFAULT: &str = "bridge";
 /// Name of the network without interfaces.
 pub(crate) const NONE: &str = "none";
+
+#[cfg(feature = "fuzz")]
+pub(crate) use dns::answer_for_fuzzing;

@@ -1,6 +1,8 @@
 //! The host half: everything hulld does with images short of looking inside a layer.
 
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod lock;
 mod manifest;
 mod progress;

@@ -10,6 +10,8 @@ mod blk;
 mod chain;
 mod console;
 mod fs;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod mmio;
 mod net;
 mod rng;

@@ -17,6 +17,12 @@ pub(crate) use fetch::{BlobSink, FetchError};
 pub use platform::Platform;
 pub(crate) use upload::{Blob, Uploaded};
 
+/// Reads a challenge, for fuzzing.
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz_challenge(header: &str) {
+    drop(auth::parse_challenge(header));
+}
+
 /// A user name and a password (or token) for one registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {

@@ -1,0 +1,26 @@
+//! Entry points for fuzzing: any bytes must end in a result, in bounded time and memory.
+
+use bollard_stubs::models::ContainerConfig;
+
+use crate::container::CreateRequest;
+
+/// Reads `data` as the body of a container's creation, and as filters.
+pub fn create(data: &[u8]) {
+    if let Ok(request) = CreateRequest::parse(data) {
+        let _ = request.check();
+    }
+    let _ = crate::json::parse_filters(&String::from_utf8_lossy(data));
+}
+
+/// Answers `data` as a question about names.
+pub fn dns(data: &[u8]) {
+    crate::network::answer_for_fuzzing(data);
+}
+
+/// Applies lines of a Dockerfile.
+pub fn dockerfile(data: &[u8]) {
+    let mut config = ContainerConfig::default();
+    for line in String::from_utf8_lossy(data).lines() {
+        let _ = crate::dockerfile::apply(&mut config, line.trim());
+    }
+}
