@@ -75,12 +75,22 @@ impl Client {
         path: &str,
         body: RequestBody,
     ) -> Result<Response<Incoming>> {
-        self.exchange(method, path, body, false).await
+        self.exchange(method, path, body, false, None).await
+    }
+
+    /// As [`Client::send`], with credentials for a registry.
+    pub(crate) async fn send_with_auth(
+        &self,
+        method: Method,
+        path: &str,
+        auth: Option<String>,
+    ) -> Result<Response<Incoming>> {
+        self.exchange(method, path, empty(), false, auth).await
     }
 
     /// Sends a request after which the connection carries the streams of a process.
     pub(crate) async fn hijack(&self, path: &str, body: RequestBody) -> Result<Attached> {
-        let response = self.exchange(Method::POST, path, body, true).await?;
+        let response = self.exchange(Method::POST, path, body, true, None).await?;
         let multiplexed = is_multiplexed(&response);
         let upgraded = hyper::upgrade::on(response).await.map_err(broken)?;
         Ok(Attached::new(upgraded, multiplexed))
@@ -92,6 +102,7 @@ impl Client {
         path: &str,
         body: RequestBody,
         upgrade: bool,
+        auth: Option<String>,
     ) -> Result<Response<Incoming>> {
         let stream = UnixStream::connect(&self.socket).await.map_err(broken)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -103,6 +114,9 @@ impl Client {
             .uri(path)
             .header("host", "hull")
             .header("content-type", "application/json");
+        if let Some(auth) = auth {
+            request = request.header("x-registry-auth", auth);
+        }
         if upgrade {
             request = request
                 .header("connection", "Upgrade")

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use bollard_stubs::models::ContainerConfig;
 use futures_util::future::BoxFuture;
 use hull_image::{
-    Digest, ErrorKind, Image, ImageError, LoadedImage, NoProgress, Platform, Progress, PruneReport,
-    Pushed, Reference, RegistryConfig, RemoveOptions, Removed, Saved, UnpackJob, UnpackOutcome,
-    UnpackProgress, Unpacker,
+    Credentials, Digest, ErrorKind, Image, ImageError, LoadedImage, NoProgress, Platform, Progress,
+    PruneReport, Pushed, Reference, RegistryConfig, RemoveOptions, Removed, Saved, UnpackJob,
+    UnpackOutcome, UnpackProgress, Unpacker,
 };
 use hull_shim::runtime_dir::EXEC_ROOT_ENV;
 use hull_shim::unpack::{Compression, Job, Layer, Limits};
@@ -94,10 +94,12 @@ impl Images {
         &'a self,
         reference: &'a Reference,
         platform: &'a Platform,
+        credentials: Option<Credentials>,
         progress: &'a dyn Progress,
     ) -> BoxFuture<'a, Result<Image>> {
         Box::pin(async move {
-            let pulled = self.store.pull(reference, platform, progress).await;
+            let store = self.store_of(reference.registry(), credentials);
+            let pulled = store.pull(reference, platform, progress).await;
             let image = pulled.map_err(|error| failure(&error))?;
             let unpacked = self
                 .store
@@ -129,13 +131,30 @@ impl Images {
         Ok(loaded)
     }
 
+    /// The store as a client is at a registry; without credentials of its own, as hulld is.
+    fn store_of(&self, registry: &str, credentials: Option<Credentials>) -> hull_image::Store {
+        match credentials {
+            None => self.store.clone(),
+            Some(credentials) => self.store.acting_as(registry, credentials),
+        }
+    }
+
+    /// Whether a registry takes credentials.
+    pub(crate) async fn log_in(&self, registry: &str, credentials: Credentials) -> Result<()> {
+        let store = self.store.acting_as(registry, credentials);
+        let tried = store.log_in(registry).await;
+        tried.map_err(|error| failure(&error))
+    }
+
     /// Sends an image to its registry.
     pub(crate) async fn push(
         &self,
         reference: &Reference,
+        credentials: Option<Credentials>,
         progress: &dyn Progress,
     ) -> Result<Pushed> {
-        let pushed = self.store.push(reference, progress).await;
+        let store = self.store_of(reference.registry(), credentials);
+        let pushed = store.push(reference, progress).await;
         pushed.map_err(|error| failure(&error))
     }
 

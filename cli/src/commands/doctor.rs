@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tokio::net::UnixStream;
 
 use super::line;
+use crate::client::Client;
 use crate::error::Result;
 
 /// `doctor`
@@ -15,6 +16,9 @@ pub(crate) struct DoctorArgs {
     /// State directory to check
     #[arg(long, default_value = "/var/lib/hull")]
     root: PathBuf,
+    /// Print what holds the VMM of this running container, read from the kernel
+    #[arg(long, value_name = "CONTAINER")]
+    jail: Option<String>,
 }
 
 /// The outcome of one check.
@@ -29,6 +33,9 @@ pub(crate) async fn run(
     host: Option<&str>,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
+    if let Some(container) = &args.jail {
+        return super::jail::run(container, &Client::connect(host).await?, out).await;
+    }
     let checks = [
         Check {
             name: "KVM",

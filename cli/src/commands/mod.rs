@@ -7,8 +7,10 @@ mod exec;
 mod files;
 mod images;
 mod inspect;
+mod jail;
 mod lifecycle;
 mod load;
+mod login;
 mod logs;
 mod network;
 mod ps;
@@ -78,6 +80,10 @@ pub(crate) enum Command {
     Rmi(images::RmiArgs),
     /// Give an image a further name
     Tag(images::TagArgs),
+    /// Keep credentials for a registry
+    Login(login::LoginArgs),
+    /// Forget credentials for a registry
+    Logout(login::LogoutArgs),
     /// Send an image to its registry
     Push(push::PushArgs),
     /// Write images as an archive
@@ -145,6 +151,8 @@ pub(crate) async fn run(
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,
         Command::Stats(args) => stats::run(args, client, out).await,
+        Command::Login(args) => login::login(args, client, out).await,
+        Command::Logout(args) => login::logout(args, out).await,
         Command::Push(args) => push::push(args, client, out).await,
         Command::Save(args) => push::save(args, client, out).await,
         Command::Cp(args) => cp::run(args, client, out).await,

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use hyper::Method;
 
 use super::line;
-use crate::client::{empty, encode, Client};
+use super::login::registry_auth;
+use crate::client::{encode, Client};
 use crate::error::Result;
 use crate::progress::{self, To};
 
@@ -45,7 +46,8 @@ pub(super) async fn pull(
     if let Some(platform) = platform {
         path.push_str(&format!("&platform={}", encode(platform)));
     }
-    progress::show(client.send(Method::POST, &path, empty()).await?, to).await?;
+    let auth = registry_auth(image);
+    progress::show(client.send_with_auth(Method::POST, &path, auth).await?, to).await?;
     Ok(())
 }
 

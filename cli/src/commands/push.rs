@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use hyper::Method;
 
 use super::line;
+use super::login::registry_auth;
 use super::pull::with_tag;
 use crate::client::{broken, empty, encode, Client};
 use crate::error::{CliError, Result};
@@ -53,7 +54,8 @@ pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -
     // The slashes of a name are the path's.
     let name: Vec<String> = name.split('/').map(encode).collect();
     let path = format!("/images/{}/push{tag}", name.join("/"));
-    progress::show(client.send(Method::POST, &path, empty()).await?, to).await?;
+    let auth = registry_auth(&args.image);
+    progress::show(client.send_with_auth(Method::POST, &path, auth).await?, to).await?;
     if args.quiet {
         line(out, with_tag(&args.image))?;
     }

@@ -17,6 +17,7 @@ use futures_util::TryStreamExt as _;
 use hull_image::{Digest, Image, Platform, Removed};
 use serde_json::{json, Value};
 
+use super::auth;
 use super::progress::{with_progress, ProgressLines};
 use super::respond::Answer;
 use super::{Query, Shared};
@@ -321,7 +322,7 @@ async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer
     let Some(name) = query.get("fromImage") else {
         return Err(EngineError::NotBuilt("importing an image (fromSrc)".to_owned()).into());
     };
-    refuse_credentials(&headers)?;
+    let credentials = auth::of_headers(&headers)?;
     let text = match query.get("tag") {
         Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
         Some(tag) => format!("{name}:{tag}"),
@@ -342,7 +343,10 @@ async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer
             .await
             .ok()
             .map(|image| image.id);
-        let image = engine.images.pull(&reference, &platform, &progress).await?;
+        let image = engine
+            .images
+            .pull(&reference, &platform, credentials, &progress)
+            .await?;
         let name = reference.familiar();
         publish(&engine, "pull", &name, &name);
         let status = match before == Some(image.id) {
@@ -354,24 +358,13 @@ async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer
     with_progress(operation, false).await
 }
 
-fn refuse_credentials(headers: &HeaderMap) -> Result<()> {
-    let header = headers.get("x-registry-auth");
-    match header.is_some_and(|auth| has_credentials(auth.as_bytes())) {
-        false => Ok(()),
-        true => Err(EngineError::NotBuilt(
-            "credentials in X-Registry-Auth (put them into hulld's ~/.docker/config.json): using"
-                .to_owned(),
-        )),
-    }
-}
-
 async fn push(
     engine: &Arc<Engine>,
     name: &str,
     query: &Params,
     headers: &HeaderMap,
 ) -> Answer<Response> {
-    refuse_credentials(headers)?;
+    let credentials = auth::of_headers(headers)?;
     let text = match query.get("tag") {
         Some(tag) => format!("{name}:{tag}"),
         None => name.to_owned(),
@@ -399,7 +392,10 @@ async fn push(
     let operation = move |progress: ProgressLines| async move {
         let mut lines = Vec::new();
         for reference in references {
-            let pushed = engine.images.push(&reference, &progress).await?;
+            let pushed = engine
+                .images
+                .push(&reference, credentials.clone(), &progress)
+                .await?;
             let name = reference.familiar();
             publish(&engine, "push", &name, &name);
             let tag = reference.tag().unwrap_or("latest");
@@ -461,14 +457,6 @@ async fn save(engine: &Arc<Engine>, names: &[String]) -> Answer<Response> {
     let body = Body::from_stream(tokio_util::io::ReaderStream::new(archive));
     let kind = [(axum::http::header::CONTENT_TYPE, "application/x-tar")];
     Ok((StatusCode::OK, kind, body).into_response())
-}
-
-/// The command line sends an empty object in base64 where it has no credentials.
-fn has_credentials(header: &[u8]) -> bool {
-    !matches!(
-        header,
-        b"" | b"e30=" | b"e30" | b"eyB9" | b"bnVsbA==" | b"bnVsbA"
-    )
 }
 
 async fn load(engine: Shared, Query(query): Query, body: Body) -> Answer<Response> {

@@ -1,6 +1,7 @@
 //! The Docker Engine API over HTTP.
 
 mod archive;
+mod auth;
 mod containers;
 mod exec;
 mod images;
@@ -51,6 +52,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .merge(system::routes())
         .merge(containers::routes())
         .merge(archive::routes())
+        .merge(auth::routes())
         .merge(exec::routes())
         .merge(stats::routes())
         .merge(images::routes())

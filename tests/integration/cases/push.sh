@@ -39,3 +39,35 @@ case_a_saved_image_is_loaded_by_others() {
     capture hull save -o "$T/x" no/such:image
     [ "$status" != 0 ] || fail 'saved what is not there'
 }
+
+case_a_registry_with_a_password() {
+    # The password is "secret".
+    echo 'me:$2b$06$/XFvZJnrNnZmXMne6JVp8O7BDfQDJMueSf3EVYtYQ.TxkuScVBc8a' >"$T/htpasswd"
+    cat >"$T/auth.yml" <<X
+version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: $T/auth-data}}
+http: {addr: "127.0.0.1:5011"}
+auth: {htpasswd: {realm: test, path: $T/htpasswd}}
+X
+    docker-registry serve "$T/auth.yml" >"$T/auth.log" 2>&1 &
+    local registry=$!
+    trap "kill $registry; hull rmi 127.0.0.1:5011/x:one >/dev/null 2>&1; rm -rf '$T'" EXIT
+    wait_for 10 curl -s -o /dev/null http://127.0.0.1:5011/ || fail "no registry: $(cat "$T/auth.log")"
+    export DOCKER_CONFIG=$T/docker
+    hull tag "$BUSYBOX" 127.0.0.1:5011/x:one
+    capture hull push 127.0.0.1:5011/x:one
+    [ "$status" != 0 ] || fail 'pushed without a password'
+    capture sh -c 'echo wrong | hull login -u me --password-stdin 127.0.0.1:5011'
+    [ "$status" != 0 ] || fail 'logged in with a wrong password'
+    [ ! -e "$DOCKER_CONFIG/config.json" ] || fail 'a wrong password is kept'
+    echo secret | hull login -u me --password-stdin 127.0.0.1:5011 | grep -q 'Login Succeeded'
+    expect_eq "$(stat -c %a "$DOCKER_CONFIG/config.json")" 600 'mode of the credentials'
+    hull push -q 127.0.0.1:5011/x:one >/dev/null
+    hull rmi 127.0.0.1:5011/x:one >/dev/null
+    hull pull -q 127.0.0.1:5011/x:one >/dev/null
+    hull logout 127.0.0.1:5011 >/dev/null
+    hull rmi 127.0.0.1:5011/x:one >/dev/null
+    capture hull pull 127.0.0.1:5011/x:one
+    [ "$status" != 0 ] || fail 'pulled after logout'
+}

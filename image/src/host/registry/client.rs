@@ -98,6 +98,31 @@ impl RegistryClient {
         })
     }
 
+    /// A client that is somebody else at one registry; it shares no token with this one.
+    pub(crate) fn acting_as(&self, registry: &str, credentials: Credentials) -> Self {
+        let mut config = self.config.clone();
+        config.credentials.insert(registry.to_owned(), credentials);
+        Self {
+            http: self.http.clone(),
+            config,
+            tokens: Mutex::default(),
+        }
+    }
+
+    /// Whether the registry takes this client's credentials.
+    pub(crate) async fn log_in(&self, registry: &str) -> Result<(), RegistryError> {
+        let what = format!("the login at {registry}");
+        let request = Request {
+            registry,
+            repository: "",
+            path: String::new(),
+            accept: &[],
+            from: 0,
+            what: &what,
+        };
+        self.get(&request).await.map(drop)
+    }
+
     pub(crate) fn config(&self) -> &RegistryConfig {
         &self.config
     }
@@ -245,7 +270,11 @@ impl RegistryClient {
         } else {
             "https"
         };
-        Url::parse(&format!("{scheme}://{host}/v2/{repository}/{path}"))
+        let below = match repository.is_empty() {
+            true => String::new(),
+            false => format!("{repository}/{path}"),
+        };
+        Url::parse(&format!("{scheme}://{host}/v2/{below}"))
             .map_err(|error| protocol(request, format!("its address is not valid: {error}")))
     }
 
@@ -342,8 +371,10 @@ impl RegistryClient {
                 },
                 credentials,
             ) => {
-                let scope =
-                    scope.unwrap_or_else(|| format!("repository:{}:pull", request.repository));
+                let scope = scope.unwrap_or_else(|| match request.repository {
+                    "" => String::new(),
+                    repository => format!("repository:{repository}:pull"),
+                });
                 let token = self
                     .fetch_token(request, &realm, service.as_deref(), &scope, credentials)
                     .await?;

@@ -40,7 +40,7 @@ pub use types::{
 use super::lock::{Locked, Mode};
 use super::manifest::{self, MAX_DOCUMENT};
 use super::registry::RegistryClient;
-use super::{ImageError, Platform, Progress, Reference, RegistryConfig};
+use super::{Credentials, ImageError, Platform, Progress, Reference, RegistryConfig};
 use crate::Digest;
 use content::ContentStore;
 use records::{NameRecord, Records, Table};
@@ -117,6 +117,28 @@ impl Store {
         // Files of the archive that no image needs.
         remove::collect_unreferenced(&self.inner)?;
         result
+    }
+
+    /// The same store, with other credentials for one registry.
+    pub fn acting_as(&self, registry: &str, credentials: Credentials) -> Self {
+        let inner = &self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                root: inner.root.clone(),
+                content: inner.content.clone(),
+                records: inner.records.clone(),
+                unpacked: inner.unpacked.clone(),
+                client: inner.client.acting_as(registry, credentials),
+            }),
+        }
+    }
+
+    /// Whether a registry takes the credentials that this store has for it.
+    ///
+    /// # Errors
+    /// Registry errors.
+    pub async fn log_in(&self, registry: &str) -> Result<(), ImageError> {
+        Ok(self.inner.client.log_in(registry).await?)
     }
 
     /// Sends what a registry lacks of the image that `reference` names, and puts the name there.

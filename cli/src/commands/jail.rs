@@ -1,0 +1,206 @@
+//! `doctor --jail`: what holds a running VMM, read from the kernel and not from the VMM.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::line;
+use crate::client::{encode, Client};
+use crate::error::{CliError, Result};
+
+/// Namespaces that a VMM must have of its own.
+const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+/// Sets of capabilities, which must be empty.
+const CAPABILITIES: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+/// Value of `Seccomp:` in a thread's status: a filter is there.
+const FILTERED: &str = "2";
+
+/// One line of the report.
+#[derive(Debug, PartialEq, Eq)]
+struct Fact {
+    holds: bool,
+    name: String,
+    value: String,
+}
+
+fn fact(holds: bool, name: impl Into<String>, value: impl Into<String>) -> Fact {
+    Fact {
+        holds,
+        name: name.into(),
+        value: value.into(),
+    }
+}
+
+/// Prints the jail of a container's VMM. The exit status is 1 if something does not hold.
+pub(super) async fn run(container: &str, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let path = format!("/hull/containers/{}/vm", encode(container));
+    let vm = client.get_json(&path).await?;
+    let pid = vm["vmm_pid"].as_u64();
+    let pid = pid.ok_or_else(|| CliError::usage("the engine does not know the VMM's PID"))?;
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let facts = facts(&process).map_err(CliError::io(format!(
+        "cannot read {}: this command needs root and the engine's machine",
+        process.display()
+    )))?;
+    line(out, format!("hull-vmm of {container}, PID {pid}"))?;
+    let mut all = true;
+    for fact in facts {
+        all &= fact.holds;
+        let word = if fact.holds { "holds " } else { "BROKEN" };
+        line(out, format!("{word}  {:<24} {}", fact.name, fact.value))?;
+    }
+    Ok(match all {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
+    })
+}
+
+fn facts(process: &Path) -> std::io::Result<Vec<Fact>> {
+    let status = fields(&std::fs::read_to_string(process.join("status"))?);
+    let mut facts = identity(&status);
+    facts.extend(namespaces(process)?);
+    facts.push(root(process));
+    facts.extend(threads(process)?);
+    facts.extend(limits(&std::fs::read_to_string(process.join("limits"))?));
+    facts.push(descriptors(process)?);
+    let cgroup = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    let cgroup = cgroup.lines().next_back().unwrap_or_default().to_owned();
+    facts.push(fact(true, "cgroup", cgroup));
+    Ok(facts)
+}
+
+/// `Name:\tvalue` lines.
+fn fields(text: &str) -> BTreeMap<String, String> {
+    let split = |line: &str| {
+        let (name, value) = line.split_once(':')?;
+        Some((name.to_owned(), value.trim().to_owned()))
+    };
+    text.lines().filter_map(split).collect()
+}
+
+fn identity(status: &BTreeMap<String, String>) -> Vec<Fact> {
+    let value = |name: &str| status.get(name).cloned().unwrap_or_default();
+    let nobody_else = |text: &str| {
+        let mut ids = text.split_whitespace();
+        let first = ids.next();
+        first.is_some_and(|id| id != "0") && ids.all(|id| Some(id) == first)
+    };
+    let mut facts = Vec::new();
+    for (name, field) in [("user", "Uid"), ("group", "Gid")] {
+        let ids = value(field);
+        facts.push(fact(nobody_else(&ids), name, ids.replace('\t', " ")));
+    }
+    let groups = value("Groups");
+    facts.push(fact(groups.is_empty(), "further groups", groups));
+    for set in CAPABILITIES {
+        let bits = value(set);
+        let empty = !bits.is_empty() && bits.bytes().all(|b| b == b'0');
+        facts.push(fact(empty, set, bits));
+    }
+    let sealed = value("NoNewPrivs");
+    facts.push(fact(sealed == "1", "no_new_privs", sealed));
+    facts
+}
+
+fn namespaces(process: &Path) -> std::io::Result<Vec<Fact>> {
+    NAMESPACES
+        .iter()
+        .map(|name| {
+            let its = std::fs::read_link(process.join("ns").join(name))?;
+            let ours = std::fs::read_link(Path::new("/proc/self/ns").join(name))?;
+            let value = its.to_string_lossy().into_owned();
+            Ok(fact(its != ours, format!("own {name} namespace"), value))
+        })
+        .collect()
+}
+
+fn root(process: &Path) -> Fact {
+    let entries = std::fs::read_dir(process.join("root")).map(Iterator::count);
+    match entries {
+        Ok(0) => fact(true, "root directory", "empty"),
+        Ok(count) => fact(false, "root directory", format!("{count} entries")),
+        // Landlock, or a root that is not there any more.
+        Err(error) => fact(true, "root directory", error.to_string()),
+    }
+}
+
+/// A filter of system calls for each thread.
+fn threads(process: &Path) -> std::io::Result<Vec<Fact>> {
+    let mut facts = Vec::new();
+    for thread in std::fs::read_dir(process.join("task"))?.flatten() {
+        let Ok(status) = std::fs::read_to_string(thread.path().join("status")) else {
+            continue;
+        };
+        let status = fields(&status);
+        let value = |name: &str| status.get(name).cloned().unwrap_or_default();
+        let (mode, filters) = (value("Seccomp"), value("Seccomp_filters"));
+        let name = format!("seccomp of {}", value("Name"));
+        let text = format!("mode {mode}, {filters} filters");
+        facts.push(fact(mode == FILTERED, name, text));
+    }
+    Ok(facts)
+}
+
+fn limits(text: &str) -> Vec<Fact> {
+    let bounded = ["Max core file size", "Max file size", "Max processes"];
+    let lines = text
+        .lines()
+        .filter(|line| bounded.iter().any(|name| line.starts_with(name)));
+    lines
+        .map(|line| {
+            let (name, rest) = line.split_at(line.len().min(26));
+            let soft = rest.split_whitespace().next().unwrap_or_default();
+            fact(soft != "unlimited", name.trim(), soft)
+        })
+        .collect()
+}
+
+/// What it has open: nothing with a path that could be opened anew but its own files.
+fn descriptors(process: &Path) -> std::io::Result<Fact> {
+    let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
+    for entry in std::fs::read_dir(process.join("fd"))?.flatten() {
+        let Ok(target) = std::fs::read_link(entry.path()) else {
+            continue;
+        };
+        let target = target.to_string_lossy().into_owned();
+        let kind = match target.split_once(":[") {
+            Some((kind, _)) => kind.to_owned(),
+            None => target,
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let directory = kinds.keys().any(|path| path.ends_with('/'));
+    let list: Vec<String> = kinds
+        .iter()
+        .map(|(kind, count)| match count {
+            1 => kind.clone(),
+            count => format!("{kind} ({count})"),
+        })
+        .collect();
+    Ok(fact(!directory, "open files", list.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_a_jail_is_told_so() {
+        let own = facts(Path::new("/proc/self")).unwrap();
+        let find = |name: &str| own.iter().find(|fact| fact.name == name).unwrap();
+        assert!(!find("own net namespace").holds);
+        assert!(!find("root directory").holds);
+        assert!(own.iter().any(|fact| fact.name.starts_with("seccomp of")));
+    }
+
+    #[test]
+    fn identities_are_judged() {
+        let status = fields(
+            "Uid:\t5\t5\t5\t5\nGid:\t5\t5\t0\t5\nCapEff:\t0000000000000001\nNoNewPrivs:\t1\n",
+        );
+        let facts = identity(&status);
+        let holds = |name: &str| facts.iter().find(|fact| fact.name == name).unwrap().holds;
+        assert!(holds("user") && !holds("group") && !holds("CapEff") && holds("no_new_privs"));
+    }
+}

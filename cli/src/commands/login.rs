@@ -1,0 +1,158 @@
+//! `login` and `logout`, and the credentials of pulls and pushes: docker's `config.json`.
+
+use std::io::{BufRead as _, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::Engine as _;
+use hyper::Method;
+use serde_json::{json, Value};
+
+use super::line;
+use crate::client::{json_body, Client};
+use crate::error::{CliError, Result};
+
+/// Docker's key for Docker Hub.
+const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+
+/// `login`
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoginArgs {
+    /// User name
+    #[arg(short, long)]
+    username: Option<String>,
+    /// Password; others see it in the list of processes
+    #[arg(short, long)]
+    password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// Registry
+    #[arg(default_value = DOCKER_HUB)]
+    server: String,
+}
+
+/// `logout`
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogoutArgs {
+    /// Registry
+    #[arg(default_value = DOCKER_HUB)]
+    server: String,
+}
+
+pub(crate) async fn login(
+    args: LoginArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let username = args
+        .username
+        .ok_or_else(|| CliError::usage("name the user with --username"))?;
+    let password = match (args.password, args.password_stdin) {
+        (Some(_), true) => {
+            return Err(CliError::usage(
+                "--password and --password-stdin are mutually exclusive",
+            ))
+        }
+        (Some(password), false) => password,
+        (None, true) => {
+            let mut text = String::new();
+            std::io::stdin()
+                .lock()
+                .read_line(&mut text)
+                .map_err(CliError::io("cannot read the password"))?;
+            text.trim_end_matches(['\r', '\n']).to_owned()
+        }
+        (None, false) => {
+            return Err(CliError::usage(
+                "the password comes by --password-stdin (or --password)",
+            ))
+        }
+    };
+    let auth = json!({
+        "username": username,
+        "password": password,
+        "serveraddress": args.server,
+    });
+    client.send(Method::POST, "/auth", json_body(&auth)).await?;
+    let mut config = read()?;
+    let encoded = STANDARD.encode(format!("{username}:{password}"));
+    config["auths"][&args.server] = json!({ "auth": encoded });
+    write(&config)?;
+    line(out, "Login Succeeded")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut config = read()?;
+    let removed = config["auths"]
+        .as_object_mut()
+        .and_then(|auths| auths.remove(&args.server));
+    if removed.is_none() {
+        line(out, format!("Not logged in to {}", args.server))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    write(&config)?;
+    line(
+        out,
+        format!("Removing login credentials for {}", args.server),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The header for a pull or push of an image; `None`: hulld's own credentials count.
+pub(super) fn registry_auth(image: &str) -> Option<String> {
+    let config = read().ok()?;
+    let first = image.split('/').next().unwrap_or_default();
+    let is_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
+    let server = if is_host { first } else { DOCKER_HUB };
+    let auth = config["auths"][server]["auth"].as_str()?;
+    let pair = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
+    let (username, password) = pair.split_once(':')?;
+    let value = json!({ "username": username, "password": password, "serveraddress": server });
+    Some(URL_SAFE.encode(value.to_string()))
+}
+
+fn path() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("DOCKER_CONFIG") {
+        return Ok(PathBuf::from(folder).join("config.json"));
+    }
+    let home = std::env::var_os("HOME")
+        .ok_or_else(|| CliError::usage("neither DOCKER_CONFIG nor HOME is set"))?;
+    Ok(PathBuf::from(home).join(".docker/config.json"))
+}
+
+fn read() -> Result<Value> {
+    let path = path()?;
+    let failed = || format!("cannot read {}", path.display());
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(json!({})),
+        Err(error) => return Err(CliError::io(failed())(error)),
+    };
+    let config: Value =
+        serde_json::from_slice(&text).map_err(|error| CliError::io(failed())(error.into()))?;
+    match config.is_object() && (config["auths"].is_null() || config["auths"].is_object()) {
+        true => Ok(config),
+        false => Err(CliError::usage(format!(
+            "{}: not docker's configuration",
+            path.display()
+        ))),
+    }
+}
+
+fn write(config: &Value) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let path = path()?;
+    let new = path.with_extension("json.new");
+    let text = serde_json::to_vec_pretty(config).map_err(crate::client::broken)?;
+    let written = std::fs::create_dir_all(path.parent().unwrap_or(&path))
+        .and_then(|()| {
+            let mut options = std::fs::OpenOptions::new();
+            options.create(true).write(true).truncate(true).mode(0o600);
+            options.open(&new)?.write_all(&text)
+        })
+        .and_then(|()| std::fs::rename(&new, &path));
+    written.map_err(CliError::io(format!("cannot write {}", path.display())))
+}

@@ -1,0 +1,142 @@
+//! Credentials for registries: `/auth`, and the header of pulls and pushes.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::routing::post;
+use axum::{Json, Router};
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::DecodePaddingMode;
+use base64::Engine as _;
+use hull_image::Credentials;
+use serde::Deserialize;
+use serde_json::{json, Value};
+
+use super::respond::Answer;
+use super::{body_json, Shared};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+
+/// Docker's header of pulls and pushes.
+const HEADER: &str = "x-registry-auth";
+/// The user name that goes with an identity token.
+const TOKEN_USER: &str = "<token>";
+const DOCKER_HUB: &str = "docker.io";
+
+/// Docker's `AuthConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct AuthConfig {
+    username: String,
+    password: String,
+    serveraddress: String,
+    identitytoken: String,
+}
+
+impl AuthConfig {
+    /// `None` if it has none.
+    fn credentials(&self) -> Option<Credentials> {
+        if !self.identitytoken.is_empty() {
+            return Some(Credentials {
+                username: TOKEN_USER.to_owned(),
+                password: self.identitytoken.clone(),
+            });
+        }
+        (!self.username.is_empty()).then(|| Credentials {
+            username: self.username.clone(),
+            password: self.password.clone(),
+        })
+    }
+
+    /// The registry that is meant, as references name it.
+    fn registry(&self) -> &str {
+        let address = self.serveraddress.as_str();
+        let address = address.strip_prefix("https://").unwrap_or(address);
+        let address = address.strip_prefix("http://").unwrap_or(address);
+        match address.split('/').next().unwrap_or_default() {
+            "" | "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+            host => host,
+        }
+    }
+}
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new().route("/auth", post(log_in))
+}
+
+/// Clients write base 64 of either alphabet, with and without padding.
+pub(super) fn of_headers(headers: &HeaderMap) -> Result<Option<Credentials>> {
+    let Some(header) = headers.get(HEADER) else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(header.as_bytes())
+        .replace('-', "+")
+        .replace('_', "/");
+    let lenient =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
+    let bad = || EngineError::BadRequest("invalid X-Registry-Auth header".to_owned());
+    let decoded = engine.decode(text.trim()).map_err(|_| bad())?;
+    if decoded.is_empty() || decoded == b"null" {
+        return Ok(None);
+    }
+    let config: AuthConfig = serde_json::from_slice(&decoded).map_err(|_| bad())?;
+    Ok(config.credentials())
+}
+
+async fn log_in(engine: Shared, body: Body) -> Answer<Json<Value>> {
+    let config: AuthConfig = body_json(body).await?;
+    let credentials = config.credentials().ok_or_else(|| {
+        EngineError::BadRequest("a user name and a password are needed".to_owned())
+    })?;
+    engine.images.log_in(config.registry(), credentials).await?;
+    Ok(Json(
+        json!({ "Status": "Login Succeeded", "IdentityToken": "" }),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(text: &str) -> Result<Option<Credentials>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(HEADER, text.parse().unwrap());
+        of_headers(&headers)
+    }
+
+    #[test]
+    fn credentials_are_read_in_any_base64() {
+        let json = r#"{"username":"me","password":"p>?~"}"#;
+        let padded = base64::engine::general_purpose::STANDARD.encode(json);
+        let url = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
+        for text in [padded, url] {
+            let found = header(&text).unwrap().unwrap();
+            assert_eq!(
+                (found.username.as_str(), found.password.as_str()),
+                ("me", "p>?~")
+            );
+        }
+        for none in ["e30=", "e30", "", "bnVsbA=="] {
+            assert_eq!(header(none).unwrap(), None, "{none}");
+        }
+        assert!(header("%%%").is_err());
+        let token = base64::engine::general_purpose::STANDARD.encode(r#"{"identitytoken":"t"}"#);
+        assert_eq!(header(&token).unwrap().unwrap().username, TOKEN_USER);
+    }
+
+    #[test]
+    fn the_registry_is_the_addresss_host() {
+        let registry = |address: &str| {
+            let config = AuthConfig {
+                serveraddress: address.to_owned(),
+                ..AuthConfig::default()
+            };
+            config.registry().to_owned()
+        };
+        assert_eq!(registry("https://index.docker.io/v1/"), "docker.io");
+        assert_eq!(registry("127.0.0.1:5000"), "127.0.0.1:5000");
+        assert_eq!(registry("https://reg.example/v2/"), "reg.example");
+    }
+}
