@@ -340,7 +340,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let hub = Hub::new();
         let log = Arc::new(Log::new(dir.path().join("log")));
-        log.begin().unwrap();
+        log.begin(Default::default()).unwrap();
         let opened = Fifos::new(dir.path(), "", false, true).create().unwrap();
         let path = opened.fifos().stdout.clone().unwrap();
         let error_path = opened.fifos().stderr.clone().unwrap();

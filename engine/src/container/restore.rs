@@ -10,6 +10,7 @@ use super::Container;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lifecycle::{self, Event, Status};
+use crate::logs::Rotation;
 use crate::network;
 use crate::shim::{self, Task};
 use crate::streams::{Fifos, Pumps};
@@ -123,7 +124,7 @@ impl Engine {
         .open()?;
         let logs = log_driver(&record) != "none";
         if logs {
-            container.log.begin()?;
+            container.log.begin(Rotation::of(&record.host)?)?;
         }
         let log = logs.then_some(&container.log);
         let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));

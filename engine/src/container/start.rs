@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::health::{Check, Health};
 use crate::lifecycle::{Event, Status};
+use crate::logs::Rotation;
 use crate::network::{self, Owner};
 use crate::record::Record;
 use crate::scratch;
@@ -157,7 +158,7 @@ impl Engine {
         let opened = fifos.create()?;
         let logs = !matches!(log_driver(&record), "none");
         if logs {
-            container.log.begin()?;
+            container.log.begin(Rotation::of(&record.host)?)?;
         }
         let task = Arc::new(shim::launch(&self.shim, container.id(), bundle).await?);
         let rootfs = rootfs_mounts(&record, scratch);

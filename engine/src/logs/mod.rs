@@ -1,12 +1,14 @@
 //! Container logs in Docker's `json-file` format: one JSON object per line part of at most 16 KiB.
 
 mod reader;
+mod rotation;
 mod writer;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use reader::{read, ReadOptions};
+pub use rotation::Rotation;
 pub use writer::Log;
 
 /// Longest part of a line in one record, in bytes.

@@ -8,6 +8,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
+use super::rotation::all_older;
 use super::{Log, LogRecord, Stream};
 use crate::error::{EngineError, Result};
 
@@ -65,16 +66,40 @@ async fn read_into(
             Err(error) => return Err(io("open the log")(error)),
         }
     };
-    let length = progress.borrow_and_update().length;
-    let mut position = match options.tail {
-        Some(count) => tail_start(&mut file, length, count)
+    let begun = *progress.borrow_and_update();
+    let (mut position, found) = match options.tail {
+        Some(count) => tail_start(&mut file, begun.length, count)
             .await
             .map_err(io("read the log"))?,
-        None => 0,
+        None => (0, 0),
     };
+    let left = options.tail.map(|count| count.saturating_sub(found));
+    if !read_older(log, left, options, sender)
+        .await
+        .map_err(io("read an older log"))?
+    {
+        return Ok(());
+    }
     let mut pending = Vec::new();
+    let mut generation = begun.generation;
     loop {
-        let now = *progress.borrow_and_update();
+        let mut now = *progress.borrow_and_update();
+        if now.generation != generation {
+            // The file that is open has its end now; then comes the present one.
+            file.seek(SeekFrom::Start(position))
+                .await
+                .map_err(io("read the log"))?;
+            file.read_to_end(&mut pending)
+                .await
+                .map_err(io("read the log"))?;
+            if !emit(&mut pending, options, sender).await {
+                return Ok(());
+            }
+            pending.clear();
+            file = File::open(log.path()).await.map_err(io("open the log"))?;
+            (position, generation) = (0, now.generation);
+            now = *progress.borrow_and_update();
+        }
         file.seek(SeekFrom::Start(position))
             .await
             .map_err(io("read the log"))?;
@@ -101,6 +126,48 @@ async fn read_into(
             () = sender.closed() => return Ok(()),
         }
     }
+}
+
+/// Reads the files before the present one, the oldest first; with `left`, only that many records
+/// from their end. `false`: nobody wants more.
+async fn read_older(
+    log: &Log,
+    mut left: Option<u64>,
+    options: &ReadOptions,
+    sender: &mpsc::Sender<Result<LogRecord>>,
+) -> std::io::Result<bool> {
+    let mut parts = Vec::new();
+    for path in all_older(log.path()) {
+        if left == Some(0) {
+            break;
+        }
+        let mut file = File::open(&path).await?;
+        let length = file.metadata().await?.len();
+        let mut start = 0;
+        if let Some(count) = left {
+            let (from, found) = tail_start(&mut file, length, count).await?;
+            start = from;
+            left = Some(count.saturating_sub(found));
+        }
+        parts.push((file, start));
+    }
+    for (mut file, start) in parts.into_iter().rev() {
+        file.seek(SeekFrom::Start(start)).await?;
+        let mut pending = Vec::new();
+        loop {
+            let read = (&mut file)
+                .take(BLOCK_BYTES)
+                .read_to_end(&mut pending)
+                .await?;
+            if read == 0 {
+                break;
+            }
+            if !emit(&mut pending, options, sender).await {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Sends the whole records of `pending`. `false`: nobody wants more.
@@ -140,10 +207,10 @@ async fn emit(
     true
 }
 
-/// Offset of the last `count` records of the first `length` bytes.
-async fn tail_start(file: &mut File, length: u64, count: u64) -> std::io::Result<u64> {
-    if count == 0 {
-        return Ok(length);
+/// Offset of the last `count` records of the first `length` bytes, and how many there are.
+async fn tail_start(file: &mut File, length: u64, count: u64) -> std::io::Result<(u64, u64)> {
+    if count == 0 || length == 0 {
+        return Ok((length, 0));
     }
     let mut end = length;
     let mut seen = 0;
@@ -169,10 +236,11 @@ async fn tail_start(file: &mut File, length: u64, count: u64) -> std::io::Result
             }
             seen += 1;
             if seen == count {
-                return Ok(after);
+                return Ok((after, seen));
             }
         }
         end = start;
     }
-    Ok(0)
+    // The first record has no line end before it.
+    Ok((0, seen + 1))
 }

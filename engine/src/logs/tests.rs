@@ -12,7 +12,7 @@ async fn all(log: &Arc<Log>, options: ReadOptions) -> Vec<LogRecord> {
 
 fn new_log(dir: &tempfile::TempDir) -> Arc<Log> {
     let log = Arc::new(Log::new(dir.path().join("x.log")));
-    log.begin().unwrap();
+    log.begin(Default::default()).unwrap();
     log
 }
 
@@ -97,10 +97,47 @@ async fn a_record_cut_short_by_a_crash_is_dropped_at_the_next_run() {
     bytes.extend_from_slice(b"{\"log\":\"cut");
     std::fs::write(&path, bytes).unwrap();
     let log = Arc::new(Log::new(path));
-    log.begin().unwrap();
+    log.begin(Default::default()).unwrap();
     log.write(Stream::Stdout, b"next\n");
     log.end();
     let records = all(&log, ReadOptions::default()).await;
     let texts: Vec<_> = records.iter().map(|r| r.log.as_str()).collect();
     assert_eq!(texts, ["whole\n", "next\n"]);
+}
+
+#[tokio::test]
+async fn a_log_begins_anew_and_is_read_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    let rotation = Rotation {
+        max_bytes: Some(300),
+        files: 3,
+    };
+    log.end();
+    log.begin(rotation).unwrap();
+    let follow = ReadOptions {
+        follow: true,
+        ..ReadOptions::default()
+    };
+    let mut follower = read(Arc::clone(&log), follow);
+    for number in 0..20 {
+        log.write(Stream::Stdout, format!("line {number}\n").as_bytes());
+        let record = follower.recv().await.unwrap().unwrap();
+        assert_eq!(record.log, format!("line {number}\n"));
+    }
+    log.end();
+    let lines = |records: Vec<LogRecord>| -> Vec<String> {
+        records.into_iter().map(|record| record.log).collect()
+    };
+    let kept = lines(all(&log, ReadOptions::default()).await);
+    // Three files of at most 300 bytes, the newest records in them.
+    assert!((6..20).contains(&kept.len()), "{kept:?}");
+    assert_eq!(kept.last().unwrap(), "line 19\n");
+    let last = ReadOptions {
+        tail: Some(5),
+        ..ReadOptions::default()
+    };
+    let tail = lines(all(&log, last).await);
+    assert_eq!(tail, kept[kept.len() - 5..]);
+    assert!(dir.path().read_dir().unwrap().count() <= 3);
 }

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::rotation::{self, Rotation};
 use super::{LogRecord, Stream, MAX_PART_BYTES};
 use crate::error::{EngineError, Result};
 
@@ -18,6 +19,8 @@ pub(super) struct Progress {
     pub(super) length: u64,
     /// A container writes to it.
     pub(super) live: bool,
+    /// How often it has begun anew.
+    pub(super) generation: u64,
 }
 
 /// A container's log file.
@@ -33,6 +36,7 @@ struct Writer {
     file: Option<File>,
     partial: [Vec<u8>; 2],
     failed: bool,
+    rotation: Rotation,
 }
 
 impl Log {
@@ -41,7 +45,7 @@ impl Log {
         let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         let progress = watch::Sender::new(Progress {
             length,
-            live: false,
+            ..Progress::default()
         });
         Self {
             path,
@@ -56,7 +60,7 @@ impl Log {
     }
 
     /// Opens the file for a run of the container. A record that a crash cut short is cut off.
-    pub fn begin(&self) -> Result<()> {
+    pub fn begin(&self, rotation: Rotation) -> Result<()> {
         let io = |what| move |source: std::io::Error| EngineError::io(what, &self.path, source);
         let file = OpenOptions::new()
             .create(true)
@@ -68,7 +72,11 @@ impl Log {
         let mut writer = self.lock();
         writer.file = Some(file);
         writer.failed = false;
-        self.progress.send_replace(Progress { length, live: true });
+        writer.rotation = rotation;
+        self.progress.send_modify(|progress| {
+            progress.length = length;
+            progress.live = true;
+        });
         Ok(())
     }
 
@@ -103,6 +111,10 @@ impl Log {
         if records.is_empty() || writer.failed {
             return;
         }
+        if let Err(error) = self.rotate_for(writer, records.len() as u64) {
+            // It grows on, rather than being lost.
+            tracing::error!(path = ?self.path, %error, "the log can't begin anew");
+        }
         let Some(file) = &mut writer.file else { return };
         match file.write_all(records) {
             Ok(()) => self
@@ -113,6 +125,26 @@ impl Log {
                 tracing::error!(path = ?self.path, %error, "writing the log failed");
             }
         }
+    }
+
+    /// Begins anew where the next records would make the file too large.
+    fn rotate_for(&self, writer: &mut Writer, more: u64) -> std::io::Result<()> {
+        let length = self.progress.borrow().length;
+        let full = |max: u64| 0 < length && max < length.saturating_add(more);
+        if writer.file.is_none() || !writer.rotation.max_bytes.is_some_and(full) {
+            return Ok(());
+        }
+        rotation::rotate(&self.path, writer.rotation.files)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)?;
+        writer.file = Some(file);
+        self.progress.send_modify(|progress| {
+            progress.length = 0;
+            progress.generation += 1;
+        });
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {

@@ -37,13 +37,6 @@ pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
         "BlkioWeight: discarded.",
     );
     warn(
-        host.log_config
-            .as_ref()
-            .and_then(|log| log.config.as_ref())
-            .is_some_and(|config| !config.is_empty()),
-        "Options of the log driver are not built yet: the log is not rotated.",
-    );
-    warn(
         host.security_opt.iter().flatten().any(|option| {
             option.starts_with("seccomp") && !option.ends_with("unconfined")
                 || option.starts_with("apparmor") && !option.ends_with("unconfined")
@@ -126,6 +119,7 @@ fn check_values(host: &HostConfig) -> Result<()> {
     mode("UTSMode", &host.uts_mode, &["private", "host"])?;
     mode("UsernsMode", &host.userns_mode, &["host"])?;
     let bad = |text: String| Err(EngineError::BadRequest(text));
+    crate::logs::Rotation::of(host)?;
     if let Some(driver) = host.log_config.as_ref().and_then(|log| log.typ.as_deref()) {
         if !LOG_DRIVERS.contains(&driver) {
             return Err(EngineError::NotBuilt(format!("the log driver {driver:?}")));

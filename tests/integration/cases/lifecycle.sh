@@ -155,3 +155,26 @@ case_tmpfs_options() {
     capture hull run --rm --tmpfs /t:size=10m,mode=1770,uid=1000 "$BUSYBOX" sh -c 'stat -c "%a %u" /t; dd if=/dev/zero of=/t/f bs=1M count=20 2>&1 | grep -o "No space left"; stat -c %s /t/f'
     expect_out $'1770 1000\nNo space left\n10485760\n'
 }
+
+case_logs_begin_anew_at_a_size() {
+    hull run --name t-rotate --log-opt max-size=2k --log-opt max-file=3 "$BUSYBOX" sh -c 'for i in $(seq 200); do echo "line $i"; done' >/dev/null
+    expect_eq "$(hull logs -n 3 t-rotate | tr '\n' ' ')" 'line 198 line 199 line 200 ' tail
+    local log
+    log=$(hull inspect -f '{{.LogPath}}' t-rotate)
+    expect_eq "$(ls "$log"* | wc -l)" 3 files
+    [ "$(stat -c %s "$log")" -le 2048 ] || fail 'larger than asked for'
+    capture hull run --rm --log-opt colour=red "$BUSYBOX" true
+    expect_status 125
+    expect_err_has "unknown log opt 'colour'"
+    hull rm t-rotate >/dev/null
+}
+
+case_doctor_reads_the_jail_of_a_running_vmm() {
+    hull run -d --name t-jail "$BUSYBOX" sleep 600 >/dev/null
+    capture hull doctor --jail t-jail
+    expect_status 0
+    for want in 'own net namespace' 'CapEff' 'no_new_privs' 'seccomp of' 'root directory' 'open files'; do
+        expect_out_has "$want"
+    done
+    hull rm -f t-jail >/dev/null
+}
