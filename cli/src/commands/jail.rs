@@ -143,7 +143,8 @@ fn threads(process: &Path) -> std::io::Result<Vec<Fact>> {
 }
 
 fn limits(text: &str) -> Vec<Fact> {
-    let bounded = ["Max core file size", "Max file size", "Max processes"];
+    // Files are as large as disks are, so their size has no bound.
+    let bounded = ["Max core file size", "Max open files", "Max processes"];
     let lines = text
         .lines()
         .filter(|line| bounded.iter().any(|name| line.starts_with(name)));

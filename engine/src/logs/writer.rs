@@ -107,7 +107,19 @@ impl Log {
         self.progress.subscribe()
     }
 
+    /// Each record by itself where the file has a largest size.
     fn append(&self, writer: &mut Writer, records: &[u8]) {
+        match writer.rotation.max_bytes {
+            None => self.append_at_once(writer, records),
+            Some(_) => {
+                for record in records.split_inclusive(|byte| *byte == b'\n') {
+                    self.append_at_once(writer, record);
+                }
+            }
+        }
+    }
+
+    fn append_at_once(&self, writer: &mut Writer, records: &[u8]) {
         if records.is_empty() || writer.failed {
             return;
         }

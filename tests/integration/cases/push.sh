@@ -52,7 +52,7 @@ auth: {htpasswd: {realm: test, path: $T/htpasswd}}
 X
     docker-registry serve "$T/auth.yml" >"$T/auth.log" 2>&1 &
     local registry=$!
-    trap "kill $registry; hull rmi 127.0.0.1:5011/x:one >/dev/null 2>&1; rm -rf '$T'" EXIT
+    trap "kill $registry; hull rmi 127.0.0.1:5011/x:one >/dev/null 2>&1 || true; rm -rf '$T'" EXIT
     wait_for 10 curl -s -o /dev/null http://127.0.0.1:5011/ || fail "no registry: $(cat "$T/auth.log")"
     export DOCKER_CONFIG=$T/docker
     hull tag "$BUSYBOX" 127.0.0.1:5011/x:one

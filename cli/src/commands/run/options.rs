@@ -197,6 +197,9 @@ pub(crate) struct CreateArgs {
     /// What happens with its output: json-file, none
     #[arg(long)]
     log_driver: Option<String>,
+    /// Option of the log driver: KEY=VALUE, such as max-size=10m
+    #[arg(long, value_name = "KEY=VALUE")]
+    log_opt: Vec<String>,
     /// Write the container's id to a file
     #[arg(long, value_name = "FILE")]
     pub(super) cidfile: Option<PathBuf>,
@@ -332,6 +335,14 @@ impl CreateArgs {
         all
     }
 
+    fn log_config(&self) -> Option<HostConfigLogConfig> {
+        let any = self.log_driver.is_some() || !self.log_opt.is_empty();
+        any.then(|| HostConfigLogConfig {
+            typ: self.log_driver.clone(),
+            config: (!self.log_opt.is_empty()).then(|| pairs(&self.log_opt)),
+        })
+    }
+
     fn host_config(&self) -> Result<HostConfig> {
         let size = terminal::size().filter(|_| self.tty);
         Ok(HostConfig {
@@ -378,10 +389,7 @@ impl CreateArgs {
             annotations: Some(self.annotations()),
             oom_score_adj: self.oom_score_adj,
             init: self.init.then_some(true),
-            log_config: self.log_driver.clone().map(|driver| HostConfigLogConfig {
-                typ: Some(driver),
-                config: None,
-            }),
+            log_config: self.log_config(),
             console_size: size.map(|(width, height)| vec![height.into(), width.into()]),
             ..HostConfig::default()
         })
