@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{lgetxattr, llistxattr};
+use rustix::fs::{lgetxattr, llistxattr, statx, AtFlags, StatxFlags, CWD};
 use tar::{Builder, EntryType, Header};
 
 use super::stat;
@@ -48,7 +48,7 @@ pub(super) fn tree(path: &Path, out: impl Write) -> io::Result<()> {
 /// All of a file system, without the files of others that are mounted in it.
 pub(super) fn root(path: &Path, out: impl Write) -> io::Result<()> {
     let mut pack = Pack::new(out);
-    pack.only_device = Some(fs::metadata(path)?.dev());
+    pack.only_mount = Some(mount_of(path)?);
     pack.directory(path, Path::new(""))?;
     pack.finish()
 }
@@ -65,7 +65,8 @@ struct Pack<W: Write> {
     tar: Builder<W>,
     /// Names of files with several links, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
-    only_device: Option<u64>,
+    /// Number of the mount that is packed, without those below it.
+    only_mount: Option<u64>,
     is_layer: bool,
 }
 
@@ -74,7 +75,7 @@ impl<W: Write> Pack<W> {
         Self {
             tar: Builder::new(out),
             links: HashMap::new(),
-            only_device: None,
+            only_mount: None,
             is_layer: false,
         }
     }
@@ -91,13 +92,12 @@ impl<W: Write> Pack<W> {
         names.sort();
         for child in names {
             let (path, name) = (path.join(&child), name.join(&child));
-            let metadata = match fs::symlink_metadata(&path) {
-                Ok(metadata) => metadata,
+            let (metadata, foreign) = match self.look(&path) {
+                Ok(found) => found,
                 // It went while we looked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(named(error, &path)),
             };
-            let foreign = self.only_device.is_some_and(|own| own != metadata.dev());
             if foreign && !metadata.is_dir() {
                 self.placeholder(&name)?;
                 continue;
@@ -116,6 +116,16 @@ impl<W: Write> Pack<W> {
             }
         }
         Ok(())
+    }
+
+    /// What a path is, and whether it is on another mount than the one that is packed.
+    fn look(&self, path: &Path) -> io::Result<(Metadata, bool)> {
+        let metadata = fs::symlink_metadata(path)?;
+        let foreign = match self.only_mount {
+            Some(own) => mount_of(path)? != own,
+            None => false,
+        };
+        Ok((metadata, foreign))
     }
 
     /// A mounted file hides one that we can't see.
@@ -195,6 +205,13 @@ impl<W: Write> Pack<W> {
             .map(|(name, value)| (name.as_str(), value.as_slice()));
         self.tar.append_pax_extensions(pairs)
     }
+}
+
+/// The number of the mount that a path is on. Not its device: overlayfs gives files other devices
+/// than directories.
+fn mount_of(path: &Path) -> io::Result<u64> {
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)?;
+    Ok(found.stx_mnt_id)
 }
 
 /// Seconds with a fraction; before the epoch the fraction counts backwards too.
@@ -327,6 +344,18 @@ mod tests {
         tree(Path::new(&format!("{}/.", top.display())), &mut out).unwrap();
         assert!(entries(&out)[1].0.ends_with("sub"));
         assert!(tree(&top.join("none"), &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn a_root_is_packed_with_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        fs::write(dir.path().join("sub/file"), "hello").unwrap();
+        let mut out = Vec::new();
+        root(dir.path(), &mut out).unwrap();
+        let all = entries(&out);
+        assert_eq!(all[1].0, "sub/file");
+        assert_eq!(all[1].2, 5);
     }
 
     #[test]
