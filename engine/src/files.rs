@@ -27,6 +27,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 const QUEUE: usize = 8;
 /// How long a job may take to end after its output has.
 const END_LIMIT: Duration = Duration::from_secs(30);
+const SIGKILL: u32 = 9;
 
 /// What a client reads.
 pub(crate) type Output = mpsc::Receiver<std::io::Result<Bytes>>;
@@ -48,8 +49,17 @@ struct Running {
 }
 
 impl Engine {
-    /// Opens a session on a container's files.
+    /// Opens a session on a container's files. Not cut off half-way when its caller is: a session
+    /// that nobody takes ends by itself.
     pub(crate) async fn files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        let opened = tokio::spawn(async move { engine.open_files(&container).await });
+        opened.await.map_err(|error| {
+            EngineError::io("open", "a container's files", std::io::Error::other(error))
+        })?
+    }
+
+    async fn open_files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
         if container.status() == Status::Paused {
             return Err(EngineError::Conflict(format!(
                 "container {} is paused: unpause it before its files are worked on",
@@ -81,15 +91,35 @@ impl Engine {
     }
 }
 
+/// A client that goes away drops its session where it is.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.end_own();
+    }
+}
+
 impl Session {
     /// Ends it. A VM that was booted for it is gone after.
-    pub(crate) async fn close(self) {
-        if self.own.is_none() {
-            return;
+    pub(crate) async fn close(mut self) {
+        if let Some(ending) = self.end_own() {
+            let _ = ending.await;
         }
-        let _ = self.task.delete("").await;
-        let _ = self.task.shutdown().await;
-        self.engine.clean_runtime(self.container.id()).await;
+    }
+
+    /// Begins to end a VM that was booted for the session, if there is one. It goes on to its end
+    /// whether or not somebody waits; until then the container can't be started.
+    fn end_own(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+        // None: hulld itself is ending, and the next one sweeps.
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let operation = self.own.take()?;
+        let (engine, container) = (Arc::clone(&self.engine), Arc::clone(&self.container));
+        let task = Arc::clone(&self.task);
+        Some(runtime.spawn(async move {
+            let _operation = operation;
+            let _ = task.delete("").await;
+            let _ = task.shutdown().await;
+            engine.clean_runtime(container.id()).await;
+        }))
     }
 
     async fn begin(&self, job: &FilesJob, input: bool) -> Result<Running> {
@@ -134,12 +164,23 @@ impl Session {
             self.task.wait(id).await
         };
         let ended = tokio::time::timeout(END_LIMIT, ended).await;
+        if ended.is_err() {
+            self.kill(id).await;
+        }
         let _ = self.task.delete(id).await;
         fifos.remove();
         match ended {
             Ok(Ended::Exited(0)) => Ok(()),
             _ => Err(self.error(text.trim(), path)),
         }
+    }
+
+    /// Ends a job that does not end by itself.
+    async fn kill(&self, id: &str) {
+        if let Err(error) = self.task.kill(id, SIGKILL, false).await {
+            tracing::debug!(error = error.message(), "ending work on files");
+        }
+        let _ = tokio::time::timeout(END_LIMIT, self.task.wait(id)).await;
     }
 
     fn error(&self, text: &str, path: &str) -> EngineError {
@@ -204,7 +245,9 @@ impl Session {
                 while let Ok(length @ 1..) = output.read(&mut buffer).await {
                     let chunk = Bytes::copy_from_slice(&buffer[..length]);
                     if sender.send(Ok(chunk)).await.is_err() {
-                        // Nobody reads any more: the job ends by its broken pipe.
+                        // Nobody reads any more. The shim keeps the FIFO open, so no broken pipe
+                        // tells the job.
+                        self.kill(&running.id).await;
                         break;
                     }
                 }

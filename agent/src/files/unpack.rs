@@ -161,7 +161,9 @@ impl Attributes {
             uid: id(header.uid()?)?,
             gid: id(header.gid()?)?,
             mode: header.mode()? & 0o7777,
-            modified: SystemTime::UNIX_EPOCH + Duration::from_secs(header.mtime()?),
+            modified: SystemTime::UNIX_EPOCH
+                .checked_add(Duration::from_secs(header.mtime()?))
+                .ok_or(io::ErrorKind::InvalidData)?,
             extended: Vec::new(),
         };
         for extension in entry.pax_extensions()?.into_iter().flatten() {

@@ -1,11 +1,12 @@
 //! `diff`, `export` and `commit`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use http_body_util::BodyExt as _;
-use hyper::Method;
+use hyper::body::Incoming;
+use hyper::{Method, Response};
 
 use super::line;
 use crate::client::{broken, empty, encode, read_json, Client};
@@ -46,6 +47,41 @@ pub(crate) struct CommitArgs {
     image: Option<String>,
 }
 
+/// An archive is nothing for a terminal.
+pub(super) fn refuse_terminal(output: Option<&Path>) -> Result<()> {
+    match output.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        false => Ok(()),
+        true => Err(CliError::usage(
+            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
+        )),
+    }
+}
+
+/// Writes an answer's body to a file, or to standard output.
+pub(super) async fn write_body(
+    answer: Response<Incoming>,
+    output: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let what = "cannot write the archive";
+    let mut file = match output {
+        Some(path) => Some(std::fs::File::create(path).map_err(CliError::io(what))?),
+        None => None,
+    };
+    let mut body = answer.into_body();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else {
+            continue;
+        };
+        let written = match &mut file {
+            Some(file) => file.write_all(&data),
+            None => out.write_all(&data),
+        };
+        written.map_err(CliError::io(what))?;
+    }
+    Ok(())
+}
+
 /// Prints what a container changed: A added, C changed, D deleted.
 pub(crate) async fn diff(args: DiffArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     let path = format!("/containers/{}/changes", encode(&args.container));
@@ -69,28 +105,10 @@ pub(crate) async fn export(
     client: &Client,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
-    if args.output.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        return Err(CliError::usage(
-            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
-        ));
-    }
+    refuse_terminal(args.output.as_deref())?;
     let path = format!("/containers/{}/export", encode(&args.container));
-    let mut body = client.send(Method::GET, &path, empty()).await?.into_body();
-    let what = "cannot write the archive";
-    let mut file = match &args.output {
-        Some(path) => Some(std::fs::File::create(path).map_err(CliError::io(what))?),
-        None => None,
-    };
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(broken)?.into_data() else {
-            continue;
-        };
-        let written = match &mut file {
-            Some(file) => file.write_all(&data),
-            None => out.write_all(&data),
-        };
-        written.map_err(CliError::io(what))?;
-    }
+    let answer = client.send(Method::GET, &path, empty()).await?;
+    write_body(answer, args.output.as_deref(), out).await?;
     Ok(ExitCode::SUCCESS)
 }
 

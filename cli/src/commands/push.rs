@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use http_body_util::BodyExt as _;
 use hyper::Method;
 
+use super::files::{refuse_terminal, write_body};
 use super::line;
 use super::login::registry_auth;
 use super::pull::with_tag;
-use crate::client::{broken, empty, encode, Client};
-use crate::error::{CliError, Result};
+use crate::client::{empty, encode, Client};
+use crate::error::Result;
 use crate::progress::{self, To};
 
 /// `push`
@@ -63,32 +63,14 @@ pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -
 }
 
 pub(crate) async fn save(args: SaveArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    if args.output.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        return Err(CliError::usage(
-            "cowardly refusing to save to a terminal. Use the -o flag or redirect",
-        ));
-    }
+    refuse_terminal(args.output.as_deref())?;
     let names: Vec<String> = args
         .images
         .iter()
         .map(|name| format!("names={}", encode(name)))
         .collect();
     let path = format!("/images/get?{}", names.join("&"));
-    let mut body = client.send(Method::GET, &path, empty()).await?.into_body();
-    let what = "cannot write the archive";
-    let mut file = match &args.output {
-        Some(path) => Some(std::fs::File::create(path).map_err(CliError::io(what))?),
-        None => None,
-    };
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(broken)?.into_data() else {
-            continue;
-        };
-        let written = match &mut file {
-            Some(file) => file.write_all(&data),
-            None => out.write_all(&data),
-        };
-        written.map_err(CliError::io(what))?;
-    }
+    let answer = client.send(Method::GET, &path, empty()).await?;
+    write_body(answer, args.output.as_deref(), out).await?;
     Ok(ExitCode::SUCCESS)
 }

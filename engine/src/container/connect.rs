@@ -6,7 +6,6 @@ use super::{live_task, Container};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::network::{self, Endpoint, Owner, Wanted};
-use crate::spec;
 
 impl Engine {
     /// Puts a container on a network; one that runs gets an interface more.
@@ -36,12 +35,7 @@ impl Engine {
         let task = live_task(container)?;
         let record = container.record();
         let egress = network::egress_of(&record.host)?;
-        let owner = Owner {
-            egress: &egress,
-            id: &record.id,
-            name: &record.name,
-            hostname: spec::hostname(&record),
-        };
+        let owner = Owner::of(&record, &egress);
         let others = &record.endpoints;
         let endpoint = self.networks.attach_more(owner, wanted, others)?;
         let interface = network::interface(&endpoint, others);

@@ -225,12 +225,7 @@ impl Engine {
         let exposed = record.config.exposed_ports.as_deref();
         let ports = network::parse_bindings(&record.host, exposed)?;
         let egress = network::egress_of(&record.host)?;
-        let owner = Owner {
-            egress: &egress,
-            id: &record.id,
-            name: &record.name,
-            hostname: spec::hostname(&record),
-        };
+        let owner = Owner::of(&record, &egress);
         let endpoints = self
             .networks
             .attach(owner, &record.networks, &ports)

@@ -14,6 +14,7 @@ use super::ports::{port_map, PublishedPort};
 use super::records::{Endpoint, NetworkRecord, Wanted};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
+use crate::record::Record;
 
 /// What a running container has of the host's network.
 #[derive(Debug, Default)]
@@ -30,6 +31,18 @@ pub(crate) struct Owner<'a> {
     pub(crate) name: &'a str,
     pub(crate) hostname: &'a str,
     pub(crate) egress: &'a Egress,
+}
+
+impl<'a> Owner<'a> {
+    /// A container.
+    pub(crate) fn of(record: &'a Record, egress: &'a Egress) -> Self {
+        Self {
+            id: &record.id,
+            name: &record.name,
+            hostname: crate::spec::hostname(record),
+            egress,
+        }
+    }
 }
 
 impl Networks {

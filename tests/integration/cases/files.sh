@@ -53,6 +53,9 @@ case_export_and_commit() {
     hull export -o "$T/root.tar" t-exp
     tar -tf "$T/root.tar" >"$T/list"
     grep -qx made "$T/list" && grep -qx bin/busybox "$T/list" || fail "export: $(head "$T/list")"
+    # Of the writable layer, and of the image.
+    expect_eq "$(tar -xOf "$T/root.tar" made)" made 'content of a new file'
+    tar -xOf "$T/root.tar" etc/passwd | grep -q ^root: || fail 'a file of the image is exported without its content'
     if grep -q '^proc/.' "$T/list"; then fail 'mounts are exported'; fi
     if grep -qx etc/group "$T/list"; then fail 'a deleted file is exported'; fi
     id=$(hull commit -a me -m words -c 'CMD ["cat", "/made"]' -c 'ENV ADDED=1' t-exp committed:one)

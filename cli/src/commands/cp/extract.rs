@@ -79,6 +79,10 @@ pub(super) fn extract(input: impl Read, place: &Place, owners: bool) -> Result<(
         let mut entry = entry.map_err(failed)?;
         let name = entry.path().map_err(failed)?.into_owned();
         let target = target(place, &name)?;
+        if target == place.root {
+            // It was there before, and keeps its mode and owner.
+            continue;
+        }
         let modified = modified(&mut entry).map_err(failed)?;
         write(&mut entry, place, &target, owners).map_err(|source| CliError::Io {
             what: format!("cannot write {}", target.display()),
@@ -115,7 +119,9 @@ fn target(place: &Place, name: &Path) -> Result<PathBuf> {
     let mut target = place.root.clone();
     target.extend(&place.first);
     for part in parts.iter().skip(own) {
-        if fs::symlink_metadata(&target).is_ok_and(|there| there.is_symlink()) {
+        // The destination itself is the user's word, also where it is a link.
+        let chosen = target == place.root;
+        if !chosen && fs::symlink_metadata(&target).is_ok_and(|there| there.is_symlink()) {
             return Err(outside());
         }
         target.push(part);
@@ -125,7 +131,8 @@ fn target(place: &Place, name: &Path) -> Result<PathBuf> {
 
 fn modified<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<SystemTime> {
     let seconds = entry.header().mtime()?;
-    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    let modified = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    modified.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn write<R: Read>(
@@ -245,6 +252,36 @@ mod tests {
         assert!(place("/a/b", true, &at("f")).is_err());
         assert!(place("/a/b", false, &at("new/")).is_err());
         assert!(place("/a/b", false, &at("no/such")).is_err());
+    }
+
+    #[test]
+    fn the_destination_itself_is_the_users() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        fs::create_dir(&there).unwrap();
+        fs::set_permissions(&there, fs::Permissions::from_mode(0o700)).unwrap();
+        let link = dir.path().join("link");
+        symlink(&there, &link).unwrap();
+        let tar = tar_of(&[
+            (".", EntryType::Directory, ""),
+            ("./file", EntryType::Regular, "fine"),
+        ]);
+        extract(&tar[..], &into(&link, "", false), false).unwrap();
+        assert_eq!(fs::read_to_string(there.join("file")).unwrap(), "fine");
+        let mode = fs::metadata(&there).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_mtime(u64::MAX);
+        tar.append_data(&mut header, "x", io::empty()).unwrap();
+        let tar = tar.into_inner().unwrap();
+        assert!(extract(&tar[..], &into(dir.path(), "x", true), false).is_err());
     }
 
     #[test]

@@ -232,25 +232,16 @@ impl RegistryClient {
     }
 
     async fn send(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
-        let url = self.url(request)?;
-        let mut builder = self.http.get(url);
-        for accept in request.accept {
-            builder = builder.header(ACCEPT, *accept);
-        }
+        let accept = request.accept.iter();
+        let mut headers: Vec<_> = accept.map(|kind| (ACCEPT, (*kind).to_owned())).collect();
         if request.from > 0 {
-            builder = builder.header(RANGE, format!("bytes={}-", request.from));
+            headers.push((RANGE, format!("bytes={}-", request.from)));
         }
-        if let Some(value) = self.token(request) {
-            builder = builder.header(AUTHORIZATION, value);
-        }
-        builder
-            .send()
-            .await
-            .map_err(|source| RegistryError::Unreachable {
-                registry: request.registry.to_owned(),
-                what: request.what.to_owned(),
-                source,
-            })
+        let get = Sent {
+            headers,
+            ..Sent::empty(reqwest::Method::GET)
+        };
+        self.send_once(request, &get).await
     }
 
     fn url(&self, request: &Request<'_>) -> Result<Url, RegistryError> {
