@@ -80,3 +80,12 @@ case_the_docker_client_copies() {
     expect_eq "$(cat "$T/g")" via docker
     docker diff t-dcp | grep -q 'A /tmp/f' || fail "diff: $(docker diff t-dcp)"
 }
+
+case_a_client_that_goes_away_leaves_no_vm() {
+    hull create --name t-gone "$BUSYBOX" echo started >/dev/null
+    # Long before the VM that would answer is up.
+    if timeout 0.5 hull cp t-gone:/etc/passwd - >/dev/null 2>&1; then skip 'too fast to be cut off'; fi
+    hull start t-gone >/dev/null
+    expect_eq "$(hull wait t-gone)" 0 'exit code'
+    expect_eq "$(hull logs t-gone)" started output
+}
