@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,6 +10,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{poll, PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     mount, mount_bind_recursive, mount_change, unmount, MountFlags, MountPropagationFlags,
     UnmountFlags,
@@ -202,7 +203,7 @@ fn hold(signals: &SignalFd) -> ExitCode {
         }
         let told = !fds[0].revents().is_empty();
         if told {
-            if let Some(status) = read_status() {
+            if let Some(status) = read_status(link) {
                 return ExitCode::from(status);
             }
         }
@@ -214,15 +215,17 @@ fn hold(signals: &SignalFd) -> ExitCode {
     }
 }
 
-fn read_status() -> Option<u8> {
+/// The status with which to end, if it has come. A shim that leaves with a report of this process
+/// unread resets the socket: that is told before what it sent, which is still there to be read.
+fn read_status(link: BorrowedFd<'_>) -> Option<u8> {
     let mut buffer = [0; MAX_PACKET_BYTES];
-    match rustix::net::recv(stdin(), &mut buffer[..], RecvFlags::DONTWAIT) {
+    match rustix::net::recv(link, &mut buffer[..], RecvFlags::DONTWAIT) {
         Ok((_, 0)) => Some(ORPHANED_STATUS),
         Ok((_, length)) => {
             let ended: Option<Ended> = serde_json::from_slice(buffer.get(..length)?).ok();
             Some(ended.map_or(ORPHANED_STATUS, |ended| ended.status))
         }
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
+        Err(Errno::AGAIN | Errno::INTR | Errno::CONNRESET) => None,
         Err(_) => Some(ORPHANED_STATUS),
     }
 }
@@ -258,6 +261,23 @@ mod tests {
         let message = set_link_up(LOOPBACK_INDEX);
         assert_eq!(message.len(), 32);
         assert_eq!(message[..4], 32_u32.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_report_that_nobody_reads_does_not_hide_the_status() {
+        let (shim, holder) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        rustix::net::send(&holder, b"report", SendFlags::empty()).unwrap();
+        let ended = serde_json::to_vec(&Ended { status: 3 }).unwrap();
+        rustix::net::send(&shim, &ended, SendFlags::empty()).unwrap();
+        drop(shim);
+        let told: Vec<_> = (0..3).map(|_| read_status(holder.as_fd())).collect();
+        assert_eq!(told, [None, Some(3), Some(ORPHANED_STATUS)]);
     }
 
     #[test]
