@@ -2,10 +2,7 @@
 //!
 //! The agent itself stays in the root group, which has no limits and may hold processes beside
 //! its children; so a container's limits never hit the agent.
-//!
-//! Not here yet: `linux.resources.devices`. Version 2 has no device controller; the rules are a
-//! BPF program. Until there is one, device nodes are kept from containers only by CAP_MKNOD and by
-//! which nodes their /dev has. The virtual machine stays the boundary either way.
+//! Rules for devices are a BPF program of the group ([`crate::device_rules`]).
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,6 +12,7 @@ use std::path::{Path, PathBuf};
 use hull_protocol::agent::{CpuStats, IoStats, MemoryStats, PidsStats, StatsContainerResponse};
 use oci_spec::runtime::LinuxResources;
 
+use crate::device_rules;
 use crate::error::{AgentError, Context, Kind, Result};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -180,7 +178,12 @@ impl Cgroup {
         fs::create_dir(&group.0)
             .context(|| format!("failed to make the cgroup {}", group.0.display()))?;
         if let Some(resources) = resources {
-            if let Err(error) = group.apply(resources) {
+            let confined = match resources.devices() {
+                Some(rules) => device_rules::confine(&group.0, rules),
+                // Not a word about devices: all of the guest's.
+                None => Ok(()),
+            };
+            if let Err(error) = confined.and_then(|()| group.apply(resources)) {
                 group.remove();
                 return Err(error);
             }

@@ -18,6 +18,7 @@ mod cgroup;
 mod console;
 mod container;
 mod device;
+mod device_rules;
 mod diagnose;
 mod dial;
 mod error;

@@ -2,9 +2,11 @@
 //! wrapper here is safe to call: it checks results and owns what it returns.
 #![allow(unsafe_code)] // Thin wrappers around system calls; every block says what it relies on.
 
+mod bpf;
 mod port;
 mod process;
 
+pub(crate) use bpf::{attach_device_program, load_device_program};
 pub(crate) use port::{mark, power_off_notice};
 pub(crate) use process::{
     close_on_exec_from, execve, fork, kill, reset_signals, set_rlimit, set_seccomp_filter, unshare,
