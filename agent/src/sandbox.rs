@@ -10,7 +10,7 @@ use hull_protocol::agent::{
     ConfigureSandboxRequest, CreateContainerRequest, ExecProcessRequest, Stdio,
 };
 use hull_protocol::TraceMark;
-use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Spec};
+use oci_spec::runtime::{LinuxPersonality, LinuxResources, LinuxSeccomp, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::container::channel::{InitRole, Role};
@@ -39,6 +39,7 @@ struct Container {
     volumes: Vec<String>,
     /// What an exec takes over from the container.
     seccomp: Option<LinuxSeccomp>,
+    personality: Option<LinuxPersonality>,
     umask: Option<u32>,
 }
 
@@ -123,16 +124,18 @@ impl Sandbox {
         request: CreateContainerRequest,
     ) -> Result<Container> {
         let spec: Spec = parse("the configuration", &request.spec)?;
-        let mut container_plan = plan::container(&spec)?;
+        let mut container_plan = plan::container(&spec, &request.hook_state)?;
         let linux = spec.linux().as_ref();
         let seccomp = linux.and_then(|linux| linux.seccomp().clone());
         let process = spec
             .process()
             .as_ref()
             .ok_or_else(|| AgentError::invalid("the configuration has no process"))?;
+        let personality = linux.and_then(|linux| linux.personality().clone());
         let process_plan = plan::process(
             process,
             seccomp.as_ref(),
+            personality.as_ref(),
             &request.user,
             &request.additional_groups,
         )?;
@@ -178,6 +181,7 @@ impl Sandbox {
             files: files.ok_or_else(|| AgentError::new(Kind::Internal, "no files"))?,
             volumes,
             seccomp,
+            personality,
             umask,
         })
     }
@@ -220,7 +224,13 @@ impl Sandbox {
         }
         let process = parse("the process", &request.process)?;
         let seccomp = container.seccomp.as_ref();
-        let mut plan = plan::process(&process, seccomp, &request.user, &request.additional_groups)?;
+        let mut plan = plan::process(
+            &process,
+            seccomp,
+            container.personality.as_ref(),
+            &request.user,
+            &request.additional_groups,
+        )?;
         plan.umask = plan.umask.or(container.umask);
         let tokens: Stdio = request.stdio.clone().unwrap_or_default();
         let job = request.files.as_ref();

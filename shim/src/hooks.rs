@@ -1,17 +1,25 @@
-//! The hooks that the OCI specification runs on the host: prestart, createRuntime, poststart,
+//! The hooks whose programs are the host's: prestart, createRuntime, createContainer, poststart,
 //! poststop (config.md, "POSIX-platform Hooks").
+//!
+//! A createContainer hook belongs into the container's namespaces. Of those, the host has only that
+//! of the network; the others are the guest's, where the hook's program is not.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::future::Future;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use oci_spec::runtime::{Hook, Hooks};
+use rustix::thread::LinkNameSpaceType;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
+use tokio::sync::oneshot;
 
 /// How much of a hook's output is kept for an error's text, in bytes.
 const MAX_OUTPUT_BYTES: u64 = 4096;
@@ -26,6 +34,8 @@ pub enum Moment {
     Prestart,
     /// The same moment, after the prestart hooks.
     CreateRuntime,
+    /// The same moment, after the createRuntime hooks, in the container's network namespace.
+    CreateContainer,
     /// After the container's process was started.
     Poststart,
     /// After the container was deleted.
@@ -38,6 +48,7 @@ impl Moment {
         match self {
             Self::Prestart => "prestart",
             Self::CreateRuntime => "createRuntime",
+            Self::CreateContainer => "createContainer",
             Self::Poststart => "poststart",
             Self::Poststop => "poststop",
         }
@@ -48,6 +59,7 @@ impl Moment {
         let list = match self {
             Self::Prestart => hooks.prestart(),
             Self::CreateRuntime => hooks.create_runtime(),
+            Self::CreateContainer => hooks.create_container(),
             Self::Poststart => hooks.poststart(),
             Self::Poststop => hooks.poststop(),
         };
@@ -57,7 +69,7 @@ impl Moment {
     /// The container's status at that moment.
     fn status(self) -> &'static str {
         match self {
-            Self::Prestart | Self::CreateRuntime => "creating",
+            Self::Prestart | Self::CreateRuntime | Self::CreateContainer => "creating",
             Self::Poststart => "running",
             Self::Poststop => "stopped",
         }
@@ -152,6 +164,7 @@ impl Subject {
         let moments = [
             Moment::Prestart,
             Moment::CreateRuntime,
+            Moment::CreateContainer,
             Moment::Poststart,
             Moment::Poststop,
         ];
@@ -203,15 +216,74 @@ impl Subject {
             .timeout()
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map(Duration::from_secs);
-        let ended = execute(hook, &self.bundle, &state);
-        match limit {
-            None => ended.await,
-            Some(limit) => match tokio::time::timeout(limit, ended).await {
-                Ok(ended) => ended,
-                Err(_) => Err(Problem::TimedOut { limit }),
-            },
+        if moment == Moment::CreateContainer && pid != 0 {
+            return in_network_of(pid, hook.clone(), self.bundle.clone(), state, limit).await;
         }
+        within(limit, execute(hook, &self.bundle, &state)).await
     }
+}
+
+async fn within(
+    limit: Option<Duration>,
+    ended: impl Future<Output = Result<(), Problem>>,
+) -> Result<(), Problem> {
+    match limit {
+        None => ended.await,
+        Some(limit) => match tokio::time::timeout(limit, ended).await {
+            Ok(ended) => ended,
+            Err(_) => Err(Problem::TimedOut { limit }),
+        },
+    }
+}
+
+/// Runs one hook in the network namespace of a process. A namespace is a thread's, and a child has
+/// that of the thread that starts it: so the hook gets a thread of its own, with an event loop.
+/// Dropping the future ends both.
+async fn in_network_of(
+    pid: u32,
+    hook: Hook,
+    bundle: PathBuf,
+    state: Vec<u8>,
+    limit: Option<Duration>,
+) -> Result<(), Problem> {
+    let path = hook.path().clone();
+    let failed = move |source| Problem::Start { path, source };
+    let (mut answer, answered) = oneshot::channel();
+    let body = move || {
+        let entered = enter_network(pid).and_then(|()| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+        });
+        let told = entered.map(|runtime| {
+            runtime.block_on(async {
+                tokio::select! {
+                    ended = within(limit, execute(&hook, &bundle, &state)) => Some(ended),
+                    () = answer.closed() => None,
+                }
+            })
+        });
+        // Nobody may wait any more.
+        let _ = answer.send(told);
+    };
+    std::thread::Builder::new()
+        .name("hook".into())
+        .spawn(body)
+        .map_err(failed.clone())?;
+    match answered.await {
+        Ok(Ok(Some(ended))) => ended,
+        Ok(Err(error)) => Err(failed(error)),
+        Ok(Ok(None)) | Err(_) => Err(failed(io::Error::other("its thread ended"))),
+    }
+}
+
+fn enter_network(pid: u32) -> io::Result<()> {
+    let file = File::open(format!("/proc/{pid}/ns/net"))?;
+    let network = Some(LinkNameSpaceType::Network);
+    Ok(rustix::thread::move_into_link_name_space(
+        file.as_fd(),
+        network,
+    )?)
 }
 
 /// Runs one hook to its end; dropping the future kills it.

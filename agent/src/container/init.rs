@@ -11,6 +11,7 @@ use rustix::mount::{mount_change, MountPropagationFlags};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use super::channel::{self, InitRole, LaunchConfig, Order, Report, Role};
+use super::hooks::StartHooks;
 use super::plan::NamespaceChoice;
 use super::{devices, mounts, process};
 use crate::error::{AgentError, Context, Result};
@@ -79,11 +80,14 @@ fn launch(channel: &OwnedFd) -> Result<()> {
     let launch = receive(channel)?;
     process::limits(&launch.config.process)?;
     match &launch.config.role {
-        Role::Init(init) => choose(
-            &init.plan.namespaces.pid,
-            UnshareFlags::NEWPID,
-            ThreadNameSpaceType::PROCESS_ID,
-        )?,
+        Role::Init(init) => {
+            time_namespace(init)?;
+            choose(
+                &init.plan.namespaces.pid,
+                UnshareFlags::NEWPID,
+                ThreadNameSpaceType::PROCESS_ID,
+            )?;
+        }
         Role::Exec => join(launch.pidfd.as_ref())?,
         Role::Files(job) if job.in_container() => join(launch.pidfd.as_ref())?,
         Role::Files(_) => {}
@@ -150,7 +154,11 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
         }
         Role::Init(_) | Role::Exec => {}
     }
-    process::run(&config.process, channel)
+    let hooks = match &config.role {
+        Role::Init(init) => init.plan.start_hooks.clone(),
+        Role::Exec | Role::Files(_) => StartHooks::default(),
+    };
+    process::run(&config.process, &hooks, channel)
 }
 
 /// In the process of a job on files: never returns once it has begun.
@@ -189,8 +197,23 @@ fn join(pidfd: Option<&OwnedFd>) -> Result<()> {
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::CONTROL_GROUP;
+        | ThreadNameSpaceType::CONTROL_GROUP
+        | ThreadNameSpaceType::TIME;
     rustix::thread::move_into_thread_name_spaces(pidfd.as_fd(), all).context(failed)
+}
+
+/// Holds for what is forked from here on.
+fn time_namespace(init: &InitRole) -> Result<()> {
+    choose(
+        &init.plan.namespaces.time,
+        UnshareFlags::NEWTIME,
+        ThreadNameSpaceType::TIME,
+    )?;
+    for line in &init.plan.time_offsets {
+        fs::write("/proc/self/timens_offsets", line)
+            .context(|| format!("failed to set the time offset {line:?}"))?;
+    }
+    Ok(())
 }
 
 fn choose(

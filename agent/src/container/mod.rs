@@ -4,6 +4,7 @@
 pub(crate) mod capability;
 pub(crate) mod channel;
 mod devices;
+pub(crate) mod hooks;
 pub(crate) mod init;
 mod lookup;
 mod mount_options;
@@ -12,5 +13,6 @@ pub(crate) mod plan;
 mod process;
 mod resolve;
 mod rlimit;
+mod schedule;
 mod seccomp;
 mod user;

@@ -8,8 +8,10 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Proces
 use serde::{Deserialize, Serialize};
 
 use super::capability::{self, CapabilityPlan};
+use super::hooks::StartHooks;
 use super::mount_options::{self, MountOptions};
 use super::rlimit;
+use super::schedule::{self, SchedulePlan};
 use super::seccomp::{self, SeccompPlan};
 use crate::error::{AgentError, Kind, Result};
 
@@ -36,6 +38,10 @@ pub(crate) struct ContainerPlan {
     pub(crate) root_readonly: bool,
     /// Propagation flags (`MS_SHARED` ...) of the root mount.
     pub(crate) root_propagation: Option<u32>,
+    /// Lines for `/proc/self/timens_offsets`.
+    pub(crate) time_offsets: Vec<String>,
+    /// Before the program.
+    pub(crate) start_hooks: StartHooks,
 }
 
 /// Which namespaces are new, and which are another container's. The network is always the
@@ -46,6 +52,7 @@ pub(crate) struct Namespaces {
     pub(crate) pid: NamespaceChoice,
     pub(crate) uts: NamespaceChoice,
     pub(crate) ipc: NamespaceChoice,
+    pub(crate) time: NamespaceChoice,
 }
 
 /// Where a namespace comes from.
@@ -134,15 +141,18 @@ pub(crate) struct ProcessPlan {
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: Option<i32>,
     pub(crate) seccomp: Option<SeccompPlan>,
+    pub(crate) schedule: SchedulePlan,
 }
 
 /// Lowers a configuration, or says what in it cannot be done.
 ///
 /// What has no meaning in a guest is left out: network namespaces and devices, AppArmor and SELinux
-/// labels (the kernel has neither), Intel RDT, cgroup paths. Not done yet and left out too:
-/// `ioPriority`, `scheduler`, `execCPUAffinity`, `personality`, `memoryPolicy`.
-pub(crate) fn container(spec: &Spec) -> Result<ContainerPlan> {
+/// labels (the kernel has neither), Intel RDT, cgroup paths, `execCPUAffinity` (the host's numbers).
+/// Not done yet and left out too: `memoryPolicy`. `state` is what hooks are told (JSON).
+pub(crate) fn container(spec: &Spec, state: &[u8]) -> Result<ContainerPlan> {
     refuse_hooks(spec)?;
+    let start_hooks = spec.hooks().as_ref();
+    let start_hooks = start_hooks.and_then(|hooks| hooks.start_container().as_deref());
     let linux = spec.linux().clone().unwrap_or_default();
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let paths = |list: &Option<Vec<String>>| -> Result<Vec<PathBuf>> {
@@ -180,6 +190,8 @@ pub(crate) fn container(spec: &Spec) -> Result<ContainerPlan> {
         sysctl,
         root_readonly: spec.root().as_ref().and_then(|root| root.readonly()) == Some(true),
         root_propagation,
+        time_offsets: time_offsets(&linux)?,
+        start_hooks: StartHooks::lower(start_hooks.unwrap_or_default(), state)?,
     })
 }
 
@@ -204,15 +216,39 @@ fn namespaces(linux: &oci_spec::runtime::Linux) -> Result<Namespaces> {
                      virtual machine; leave out the user namespace and its id mappings",
                 ))
             }
-            LinuxNamespaceType::Time => {
-                return Err(AgentError::new(
-                    Kind::Unsupported,
-                    "time namespaces are not supported",
-                ))
-            }
+            LinuxNamespaceType::Time => plan.time = choice,
         }
     }
     Ok(plan)
+}
+
+/// "monotonic 86400 0" and the like.
+fn time_offsets(linux: &oci_spec::runtime::Linux) -> Result<Vec<String>> {
+    let Some(offsets) = linux.time_offsets().as_ref().filter(|all| !all.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    let own = namespaces
+        .iter()
+        .any(|one| one.typ() == LinuxNamespaceType::Time && one.path().is_none());
+    if !own {
+        return Err(AgentError::invalid(
+            "time namespace offsets are set, but no new time namespace is asked for",
+        ));
+    }
+    let mut lines = Vec::new();
+    for (clock, offset) in offsets {
+        if clock != "monotonic" && clock != "boottime" {
+            return Err(AgentError::invalid(format!(
+                "time offset for the clock {clock:?}: want monotonic or boottime"
+            )));
+        }
+        let seconds = offset.secs().unwrap_or_default();
+        let nanoseconds = offset.nanosecs().unwrap_or_default();
+        lines.push(format!("{clock} {seconds} {nanoseconds}"));
+    }
+    lines.sort();
+    Ok(lines)
 }
 
 fn mount(mount: &oci_spec::runtime::Mount) -> Result<MountPlan> {
@@ -291,6 +327,7 @@ fn device(device: &LinuxDevice) -> Result<DevicePlan> {
 pub(crate) fn process(
     process: &Process,
     seccomp: Option<&oci_spec::runtime::LinuxSeccomp>,
+    personality: Option<&oci_spec::runtime::LinuxPersonality>,
     user: &str,
     additional_groups: &[String],
 ) -> Result<ProcessPlan> {
@@ -332,6 +369,19 @@ pub(crate) fn process(
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         oom_score_adj: process.oom_score_adj(),
         seccomp: seccomp.map(seccomp::compile).transpose()?,
+        schedule: SchedulePlan {
+            scheduler: process
+                .scheduler()
+                .as_ref()
+                .map(schedule::scheduler)
+                .transpose()?,
+            io_priority: process
+                .io_priority()
+                .as_ref()
+                .map(schedule::io_priority)
+                .transpose()?,
+            personality: personality.map(schedule::personality).transpose()?,
+        },
     })
 }
 
@@ -343,26 +393,18 @@ fn working_directory(cwd: &Path) -> Result<PathBuf> {
     absolute(cwd)
 }
 
-/// Hooks that run inside the container would have to be programs of the guest. Those that run on
-/// the host are the shim's, which leaves them in the configuration.
+/// The programs of createContainer hooks are the host's, as those of all others but
+/// startContainer: they are the host's to run, which takes them out of the configuration.
 fn refuse_hooks(spec: &Spec) -> Result<()> {
-    let Some(hooks) = spec.hooks() else {
-        return Ok(());
-    };
-    for (name, list) in [
-        ("createContainer", hooks.create_container()),
-        ("startContainer", hooks.start_container()),
-    ] {
-        if list.as_ref().is_some_and(|list| !list.is_empty()) {
-            return Err(AgentError::new(
-                Kind::Unsupported,
-                format!(
-                    "{name} hooks are not supported: they would run inside the virtual machine"
-                ),
-            ));
-        }
+    let hooks = spec.hooks().as_ref();
+    let hooks = hooks.and_then(|hooks| hooks.create_container().as_ref());
+    match hooks.is_some_and(|hooks| !hooks.is_empty()) {
+        true => Err(AgentError::new(
+            Kind::Unsupported,
+            "createContainer hooks are programs of the host",
+        )),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// The path with `.` and `..` resolved by name, as runc does; an error if it is relative.
@@ -396,13 +438,16 @@ mod tests {
 
     #[test]
     fn namespaces_are_lowered_and_network_is_left_shared() {
-        let plan = container(&spec(serde_json::json!({
-            "ociVersion": "1.1.0",
-            "linux": { "namespaces": [
-                { "type": "pid" }, { "type": "network" }, { "type": "mount" },
-                { "type": "ipc", "path": "/proc/7/ns/ipc" }
-            ] }
-        })))
+        let plan = container(
+            &spec(serde_json::json!({
+                "ociVersion": "1.1.0",
+                "linux": { "namespaces": [
+                    { "type": "pid" }, { "type": "network" }, { "type": "mount" },
+                    { "type": "ipc", "path": "/proc/7/ns/ipc" }
+                ] }
+            })),
+            b"",
+        )
         .unwrap();
         assert_eq!(plan.namespaces.pid, NamespaceChoice::New);
         assert_eq!(plan.namespaces.uts, NamespaceChoice::Shared);
@@ -413,26 +458,48 @@ mod tests {
     }
 
     #[test]
+    fn time_offsets_need_a_time_namespace_of_their_own() {
+        let lines = |namespaces: serde_json::Value, clock: &str| {
+            let linux = serde_json::json!({
+                "namespaces": namespaces, "timeOffsets": { clock: { "secs": -5, "nanosecs": 7 } }
+            });
+            let spec = spec(serde_json::json!({ "ociVersion": "1.1.0", "linux": linux }));
+            container(&spec, b"").map(|plan| plan.time_offsets)
+        };
+        let own = || serde_json::json!([{ "type": "time" }]);
+        assert_eq!(lines(own(), "boottime").unwrap(), ["boottime -5 7"]);
+        assert!(lines(own(), "realtime").is_err());
+        assert!(lines(serde_json::json!([]), "boottime").is_err());
+    }
+
+    #[test]
     fn user_namespace_is_refused_by_name() {
-        let error = container(&spec(serde_json::json!({
-            "ociVersion": "1.1.0", "linux": { "namespaces": [ { "type": "user" } ] }
-        })))
+        let error = container(
+            &spec(serde_json::json!({
+                "ociVersion": "1.1.0", "linux": { "namespaces": [ { "type": "user" } ] }
+            })),
+            b"",
+        )
         .unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(error.text().contains("user namespaces"));
     }
 
     #[test]
-    fn hooks_inside_the_container_are_refused_and_others_left_to_the_host() {
+    fn only_hooks_of_the_start_are_the_guests() {
         let with = |name: &str| {
-            container(&spec(serde_json::json!({
-                "ociVersion": "1.1.0", "hooks": { name: [{ "path": "/bin/true" }] }
-            })))
+            container(
+                &spec(serde_json::json!({
+                    "ociVersion": "1.1.0", "hooks": { name: [{ "path": "/bin/true" }] }
+                })),
+                b"{}",
+            )
         };
         assert!(with("poststop").is_ok());
-        let error = with("startContainer").unwrap_err();
+        let plan = with("startContainer").unwrap();
+        assert_ne!(plan.start_hooks, StartHooks::default());
+        let error = with("createContainer").unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.text().contains("startContainer"));
     }
 
     #[test]
@@ -444,7 +511,7 @@ mod tests {
                 { "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] },
                 { "destination": "/data/../vol", "type": "bind", "source": "/run/hull/volumes/0", "options": ["rbind", "ro"] }
             ]
-        })))
+        })), b"")
         .unwrap();
         assert_eq!(
             plan.mounts[1].what,
@@ -470,7 +537,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            process(&empty, None, "", &[]).unwrap_err().kind(),
+            process(&empty, None, None, "", &[]).unwrap_err().kind(),
             Kind::InvalidArgument
         );
     }
@@ -482,7 +549,7 @@ mod tests {
             "capabilities": { "bounding": ["CAP_CHOWN", "CAP_KILL"] }
         }))
         .unwrap();
-        let plan = process(&one, None, "", &[]).unwrap();
+        let plan = process(&one, None, None, "", &[]).unwrap();
         assert_eq!(plan.capabilities.unwrap().bounding, 0b10_0001);
         assert_eq!(plan.umask, Some(0o27));
     }

@@ -14,6 +14,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::capability::{self, CapabilityPlan};
 use super::channel::{self, Order, Report};
+use super::hooks::StartHooks;
 use super::lookup::{self, Found};
 use super::plan::ProcessPlan;
 use super::resolve;
@@ -73,7 +74,11 @@ pub(super) fn terminal(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<Pa
 }
 
 /// Everything from here to the exec. Returns only when it fails.
-pub(super) fn run(plan: &ProcessPlan, channel: OwnedFd) -> Result<std::convert::Infallible> {
+pub(super) fn run(
+    plan: &ProcessPlan,
+    hooks: &StartHooks,
+    channel: OwnedFd,
+) -> Result<std::convert::Infallible> {
     let identity = identify(plan)?;
     own_streams(&identity);
     for (resource, soft, hard) in &plan.rlimits {
@@ -81,6 +86,7 @@ pub(super) fn run(plan: &ProcessPlan, channel: OwnedFd) -> Result<std::convert::
             .context(|| format!("failed to set resource limit {resource} to {soft}:{hard}"))?;
     }
     rustix::process::umask(Mode::from_raw_mode(plan.umask.unwrap_or(0o022)));
+    plan.schedule.apply()?;
     if plan.no_new_privileges {
         rustix::thread::set_no_new_privs(true)
             .context(|| "failed to set no_new_privs".to_string())?;
@@ -104,6 +110,7 @@ pub(super) fn run(plan: &ProcessPlan, channel: OwnedFd) -> Result<std::convert::
         .collect::<Result<Vec<_>>>()?;
 
     announce(&channel)?;
+    hooks.run()?;
     sys::close_on_exec_from(3);
     sys::reset_signals();
     if plan.no_new_privileges {

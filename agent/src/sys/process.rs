@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 
 use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
 
 use super::check;
 
@@ -130,4 +131,62 @@ pub(crate) fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Erro
     // NUL-terminated strings that outlive the call.
     unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// What `sched_setattr(2)` takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SchedulerAttributes {
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    /// Nanoseconds, as the two below.
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// Sets the calling thread's scheduling policy.
+pub(crate) fn set_scheduler(attributes: &SchedulerAttributes) -> io::Result<()> {
+    /// `struct sched_attr` of Linux 3.14, whose size its first field says.
+    #[repr(C)]
+    struct Raw {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let raw = Raw {
+        size: u32::try_from(std::mem::size_of::<Raw>()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        policy: attributes.policy,
+        flags: attributes.flags,
+        nice: attributes.nice,
+        priority: attributes.priority,
+        runtime: attributes.runtime,
+        deadline: attributes.deadline,
+        period: attributes.period,
+    };
+    // SAFETY: `raw` has the size that its first field says and outlives the call, which only reads
+    // it; 0 is the calling thread.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(&raw), 0) })?;
+    Ok(())
+}
+
+/// Sets the calling thread's I/O priority: class and level in one number.
+pub(crate) fn set_io_priority(priority: u32) -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: takes three integers; 0 is the calling thread.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) })?;
+    Ok(())
+}
+
+/// Sets the execution domain of this process.
+pub(crate) fn set_personality(personality: u64) -> io::Result<()> {
+    // SAFETY: takes an integer.
+    check(unsafe { libc::personality(personality) }.into())?;
+    Ok(())
 }

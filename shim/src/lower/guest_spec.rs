@@ -144,7 +144,7 @@ impl GuestSpec {
 }
 
 impl GuestSpec {
-    /// What is left runs inside the container.
+    /// What is left, the startContainer hooks, runs inside the container.
     fn drop_host_hooks(&mut self) {
         let Some(mut hooks) = self.spec.hooks().clone() else {
             return;
@@ -152,6 +152,7 @@ impl GuestSpec {
         #[allow(deprecated)] // Of the specification; Docker uses it.
         hooks.set_prestart(None);
         hooks.set_create_runtime(None);
+        hooks.set_create_container(None);
         hooks.set_poststart(None);
         hooks.set_poststop(None);
         let left = hooks != Hooks::default();

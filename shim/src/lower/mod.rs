@@ -267,8 +267,27 @@ fn create_request(
         additional_groups: annotations.group_add.clone(),
         files: std::mem::take(&mut guest.files),
         files_only: annotations.files_only,
+        hook_state: hook_state(bundle, options)?,
         ..Default::default()
     })
+}
+
+/// What hooks inside the guest are told; nothing if there are none.
+fn hook_state(bundle: &Bundle, options: &TaskOptions) -> Result<Vec<u8>, LowerError> {
+    let hooks = bundle.spec.hooks().as_ref();
+    let hooks = hooks.and_then(|hooks| hooks.start_container().as_deref());
+    if hooks.unwrap_or_default().is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut state = serde_json::json!({
+        "ociVersion": bundle.spec.version(),
+        "id": options.container_id,
+        "bundle": bundle.directory,
+    });
+    if let Some(annotations) = bundle.spec.annotations() {
+        state["annotations"] = serde_json::json!(annotations);
+    }
+    serde_json::to_vec(&state).map_err(|source| LowerError::Encode { source })
 }
 
 /// What every VM boots.

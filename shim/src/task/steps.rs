@@ -66,7 +66,11 @@ impl Service {
         let pid = side.pid().unwrap_or_default();
         let first = self.shim.first();
         let made = async {
-            for moment in [Moment::Prestart, Moment::CreateRuntime] {
+            for moment in [
+                Moment::Prestart,
+                Moment::CreateRuntime,
+                Moment::CreateContainer,
+            ] {
                 let ran = hooks.run(moment, pid).await;
                 ran.map_err(|error| errors::failed(&error))?;
             }

@@ -19,6 +19,36 @@ case_the_device_cgroup_denies() {
     shell 'mknod /tmp/kmsg c 1 11 && (: </tmp/kmsg) 2>/dev/null && echo opened || echo denied' '.process.capabilities.bounding += ["CAP_MKNOD"] | .process.capabilities.effective += ["CAP_MKNOD"] | .process.capabilities.permitted += ["CAP_MKNOD"] | .linux.resources.devices = [{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}]'
     expect_out denied
 }
+# A block device that the kernel under the container has, opened by a container that may make nodes.
+device_case() {
+    local number
+    number=$(device_number)
+    shell "mknod /dev/x b $number && (: </dev/x) 2>/dev/null && echo opened || echo denied; (: </dev/zero) && echo zero" '.process.capabilities.bounding += ["CAP_MKNOD"] | .process.capabilities.effective += ["CAP_MKNOD"] | .process.capabilities.permitted += ["CAP_MKNOD"] | .linux.resources.devices = '"$1"
+}
+device_number() {
+    shell 'cat /proc/partitions'
+    awk '$1 ~ /^[0-9]+$/ && 0 < $3 { print $1, $2; exit }' <<<"$out"
+}
+case_a_device_that_no_rule_allows_is_denied() {
+    device_case '[{"allow": false, "access": "rwm"}]'
+    expect_out "$(printf 'denied\nzero')"
+}
+case_a_device_that_a_rule_allows_can_be_used() {
+    device_case '[{"allow": false, "access": "rwm"}, {"allow": true, "type": "b", "access": "r"}]'
+    expect_out "$(printf 'opened\nzero')"
+}
+case_time_offsets() {
+    shell 'cut -d. -f1 /proc/uptime' '.linux.namespaces += [{"type": "time"}] | .linux.timeOffsets = {"boottime": {"secs": 1000000}}'
+    [ "${out:-0}" -ge 1000000 ] || fail "uptime ${out:-none} ($err)"
+}
+case_time_offsets_without_their_namespace_are_an_error() {
+    shell 'true' '.linux.timeOffsets = {"boottime": {"secs": 1000000}}'
+    expect_failure
+}
+case_personality() {
+    shell 'uname -m' '.linux.personality = {"domain": "LINUX32"}'
+    expect_out i686
+}
 case_seccomp_errno() {
     shell 'mkdir /tmp/x 2>&1 | grep -o "Operation not permitted"' '.linux.seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}'
     expect_out "Operation not permitted"

@@ -42,6 +42,11 @@ case_an_rlimit_named_twice_is_an_error() {
     expect_failure
 }
 case_an_unknown_rlimit_is_an_error() { shell true '.process.rlimits = [{"type": "RLIMIT_NONE", "soft": 1, "hard": 2}]'; expect_failure; }
+case_scheduler_and_io_priority() {
+    shell 'chrt -p $$; ionice -p $$' '.process.scheduler = {"policy": "SCHED_BATCH", "nice": 0} | .process.ioPriority = {"class": "IOPRIO_CLASS_IDLE", "priority": 0}'
+    expect_has "$out" BATCH
+    expect_has "$out" idle
+}
 case_oom_score() { shell 'cat /proc/self/oom_score_adj' '.process.oomScoreAdj = 100'; expect_out 100; }
 case_a_missing_program_is_named() {
     shell true '.process.args = ["no-such-program"]'

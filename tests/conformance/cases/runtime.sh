@@ -105,6 +105,25 @@ case_hooks_run_in_their_order_with_the_state() {
     expect "$(tr '\n' ' ' <"$T/order")" "prestart createRuntime poststart poststop " order
     expect "$(jq -r .status "$T/state-poststop")" stopped "state of poststop"
 }
+case_create_container_hooks_run_before_the_start() {
+    config ".hooks = {createContainer: [$(hook createContainer)], createRuntime: [$(hook createRuntime)]}"
+    create
+    expect "$(tr '\n' ' ' <"$T/order")" "createRuntime createContainer " order
+    expect "$(jq -r .id "$T/state-createContainer")" "$ID" state
+}
+case_start_container_hooks_run_inside_and_before_the_program() {
+    shell 'cat /tmp/state; echo program' '.hooks = {startContainer: [{path: "/bin/sh", args: ["sh", "-c", "cat >/tmp/state; hostname >/tmp/name"], env: ["PATH=/bin"]}]}'
+    expect_status 0
+    expect "$(tail -n 1 <<<"$out")" program output
+    expect "$(sed '$d' <<<"$out" | jq -r .id)" "$ID" state
+    expect "$(cat "$T/rootfs/tmp/name")" inside "host name"
+}
+case_a_failing_start_container_hook_fails_the_start() {
+    config '.process.args = ["touch", "/tmp/ran"] | .hooks = {startContainer: [{path: "/bin/false"}]}'
+    create
+    ! runtime start "$ID" 2>"$T/err" || fail "started"
+    [ ! -e "$T/rootfs/tmp/ran" ] || fail "the program ran"
+}
 case_a_failing_hook_fails_the_create() {
     config '.hooks = {createRuntime: [{path: "/bin/false"}]}'
     ! create || fail "created"
