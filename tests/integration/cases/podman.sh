@@ -1,9 +1,36 @@
 # podman with hull-runtime, through conmon. Skipped where podman is not installed.
 
-podman_hull() { podman --runtime "$(command -v hull-runtime)" --cgroup-manager cgroupfs --events-backend file "$@"; }
+# Where the logs of containers that are gone are kept: their end is conmon's to clean up.
+PODMAN_LOGS=/run/hull-podman-test
+
+podman_hull() { podman --runtime "$PODMAN_LOGS/hull-runtime" --cgroup-manager cgroupfs --events-backend file "$@"; }
+
+# hull-runtime, but for a copy of each shim's log before a delete.
+podman_runtime() {
+    mkdir -p "$PODMAN_LOGS"
+    rm -f "$PODMAN_LOGS"/*.log
+    cat >"$PODMAN_LOGS/hull-runtime" <<EOF
+#!/bin/bash
+if [[ " \$* " == *" delete "* ]]; then
+    for log in /run/hull-runtime/*/shim.log; do
+        [ ! -s "\$log" ] || cp "\$log" "$PODMAN_LOGS/\$(basename "\$(dirname "\$log")").log" 2>/dev/null
+    done
+fi
+exec "$(command -v hull-runtime)" "\$@"
+EOF
+    chmod +x "$PODMAN_LOGS/hull-runtime"
+}
+
+# The reason of an unexpected end is in the shims' logs.
+fail() {
+    echo "failed: $*"
+    tail -n 30 "$PODMAN_LOGS"/*.log /run/hull-runtime/*/shim.log 2>/dev/null | cut -c1-2000
+    exit 1
+}
 
 podman_setup() {
     command -v podman >/dev/null || skip "podman is not installed"
+    podman_runtime
     podman rm -f -t 0 hull-test >/dev/null 2>&1 || true
     podman image exists localhost/hull-test && return
     mkdir -p "$T/root"/{bin,dev,etc,proc,sys,tmp,root}
