@@ -30,6 +30,7 @@ pub mod stdio;
 mod sys;
 pub mod task;
 pub mod unpack;
+pub mod user_namespace;
 pub mod vmm;
 
 pub use runtime_dir::{sweep, Swept};

@@ -40,9 +40,58 @@ impl Role {
     }
 }
 
+/// What all containers of a pod may use together, as containerd's CRI plugin passes it on from the
+/// kubelet. Zero, or what is no number, is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<i64>,
+    /// CPU time in microseconds of each period.
+    pub cpu_quota: Option<i64>,
+    /// Length of a period, in microseconds.
+    pub cpu_period: Option<u64>,
+}
+
+impl Limits {
+    /// Reads the annotations of a pod's first container.
+    pub fn of(annotations: Option<&HashMap<String, String>>) -> Self {
+        if Role::of(annotations) != Role::Sandbox {
+            return Self::default();
+        }
+        let value = |name: &str| {
+            let key = format!("io.kubernetes.cri.sandbox-{name}");
+            let number: i64 = annotations?.get(&key)?.parse().ok()?;
+            Some(number).filter(|number| 0 < *number)
+        };
+        Self {
+            memory: value("memory"),
+            cpu_quota: value("cpu-quota"),
+            cpu_period: value("cpu-period").and_then(|period| u64::try_from(period).ok()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_pods_first_container_tells_the_pods_limits() {
+        let limits = |kind: &str| {
+            let all = [
+                (ANNOTATIONS[0].0, kind),
+                (ANNOTATIONS[0].1, "a"),
+                ("io.kubernetes.cri.sandbox-memory", "1073741824"),
+                ("io.kubernetes.cri.sandbox-cpu-quota", "150000"),
+                ("io.kubernetes.cri.sandbox-cpu-period", "0"),
+            ];
+            Limits::of(Some(&all.map(|(k, v)| (k.into(), v.into())).into()))
+        };
+        let pod = limits("sandbox");
+        assert_eq!((pod.memory, pod.cpu_quota), (Some(1 << 30), Some(150_000)));
+        assert_eq!(pod.cpu_period, None);
+        assert_eq!(limits("container"), Limits::default());
+    }
 
     #[test]
     fn a_role_is_what_the_annotations_say() {

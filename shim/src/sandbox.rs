@@ -22,6 +22,7 @@ use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{ShareError, ShareServer};
 use crate::spec::SpecError;
+use crate::user_namespace::IdMaps;
 use crate::vmm::{open_kvm, Launch, UidLease, Vm, VmEnd, VmmError};
 
 /// Name of the console's file in the runtime directory.
@@ -66,6 +67,8 @@ pub struct Boot<'a> {
     pub console: Option<&'a Path>,
     /// Host paths that the guest must see.
     pub shares: &'a [Share],
+    /// Whose ids those on the shares are; `None`: the host's.
+    pub id_maps: Option<&'a IdMaps>,
     /// Taps, one for each network device of the configuration.
     pub taps: Vec<OwnedFd>,
     /// The namespace that they are in, if it is not the engine's; kept as long as the VM.
@@ -113,6 +116,7 @@ impl Sandbox {
             resources: &plan.resources,
             console: console.as_deref(),
             shares: &plan.shares,
+            id_maps: plan.id_maps.as_ref(),
             taps,
             foreign,
             network: plan.network.clone(),
@@ -138,7 +142,8 @@ impl Sandbox {
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
             let program = &boot.assets.virtiofsd;
-            let started = ShareServer::start(program, dir.path(), boot.shares).await?;
+            let started =
+                ShareServer::start(program, dir.path(), boot.shares, boot.id_maps).await?;
             files.push((FS_FD.into(), started.socket));
             shares = Some(started.server);
             virtiofsd = Some(started.pidfd);

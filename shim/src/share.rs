@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use crate::lower::{Share, ShareSource};
 use crate::spec::RootfsMount;
 use crate::sys;
+use crate::user_namespace::{self, IdMaps};
 
 /// Directory, in a sandbox's runtime directory, that virtiofsd serves.
 const DIRECTORY: &str = "share";
@@ -105,20 +106,22 @@ pub struct Started {
 }
 
 impl ShareServer {
-    /// Starts `virtiofsd` on the shares, with its files in `directory`.
+    /// Starts `virtiofsd` on the shares, with its files in `directory`; with `id_maps` in a user
+    /// namespace.
     pub async fn start(
         virtiofsd: &Path,
         directory: &Path,
         shares: &[Share],
+        id_maps: Option<&IdMaps>,
     ) -> Result<Started, ShareError> {
         let (requests, receiver) = mpsc::channel();
         let (started_tx, started) = oneshot::channel();
         let (virtiofsd, directory) = (virtiofsd.to_owned(), directory.to_owned());
-        let shares = shares.to_vec();
+        let (shares, id_maps) = (shares.to_vec(), id_maps.cloned());
         std::thread::Builder::new()
             .name("shares".into())
             .spawn(move || {
-                let served = begin(&virtiofsd, &directory, &shares);
+                let served = begin(&virtiofsd, &directory, &shares, id_maps.as_ref());
                 let (child, answer) = match served {
                     Ok((child, socket, pidfd)) => (Some(child), Ok((socket, pidfd))),
                     Err(error) => (None, Err(error)),
@@ -192,6 +195,11 @@ fn end(mut child: Child) {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+    end_now(&mut child);
+}
+
+fn end_now(child: &mut Child) {
+    // It may be gone already.
     let _ = child.kill();
     let _ = child.wait();
 }
@@ -201,6 +209,7 @@ fn begin(
     virtiofsd: &Path,
     directory: &Path,
     shares: &[Share],
+    id_maps: Option<&IdMaps>,
 ) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(|errno| prepare("make a mount namespace")(errno.into()))?;
@@ -213,7 +222,7 @@ fn begin(
     for share in shares {
         attach(&root, share)?;
     }
-    start_virtiofsd(virtiofsd, directory, &root)
+    start_virtiofsd(virtiofsd, directory, &root, id_maps)
 }
 
 fn make_root(root: &Path) -> Result<(), ShareError> {
@@ -233,6 +242,7 @@ fn start_virtiofsd(
     program: &Path,
     directory: &Path,
     root: &Path,
+    id_maps: Option<&IdMaps>,
 ) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
     let start = |source| ShareError::Start {
         path: program.to_owned(),
@@ -240,7 +250,15 @@ fn start_virtiofsd(
     };
     let (listener, connection) = meet(directory).map_err(start)?;
     let log = File::create(directory.join(LOG)).map_err(start)?;
-    let mut command = Command::new(program);
+    let (ours, theirs) = UnixStream::pair().map_err(start)?;
+    let mut command = match id_maps {
+        None => Command::new(program),
+        Some(_) => {
+            let mut command = Command::new(std::env::current_exe().map_err(start)?);
+            command.arg(user_namespace::ARGUMENT).arg(program);
+            command
+        }
+    };
     command
         .arg(format!("--fd={}", listener.as_raw_fd()))
         .arg(format!("--shared-dir={}", root.display()))
@@ -249,11 +267,22 @@ fn start_virtiofsd(
         .args(["--xattr", "--posix-acl=auto", "--log-level=warn"])
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(match id_maps {
+            None => Stdio::null(),
+            Some(_) => Stdio::from(OwnedFd::from(theirs)),
+        })
         .stdout(Stdio::null())
         .stderr(Stdio::from(log));
     sys::hand_over(&mut command, vec![listener.as_raw_fd()]);
-    let child = command.spawn().map_err(start)?;
+    let mut child = command.spawn().map_err(start)?;
+    // Its end of the link is the child's alone.
+    drop(command);
+    if let Some(id_maps) = id_maps {
+        if let Err(error) = id_maps.write(child.id(), ours) {
+            end_now(&mut child);
+            return Err(prepare("map the ids of the user namespace")(error));
+        }
+    }
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| start(io::Error::other("the PID is out of range")))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| start(errno.into()))?;

@@ -291,6 +291,7 @@ async fn boot(
         resources: &resources,
         console: None,
         shares: &[],
+        id_maps: None,
         taps: Vec::new(),
         foreign: None,
         network: Default::default(),

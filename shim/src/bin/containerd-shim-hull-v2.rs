@@ -4,12 +4,18 @@ use std::process::ExitCode;
 
 use hull_shim::holder;
 use hull_shim::task::{self, Invocation};
+use hull_shim::user_namespace;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, setup] = arguments.as_slice() {
         if first == holder::ARGUMENT {
             return holder::main(setup);
+        }
+    }
+    if let [first, program @ ..] = arguments.as_slice() {
+        if first == user_namespace::ARGUMENT {
+            return user_namespace::main(program);
         }
     }
     let run = Invocation::parse(arguments).and_then(|parsed| task::main(&parsed));

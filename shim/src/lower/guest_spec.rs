@@ -8,6 +8,7 @@ use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::{LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
 use crate::spec::{is_bind, Bundle, INLINE_OPTION};
+use crate::user_namespace::IdMaps;
 
 /// A configuration for the guest and what travels beside it.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct GuestSpec {
     pub(super) files: Vec<InlineFile>,
     pub(super) volumes: Vec<Volume>,
     pub(super) shares: Vec<Share>,
+    pub(super) id_maps: Option<IdMaps>,
 }
 
 pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec, LowerError> {
@@ -24,7 +26,9 @@ pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec,
         files: Vec::new(),
         volumes: Vec::new(),
         shares: Vec::new(),
+        id_maps: None,
     };
+    guest.lower_user_namespace(options.pod)?;
     guest.lower_namespaces(options.pod)?;
     guest.lower_mounts(bundle, &options.container_id)?;
     guest.drop_host_only_parts(options.terminal);
@@ -32,6 +36,48 @@ pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec,
 }
 
 impl GuestSpec {
+    /// It is virtiofsd's, on the host. In a pod all containers have that of the first.
+    fn lower_user_namespace(&mut self, pod: Option<Pod>) -> Result<(), LowerError> {
+        let Some(linux) = self.spec.linux_mut() else {
+            return Ok(());
+        };
+        let users = linux.uid_mappings().clone().unwrap_or_default();
+        let groups = linux.gid_mappings().clone().unwrap_or_default();
+        linux.set_uid_mappings(None).set_gid_mappings(None);
+        let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+        let user = namespaces
+            .iter()
+            .position(|namespace| namespace.typ() == LinuxNamespaceType::User);
+        let Some(user) = user.map(|index| namespaces.remove(index)) else {
+            return match users.is_empty() && groups.is_empty() {
+                true => Ok(()),
+                false => Err(LowerError::IdMaps {
+                    reason: "user namespace mappings are given, but no user namespace is asked for",
+                }),
+            };
+        };
+        linux.set_namespaces(Some(namespaces));
+        match (user.path(), pod) {
+            (Some(path), Some(pod)) if pod.namespace(path).is_some() => return Ok(()),
+            (Some(path), _) => {
+                let what = format!("joining the User namespace {path:?}");
+                return Err(LowerError::NotSupportedYet { what });
+            }
+            (None, Some(_)) => {
+                let what = "a user namespace of its own for a further container of a pod".into();
+                return Err(LowerError::NotSupportedYet { what });
+            }
+            (None, None) => {}
+        }
+        if users.is_empty() || groups.is_empty() {
+            return Err(LowerError::IdMaps {
+                reason: "a user namespace is asked for, but its uid or gid mappings are missing",
+            });
+        }
+        self.id_maps = Some(IdMaps { users, groups });
+        Ok(())
+    }
+
     /// The network's namespace is joined on the host. Those of the process that stands for the pod
     /// are those of the pod's first process in the guest; others are not there.
     fn lower_namespaces(&mut self, pod: Option<Pod>) -> Result<(), LowerError> {
@@ -41,10 +87,6 @@ impl GuestSpec {
             .flat_map(|l| l.namespaces_mut().iter_mut().flatten())
         {
             let kind = namespace.typ();
-            if kind == LinuxNamespaceType::User {
-                let what = "a user namespace inside the guest".into();
-                return Err(LowerError::NotSupportedYet { what });
-            }
             let path = namespace.path().clone();
             let Some(path) = path.filter(|_| kind != LinuxNamespaceType::Network) else {
                 namespace.set_path(None);
@@ -89,6 +131,11 @@ impl GuestSpec {
                 destination: mount.destination().clone(),
             });
         };
+        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+            return Err(LowerError::NotSupportedYet {
+                what: format!("the id-mapped mount at {:?}", mount.destination()),
+            });
+        }
         let options = mount.options().clone().unwrap_or_default();
         // An empty volume is filled by the guest first.
         let fills = options.iter().any(|option| option == "tmpcopyup");

@@ -21,7 +21,9 @@ use protobuf::MessageField;
 
 use crate::annotations::{AnnotationError, Annotations};
 use crate::network::{Attachments, NetworkError};
+use crate::pod::Limits;
 use crate::spec::{BlockFile, Bundle, RootfsMount, RootfsSource};
+use crate::user_namespace::IdMaps;
 
 pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
 
@@ -86,6 +88,8 @@ pub struct Plan {
     pub console: bool,
     /// Host paths that the guest must see.
     pub shares: Vec<Share>,
+    /// Whose ids those on the shares are; `None`: the host's.
+    pub id_maps: Option<IdMaps>,
     /// How the agent sets the interfaces up.
     pub network: ConfigureNetworkRequest,
     /// First request to the agent; clock and entropy are filled in when it is sent.
@@ -175,6 +179,12 @@ pub enum LowerError {
         /// The path.
         path: PathBuf,
     },
+    /// A user namespace and its mappings don't fit.
+    #[error("{reason}")]
+    IdMaps {
+        /// Why.
+        reason: &'static str,
+    },
     /// The configuration has no process.
     #[error("the configuration has no process")]
     NoProcess,
@@ -197,9 +207,16 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
     let resources = bundle.spec.linux().as_ref();
     let resources = resources.and_then(|linux| linux.resources().as_ref());
+    let of_pod = size::of_pod(Limits::of(bundle.spec.annotations().as_ref()), options.host);
+    let resources = of_pod.as_ref().or(resources);
 
     let mut guest = guest_spec::lower(bundle, options)?;
     let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
+    if guest.id_maps.is_some() && !root.resources.is_empty() {
+        return Err(LowerError::NotSupportedYet {
+            what: "a user namespace for a container whose root is on block devices".into(),
+        });
+    }
     let mut devices = root.devices;
     devices.fs = (!guest.shares.is_empty()).then(|| FsConfig {
         socket: FS_FD.into(),
@@ -224,6 +241,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         console: annotations.console,
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
+        id_maps: guest.id_maps,
         network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),

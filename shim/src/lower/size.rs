@@ -1,10 +1,11 @@
 //! How large a VM a container gets.
 
 use hull_vm_config::{MAX_VCPUS, MIN_MEMORY_BYTES};
-use oci_spec::runtime::{LinuxCpu, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::LowerError;
 use crate::annotations::Annotations;
+use crate::pod::Limits;
 
 /// Guest memory of a container without a limit, in bytes.
 pub const DEFAULT_MEMORY_BYTES: u64 = 512 << 20;
@@ -15,6 +16,8 @@ pub const MIN_LIMIT_BYTES: u64 = 6 << 20;
 const KERNEL_BYTES: u64 = 16 << 20;
 /// The kernel keeps 64 bytes about each page of 4096: one part in 2^6.
 const PAGE_TABLE_SHIFT: u32 = 6;
+/// Length of a period of CPU time where none is named, in microseconds.
+const DEFAULT_PERIOD: u64 = 100_000;
 /// Memory sizes are whole multiples of this, in bytes.
 const ALIGNMENT: u64 = 1 << 20;
 
@@ -37,6 +40,25 @@ impl HostFacts {
             memory_bytes: info.totalram.saturating_mul(u64::from(info.mem_unit)),
         }
     }
+}
+
+/// What a pod's limits ask for, if it has any. More CPUs than the host has are no error: the sum of
+/// its containers' limits may be any.
+pub(super) fn of_pod(limits: Limits, host: HostFacts) -> Option<LinuxResources> {
+    if limits == Limits::default() {
+        return None;
+    }
+    let mut cpu = LinuxCpu::default();
+    let period = limits.cpu_period.unwrap_or(DEFAULT_PERIOD);
+    let most = i64::try_from(period.saturating_mul(host.cpus.into())).unwrap_or(i64::MAX);
+    cpu.set_quota(limits.cpu_quota.map(|quota| quota.min(most)));
+    cpu.set_period(Some(period));
+    let mut memory = LinuxMemory::default();
+    let minimum = i64::try_from(MIN_LIMIT_BYTES).unwrap_or(i64::MAX);
+    memory.set_limit(limits.memory.map(|limit| limit.max(minimum)));
+    let mut resources = LinuxResources::default();
+    resources.set_cpu(Some(cpu)).set_memory(Some(memory));
+    Some(resources)
 }
 
 /// Number of vCPUs: what the annotation says, else enough for the CPU quota, else as many as the
@@ -68,7 +90,8 @@ fn cpus_of_quota(cpu: &LinuxCpu) -> Option<u64> {
     let quota = u64::try_from(cpu.quota()?)
         .ok()
         .filter(|quota| 0 < *quota)?;
-    let period = cpu.period().filter(|period| 0 < *period).unwrap_or(100_000);
+    let period = cpu.period().filter(|period| 0 < *period);
+    let period = period.unwrap_or(DEFAULT_PERIOD);
     Some(quota.div_ceil(period))
 }
 
@@ -169,6 +192,28 @@ mod tests {
     fn more_cpus_than_the_host_has_are_refused_with_the_range() {
         let error = vcpus(&Annotations::default(), Some(&with_quota(500_000)), HOST).unwrap_err();
         assert!(error.to_string().contains("from 0.01 to 4"), "{error}");
+    }
+
+    #[test]
+    fn a_pods_limits_size_its_vm() {
+        let none = Annotations::default();
+        assert_eq!(of_pod(Limits::default(), HOST), None);
+        let size = |limits: Limits| {
+            let resources = of_pod(limits, HOST);
+            let cpus = vcpus(&none, resources.as_ref(), HOST).unwrap();
+            (cpus, memory_bytes(&none, resources.as_ref(), HOST).unwrap())
+        };
+        let limits = Limits {
+            memory: Some(1 << 30),
+            cpu_quota: Some(150_000),
+            cpu_period: None,
+        };
+        assert_eq!(size(limits), (2, (1024 + 16 + 16) << 20));
+        let large = Limits {
+            cpu_quota: Some(i64::MAX),
+            ..Limits::default()
+        };
+        assert_eq!(size(large), (4, DEFAULT_MEMORY_BYTES));
     }
 
     #[test]

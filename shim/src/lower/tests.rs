@@ -179,8 +179,8 @@ fn what_is_not_supported_yet_is_named() {
         ),
         (
             "/linux/namespaces",
-            json!([{"type": "user"}]),
-            "user namespace",
+            json!([{"type": "user", "path": "/proc/1/ns/user"}]),
+            "User namespace",
         ),
     ];
     for (pointer, value, named) in cases {
@@ -216,4 +216,35 @@ fn a_scratch_file_that_is_no_block_device_is_refused() {
     scratch.as_mut().unwrap().length = 100;
     let error = lower(&bundle, &options()).unwrap_err();
     assert!(matches!(error, LowerError::BlockLength { .. }), "{error}");
+}
+
+#[test]
+fn a_user_namespace_is_virtiofsds() {
+    let mut config = config();
+    let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
+    config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "user"}]);
+    let lowered = |config: &serde_json::Value| {
+        let mut bundle = bundle(config.clone());
+        bundle.rootfs = RootfsSource::Directory("/b/rootfs".into());
+        lower(&bundle, &options())
+    };
+    let error = lowered(&config).unwrap_err();
+    assert!(
+        error.to_string().contains("mappings are missing"),
+        "{error}"
+    );
+    config["linux"]["uidMappings"] = map.clone();
+    config["linux"]["gidMappings"] = map;
+    let plan = lowered(&config).unwrap();
+    assert_eq!(plan.id_maps.unwrap().users[0].host_id(), 100_000);
+    let guest = String::from_utf8(plan.create.spec).unwrap();
+    assert!(
+        !guest.contains("user\"") && !guest.contains("Mappings"),
+        "{guest}"
+    );
+    let error = lower(&bundle(config.clone()), &options()).unwrap_err();
+    assert!(error.to_string().contains("block devices"), "{error}");
+    config["linux"]["namespaces"] = json!([{"type": "pid"}]);
+    let error = lowered(&config).unwrap_err();
+    assert!(error.to_string().contains("no user namespace"), "{error}");
 }

@@ -44,7 +44,14 @@ pub struct VmEnd {
 impl fmt::Display for VmEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.reason, &self.status) {
-            (Some(reason), _) => write!(f, "{reason}")?,
+            (Some(reason), _) => {
+                let reason = reason.to_string();
+                f.write_str(&reason)?;
+                // The VMM says it there too, for who starts it by hand.
+                if self.stderr.contains(&reason) {
+                    return Ok(());
+                }
+            }
             (None, Some(status)) => write!(f, "the VMM ended without a reason ({status})")?,
             (None, None) => f.write_str("the VMM ended without a reason")?,
         }

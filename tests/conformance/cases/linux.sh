@@ -31,6 +31,15 @@ case_a_device_that_a_rule_allows_can_be_used() {
     device_case '[{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]'
     expect_out "$(printf 'opened\nzero')"
 }
+case_a_user_namespace_maps_the_files_of_the_host() {
+    chmod 711 "$WORK" "$T"
+    chown -R -h 100000:100000 "$T/rootfs"
+    touch "$T/rootfs/data/foreign"
+    local map='[{"containerID": 0, "hostID": 100000, "size": 65536}]'
+    shell 'id -u; touch /data/made; stat -c %u /etc/passwd /data/made /data/foreign; echo x >/data/foreign || echo refused' ".linux.namespaces += [{\"type\": \"user\"}] | .linux.uidMappings = $map | .linux.gidMappings = $map"
+    expect_out "$(printf '0\n0\n0\n65534\nrefused')"
+    expect "$(stat -c %u "$T/rootfs/data/made")" 100000 "owner on the host"
+}
 case_time_offsets() {
     shell 'cut -d. -f1 /proc/uptime' '.linux.namespaces += [{"type": "time"}] | .linux.timeOffsets = {"boottime": {"secs": 1000000}}'
     [ "${out:-0}" -ge 1000000 ] || fail "uptime ${out:-none} ($err)"
