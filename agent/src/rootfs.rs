@@ -20,6 +20,7 @@ use rustix::mount::{
     mount, mount_bind_recursive, mount_remount, unmount, MountFlags, UnmountFlags,
 };
 
+use crate::answers;
 use crate::device;
 use crate::error::{AgentError, Context, Result};
 use crate::files::Layers;
@@ -283,7 +284,8 @@ fn shared(tag: &str) -> Result<PathBuf> {
     if mounted.is_err() {
         let _ = fs::remove_dir(&dir);
     }
-    mounted.map(|()| dir)
+    mounted.and_then(|()| answers::prepare())?;
+    Ok(dir)
 }
 
 /// Mounts a volume at its guest path.

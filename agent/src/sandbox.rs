@@ -12,6 +12,7 @@ use hull_protocol::agent::{
 use hull_protocol::TraceMark;
 use oci_spec::runtime::{LinuxPersonality, LinuxResources, LinuxSeccomp, Spec};
 
+use crate::answers::Mounts;
 use crate::cgroup::Cgroup;
 use crate::container::channel::{InitRole, Role};
 use crate::container::plan;
@@ -36,6 +37,8 @@ struct Container {
     execs: HashMap<String, Arc<Process>>,
     cgroup: Cgroup,
     files: ContainerFiles,
+    /// Held until nothing of the container is under way to the host.
+    mounts: Option<Mounts>,
     volumes: Vec<String>,
     /// What an exec takes over from the container.
     seccomp: Option<LinuxSeccomp>,
@@ -165,13 +168,17 @@ impl Sandbox {
         let umask = process_plan.umask;
         let tokens = request.stdio.clone().unwrap_or_default();
         let init = Process::new("", cgroup.clone(), process_plan, None, tokens);
-        if let Err(error) = init.launch(role, &self.reaped, None, None).await {
-            cgroup.kill();
-            if init.pid() != 0 {
-                let _ = init.wait().await;
+        let launched = init.launch(role, &self.reaped, None, None).await;
+        let mounts = match launched.and_then(Mounts::of) {
+            Ok(mounts) => mounts,
+            Err(error) => {
+                cgroup.kill();
+                if init.pid() != 0 {
+                    let _ = init.wait().await;
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         events::watch_oom(id, &cgroup, &self.events);
         let (files, volumes) = undo.done();
         Ok(Container {
@@ -179,6 +186,7 @@ impl Sandbox {
             execs: HashMap::new(),
             cgroup,
             files: files.ok_or_else(|| AgentError::new(Kind::Internal, "no files"))?,
+            mounts: Some(mounts),
             volumes,
             seccomp,
             personality,
@@ -365,6 +373,9 @@ impl Sandbox {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
         container.cgroup.remove();
+        if let Some(mounts) = container.mounts.take() {
+            mounts.release().await;
+        }
         container.files.remove();
         for path in &container.volumes {
             self.release_volume(path);

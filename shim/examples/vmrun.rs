@@ -82,6 +82,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         resources: &plan.resources,
         console: args.console.as_deref(),
         shares: &plan.shares,
+        id_maps: plan.id_maps.as_ref(),
         taps: Vec::new(),
         foreign: None,
         network: plan.network.clone(),
