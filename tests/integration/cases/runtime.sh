@@ -213,3 +213,17 @@ CASES
     expect_err_has "JSON specification file config.json not found"
     expect_nothing_left
 }
+
+# The kernel of the guest must not lose a request that is under way when a container's mounts go.
+case_runtime_a_process_that_ends_while_it_reads_ends_with_its_status() {
+    make_bundle b '.process.args = ["sh", "-c", "for i in 1 2 3 4; do head -c 4096 /data/$i >/dev/null; done; exit 3"]'
+    rm -f "$T/b"/rootfs*
+    cp -a "$T/root" "$T/b/rootfs"
+    mkdir "$T/b/rootfs/data"
+    for i in 1 2 3 4; do head -c 4M /dev/urandom >"$T/b/rootfs/data/$i"; done
+    for i in 1 2 3 4; do
+        capture runtime run -b "$T/b" "t8-$i"
+        expect_status 3
+    done
+    expect_nothing_left
+}
