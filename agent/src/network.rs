@@ -1,6 +1,8 @@
 //! The sandbox's interfaces, as the host wants them.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use hull_network::netlink::{Neighbour, Netlink, NetlinkError, Route};
 use hull_network::Prefix;
@@ -9,7 +11,7 @@ use hull_protocol::agent::{
 };
 
 use crate::device;
-use crate::error::{AgentError, Kind, Result};
+use crate::error::{AgentError, Context as _, Kind, Result};
 
 /// Names, addresses and routes of all interfaces that are asked for.
 pub(crate) fn configure(request: &ConfigureNetworkRequest) -> Result<()> {
@@ -40,21 +42,62 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
     netlink
         .set_name_and_mtu(link.index, &wanted.name, wanted.mtu)
         .map_err(failed)?;
+    let addresses: Vec<Prefix> = wanted
+        .addresses
+        .iter()
+        .map(|text| prefix(text))
+        .collect::<Result<_>>()?;
+    let v6_wanted = addresses.iter().any(|prefix| prefix.address.is_ipv6());
+    if wanted.static_v6 {
+        prepare_v6(&wanted.name, v6_wanted)?;
+    }
+    // The container may have been told to do without.
+    let v6_off = v6_setting(&wanted.name, "disable_ipv6").is_none_or(|value| value != "0");
     netlink.set_up(link.index).map_err(failed)?;
-    for text in &wanted.addresses {
-        netlink
-            .add_address(link.index, prefix(text)?)
-            .map_err(failed)?;
+    for address in addresses {
+        if v6_off && address.address.is_ipv6() {
+            continue;
+        }
+        netlink.add_address(link.index, address).map_err(failed)?;
     }
     for route in &wanted.routes {
-        netlink
-            .add_route(link.index, &parse_route(route)?)
-            .map_err(failed)?;
+        let route = parse_route(route)?;
+        let to = route.destination.map(|prefix| prefix.address);
+        if v6_off && to.or(route.gateway).is_some_and(|to| to.is_ipv6()) {
+            continue;
+        }
+        netlink.add_route(link.index, &route).map_err(failed)?;
     }
     for neighbour in &wanted.neighbours {
         netlink
             .add_neighbour(link.index, &parse_neighbour(neighbour)?)
             .map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Where the kernel has the settings of IPv6.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
+
+fn v6_setting(interface: &str, name: &str) -> Option<String> {
+    let path = Path::new(IPV6).join(interface).join(name);
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// Addresses are the host's business: nobody is asked whether one is free, or what else there is.
+fn prepare_v6(interface: &str, wanted: bool) -> Result<()> {
+    let mut settings = vec![
+        ("accept_ra", "0"),
+        ("accept_redirects", "0"),
+        ("dad_transmits", "0"),
+    ];
+    if !wanted {
+        settings.push(("disable_ipv6", "1"));
+    }
+    for (name, value) in settings {
+        let path = Path::new(IPV6).join(interface).join(name);
+        fs::write(&path, value).context(|| format!("failed to write {value} to {path:?}"))?;
     }
     Ok(())
 }

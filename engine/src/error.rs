@@ -87,6 +87,9 @@ pub enum EngineError {
     /// A part of the Docker API that Hull does not have yet.
     #[error("{0} is not built yet")]
     NotBuilt(String),
+    /// It can't be had with a VM.
+    #[error("not supported: {0}")]
+    NotSupported(String),
     /// No plugin has this name.
     #[error("plugin {0:?} not found")]
     NoSuchPlugin(String),
@@ -235,7 +238,7 @@ impl EngineError {
             Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
             Self::Forbidden(_) => Kind::Forbidden,
             Self::NotModified(_) => Kind::NotModified,
-            Self::NotBuilt(_) => Kind::NotBuilt,
+            Self::NotBuilt(_) | Self::NotSupported(_) => Kind::NotBuilt,
             Self::Image(failure) => failure.kind,
             Self::Start(_)
             | Self::Task { .. }

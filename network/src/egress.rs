@@ -1,7 +1,7 @@
 //! Where a container may begin conversations to.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::nft::{Header, Rule, Test, Verdict};
@@ -12,8 +12,21 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Port of name servers.
 const DNS: u16 = 53;
-/// Where clouds answer with their machines' secrets (RFC 3927 addresses).
-const LINK_LOCAL: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 0, 0), 16);
+/// Protocol number of ICMPv6, and its types by which neighbours find each other (RFC 4861).
+const ICMPV6: u8 = 58;
+const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
+/// Where clouds answer with their machines' secrets: IPv4's link-local addresses (RFC 3927), and
+/// the address that is used for it where there is only IPv6.
+const SECRETS: [Prefix; 2] = [
+    Prefix {
+        address: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
+        length: 16,
+    },
+    Prefix {
+        address: IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+        length: 128,
+    },
+];
 /// Most entries of a list.
 const MAX_ENTRIES: usize = 256;
 
@@ -35,9 +48,7 @@ pub enum Egress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     /// Addresses.
-    pub network: Ipv4Addr,
-    /// Bits of `network` that count.
-    pub length: u8,
+    pub network: Prefix,
     /// A TCP or UDP port; `None`: any, by any protocol.
     pub port: Option<u16>,
 }
@@ -53,8 +64,8 @@ pub enum BadEgress {
     },
     /// An entry of the list.
     #[error(
-        "egress policy: {entry:?} is not an IPv4 network with or without a port, such as \
-         10.0.0.0/8 or 10.1.2.3:443"
+        "egress policy: {entry:?} is not a network with or without a port, such as \
+         10.0.0.0/8, 10.1.2.3:443 or [2001:db8::/32]:443"
     )]
     Entry {
         /// The entry.
@@ -97,29 +108,30 @@ impl FromStr for Egress {
 }
 
 fn target(entry: &str) -> Option<Target> {
-    let (address, port) = match entry.rsplit_once(':') {
-        Some((address, port)) => (address, Some(port)),
-        None => (entry, None),
+    let (network, port) = split_port(entry)?;
+    let network = match network.parse::<IpAddr>() {
+        Ok(address) => Prefix::host(address),
+        Err(_) => network.parse().ok()?,
     };
     let port = match port {
         Some(port) => Some(port.parse::<u16>().ok().filter(|port| *port != 0)?),
         None => None,
     };
-    if let Ok(address) = address.parse::<Ipv4Addr>() {
-        return Some(Target {
-            network: address,
-            length: 32,
-            port,
-        });
+    Some(Target { network, port })
+}
+
+/// A network and a port. An IPv6 network has to be in brackets where a port follows.
+fn split_port(entry: &str) -> Option<(&str, Option<&str>)> {
+    if let Some(rest) = entry.strip_prefix('[') {
+        let (network, rest) = rest.split_once(']')?;
+        return match rest {
+            "" => Some((network, None)),
+            rest => rest.strip_prefix(':').map(|port| (network, Some(port))),
+        };
     }
-    let prefix: Prefix = address.parse().ok()?;
-    match prefix.address {
-        IpAddr::V4(network) => Some(Target {
-            network,
-            length: prefix.length,
-            port,
-        }),
-        IpAddr::V6(_) => None,
+    match entry.split_once(':') {
+        Some((network, port)) if !port.contains(':') => Some((network, Some(port))),
+        _ => Some((entry, None)),
     }
 }
 
@@ -133,9 +145,14 @@ impl fmt::Display for Egress {
                 f.write_str("allow:")?;
                 for (index, target) in targets.iter().enumerate() {
                     let comma = if index == 0 { "" } else { "," };
-                    write!(f, "{comma}{}/{}", target.network, target.length)?;
-                    if let Some(port) = target.port {
-                        write!(f, ":{port}")?;
+                    match (target.port, target.network.address) {
+                        (None, _) => write!(f, "{comma}{}", target.network)?,
+                        (Some(port), IpAddr::V4(_)) => {
+                            write!(f, "{comma}{}:{port}", target.network)?;
+                        }
+                        (Some(port), IpAddr::V6(_)) => {
+                            write!(f, "{comma}[{}]:{port}", target.network)?;
+                        }
                     }
                 }
                 Ok(())
@@ -144,13 +161,13 @@ impl fmt::Display for Egress {
     }
 }
 
-/// A container with a policy.
+/// An address of a container with a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restricted {
     /// Bridge of its network.
     pub bridge: String,
-    /// Its address, which is pinned to its tap.
-    pub address: Ipv4Addr,
+    /// The address, which is pinned to its tap.
+    pub address: IpAddr,
     /// Its policy.
     pub egress: Egress,
 }
@@ -159,8 +176,8 @@ impl Restricted {
     fn origin(&self) -> Vec<Test> {
         vec![
             Test::From(true, self.bridge.clone()),
-            Test::Ipv4,
-            Test::source(true, self.address, 32),
+            Test::family(self.address),
+            Test::source(true, Prefix::host(self.address)),
         ]
     }
 
@@ -172,13 +189,20 @@ impl Restricted {
 
     /// For packets that leave its network.
     pub(crate) fn forward(&self) -> Vec<Rule> {
-        let link_local = Test::destination(true, LINK_LOCAL.0, LINK_LOCAL.1);
+        let mine = |network: &Prefix| network.address.is_ipv4() == self.address.is_ipv4();
         match &self.egress {
             Egress::All => Vec::new(),
-            Egress::Outside => vec![self.rule(vec![link_local], Verdict::Drop)],
+            Egress::Outside => {
+                let secrets = SECRETS.into_iter().filter(mine);
+                let to = |network| vec![Test::destination(true, network)];
+                secrets
+                    .map(|network| self.rule(to(network), Verdict::Drop))
+                    .collect()
+            }
             Egress::None => vec![self.closed()],
             Egress::Allow(targets) => {
-                let mut rules: Vec<Rule> = targets.iter().flat_map(|t| self.open(t)).collect();
+                let mine = targets.iter().filter(|target| mine(&target.network));
+                let mut rules: Vec<Rule> = mine.flat_map(|target| self.open(target)).collect();
                 rules.push(self.closed());
                 rules
             }
@@ -192,7 +216,7 @@ impl Restricted {
     }
 
     fn open(&self, target: &Target) -> Vec<Rule> {
-        let there = Test::destination(true, target.network, target.length);
+        let there = Test::destination(true, target.network);
         let Some(port) = target.port else {
             return vec![self.rule(vec![there], Verdict::Accept)];
         };
@@ -215,6 +239,13 @@ impl Restricted {
                 self.rule(tests, Verdict::Accept)
             })
             .into();
+        if self.address.is_ipv6() {
+            // Without them it reaches nobody, the name server included.
+            rules.extend(NEIGHBOUR_TYPES.map(|kind| {
+                let kind = Test::bytes(true, Header::Transport, 0, &[kind]);
+                self.rule(vec![Test::Transport(ICMPV6), kind], Verdict::Accept)
+            }));
+        }
         rules.push(self.rule(vec![Test::NewConversation], Verdict::Drop));
         rules
     }
@@ -235,6 +266,7 @@ mod tests {
             "outside",
             "none",
             "allow:10.0.0.0/8,192.168.1.2/32:443",
+            "allow:fd00::/8,[2001:db8::1/128]:443",
         ] {
             assert_eq!(text.parse::<Egress>().unwrap().to_string(), text);
         }
@@ -253,7 +285,9 @@ mod tests {
             "allow:10.0.0.1:0",
             "allow:10.0.0.1:99999",
             "allow:example.org",
-            "allow:fd00::/8",
+            "allow:[fd00::/8",
+            "allow:[fd00::/8]443",
+            "allow:fd00::/129",
         ] {
             assert!(bad.parse::<Egress>().is_err(), "{bad}");
         }
@@ -268,12 +302,20 @@ mod tests {
     fn a_list_ends_closed() {
         let restricted = Restricted {
             bridge: "b".into(),
-            address: Ipv4Addr::new(172, 17, 0, 2),
-            egress: "allow:10.0.0.0/8,1.2.3.4:53".parse().unwrap(),
+            address: [172, 17, 0, 2].into(),
+            egress: "allow:10.0.0.0/8,1.2.3.4:53,fd00::/8".parse().unwrap(),
         };
         let verdicts: Vec<_> = restricted.forward().iter().map(|r| r.verdict).collect();
         use Verdict::{Accept, Drop};
         assert_eq!(verdicts, [Accept, Accept, Accept, Drop]);
         assert_eq!(restricted.input().last().unwrap().verdict, Drop);
+        let v6 = Restricted {
+            address: "fd12::2".parse().unwrap(),
+            ..restricted
+        };
+        let verdicts: Vec<_> = v6.forward().iter().map(|r| r.verdict).collect();
+        assert_eq!(verdicts, [Accept, Drop]);
+        // Its name server by UDP and TCP, and neighbours.
+        assert_eq!(v6.input().len(), 5);
     }
 }

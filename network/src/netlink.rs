@@ -177,6 +177,17 @@ impl Netlink {
         self.change(message, &format!("name interface {index} {name:?}"))
     }
 
+    /// Sets the size of an interface's packets, in bytes.
+    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::Mtu(mtu)];
+        self.change(
+            message,
+            &format!("set the MTU of interface {index} to {mtu}"),
+        )
+    }
+
     /// Plugs an interface into a bridge.
     pub fn set_controller(&self, index: u32, bridge: u32) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
@@ -294,29 +305,37 @@ impl Netlink {
         Ok(())
     }
 
-    /// The IPv4 destinations that this namespace has routes to, without the default route.
-    pub fn destinations_v4(&self) -> Result<Vec<Prefix>, NetlinkError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        let action = "list the routes";
-        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, action)?;
-        let destination = |answer| match answer {
-            RouteNetlinkMessage::NewRoute(route) => {
-                let length = route.header.destination_prefix_length;
-                route
-                    .attributes
-                    .into_iter()
-                    .find_map(|attribute| match attribute {
-                        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(Prefix {
-                            address: address.into(),
-                            length,
-                        }),
-                        _ => None,
-                    })
-            }
-            _ => None,
+    /// The destinations that this namespace has routes to, without the default routes.
+    pub fn destinations(&self) -> Result<Vec<Prefix>, NetlinkError> {
+        let routes = self.routes()?;
+        Ok(routes.iter().filter_map(destination_of).collect())
+    }
+
+    /// Size in bytes of the largest packet that leaves by the default route, if there is one.
+    pub fn uplink_mtu(&self) -> Result<Option<u32>, NetlinkError> {
+        let routes = self.routes()?;
+        let Some(uplink) = routes.iter().filter_map(uplink_of).min() else {
+            return Ok(None);
         };
-        Ok(answers.into_iter().filter_map(destination).collect())
+        let links = self.links()?;
+        let link = links.iter().find(|link| link.index == uplink.interface);
+        Ok(link.map(|link| link.mtu))
+    }
+
+    /// The routes of both families, in all tables.
+    fn routes(&self) -> Result<Vec<RouteMessage>, NetlinkError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let action = "list the routes";
+            let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, action)?;
+            routes.extend(answers.into_iter().filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(route) => Some(route),
+                _ => None,
+            }));
+        }
+        Ok(routes)
     }
 
     /// Sends one request and reads to the end of its answer.
@@ -409,6 +428,55 @@ fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
     Some(link)
 }
 
+fn destination_of(route: &RouteMessage) -> Option<Prefix> {
+    let length = route.header.destination_prefix_length;
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                Some(IpAddr::from(*address))
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                Some(IpAddr::from(*address))
+            }
+            _ => None,
+        })?;
+    (0 < length).then_some(Prefix { address, length })
+}
+
+/// A way out; the one that comes first is used, IPv4 before IPv6.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Uplink {
+    v6: bool,
+    metric: u32,
+    interface: u32,
+}
+
+fn uplink_of(route: &RouteMessage) -> Option<Uplink> {
+    let header = &route.header;
+    let default = header.destination_prefix_length == 0
+        && header.kind == RouteType::Unicast
+        && header.table == RouteHeader::RT_TABLE_MAIN;
+    let mut interface = None;
+    let mut metric = 0;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::MultiPath(hops) => {
+                interface = hops.first().map(|hop| hop.interface_index);
+            }
+            _ => {}
+        }
+    }
+    Some(Uplink {
+        v6: header.address_family == AddressFamily::Inet6,
+        metric,
+        interface: interface.filter(|_| default)?,
+    })
+}
+
 fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,
@@ -424,8 +492,10 @@ fn route_address(address: IpAddr) -> RouteAddress {
 }
 
 fn broadcast(prefix: Prefix) -> Option<std::net::Ipv4Addr> {
-    let (_, high) = prefix.range_v4().filter(|_| prefix.length < 31)?;
-    Some(high.into())
+    match prefix.last() {
+        IpAddr::V4(last) if prefix.length < 31 => Some(last),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -439,7 +509,8 @@ mod tests {
         assert_eq!(lo.index, 1);
         assert!(lo.mtu > 0);
         assert_eq!(netlink.link("no-such-link").unwrap(), None);
-        netlink.destinations_v4().unwrap();
+        netlink.destinations().unwrap();
+        netlink.uplink_mtu().unwrap();
     }
 
     #[test]

@@ -6,12 +6,15 @@
 mod message;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rustix::net::netlink::{SocketAddrNetlink, NETFILTER};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use message::{transaction, HEADER_BYTES};
+
+use crate::prefix::octets;
+use crate::Prefix;
 
 /// Type of an answer that carries an error, or none.
 const NLMSG_ERROR: u16 = 2;
@@ -95,25 +98,33 @@ pub enum Header {
 }
 
 impl Test {
-    /// The IPv4 source address is (not) in a network.
-    pub fn source(equal: bool, address: Ipv4Addr, length: u8) -> Self {
-        Self::ipv4_field(equal, 12, address, length)
+    /// It is of the family of an address.
+    pub fn family(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Ipv4,
+            IpAddr::V6(_) => Self::Ipv6,
+        }
     }
 
-    /// The IPv4 destination address is (not) in a network.
-    pub fn destination(equal: bool, address: Ipv4Addr, length: u8) -> Self {
-        Self::ipv4_field(equal, 16, address, length)
+    /// The source address is (not) in a network of the packet's family.
+    pub fn source(equal: bool, network: Prefix) -> Self {
+        let offset = if network.address.is_ipv4() { 12 } else { 8 };
+        Self::address_field(equal, offset, network)
     }
 
-    fn ipv4_field(equal: bool, offset: u32, address: Ipv4Addr, length: u8) -> Self {
-        let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-        let value = u32::from(address) & mask;
+    /// The destination address is (not) in a network of the packet's family.
+    pub fn destination(equal: bool, network: Prefix) -> Self {
+        let offset = if network.address.is_ipv4() { 16 } else { 24 };
+        Self::address_field(equal, offset, network)
+    }
+
+    fn address_field(equal: bool, offset: u32, network: Prefix) -> Self {
         Self::Bytes {
             equal,
             header: Header::Network,
             offset,
-            value: value.to_be_bytes().to_vec(),
-            mask: mask.to_be_bytes().to_vec(),
+            value: octets(network.first()),
+            mask: network.mask_bytes(),
         }
     }
 
@@ -249,9 +260,8 @@ mod tests {
 
     #[test]
     fn networks_are_masked() {
-        let Test::Bytes { value, mask, .. } =
-            Test::destination(false, Ipv4Addr::new(10, 1, 2, 3), 12)
-        else {
+        let network = "10.1.2.3/12".parse().unwrap();
+        let Test::Bytes { value, mask, .. } = Test::destination(false, network) else {
             unreachable!("a test of bytes");
         };
         assert_eq!((value, mask), (vec![10, 0, 0, 0], vec![255, 240, 0, 0]));

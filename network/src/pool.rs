@@ -1,7 +1,8 @@
 //! Address pools: which network a bridge gets, and which address a container.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::prefix::{number, number_to};
 use crate::Prefix;
 
 /// Networks to choose from, as Docker has them: 172.17 to 172.31, then 192.168.0.0/20 and on.
@@ -17,26 +18,55 @@ pub fn candidates() -> impl Iterator<Item = Prefix> {
     large.chain(small)
 }
 
-/// The first candidate that overlaps nothing in `taken`.
-pub fn choose(taken: &[Prefix]) -> Option<Prefix> {
-    candidates().find(|candidate| !taken.iter().any(|other| candidate.overlaps_v4(other)))
+/// IPv6 networks to choose from: those of one unique local prefix (RFC 4193), whose global id is
+/// the low 40 bits of a number.
+pub fn candidates_v6(global_id: u64) -> impl Iterator<Item = Prefix> {
+    let top = 0xfdu128 << 120 | u128::from(global_id & 0xff_ffff_ffff) << 80;
+    (0..=u128::from(u16::MAX)).map(move |subnet| Prefix {
+        address: Ipv6Addr::from(top | subnet << 64).into(),
+        length: 64,
+    })
 }
 
-/// The lowest free host address of `network`: neither its first and last, nor in `taken`. Addresses
-/// above `after` come first, so that one that was just given back is not given out at once.
+/// The first candidate that overlaps nothing in `taken`.
+pub fn choose(mut candidates: impl Iterator<Item = Prefix>, taken: &[Prefix]) -> Option<Prefix> {
+    candidates.find(|candidate| !taken.iter().any(|other| candidate.overlaps(other)))
+}
+
+/// The lowest free host address of `network`, and of `range` in it: neither its first and last, nor
+/// in `taken`. Addresses above `after` come first, so that one that was just given back is not given
+/// out at once.
 pub fn free_address(
     network: Prefix,
-    taken: &dyn Fn(Ipv4Addr) -> bool,
-    after: Option<Ipv4Addr>,
-) -> Option<Ipv4Addr> {
-    let (low, high) = network.range_v4()?;
-    let (first, last) = (low.checked_add(1)?, high.checked_sub(1)?);
-    let start = after.map_or(first, |after| u32::from(after).saturating_add(1));
-    let start = start.clamp(first, last);
+    range: Option<Prefix>,
+    taken: &dyn Fn(IpAddr) -> bool,
+    after: Option<IpAddr>,
+) -> Option<IpAddr> {
+    let (low, high) = network.range();
+    let (range_low, range_high) = range.unwrap_or(network).range();
+    let first = low.checked_add(1)?.max(range_low);
+    let last = high.checked_sub(1)?.min(range_high);
+    if last < first {
+        return None;
+    }
+    let start = after.map_or(first, |after| number(after).saturating_add(1));
+    let start = if last < start {
+        first
+    } else {
+        start.max(first)
+    };
     (start..=last)
         .chain(first..start)
-        .map(Ipv4Addr::from)
+        .map(|number| number_to(number, network.address))
         .find(|address| !taken(*address))
+}
+
+/// The link-local address that an interface gives itself (RFC 4291, appendix A).
+pub fn link_local_of(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    let id = [pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f)];
+    Ipv6Addr::new(0xfe80, 0, 0, 0, id[0], id[1], id[2], id[3])
 }
 
 /// The hardware address that goes with an IPv4 address, as Docker makes it: locally administered,
@@ -74,27 +104,58 @@ mod tests {
 
     #[test]
     fn a_network_that_the_host_uses_is_passed_over() {
-        assert_eq!(choose(&[]), Some(prefix("172.17.0.0/16")));
+        assert_eq!(choose(candidates(), &[]), Some(prefix("172.17.0.0/16")));
         let taken = [prefix("172.17.0.0/16"), prefix("172.18.5.0/24")];
-        assert_eq!(choose(&taken), Some(prefix("172.19.0.0/16")));
-        assert_eq!(choose(&[prefix("0.0.0.0/0")]), None);
+        assert_eq!(choose(candidates(), &taken), Some(prefix("172.19.0.0/16")));
+        assert_eq!(choose(candidates(), &[prefix("0.0.0.0/0")]), None);
+        let unique = || candidates_v6(0x12_3456_789a);
+        let first = prefix("fd12:3456:789a::/64");
+        assert_eq!(choose(unique(), &[]), Some(first));
+        let second = choose(unique(), &[first]);
+        assert_eq!(second, Some(prefix("fd12:3456:789a:1::/64")));
     }
 
     #[test]
     fn addresses_are_given_in_order_and_each_once() {
-        let network = prefix("10.0.0.0/29");
-        let mut taken = vec![Ipv4Addr::new(10, 0, 0, 1)];
-        let mut last = None;
-        while let Some(next) = free_address(network, &|a| taken.contains(&a), last) {
-            taken.push(next);
-            last = Some(next);
+        for (network, range, count, last_one, third) in [
+            ("10.0.0.0/29", None, 6, "10.0.0.6", "10.0.0.3"),
+            ("fd00::/125", None, 6, "fd00::6", "fd00::3"),
+            (
+                "10.0.0.0/24",
+                Some("10.0.0.8/30"),
+                5,
+                "10.0.0.11",
+                "10.0.0.9",
+            ),
+        ] {
+            let network = prefix(network);
+            let range = range.map(prefix);
+            let mut taken = vec![number_to(number(network.first()) + 1, network.address)];
+            let mut last = None;
+            while let Some(next) = free_address(network, range, &|a| taken.contains(&a), last) {
+                taken.push(next);
+                last = Some(next);
+            }
+            assert_eq!(taken.len(), count);
+            assert_eq!(last.unwrap().to_string(), last_one);
+            // What came back is found again, at the end of the round.
+            taken.remove(2);
+            let again = free_address(network, range, &|a| taken.contains(&a), last);
+            assert_eq!(again.unwrap().to_string(), third);
         }
-        assert_eq!(taken.len(), 6);
-        assert_eq!(last, Some(Ipv4Addr::new(10, 0, 0, 6)));
-        // What came back is found again, at the end of the round.
-        taken.remove(2);
-        let again = free_address(network, &|a| taken.contains(&a), last);
-        assert_eq!(again, Some(Ipv4Addr::new(10, 0, 0, 3)));
+        let outside = free_address(
+            prefix("10.0.0.0/24"),
+            Some(prefix("10.0.0.255/32")),
+            &|_| false,
+            None,
+        );
+        assert_eq!(outside, None);
+    }
+
+    #[test]
+    fn link_local_addresses_follow_from_hardware_addresses() {
+        let address = link_local_of([0x02, 0x42, 0xac, 0x11, 0, 2]);
+        assert_eq!(address.to_string(), "fe80::42:acff:fe11:2");
     }
 
     #[test]

@@ -48,14 +48,30 @@ pub struct PortError {
 #[derive(Debug)]
 pub struct Published {
     address: SocketAddr,
+    targets: Targets,
     task: JoinHandle<()>,
 }
+
+/// Where conversations that begin go to, in this order.
+type Targets = Arc<Mutex<Arc<[SocketAddr]>>>;
 
 impl Published {
     /// The address on the host, with the port that was chosen if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Conversations that begin from here on go to other addresses of the container: see
+    /// [`Bound::serve`].
+    pub fn retarget(&self, targets: Vec<SocketAddr>) {
+        *lock(&self.targets) = in_order(self.address, targets);
+    }
+}
+
+/// A server may well listen by one family only: the family that the client came by is first.
+fn in_order(address: SocketAddr, mut targets: Vec<SocketAddr>) -> Arc<[SocketAddr]> {
+    targets.sort_by_key(|target| target.is_ipv4() != address.is_ipv4());
+    targets.into()
 }
 
 impl Drop for Published {
@@ -134,25 +150,34 @@ impl Bound {
         }
     }
 
-    /// Begins to pass on to `target`.
-    pub fn serve(self, target: SocketAddr) -> Published {
+    /// Begins to pass on to the first of the `targets`, which are addresses of one container. A
+    /// TCP connection that it refuses goes to the next; what is sent by UDP goes to the one of the
+    /// family that it came by, if there is one.
+    pub fn serve(self, targets: Vec<SocketAddr>) -> Published {
         let address = self.address();
+        let targets = Arc::new(Mutex::new(in_order(address, targets)));
+        let to = Arc::clone(&targets);
         let task = match self {
-            Self::Tcp(listener, _) => tokio::spawn(serve_tcp(listener, target)),
-            Self::Udp(socket, _) => tokio::spawn(serve_udp(socket, target)),
+            Self::Tcp(listener, _) => tokio::spawn(serve_tcp(listener, to)),
+            Self::Udp(socket, _) => tokio::spawn(serve_udp(socket, to)),
         };
-        Published { address, task }
+        Published {
+            address,
+            targets,
+            task,
+        }
     }
 }
 
-async fn serve_tcp(listener: TcpListener, target: SocketAddr) {
+async fn serve_tcp(listener: TcpListener, targets: Targets) {
     // Connections end with the port: the set is dropped when this task is.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
-                    connections.spawn(pass_on(client, target));
+                    let targets = Arc::clone(&lock(&targets));
+                    connections.spawn(pass_on(client, targets));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "accepting");
@@ -164,8 +189,8 @@ async fn serve_tcp(listener: TcpListener, target: SocketAddr) {
     }
 }
 
-async fn pass_on(mut client: TcpStream, target: SocketAddr) {
-    let Ok(mut server) = TcpStream::connect(target).await else {
+async fn pass_on(mut client: TcpStream, targets: Arc<[SocketAddr]>) {
+    let Ok(mut server) = TcpStream::connect(&targets[..]).await else {
         return;
     };
     let _ = client.set_nodelay(true);
@@ -174,7 +199,7 @@ async fn pass_on(mut client: TcpStream, target: SocketAddr) {
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
 }
 
-async fn serve_udp(socket: UdpSocket, target: SocketAddr) {
+async fn serve_udp(socket: UdpSocket, targets: Targets) {
     let socket = Arc::new(socket);
     let peers: Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>> = Arc::default();
     let mut answers = tokio::task::JoinSet::new();
@@ -192,9 +217,10 @@ async fn serve_udp(socket: UdpSocket, target: SocketAddr) {
             Some(upstream) => upstream,
             None => {
                 let full = MAX_UDP_PEERS <= lock(&peers).len();
-                let Some(upstream) = (match full {
-                    true => None,
-                    false => connect_udp(target).await,
+                let target = lock(&targets).first().copied().filter(|_| !full);
+                let Some(upstream) = (match target {
+                    Some(target) => connect_udp(target).await,
+                    None => None,
                 }) else {
                     continue;
                 };
@@ -255,7 +281,10 @@ mod tests {
     async fn tcp_is_passed_on_both_ways_with_half_close() {
         let server = TcpListener::bind(any()).await.unwrap();
         let target = server.local_addr().unwrap();
-        let port = bind(Protocol::Tcp, any()).await.unwrap().serve(target);
+        let port = bind(Protocol::Tcp, any())
+            .await
+            .unwrap()
+            .serve(vec![target]);
         let mut client = TcpStream::connect(port.address()).await.unwrap();
         let (mut inside, _) = server.accept().await.unwrap();
         client.write_all(b"question").await.unwrap();
@@ -277,7 +306,10 @@ mod tests {
     async fn udp_answers_find_their_peer() {
         let server = UdpSocket::bind(any()).await.unwrap();
         let target = server.local_addr().unwrap();
-        let port = bind(Protocol::Udp, any()).await.unwrap().serve(target);
+        let port = bind(Protocol::Udp, any())
+            .await
+            .unwrap()
+            .serve(vec![target]);
         for name in ["a", "b"] {
             let client = UdpSocket::bind(any()).await.unwrap();
             client

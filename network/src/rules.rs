@@ -5,26 +5,40 @@
 //! between networks; in the family `netdev`, a chain per tap that pins what a guest may send to the
 //! address that it was given ([`guard`]). A guest writes every byte of its frames.
 
+mod forwarding;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::egress::Restricted;
 use crate::nft::{self, Chain, Change, Family, Header, Hook, Rule, Table, Test, Verdict};
+use crate::pool::link_local_of;
 use crate::Prefix;
 
 /// EtherTypes.
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
-/// Protocol number of UDP, and the port of DHCP servers.
+const IPV6: u16 = 0x86dd;
+/// Protocol number of UDP, and the ports of DHCP servers.
 const UDP: u8 = 17;
 const DHCP_SERVER: u16 = 67;
+const DHCPV6_SERVER: u16 = 547;
+/// Protocol number of ICMPv6.
+const ICMPV6: u8 = 58;
+/// What only a router says: a question about listeners, an advertisement, a redirection (RFC 2710,
+/// RFC 4861).
+const OF_ROUTERS: [u8; 3] = [130, 134, 137];
+/// "This address is mine" (RFC 4861, 4.4), and where it names the address.
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const ADVERTISED_ADDRESS: u32 = 8;
 /// In an Ethernet frame: its sender.
 const ETHERNET_SOURCE: u32 = 6;
 /// In an ARP packet: the sender's hardware and IPv4 address.
 const ARP_SENDER: u32 = 8;
 const ARP_SENDER_ADDRESS: u32 = 14;
-/// In an IPv4 packet: its sender.
+/// In an IPv4 or IPv6 packet: its sender.
 const IPV4_SOURCE: u32 = 12;
+const IPV6_SOURCE: u32 = 8;
 
 /// Why the rules can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +58,7 @@ pub enum RulesError {
     #[error("failed to let this host forward packets ({path})")]
     Forwarding {
         /// The setting.
-        path: &'static str,
+        path: String,
         /// Why.
         source: io::Error,
     },
@@ -55,8 +69,8 @@ pub enum RulesError {
 pub struct Network {
     /// Its bridge.
     pub bridge: String,
-    /// Its addresses.
-    pub subnet: Prefix,
+    /// Its addresses, of both families.
+    pub subnets: Vec<Prefix>,
     /// No way out.
     pub internal: bool,
     /// Containers on it reach each other.
@@ -88,7 +102,7 @@ pub fn between(table: &str, networks: &[Network], restricted: &[Restricted]) -> 
         chains.push(Chain {
             name: "postrouting".into(),
             hook: Hook::Postrouting,
-            rules: each(&|network| masquerade(network).into_iter().collect()),
+            rules: each(&masquerade),
         });
     }
     Table {
@@ -126,50 +140,46 @@ fn forward(network: &Network, all: &[Network]) -> Vec<Rule> {
     rules
 }
 
-fn masquerade(network: &Network) -> Option<Rule> {
-    let IpAddr::V4(address) = network.subnet.address else {
-        return None;
-    };
-    (!network.internal).then(|| Rule {
-        tests: vec![
-            Test::Ipv4,
-            Test::source(true, address, network.subnet.length),
-            Test::To(false, network.bridge.clone()),
-        ],
-        verdict: Verdict::Masquerade,
-    })
+fn masquerade(network: &Network) -> Vec<Rule> {
+    let subnets = network.subnets.iter().filter(|_| !network.internal);
+    subnets
+        .map(|subnet| Rule {
+            tests: vec![
+                Test::family(subnet.address),
+                Test::source(true, *subnet),
+                Test::To(false, network.bridge.clone()),
+            ],
+            verdict: Verdict::Masquerade,
+        })
+        .collect()
 }
 
-/// The chain of one tap: only IPv4 and ARP, from its own hardware and IPv4 address, and no DHCP
-/// server. So no guest answers for another's address, routes others' packets to itself, or has a
-/// neighbour configure itself by what it says (DHCP, IPv6 router advertisements).
-pub fn guard(table: &str, tap: &str, mac: [u8; 6], address: Ipv4Addr) -> Table {
-    let octets = address.octets();
-    let differs = |header, offset, value: &[u8]| Test::bytes(false, header, offset, value);
-    let is = |kind| Test::EtherType(true, kind);
-    let rules = vec![
-        drop_if(vec![differs(Header::Link, ETHERNET_SOURCE, &mac)]),
-        drop_if(vec![
-            Test::EtherType(false, IPV4),
-            Test::EtherType(false, ARP),
-        ]),
-        drop_if(vec![is(ARP), differs(Header::Network, ARP_SENDER, &mac)]),
-        // Who asks whether an address is free names no address of its own (RFC 5227).
-        drop_if(vec![
-            is(ARP),
-            differs(Header::Network, ARP_SENDER_ADDRESS, &octets),
-            differs(Header::Network, ARP_SENDER_ADDRESS, &[0; 4]),
-        ]),
-        drop_if(vec![
-            is(IPV4),
-            differs(Header::Network, IPV4_SOURCE, &octets),
-        ]),
-        drop_if(vec![
-            is(IPV4),
-            Test::Transport(UDP),
-            Test::bytes(true, Header::Transport, 0, &DHCP_SERVER.to_be_bytes()),
-        ]),
-    ];
+/// The addresses that a tap is pinned to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pinned {
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address; `None`: it sends no IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// The chain of one tap: only what it was given the addresses for, from these, and nothing of a
+/// router or a DHCP server. So no guest answers for another's address, routes others' packets to
+/// itself, or has a neighbour configure itself by what it says.
+pub fn guard(table: &str, tap: &str, pinned: &Pinned) -> Table {
+    let mac = differs(Header::Link, ETHERNET_SOURCE, &pinned.mac);
+    let mut known = vec![is_not(IPV4), is_not(ARP)];
+    known.extend(pinned.v6.map(|_| is_not(IPV6)));
+    let mut rules = vec![drop_if(vec![mac]), drop_if(known)];
+    rules.extend(guard_v4(pinned.mac, pinned.v4));
+    rules.extend(
+        pinned
+            .v6
+            .iter()
+            .flat_map(|v6| guard_v6(&[*v6, link_local_of(pinned.mac)])),
+    );
     Table {
         family: Family::Netdev,
         name: table.to_owned(),
@@ -181,6 +191,65 @@ pub fn guard(table: &str, tap: &str, mac: [u8; 6], address: Ipv4Addr) -> Table {
     }
 }
 
+fn is(kind: u16) -> Test {
+    Test::EtherType(true, kind)
+}
+
+fn is_not(kind: u16) -> Test {
+    Test::EtherType(false, kind)
+}
+
+fn differs(header: Header, offset: u32, value: &[u8]) -> Test {
+    Test::bytes(false, header, offset, value)
+}
+
+fn from_udp_port(port: u16) -> [Test; 2] {
+    let source = Test::bytes(true, Header::Transport, 0, &port.to_be_bytes());
+    [Test::Transport(UDP), source]
+}
+
+fn guard_v4(mac: [u8; 6], address: Ipv4Addr) -> Vec<Rule> {
+    let octets = address.octets();
+    let [udp, dhcp] = from_udp_port(DHCP_SERVER);
+    vec![
+        drop_if(vec![is(ARP), differs(Header::Network, ARP_SENDER, &mac)]),
+        // Who asks whether an address is free names no address of its own (RFC 5227).
+        drop_if(vec![
+            is(ARP),
+            differs(Header::Network, ARP_SENDER_ADDRESS, &octets),
+            differs(Header::Network, ARP_SENDER_ADDRESS, &[0; 4]),
+        ]),
+        drop_if(vec![
+            is(IPV4),
+            differs(Header::Network, IPV4_SOURCE, &octets),
+        ]),
+        drop_if(vec![is(IPV4), udp, dhcp]),
+    ]
+}
+
+fn guard_v6(own: &[Ipv6Addr]) -> Vec<Rule> {
+    let none_of = |header: Header, offset| {
+        let each = own.iter().map(move |own| (header, offset, own.octets()));
+        each.map(|(header, offset, octets)| differs(header, offset, &octets))
+    };
+    let icmp = |kind: u8| {
+        let kind = Test::bytes(true, Header::Transport, 0, &[kind]);
+        vec![is(IPV6), Test::Transport(ICMPV6), kind]
+    };
+    let mut other_source = vec![is(IPV6)];
+    other_source.extend(none_of(Header::Network, IPV6_SOURCE));
+    let mut other_neighbour = icmp(NEIGHBOUR_ADVERTISEMENT);
+    other_neighbour.extend(none_of(Header::Transport, ADVERTISED_ADDRESS));
+    let [udp, dhcp] = from_udp_port(DHCPV6_SERVER);
+    let mut rules = vec![
+        drop_if(other_source),
+        drop_if(other_neighbour),
+        drop_if(vec![is(IPV6), udp, dhcp]),
+    ];
+    rules.extend(OF_ROUTERS.map(|kind| drop_if(icmp(kind))));
+    rules
+}
+
 /// Puts a network's rules into the kernel, in place of the ones that are there, and lets the host
 /// forward packets.
 pub fn apply(
@@ -188,26 +257,27 @@ pub fn apply(
     networks: &[Network],
     restricted: &[Restricted],
 ) -> Result<(), RulesError> {
-    const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
     commit(
         &Change::Replace(between(table, networks, restricted)),
         "write packet rules".into(),
     )?;
-    if networks.is_empty() {
-        return Ok(());
+    let mut subnets = networks.iter().flat_map(|network| &network.subnets);
+    let v6 = subnets.any(|subnet| subnet.address.is_ipv6());
+    if !networks.is_empty() {
+        forwarding::switch_on_v4()?;
     }
-    std::fs::write(FORWARD, "1").map_err(|source| RulesError::Forwarding {
-        path: FORWARD,
-        source,
-    })
+    if v6 {
+        forwarding::switch_on_v6()?;
+    }
+    Ok(())
 }
 
 /// Pins what comes from a tap that is still down. The chain goes with the tap, or by [`unpin`].
-pub fn pin(table: &str, tap: &str, mac: [u8; 6], address: Ipv4Addr) -> Result<(), RulesError> {
+pub fn pin(table: &str, tap: &str, pinned: &Pinned) -> Result<(), RulesError> {
     // What an earlier tap of this name left would come first.
     unpin(table, tap);
     commit(
-        &Change::Extend(guard(table, tap, mac, address)),
+        &Change::Extend(guard(table, tap, pinned)),
         format!("pin the addresses of the tap {tap}"),
     )
 }
@@ -249,7 +319,7 @@ mod tests {
     fn network(bridge: &str, subnet: &str, internal: bool) -> Network {
         Network {
             bridge: bridge.into(),
-            subnet: subnet.parse().unwrap(),
+            subnets: subnet.split(' ').map(|one| one.parse().unwrap()).collect(),
             internal,
             icc: true,
         }
@@ -260,6 +330,7 @@ mod tests {
         let networks = [
             network("hull0", "172.17.0.1/16", false),
             network("hull-ab", "172.18.0.1/16", true),
+            network("hull-cd", "172.19.0.1/16 fd00:1::1/64", false),
         ];
         insta::assert_debug_snapshot!(between("hull", &networks, &[]));
     }
@@ -271,8 +342,16 @@ mod tests {
 
     #[test]
     fn a_tap_is_pinned() {
-        let address = Ipv4Addr::new(172, 17, 0, 2);
-        let mac = [2, 0x42, 172, 17, 0, 2];
-        insta::assert_debug_snapshot!(guard("hull", "h0abc", mac, address));
+        let pinned = Pinned {
+            mac: [2, 0x42, 172, 17, 0, 2],
+            v4: Ipv4Addr::new(172, 17, 0, 2),
+            v6: None,
+        };
+        insta::assert_debug_snapshot!(guard("hull", "h0abc", &pinned));
+        let both = Pinned {
+            v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
+            ..pinned
+        };
+        insta::assert_debug_snapshot!(guard("hull", "h0abc", &both));
     }
 }

@@ -40,6 +40,10 @@ pub struct Attachment {
     /// Addresses of the default gateways.
     #[serde(default)]
     pub gateways: Vec<String>,
+    /// IPv6 is what is said here and no more: without an address it is off, and nobody else tells
+    /// the guest about addresses and routes.
+    #[serde(default)]
+    pub static_v6: bool,
     /// Further routes, in the order in which they are made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
@@ -146,6 +150,7 @@ impl Attachments {
                 name: interface.name.clone(),
                 mtu: interface.mtu.into(),
                 addresses: interface.addresses.clone(),
+                static_v6: interface.static_v6,
                 routes: interface.lower_routes(),
                 neighbours: interface.lower_neighbours()?,
                 ..Default::default()
@@ -243,6 +248,7 @@ mod tests {
             mtu: 1500,
             addresses: vec!["172.17.0.2/16".into()],
             gateways: vec!["172.17.0.1".into()],
+            static_v6: false,
             routes: Vec::new(),
             neighbours: Vec::new(),
         }

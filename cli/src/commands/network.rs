@@ -10,9 +10,10 @@ use bollard::models::{
 use serde_json::Value;
 
 use super::line;
+use super::volume::{exit, filters, query};
 use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
-use crate::table;
+use crate::{table, template};
 
 /// `network`
 #[derive(Debug, clap::Subcommand)]
@@ -23,7 +24,7 @@ pub(crate) enum NetworkCommand {
     #[command(alias = "list")]
     Ls(ListArgs),
     /// Print everything known about networks, as JSON
-    Inspect(Names),
+    Inspect(InspectArgs),
     /// Remove networks
     #[command(alias = "remove")]
     Rm(Names),
@@ -41,12 +42,24 @@ pub(crate) struct CreateArgs {
     /// Its kind
     #[arg(short, long, default_value = "bridge")]
     driver: String,
-    /// Its addresses, such as 10.5.0.0/16
+    /// It has IPv6 addresses, too
     #[arg(long)]
-    subnet: Option<String>,
-    /// The host's address on it
+    ipv6: bool,
+    /// Its addresses, such as 10.5.0.0/16 (repeatable: one of IPv4, one of IPv6)
     #[arg(long)]
-    gateway: Option<String>,
+    subnet: Vec<String>,
+    /// The host's address on it (repeatable)
+    #[arg(long)]
+    gateway: Vec<String>,
+    /// Which of its addresses are given out, such as 10.5.1.0/24 (repeatable)
+    #[arg(long)]
+    ip_range: Vec<String>,
+    /// An address that is not given out: NAME=ADDRESS (repeatable)
+    #[arg(long, value_name = "NAME=ADDRESS")]
+    aux_address: Vec<String>,
+    /// Containers may be put on it by hand; all are
+    #[arg(long)]
+    attachable: bool,
     /// No way out
     #[arg(long)]
     internal: bool,
@@ -63,9 +76,29 @@ pub(crate) struct CreateArgs {
 /// `network ls`
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
+    /// Only those that pass: name=, id=, driver=, type=, label=, scope=, dangling=BOOL
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// Go template for each line, or `json`
+    #[arg(long)]
+    format: Option<String>,
+    /// Whole ids
+    #[arg(long)]
+    no_trunc: bool,
     /// Only ids
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// `network inspect`
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// Go template instead of JSON
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Names or ids
+    #[arg(required = true)]
+    names: Vec<String>,
 }
 
 /// Networks.
@@ -79,6 +112,9 @@ pub(crate) struct Names {
 /// `network prune`
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
+    /// Only those that pass: label=, label!=, until=
+    #[arg(long)]
+    filter: Vec<String>,
     /// Don't ask
     #[arg(short, long)]
     force: bool,
@@ -93,6 +129,15 @@ pub(crate) struct ConnectArgs {
     /// Fixed IPv4 address
     #[arg(long)]
     ip: Option<String>,
+    /// Fixed IPv6 address
+    #[arg(long)]
+    ip6: Option<String>,
+    /// A name for another container there: CONTAINER[:NAME]
+    #[arg(long)]
+    link: Vec<String>,
+    /// The network with the highest one has the default route, from the next start on
+    #[arg(long, allow_hyphen_values = true)]
+    gw_priority: Option<i64>,
     /// Network
     network: String,
     /// Container
@@ -102,6 +147,9 @@ pub(crate) struct ConnectArgs {
 /// `network disconnect`
 #[derive(Debug, clap::Args)]
 pub(crate) struct DisconnectArgs {
+    /// Also where the container does not answer
+    #[arg(short, long)]
+    force: bool,
     /// Network
     network: String,
     /// Container
@@ -125,41 +173,14 @@ pub(crate) async fn run(
     match command {
         NetworkCommand::Create(args) => create(args, client, out).await?,
         NetworkCommand::Ls(args) => list(&args, client, out).await?,
-        NetworkCommand::Inspect(args) => {
-            let mut found = Vec::new();
-            for name in &args.names {
-                found.push(
-                    client
-                        .get_json(&format!("/networks/{}", encode(name)))
-                        .await?,
-                );
-            }
-            let text = serde_json::to_string_pretty(&found).map_err(crate::client::broken)?;
-            line(out, text)?;
-        }
-        NetworkCommand::Rm(args) => {
-            for name in &args.names {
-                client.api.remove_network(name).await?;
-                line(out, name)?;
-            }
-        }
-        NetworkCommand::Prune(args) => {
-            if !args.force {
-                return Err(CliError::usage(
-                    "network prune removes all unused networks: say --force",
-                ));
-            }
-            let none = None::<bollard::query_parameters::PruneNetworksOptions>;
-            let pruned = client.api.prune_networks(none).await?;
-            for name in pruned.networks_deleted.into_iter().flatten() {
-                line(out, name)?;
-            }
-        }
+        NetworkCommand::Inspect(args) => return inspect(&args, client, out).await,
+        NetworkCommand::Rm(args) => return remove(&args, client, out).await,
+        NetworkCommand::Prune(args) => prune(&args, client, out).await?,
         NetworkCommand::Connect(args) => connect(args, client).await?,
         NetworkCommand::Disconnect(args) => {
             let request = NetworkDisconnectRequest {
                 container: args.container,
-                force: None,
+                force: Some(args.force),
             };
             client
                 .api
@@ -170,49 +191,105 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The pools that the options mean: what belongs to one is told by its family, as docker's options
+/// stand beside each other.
+fn pools(args: &CreateArgs) -> Result<Vec<IpamConfig>> {
+    let mut pools: Vec<IpamConfig> = args
+        .subnet
+        .iter()
+        .map(|subnet| IpamConfig {
+            subnet: Some(subnet.clone()),
+            ..IpamConfig::default()
+        })
+        .collect();
+    let mut at = |address: &str| -> usize {
+        let v6 = address.contains(':');
+        let of = |pool: &IpamConfig| {
+            let text = pool.subnet.as_ref().or(pool.gateway.as_ref());
+            text.or(pool.ip_range.as_ref())
+                .is_some_and(|text| text.contains(':') == v6)
+        };
+        pools.iter().position(of).unwrap_or_else(|| {
+            pools.push(IpamConfig::default());
+            pools.len() - 1
+        })
+    };
+    let gateways: Vec<_> = args.gateway.iter().map(|text| (at(text), text)).collect();
+    let ranges: Vec<_> = args.ip_range.iter().map(|text| (at(text), text)).collect();
+    let mut reserved = Vec::new();
+    for word in &args.aux_address {
+        let (name, address) = word.split_once('=').ok_or_else(|| {
+            CliError::usage(format!("invalid --aux-address {word:?}: want NAME=ADDRESS"))
+        })?;
+        reserved.push((at(address), name, address));
+    }
+    for (index, gateway) in gateways {
+        pools[index].gateway = Some(gateway.clone());
+    }
+    for (index, range) in ranges {
+        pools[index].ip_range = Some(range.clone());
+    }
+    for (index, name, address) in reserved {
+        let all = pools[index].auxiliary_addresses.get_or_insert_default();
+        all.insert(name.to_owned(), address.to_owned());
+    }
+    Ok(pools)
+}
+
 async fn create(args: CreateArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
     let pair = |word: &String| {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         (key.to_owned(), value.to_owned())
     };
-    let pool = (args.subnet.is_some() || args.gateway.is_some()).then(|| IpamConfig {
-        subnet: args.subnet,
-        gateway: args.gateway,
-        ..IpamConfig::default()
-    });
+    let pools = pools(&args)?;
     let made = client
         .api
         .create_network(NetworkCreateRequest {
             name: args.name,
             driver: Some(args.driver),
             internal: Some(args.internal),
+            attachable: Some(args.attachable),
+            enable_ipv6: args.ipv6.then_some(true),
             options: Some(args.opt.iter().map(pair).collect()),
             labels: Some(args.label.iter().map(pair).collect()),
-            ipam: pool.map(|pool| Ipam {
-                config: Some(vec![pool]),
+            ipam: (!pools.is_empty()).then(|| Ipam {
+                config: Some(pools),
                 ..Ipam::default()
             }),
             ..NetworkCreateRequest::default()
         })
         .await?;
+    if !made.warning.is_empty() {
+        eprintln!("WARNING: {}", made.warning);
+    }
     line(out, made.id)
 }
 
 async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
-    let networks = client.get_json("/networks").await?;
+    let path = format!("/networks?filters={}", query(&filters(&args.filter)?)?);
+    let networks = client.get_json(&path).await?;
     let text = |network: &Value, key: &str| network[key].as_str().unwrap_or_default().to_owned();
-    let short = |network: &Value| text(network, "Id").chars().take(12).collect::<String>();
+    let digits = if args.no_trunc { usize::MAX } else { 12 };
+    let id = |network: &Value| text(network, "Id").chars().take(digits).collect::<String>();
     let all = networks.as_array().into_iter().flatten();
     if args.quiet {
         for network in all {
-            line(out, short(network))?;
+            line(out, id(network))?;
+        }
+        return Ok(());
+    }
+    if let Some(format) = &args.format {
+        for network in all {
+            let mut network = network.clone();
+            network["ID"] = id(&network).into();
+            line(out, template::render(format, &network)?)?;
         }
         return Ok(());
     }
     let rows: Vec<Vec<String>> = all
         .map(|network| {
             vec![
-                short(network),
+                id(network),
                 text(network, "Name"),
                 text(network, "Driver"),
                 text(network, "Scope"),
@@ -223,14 +300,76 @@ async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<(
         .map_err(CliError::io("cannot write the output"))
 }
 
+async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut found = Vec::new();
+    let mut failed = false;
+    for name in &args.names {
+        match client
+            .get_json(&format!("/networks/{}", encode(name)))
+            .await
+        {
+            Ok(network) => found.push(network),
+            Err(error) => {
+                eprintln!("hull: {error}");
+                failed = true;
+            }
+        }
+    }
+    match &args.format {
+        Some(format) => {
+            for network in &found {
+                line(out, template::render(format, network)?)?;
+            }
+        }
+        None => {
+            let text = serde_json::to_string_pretty(&found).map_err(crate::client::broken)?;
+            line(out, text)?;
+        }
+    }
+    Ok(exit(failed))
+}
+
+async fn remove(args: &Names, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut failed = false;
+    for name in &args.names {
+        match client.api.remove_network(name).await {
+            Ok(()) => line(out, name)?,
+            Err(error) => {
+                eprintln!("hull: {}", CliError::from(error));
+                failed = true;
+            }
+        }
+    }
+    Ok(exit(failed))
+}
+
+async fn prune(args: &PruneArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
+    if !args.force {
+        return Err(CliError::usage(
+            "network prune removes all unused networks: say --force",
+        ));
+    }
+    let options = bollard::query_parameters::PruneNetworksOptions {
+        filters: Some(filters(&args.filter)?),
+    };
+    let pruned = client.api.prune_networks(Some(options)).await?;
+    for name in pruned.networks_deleted.into_iter().flatten() {
+        line(out, name)?;
+    }
+    Ok(())
+}
+
 async fn connect(args: ConnectArgs, client: &Client) -> Result<()> {
-    let address = args.ip.map(|address| EndpointIpamConfig {
-        ipv4_address: Some(address),
-        ..EndpointIpamConfig::default()
-    });
+    let fixed = args.ip.is_some() || args.ip6.is_some();
     let settings = EndpointSettings {
         aliases: (!args.alias.is_empty()).then_some(args.alias),
-        ipam_config: address,
+        links: (!args.link.is_empty()).then_some(args.link),
+        gw_priority: args.gw_priority,
+        ipam_config: fixed.then(|| EndpointIpamConfig {
+            ipv4_address: args.ip,
+            ipv6_address: args.ip6,
+            ..EndpointIpamConfig::default()
+        }),
         ..EndpointSettings::default()
     };
     let request = NetworkConnectRequest {
@@ -274,5 +413,30 @@ pub(crate) async fn port(args: PortArgs, client: &Client, out: &mut dyn Write) -
             message: format!("No public port '{wanted}' published for {}", args.container),
         }),
         _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CreateArgs,
+    }
+
+    #[test]
+    fn options_find_the_pool_of_their_family() {
+        let line = "x --ipv6 --subnet fd00::/64 --subnet 10.5.0.0/16 --gateway 10.5.0.9 \
+                    --ip-range fd00::/80 --aux-address a=10.5.0.3 --aux-address b=fd00::7 name";
+        let line: Line = clap::Parser::parse_from(line.split_whitespace());
+        let pools = pools(&line.args).unwrap();
+        assert_eq!(pools.len(), 2);
+        assert_eq!(pools[0].ip_range.as_deref(), Some("fd00::/80"));
+        assert_eq!(pools[0].gateway, None);
+        assert_eq!(pools[1].gateway.as_deref(), Some("10.5.0.9"));
+        let reserved = pools[1].auxiliary_addresses.as_ref().unwrap();
+        assert_eq!(reserved.len(), 1);
     }
 }

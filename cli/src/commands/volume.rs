@@ -118,7 +118,7 @@ fn pairs(words: &[String]) -> HashMap<String, String> {
     words.iter().map(pair).collect()
 }
 
-fn filters(words: &[String]) -> Result<HashMap<String, Vec<String>>> {
+pub(super) fn filters(words: &[String]) -> Result<HashMap<String, Vec<String>>> {
     let mut all: HashMap<String, Vec<String>> = HashMap::new();
     for word in words {
         // `label!=x` splits at its first `=` too.
@@ -132,7 +132,7 @@ fn filters(words: &[String]) -> Result<HashMap<String, Vec<String>>> {
     Ok(all)
 }
 
-fn query(filters: &HashMap<String, Vec<String>>) -> Result<String> {
+pub(super) fn query(filters: &HashMap<String, Vec<String>>) -> Result<String> {
     let text = serde_json::to_string(filters).map_err(crate::client::broken)?;
     Ok(encode(&text))
 }
@@ -203,7 +203,7 @@ async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Re
     Ok(exit(failed))
 }
 
-fn exit(failed: bool) -> ExitCode {
+pub(super) fn exit(failed: bool) -> ExitCode {
     match failed {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,

@@ -9,8 +9,10 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bollard_stubs::models::{
-    EventMessageTypeEnum, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+    EventMessageTypeEnum, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
+    NetworkDisconnectRequest,
 };
+use jiff::Timestamp;
 use serde_json::{json, Value};
 
 use super::respond::Answer;
@@ -19,7 +21,11 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
 use crate::json::Filters;
-use crate::network::{CreateNetwork, NetworkRecord, Wanted, DEFAULT, NONE};
+use crate::network::{CreateNetwork, NetworkRecord, Pool, PoolRequest, Wanted, DEFAULT, NONE};
+
+/// Filters of a list, and of what is pruned.
+const LIST_FILTERS: [&str; 7] = ["name", "id", "driver", "scope", "type", "label", "dangling"];
+const PRUNE_FILTERS: [&str; 3] = ["label", "label!", "until"];
 
 /// Id of the network `none`: the same in every engine.
 const NONE_ID: &str = "6e6f6e6500000000000000000000000000000000000000000000000000000000";
@@ -67,7 +73,10 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
                     "EndpointID": end.id,
                     "MacAddress": end.mac,
                     "IPv4Address": format!("{}/{}", end.address, end.prefix_length),
-                    "IPv6Address": "",
+                    "IPv6Address": end
+                        .v6
+                        .map(|v6| format!("{}/{}", v6.address, v6.prefix_length))
+                        .unwrap_or_default(),
                 }),
             );
         }
@@ -79,11 +88,11 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
         "Scope": "local",
         "Driver": "bridge",
         "EnableIPv4": true,
-        "EnableIPv6": false,
+        "EnableIPv6": network.v6.is_some(),
         "IPAM": {
             "Driver": "default",
             "Options": {},
-            "Config": [{ "Subnet": network.subnet, "Gateway": network.gateway }],
+            "Config": network.pools().map(pool_view).collect::<Vec<_>>(),
         },
         "Internal": network.internal,
         "Attachable": false,
@@ -96,8 +105,20 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
     })
 }
 
+fn pool_view(pool: &Pool) -> Value {
+    let mut view = json!({ "Subnet": pool.subnet, "Gateway": pool.gateway });
+    if let Some(range) = pool.range {
+        view["IPRange"] = json!(range);
+    }
+    if !pool.reserved.is_empty() {
+        view["AuxiliaryAddresses"] = json!(pool.reserved);
+    }
+    view
+}
+
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
     let filters = query.filters()?;
+    known_filters(&filters, &LIST_FILTERS)?;
     // The default network is always there, as with dockerd.
     engine.networks.find(DEFAULT)?;
     let mut all: Vec<Value> = engine
@@ -109,6 +130,16 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
     all.push(none());
     all.retain(|network| passes(&engine, network, &filters));
     Ok(Json(all))
+}
+
+fn known_filters(filters: &Filters, known: &[&str]) -> Result<()> {
+    match filters.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(EngineError::BadRequest(format!(
+            "invalid filter {key:?}: want one of {}",
+            known.join(", ")
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
@@ -129,7 +160,8 @@ fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
             }
             "dangling" => {
                 let used = !engine.networks.members(text("Id")).is_empty();
-                any(&|flag| (flag == "true" || flag == "1") != (used || builtin))
+                let free = !(used || builtin);
+                any(&|flag| matches!(flag.as_str(), "true" | "1") == free)
             }
             _ => false,
         }
@@ -152,46 +184,71 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
 
 async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)> {
     let request: NetworkCreateRequest = parse(&body)?;
-    if request.enable_ipv6.unwrap_or(false) {
-        return Err(EngineError::NotBuilt("a network with IPv6 (EnableIPv6)".to_owned()).into());
-    }
     if request.config_only.unwrap_or(false) || request.ingress.unwrap_or(false) {
         return Err(EngineError::NotBuilt("a ConfigOnly or Ingress network".to_owned()).into());
     }
-    let pools = request
-        .ipam
-        .and_then(|ipam| ipam.config)
-        .unwrap_or_default();
-    if 1 < pools.len() {
-        return Err(EngineError::NotBuilt("a network with several subnets".to_owned()).into());
+    if request
+        .config_from
+        .is_some_and(|from| from.network.is_some_and(|name| !name.is_empty()))
+    {
+        return Err(
+            EngineError::NotBuilt("a network made from another (ConfigFrom)".into()).into(),
+        );
     }
-    let pool = pools.into_iter().next().unwrap_or_default();
-    let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-    if let Some(range) = text(pool.ip_range) {
-        return Err(EngineError::NotBuilt(format!("IPAM IPRange ({range})")).into());
+    if !request.enable_ipv4.unwrap_or(true) {
+        return Err(EngineError::NotBuilt("a network without IPv4 (EnableIPv4)".into()).into());
     }
+    let ipv6 = request.enable_ipv6.unwrap_or(false);
+    let ipam = request.ipam.unwrap_or_default();
+    if !matches!(ipam.driver.as_deref(), None | Some("" | "default")) {
+        let driver = ipam.driver.unwrap_or_default();
+        return Err(EngineError::NoSuchPlugin(driver).into());
+    }
+    let pools = ipam.config.unwrap_or_default();
+    let pools: Vec<PoolRequest> = pools.into_iter().map(pool_request).collect();
+    let warning = match !ipv6 && pools.iter().any(PoolRequest::is_v6) {
+        true => {
+            "IPv6 is not enabled for this network (EnableIPv6, --ipv6): its IPv6 subnet is ignored."
+        }
+        false => "",
+    };
     let network = engine.networks.create(&CreateNetwork {
         name: request.name,
         driver: request.driver.unwrap_or_default(),
-        subnet: text(pool.subnet),
-        gateway: text(pool.gateway),
+        ipv6,
+        pools,
         internal: request.internal.unwrap_or(false),
         options: request.options.unwrap_or_default(),
         labels: request.labels.unwrap_or_default(),
     })?;
     publish(&engine, "create", &network);
-    let answer = json!({ "Id": network.id, "Warning": "" });
+    let answer = json!({ "Id": network.id, "Warning": warning });
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
+fn pool_request(pool: IpamConfig) -> PoolRequest {
+    let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+    PoolRequest {
+        subnet: text(pool.subnet),
+        gateway: text(pool.gateway),
+        range: text(pool.ip_range),
+        reserved: pool.auxiliary_addresses.into_iter().flatten().collect(),
+    }
+}
+
 fn publish(engine: &Engine, action: &str, network: &NetworkRecord) {
+    publish_with(engine, action, network, &[]);
+}
+
+fn publish_with(engine: &Engine, action: &str, network: &NetworkRecord, more: &[(&str, &str)]) {
     let attributes = [("name", network.name.as_str()), ("type", "bridge")];
-    let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let all = attributes.iter().chain(more);
     engine.events.publish(
         EventMessageTypeEnum::NETWORK,
         action,
         &network.id,
-        attributes.into(),
+        all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
     );
 }
 
@@ -213,6 +270,11 @@ async fn remove(engine: Shared, Path(name): Path<String>) -> Answer<StatusCode> 
 
 async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let filters = query.filters()?;
+    known_filters(&filters, &PRUNE_FILTERS)?;
+    let until = match filters.get("until").and_then(|values| values.first()) {
+        Some(text) => Some(until(text)?),
+        None => None,
+    };
     let mut deleted = Vec::new();
     for network in engine.networks.all() {
         let unused = !network.is_default() && users(&engine, &network) == 0;
@@ -223,7 +285,7 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
             "label!" => !values
                 .iter()
                 .any(|value| label_matches(value, &network.labels)),
-            _ => false,
+            _ => until.is_none_or(|until| network.created < until),
         });
         if unused && wanted && engine.networks.remove(&network.id).is_ok() {
             publish(&engine, "destroy", &network);
@@ -231,6 +293,17 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
         }
     }
     Ok(Json(json!({ "NetworksDeleted": deleted })))
+}
+
+/// A time, or how long ago it was.
+fn until(text: &str) -> Result<Timestamp> {
+    let ago = || {
+        let span: jiff::SignedDuration = text.parse().ok()?;
+        Timestamp::now().checked_sub(span).ok()
+    };
+    let seconds = || Timestamp::from_second(text.parse().ok()?).ok();
+    let time = text.parse().ok().or_else(seconds).or_else(ago);
+    time.ok_or_else(|| EngineError::BadRequest(format!("invalid value for until: {text:?}")))
 }
 
 async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
@@ -243,6 +316,8 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
         ..Wanted::default()
     };
     wanted.fill(&settings)?;
+    wanted.check_on(&network)?;
+    engine.check_links(&wanted)?;
     let taken = container
         .lock()
         .networks
@@ -257,7 +332,12 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
         .into());
     }
     engine.connect_network(&container, wanted).await?;
-    publish(&engine, "connect", &network);
+    publish_with(
+        &engine,
+        "connect",
+        &network,
+        &[("container", container.id())],
+    );
     Ok(StatusCode::OK)
 }
 
@@ -279,6 +359,11 @@ async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> An
         .into());
     }
     engine.disconnect_network(&container, &network.id).await?;
-    publish(&engine, "disconnect", &network);
+    publish_with(
+        &engine,
+        "disconnect",
+        &network,
+        &[("container", container.id())],
+    );
     Ok(StatusCode::OK)
 }

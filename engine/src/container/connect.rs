@@ -68,4 +68,21 @@ impl Engine {
         })
         .await
     }
+
+    /// Lets others find a running container by its new name.
+    pub(super) async fn rename_on_networks(&self, container: &Container, old: &str, new: &str) {
+        let renamed = |name: &mut String| {
+            if name == old {
+                new.clone_into(name);
+            }
+        };
+        self.networks.rename(container.id(), renamed);
+        let written = self.update(container, |record| {
+            let names = record.endpoints.iter_mut().flat_map(|end| &mut end.names);
+            names.for_each(renamed);
+        });
+        if let Err(error) = written.await {
+            tracing::warn!(id = container.id(), error = error.message(), "store");
+        }
+    }
 }

@@ -197,12 +197,33 @@ impl Engine {
                 wanted.len() - 1
             });
             wanted[index].fill(settings)?;
+            wanted[index].check_on(&network)?;
         }
         if wanted[0].mac.is_none() {
             wanted[0].mac = request.mac_address.clone();
             wanted[0].check_mac()?;
         }
+        for text in request.host.links.iter().flatten() {
+            wanted[0].links.push(text.parse()?);
+        }
+        wanted
+            .iter()
+            .try_for_each(|wanted| self.check_links(wanted))?;
         Ok(wanted)
+    }
+
+    /// Refuses links to containers that are not there.
+    pub(crate) fn check_links(&self, wanted: &Wanted) -> Result<()> {
+        for link in &wanted.links {
+            self.container(&link.target).map_err(|error| {
+                EngineError::BadRequest(format!(
+                    "could not get container for {}: {}",
+                    link.target,
+                    error.message()
+                ))
+            })?;
+        }
+        Ok(())
     }
 
     /// Takes the name (a random one if there is none) and shows the container to lookups.
@@ -269,6 +290,7 @@ impl Engine {
             container.lock().name = old;
             return Err(error);
         }
+        self.rename_on_networks(container, &old, name).await;
         self.publish(container, "rename", [("oldName", format!("/{old}"))]);
         Ok(())
     }

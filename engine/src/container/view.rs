@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bollard_stubs::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
     ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum,
-    DriverData, EndpointSettings, MountPoint, NetworkSettings, PortSummary, PortSummaryTypeEnum,
+    DriverData, EndpointIpamConfig, EndpointSettings, MountPoint, NetworkSettings, PortSummary,
+    PortSummaryTypeEnum,
 };
 use bollard_stubs::models::{Health, HealthcheckResult};
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use crate::health::Word;
 use crate::ids;
 use crate::json::Filters;
 use crate::lifecycle::Status;
+use crate::network::Wanted;
 use crate::record::Record;
 use crate::spec::{binds_of, VolumePlace};
 
@@ -159,6 +161,7 @@ impl Engine {
                 Ok(network) => network.name,
                 Err(_) => continue,
             };
+            let v6 = end.and_then(|end| end.v6);
             all.insert(
                 name,
                 EndpointSettings {
@@ -172,6 +175,18 @@ impl Engine {
                     ip_address: Some(end.map(|end| end.address.to_string()).unwrap_or_default()),
                     ip_prefix_len: Some(end.map_or(0, |end| end.prefix_length.into())),
                     mac_address: Some(end.map(|end| end.mac.clone()).unwrap_or_default()),
+                    ipv6_gateway: Some(
+                        v6.and_then(|v6| v6.gateway)
+                            .map(|gateway| gateway.to_string())
+                            .unwrap_or_default(),
+                    ),
+                    global_ipv6_address: Some(
+                        v6.map(|v6| v6.address.to_string()).unwrap_or_default(),
+                    ),
+                    global_ipv6_prefix_len: Some(v6.map_or(0, |v6| v6.prefix_length.into())),
+                    ipam_config: ipam_config(wanted),
+                    links: links(wanted),
+                    gw_priority: Some(wanted.priority),
                     aliases: Some(wanted.aliases.clone()),
                     dns_names: end.map(|end| end.names.clone()),
                     ..EndpointSettings::default()
@@ -200,6 +215,21 @@ impl Engine {
         ports.sort_by_key(|port| (port.private_port, port.public_port));
         ports
     }
+}
+
+/// The addresses that were asked for.
+fn ipam_config(wanted: &Wanted) -> Option<EndpointIpamConfig> {
+    let any = wanted.address.is_some() || wanted.address_v6.is_some();
+    any.then(|| EndpointIpamConfig {
+        ipv4_address: wanted.address.map(|address| address.to_string()),
+        ipv6_address: wanted.address_v6.map(|address| address.to_string()),
+        ..EndpointIpamConfig::default()
+    })
+}
+
+fn links(wanted: &Wanted) -> Option<Vec<String>> {
+    let text = |link: &crate::network::Link| format!("{}:{}", link.target, link.alias);
+    (!wanted.links.is_empty()).then(|| wanted.links.iter().map(text).collect())
 }
 
 fn state(record: &Record) -> ContainerState {

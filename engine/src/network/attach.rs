@@ -1,17 +1,18 @@
 //! Containers' ends on networks, and their published ports.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::ports::{Bound, Published};
-use hull_network::{pool, rules, tap};
+use hull_network::{rules, tap};
 use hull_shim::network::{Attachment, Attachments};
 use hull_vm_config::Slot;
 
-use super::manage::{host, Networks, State};
+use super::addresses::{choose_addresses, v4_of};
+use super::manage::{host, Networks};
 use super::ports::{port_map, PublishedPort};
-use super::records::{Endpoint, NetworkRecord, Wanted};
+use super::records::{Endpoint, Wanted};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 use crate::record::Record;
@@ -20,8 +21,16 @@ use crate::record::Record;
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub(super) endpoints: Vec<Endpoint>,
-    /// Docker's key and the port.
-    published: Vec<(String, Published)>,
+    published: Vec<LivePort>,
+}
+
+/// A published port of a running container.
+#[derive(Debug)]
+struct LivePort {
+    /// Docker's key, such as `80/tcp`.
+    key: String,
+    container_port: u16,
+    port: Published,
 }
 
 /// Whom ends are made for.
@@ -31,6 +40,8 @@ pub(crate) struct Owner<'a> {
     pub(crate) name: &'a str,
     pub(crate) hostname: &'a str,
     pub(crate) egress: &'a Egress,
+    /// Name servers that it asks for.
+    pub(crate) dns: &'a [String],
 }
 
 impl<'a> Owner<'a> {
@@ -41,7 +52,15 @@ impl<'a> Owner<'a> {
             name: &record.name,
             hostname: crate::spec::hostname(record),
             egress,
+            dns: record.host.dns.as_deref().unwrap_or_default(),
         }
+    }
+
+    fn upstreams(&self) -> Vec<IpAddr> {
+        self.dns
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect()
     }
 }
 
@@ -89,7 +108,7 @@ impl Networks {
             ))
         })?;
         let endpoint = self.attach_one(owner, wanted, index, others)?;
-        self.tell_names();
+        self.changed(owner.id);
         Ok(endpoint)
     }
 
@@ -99,6 +118,17 @@ impl Networks {
             live.endpoints.retain(|other| other.id != endpoint.id);
         }
         self.remove_tap(&endpoint.tap);
+        self.changed(id);
+    }
+
+    /// Lets all know that a container that runs has other ends.
+    fn changed(&self, id: &str) {
+        if let Some(live) = self.lock().live.get(id) {
+            for port in &live.published {
+                port.port
+                    .retarget(targets(&live.endpoints, port.container_port));
+            }
+        }
         self.tell_names();
     }
 
@@ -120,7 +150,7 @@ impl Networks {
             // Its bridge is there, since the tap is; what comes anew is the name server.
             let served = netlink
                 .as_ref()
-                .map(|netlink| self.bridge(netlink, &network, &mut self.lock()));
+                .map(|netlink| self.bridge(netlink, &network, endpoint.mtu, &mut self.lock()));
             if let Ok(Err(error)) = served {
                 tracing::warn!(id, error = error.message(), "a network is not served");
             }
@@ -129,20 +159,14 @@ impl Networks {
     }
 
     fn insert(&self, id: &str, endpoints: Vec<Endpoint>, bound: Vec<(PublishedPort, Bound)>) {
-        // Docker publishes on the first network that has a way out.
-        let target = endpoints.first().map(|endpoint| endpoint.address);
-        let published = target.map_or_else(Vec::new, |target| {
-            bound
-                .into_iter()
-                .map(|(port, bound)| {
-                    let target = SocketAddr::new(target.into(), port.container_port);
-                    (port.key(), bound.serve(target))
-                })
-                .collect()
+        let published = bound.into_iter().map(|(port, bound)| LivePort {
+            key: port.key(),
+            container_port: port.container_port,
+            port: bound.serve(targets(&endpoints, port.container_port)),
         });
         let live = Live {
+            published: published.collect(),
             endpoints,
-            published,
         };
         self.lock().live.insert(id.to_owned(), live);
         self.tell_names();
@@ -164,22 +188,31 @@ impl Networks {
         }
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let mut state = self.lock();
-        let bridge = self.bridge(&netlink, &network, &mut state)?;
-        let address = choose_address(&mut state, &network, wanted.address)?;
+        let mtu = self.mtu(&netlink, &network);
+        let bridge = self.bridge(&netlink, &network, mtu, &mut state)?;
+        let (address, v6) = choose_addresses(&mut state, &network, wanted)?;
         let isolated = !network.icc;
+        let upstreams = owner.upstreams();
+        // On the default network a container asks whom it names; links are known to ours alone.
+        let own_resolver = network.is_default() && !upstreams.is_empty() && wanted.links.is_empty();
+        let gateway = v4_of(network.v4.gateway)?;
         let endpoint = Endpoint {
             id: ids::new_id(),
             address,
-            prefix_length: network.prefix().map_or(16, |prefix| prefix.length),
-            gateway: (!network.internal).then_some(network.gateway),
+            prefix_length: network.v4.subnet.0.length,
+            gateway: (!network.internal).then_some(gateway),
+            v6,
+            priority: wanted.priority,
             mac: wanted
                 .mac
                 .clone()
                 .unwrap_or_else(|| Endpoint::usual_mac(address)),
-            mtu: network.mtu,
+            mtu,
             tap: self.tag.tap(owner.id, index),
             names: names(owner, wanted),
-            resolver: (!network.is_default()).then_some(network.gateway),
+            resolver: (!own_resolver).then_some(gateway),
+            upstreams,
+            links: wanted.links.clone(),
             egress: owner.egress.to_string(),
             network_id: network.id,
             network_name: network.name,
@@ -207,11 +240,12 @@ impl Networks {
         isolated: bool,
     ) -> Result<()> {
         let tap = &endpoint.tap;
-        let mac = pool::parse_mac(&endpoint.mac)
+        let pinned = endpoint
+            .pinned()
             .ok_or_else(|| EngineError::BadRequest(format!("invalid MAC {}", endpoint.mac)))?;
         tap::create(tap).map_err(|error| host(&error))?;
         let table = self.tag.table();
-        let plugged = rules::pin(&table, tap, mac, endpoint.address)
+        let plugged = rules::pin(&table, tap, &pinned)
             .map_err(|error| host(&error))
             .and_then(|()| {
                 connect(netlink, endpoint, bridge, isolated).map_err(|error| host(&error))
@@ -257,7 +291,7 @@ impl Networks {
         let published: Vec<_> = live
             .iter()
             .flat_map(|live| &live.published)
-            .map(|(key, port)| (key.clone(), port.address()))
+            .map(|live| (live.key.clone(), live.port.address()))
             .collect();
         port_map(&published)
     }
@@ -272,44 +306,37 @@ impl Networks {
         }
         members
     }
+}
 
-    /// Lets each name server know who is there now.
-    fn tell_names(&self) {
-        let state = self.lock();
-        for (network_id, server) in &state.servers {
-            let all = state.live.values().flat_map(|live| &live.endpoints);
-            let here = all.filter(|endpoint| endpoint.network_id == *network_id);
-            let closed = here.clone().filter(|end| end.egress() == Egress::None);
-            server.set_closed(closed.map(|end| end.address.into()).collect());
-            server.set_names(
-                here.flat_map(|endpoint| {
-                    let address = endpoint.address;
-                    endpoint
-                        .names
-                        .iter()
-                        .map(move |name| (name.clone(), address))
-                })
-                .collect(),
-            );
-        }
-    }
+/// Where a published port leads: the first network that has a way out, as Docker does it.
+fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
+    let open = endpoints.iter().find(|end| end.gateway.is_some());
+    let end = open.or(endpoints.first());
+    let addresses = end.into_iter().flat_map(Endpoint::addresses);
+    addresses
+        .map(|address| SocketAddr::new(address, port))
+        .collect()
 }
 
 /// One end, for a VM that runs. The default route is its, if none of the `others` has it.
 pub(crate) fn interface(endpoint: &Endpoint, others: &[Endpoint]) -> Attachment {
     let routed = others.iter().any(|other| other.gateway.is_some());
-    let gateway = endpoint.gateway.filter(|_| !routed);
-    attachment(endpoint, gateway)
+    attachment(endpoint, !routed)
 }
 
-fn attachment(endpoint: &Endpoint, gateway: Option<Ipv4Addr>) -> Attachment {
+fn attachment(endpoint: &Endpoint, routed: bool) -> Attachment {
+    let gateways = endpoint.gateways().filter(|_| routed);
     Attachment {
         name: format!("eth{}", endpoint.index()),
         tap: endpoint.tap.clone(),
         mac: endpoint.mac.clone(),
         mtu: endpoint.mtu,
-        addresses: vec![format!("{}/{}", endpoint.address, endpoint.prefix_length)],
-        gateways: gateway.iter().map(Ipv4Addr::to_string).collect(),
+        addresses: endpoint
+            .prefixes()
+            .map(|prefix| prefix.to_string())
+            .collect(),
+        gateways: gateways.map(|gateway| gateway.to_string()).collect(),
+        static_v6: true,
         routes: Vec::new(),
         neighbours: Vec::new(),
     }
@@ -317,12 +344,12 @@ fn attachment(endpoint: &Endpoint, gateway: Option<Ipv4Addr>) -> Attachment {
 
 /// The annotation by which the shim makes these ends.
 pub(crate) fn annotation(endpoints: &[Endpoint]) -> Attachments {
-    let mut gateway = true;
+    // One default route: by the first network of the highest priority that has a way out.
+    let ways_out = endpoints.iter().filter(|end| end.gateway.is_some());
+    let routed = ways_out.rev().max_by_key(|end| end.priority);
     let interfaces = endpoints.iter().map(|endpoint| {
-        let gateways = endpoint.gateway.filter(|_| gateway);
-        // One default route: by the first network that has a way out.
-        gateway &= gateways.is_none();
-        attachment(endpoint, gateways)
+        let routed = routed.is_some_and(|routed| std::ptr::eq(routed, endpoint));
+        attachment(endpoint, routed)
     });
     Attachments {
         interfaces: interfaces.collect(),
@@ -345,41 +372,6 @@ fn names(owner: Owner<'_>, wanted: &Wanted) -> Vec<String> {
     names
 }
 
-fn choose_address(
-    state: &mut State,
-    network: &NetworkRecord,
-    fixed: Option<Ipv4Addr>,
-) -> Result<Ipv4Addr> {
-    let in_use = |address: Ipv4Addr| {
-        let mut all = state.live.values().flat_map(|live| &live.endpoints);
-        address == network.gateway
-            || all.any(|e| e.network_id == network.id && e.address == address)
-    };
-    let subnet = network
-        .prefix()
-        .ok_or_else(|| EngineError::Network(format!("bad subnet {}", network.subnet)))?;
-    if let Some(address) = fixed {
-        if !subnet.contains_v4(address) {
-            return Err(EngineError::BadRequest(format!(
-                "invalid address {address}: it does not belong to any of this network's subnets"
-            )));
-        }
-        if in_use(address) {
-            return Err(EngineError::Forbidden("Address already in use".to_owned()));
-        }
-        return Ok(address);
-    }
-    let after = state.last.get(&network.id).copied();
-    let address = pool::free_address(subnet, &in_use, after).ok_or_else(|| {
-        EngineError::Network(format!(
-            "no available IPv4 addresses on network {}",
-            network.name
-        ))
-    })?;
-    state.last.insert(network.id.clone(), address);
-    Ok(address)
-}
-
 fn connect(
     netlink: &Netlink,
     endpoint: &Endpoint,
@@ -398,6 +390,8 @@ fn connect(
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn endpoint(index: usize, name: &str, gateway: bool) -> Endpoint {
@@ -409,29 +403,33 @@ mod tests {
             address,
             prefix_length: 24,
             gateway: gateway.then_some(Ipv4Addr::new(10, 0, 0, 1)),
+            v6: None,
+            priority: 0,
             mac: Endpoint::usual_mac(address),
             mtu: 1500,
             tap: format!("h{index}tap"),
             names: Vec::new(),
             resolver: None,
+            upstreams: Vec::new(),
+            links: Vec::new(),
             egress: String::new(),
         }
     }
 
     #[test]
     fn the_first_network_with_a_way_out_has_the_default_route() {
-        let ends = [
+        let mut ends = [
             endpoint(0, "inner", false),
             endpoint(1, "a", true),
             endpoint(2, "b", true),
         ];
-        let routes: Vec<_> = annotation(&ends)
-            .interfaces
-            .iter()
-            .map(|interface| (interface.name.clone(), interface.gateways.len()))
-            .collect();
-        let want = [("eth0", 0), ("eth1", 1), ("eth2", 0)];
-        assert_eq!(routes, want.map(|(name, count)| (name.to_owned(), count)));
+        let routed = |ends: &[Endpoint]| -> Vec<usize> {
+            let interfaces = annotation(ends).interfaces;
+            interfaces.iter().map(|one| one.gateways.len()).collect()
+        };
+        assert_eq!(routed(&ends), [0, 1, 0]);
+        ends[2].priority = 1;
+        assert_eq!(routed(&ends), [0, 0, 1]);
     }
 
     #[test]
@@ -441,6 +439,7 @@ mod tests {
             name: "web",
             hostname: "0123456789ab",
             egress: &Egress::All,
+            dns: &[],
         };
         let wanted = Wanted {
             aliases: vec!["www".into(), "web".into()],

@@ -1,27 +1,27 @@
 //! Networks as a whole: made, listed, removed, kept across restarts.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::egress::{Egress, Restricted};
-use hull_network::netlink::{Netlink, NetlinkError};
+use hull_network::netlink::Netlink;
 use hull_network::{pool, rules, Prefix};
 use jiff::Timestamp;
 
 use super::attach::Live;
-use super::dns::Dns;
+use super::bridge::checked_mtu;
+use super::dns::{Directory, Dns};
 use super::names::Tag;
+use super::pools::PoolRequest;
 use super::records::NetworkRecord;
 use super::{DEFAULT, NONE};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 
-/// Bytes of a packet, unless a network says otherwise.
-const DEFAULT_MTU: u16 = 1500;
-/// Option of a network: its MTU.
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+/// Hexadecimal digits of the engine's id that make a global id of 40 bits (RFC 4193).
+const GLOBAL_ID_DIGITS: usize = 10;
 /// Option of a network: whether containers reach each other.
 const ICC_OPTION: &str = "com.docker.network.bridge.enable_icc";
 
@@ -30,8 +30,9 @@ const ICC_OPTION: &str = "com.docker.network.bridge.enable_icc";
 pub(crate) struct CreateNetwork {
     pub(crate) name: String,
     pub(crate) driver: String,
-    pub(crate) subnet: Option<String>,
-    pub(crate) gateway: Option<String>,
+    /// It has IPv6 addresses, too.
+    pub(crate) ipv6: bool,
+    pub(crate) pools: Vec<PoolRequest>,
     pub(crate) internal: bool,
     pub(crate) options: HashMap<String, String>,
     pub(crate) labels: HashMap<String, String>,
@@ -41,7 +42,11 @@ pub(crate) struct CreateNetwork {
 #[derive(Debug)]
 pub(crate) struct Networks {
     pub(super) tag: Tag,
+    /// By which the unique local addresses of this engine's networks differ from others'.
+    pub(super) global_id: u64,
     file: PathBuf,
+    /// What the name servers answer from.
+    pub(super) directory: Directory,
     state: Mutex<State>,
 }
 
@@ -50,8 +55,8 @@ pub(super) struct State {
     pub(super) networks: Vec<NetworkRecord>,
     /// By container id.
     pub(super) live: HashMap<String, Live>,
-    /// The last address given out, by network id.
-    pub(super) last: HashMap<String, Ipv4Addr>,
+    /// The last addresses given out, by subnet.
+    pub(super) last: HashMap<Prefix, IpAddr>,
     /// Name servers, by network id.
     pub(super) servers: HashMap<String, Dns>,
 }
@@ -73,7 +78,12 @@ impl Networks {
         };
         Ok(Self {
             tag: Tag::of(engine_id),
+            global_id: engine_id
+                .get(..GLOBAL_ID_DIGITS)
+                .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+                .unwrap_or_default(),
             file,
+            directory: Directory::default(),
             state: Mutex::new(State {
                 networks,
                 ..State::default()
@@ -163,35 +173,16 @@ impl Networks {
             // Another request was faster.
             return Ok(made.clone());
         }
-        let mut taken: Vec<Prefix> = state.networks.iter().filter_map(|n| n.prefix()).collect();
-        let subnet = match &wanted.subnet {
-            Some(text) => {
-                let subnet = checked_subnet(text)?;
-                if taken.iter().any(|other| other.overlaps_v4(&subnet)) {
-                    return Err(EngineError::Forbidden(
-                        "Pool overlaps with other one on this address space".to_owned(),
-                    ));
-                }
-                subnet
-            }
-            None => {
-                taken.extend(netlink.destinations_v4().map_err(|error| host(&error))?);
-                pool::choose(&taken).ok_or_else(|| {
-                    EngineError::Network(
-                        "all predefined address pools are in use; name one with --subnet".into(),
-                    )
-                })?
-            }
-        };
+        let (v4, v6) = self.pools(&netlink, &state, wanted)?;
         let network = NetworkRecord {
             id: ids::new_id(),
             name: wanted.name.clone(),
             created: Timestamp::now(),
-            gateway: gateway(wanted, subnet)?,
-            subnet: lowest(subnet).to_string(),
+            v4,
+            v6,
             internal: wanted.internal,
             icc: wanted.options.get(ICC_OPTION).is_none_or(|v| v != "false"),
-            mtu: mtu(wanted)?,
+            mtu: checked_mtu(wanted)?,
             options: wanted.options.clone(),
             labels: wanted.labels.clone(),
         };
@@ -234,61 +225,6 @@ impl Networks {
         Ok(network)
     }
 
-    fn remove_bridge(&self, network: &NetworkRecord) -> Result<()> {
-        let netlink = Netlink::open().map_err(|error| host(&error))?;
-        let remove = || -> std::result::Result<(), NetlinkError> {
-            match netlink.link(&self.tag.bridge(&network.id))? {
-                Some(bridge) => netlink.delete_link(bridge.index),
-                None => Ok(()),
-            }
-        };
-        remove().map_err(|error| host(&error))
-    }
-
-    /// The bridge of a network: made, addressed and fenced if it is not there. The result is its
-    /// index.
-    pub(super) fn bridge(
-        &self,
-        netlink: &Netlink,
-        network: &NetworkRecord,
-        state: &mut State,
-    ) -> Result<u32> {
-        let name = self.tag.bridge(&network.id);
-        let ask = || -> std::result::Result<(u32, bool), NetlinkError> {
-            if let Some(bridge) = netlink.link(&name)? {
-                return Ok((bridge.index, false));
-            }
-            let index = netlink.add_bridge(&name, network.mtu.into())?;
-            Ok((index, true))
-        };
-        let (index, new) = ask().map_err(|error| host(&error))?;
-        if new {
-            let length = network.prefix().map_or(16, |prefix| prefix.length);
-            let address = Prefix {
-                address: network.gateway.into(),
-                length,
-            };
-            let addressed = netlink
-                .add_address(index, address)
-                .and_then(|()| netlink.set_up(index))
-                .map_err(|error| host(&error));
-            if let Err(error) = addressed.and_then(|()| self.apply_rules(state)) {
-                // Without its rules a network must not be there.
-                let _ = netlink.delete_link(index);
-                return Err(error);
-            }
-        }
-        if !network.is_default() && !state.servers.contains_key(&network.id) {
-            let server = Dns::start(network.gateway, self.file_of_host_resolvers());
-            state.servers.insert(network.id.clone(), server);
-        }
-        Ok(index)
-    }
-
-    fn file_of_host_resolvers(&self) -> PathBuf {
-        PathBuf::from("/etc/resolv.conf")
-    }
-
     pub(super) fn apply_rules(&self, state: &State) -> Result<()> {
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let links = netlink.links().map_err(|error| host(&error))?;
@@ -300,7 +236,7 @@ impl Networks {
                 let there = links.iter().any(|link| link.name == bridge);
                 there.then_some(rules::Network {
                     bridge,
-                    subnet: network.prefix()?,
+                    subnets: network.subnets().collect(),
                     internal: network.internal,
                     icc: network.icc,
                 })
@@ -309,10 +245,15 @@ impl Networks {
         let ends = state.live.values().flat_map(|live| &live.endpoints);
         let restricted: Vec<_> = ends
             .filter(|end| end.egress() != Egress::All)
-            .map(|end| Restricted {
-                bridge: self.tag.bridge(&end.network_id),
-                address: end.address,
-                egress: end.egress(),
+            .flat_map(|end| {
+                // With an IPv6 address comes one that reaches the host alone.
+                let pinned = end.pinned().filter(|pinned| pinned.v6.is_some());
+                let link_local = pinned.map(|pinned| pool::link_local_of(pinned.mac).into());
+                end.addresses().chain(link_local).map(|address| Restricted {
+                    bridge: self.tag.bridge(&end.network_id),
+                    address,
+                    egress: end.egress(),
+                })
             })
             .collect();
         let table = self.tag.table();
@@ -384,51 +325,6 @@ fn is_valid_name(name: &str) -> bool {
     first && name.bytes().all(usual)
 }
 
-fn lowest(subnet: Prefix) -> Prefix {
-    let low = subnet.range_v4().map(|(low, _)| Ipv4Addr::from(low));
-    Prefix {
-        address: low.map_or(subnet.address, Into::into),
-        length: subnet.length,
-    }
-}
-
-fn checked_subnet(text: &str) -> Result<Prefix> {
-    let subnet: Prefix = text
-        .parse()
-        .map_err(|_| EngineError::BadRequest(format!("invalid subnet {text}")))?;
-    match subnet.range_v4() {
-        None => Err(EngineError::NotBuilt(format!("an IPv6 subnet ({text})"))),
-        Some((low, high)) if high - low < 3 => Err(EngineError::BadRequest(format!(
-            "invalid subnet {text}: it has no room for a gateway and a container"
-        ))),
-        Some(_) => Ok(subnet),
-    }
-}
-
-fn gateway(wanted: &CreateNetwork, subnet: Prefix) -> Result<Ipv4Addr> {
-    let first = subnet.range_v4().map(|(low, _)| Ipv4Addr::from(low + 1));
-    let first = first.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    let Some(text) = &wanted.gateway else {
-        return Ok(first);
-    };
-    text.parse()
-        .ok()
-        .filter(|gateway| subnet.contains_v4(*gateway))
-        .ok_or_else(|| {
-            EngineError::BadRequest(format!("invalid gateway {text}: not in subnet {subnet}"))
-        })
-}
-
-fn mtu(wanted: &CreateNetwork) -> Result<u16> {
-    let Some(text) = wanted.options.get(MTU_OPTION) else {
-        return Ok(DEFAULT_MTU);
-    };
-    text.parse()
-        .ok()
-        .filter(|mtu| (68..=9216).contains(mtu))
-        .ok_or_else(|| EngineError::BadRequest(format!("invalid MTU {text:?}: want 68 to 9216")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -443,7 +339,10 @@ mod tests {
     fn wanted(name: &str, subnet: Option<&str>) -> CreateNetwork {
         CreateNetwork {
             name: name.into(),
-            subnet: subnet.map(str::to_owned),
+            pools: vec![PoolRequest {
+                subnet: subnet.map(str::to_owned),
+                ..PoolRequest::default()
+            }],
             ..CreateNetwork::default()
         }
     }
@@ -451,9 +350,9 @@ mod tests {
     #[test]
     fn networks_are_kept_and_found_by_name_and_id() {
         let (directory, networks) = networks();
-        let made = networks.create(&wanted("a", Some("10.77.5.9/24"))).unwrap();
-        assert_eq!(made.subnet, "10.77.5.0/24");
-        assert_eq!(made.gateway, Ipv4Addr::new(10, 77, 5, 1));
+        let made = networks.create(&wanted("a", Some("10.77.5.0/24"))).unwrap();
+        assert_eq!(made.v4.gateway_prefix().to_string(), "10.77.5.1/24");
+        assert_eq!(made.v6, None);
         let again = Networks::open(directory.path().join("networks.json"), "abcdef").unwrap();
         assert_eq!(again.find("a").unwrap(), made);
         assert_eq!(again.find(&made.id[..10]).unwrap(), made);
@@ -474,10 +373,14 @@ mod tests {
         ] {
             assert!(networks.create(&bad).is_err(), "{bad:?}");
         }
-        let outside = CreateNetwork {
-            gateway: Some("10.1.1.1".into()),
-            ..wanted("e", Some("10.80.0.0/24"))
+        let two = CreateNetwork {
+            pools: [
+                wanted("", Some("10.80.0.0/24")).pools,
+                wanted("", Some("10.81.0.0/24")).pools,
+            ]
+            .concat(),
+            ..wanted("e", None)
         };
-        assert!(networks.create(&outside).is_err());
+        assert!(networks.create(&two).is_err());
     }
 }

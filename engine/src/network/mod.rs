@@ -4,17 +4,22 @@
 //! into the container's record, so that an engine that starts anew knows what live containers have;
 //! interfaces of this engine that belong to no live container are removed then.
 
+mod addresses;
 mod attach;
+mod bridge;
 mod dns;
+mod known;
 mod manage;
 mod names;
+mod pools;
 mod ports;
 mod records;
 
 pub(crate) use attach::{annotation, interface, Owner};
 pub(crate) use manage::{CreateNetwork, Networks};
+pub(crate) use pools::{Pool, PoolRequest};
 pub(crate) use ports::parse_bindings;
-pub(crate) use records::{egress_of, Endpoint, NetworkRecord, Wanted, EGRESS_ANNOTATION};
+pub(crate) use records::{egress_of, Endpoint, Link, NetworkRecord, Wanted, EGRESS_ANNOTATION};
 
 /// Name of the network that containers have unless they say otherwise.
 pub(crate) const DEFAULT: &str = "bridge";

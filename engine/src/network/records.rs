@@ -1,14 +1,17 @@
 //! What is known of networks and of containers' ends on them.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use bollard_stubs::models::{EndpointSettings, HostConfig};
 use hull_network::egress::{BadEgress, Egress};
+use hull_network::rules::Pinned;
 use hull_network::{pool, Prefix};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::pools::Pool;
 use crate::error::{EngineError, Result};
 
 /// Annotation of a container: its egress policy.
@@ -21,15 +24,18 @@ pub(crate) struct NetworkRecord {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) created: Timestamp,
-    /// Such as `172.17.0.0/16`.
-    pub(crate) subnet: String,
-    pub(crate) gateway: Ipv4Addr,
+    /// Its IPv4 addresses.
+    #[serde(flatten)]
+    pub(crate) v4: Pool,
+    /// Its IPv6 addresses, if it has any.
+    #[serde(default)]
+    pub(crate) v6: Option<Pool>,
     /// No way out.
     #[serde(default)]
     pub(crate) internal: bool,
     /// Containers reach each other.
     pub(crate) icc: bool,
-    /// Bytes.
+    /// Bytes; 0: as on the host's way out.
     pub(crate) mtu: u16,
     #[serde(default)]
     pub(crate) options: HashMap<String, String>,
@@ -38,9 +44,14 @@ pub(crate) struct NetworkRecord {
 }
 
 impl NetworkRecord {
-    /// The subnet. `None` cannot come of a network that was checked when it was made.
-    pub(crate) fn prefix(&self) -> Option<Prefix> {
-        self.subnet.parse().ok()
+    /// Its addresses of each family.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
+        std::iter::once(&self.v4).chain(&self.v6)
+    }
+
+    /// Its subnets.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.pools().map(|pool| pool.subnet.0)
     }
 
     pub(crate) fn is_default(&self) -> bool {
@@ -59,9 +70,47 @@ pub(crate) struct Wanted {
     /// A fixed address.
     #[serde(default)]
     pub(crate) address: Option<Ipv4Addr>,
+    /// A fixed IPv6 address.
+    #[serde(default)]
+    pub(crate) address_v6: Option<Ipv6Addr>,
     /// A fixed hardware address.
     #[serde(default)]
     pub(crate) mac: Option<String>,
+    /// Other containers there that it calls by names of its own.
+    #[serde(default)]
+    pub(crate) links: Vec<Link>,
+    /// The network with the highest one has the default route.
+    #[serde(default)]
+    pub(crate) priority: i64,
+}
+
+/// A name that a container has for another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Link {
+    /// Name or id of the other.
+    pub(crate) target: String,
+    pub(crate) alias: String,
+}
+
+impl FromStr for Link {
+    type Err = EngineError;
+
+    /// `NAME[:ALIAS]`.
+    fn from_str(text: &str) -> Result<Self> {
+        let (target, alias) = text.split_once(':').unwrap_or((text, text));
+        let target = target.trim_start_matches('/');
+        // As dockerd writes them down: /NAME:/CONTAINER/ALIAS.
+        let alias = alias.rsplit('/').next().unwrap_or(alias);
+        if target.is_empty() || alias.is_empty() || alias.contains(':') {
+            return Err(EngineError::BadRequest(format!(
+                "bad format for links: {text}"
+            )));
+        }
+        Ok(Self {
+            target: target.to_owned(),
+            alias: alias.to_owned(),
+        })
+    }
 }
 
 impl Wanted {
@@ -71,23 +120,49 @@ impl Wanted {
         self.aliases = settings.aliases.clone().unwrap_or_default();
         self.mac = text(&settings.mac_address);
         self.check_mac()?;
+        self.priority = settings.gw_priority.unwrap_or_default();
+        for text in settings.links.iter().flatten() {
+            self.links.push(text.parse()?);
+        }
         let ipam = settings.ipam_config.as_ref();
-        if let Some(address) = ipam.and_then(|ipam| text(&ipam.ipv4_address)) {
-            let parsed = address.parse();
-            self.address = Some(parsed.map_err(|_| {
-                EngineError::BadRequest(format!("invalid IPv4 address: {address}"))
-            })?);
-        }
-        if let Some(address) = ipam.and_then(|ipam| text(&ipam.ipv6_address)) {
-            return Err(EngineError::NotBuilt(format!(
-                "an IPv6 address ({address})"
-            )));
-        }
+        self.address = fixed(ipam.and_then(|ipam| text(&ipam.ipv4_address)), 4)?;
+        self.address_v6 = fixed(ipam.and_then(|ipam| text(&ipam.ipv6_address)), 6)?;
         Ok(())
     }
 }
 
+fn fixed<A: FromStr>(text: Option<String>, family: u8) -> Result<Option<A>> {
+    let parse = |text: String| {
+        text.parse()
+            .map_err(|_| EngineError::BadRequest(format!("invalid IPv{family} address: {text}")))
+    };
+    text.map(parse).transpose()
+}
+
 impl Wanted {
+    /// Refuses what the network can't give.
+    pub(crate) fn check_on(&self, network: &NetworkRecord) -> Result<()> {
+        let fixed = self.address.is_some() || self.address_v6.is_some();
+        let bad = |text: String| Err(EngineError::BadRequest(text));
+        if fixed && network.is_default() {
+            return bad(
+                "user specified IP address is supported on user defined networks only".to_owned(),
+            );
+        }
+        if !self.aliases.is_empty() && network.is_default() {
+            return bad(
+                "network-scoped aliases are only supported for user-defined networks".to_owned(),
+            );
+        }
+        match (self.address_v6, &network.v6) {
+            (Some(address), None) => bad(format!(
+                "invalid address {address}: network {} has no IPv6 (it was made without --ipv6)",
+                network.name
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses what is no hardware address of one interface.
     pub(crate) fn check_mac(&self) -> Result<()> {
         match &self.mac {
@@ -110,17 +185,38 @@ pub(crate) struct Endpoint {
     pub(crate) prefix_length: u8,
     /// `None` on an internal network.
     pub(crate) gateway: Option<Ipv4Addr>,
+    /// Its IPv6 address, on a network that has them.
+    #[serde(default)]
+    pub(crate) v6: Option<EndpointV6>,
+    /// See [`Wanted::priority`].
+    #[serde(default)]
+    pub(crate) priority: i64,
     pub(crate) mac: String,
     pub(crate) mtu: u16,
     /// The interface on the host.
     pub(crate) tap: String,
     /// Names by which others on the network find it.
     pub(crate) names: Vec<String>,
-    /// Where containers of this network ask for names; `None`: as the host does.
+    /// Where it asks for names; `None`: where the container says.
     pub(crate) resolver: Option<Ipv4Addr>,
+    /// Whom its name server asks in turn; empty: whom the host asks.
+    #[serde(default)]
+    pub(crate) upstreams: Vec<IpAddr>,
+    /// Names that it alone has for others.
+    #[serde(default)]
+    pub(crate) links: Vec<Link>,
     /// Where it may begin conversations to ([`Egress`], as text); empty: anywhere.
     #[serde(default)]
     pub(crate) egress: String,
+}
+
+/// An IPv6 address of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EndpointV6 {
+    pub(crate) address: Ipv6Addr,
+    pub(crate) prefix_length: u8,
+    /// `None` on an internal network.
+    pub(crate) gateway: Option<Ipv6Addr>,
 }
 
 /// The policy that a container asks for.
@@ -145,6 +241,41 @@ impl Endpoint {
             .copied()
             .filter(u8::is_ascii_digit);
         digit.map_or(0, |digit| usize::from(digit - b'0'))
+    }
+
+    /// Its addresses, IPv4 first.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v6 = self.v6.map(|v6| v6.address.into());
+        std::iter::once(self.address.into()).chain(v6)
+    }
+
+    /// Its addresses with the lengths of their networks.
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let v4 = Prefix {
+            address: self.address.into(),
+            length: self.prefix_length,
+        };
+        let v6 = self.v6.map(|v6| Prefix {
+            address: v6.address.into(),
+            length: v6.prefix_length,
+        });
+        std::iter::once(v4).chain(v6)
+    }
+
+    /// The gateways of both families.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.gateway.map(IpAddr::from);
+        let v6 = self.v6.and_then(|v6| v6.gateway).map(IpAddr::from);
+        v4.into_iter().chain(v6)
+    }
+
+    /// What its tap may send from. `None`: its hardware address is none.
+    pub(crate) fn pinned(&self) -> Option<Pinned> {
+        Some(Pinned {
+            mac: pool::parse_mac(&self.mac)?,
+            v4: self.address,
+            v6: self.v6.map(|v6| v6.address),
+        })
     }
 
     /// Its policy. What can't be read is the strictest one.

@@ -56,7 +56,6 @@ fn has_items<T>(value: &Option<Vec<T>>) -> bool {
 
 fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
     let refused = [
-        ("Links", has_items(&host.links)),
         ("Devices", has_items(&host.devices)),
         ("DeviceRequests", has_items(&host.device_requests)),
         ("DeviceCgroupRules", has_items(&host.device_cgroup_rules)),
@@ -96,6 +95,25 @@ fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
     }
 }
 
+/// Why a network mode can't be served by a VM.
+fn refused_network(mode: &str) -> Option<String> {
+    match mode {
+        "host" => Some(
+            "network mode \"host\": a container in its own VM has its own network stack, so the \
+             host's can not be its; publish ports with -p, and reach the host by \
+             --add-host=NAME:host-gateway"
+                .to_owned(),
+        ),
+        mode => mode.strip_prefix("container:").map(|other| {
+            format!(
+                "network mode \"container:{other}\": containers in VMs of their own share no \
+                 network stack; put both on one network, where {other} is found by its name, or \
+                 run them as a pod of Kubernetes or Podman"
+            )
+        }),
+    }
+}
+
 fn check_values(host: &HostConfig) -> Result<()> {
     let mode = |field: &str, value: &Option<String>, known: &[&str]| match value.as_deref() {
         None | Some("") => Ok(()),
@@ -104,11 +122,16 @@ fn check_values(host: &HostConfig) -> Result<()> {
             "HostConfig.{field} {value:?}"
         ))),
     };
+    for server in host.dns.iter().flatten() {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            return Err(EngineError::BadRequest(format!(
+                "{server} is not an ip address (Dns)"
+            )));
+        }
+    }
     let network = host.network_mode.as_deref().unwrap_or_default();
-    if network == "host" || network.starts_with("container:") {
-        return Err(EngineError::NotBuilt(format!(
-            "HostConfig.NetworkMode {network:?}"
-        )));
+    if let Some(reason) = refused_network(network) {
+        return Err(EngineError::NotSupported(reason));
     }
     mode(
         "IpcMode",
@@ -157,11 +180,11 @@ mod tests {
     #[test]
     fn unbuilt_fields_are_refused_by_name() {
         let host = HostConfig {
-            links: Some(vec!["a:b".into()]),
+            init: Some(true),
             ..HostConfig::default()
         };
         let text = accept(&host).unwrap_err().to_string();
-        assert_eq!(text, "HostConfig.Links is not built yet");
+        assert_eq!(text, "HostConfig.Init is not built yet");
         let host = HostConfig {
             network_mode: Some("host".into()),
             ..HostConfig::default()
@@ -169,7 +192,7 @@ mod tests {
         assert!(accept(&host)
             .unwrap_err()
             .to_string()
-            .contains("NetworkMode \"host\""));
+            .contains("network mode \"host\""));
     }
 
     #[test]

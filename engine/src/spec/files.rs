@@ -1,6 +1,7 @@
 //! The small files that the engine puts into each container.
 
 use super::hostname;
+use crate::network::Endpoint;
 use crate::record::Record;
 
 /// A file of the bundle and where the container sees it.
@@ -46,24 +47,28 @@ pub fn hostname_file(record: &Record) -> String {
 /// Content of [`HOSTS`].
 pub fn hosts_file(record: &Record) -> String {
     let mut text = LOCALHOST.to_owned();
-    let gateway = record.endpoints.iter().find_map(|end| end.gateway);
+    let gateways = record.endpoints.iter();
+    let mut gateways = gateways.filter_map(|end| end.gateway.or(end.resolver));
+    let gateway = gateways.next();
     for entry in record.host.extra_hosts.iter().flatten() {
         if let Some((name, address)) = entry.split_once([':', '=']) {
             // The host, as the container reaches it.
             let address = match (address, gateway) {
                 ("host-gateway", Some(gateway)) => gateway.to_string(),
+                // It is on no network.
+                ("host-gateway", None) => continue,
                 _ => address.to_owned(),
             };
             text.push_str(&format!("{address}\t{name}\n"));
         }
     }
-    for end in &record.endpoints {
-        text.push_str(&format!("{}\t{}\n", end.address, hostname(record)));
+    for address in record.endpoints.iter().flat_map(Endpoint::addresses) {
+        text.push_str(&format!("{address}\t{}\n", hostname(record)));
     }
     text
 }
 
-/// Content of [`RESOLV_CONF`]: the host's, unless the container names servers.
+/// Content of [`RESOLV_CONF`]: the host's, unless the container says otherwise.
 pub fn resolv_conf_file(record: &Record, of_host: &str) -> String {
     let host = &record.host;
     let own: Option<String> = record
@@ -71,23 +76,17 @@ pub fn resolv_conf_file(record: &Record, of_host: &str) -> String {
         .iter()
         .find_map(|end| end.resolver)
         .map(|server| server.to_string());
-    // On a network with names of its own, that network's server is asked, and asks the others.
+    // Its network's server is asked, and asks the others.
     let servers: Vec<_> = match &own {
         Some(own) => vec![own],
         None => host.dns.iter().flatten().collect(),
     };
-    let search: Vec<_> = host
-        .dns_search
-        .iter()
-        .flatten()
-        .map(String::as_str)
-        .collect();
-    let options: Vec<_> = host
-        .dns_options
-        .iter()
-        .flatten()
-        .map(String::as_str)
-        .collect();
+    let words = |list: &Option<Vec<String>>| -> Option<String> {
+        let list = list.as_ref().filter(|list| !list.is_empty())?;
+        Some(list.join(" "))
+    };
+    let search = words(&host.dns_search);
+    let mut options = words(&host.dns_options);
     let mut text = String::new();
     for server in &servers {
         text.push_str(&format!("nameserver {server}\n"));
@@ -97,20 +96,28 @@ pub fn resolv_conf_file(record: &Record, of_host: &str) -> String {
         match word {
             // A server on the host's own loopback interface is not the container's.
             "nameserver" => servers.is_empty() && (record.endpoints.is_empty() || !is_local(line)),
-            "search" | "domain" => search.is_empty(),
-            "options" => options.is_empty(),
+            "search" | "domain" => search.is_none(),
+            "options" => options.is_none(),
             _ => false,
         }
     };
-    for line in of_host.lines().filter(keep) {
+    let kept: Vec<&str> = of_host.lines().filter(keep).collect();
+    for line in &kept {
         text.push_str(line);
         text.push('\n');
     }
-    if !search.is_empty() {
-        text.push_str(&format!("search {}\n", search.join(" ")));
+    // A dot alone: there is nothing to search.
+    if let Some(search) = search.filter(|search| search != ".") {
+        text.push_str(&format!("search {search}\n"));
     }
-    if !options.is_empty() {
-        text.push_str(&format!("options {}\n", options.join(" ")));
+    // A container's name has no dot, and is asked for as it is before a domain is added to it.
+    let mut all = options.iter().map(String::as_str).chain(kept);
+    if own.is_some() && !all.any(|words| words.contains("ndots:")) {
+        let more = options.map_or_else(String::new, |options| format!("{options} "));
+        options = Some(format!("{more}ndots:0"));
+    }
+    if let Some(options) = options {
+        text.push_str(&format!("options {options}\n"));
     }
     text
 }

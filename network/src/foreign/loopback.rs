@@ -5,14 +5,23 @@
 //! 127.0.0.11 is left alone: dockerd's resolver is there.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use super::{ForeignError, Namespace};
 use crate::nft::{commit, Chain, Change, Family, Header, Hook, Rule, Table, Test, Verdict};
+use crate::Prefix;
 
 /// Name of the table in the namespace.
 const TABLE: &str = "hull-loopback";
 const TCP: u8 = 6;
+const LOOPBACK: Prefix = Prefix {
+    address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),
+    length: 8,
+};
+const RESOLVER: Prefix = Prefix {
+    address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)),
+    length: 32,
+};
 
 /// The listeners.
 #[derive(Debug)]
@@ -52,8 +61,8 @@ fn table(port: u16) -> Table {
     let other_port = || Test::bytes(false, Header::Transport, 2, &port.to_be_bytes());
     let v4 = vec![
         Test::Ipv4,
-        Test::destination(true, Ipv4Addr::new(127, 0, 0, 0), 8),
-        Test::destination(false, Ipv4Addr::new(127, 0, 0, 11), 32),
+        Test::destination(true, LOOPBACK),
+        Test::destination(false, RESOLVER),
         Test::Transport(TCP),
         other_port(),
     ];

@@ -333,7 +333,7 @@ mod tests {
         let rule = Rule {
             tests: vec![
                 Test::From(true, "a".into()),
-                Test::source(true, [10, 0, 0, 9].into(), 8),
+                Test::source(true, "10.0.0.9/8".parse().unwrap()),
                 Test::NewConversation,
             ],
             verdict: Verdict::Drop,

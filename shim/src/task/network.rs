@@ -157,6 +157,7 @@ fn attachment(interface: &Interface) -> Attachment {
             .map(ToString::to_string)
             .collect(),
         gateways: Vec::new(),
+        static_v6: false,
         routes: interface.routes.iter().map(route).collect(),
         neighbours: interface.neighbours.iter().map(neighbour).collect(),
     }

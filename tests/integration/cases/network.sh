@@ -70,7 +70,7 @@ case_bad_networks_are_named() {
     expect_err_has t-nothing
     capture hull run --rm --network host "$BUSYBOX" true
     expect_status 125
-    expect_err_has 'not built yet'
+    expect_err_has 'network mode "host"'
     capture hull network create --subnet nonsense t-x
     expect_err_has nonsense
     capture hull run --rm -p 99999:80 "$BUSYBOX" true
@@ -163,4 +163,96 @@ case_networks_come_and_go_while_a_container_runs() {
     expect_eq "$(hull exec t-client wget -q -O - "http://$address/f")" page 'after a restart'
     hull rm -f t-client t-server >/dev/null
     hull network rm t-hot >/dev/null
+}
+
+# Both families on one network: addresses, names, reach, masquerading, a published port.
+case_ipv6_on_a_network() {
+    [ -e /proc/net/if_inet6 ] || skip 'no IPv6 here'
+    hull network create --ipv6 --subnet 10.61.0.0/24 --subnet fd00:61::/64 t-six >/dev/null
+    web t-v6 --network t-six --ip6 fd00:61::77 -p 18090:80
+    expect_eq "$(hull inspect -f '{{json .NetworkSettings.Networks}}' t-v6 | jq -r '."t-six" | "\(.GlobalIPv6Address)/\(.GlobalIPv6PrefixLen) \(.IPv6Gateway)"')" 'fd00:61::77/64 fd00:61::1' inspect
+    ip netns add t-out
+    ip link add t-v0 type veth peer name t-v1 netns t-out
+    ip addr add 2001:db8:1::1/64 dev t-v0 nodad
+    ip link set t-v0 up
+    ip -n t-out addr add 2001:db8:1::2/64 dev t-v1 nodad
+    ip -n t-out link set t-v1 up
+    capture hull run --rm --cap-add NET_ADMIN --network t-six "$BUSYBOX" sh -c '
+        wget -T 5 -q -O - "http://[fd00:61::77]/"
+        nslookup -type=aaaa t-v6 | grep -o fd00:61::77
+        nslookup fd00:61::77 | grep -o "name = t-v6"
+        cat /proc/sys/net/ipv6/conf/eth0/accept_ra
+        ping6 -c 1 -W 5 2001:db8:1::2 >/dev/null && echo outside
+        ip -6 addr add fd00:61::99/64 dev eth0
+        ping6 -c 1 -W 2 -I fd00:61::99 fd00:61::77 >/dev/null || echo no other address'
+    local refused
+    refused=$(hull run --rm --network t-six --egress none "$BUSYBOX" sh -c 'ping6 -c 1 -W 2 2001:db8:1::2 >/dev/null || echo closed; ping6 -c 1 -W 5 fd00:61::77 >/dev/null && echo neighbours')
+    ip netns del t-out
+    expect_out $'served\nfd00:61::77\nname = t-v6\n0\noutside\nno other address\n'
+    expect_eq "$refused" $'closed\nneighbours' 'egress none'
+    expect_eq "$(curl -s --max-time 5 'http://[::1]:18090/')" served 'by IPv6 from the host'
+    hull rm -f t-v6 >/dev/null
+    hull network rm t-six >/dev/null
+}
+
+# A container of the default network that is connected to another finds its names; a container that
+# is gone is not found; a new name is; links have names of their own.
+case_names_follow_containers() {
+    hull network create t-nn >/dev/null
+    hull run -d --name t-db --network t-nn --network-alias data "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-late "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull exec t-late nslookup t-db 2>&1 | grep -c NXDOMAIN)" 1 'before connect'
+    hull network connect t-nn t-late
+    hull exec t-late ping -c 1 -W 5 data >/dev/null || fail 'no names after connect'
+    hull rename t-db t-renamed
+    hull exec t-late ping -c 1 -W 5 t-renamed >/dev/null || fail 'no new name'
+    hull rm -f t-renamed >/dev/null
+    expect_eq "$(hull exec t-late timeout 3 nslookup data 2>&1 | grep -c NXDOMAIN)" 1 'a name that is gone'
+    capture hull run --rm --link t-late:other --add-host here:host-gateway "$BUSYBOX" sh -c 'ping -c 1 -W 5 other >/dev/null && echo link; ping -c 1 -W 5 here >/dev/null && echo host'
+    expect_out $'link\nhost\n'
+    hull rm -f t-late >/dev/null
+    hull network rm t-nn >/dev/null
+}
+
+# The MTU is that of the way out, unless the network has its own.
+case_mtu_of_the_way_out() {
+    local uplink
+    uplink=$(ip route show default | sed -n '1s/.* dev \([^ ]*\).*/\1/p')
+    [ -n "$uplink" ] || skip 'no default route here'
+    ip link set "$uplink" mtu 1450
+    capture hull run --rm "$BUSYBOX" cat /sys/class/net/eth0/mtu
+    ip link set "$uplink" mtu 1500
+    expect_out $'1450\n'
+}
+
+# No container is started for any of these.
+case_networks_that_can_not_be() {
+    hull network create --subnet 10.62.0.0/24 t-taken >/dev/null
+    local wrong
+    while read -r wrong; do
+        capture hull network create $wrong t-bad
+        [ "$status" != 0 ] || fail "made: $wrong"
+        expect_err_has "$(awk '{print $NF}' <<<"$wrong")"
+    done <<'END'
+--subnet 10.62.0.128/25
+--subnet 10.63.0.1/16
+--subnet 10.63.0.0/31
+--subnet 10.63.0.0/24 --gateway 10.64.0.1
+--subnet 10.63.0.0/24 --ip-range 10.64.0.0/25
+--subnet 10.63.0.0/24 --aux-address router=10.64.0.1
+-d nonsense
+END
+    capture hull run --rm --ip 172.17.0.99 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'user defined networks only'
+    capture hull run --rm --network t-taken --ip 10.62.0.1 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'already in use'
+    capture hull run --rm --network t-taken --ip 10.99.0.1 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 10.99.0.1
+    capture hull network ls --filter colour=red
+    [ "$status" != 0 ] || fail 'a filter that is none'
+    expect_eq "$(hull network ls -q --filter name=t-taken | wc -l)" 1 'filtered'
+    hull network rm t-taken >/dev/null
 }

@@ -112,6 +112,12 @@ pub(crate) struct CreateArgs {
     /// Fixed IPv4 address
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<String>,
+    /// Fixed IPv6 address
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<String>,
+    /// A name for another container on its network: CONTAINER[:NAME]
+    #[arg(long, value_name = "CONTAINER[:NAME]")]
+    link: Vec<String>,
     /// Hardware address
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Option<String>,
@@ -149,6 +155,12 @@ pub(crate) struct CreateArgs {
     /// Name server
     #[arg(long)]
     dns: Vec<String>,
+    /// Domain in which names are looked for; "." for none
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String>,
+    /// Option of resolv.conf
+    #[arg(long, alias = "dns-opt", value_name = "OPTION")]
+    dns_option: Vec<String>,
     /// Signal that asks it to end
     #[arg(long)]
     stop_signal: Option<String>,
@@ -305,13 +317,21 @@ impl CreateArgs {
 
     /// What is said of each network; aliases and addresses are for the first one.
     fn networking_config(&self) -> Option<NetworkingConfig> {
-        let first = self.network.first()?;
+        let default = "default".to_owned();
+        let said = self.ip.is_some() || self.ip6.is_some() || !self.network_alias.is_empty();
+        let first = match self.network.first() {
+            Some(first) => first,
+            None if said => &default,
+            None => return None,
+        };
         let mut all = HashMap::new();
         for network in &self.network {
             all.insert(network.clone(), EndpointSettings::default());
         }
-        let address = self.ip.clone().map(|address| EndpointIpamConfig {
-            ipv4_address: Some(address),
+        let fixed = self.ip.is_some() || self.ip6.is_some();
+        let address = fixed.then(|| EndpointIpamConfig {
+            ipv4_address: self.ip.clone(),
+            ipv6_address: self.ip6.clone(),
             ..EndpointIpamConfig::default()
         });
         let settings = EndpointSettings {
@@ -379,6 +399,9 @@ impl CreateArgs {
             readonly_rootfs: Some(self.read_only),
             extra_hosts: some(self.add_host.clone()),
             dns: some(self.dns.clone()),
+            dns_search: some(self.dns_search.clone()),
+            dns_options: some(self.dns_option.clone()),
+            links: some(self.link.clone()),
             group_add: some(self.group_add.clone()),
             restart_policy: self.restart.as_deref().map(restart_policy).transpose()?,
             cap_add: some(self.cap_add.clone()),

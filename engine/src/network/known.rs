@@ -1,0 +1,70 @@
+//! Who is known by which name, and to whom.
+
+use hull_network::egress::Egress;
+
+use super::dns::{Asker, Content, Zone};
+use super::manage::{Networks, State};
+use super::records::{Endpoint, Link};
+
+impl Networks {
+    /// Changes names of a container that runs.
+    pub(crate) fn rename(&self, id: &str, change: impl Fn(&mut String)) {
+        if let Some(live) = self.lock().live.get_mut(id) {
+            let names = live.endpoints.iter_mut().flat_map(|end| &mut end.names);
+            names.for_each(change);
+        }
+        self.tell_names();
+    }
+
+    /// Lets the name servers know who is there now.
+    pub(super) fn tell_names(&self) {
+        let state = self.lock();
+        self.directory.set(directory_of(&state));
+    }
+}
+
+/// What the name servers answer, and to whom.
+fn directory_of(state: &State) -> Content {
+    let mut content = Content::default();
+    for network in &state.networks {
+        let zone = Zone {
+            open: !network.is_default(),
+            ..Zone::default()
+        };
+        content.zones.insert(network.id.clone(), zone);
+    }
+    for live in state.live.values() {
+        let asker = asker_of(&live.endpoints);
+        for end in &live.endpoints {
+            for address in end.addresses() {
+                content.askers.insert(address, asker.clone());
+                if let Some(zone) = content.zones.get_mut(&end.network_id) {
+                    end.names.iter().for_each(|name| zone.add(name, address));
+                }
+            }
+        }
+    }
+    content
+}
+
+fn asker_of(endpoints: &[Endpoint]) -> Asker {
+    let links = endpoints.iter().flat_map(|end| {
+        let to = |link: &Link| {
+            let target = (end.network_id.clone(), link.target.to_ascii_lowercase());
+            (link.alias.to_ascii_lowercase(), target)
+        };
+        end.links.iter().map(to)
+    });
+    Asker {
+        networks: endpoints.iter().map(|end| end.network_id.clone()).collect(),
+        links: links.collect(),
+        // Who has no way out has none by names either.
+        closed: endpoints
+            .iter()
+            .all(|end| end.egress() == Egress::None || end.gateway.is_none()),
+        upstreams: endpoints
+            .first()
+            .map(|end| end.upstreams.clone())
+            .unwrap_or_default(),
+    }
+}
