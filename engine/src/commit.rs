@@ -150,23 +150,7 @@ fn image_config(
     let mut image: Value =
         serde_json::from_slice(parent).map_err(coding("decode the image's configuration"))?;
     let now = jiff::Timestamp::now().to_string();
-    let mut config = serde_json::to_value(config).map_err(coding("encode a configuration"))?;
-    if let Some(fields) = config.as_object_mut() {
-        // What is of the container, not of the image.
-        for field in [
-            "Hostname",
-            "Domainname",
-            "Image",
-            "AttachStdin",
-            "AttachStdout",
-        ] {
-            fields.remove(field);
-        }
-        fields.retain(|_, value| !value.is_null());
-        as_set(fields, "Volumes");
-        as_set(fields, "ExposedPorts");
-    }
-    image["config"] = config;
+    image["config"] = config_json(config)?;
     image["created"] = json!(now);
     image["author"] = json!(request.author);
     push(
@@ -183,6 +167,30 @@ fn image_config(
         json!(layer.digest.to_string()),
     );
     serde_json::to_vec(&image).map_err(coding("encode the image's configuration"))
+}
+
+/// The `config` object of an image's configuration.
+pub(crate) fn config_json(config: &ContainerConfig) -> Result<Value> {
+    let mut config = serde_json::to_value(config).map_err(|source| EngineError::Json {
+        what: "encode a configuration",
+        source,
+    })?;
+    if let Some(fields) = config.as_object_mut() {
+        // What is of the container, not of the image.
+        for field in [
+            "Hostname",
+            "Domainname",
+            "Image",
+            "AttachStdin",
+            "AttachStdout",
+        ] {
+            fields.remove(field);
+        }
+        fields.retain(|_, value| !value.is_null());
+        as_set(fields, "Volumes");
+        as_set(fields, "ExposedPorts");
+    }
+    Ok(config)
 }
 
 /// Docker's sets are objects with empty values.

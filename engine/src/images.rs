@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use bollard_stubs::models::ContainerConfig;
 use futures_util::future::BoxFuture;
 use hull_image::{
-    Credentials, Digest, ErrorKind, Image, ImageError, LoadedImage, NoProgress, Platform, Progress,
-    PruneReport, Pushed, Reference, RegistryConfig, RemoveOptions, Removed, Saved, UnpackJob,
-    UnpackOutcome, UnpackProgress, Unpacker,
+    Credentials, Digest, ErrorKind, Image, ImageError, Import, LoadedImage, NoProgress, Platform,
+    Progress, PruneReport, Pushed, Reference, RegistryConfig, RemoveOptions, Removed, Saved,
+    UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
 };
 use hull_shim::runtime_dir::EXEC_ROOT_ENV;
 use hull_shim::unpack::{Compression, Job, Layer, Limits};
@@ -80,6 +80,24 @@ impl Images {
         })
     }
 
+    /// Refuses an image that is for another platform than the one asked for, or this host's.
+    pub(crate) async fn check_platform(&self, name: &str, wanted: Option<&Platform>) -> Result<()> {
+        let found = self.find(name).await?.platform();
+        match wanted {
+            // As docker: an image that is not there, so that clients pull it.
+            Some(wanted) if !wanted.takes(&found) => Err(EngineError::NoSuchImage(format!(
+                "{} for {wanted} (it is here for {found})",
+                with_tag(name)
+            ))),
+            _ if Platform::default().takes(&found) => Ok(()),
+            _ => Err(EngineError::BadRequest(format!(
+                "image {} is for {found}, and this host runs {}",
+                with_tag(name),
+                Platform::default()
+            ))),
+        }
+    }
+
     /// Path of the EROFS file with the image's root file system.
     pub(crate) async fn rootfs(&self, image: &ImageInfo) -> Result<PathBuf> {
         let made = self
@@ -129,6 +147,42 @@ impl Images {
             unpacked.map_err(|error| failure(&error))?;
         }
         Ok(loaded)
+    }
+
+    /// Makes an image of a tar of files, and unpacks it. One that can't be unpacked is not kept.
+    pub(crate) async fn import(
+        &self,
+        archive: impl tokio::io::AsyncRead + Send + Unpin,
+        import: Import,
+    ) -> Result<Image> {
+        // Nothing that cannot run here is unpacked here.
+        let runs = import.platform == Platform::default();
+        let imported = self.store.import(archive, import).await;
+        let image = imported.map_err(|error| failure(&error))?;
+        if runs {
+            let made = self
+                .store
+                .ensure_unpacked(&image.id, &self.unpacker, &NoProgress)
+                .await;
+            if let Err(error) = made {
+                let options = RemoveOptions {
+                    force: true,
+                    ..RemoveOptions::default()
+                };
+                if let Err(error) = self.store.remove(&image.id.to_string(), &options).await {
+                    tracing::warn!(error = chain(&error), "an import that failed stays");
+                }
+                return Err(failure(&error));
+            }
+        }
+        Ok(image)
+    }
+
+    /// As [`Images::import`], of what a web server has.
+    pub(crate) async fn import_from(&self, url: &str, import: Import) -> Result<Image> {
+        let archive = self.store.download(url).await;
+        let archive = archive.map_err(|error| failure(&error))?;
+        self.import(archive, import).await
     }
 
     /// The store as a client is at a registry; without credentials of its own, as hulld is.

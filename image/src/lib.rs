@@ -24,6 +24,8 @@
 //! ```
 
 mod compression;
+#[cfg(any(feature = "host", feature = "unpack"))]
+mod decompress;
 mod digest;
 #[cfg(any(feature = "host", feature = "unpack"))]
 mod tar;

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -47,44 +48,72 @@ def busybox_layer():
                  *[entry(f"bin/{n}", tarfile.LNKTYPE, link="bin/busybox", mode=0o755) for n in names])
 
 
-def write_image(out, layers, *, architecture="amd64", config_extra=None, compress="gzip", diff_ids=None,
-                damage=None, media=None, user=None):
-    """`damage` changes a layer's blob after its digest was taken."""
-    blobs, descriptors, ids = {}, [], []
+def compressed(raw, how):
+    """`zstd` is written as two frames, as builders that work piece by piece do."""
+    if how == "gzip":
+        return gzip.compress(raw, 1, mtime=0)
+    if how == "zstd":
+        half = len(raw) // 2
+        return b"".join(subprocess.run(["zstd", "-q", "-c"], input=part, stdout=subprocess.PIPE, check=True).stdout
+                        for part in (raw[:half], raw[half:]))
+    return raw
 
-    def add(data, media_type):
+
+class Layout:
+    """An OCI image layout in memory."""
+
+    def __init__(self):
+        self.blobs = {}
+
+    def add(self, data, media_type):
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        blobs[digest] = data
+        self.blobs[digest] = data
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
-    for raw in layers:
-        ids.append("sha256:" + hashlib.sha256(raw).hexdigest())
-        blob = gzip.compress(raw, 1, mtime=0) if compress == "gzip" else raw
-        kind = media or (f"{MEDIA}.layer.v1.tar" + ("+gzip" if compress == "gzip" else ""))
-        descriptors.append(add(blob, kind))
-    config = {"architecture": architecture, "os": "linux",
-              "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], **(config_extra or {})},
-              "rootfs": {"type": "layers", "diff_ids": diff_ids or ids}}
-    config_descriptor = add(json.dumps(config).encode(), f"{MEDIA}.config.v1+json")
-    manifest = add(json.dumps({"schemaVersion": 2, "mediaType": f"{MEDIA}.manifest.v1+json",
-                               "config": config_descriptor, "layers": descriptors}).encode(),
-                   f"{MEDIA}.manifest.v1+json")
-    name = Path(out).stem
-    index = {"schemaVersion": 2, "manifests": [
-        {**manifest, "annotations": {"org.opencontainers.image.ref.name": f"{name}:latest",
-                                     "io.containerd.image.name": f"docker.io/library/{name}:latest"}}]}
+    def document(self, value, media_type):
+        return self.add(json.dumps(value).encode(), media_type)
+
+    def image(self, layers, *, architecture="amd64", variant=None, os="linux", config_extra=None, compress="gzip",
+              diff_ids=None, media=None):
+        """The manifest's descriptor, and those of the layers."""
+        suffix = {"gzip": "+gzip", "zstd": "+zstd"}.get(compress, "")
+        descriptors = [self.add(compressed(raw, compress), media or f"{MEDIA}.layer.v1.tar{suffix}") for raw in layers]
+        ids = ["sha256:" + hashlib.sha256(raw).hexdigest() for raw in layers]
+        platform = {"architecture": architecture, "os": os, **({"variant": variant} if variant else {})}
+        config = self.document({**platform, "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], **(config_extra or {})},
+                                "rootfs": {"type": "layers", "diff_ids": diff_ids or ids}}, f"{MEDIA}.config.v1+json")
+        manifest = self.document({"schemaVersion": 2, "mediaType": f"{MEDIA}.manifest.v1+json", "config": config,
+                                  "layers": descriptors}, f"{MEDIA}.manifest.v1+json")
+        return {**manifest, "platform": platform}, descriptors
+
+    def index(self, entries):
+        return self.document({"schemaVersion": 2, "mediaType": f"{MEDIA}.index.v1+json", "manifests": entries},
+                             f"{MEDIA}.index.v1+json")
+
+    def save(self, out, entry):
+        name = Path(out).stem
+        annotations = {"org.opencontainers.image.ref.name": f"{name}:latest",
+                       "io.containerd.image.name": f"docker.io/library/{name}:latest"}
+        index = {"schemaVersion": 2, "manifests": [{**entry, "annotations": annotations}]}
+        with tarfile.open(out, "w") as tar:
+            def put(path, data):
+                info = tarfile.TarInfo(path)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+            put("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+            put("index.json", json.dumps(index).encode())
+            for digest, data in self.blobs.items():
+                put("blobs/sha256/" + digest.split(":")[1], data)
+
+
+def write_image(out, layers, *, damage=None, **more):
+    """`damage` changes the last layer's blob after its digest was taken."""
+    layout = Layout()
+    manifest, descriptors = layout.image(layers, **more)
     if damage:
         last = descriptors[-1]["digest"]
-        blobs[last] = damage(blobs[last])
-    with tarfile.open(out, "w") as tar:
-        def put(path, data):
-            info = tarfile.TarInfo(path)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-        put("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        put("index.json", json.dumps(index).encode())
-        for digest, data in blobs.items():
-            put("blobs/sha256/" + digest.split(":")[1], data)
+        layout.blobs[last] = damage(layout.blobs[last])
+    layout.save(out, {key: value for key, value in manifest.items() if key != "platform"})
 
 
 def sparse_1_0(name, size, chunks):
@@ -97,11 +126,16 @@ def sparse_1_0(name, size, chunks):
                       "GNU.sparse.realsize": str(size)})
 
 
-def base256_size(size):
-    """A whole tar member of zeros whose size field is base-256, too large for a file in memory."""
-    info = tarfile.TarInfo("huge")
-    info.size = size
-    return info.tobuf(tarfile.GNU_FORMAT)
+def header(name, size_field, kind=b"0"):
+    """A header whose size field is written as given."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT)[:512])
+    block[124:136], block[156:157], block[148:156] = size_field, kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def padded(data):
+    return data + b"\0" * (-len(data) % 512)
 
 
 SCENARIOS = {}
@@ -171,6 +205,39 @@ def sparse(out):
     layer_sparse = layer(sparse_1_0("sparse", 1 << 30, [(0, b"x" * 4096), (1 << 29, b"y" * 4096)]),
                          entry("after", data=b"after\n"))
     write_image(out, [busybox_layer(), layer_sparse])
+
+
+@scenario
+def size_fields(out):
+    """A base-256 size, and a size that only the PAX header has."""
+    data, after = padded(b"D" * 5000), header("after", b"00000000006\0") + padded(b"after\n")
+    base256 = header("base256", b"\x80" + (5000).to_bytes(11, "big")) + data
+    record = padded(b"13 size=5000\n")
+    pax = header("x", b"%011o\0" % 13, b"x") + record + header("pax", b"0" * 11 + b"\0") + data
+    write_image(out, [busybox_layer(), base256 + pax + after + b"\0" * 1024])
+
+
+@scenario
+def zstd(out):
+    write_image(out, [busybox_layer(), layer(entry("z", data=b"zstd\n"))], compress="zstd")
+
+
+@scenario
+def zstd_docker(out):
+    write_image(out, [busybox_layer(), layer(entry("z", data=b"zstd\n"))], compress="zstd",
+                media="application/vnd.docker.image.rootfs.diff.tar.zstd")
+
+
+@scenario
+def other_platforms(out):
+    """An index with an attestation first, and arm64 without a variant."""
+    layout = Layout()
+    which = [(name, layout.image([busybox_layer(), layer(entry("which", data=name.encode() + b"\n"))], **platform)[0])
+             for name, platform in [("v7", {"architecture": "arm", "variant": "v7"}), ("arm64", {"architecture": "arm64"}),
+                                    ("amd64", {})]]
+    attestation = layout.image([layer(entry("statement"))], architecture="unknown", os="unknown")[0]
+    attestation["annotations"] = {"vnd.docker.reference.type": "attestation-manifest"}
+    layout.save(out, layout.index([attestation] + [manifest for _, manifest in which]))
 
 
 @scenario

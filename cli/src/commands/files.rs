@@ -47,6 +47,14 @@ pub(crate) struct CommitArgs {
     image: Option<String>,
 }
 
+/// A name's repository and tag; no tag is empty. A colon before a slash is a registry's port.
+pub(super) fn split_tag(image: &str) -> (&str, &str) {
+    match image.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (image, ""),
+    }
+}
+
 /// An archive is nothing for a terminal.
 pub(super) fn refuse_terminal(output: Option<&Path>) -> Result<()> {
     match output.is_none() && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
@@ -119,11 +127,7 @@ pub(crate) async fn commit(
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let image = args.image.unwrap_or_default();
-    // A colon before a slash is a registry's port.
-    let (repository, tag) = match image.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (image.as_str(), ""),
-    };
+    let (repository, tag) = split_tag(&image);
     let path = format!(
         "/commit?container={}&repo={}&tag={}&comment={}&author={}&changes={}",
         encode(&args.container),

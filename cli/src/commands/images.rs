@@ -146,14 +146,7 @@ pub(crate) async fn rmi(args: RmiArgs, client: &Client, out: &mut dyn Write) -> 
         let removed = async { read_json(client.send(Method::DELETE, &path, empty()).await?).await };
         match removed.await {
             Ok(answer) => {
-                for item in answer.as_array().into_iter().flatten() {
-                    if let Some(name) = item["Untagged"].as_str() {
-                        line(out, format!("Untagged: {name}"))?;
-                    }
-                    if let Some(id) = item["Deleted"].as_str() {
-                        line(out, format!("Deleted: {id}"))?;
-                    }
-                }
+                print_removed(answer.as_array().map_or(&[], Vec::as_slice), out)?;
             }
             Err(error) => {
                 eprintln!("hull: {error}");
@@ -162,6 +155,19 @@ pub(crate) async fn rmi(args: RmiArgs, client: &Client, out: &mut dyn Write) -> 
         }
     }
     Ok(status)
+}
+
+/// What a removal did, a line each.
+pub(super) fn print_removed(removed: &[Value], out: &mut dyn Write) -> Result<()> {
+    for item in removed {
+        if let Some(name) = item["Untagged"].as_str() {
+            line(out, format!("Untagged: {name}"))?;
+        }
+        if let Some(id) = item["Deleted"].as_str() {
+            line(out, format!("Deleted: {id}"))?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn tag(args: TagArgs, client: &Client) -> Result<ExitCode> {

@@ -86,6 +86,22 @@ pub(crate) async fn run(
     Ok(status)
 }
 
+/// `image inspect`.
+pub(super) async fn images(
+    format: Option<String>,
+    names: Vec<String>,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    let args = InspectArgs {
+        format,
+        kind: Some(Kind::Image),
+        vm: false,
+        names,
+    };
+    run(args, client, out).await
+}
+
 async fn find(client: &Client, name: &str, kind: Option<Kind>) -> Result<Value> {
     let all = [Kind::Container, Kind::Image, Kind::Network, Kind::Volume];
     for candidate in all

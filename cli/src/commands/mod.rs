@@ -5,6 +5,7 @@ mod cp;
 mod doctor;
 mod exec;
 mod files;
+mod image;
 mod images;
 mod inspect;
 mod jail;
@@ -74,8 +75,15 @@ pub(crate) enum Command {
     Pull(pull::PullArgs),
     /// Load images from an archive
     Load(load::LoadArgs),
+    /// Images: all that can be done with them
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// List images
     Images(images::ImagesArgs),
+    /// Make an image of a tar of files
+    Import(image::ImportArgs),
+    /// Print how an image was made
+    History(image::HistoryArgs),
     /// Remove images
     Rmi(images::RmiArgs),
     /// Give an image a further name
@@ -147,6 +155,9 @@ pub(crate) async fn run(
         Command::Trace(args) => trace::run(args, client, out).await,
         Command::Pull(args) => pull::run(args, client, out).await,
         Command::Load(args) => load::run(args, client, out).await,
+        Command::Image(command) => image::run(command, client, out).await,
+        Command::Import(args) => image::import(args, client, out).await,
+        Command::History(args) => image::history(args, client, out).await,
         Command::Images(args) => images::list(args, client, out).await,
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,

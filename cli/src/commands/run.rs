@@ -115,10 +115,12 @@ async fn create_container(
         pull::pull(client, image, args.platform.as_deref(), quiet).await?;
     }
     let body = serde_json::to_value(body).map_err(crate::client::broken)?;
-    let path = match &args.name {
-        Some(name) => format!("/containers/create?name={}", encode(name)),
-        None => "/containers/create".to_owned(),
-    };
+    let mut path = "/containers/create?".to_owned();
+    for (key, value) in [("name", &args.name), ("platform", &args.platform)] {
+        if let Some(value) = value {
+            path.push_str(&format!("{key}={}&", encode(value)));
+        }
+    }
     let create =
         || async { read_json(client.send(Method::POST, &path, json_body(&body)).await?).await };
     let answer = match create().await {

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::import::platform;
 use super::respond::{stream, Answer, NO_CONTENT};
 use super::streams::{body_channel, frame, media_type, Attachment, Hijack};
 use super::{body_bytes, Query, Shared};
@@ -73,7 +74,17 @@ async fn create(
     let request = CreateRequest::parse(&body_bytes(body).await?)?;
     // Not cut off when the client goes away half-way.
     let name = query.get("name").map(str::to_owned);
+    let platform = query
+        .get("platform")
+        .map(|_| platform(&query))
+        .transpose()?;
     let engine = Arc::clone(&engine);
+    if let Some(image) = request.config.image.as_deref() {
+        engine
+            .images
+            .check_platform(image, platform.as_ref())
+            .await?;
+    }
     let (container, warnings) =
         detached(async move { engine.create_container(name.as_deref(), request).await }).await?;
     let answer = ContainerCreateResponse {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Path;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
@@ -14,10 +14,11 @@ use bollard_stubs::models::{
     ImageInspect, ImageInspectMetadata, ImageInspectRootFs, ImagePruneResponse, ImageSummary,
 };
 use futures_util::TryStreamExt as _;
-use hull_image::{Digest, Image, Platform, Removed};
+use hull_image::{Digest, Image, Removed};
 use serde_json::{json, Value};
 
 use super::auth;
+use super::import;
 use super::progress::{with_progress, ProgressLines};
 use super::respond::Answer;
 use super::{Query, Shared};
@@ -30,7 +31,7 @@ use crate::json::{Filters, Params};
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/images/json", get(list))
-        .route("/images/create", post(pull))
+        .route("/images/create", post(create))
         .route("/images/load", post(load))
         .route("/images/get", get(save_many))
         .route("/images/prune", post(prune))
@@ -242,7 +243,7 @@ async fn tag(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
     Ok(StatusCode::CREATED.into_response())
 }
 
-fn publish(engine: &Engine, action: &str, id: &str, name: &str) {
+pub(super) fn publish(engine: &Engine, action: &str, id: &str, name: &str) {
     let attributes = [("name".to_owned(), name.to_owned())].into();
     engine
         .events
@@ -303,6 +304,50 @@ fn removed_item(removed: Removed) -> ImageDeleteResponseItem {
     }
 }
 
+/// Which images a prune may take.
+#[derive(Debug, Default)]
+struct PruneFilter {
+    /// Made before this.
+    until: Option<jiff::Timestamp>,
+    labels: Vec<String>,
+    not_labels: Vec<String>,
+}
+
+impl PruneFilter {
+    fn takes(
+        &self,
+        created: Option<jiff::Timestamp>,
+        labels: &std::collections::HashMap<String, String>,
+    ) -> bool {
+        let has = |label: &String| label_matches(label, labels);
+        // An image that does not tell when it was made is as old as can be, as docker has it.
+        self.until
+            .is_none_or(|until| created.is_none_or(|created| created < until))
+            && self.labels.iter().all(has)
+            && !self.not_labels.iter().any(has)
+    }
+}
+
+fn prune_filter(filters: &Filters) -> Result<PruneFilter> {
+    let mut wanted = PruneFilter::default();
+    for (key, values) in filters {
+        match key.as_str() {
+            "dangling" => {}
+            "label" => wanted.labels.clone_from(values),
+            "label!" => wanted.not_labels.clone_from(values),
+            "until" => {
+                let [text] = values.as_slice() else {
+                    let text = "more than one until filter specified";
+                    return Err(EngineError::BadRequest(text.to_owned()));
+                };
+                wanted.until = Some(crate::json::parse_time(text)?);
+            }
+            other => return Err(EngineError::BadRequest(format!("invalid filter '{other}'"))),
+        }
+    }
+    Ok(wanted)
+}
+
 async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneResponse>> {
     let filters = query.filters()?;
     let dangling_only = filters.get("dangling").is_none_or(|values| {
@@ -310,32 +355,53 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
             .iter()
             .any(|value| matches!(value.as_str(), "true" | "1"))
     });
-    let in_use: BTreeSet<Digest> = images_in_use(&engine).into_keys().collect();
-    let report = engine.images.prune(!dangling_only, &in_use).await?;
+    let wanted = prune_filter(&filters)?;
+    let mut kept: BTreeSet<Digest> = images_in_use(&engine).into_keys().collect();
+    for image in engine.images.list().await? {
+        let labels = container_config(&image)?.labels.unwrap_or_default();
+        if !wanted.takes(created(&image), &labels) {
+            kept.insert(image.id);
+        }
+    }
+    let report = engine.images.prune(!dangling_only, &kept).await?;
     Ok(Json(ImagePruneResponse {
         images_deleted: Some(report.removed.into_iter().map(removed_item).collect()),
         space_reclaimed: i64::try_from(report.reclaimed).ok(),
     }))
 }
 
-async fn pull(engine: Shared, Query(query): Query, headers: HeaderMap) -> Answer<Response> {
-    let Some(name) = query.get("fromImage") else {
-        return Err(EngineError::NotBuilt("importing an image (fromSrc)".to_owned()).into());
-    };
-    let credentials = auth::of_headers(&headers)?;
+async fn create(
+    engine: Shared,
+    Query(query): Query,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Response> {
+    match (query.get("fromImage"), query.get("fromSrc")) {
+        (Some(name), _) => pull(&engine, name, &query, &headers).await,
+        (None, Some(source)) => import::import(&engine, source, &query, &uri, body).await,
+        (None, None) => {
+            let text = "neither an image (fromImage) nor a source (fromSrc) is named";
+            Err(EngineError::BadRequest(text.to_owned()).into())
+        }
+    }
+}
+
+async fn pull(
+    engine: &Arc<Engine>,
+    name: &str,
+    query: &Params,
+    headers: &HeaderMap,
+) -> Answer<Response> {
+    let credentials = auth::of_headers(headers)?;
     let text = match query.get("tag") {
         Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
         Some(tag) => format!("{name}:{tag}"),
         None => name.to_owned(),
     };
     let reference = parse_reference(&text)?;
-    let platform = match query.get("platform") {
-        None => Platform::default(),
-        Some(text) => text.parse().map_err(|_| {
-            EngineError::BadRequest(format!("invalid platform {text:?}: want OS/ARCH[/VARIANT]"))
-        })?,
-    };
-    let engine = Arc::clone(&engine);
+    let platform = import::platform(query)?;
+    let engine = Arc::clone(engine);
     let operation = move |progress: ProgressLines| async move {
         let before = engine
             .images
@@ -412,7 +478,7 @@ async fn push(
 }
 
 /// `?names=A&names=B`.
-async fn save_many(engine: Shared, uri: axum::http::Uri) -> Answer<Response> {
+async fn save_many(engine: Shared, uri: Uri) -> Answer<Response> {
     let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(&uri)
         .map(|query| query.0)
         .map_err(|error| EngineError::BadRequest(error.to_string()))?;
@@ -484,6 +550,19 @@ async fn load(engine: Shared, Query(query): Query, body: Body) -> Answer<Respons
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prune_takes_what_all_filters_take() {
+        let filter = |text: &str| prune_filter(&crate::json::parse_filters(text).unwrap());
+        let labels = [("a".to_owned(), "1".to_owned())].into();
+        let now = jiff::Timestamp::now();
+        let takes = |text: &str| filter(text).unwrap().takes(Some(now), &labels);
+        assert!(takes("{}") && takes(r#"{"label":["a=1"],"dangling":["false"]}"#));
+        assert!(!takes(r#"{"label":["a=2"]}"#) && !takes(r#"{"label!":["a"]}"#));
+        assert!(!takes(r#"{"until":["1h"]}"#));
+        assert!(filter(r#"{"colour":["red"]}"#).is_err());
+        assert!(filter(r#"{"until":["soon"]}"#).is_err());
+    }
 
     #[test]
     fn globs_match_names_as_in_docker_images() {

@@ -5,6 +5,7 @@ mod auth;
 mod containers;
 mod exec;
 mod images;
+mod import;
 mod networks;
 mod objects;
 mod progress;

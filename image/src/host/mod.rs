@@ -15,6 +15,6 @@ pub use progress::{LayerPhase, NoProgress, Progress, ProgressEvent};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Credentials, Platform, RegistryConfig, RegistryError};
 pub use store::{
-    Image, ImageLayer, Leftovers, LoadedImage, PruneReport, Pushed, RemoveOptions, Removed, Saved,
-    Store, UnpackJob, UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
+    Image, ImageLayer, Import, Leftovers, LoadedImage, PruneReport, Pushed, RemoveOptions, Removed,
+    Saved, Store, UnpackJob, UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
 };

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use super::decompress::BlobState;
 use super::path::PathError;
 use super::tree::{Meta, TreeFull};
 use super::{Progress, UnpackError};
+use crate::decompress::BlobState;
 use crate::tar::{display, Entry, TarError};
 use crate::{erofs, Digest};
 

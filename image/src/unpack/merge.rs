@@ -1,11 +1,11 @@
 //! Applies layers to the tree, one entry at a time.
 
-use super::decompress;
 use super::layer::{meta, too_many_files, Layer};
 use super::path::{self, Missing};
 use super::sparse::SparseLayout;
 use super::tree::{chunk_size, Kind, Meta, Node, NodeId, Tree, TreeFull, ROOT};
 use super::{LayerSource, Limits, Output, Progress, UnpackError, Unpacked};
+use crate::decompress;
 use crate::erofs::{self, BlockWriter, OutputFailure, WriteError, BLOCK_SIZE};
 use crate::tar::{display, Entry, EntryKind, SparseMap, TarReader};
 use crate::DiffId;

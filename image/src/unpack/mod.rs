@@ -17,7 +17,6 @@
 //! # }
 //! ```
 
-mod decompress;
 mod error;
 pub mod fuzz;
 mod io;
@@ -31,6 +30,7 @@ use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::decompress;
 use crate::erofs::BlockWriter;
 use crate::DiffId;
 use merge::Merger;

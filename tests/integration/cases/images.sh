@@ -52,6 +52,15 @@ case_sparse_files() {
     expect_eq "$(inside sparse 'stat -c %s sparse; head -c 4096 sparse | tr -d x | wc -c; tail -c +536870913 sparse | head -c 4096 | tr -d y | wc -c; cat after')" $'1073741824\n0\n0\nafter' 'sparse file'
 }
 
+case_sizes_and_compressions_of_all_kinds() {
+    load size_fields
+    expect_eq "$(inside size_fields 'cat base256 pax | tr -d D | wc -c; stat -c %s base256 pax; cat after')" $'0\n5000\n5000\nafter' sizes
+    load zstd
+    expect_eq "$(inside zstd 'cat z')" zstd 'zstd of two frames'
+    load zstd_docker
+    expect_eq "$(inside zstd_docker 'cat z')" zstd 'zstd by the name that docker gives it'
+}
+
 case_127_layers() {
     load many_layers
     expect_eq "$(inside many_layers 'ls l | wc -l; cat l/125')" $'126\n125' files
@@ -112,4 +121,49 @@ case_docker_archive() {
     hull load -i "$T/d.tar" | grep -q 't-archive:v1'
     expect_eq "$(hull run --rm t-archive:v1 echo ran)" ran 'image of a docker archive'
     hull rmi t-archive:v1 >/dev/null
+}
+
+case_a_tar_of_files_becomes_an_image() {
+    mkdir -p "$T/root/bin"
+    cp /bin/busybox "$T/root/bin/busybox"
+    ln "$T/root/bin/busybox" "$T/root/bin/sh"
+    tar -C "$T/root" -cf "$T/root.tar" .
+    local id
+    id=$(hull import -m note -c 'CMD ["/bin/sh","-c","echo $A"]' -c 'ENV A=imported' "$T/root.tar" t-import:v1)
+    [[ $id == sha256:* ]] || fail "import printed $id"
+    expect_eq "$(hull run --rm t-import:v1)" imported 'its command'
+    expect_eq "$(hull image inspect -f '{{.Comment}}{{.Os}}/{{.Architecture}}' t-import:v1)" 'linux/amd64' platform
+    hull history t-import:v1 | grep -q note || fail "no comment: $(hull history t-import:v1)"
+    # By a pipe, compressed, without a name.
+    id=$(zstd -qc "$T/root.tar" | hull import -)
+    expect_eq "$(hull run --rm "$id" /bin/sh -c 'echo piped')" piped 'without a name'
+    # Nothing that has the label goes.
+    hull image prune -f --filter label=none | grep -q 'Deleted' && fail 'pruned what the filter spares'
+    hull image prune -f | grep -q "Deleted: $id" || fail 'the image without a name stays'
+    xz -c "$T/root.tar" >"$T/root.tar.xz"
+    capture hull import "$T/root.tar.xz"
+    expect_err_has xz
+    echo 'no tar at all, but long enough to be looked at' >"$T/text"
+    capture hull import "$T/text" t-import:bad
+    [ "$status" != 0 ] || fail 'a text was imported'
+    expect_eq "$(hull images -q t-import:bad)" '' 'what is left of a failed import'
+    hull rmi t-import:v1 >/dev/null
+}
+
+case_an_image_for_another_platform_is_named() {
+    python3 tests/lib/archives.py other_platforms "$T/other_platforms.tar"
+    skopeo --insecure-policy copy --all --quiet --dest-tls-verify=false "oci-archive:$T/other_platforms.tar" "docker://$REGISTRY/platforms:latest"
+    hull pull -q "$REGISTRY/platforms"
+    expect_eq "$(hull run --rm "$REGISTRY/platforms" cat which)" amd64 'the platform of this host'
+    capture hull run --rm --platform linux/arm64/v8 "$REGISTRY/platforms" cat which
+    expect_status 125
+    expect_err_has 'is for linux/arm64'
+    hull pull -q --platform linux/arm64/v8 "$REGISTRY/platforms"
+    expect_eq "$(hull image inspect -f '{{.Architecture}}' "$REGISTRY/platforms")" arm64 'what was asked for'
+    capture hull run --rm --pull never "$REGISTRY/platforms" cat which
+    expect_err_has 'is for linux/arm64, and this host runs linux/amd64'
+    capture hull pull --platform windows/amd64 "$REGISTRY/platforms"
+    expect_err_has 'no matching manifest for windows/amd64'
+    hull save "$(hull images -q "$REGISTRY/platforms")" | tar -xO manifest.json | grep -q '"RepoTags":null' || fail 'an image saved by its id has names'
+    hull rmi "$REGISTRY/platforms" >/dev/null
 }

@@ -109,6 +109,33 @@ impl RegistryClient {
         }
     }
 
+    /// The content of an address that is no registry's.
+    pub(crate) async fn download(
+        &self,
+        address: &str,
+    ) -> Result<impl tokio::io::AsyncRead + Send + Unpin + use<>, RegistryError> {
+        use futures_util::TryStreamExt as _;
+        let request = Request {
+            registry: address,
+            repository: "",
+            path: String::new(),
+            accept: &[],
+            from: 0,
+            what: "the archive",
+        };
+        let url = Url::parse(address)
+            .map_err(|error| protocol(&request, format!("its address is not valid: {error}")))?;
+        let sent = self.http.get(url).send().await;
+        let response = sent.map_err(|source| RegistryError::Unreachable {
+            registry: address.to_owned(),
+            what: request.what.to_owned(),
+            source,
+        })?;
+        let response = self.check(&request, response).await?;
+        let pieces = response.bytes_stream().map_err(std::io::Error::other);
+        Ok(tokio_util::io::StreamReader::new(Box::pin(pieces)))
+    }
+
     /// Whether the registry takes this client's credentials.
     pub(crate) async fn log_in(&self, registry: &str) -> Result<(), RegistryError> {
         let what = format!("the login at {registry}");

@@ -55,6 +55,11 @@ impl Platform {
         }
     }
 
+    /// Whether an image for `offered` runs where this is asked for.
+    pub fn takes(&self, offered: &Platform) -> bool {
+        self.rank(offered).is_some()
+    }
+
     /// How well an image for `offered` runs here: `None` not at all, higher is better.
     pub(crate) fn rank(&self, offered: &Platform) -> Option<u32> {
         if self.os != offered.os || self.architecture != offered.architecture {

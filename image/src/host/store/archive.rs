@@ -4,20 +4,54 @@
 //! whatever it is. What no image needs in the end is collected.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::mpsc;
 
-use flate2::bufread::MultiGzDecoder;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::content::ContentStore;
+use crate::decompress;
 use crate::host::manifest::MAX_DOCUMENT;
 use crate::host::ImageError;
 use crate::tar::{EntryKind, TarError, TarReader};
 use crate::{Compression, Digest};
 
-const BUFFER: usize = 256 << 10;
+/// Bytes that are passed on at once.
+const CHUNK: usize = 256 << 10;
+/// Chunks between the archive's reader and its parser.
+pub(super) const QUEUE: usize = 4;
 const MAX_ENTRIES: usize = 100_000;
 const MAX_LINKS: usize = 8;
+
+/// Passes the archive to the parser's thread. Ends early, without error, when the parser has.
+pub(super) async fn feed(
+    mut archive: impl AsyncRead + Send + Unpin,
+    sender: mpsc::SyncSender<Option<Vec<u8>>>,
+) -> io::Result<()> {
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        while chunk.len() < CHUNK {
+            if archive.read_buf(&mut chunk).await? == 0 {
+                break;
+            }
+        }
+        let last = chunk.is_empty();
+        let mut message = if last { None } else { Some(chunk) };
+        loop {
+            match sender.try_send(message) {
+                Ok(()) => break,
+                Err(mpsc::TrySendError::Disconnected(_)) => return Ok(()),
+                Err(mpsc::TrySendError::Full(back)) => {
+                    message = back;
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            }
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
 
 /// The parser's end: an archive that breaks off is an error, never an end.
 pub(super) struct Channel {
@@ -70,17 +104,12 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    pub(super) fn read(content: &ContentStore, source: impl Read) -> Result<Self, ImageError> {
-        let mut input = BufReader::with_capacity(BUFFER, source);
-        let gzip = input
-            .fill_buf()
-            .map_err(|source| ImageError::ReadArchive { source })?
-            .starts_with(&[0x1f, 0x8b]);
-        let mut input: Box<dyn Read> = if gzip {
-            Box::new(MultiGzDecoder::new(input))
-        } else {
-            Box::new(input)
-        };
+    pub(super) fn read(
+        content: &ContentStore,
+        source: impl Read + Send,
+    ) -> Result<Self, ImageError> {
+        let (mut input, _) = decompress::open(Box::new(source))
+            .map_err(|source| ImageError::ReadArchive { source })?;
         let mut archive = Self {
             files: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -225,8 +254,8 @@ pub(super) fn not_an_image(reason: String) -> ImageError {
 
 fn tar_error(error: TarError) -> ImageError {
     match error {
-        TarError::Io(source) if source.kind() == io::ErrorKind::InvalidInput => {
-            not_an_image("its gzip compression is damaged".into())
+        TarError::Io(source) if decompress::is_damage(&source) => {
+            not_an_image("its compression is damaged".into())
         }
         TarError::Io(source) => ImageError::ReadArchive { source },
         other => not_an_image(format!("it is not a tar archive ({other})")),

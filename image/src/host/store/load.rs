@@ -6,19 +6,15 @@ use std::io;
 use std::sync::mpsc;
 
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::AsyncRead;
 
-use super::archive::{not_an_image, Archive, Channel};
+use super::archive::{feed, not_an_image, Archive, Channel, QUEUE};
 use super::records::{NameRecord, Variant};
 use super::types::{ImageLayer, LoadedImage};
 use super::{seconds_since_epoch, Inner};
 use crate::host::manifest::{self, Document, Index, Manifest, OciDescriptor};
 use crate::host::{ImageError, LayerPhase, Platform, Progress, ProgressEvent, Reference};
 use crate::{Compression, Digest};
-
-const CHUNK: usize = 256 << 10;
-/// Chunks between the archive's reader and its parser.
-const QUEUE: usize = 4;
 
 pub(super) async fn load(
     store: &Inner,
@@ -57,36 +53,6 @@ pub(super) async fn load(
         });
     }
     Ok(loaded)
-}
-
-/// Passes the archive to the parser's thread. Ends early, without error, when the parser has.
-async fn feed(
-    mut archive: impl AsyncRead + Send + Unpin,
-    sender: mpsc::SyncSender<Option<Vec<u8>>>,
-) -> io::Result<()> {
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        while chunk.len() < CHUNK {
-            if archive.read_buf(&mut chunk).await? == 0 {
-                break;
-            }
-        }
-        let last = chunk.is_empty();
-        let mut message = if last { None } else { Some(chunk) };
-        loop {
-            match sender.try_send(message) {
-                Ok(()) => break,
-                Err(mpsc::TrySendError::Disconnected(_)) => return Ok(()),
-                Err(mpsc::TrySendError::Full(back)) => {
-                    message = back;
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
-            }
-        }
-        if last {
-            return Ok(());
-        }
-    }
 }
 
 /// An image of the archive, all of whose blobs are in the store.

@@ -14,6 +14,7 @@
 
 mod archive;
 mod content;
+mod import;
 mod load;
 mod pull;
 mod push;
@@ -30,6 +31,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncRead;
 
+pub use import::Import;
 pub use push::Pushed;
 pub use save::Saved;
 pub use types::{
@@ -117,6 +119,29 @@ impl Store {
         // Files of the archive that no image needs.
         remove::collect_unreferenced(&self.inner)?;
         result
+    }
+
+    /// Makes an image of a tar of a root file system, plain or compressed by gzip or zstd.
+    ///
+    /// # Errors
+    /// [`ImageError::NotAnImage`] names what is wrong with the archive.
+    pub async fn import(
+        &self,
+        archive: impl AsyncRead + Send + Unpin,
+        import: Import,
+    ) -> Result<Image, ImageError> {
+        import::import(&self.inner, archive, import).await
+    }
+
+    /// What a web server has at `url`, to be imported.
+    ///
+    /// # Errors
+    /// Registry errors.
+    pub async fn download(
+        &self,
+        url: &str,
+    ) -> Result<impl AsyncRead + Send + Unpin + use<>, ImageError> {
+        Ok(self.inner.client.download(url).await?)
     }
 
     /// The same store, with other credentials for one registry.

@@ -41,7 +41,8 @@ pub(super) fn save(store: &Inner, images: &[Saved], out: impl Write) -> Result<(
         let names: Vec<String> = saved.names.iter().map(Reference::familiar).collect();
         docker.push(json!({
             "Config": blob_name(&image.id),
-            "RepoTags": names,
+            // As docker: without a name, null.
+            "RepoTags": (!names.is_empty()).then_some(names),
             "Layers": layers,
         }));
         entries.extend(index_entries(&image.manifest, &manifest, &saved.names));

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+use crate::host::{manifest, Platform};
 use crate::{Compression, DiffId, Digest};
 
 /// One layer of an image, lowest first in [`Image::layers`].
@@ -46,6 +47,13 @@ pub struct Image {
     pub unpacked_size: Option<u64>,
     /// When a name was last put on it, in seconds since the epoch.
     pub last_tagged: u64,
+}
+
+impl Image {
+    /// What its programs are made for.
+    pub fn platform(&self) -> Platform {
+        manifest::config_platform(&self.config)
+    }
 }
 
 /// One image that [`super::Store::load`] took from an archive.

@@ -16,9 +16,9 @@ const ZSTD_FRAME: u32 = 0xFD2F_B528;
 /// Counts what is read of a blob and remembers whether reading itself failed, which its errors
 /// can't tell once a decompressor passed them on.
 #[derive(Debug, Default)]
-pub(super) struct BlobState {
-    pub(super) read: Cell<u64>,
-    pub(super) failure: RefCell<Option<io::Error>>,
+pub(crate) struct BlobState {
+    pub(crate) read: Cell<u64>,
+    pub(crate) failure: RefCell<Option<io::Error>>,
 }
 
 struct CountedBlob<'a> {
@@ -49,7 +49,7 @@ impl Read for CountedBlob<'_> {
 
 /// Reads a blob uncompressed. What it is compressed with is seen from its first bytes, as
 /// containerd and docker do: media types are often wrong, and the diff ID settles it.
-pub(super) fn open<'a>(
+pub(crate) fn open<'a>(
     blob: Box<dyn Read + Send + 'a>,
 ) -> io::Result<(Box<dyn Read + 'a>, Rc<BlobState>)> {
     let state = Rc::new(BlobState::default());
@@ -70,6 +70,16 @@ pub(super) fn open<'a>(
         Magic::Other => Box::new(input),
     };
     Ok((reader, state))
+}
+
+/// Whether what was read of a blob is at fault, rather than the reading.
+#[cfg(feature = "host")]
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    // flate2 uses the first, ruzstd's reader here the second.
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+    )
 }
 
 enum Magic {
