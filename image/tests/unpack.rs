@@ -581,14 +581,6 @@ fn sizes_beyond_the_octal_field_are_understood() {
 }
 
 #[test]
-fn replaced_content_is_given_back() {
-    let layers = [9, 8, 7].map(|byte| Tarball::new().file("f", &vec![byte; 4 << 20]).finish());
-    let stack = unpacked(&layers);
-    assert!(stack.content("f") == vec![7; 4 << 20]);
-    assert!(stack.allocated() < 6 << 20, "{}", stack.allocated());
-}
-
-#[test]
 fn zeros_take_no_space() {
     let stack = unpacked(&[Tarball::new()
         .file("zeros", &vec![0; 8 << 20])

@@ -21,17 +21,30 @@ pub(crate) struct OutputFailure {
 pub(crate) struct BlockWriter<'a, O> {
     output: &'a mut O,
     buffer: Vec<u8>,
-    /// Offset of the buffer in the output; a multiple of the block size.
+    /// Position of the buffer in the image; a multiple of the block size.
     start: u64,
+    /// How far before its position in the image a byte lies in the output.
+    shift: u64,
 }
 
 impl<'a, O: Output> BlockWriter<'a, O> {
-    /// Begins behind the superblock's block.
-    pub(crate) fn new(output: &'a mut O) -> Self {
+    /// Begins at byte `position` of the output, a multiple of the block size.
+    pub(crate) fn at(output: &'a mut O, position: u64) -> Self {
         Self {
             output,
             buffer: Vec::with_capacity(BUFFER),
-            start: BLOCK_SIZE as u64,
+            start: position,
+            shift: 0,
+        }
+    }
+
+    /// Begins behind the superblock's block and `elsewhere` bytes (whole blocks) that the image has
+    /// there but the output has not.
+    pub(crate) fn behind(output: &'a mut O, elsewhere: u64) -> Self {
+        Self {
+            start: BLOCK_SIZE as u64 + elsewhere,
+            shift: elsewhere,
+            ..Self::at(output, 0)
         }
     }
 
@@ -96,7 +109,7 @@ impl<'a, O: Output> BlockWriter<'a, O> {
                 .take_while(|block| !zero(block))
                 .map(<[u8]>::len)
                 .sum::<usize>();
-            let offset = self.start + at as u64;
+            let offset = self.start - self.shift + at as u64;
             self.output
                 .write_all_at(&self.buffer[at..at + length], offset)
                 .map_err(|source| OutputFailure {
@@ -116,17 +129,6 @@ impl<'a, O: Output> BlockWriter<'a, O> {
         self.align()?;
         self.flush()?;
         self.sync()
-    }
-
-    /// Gives the range back; it must be written out and unused.
-    pub(crate) fn discard(&mut self, offset: u64, length: u64) -> Result<(), OutputFailure> {
-        self.output
-            .discard(offset, length)
-            .map_err(|source| OutputFailure {
-                action: "discard a part of",
-                offset,
-                source,
-            })
     }
 
     /// Writes block 0, the last act.

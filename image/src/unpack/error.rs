@@ -59,6 +59,8 @@ pub enum UnpackError {
         maximum: u64,
         path: String,
     },
+    #[error("layer {layer}: its index is damaged")]
+    Index { layer: Digest, source: io::Error },
     #[error("the image does not fit EROFS: {reason}")]
     TooLarge { reason: String },
     #[error("failed to {action} the image at byte {offset}")]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use super::UnpackedLayer;
 use crate::{Compression, DiffId, Digest};
 
 /// One layer's blob.
@@ -55,6 +56,50 @@ impl std::fmt::Debug for LayerSource<'_> {
     }
 }
 
+/// What is known of a layer that was read: its entries, and how long its content is.
+pub struct LayerIndex<'a> {
+    /// The bytes of its index.
+    pub reader: Box<dyn Read + 'a>,
+    /// Length of its content, in bytes.
+    pub data_length: u64,
+    /// Its diff ID.
+    pub diff_id: DiffId,
+    /// Its digest, for messages.
+    pub digest: Digest,
+}
+
+impl<'a> LayerIndex<'a> {
+    /// An index that lies at `offset` of a file or block device.
+    pub fn from_file_range(
+        file: &'a File,
+        offset: u64,
+        layer: UnpackedLayer,
+        diff_id: DiffId,
+        digest: Digest,
+    ) -> Self {
+        let reader = Box::new(FileRange {
+            file,
+            offset,
+            remaining: layer.index_length,
+        });
+        Self {
+            reader,
+            data_length: layer.data_length,
+            diff_id,
+            digest,
+        }
+    }
+}
+
+impl std::fmt::Debug for LayerIndex<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerIndex")
+            .field("digest", &self.digest)
+            .field("data_length", &self.data_length)
+            .finish_non_exhaustive()
+    }
+}
+
 struct FileRange<'a> {
     file: &'a File,
     offset: u64,
@@ -86,15 +131,6 @@ pub trait Output {
     /// Any I/O error; it ends the unpacking.
     fn write_all_at(&mut self, data: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Frees a range that the image does not use after all (a file that an upper layer replaced).
-    /// Only an opportunity: nothing depends on it.
-    ///
-    /// # Errors
-    /// Any I/O error; it ends the unpacking.
-    fn discard(&mut self, _offset: u64, _length: u64) -> io::Result<()> {
-        Ok(())
-    }
-
     /// Makes all writes so far durable. Called before and after the superblock is written.
     ///
     /// # Errors
@@ -106,27 +142,25 @@ pub trait Output {
 #[derive(Debug)]
 pub struct FileOutput {
     file: File,
+    base: u64,
 }
 
 impl FileOutput {
     /// Takes a file that is open for writing.
     pub fn new(file: File) -> Self {
-        Self { file }
+        Self::at(file, 0)
+    }
+
+    /// A part of a file, from byte `base` of it.
+    pub fn at(file: File, base: u64) -> Self {
+        Self { file, base }
     }
 }
 
 impl Output for FileOutput {
     fn write_all_at(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(data, offset)
-    }
-
-    /// Punches a hole; on a block device that is a discard which reads as zeros.
-    fn discard(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        use rustix::fs::{fallocate, FallocateFlags};
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // A file system or device that can't keeps the bytes: nothing refers to them.
-        let _ = fallocate(&self.file, flags, offset, length);
-        Ok(())
+        self.file
+            .write_all_at(data, self.base.saturating_add(offset))
     }
 
     fn sync(&mut self) -> io::Result<()> {

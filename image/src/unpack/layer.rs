@@ -1,4 +1,4 @@
-//! The layer that is being applied: its name in every message.
+//! The layer that is being worked on: its name in every message.
 
 use std::rc::Rc;
 
@@ -11,10 +11,9 @@ use crate::{erofs, Digest};
 
 const PROGRESS_STEP: u64 = 1 << 20;
 
-/// The layer that is being applied.
+/// The layer that is being read.
 pub(super) struct Layer {
     pub(super) index: usize,
-    pub(super) number: u32,
     pub(super) digest: Digest,
     pub(super) length: u64,
     pub(super) blob: Rc<BlobState>,
@@ -31,34 +30,11 @@ impl Layer {
     }
 
     pub(super) fn entry_error(&self, path: &[u8], reason: impl Into<String>) -> UnpackError {
-        UnpackError::Entry {
-            layer: self.digest,
-            path: display(path),
-            reason: reason.into(),
-        }
+        entry_error(self.digest, path, reason)
     }
 
     pub(super) fn limit(&self, limit: &'static str, maximum: u64, path: &[u8]) -> UnpackError {
-        UnpackError::Limit {
-            layer: self.digest,
-            limit,
-            maximum,
-            path: display(path),
-        }
-    }
-
-    pub(super) fn path_error(&self, error: PathError, path: &[u8]) -> UnpackError {
-        match error {
-            PathError::Escapes => self.entry_error(path, "the path leads out of the image (..)"),
-            PathError::Loop => self.entry_error(path, "too many levels of symbolic links"),
-            PathError::Nul => self.entry_error(path, "the path contains a NUL byte"),
-            PathError::NameTooLong(length) => UnpackError::NameTooLong {
-                layer: self.digest,
-                path: display(path),
-                length,
-            },
-            PathError::Full(TreeFull) => too_many_files(),
-        }
+        limit_error(self.digest, limit, maximum, path)
     }
 
     pub(super) fn tar_error(&self, error: TarError, offset: u64) -> UnpackError {
@@ -87,6 +63,54 @@ impl Layer {
                 reason,
             },
         }
+    }
+}
+
+/// The layer that is being applied to the tree.
+pub(super) struct Merging {
+    /// From 0 for the lowest.
+    pub(super) number: u32,
+    pub(super) digest: Digest,
+}
+
+impl Merging {
+    pub(super) fn entry_error(&self, path: &[u8], reason: impl Into<String>) -> UnpackError {
+        entry_error(self.digest, path, reason)
+    }
+
+    pub(super) fn limit(&self, limit: &'static str, maximum: u64, path: &[u8]) -> UnpackError {
+        limit_error(self.digest, limit, maximum, path)
+    }
+
+    pub(super) fn path_error(&self, error: PathError, path: &[u8]) -> UnpackError {
+        match error {
+            PathError::Escapes => self.entry_error(path, "the path leads out of the image (..)"),
+            PathError::Loop => self.entry_error(path, "too many levels of symbolic links"),
+            PathError::Nul => self.entry_error(path, "the path contains a NUL byte"),
+            PathError::NameTooLong(length) => UnpackError::NameTooLong {
+                layer: self.digest,
+                path: display(path),
+                length,
+            },
+            PathError::Full(TreeFull) => too_many_files(),
+        }
+    }
+}
+
+fn entry_error(layer: Digest, path: &[u8], reason: impl Into<String>) -> UnpackError {
+    UnpackError::Entry {
+        layer,
+        path: display(path),
+        reason: reason.into(),
+    }
+}
+
+fn limit_error(layer: Digest, limit: &'static str, maximum: u64, path: &[u8]) -> UnpackError {
+    UnpackError::Limit {
+        layer,
+        limit,
+        maximum,
+        path: display(path),
     }
 }
 

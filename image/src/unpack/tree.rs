@@ -127,8 +127,6 @@ impl Node {
 pub(crate) struct Tree {
     nodes: Vec<Node>,
     free: Vec<NodeId>,
-    /// Contents that lost their last name, for the caller to free.
-    dead: Vec<Kind>,
     /// Directories whose lower content was hidden in the current layer already.
     hidden: BTreeSet<NodeId>,
 }
@@ -144,7 +142,6 @@ impl Tree {
         Self {
             nodes: vec![root],
             free: Vec::new(),
-            dead: Vec::new(),
             hidden: BTreeSet::new(),
         }
     }
@@ -183,11 +180,6 @@ impl Tree {
 
     pub(crate) fn child(&self, directory: NodeId, name: &[u8]) -> Option<Dirent> {
         self.children(directory)?.get(name).copied()
-    }
-
-    /// Contents that lost their last name since the last call.
-    pub(crate) fn take_dead(&mut self) -> Vec<Kind> {
-        std::mem::take(&mut self.dead)
     }
 
     /// Begins the next layer.
@@ -254,12 +246,8 @@ impl Tree {
             node.meta.xattrs = Box::default();
             self.hidden.remove(&id);
             self.free.push(id);
-            match kind {
-                Kind::Directory(children) => {
-                    pending.extend(children.values().map(|entry| entry.node))
-                }
-                Kind::File { .. } | Kind::Chunked(_) => self.dead.push(kind),
-                _ => {}
+            if let Kind::Directory(children) = kind {
+                pending.extend(children.values().map(|entry| entry.node));
             }
         }
     }
