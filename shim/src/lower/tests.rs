@@ -239,7 +239,7 @@ fn a_user_namespace_is_virtiofsds() {
     assert_eq!(plan.id_maps.unwrap().users[0].host_id(), 100_000);
     let guest = String::from_utf8(plan.create.spec).unwrap();
     assert!(
-        !guest.contains("user\"") && !guest.contains("Mappings"),
+        !guest.contains(r#""type":"user""#) && !guest.contains("Mappings"),
         "{guest}"
     );
     let error = lower(&bundle(config.clone()), &options()).unwrap_err();
