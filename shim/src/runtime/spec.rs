@@ -120,10 +120,15 @@ pub(super) fn features(out: &mut impl Write) -> Result<u8> {
     let features = json!({
         "ociVersionMin": SPEC_MIN,
         "ociVersionMax": SPEC_MAX,
-        "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
+        "hooks": [
+            "prestart", "createRuntime", "createContainer", "startContainer", "poststart",
+            "poststop",
+        ],
         "mountOptions": MOUNT_OPTIONS,
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": [
+                "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
+            ],
             "capabilities": capabilities(),
             "cgroup": {"v1": false, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
             "seccomp": {
