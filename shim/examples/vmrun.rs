@@ -136,6 +136,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
                 .transpose()?,
         },
         inline: Vec::new(),
+        nodes: Vec::new(),
     };
     let options = TaskOptions {
         sandbox_id: id.into(),

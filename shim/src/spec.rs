@@ -3,6 +3,8 @@
 //! Everything that lowering needs to know of the host's files is read here, so that lowering
 //! itself touches nothing.
 
+mod nodes;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -17,6 +19,8 @@ pub const MAX_INLINE_BYTES: u64 = 1 << 20;
 /// Largest `config.json`, in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
+pub use nodes::GuestNode;
+
 /// An OCI bundle, read.
 #[derive(Debug, Clone)]
 pub struct Bundle {
@@ -28,6 +32,8 @@ pub struct Bundle {
     pub rootfs: RootfsSource,
     /// Files to copy into the guest, by index in the configuration's mounts.
     pub inline: Vec<InlineMount>,
+    /// Bind mounts that show devices of the guest.
+    pub nodes: Vec<GuestNode>,
 }
 
 /// A mount as containerd's snapshotters describe it.
@@ -114,6 +120,14 @@ pub enum SpecError {
         /// The file.
         path: PathBuf,
     },
+    /// The source of a bind mount has its other side on the host.
+    #[error("{path:?} is a {kind} of the host, which means nothing inside a VM; for a service of the host use its network address, and leave this mount out")]
+    Special {
+        /// The source.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
     /// The root file system mounts don't form one.
     #[error("root file system: {reason}")]
     Rootfs {
@@ -132,11 +146,13 @@ impl Bundle {
             serde_json::from_slice(&text).map_err(|source| SpecError::Parse { path, source })?;
         let rootfs = rootfs_source(directory, &spec, mounts)?;
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
+        let nodes = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;
         Ok(Self {
             directory: directory.to_owned(),
             spec,
             rootfs,
             inline,
+            nodes,
         })
     }
 }

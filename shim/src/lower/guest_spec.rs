@@ -113,19 +113,27 @@ impl GuestSpec {
                     content: file.content.clone(),
                     ..Default::default()
                 });
-            } else {
-                if is_bind(&mount) {
-                    self.share(&mut mount, container)?;
-                }
-                kept.push(mount);
+                continue;
             }
+            let node = bundle.nodes.iter().find(|node| node.mount == index);
+            if let Some(node) = node {
+                mount.set_source(Some(node.path.into()));
+            } else if is_bind(&mount) {
+                self.share(&mut mount, bundle, container)?;
+            }
+            kept.push(mount);
         }
         self.spec.set_mounts(Some(kept));
         Ok(())
     }
 
     /// Replaces a host path by the path in the guest at which the shared directory shows it.
-    fn share(&mut self, mount: &mut Mount, container: &str) -> Result<(), LowerError> {
+    fn share(
+        &mut self,
+        mount: &mut Mount,
+        bundle: &Bundle,
+        container: &str,
+    ) -> Result<(), LowerError> {
         let Some(path) = mount.source().clone() else {
             return Err(LowerError::BindWithoutSource {
                 destination: mount.destination().clone(),
@@ -155,6 +163,8 @@ impl GuestSpec {
             read_only,
             ..Default::default()
         });
+        // A relative one is the bundle's (config.md, "Mounts").
+        let path = bundle.directory.join(path);
         self.shares.push(Share {
             subpath,
             source: ShareSource::Path { path, recursive },

@@ -43,6 +43,7 @@ fn bundle(config: serde_json::Value) -> Bundle {
         spec: serde_json::from_value(config).unwrap(),
         rootfs: blocks(),
         inline: Vec::new(),
+        nodes: Vec::new(),
     }
 }
 
