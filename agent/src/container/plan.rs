@@ -252,7 +252,8 @@ fn time_offsets(linux: &oci_spec::runtime::Linux) -> Result<Vec<String>> {
 }
 
 fn mount(mount: &oci_spec::runtime::Mount) -> Result<MountPlan> {
-    let destination = absolute(mount.destination())?;
+    // One without a leading slash is taken as runc takes it.
+    let destination = absolute(&Path::new("/").join(mount.destination()))?;
     let options = mount.options().as_deref().unwrap_or_default();
     let options = mount_options::parse(options).map_err(|option| {
         AgentError::new(
