@@ -87,6 +87,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         foreign: None,
         network: plan.network.clone(),
         sandbox: plan.sandbox.clone(),
+        host_share: Some(Vec::new()),
     };
     let sandbox = Sandbox::boot(boot, dir, uid).await?;
     let status = run_process(args, &sandbox, plan).await;

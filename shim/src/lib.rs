@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod annotations;
 pub mod assets;
+pub mod cgroup;
 mod fd_stream;
 pub mod handover;
 pub mod holder;

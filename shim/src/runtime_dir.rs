@@ -16,6 +16,8 @@ use rustix::mount::{unmount, UnmountFlags};
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare, SandboxCgroups};
+
 /// Environment variable that names Hull's runtime directory.
 pub const EXEC_ROOT_ENV: &str = "HULL_EXEC_ROOT";
 /// Hull's runtime directory, unless [`EXEC_ROOT_ENV`] names another.
@@ -61,6 +63,9 @@ pub enum RuntimeDirError {
         /// Why.
         source: io::Error,
     },
+    /// A cgroup can't be made or removed.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A leftover VMM does not end.
     #[error("process {pid}, the VMM of the dead sandbox in {path:?}, does not end")]
     Unkillable {
@@ -109,6 +114,9 @@ struct Owner {
     owner: ProcessId,
     #[serde(default)]
     vmm: Option<ProcessId>,
+    /// Below the root of cgroup v2.
+    #[serde(default)]
+    cgroups: Vec<PathBuf>,
 }
 
 /// The runtime directory of a living sandbox; dropping it removes the directory.
@@ -116,6 +124,7 @@ struct Owner {
 pub struct RuntimeDir {
     path: PathBuf,
     owner: ProcessId,
+    cgroups: Vec<PathBuf>,
 }
 
 impl RuntimeDir {
@@ -143,6 +152,7 @@ impl RuntimeDir {
         let new = Self {
             path: staging.clone(),
             owner,
+            cgroups: Vec::new(),
         };
         new.write_owner(None)?;
         std::fs::rename(&staging, &path).map_err(failed("make", &path))?;
@@ -156,6 +166,33 @@ impl RuntimeDir {
         &self.path
     }
 
+    /// Makes the sandbox's cgroups, which go with this directory. `None` where the host lets this
+    /// process make none.
+    pub(crate) fn make_cgroups(
+        &mut self,
+        shares: bool,
+        bounds: &Bounds,
+        share: &HostShare,
+    ) -> Result<Option<SandboxCgroups>, RuntimeDirError> {
+        if !Cgroup::supported() {
+            return Ok(None);
+        }
+        let name = self.path.file_name().unwrap_or_default();
+        let cgroups = SandboxCgroups::of(&name.to_string_lossy(), shares);
+        // First the record: whoever comes after this process removes what it names.
+        self.cgroups = cgroups.paths();
+        self.write_owner(None)?;
+        match cgroups.make(bounds, share) {
+            Ok(()) => Ok(Some(cgroups)),
+            Err(error) if error.is_refusal() => {
+                let error = crate::report::chain(&error);
+                tracing::warn!(error, "the sandbox is without bounds on this host");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Records the sandbox's VMM, so that it can be killed when this process is gone.
     pub fn set_vmm(&self, pid: u32) -> Result<(), RuntimeDirError> {
         self.write_owner(ProcessId::of(pid))
@@ -167,6 +204,7 @@ impl RuntimeDir {
         let owner = Owner {
             owner: self.owner,
             vmm,
+            cgroups: self.cgroups.clone(),
         };
         let json =
             serde_json::to_vec(&owner).map_err(|error| failed("write", &path)(error.into()))?;
@@ -177,8 +215,11 @@ impl RuntimeDir {
 
 impl Drop for RuntimeDir {
     fn drop(&mut self) {
-        // What fails here is collected by the next sweep.
-        let _ = remove_tree(&self.path);
+        // What fails here is collected by the next sweep: the directory, which knows of the cgroups,
+        // goes last.
+        if remove_cgroups(&self.cgroups).is_ok() {
+            let _ = remove_tree(&self.path);
+        }
     }
 }
 
@@ -191,7 +232,7 @@ pub struct Swept {
     pub errors: Vec<RuntimeDirError>,
 }
 
-/// Removes what sandboxes with a dead owner left: VMM, mounts, directory. Does nothing to living
+/// Removes what sandboxes with a dead owner left: VMM, cgroups, mounts, directory. Does nothing to living
 /// ones, and nothing when run again.
 pub fn sweep(exec_root: &Path) -> Swept {
     let mut swept = Swept::default();
@@ -271,13 +312,26 @@ fn read_owner(path: &Path) -> Option<Owner> {
 }
 
 fn remove_leftover(path: &Path) -> Result<(), RuntimeDirError> {
-    if let Some(vmm) = read_owner(path).and_then(|owner| owner.vmm) {
-        kill_and_wait(vmm).map_err(|_| RuntimeDirError::Unkillable {
-            pid: vmm.pid,
-            path: path.to_owned(),
-        })?;
+    if let Some(owner) = read_owner(path) {
+        if let Some(vmm) = owner.vmm {
+            kill_and_wait(vmm).map_err(|_| RuntimeDirError::Unkillable {
+                pid: vmm.pid,
+                path: path.to_owned(),
+            })?;
+        }
+        remove_cgroups(&owner.cgroups)?;
     }
     remove_tree(path)
+}
+
+/// Ends what is still in them, such as a VMM that was started but not recorded yet.
+fn remove_cgroups(cgroups: &[PathBuf]) -> Result<(), CgroupError> {
+    for relative in cgroups {
+        let cgroup = Cgroup::at(relative.clone());
+        cgroup.kill();
+        cgroup.remove()?;
+    }
+    Ok(())
 }
 
 fn kill_and_wait(process: ProcessId) -> Result<(), Errno> {
@@ -374,6 +428,7 @@ mod tests {
         let json = serde_json::to_vec(&Owner {
             owner,
             vmm: Some(vmm),
+            cgroups: Vec::new(),
         });
         std::fs::write(path.join("owner.json"), json.unwrap()).unwrap();
         let swept = sweep(root.path());

@@ -13,6 +13,7 @@ use hull_vm_config::{FdName, Slot, VmConfig};
 
 use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
+use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare};
 use crate::lower::{
     resource, slot_number, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD,
     KERNEL_FD,
@@ -52,6 +53,9 @@ pub enum SandboxError {
     /// A path of the host that the guest must see.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
 }
 
 /// What a VM is booted from.
@@ -77,6 +81,9 @@ pub struct Boot<'a> {
     pub network: ConfigureNetworkRequest,
     /// First request to the agent.
     pub sandbox: ConfigureSandboxRequest,
+    /// How its cgroups share the host with others; `None` keeps it in this process's cgroup, which
+    /// somebody else manages.
+    pub host_share: Option<HostShare>,
 }
 
 /// How large a VM is.
@@ -106,6 +113,7 @@ impl Sandbox {
         assets: &Assets,
         plan: &Plan,
         (taps, foreign): (Vec<OwnedFd>, Option<Foreign>),
+        own_cgroups: bool,
         dir: RuntimeDir,
         uid: UidLease,
     ) -> Result<Self, SandboxError> {
@@ -121,6 +129,7 @@ impl Sandbox {
             foreign,
             network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
+            host_share: own_cgroups.then(|| plan.host_share.clone()),
         };
         Self::boot(boot, dir, uid).await
     }
@@ -128,7 +137,7 @@ impl Sandbox {
     /// Boots a VM and waits for its agent.
     pub async fn boot(
         mut boot: Boot<'_>,
-        dir: RuntimeDir,
+        mut dir: RuntimeDir,
         uid: UidLease,
     ) -> Result<Self, SandboxError> {
         let size = VmSize {
@@ -136,20 +145,28 @@ impl Sandbox {
             memory_bytes: boot.config.memory_bytes,
         };
         let kvm = open_kvm()?;
+        let doors = open_cgroups(&boot, &mut dir)?;
         let taps = std::mem::take(&mut boot.taps);
         let mut files = open_files(&boot, taps)?;
         let mut shares = None;
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
             let program = &boot.assets.virtiofsd;
-            let started =
-                ShareServer::start(program, dir.path(), boot.shares, boot.id_maps).await?;
+            let started = ShareServer::start(
+                program,
+                dir.path(),
+                boot.shares,
+                boot.id_maps,
+                doors.virtiofsd,
+            )
+            .await?;
             files.push((FS_FD.into(), started.socket));
             shares = Some(started.server);
             virtiofsd = Some(started.pidfd);
         }
         let launch = Launch {
             kvm,
+            cgroup: doors.vmm,
             files,
             hull_vmm: boot.assets.hull_vmm.clone(),
             config: boot.config,
@@ -252,6 +269,41 @@ impl Sandbox {
     pub async fn shut_down(&self, limit: Duration) -> Arc<VmEnd> {
         self.agent.shut_down(limit).await
     }
+}
+
+/// `cgroup.procs` of the sandbox's cgroups.
+#[derive(Default)]
+struct Doors {
+    vmm: Option<OwnedFd>,
+    virtiofsd: Option<OwnedFd>,
+}
+
+fn open_cgroups(boot: &Boot<'_>, dir: &mut RuntimeDir) -> Result<Doors, SandboxError> {
+    let Some(share) = &boot.host_share else {
+        return Ok(Doors::default());
+    };
+    let bounds = Bounds {
+        vcpus: boot.config.vcpus,
+        memory_bytes: (!writes_to_memory(boot.resources)).then_some(boot.config.memory_bytes),
+    };
+    let Some(cgroups) = dir.make_cgroups(!boot.shares.is_empty(), &bounds, share)? else {
+        return Ok(Doors::default());
+    };
+    let virtiofsd = cgroups.virtiofsd.as_ref();
+    Ok(Doors {
+        vmm: Some(cgroups.vmm.door()?),
+        virtiofsd: virtiofsd.map(Cgroup::door).transpose()?,
+    })
+}
+
+/// A file that the guest writes lies on a file system in the host's memory.
+fn writes_to_memory(resources: &[Resource]) -> bool {
+    /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `magic.h`.
+    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
+    resources.iter().any(|resource| {
+        let found = rustix::fs::statfs(&resource.path);
+        resource.writable && found.is_ok_and(|found| IN_MEMORY.contains(&found.f_type))
+    })
 }
 
 /// Lets the agent set its interfaces up, and answers what it asks of the namespace's resolvers.

@@ -106,13 +106,14 @@ pub struct Started {
 }
 
 impl ShareServer {
-    /// Starts `virtiofsd` on the shares, with its files in `directory`; with `id_maps` in a user
-    /// namespace.
+    /// Starts `virtiofsd` on the shares, with its files in `directory`, in the cgroup behind
+    /// `door`; with `id_maps` in a user namespace.
     pub async fn start(
         virtiofsd: &Path,
         directory: &Path,
         shares: &[Share],
         id_maps: Option<&IdMaps>,
+        door: Option<OwnedFd>,
     ) -> Result<Started, ShareError> {
         let (requests, receiver) = mpsc::channel();
         let (started_tx, started) = oneshot::channel();
@@ -121,7 +122,8 @@ impl ShareServer {
         std::thread::Builder::new()
             .name("shares".into())
             .spawn(move || {
-                let served = begin(&virtiofsd, &directory, &shares, id_maps.as_ref());
+                let id_maps = id_maps.as_ref();
+                let served = begin(&virtiofsd, &directory, &shares, id_maps, door.as_ref());
                 let (child, answer) = match served {
                     Ok((child, socket, pidfd)) => (Some(child), Ok((socket, pidfd))),
                     Err(error) => (None, Err(error)),
@@ -210,6 +212,7 @@ fn begin(
     directory: &Path,
     shares: &[Share],
     id_maps: Option<&IdMaps>,
+    door: Option<&OwnedFd>,
 ) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(|errno| prepare("make a mount namespace")(errno.into()))?;
@@ -222,7 +225,7 @@ fn begin(
     for share in shares {
         attach(&root, share)?;
     }
-    start_virtiofsd(virtiofsd, directory, &root, id_maps)
+    start_virtiofsd(virtiofsd, directory, &root, id_maps, door)
 }
 
 fn make_root(root: &Path) -> Result<(), ShareError> {
@@ -243,6 +246,7 @@ fn start_virtiofsd(
     directory: &Path,
     root: &Path,
     id_maps: Option<&IdMaps>,
+    door: Option<&OwnedFd>,
 ) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
     let start = |source| ShareError::Start {
         path: program.to_owned(),
@@ -273,7 +277,8 @@ fn start_virtiofsd(
         })
         .stdout(Stdio::null())
         .stderr(Stdio::from(log));
-    sys::hand_over(&mut command, vec![listener.as_raw_fd()]);
+    let fds = vec![listener.as_raw_fd()];
+    sys::hand_over(&mut command, fds, door.map(|door| door.as_raw_fd()));
     let mut child = command.spawn().map_err(start)?;
     // Its end of the link is the child's alone.
     drop(command);

@@ -20,13 +20,20 @@ pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     registered.map_err(io::Error::from)
 }
 
-/// Makes the child of `command` keep the descriptors `fds` under their numbers, and die when the
-/// thread that spawned it ends.
+/// Makes the child of `command` enter the cgroup behind `door`, keep the descriptors `fds` under
+/// their numbers, and die when the thread that spawned it ends.
 ///
 /// Only the child's copies lose close-on-exec, so no other program started meanwhile inherits
-/// them. The caller keeps `fds` open until the command is spawned.
-pub(crate) fn hand_over(command: &mut Command, fds: Vec<RawFd>) {
+/// them. The caller keeps `fds` and `door` open until the command is spawned.
+pub(crate) fn hand_over(command: &mut Command, fds: Vec<RawFd>, door: Option<RawFd>) {
     let in_child = move || {
+        if let Some(door) = door {
+            // SAFETY: the buffer is a constant of one byte; `door` is only a number, and a closed
+            // one gives EBADF, which ends the child.
+            if unsafe { libc::write(door, c"0".as_ptr().cast(), 1) } != 1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         for fd in &fds {
             // SAFETY: F_SETFD takes an integer and touches no memory; `fd` is only a number, and a
             // closed one gives EBADF, which ends the child.

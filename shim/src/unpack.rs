@@ -296,6 +296,7 @@ async fn boot(
         foreign: None,
         network: Default::default(),
         sandbox: Default::default(),
+        host_share: Some(Default::default()),
     };
     Sandbox::boot(boot, dir, uid).await
 }

@@ -13,6 +13,12 @@ use crate::error::{CliError, Result};
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 /// Sets of capabilities, which must be empty.
 const CAPABILITIES: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
+/// Files of a cgroup that bound it, and what of.
+const BOUNDS: [(&str, &str); 3] = [
+    ("memory.max", "memory, bytes"),
+    ("pids.max", "threads"),
+    ("cpu.max", "CPU time, us of a period"),
+];
 /// Value of `Seccomp:` in a thread's status: a filter is there.
 const FILTERED: &str = "2";
 
@@ -65,8 +71,7 @@ fn facts(process: &Path) -> std::io::Result<Vec<Fact>> {
     facts.extend(limits(&std::fs::read_to_string(process.join("limits"))?));
     facts.push(descriptors(process)?);
     let cgroup = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
-    let cgroup = cgroup.lines().next_back().unwrap_or_default().to_owned();
-    facts.push(fact(true, "cgroup", cgroup));
+    facts.extend(bounds(Path::new("/sys/fs/cgroup"), &cgroup));
     Ok(facts)
 }
 
@@ -157,6 +162,27 @@ fn limits(text: &str) -> Vec<Fact> {
         .collect()
 }
 
+/// What its cgroup lets it use of the host. `cgroups` is the process's `/proc/PID/cgroup`.
+fn bounds(root: &Path, cgroups: &str) -> Vec<Fact> {
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let Some(path) = path.filter(|_| root.join("cgroup.controllers").exists()) else {
+        let text = "not on this host: it has no cgroup v2";
+        return vec![fact(true, "cgroup", text)];
+    };
+    let mut facts = vec![fact(true, "cgroup", path)];
+    for (file, name) in BOUNDS {
+        let value = std::fs::read_to_string(root.join(path).join(file));
+        facts.push(match value {
+            Ok(value) => {
+                let value = value.trim();
+                fact(!value.starts_with("max"), name, value)
+            }
+            Err(error) => fact(false, name, format!("{file}: {error}")),
+        });
+    }
+    facts
+}
+
 /// What it has open: nothing with a path that could be opened anew but its own files.
 fn descriptors(process: &Path) -> std::io::Result<Fact> {
     let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
@@ -193,6 +219,25 @@ mod tests {
         assert!(!find("own net namespace").holds);
         assert!(!find("root directory").holds);
         assert!(own.iter().any(|fact| fact.name.starts_with("seccomp of")));
+    }
+
+    #[test]
+    fn a_cgroup_without_a_bound_does_not_hold() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = root.path().join("hull/box");
+        std::fs::create_dir_all(&cgroup).unwrap();
+        let of = |text| bounds(root.path(), text);
+        assert!(of("0::/hull/box\n")[0].value.contains("no cgroup v2"));
+        std::fs::write(root.path().join("cgroup.controllers"), "").unwrap();
+        std::fs::write(cgroup.join("memory.max"), "1048576\n").unwrap();
+        std::fs::write(cgroup.join("cpu.max"), "max 100000\n").unwrap();
+        let facts = of("1:name=x:/y\n0::/hull/box\n");
+        let held: Vec<_> = facts.iter().map(|fact| fact.holds).collect();
+        assert_eq!(held, [true, true, false, false]);
+        assert_eq!(
+            (&*facts[0].value, &*facts[1].value),
+            ("hull/box", "1048576")
+        );
     }
 
     #[test]

@@ -20,6 +20,7 @@ use hull_vm_config::{
 use protobuf::MessageField;
 
 use crate::annotations::{AnnotationError, Annotations};
+use crate::cgroup::HostShare;
 use crate::network::{Attachments, NetworkError};
 use crate::pod::Limits;
 use crate::spec::{BlockFile, Bundle, RootfsMount, RootfsSource};
@@ -90,6 +91,8 @@ pub struct Plan {
     pub shares: Vec<Share>,
     /// Whose ids those on the shares are; `None`: the host's.
     pub id_maps: Option<IdMaps>,
+    /// How the VM shares the host with others.
+    pub host_share: HostShare,
     /// How the agent sets the interfaces up.
     pub network: ConfigureNetworkRequest,
     /// First request to the agent; clock and entropy are filled in when it is sent.
@@ -242,6 +245,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
         id_maps: guest.id_maps,
+        host_share: crate::cgroup::share(resources),
         network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),

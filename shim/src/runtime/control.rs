@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::cgroup::Cgroup;
 use super::cli::{DeleteArgs, IdArgs, KillArgs};
 use super::client::{ShimName, Status, Task};
 use super::error::{Result, RuntimeError};
 use super::store::{sandbox_id, Record};
 use super::{only_id, signals, Context};
+use crate::cgroup::Cgroup;
 
 /// How long a killed process has to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -152,7 +152,7 @@ pub(super) async fn destroy(context: &Context, record: &Record, task: Option<&Ta
         .delete()?;
     }
     if let Some(cgroup) = &record.cgroup {
-        if let Err(error) = Cgroup::known(cgroup.clone()).remove() {
+        if let Err(error) = Cgroup::at(cgroup.clone()).remove() {
             context.log.warn(&crate::report::chain(&error));
         }
     }
@@ -185,7 +185,7 @@ async fn abandon(context: &Context, id: &str, cgroup: Option<PathBuf>) -> Result
     shim.delete()?;
     if let Some(cgroup) = cgroup {
         // It may never have been made, or be another container's too.
-        let _ = Cgroup::known(cgroup).remove();
+        let _ = Cgroup::at(cgroup).remove();
     }
     context.store.remove(id)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 
-use super::cgroup::Cgroup;
+use super::cgroup;
 use super::cli::{CreateArgs, RunArgs};
 use super::client::{ShimName, Task};
 use super::error::{io_error, Result, RuntimeError};
@@ -12,6 +12,7 @@ use super::foreground;
 use super::store::{sandbox_id, Record};
 use super::streams::{write_pid_file, Offer, Place, Size, Wanted};
 use super::Context;
+use crate::cgroup::{share, Cgroup};
 use crate::holder::Network;
 use crate::spec::RootfsMount;
 
@@ -81,7 +82,7 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     wanted.check()?;
     let rootfs = rootfs_path(&bundle, &spec)?;
     super::control::sweep(context).await;
-    let cgroup = Cgroup::of(&spec, id, context.systemd_cgroup)?;
+    let cgroup = cgroup::of(&spec, id, context.systemd_cgroup)?;
     let relative = cgroup.as_ref().map(Cgroup::relative);
     let claim = context.store.claim(id, relative)?;
     let place = Place {
@@ -106,7 +107,9 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     let created = async {
         if let Some(cgroup) = &cgroup {
             enter_cgroup(cgroup, &spec, &task).await?;
-            offer.holder_pid().map_or(Ok(()), |pid| cgroup.add(pid))?;
+            if let Some(pid) = offer.holder_pid() {
+                cgroup.add(pid)?;
+            }
         }
         let mounts = rootfs_mounts(&rootfs);
         let pid = task.create(&bundle, &mounts, &offer.streams).await?;
@@ -145,8 +148,9 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
 async fn enter_cgroup(cgroup: &Cgroup, spec: &Spec, task: &Task) -> Result<()> {
     cgroup.make()?;
     let linux = spec.linux().as_ref();
-    cgroup.share(linux.and_then(|linux| linux.resources().as_ref()));
-    cgroup.add(task.shim_pid().await?)
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    cgroup.set_share(&share(resources));
+    Ok(cgroup.add(task.shim_pid().await?)?)
 }
 
 fn finish(pid_file: Option<&Path>, claim: super::store::Claim, record: Record) -> Result<Record> {

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::cgroup::CgroupError;
+
 /// Exit status of a failed command.
 const FAILURE: u8 = 1;
 /// Exit status of an exec that did not come to run.
@@ -45,6 +47,9 @@ pub enum RuntimeError {
         /// Why.
         source: io::Error,
     },
+    /// The cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A file that is no JSON, or other JSON.
     #[error("failed to read {what}")]
     Json {

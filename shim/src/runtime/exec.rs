@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, User};
 
-use super::cgroup::Cgroup;
 use super::cli::ExecArgs;
 use super::client::Status;
 use super::control::{find, Found};
@@ -12,6 +11,7 @@ use super::create::{check_process, load_spec};
 use super::error::{io_error, Result, RuntimeError};
 use super::streams::{random_name, write_pid_file, Place, Size, Wanted};
 use super::{foreground, Context};
+use crate::cgroup::Cgroup;
 use crate::holder::Network;
 
 /// `exec`. The exit status is the process's, or 255.
@@ -54,7 +54,7 @@ async fn run(context: &Context, args: &ExecArgs) -> Result<u8> {
     };
     let offer = wanted.open(&context.exec_root, place)?;
     if let (Some(cgroup), Some(pid)) = (&found.record.cgroup, offer.holder_pid()) {
-        Cgroup::known(cgroup.clone()).add(pid)?;
+        Cgroup::at(cgroup.clone()).add(pid)?;
     }
     let exec_id = format!("exec-{}", random_name()?);
     let json = serde_json::to_vec(&process).map_err(|source| RuntimeError::Json {

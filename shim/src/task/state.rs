@@ -16,6 +16,7 @@ use super::container::Container;
 use super::errors;
 use super::events::Publisher;
 use super::process::{Process, KILLED_STATUS};
+use crate::cgroup::Cgroup;
 use crate::report::chain;
 use crate::sandbox::Sandbox;
 
@@ -43,6 +44,8 @@ pub(super) struct Shim {
     pub(super) sandbox_id: String,
     pub(super) exec_root: PathBuf,
     pub(super) publisher: Publisher,
+    /// The cgroup that it was started in.
+    first_cgroup: Option<Cgroup>,
     /// Set when the process shall end.
     pub(super) ending: watch::Sender<bool>,
     containers: Mutex<Containers>,
@@ -69,9 +72,16 @@ impl Shim {
             sandbox_id: sandbox_id.to_owned(),
             exec_root,
             publisher,
+            first_cgroup: Cgroup::own(),
             ending: watch::Sender::new(false),
             containers: Mutex::new(Containers::default()),
         }
+    }
+
+    /// Nobody has put this process into another cgroup since it began: who does manages the VM's
+    /// cgroup too.
+    pub(super) fn is_on_its_own(&self) -> bool {
+        self.first_cgroup == Cgroup::own()
     }
 
     fn lock(&self) -> MutexGuard<'_, Containers> {

@@ -134,9 +134,10 @@ impl Service {
         let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
         let namespace = prepared.foreign.as_ref().map(Foreign::namespace);
         let network = (prepared.taps, prepared.foreign);
-        let sandbox = Sandbox::boot_plan(&assets, &plan, network, dir, uid)
-            .await
-            .map_err(|error| fail(&error))?;
+        let sandbox =
+            Sandbox::boot_plan(&assets, &plan, network, self.shim.is_on_its_own(), dir, uid)
+                .await
+                .map_err(|error| fail(&error))?;
 
         if Role::of(bundle.spec.annotations().as_ref()) == Role::Sandbox {
             serve_loopback(&sandbox, namespace.as_deref());

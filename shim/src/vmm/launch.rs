@@ -41,6 +41,8 @@ pub struct Launch {
     pub files: Vec<(FdName, OwnedFd)>,
     /// `/dev/kvm`.
     pub kvm: OwnedFd,
+    /// `cgroup.procs` of the cgroup that it enters.
+    pub cgroup: Option<OwnedFd>,
 }
 
 struct Started {
@@ -72,11 +74,11 @@ impl Launch {
 
         let (started_tx, started) = oneshot::channel();
         let (ended_tx, ended) = oneshot::channel();
-        let program = self.hull_vmm;
+        let (program, door) = (self.hull_vmm, self.cgroup);
         std::thread::Builder::new()
             .name("vmm-parent".into())
             .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || be_parent(program, fds, started_tx, ended_tx))
+            .spawn(move || be_parent(program, fds, door, started_tx, ended_tx))
             .map_err(|source| prepare("its parent thread", source))?;
         let lost = || prepare("its parent thread", io::Error::other("the thread ended"));
         let started = started.await.map_err(|_| lost())??;
@@ -118,10 +120,11 @@ fn config_file(config: &VmConfig) -> Result<OwnedFd, VmmError> {
 fn be_parent(
     program: PathBuf,
     fds: Vec<(FdName, OwnedFd)>,
+    door: Option<OwnedFd>,
     started: oneshot::Sender<Result<Started, VmmError>>,
     ended: oneshot::Sender<ProcessEnd>,
 ) {
-    let mut child = match spawn(&program, fds) {
+    let mut child = match spawn(&program, fds, door) {
         Ok(child) => child,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -150,7 +153,11 @@ fn open_pidfd(child: &Child) -> Result<Started, VmmError> {
     })
 }
 
-fn spawn(program: &PathBuf, fds: Vec<(FdName, OwnedFd)>) -> Result<Child, VmmError> {
+fn spawn(
+    program: &PathBuf,
+    fds: Vec<(FdName, OwnedFd)>,
+    door: Option<OwnedFd>,
+) -> Result<Child, VmmError> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).map_err(|errno| {
         VmmError::PidNamespace {
             source: errno.into(),
@@ -171,6 +178,7 @@ fn spawn(program: &PathBuf, fds: Vec<(FdName, OwnedFd)>) -> Result<Child, VmmErr
     sys::hand_over(
         &mut command,
         fds.iter().map(|(_, fd)| fd.as_raw_fd()).collect(),
+        door.as_ref().map(|door| door.as_raw_fd()),
     );
     command.spawn().map_err(|source| VmmError::Start {
         path: program.clone(),

@@ -1,0 +1,195 @@
+//! Groups of processes whose use of the host the kernel bounds (cgroup v2).
+//!
+//! Where the host has no cgroup v2, or lets nobody make one, there are none: `doctor --jail` says
+//! so. A file of a controller that the host has not enabled is not there, and is passed over.
+
+mod sandbox;
+mod settings;
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub(crate) use sandbox::{Bounds, SandboxCgroups};
+pub(crate) use settings::share;
+pub use settings::HostShare;
+
+/// Where cgroup v2 is mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+/// Hull's own group, above those of its sandboxes. It goes with the last of them.
+const PARENT: &str = "hull";
+/// How long the kernel has to see that a cgroup is empty.
+const REMOVE_LIMIT: Duration = Duration::from_secs(2);
+/// How often a cgroup is made when others remove its parent meanwhile.
+const MAKE_ATTEMPTS: usize = 16;
+
+/// A cgroup can't be made, entered or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action} the cgroup {path:?}")]
+pub struct CgroupError {
+    /// What was tried.
+    action: &'static str,
+    /// On what.
+    path: PathBuf,
+    /// Why.
+    source: io::Error,
+}
+
+impl CgroupError {
+    /// The host lets this process make no cgroup at all: its file system is read-only here, or
+    /// belongs to somebody else.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let errno = self.source.raw_os_error();
+        matches!(errno, Some(libc::EROFS | libc::EACCES | libc::EPERM))
+    }
+}
+
+/// A cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Cgroup {
+    /// Below the root, without a leading slash.
+    relative: PathBuf,
+}
+
+impl Cgroup {
+    /// The one at a path below the root; it need not exist.
+    pub(crate) fn at(relative: PathBuf) -> Self {
+        Self { relative }
+    }
+
+    /// The one that this process is in; `None` where the host has no cgroup v2.
+    pub(crate) fn own() -> Option<Self> {
+        let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        Some(Self::at(path.into())).filter(|_| Self::supported())
+    }
+
+    /// The host has cgroup v2.
+    pub(crate) fn supported() -> bool {
+        Path::new(ROOT).join("cgroup.controllers").exists()
+    }
+
+    /// Where it is, below the root.
+    pub(crate) fn relative(&self) -> &Path {
+        &self.relative
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(ROOT).join(&self.relative)
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> CgroupError + '_ {
+        move |source| CgroupError {
+            action,
+            path: self.path(),
+            source,
+        }
+    }
+
+    /// Makes it, with all controllers that the host lets it have.
+    pub(crate) fn make(&self) -> Result<(), CgroupError> {
+        let mut made = self.try_make();
+        for _ in 1..MAKE_ATTEMPTS {
+            match &made {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => made = self.try_make(),
+                _ => break,
+            }
+        }
+        made.map_err(self.failed("make"))
+    }
+
+    fn try_make(&self) -> io::Result<()> {
+        let mut path = PathBuf::from(ROOT);
+        for part in self.relative.components() {
+            enable_controllers(&path);
+            path.push(part);
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a process into it; what it starts from then on is in it too.
+    pub(crate) fn add(&self, pid: u32) -> Result<(), CgroupError> {
+        std::fs::write(self.path().join("cgroup.procs"), pid.to_string())
+            .map_err(self.failed("move a process into"))
+    }
+
+    /// What a child writes `0` to, to enter it.
+    pub(crate) fn door(&self) -> Result<OwnedFd, CgroupError> {
+        let procs = self.path().join("cgroup.procs");
+        let opened = OpenOptions::new().write(true).open(procs);
+        opened.map(OwnedFd::from).map_err(self.failed("open"))
+    }
+
+    /// Writes a setting. One whose controller the host has not enabled is passed over.
+    pub(crate) fn set(&self, file: &str, value: &str) -> Result<(), CgroupError> {
+        let opened = OpenOptions::new().write(true).open(self.path().join(file));
+        match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed("bound")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets what divides the host between cgroups. What the host does not have (CPUs, a scheduler
+    /// of I/O with weights) is left to it.
+    pub(crate) fn set_share(&self, share: &HostShare) {
+        for (file, value) in share {
+            if let Err(error) = self.set(file, value) {
+                let error = crate::report::chain(&error);
+                tracing::warn!(file, value, error, "not shared as asked for");
+            }
+        }
+    }
+
+    /// Kills all that is in it.
+    pub(crate) fn kill(&self) {
+        // Before Linux 5.14 there is no such file; then its processes die with their parent.
+        let _ = self.set("cgroup.kill", "1");
+    }
+
+    /// Removes it, when its last process is gone.
+    pub(crate) fn remove(&self) -> Result<(), CgroupError> {
+        let path = self.path();
+        let until = Instant::now() + REMOVE_LIMIT;
+        loop {
+            match std::fs::remove_dir(&path) {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until =>
+                {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.failed("remove")(error))
+                }
+                _ => break,
+            }
+        }
+        if self.relative.parent() == Some(Path::new(PARENT)) {
+            // Not while other sandboxes live.
+            let _ = std::fs::remove_dir(Path::new(ROOT).join(PARENT));
+        }
+        Ok(())
+    }
+}
+
+fn enable_controllers(path: &Path) {
+    let read = |file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
+    let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    let enabled: Vec<_> = enabled.split_ascii_whitespace().collect();
+    for controller in available.split_ascii_whitespace() {
+        if !enabled.contains(&controller) {
+            // A cgroup with processes of its own can't; the container does without then.
+            let _ = std::fs::write(
+                path.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            );
+        }
+    }
+}

@@ -1,0 +1,53 @@
+# What stands between a guest and its host, seen from the host.
+
+cgroups() { find /sys/fs/cgroup -mindepth 1 -type d | sort; }
+same_cgroups() { [ "$(cgroups)" = "$1" ]; }
+vmm_of() { hull inspect --vm "$1" | sed -n 's/.*"vmm_pid": *\([0-9]*\).*/\1/p'; }
+cgroup_of() { sed -n 's/^0:://p' "/proc/$1/cgroup"; }
+
+case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
+    local before pid cgroup
+    before=$(cgroups)
+    mkdir "$T/shared"
+    hull run -d --name t-b -m 128m --cpu-shares 512 -v "$T/shared:/s" "$BUSYBOX" sleep 600 >/dev/null
+    pid=$(vmm_of t-b) cgroup=/sys/fs/cgroup$(cgroup_of "$pid")
+    [[ $cgroup == /sys/fs/cgroup/hull/* ]] || fail "the VMM is in $cgroup"
+    expect_eq "$(cat "$cgroup/cgroup.procs")" "$pid" "processes beside the guest"
+    expect_eq "$(cat "$cgroup/cpu.max")" "200000 100000" cpu.max
+    expect_eq "$(cat "$cgroup/pids.max")" 257 pids.max
+    expect_eq "$(cat "$cgroup/cpu.weight")" 20 cpu.weight
+    local guest=$(((128 + 16 + 2) << 20))
+    expect_eq "$(cat "$cgroup/memory.max")" $((guest + guest / 128 + (66 << 20))) memory.max
+    echo "the VMM's cgroup: $(cat "$cgroup/memory.current") bytes, $(cat "$cgroup/pids.current") threads"
+    [ -n "$(cat "$cgroup:virtiofsd/cgroup.procs")" ] || fail "virtiofsd is not in its cgroup"
+    capture hull doctor --jail t-b
+    expect_status 0
+    expect_out_has "holds   memory, bytes"
+    hull rm -f t-b >/dev/null
+    wait_for 10 same_cgroups "$before" || fail "left: $(diff <(echo "$before") <(cgroups))"
+}
+
+case_killed_shim_leaves_no_cgroup() {
+    local before
+    before=$(cgroups)
+    hull run -d --name t-k "$BUSYBOX" sleep 600 >/dev/null
+    pkill -9 -f '[c]ontainerd-shim-hull'
+    wait_for 10 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-k)" = exited ]'
+    hull rm t-k >/dev/null
+    wait_for 10 same_cgroups "$before" || fail "left: $(diff <(echo "$before") <(cgroups))"
+}
+
+case_vmm_beyond_its_memory_dies_alone() {
+    local cgroup
+    hull run -d --name t-near "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-far -m 64m --tmpfs /m "$BUSYBOX" sh -c 'dd if=/dev/zero of=/m/f bs=1M count=40 2>&1; sleep 600' >/dev/null
+    wait_for 30 sh -c 'hull logs t-far | grep -q copied'
+    cgroup=/sys/fs/cgroup$(cgroup_of "$(vmm_of t-far)")
+    # As if the process had grown: it has more than its bound, and nothing that could be given back.
+    echo $((24 << 20)) >"$cgroup/memory.max"
+    wait_for 20 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-far)" = exited ]' || fail "it lives on"
+    expect_eq "$(hull inspect -f '{{.State.ExitCode}}' t-far)" 137 "exit status"
+    hull exec t-near true
+    hull rm -f t-near t-far >/dev/null
+    expect_clean_host
+}
