@@ -174,9 +174,28 @@ impl Vmm {
         Self { child, control }
     }
 
+    /// PID of the process.
+    #[allow(dead_code, reason = "for those who look at the process from outside")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its control socket.
+    #[allow(dead_code, reason = "for those who send descriptors")]
+    pub(crate) fn control(&self) -> &OwnedFd {
+        &self.control
+    }
+
     /// Sends a request.
     pub(crate) fn send(&self, request: &Request) {
         self.send_raw(&serde_json::to_vec(request).unwrap());
+    }
+
+    /// Sends a request; false if the VMM takes none any more.
+    #[allow(dead_code, reason = "for guests that may end their VM")]
+    pub(crate) fn try_send(&self, request: &Request) -> bool {
+        let packet = serde_json::to_vec(request).unwrap();
+        rustix::net::send(&self.control, &packet, SendFlags::NOSIGNAL).is_ok()
     }
 
     /// Sends any packet.

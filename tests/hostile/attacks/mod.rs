@@ -1,0 +1,90 @@
+//! What a hostile guest does, one function for each.
+
+mod machine;
+mod requests;
+mod rings;
+mod transport;
+
+use crate::code::Code;
+
+/// How an attack has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Every step is answered, and the VM goes on.
+    Served,
+    /// It goes on, stands still or ends, as the host's KVM has it; while it is there it obeys.
+    Contained,
+    /// The VM ends, and the reason that is told begins so.
+    Ends(&'static str),
+}
+
+/// An attack from inside of a guest.
+pub(crate) struct Attack {
+    /// In words that a function could have.
+    pub(crate) name: &'static str,
+    /// For the table: what the guest does.
+    pub(crate) what: &'static str,
+    /// What stops it.
+    pub(crate) layer: &'static str,
+    pub(crate) outcome: Outcome,
+    /// Its instructions.
+    pub(crate) write: fn(&mut Code),
+}
+
+const fn served(
+    name: &'static str,
+    layer: &'static str,
+    what: &'static str,
+    write: fn(&mut Code),
+) -> Attack {
+    Attack {
+        name,
+        what,
+        layer,
+        outcome: Outcome::Served,
+        write,
+    }
+}
+
+const fn contained(
+    name: &'static str,
+    layer: &'static str,
+    what: &'static str,
+    write: fn(&mut Code),
+) -> Attack {
+    Attack {
+        name,
+        what,
+        layer,
+        outcome: Outcome::Contained,
+        write,
+    }
+}
+
+const fn ends(
+    name: &'static str,
+    reason: &'static str,
+    layer: &'static str,
+    what: &'static str,
+    write: fn(&mut Code),
+) -> Attack {
+    Attack {
+        name,
+        what,
+        layer,
+        outcome: Outcome::Ends(reason),
+        write,
+    }
+}
+
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
+    [
+        transport::ATTACKS,
+        rings::ATTACKS,
+        requests::ATTACKS,
+        machine::ATTACKS,
+    ]
+    .into_iter()
+    .flatten()
+}

@@ -1,0 +1,266 @@
+//! One attack: an attacker's VM and a neighbour's, and what can be seen of them from the host.
+
+use std::fs::File;
+use std::io::{IoSlice, Read as _, Seek as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use hull_vm_config::control::{Event, Request};
+use hull_vm_config::{BlockConfig, Extent, VmConfig};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+use crate::attacks::{Attack, Outcome};
+use crate::code::Code;
+use crate::common::{code, config, kernel, kvm, Vmm};
+use crate::{DONE, MEMORY_BYTES};
+
+/// For hosts that emulate guests, and are busy.
+const LIMIT: Duration = Duration::from_secs(120);
+/// What a guest gets that may stand still.
+const CONTAINED: Duration = Duration::from_secs(1);
+/// Until the guest is asked again whether it is done.
+const POLL: Duration = Duration::from_millis(20);
+/// Bytes of the disk that the guest sees, and of the guards before and after it.
+const DISK_BYTES: u64 = 1 << 20;
+const GUARD: u8 = 0xc3;
+/// What a VMM may use beside guest memory, in KiB.
+const OVERHEAD_KIB: u64 = 48 << 10;
+/// Descriptors that a VMM of this size has at most.
+const DESCRIPTORS: usize = 96;
+
+/// How an attack was held.
+pub(crate) enum Done {
+    Held(String),
+    Skipped(String),
+}
+
+/// Runs an attack.
+pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
+    let (Some(ours), Some(neighbours)) = (kvm(), kvm()) else {
+        return Ok(Done::Skipped("no KVM".into()));
+    };
+    let neighbour = Vmm::start(neighbours, &config(), &kernel(&[code::spin()]));
+    expect(
+        &neighbour,
+        |event| event == Event::Started,
+        "the neighbour started",
+    )?;
+
+    let disks = Disks::make().map_err(|error| format!("no disks: {error}"))?;
+    let attacker = start(ours, &disks, attack)?;
+    expect(
+        &attacker,
+        |event| event == Event::Started,
+        "the attacker started",
+    )?;
+    // Two connections that the guest may answer as it likes.
+    let mut connections = Vec::new();
+    for _ in 0..2 {
+        connections.push(connect(&attacker).map_err(|error| format!("no connection: {error}"))?);
+    }
+    let evidence = match attack.outcome {
+        Outcome::Served => served(&attacker)?,
+        Outcome::Contained => contained(&attacker)?,
+        Outcome::Ends(want) => {
+            let (reason, _) = attacker.ended();
+            let reason = reason.to_string();
+            if !reason.starts_with(want) {
+                return Err(format!("the VM ended so: {reason}"));
+            }
+            reason
+        }
+    };
+    disks.check()?;
+    neighbour.send(&Request::Pause);
+    expect(
+        &neighbour,
+        |event| event == Event::Paused,
+        "the neighbour still obeys",
+    )?;
+    Ok(Done::Held(evidence))
+}
+
+fn expect(vmm: &Vmm, is: impl FnOnce(Event) -> bool, what: &str) -> Result<(), String> {
+    let event = vmm.event();
+    let text = format!("{event:?}");
+    is(event)
+        .then_some(())
+        .ok_or(format!("instead of \"{what}\": {text}"))
+}
+
+/// Waits until the guest says that it is done, then looks at what is left of the VMM.
+fn served(attacker: &Vmm) -> Result<String, String> {
+    let until = Instant::now() + LIMIT;
+    loop {
+        // What it said before it ended can still be read.
+        let _ = attacker.try_send(&Request::Trace);
+        match attacker.event() {
+            Event::Trace { marks } if marks.iter().any(|mark| mark.name == DONE.name()) => break,
+            Event::Trace { .. } | Event::Ready => {}
+            other => return Err(format!("the VM did not go on: {other:?}")),
+        }
+        if until < Instant::now() {
+            return Err("the guest did not get through".into());
+        }
+        std::thread::sleep(POLL);
+    }
+    let facts = facts(attacker.pid()).map_err(|error| format!("no facts: {error}"))?;
+    if (MEMORY_BYTES >> 10) + OVERHEAD_KIB < facts.peak_kib {
+        return Err(format!("the VMM grew to {} KiB", facts.peak_kib));
+    }
+    if DESCRIPTORS < facts.descriptors {
+        return Err(format!("the VMM has {} open files", facts.descriptors));
+    }
+    attacker.send(&Request::Pause);
+    loop {
+        match attacker.event() {
+            Event::Paused => break,
+            Event::Ready | Event::Trace { .. } => {}
+            other => return Err(format!("it does not pause: {other:?}")),
+        }
+    }
+    Ok(format!(
+        "at most {} KiB, {} open files",
+        facts.peak_kib, facts.descriptors
+    ))
+}
+
+/// Gives the guest some time, then asks it to stand still.
+fn contained(attacker: &Vmm) -> Result<String, String> {
+    std::thread::sleep(CONTAINED);
+    let alive = attacker.try_send(&Request::Pause);
+    loop {
+        match attacker.event() {
+            Event::Paused if alive => return Ok("it obeys".into()),
+            Event::Exited { reason } => return Ok(reason.to_string()),
+            Event::Ready => {}
+            other => return Err(format!("it does not pause: {other:?}")),
+        }
+    }
+}
+
+struct Facts {
+    peak_kib: u64,
+    descriptors: usize,
+}
+
+fn facts(pid: u32) -> std::io::Result<Facts> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    Ok(Facts {
+        peak_kib: peak.ok_or_else(|| std::io::Error::other("no VmHWM"))?,
+        descriptors: match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(entries) => entries.count(),
+            // Only root may look into a jail.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => 0,
+            Err(error) => return Err(error),
+        },
+    })
+}
+
+fn start(kvm: OwnedFd, disks: &Disks, attack: &Attack) -> Result<Vmm, String> {
+    let mut program = Code::new();
+    (attack.write)(&mut program);
+    program.out(hull_protocol::TRACE_IO_PORT, DONE as u8);
+    program.raw(&code::spin());
+    let json = serde_json::to_vec(&attackers_config()).map_err(|error| error.to_string())?;
+    let clone = |file: &File| file.try_clone().map(OwnedFd::from);
+    let console = tempfile::tempfile().and_then(|file| clone(&file));
+    let failed = |error: std::io::Error| error.to_string();
+    Ok(Vmm::start_with(vec![
+        ("kvm", kvm),
+        ("config", crate::common::file_of(&json)),
+        (
+            "kernel",
+            crate::common::file_of(&kernel(&[program.into_bytes()])),
+        ),
+        ("initramfs", crate::common::file_of(b"nothing")),
+        ("image", clone(&disks.image).map_err(failed)?),
+        ("scratch", clone(&disks.scratch).map_err(failed)?),
+        ("console", console.map_err(failed)?),
+    ]))
+}
+
+fn attackers_config() -> VmConfig {
+    let mut config = config();
+    config.memory_bytes = MEMORY_BYTES;
+    let disk = |fd: &str, offset, read_only| BlockConfig {
+        extents: vec![Extent {
+            fd: fd.into(),
+            offset,
+            length: DISK_BYTES,
+        }],
+        read_only,
+        serial: fd.into(),
+    };
+    config.devices.image = Some(disk("image", 0, true));
+    config.devices.scratch = Some(disk("scratch", DISK_BYTES, false));
+    config.devices.console = Some("console".into());
+    config
+}
+
+/// What the guest gets, and what it must not change.
+struct Disks {
+    image: File,
+    /// The guest's disk lies between two guards.
+    scratch: File,
+}
+
+impl Disks {
+    fn make() -> std::io::Result<Self> {
+        let guard = vec![GUARD; usize::try_from(DISK_BYTES).unwrap_or_default()];
+        let mut image = tempfile::tempfile()?;
+        image.write_all(&guard)?;
+        let scratch = tempfile::tempfile()?;
+        scratch.write_all_at(&guard, 0)?;
+        scratch.write_all_at(&guard, 2 * DISK_BYTES)?;
+        Ok(Self { image, scratch })
+    }
+
+    fn check(mut self) -> Result<(), String> {
+        let mut content = Vec::new();
+        let read = self
+            .image
+            .rewind()
+            .and_then(|()| self.image.read_to_end(&mut content));
+        read.map_err(|error| format!("the image: {error}"))?;
+        let whole = content.len() as u64 == DISK_BYTES;
+        if !whole || content.iter().any(|byte| *byte != GUARD) {
+            return Err("the image was changed".into());
+        }
+        content.clear();
+        let read = self
+            .scratch
+            .rewind()
+            .and_then(|()| self.scratch.read_to_end(&mut content));
+        read.map_err(|error| format!("the disk: {error}"))?;
+        let disk = usize::try_from(DISK_BYTES).unwrap_or_default();
+        let guards = content
+            .iter()
+            .take(disk)
+            .chain(content.iter().skip(2 * disk));
+        if content.len() != 3 * disk || guards.into_iter().any(|byte| *byte != GUARD) {
+            return Err("what lies beside the disk was changed".into());
+        }
+        Ok(())
+    }
+}
+
+/// Asks for a connection to the guest; returns the host's end.
+fn connect(vmm: &Vmm) -> std::io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    let request = serde_json::to_vec(&Request::Connect { port: 1024 })?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [theirs.as_fd()];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let parts = [IoSlice::new(&request)];
+    rustix::net::sendmsg(vmm.control(), &parts, &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(ours)
+}
