@@ -41,8 +41,10 @@ hulld_stop() {
 }
 
 harness_case() {
-    local file=$1 name=$2 started=$SECONDS status log=$HARNESS/case.log
-    timeout -k 10 "$CASE_TIMEOUT" bash -c '. tests/integration/harness.sh; . tests/lib/registry.sh; . "$1"; case_main "$2"' - "$file" "$name" >"$log" 2>&1
+    local file=$1 name=$2 started=$SECONDS status limit log=$HARNESS/case.log
+    # Of each of its cases, where a file says so.
+    limit=$(sed -n 's/^# seconds: //p' "$file")
+    timeout -k 10 "${limit:-$CASE_TIMEOUT}" bash -c '. tests/integration/harness.sh; . tests/lib/registry.sh; . "$1"; case_main "$2"' - "$file" "$name" >"$log" 2>&1
     status=$?
     case $status in
         0) PASSED=$((PASSED + 1)); echo "pass  $(basename "$file" .sh):${name#case_} ($((SECONDS - started)) s)" ;;

@@ -9,13 +9,12 @@ case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
     local before pid cgroup
     before=$(cgroups)
     mkdir "$T/shared"
-    hull run -d --name t-b -m 128m --cpu-shares 512 -v "$T/shared:/s" "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-b -m 128m -v "$T/shared:/s" "$BUSYBOX" sleep 600 >/dev/null
     pid=$(vmm_of t-b) cgroup=/sys/fs/cgroup$(cgroup_of "$pid")
     [[ $cgroup == /sys/fs/cgroup/hull/* ]] || fail "the VMM is in $cgroup"
     expect_eq "$(cat "$cgroup/cgroup.procs")" "$pid" "processes beside the guest"
     expect_eq "$(cat "$cgroup/cpu.max")" "200000 100000" cpu.max
     expect_eq "$(cat "$cgroup/pids.max")" 257 pids.max
-    expect_eq "$(cat "$cgroup/cpu.weight")" 20 cpu.weight
     local guest=$(((128 + 16 + 2) << 20))
     expect_eq "$(cat "$cgroup/memory.max")" $((guest + guest / 128 + (66 << 20))) memory.max
     echo "the VMM's cgroup: $(cat "$cgroup/memory.current") bytes, $(cat "$cgroup/pids.current") threads"

@@ -7,6 +7,8 @@
 //! A filter is inherited by threads made later, which could then do only what both allow: make all
 //! threads first, let each install its own filter, and install the main thread's last.
 
+#[cfg(test)]
+mod exhaustive;
 mod table;
 
 use std::collections::BTreeMap;

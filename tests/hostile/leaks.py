@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""usage: leaks.py --image IMAGE --steps N [--seed N] --restart-hulld COMMAND --pid-file FILE
+
+Random lives of a few containers, against a model of what their states must be, with kill -9 of
+Hull's processes in between. At the end all is removed, and the host must be as it was: processes,
+mounts, interfaces, packet rules, cgroups, files of the engine, its open files. The seed is printed;
+the same seed makes the same steps.
+"""
+import argparse
+import collections
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+SLOTS = 3
+# A state that takes longer than this is wrong, in seconds.
+LIMIT = 40
+
+
+class Wrong(Exception):
+    """What does not fit the model."""
+
+
+def run(*command, want=0):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if want is not None and done.returncode != want:
+        text = (done.stdout + done.stderr).strip()
+        raise Wrong(f"{' '.join(command)}: exit status {done.returncode}, not {want}: {text}")
+    return done.stdout
+
+
+def hull(*arguments, want=0):
+    return run("hull", *arguments, want=want)
+
+
+def processes(pattern):
+    """PIDs and command lines of Hull's processes."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/cmdline", "rb") as file:
+                line = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+            with open(f"/proc/{entry}/stat") as file:
+                state = file.read().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if re.match(pattern, line) and state not in "ZX":
+            found[int(entry)] = line
+    return found
+
+
+class Life:
+    """A container and what it must be."""
+
+    def __init__(self, name):
+        self.name = name
+        self.state = None
+        self.networks = set()
+
+    def actual(self):
+        done = subprocess.run(
+            ["hull", "inspect", "-f", "{{.State.Status}}", self.name], capture_output=True, text=True
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def vmm(self):
+        return json.loads(hull("inspect", "--vm", self.name))[0]["vmm_pid"]
+
+
+class Model:
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.random = random.Random(arguments.seed)
+        self.lives = [Life(f"t-leak{number}") for number in range(SLOTS)]
+
+    def steps(self, life):
+        """What can be done to a container as it is."""
+        return {
+            None: [self.create, self.create, self.start_new],
+            "created": [self.start, self.remove, self.connect],
+            "exited": [self.start, self.remove, self.restart],
+            "running": [
+                self.execute, self.stop, self.kill, self.pause, self.force, self.connect,
+                self.kill_vmm, self.kill_shim, self.kill_engine, self.copy, self.kill_client,
+            ],
+            "paused": [self.unpause, self.force, self.kill_vmm, self.kill_engine],
+        }[life.state]
+
+    def step(self):
+        life = self.random.choice(self.lives)
+        action = self.random.choice(self.steps(life))
+        print(f"{life.name} ({life.state}): {action.__name__}", flush=True)
+        action(life)
+        self.check()
+
+    def check(self):
+        for life in self.lives:
+            until = time.monotonic() + LIMIT
+            while (actual := life.actual()) != life.state:
+                if until < time.monotonic():
+                    raise Wrong(f"{life.name} is {actual}, not {life.state}")
+                time.sleep(0.2)
+
+    def options(self):
+        some = ["-v", "t-leakv:/v"], ["--network", "t-leakn"], ["-p", "127.0.0.1::80"], ["-m", "64m"]
+        chosen = [option for option in some if self.random.random() < 0.4]
+        return [word for option in chosen for word in option]
+
+    def create(self, life):
+        hull("create", "--name", life.name, *self.options(), self.arguments.image, "sleep", "600")
+        life.state = "created"
+
+    def start_new(self, life):
+        hull("run", "-d", "--name", life.name, *self.options(), self.arguments.image, "sleep", "600")
+        life.state = "running"
+
+    def start(self, life):
+        hull("start", life.name)
+        life.state = "running"
+
+    restart = start
+
+    def remove(self, life):
+        hull("rm", life.name)
+        life.state = None
+        life.networks.clear()
+
+    def force(self, life):
+        hull("rm", "-f", life.name)
+        life.state = None
+        life.networks.clear()
+
+    def execute(self, life):
+        status = self.random.choice([0, 3])
+        hull("exec", life.name, "sh", "-c", f"echo x >>/f; exit {status}", want=status)
+
+    def copy(self, life):
+        hull("cp", "/etc/hostname", f"{life.name}:/copied")
+
+    def stop(self, life):
+        hull("stop", "-t", "0", life.name)
+        life.state = "exited"
+
+    def kill(self, life):
+        hull("kill", life.name)
+        life.state = "exited"
+
+    def pause(self, life):
+        hull("pause", life.name)
+        life.state = "paused"
+
+    def unpause(self, life):
+        hull("unpause", life.name)
+        life.state = "running"
+
+    def connect(self, life):
+        if life.networks:
+            hull("network", "disconnect", "t-leakm", life.name)
+            life.networks.clear()
+        else:
+            hull("network", "connect", "t-leakm", life.name)
+            life.networks.add("t-leakm")
+
+    def kill_vmm(self, life):
+        if life.state == "paused":
+            hull("unpause", life.name)
+        os.kill(life.vmm(), 9)
+        life.state = "exited"
+
+    def kill_shim(self, life):
+        with open(f"/proc/{life.vmm()}/stat") as file:
+            shim = int(file.read().rsplit(")", 1)[1].split()[1])
+        os.kill(shim, 9)
+        life.state = "exited"
+
+    def kill_client(self, life):
+        client = subprocess.Popen(
+            ["hull", "exec", life.name, "sleep", "1"], stdout=subprocess.DEVNULL
+        )
+        time.sleep(self.random.random())
+        client.kill()
+        client.wait()
+
+    def kill_engine(self, _life):
+        with open(self.arguments.pid_file) as file:
+            os.kill(int(file.read()), 9)
+        run("sh", "-c", self.arguments.restart_hulld)
+
+    def clear(self):
+        for life in self.lives:
+            if life.state is not None:
+                self.force(life)
+        self.check()
+
+
+class Host:
+    """What Hull could leave behind."""
+
+    def __init__(self, state):
+        self.facts = collections.OrderedDict(
+            processes=sorted(
+                processes(r"(hull-vmm|\S*containerd-shim-hull|\S*virtiofsd|\S*hull-unpack)").values()
+            ),
+            mounts=sorted(line.split()[1] for line in open("/proc/mounts")),
+            interfaces=sorted(os.listdir("/sys/class/net")),
+            rules=sorted(
+                re.sub(r"(handle|packets|bytes) \d+", "", line).strip()
+                for line in run("nft", "list", "ruleset", want=None).splitlines()
+            ),
+            cgroups=sorted(path for path, _, _ in os.walk("/sys/fs/cgroup")),
+            files=sorted(
+                os.path.join(path, name)
+                for top in state
+                for path, folders, files in os.walk(top)
+                for name in folders + files
+            ),
+        )
+
+    def differences(self, before):
+        for name, facts in self.facts.items():
+            gone = [fact for fact in before.facts[name] if fact not in facts]
+            new = [fact for fact in facts if fact not in before.facts[name]]
+            if gone or new:
+                yield f"{name}: new {new}, gone {gone}"
+
+
+def open_files(pid_file):
+    with open(pid_file) as file:
+        return len(os.listdir(f"/proc/{file.read().strip()}/fd"))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--image", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--restart-hulld", required=True)
+    parser.add_argument("--pid-file", required=True)
+    parser.add_argument("--state", action="append", default=[])
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}, {arguments.steps} steps", flush=True)
+    model = Model(arguments)
+    hull("run", "--rm", "-v", "t-leakv:/v", arguments.image, "true")
+    for network in ("t-leakn", "t-leakm"):
+        hull("network", "create", network)
+    before, files = Host(arguments.state), open_files(arguments.pid_file)
+    try:
+        for _ in range(arguments.steps):
+            model.step()
+        model.clear()
+        until = time.monotonic() + LIMIT
+        while left := list(Host(arguments.state).differences(before)):
+            if until < time.monotonic():
+                raise Wrong("left behind: " + "; ".join(left))
+            time.sleep(0.5)
+        if (now := open_files(arguments.pid_file)) > files + 4:
+            raise Wrong(f"the engine has {now} open files, {files} before")
+    except Wrong as wrong:
+        print(f"failed (seed {arguments.seed}): {wrong}")
+        return 1
+    finally:
+        hull("network", "rm", "t-leakn", "t-leakm", want=None)
+        hull("volume", "rm", "t-leakv", want=None)
+    print(f"{arguments.steps} steps, and the host is as it was")
+    return 0
+
+
+sys.exit(main())
