@@ -3,6 +3,9 @@
 //! What it answers comes from a hostile guest: it is data to bound and pass on, never a promise.
 //! Every call has a time limit, and ends at once with the reason when the VM ends.
 
+#[cfg(test)]
+mod hostile;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -5,6 +5,8 @@
 
 mod control;
 mod error;
+#[cfg(test)]
+mod fake;
 mod host_files;
 mod launch;
 mod memory;
@@ -24,6 +26,8 @@ use tokio::sync::watch;
 
 use control::Control;
 pub use error::VmmError;
+#[cfg(test)]
+pub(crate) use fake::FakeVmm;
 pub use host_files::open_kvm;
 pub(crate) use host_files::{create_console, open_resource};
 pub use launch::Launch;
