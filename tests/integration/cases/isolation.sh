@@ -40,7 +40,7 @@ case_vmm_beyond_its_memory_dies_alone() {
     local cgroup
     hull run -d --name t-near "$BUSYBOX" sleep 600 >/dev/null
     hull run -d --name t-far -m 64m --tmpfs /m "$BUSYBOX" sh -c 'dd if=/dev/zero of=/m/f bs=1M count=24 2>&1; sleep 600' >/dev/null
-    wait_for 30 sh -c 'hull logs t-far | grep -q copied' || fail "no file: $(hull logs t-far)"
+    wait_for 30 sh -c 'hull logs t-far | grep -q "records out"' || fail "no file: $(hull logs t-far)"
     cgroup=/sys/fs/cgroup$(cgroup_of "$(vmm_of t-far)")
     # As if the process had grown: it has more than its bound, and nothing that could be given back.
     echo $((16 << 20)) >"$cgroup/memory.max"
