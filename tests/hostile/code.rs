@@ -219,6 +219,17 @@ impl Code {
         self.raw(&fail.bytes)
     }
 
+    /// Ends the VM by a triple fault, with `text` as the last words, if EAX is this value.
+    pub(crate) fn forbid(&mut self, value: u32, text: &str) -> &mut Self {
+        let mut fail = Self::default();
+        fail.print(text).triple_fault();
+        self.emit(&[0x3d]); // cmp eax, value
+        self.long(value);
+        self.emit(&[0x0f, 0x85]); // jne over the failure
+        self.long(u32::try_from(fail.bytes.len()).unwrap());
+        self.raw(&fail.bytes)
+    }
+
     /// Runs the body until EAX has one of the bits, or for so often.
     pub(crate) fn until(
         &mut self,

@@ -129,6 +129,19 @@ impl Code {
         self
     }
 
+    /// Gives the device time until its used index has this value, or it has failed. The status is
+    /// read meanwhile, which leaves the guest and lets the device work.
+    pub(crate) fn wait_used(&mut self, used: u32, index: u16, window: u32) -> &mut Self {
+        self.until(NEEDS_RESET | 0x1_0000, 20_000, |code| {
+            code.load(crate::code::Width::Long, window + reg::STATUS)
+                .raw(&[0x66, 0x81, 0x3d]) // cmp word [used + 2], index
+                .raw(&(used + 2).to_le_bytes())
+                .raw(&index.to_le_bytes())
+                .raw(&[0x75, 0x05]) // jne over
+                .raw(&[0x0d, 0, 0, 1, 0]); // or eax, 0x10000
+        })
+    }
+
     /// Kicks a queue and gives the device time: until it has failed or used a buffer.
     pub(crate) fn kick(&mut self, window: u32, queue: u32) -> &mut Self {
         let [.., used] = parts(queue);

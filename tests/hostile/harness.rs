@@ -9,12 +9,13 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hull_vm_config::control::{Event, Request};
-use hull_vm_config::{BlockConfig, Extent, VmConfig};
+use hull_vm_config::{BlockConfig, Extent, FsConfig, VmConfig};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::attacks::{Attack, Outcome};
 use crate::code::Code;
 use crate::common::{code, config, kernel, kvm, Vmm};
+use crate::share::Share;
 use crate::{DONE, MEMORY_BYTES};
 
 /// For hosts that emulate guests, and are busy.
@@ -49,8 +50,13 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
         "the neighbour started",
     )?;
 
+    let share = match attack.share.then(Share::start) {
+        None => None,
+        Some(Ok(share)) => Some(share),
+        Some(Err(why)) => return Ok(Done::Skipped(why)),
+    };
     let disks = Disks::make().map_err(|error| format!("no disks: {error}"))?;
-    let attacker = start(ours, &disks, attack)?;
+    let attacker = start(ours, &disks, share.as_ref(), attack)?;
     expect(
         &attacker,
         |event| event == Event::Started,
@@ -74,6 +80,9 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
         }
     };
     disks.check()?;
+    if let Some(share) = share {
+        share.check(attack.outcome == Outcome::Served)?;
+    }
     neighbour.send(&Request::Pause);
     expect(
         &neighbour,
@@ -162,16 +171,26 @@ fn facts(pid: u32) -> std::io::Result<Facts> {
     })
 }
 
-fn start(kvm: OwnedFd, disks: &Disks, attack: &Attack) -> Result<Vmm, String> {
+fn start(
+    kvm: OwnedFd,
+    disks: &Disks,
+    share: Option<&Share>,
+    attack: &Attack,
+) -> Result<Vmm, String> {
     let mut program = Code::new();
     (attack.write)(&mut program);
     program.out(hull_protocol::TRACE_IO_PORT, DONE as u8);
     program.raw(&code::spin());
-    let json = serde_json::to_vec(&attackers_config()).map_err(|error| error.to_string())?;
+    let mut config = attackers_config();
+    config.devices.fs = share.map(|_| FsConfig {
+        socket: "fs".into(),
+        tag: "hull".into(),
+    });
+    let json = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
     let clone = |file: &File| file.try_clone().map(OwnedFd::from);
     let console = tempfile::tempfile().and_then(|file| clone(&file));
     let failed = |error: std::io::Error| error.to_string();
-    Ok(Vmm::start_with(vec![
+    let mut files = vec![
         ("kvm", kvm),
         ("config", crate::common::file_of(&json)),
         (
@@ -182,7 +201,12 @@ fn start(kvm: OwnedFd, disks: &Disks, attack: &Attack) -> Result<Vmm, String> {
         ("image", clone(&disks.image).map_err(failed)?),
         ("scratch", clone(&disks.scratch).map_err(failed)?),
         ("console", console.map_err(failed)?),
-    ]))
+    ];
+    if let Some(share) = share {
+        let socket = share.connection.try_clone().map_err(failed)?;
+        files.push(("fs", socket.into()));
+    }
+    Ok(Vmm::start_with(files))
 }
 
 fn attackers_config() -> VmConfig {

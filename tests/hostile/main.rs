@@ -12,6 +12,7 @@ mod code;
 mod common;
 mod driver;
 mod harness;
+mod share;
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! What a hostile guest does, one function for each.
 
+pub(crate) mod files;
 mod machine;
 mod requests;
 mod rings;
@@ -27,6 +28,8 @@ pub(crate) struct Attack {
     /// What stops it.
     pub(crate) layer: &'static str,
     pub(crate) outcome: Outcome,
+    /// It has a shared directory.
+    pub(crate) share: bool,
     /// Its instructions.
     pub(crate) write: fn(&mut Code),
 }
@@ -41,8 +44,21 @@ const fn served(
         name,
         what,
         layer,
+        share: false,
         outcome: Outcome::Served,
         write,
+    }
+}
+
+const fn with_share(
+    name: &'static str,
+    layer: &'static str,
+    what: &'static str,
+    write: fn(&mut Code),
+) -> Attack {
+    Attack {
+        share: true,
+        ..served(name, layer, what, write)
     }
 }
 
@@ -56,6 +72,7 @@ const fn contained(
         name,
         what,
         layer,
+        share: false,
         outcome: Outcome::Contained,
         write,
     }
@@ -72,6 +89,7 @@ const fn ends(
         name,
         what,
         layer,
+        share: false,
         outcome: Outcome::Ends(reason),
         write,
     }
@@ -83,6 +101,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
         transport::ATTACKS,
         rings::ATTACKS,
         requests::ATTACKS,
+        files::ATTACKS,
         machine::ATTACKS,
     ]
     .into_iter()

@@ -1,0 +1,99 @@
+//! A shared directory with something beside it that no guest may see or change.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::attacks::files::CANARY;
+
+/// virtiofsd and its directory.
+pub(crate) struct Share {
+    root: tempfile::TempDir,
+    server: Child,
+    pub(crate) connection: UnixStream,
+}
+
+impl Share {
+    /// Starts virtiofsd on `f`, `d/` and a link to the file beside them; `Err` says why it can't.
+    pub(crate) fn start() -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("virtiofsd in namespaces needs root".into());
+        }
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dist/libexec/hull/virtiofsd");
+        if !program.exists() {
+            return Err(format!(
+                "no virtiofsd at {program:?}: `make virtiofsd` builds it"
+            ));
+        }
+        Self::with(&program).map_err(|error| format!("virtiofsd does not start: {error}"))
+    }
+
+    fn with(program: &Path) -> io::Result<Self> {
+        let root = tempfile::tempdir()?;
+        let shared = root.path().join("shared");
+        fs::create_dir_all(shared.join("d"))?;
+        fs::write(shared.join("f"), "of the share")?;
+        fs::write(root.path().join("canary"), CANARY)?;
+        std::os::unix::fs::symlink("../canary", shared.join("link"))?;
+        let path = root.path().join("socket");
+        let listener = UnixListener::bind(&path)?;
+        let connection = UnixStream::connect(&path)?;
+        fs::remove_file(&path)?;
+        let listener = inheritable(listener.into())?;
+        let server = Command::new(program)
+            .arg(format!("--fd={}", listener.as_raw_fd()))
+            .arg(format!("--shared-dir={}", shared.display()))
+            .args(["--sandbox=namespace", "--seccomp=kill", "--cache=auto"])
+            .args(["--inode-file-handles=never", "--xattr", "--posix-acl=auto"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(root.path().join("log"))?)
+            .spawn()?;
+        Ok(Self {
+            root,
+            server,
+            connection,
+        })
+    }
+
+    /// The server lives, if it must, and nothing beside the directory was changed.
+    pub(crate) fn check(mut self, must_live: bool) -> Result<(), String> {
+        let ended = self.server.try_wait().map_err(|error| error.to_string())?;
+        if let Some(status) = ended.filter(|_| must_live) {
+            let log = fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
+            return Err(format!("virtiofsd ended with {status}: {log}"));
+        }
+        let canary = fs::read(self.root.path().join("canary"));
+        if !canary.is_ok_and(|content| content == CANARY) {
+            return Err("the file beside the share was changed".into());
+        }
+        let mut names: Vec<PathBuf> = fs::read_dir(self.root.path())
+            .and_then(|entries| {
+                entries
+                    .map(|entry| entry.map(|entry| entry.path()))
+                    .collect()
+            })
+            .map_err(|error| error.to_string())?;
+        names.sort();
+        let want = ["canary", "log", "shared"].map(|name| self.root.path().join(name));
+        match names == want {
+            true => Ok(()),
+            false => Err(format!("beside the share there is {names:?}")),
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        drop(self.server.kill());
+        drop(self.server.wait());
+    }
+}
+
+/// A copy that a child keeps.
+fn inheritable(fd: OwnedFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::dup(&fd)?)
+}
