@@ -26,6 +26,7 @@ mod error;
 mod host;
 mod identity;
 mod landlock;
+mod layer;
 mod limits;
 mod namespaces;
 mod report;
@@ -38,6 +39,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{umask, Mode};
 
 pub use error::JailError;
+pub use layer::Layer;
 pub use report::JailReport;
 
 use error::Attempt;
