@@ -43,10 +43,13 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     let engine = Engine::open(config.paths, config.programs, config.registries).await?;
     engine.images.collect_leftovers().await?;
     tracing::info!(socket = ?config.socket, "ready");
+    let rules = Arc::clone(&engine);
+    let keeper = tokio::spawn(async move { rules.networks.keep_rules().await });
     tokio::select! {
         () = accept(&socket.listener, &engine) => {}
         () = stop => tracing::info!("stopping; containers go on"),
     }
+    keeper.abort();
     engine.networks.retire();
     let _ = std::fs::remove_file(events_socket);
     Ok(())

@@ -24,3 +24,5 @@ mod sys;
 pub mod tap;
 
 pub use prefix::{BadPrefix, Prefix};
+#[cfg(feature = "host")]
+pub use sys::async_fd;

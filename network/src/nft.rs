@@ -4,6 +4,7 @@
 //! Only what [`crate::rules`] needs. A transaction is applied whole or not at all.
 
 mod message;
+mod watch;
 
 use std::io;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use rustix::net::netlink::{SocketAddrNetlink, NETFILTER};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use message::{transaction, HEADER_BYTES};
+pub use watch::Watch;
 
 use crate::prefix::octets;
 use crate::Prefix;

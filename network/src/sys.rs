@@ -1,8 +1,18 @@
-//! ioctls of `/dev/net/tun`, which have no safe interface.
+//! ioctls of `/dev/net/tun`, and waiting for a descriptor, which have no safe interface.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+
+use tokio::io::unix::AsyncFd;
+
+/// Lets tokio wait for a non-blocking descriptor.
+pub fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is an open descriptor, owned by the `AsyncFd` from here on; it always
+    // returns the same number and closes it only when dropped.
+    let registered = unsafe { AsyncFd::register(fd) };
+    registered.map_err(io::Error::from)
+}
 
 /// Attaches an open `/dev/net/tun` to the interface `name`, which is made if it is not there.
 pub(crate) fn set_interface(tun: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> {

@@ -219,6 +219,12 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Adds addresses and routes to interfaces that are plugged in.
+    pub async fn extend_network(&self, attachments: &Attachments) -> Result<(), SandboxError> {
+        let lowered = attachments.lower().map_err(LowerError::from)?;
+        set_up(&self.vm, &self.agent, lowered.request, None).await
+    }
+
     /// Pulls the interface in a network slot out.
     pub async fn detach_network(&self, index: usize) -> Result<(), SandboxError> {
         let Some(slot) = Slot::NETS.get(index).copied() else {

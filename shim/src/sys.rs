@@ -4,21 +4,13 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use tokio::io::unix::AsyncFd;
-
-/// Lets tokio wait for a non-blocking descriptor.
-pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is an open descriptor, owned by the `AsyncFd` from here on; it always
-    // returns the same number and closes it only when dropped.
-    let registered = unsafe { AsyncFd::register(fd) };
-    registered.map_err(io::Error::from)
-}
+pub(crate) use hull_network::async_fd;
 
 /// Makes the child of `command` enter the cgroup behind `door`, keep the descriptors `fds` under
 /// their numbers, and die when the thread that spawned it ends.

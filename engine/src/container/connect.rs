@@ -38,7 +38,7 @@ impl Engine {
         let owner = Owner::of(&record, &egress);
         let others = &record.endpoints;
         let endpoint = self.networks.attach_more(owner, wanted, others)?;
-        let interface = network::interface(&endpoint, others);
+        let interface = network::interface(&endpoint);
         if let Err(error) = task.attach_interface(endpoint.index(), &interface).await {
             self.networks.detach_one(container.id(), &endpoint);
             return Err(error);
@@ -55,16 +55,31 @@ impl Engine {
         let _operation = container.operation.lock().await;
         let endpoints = container.record().endpoints;
         let gone = endpoints.iter().find(|end| end.network_id == network_id);
+        let mut routed = None;
         if let (true, Some(endpoint)) = (container.status().is_live(), gone) {
             let task = live_task(container)?;
             task.detach_interface(endpoint.index()).await?;
             self.networks.detach_one(container.id(), endpoint);
+            let others = endpoints.iter().filter(|end| end.id != endpoint.id);
+            routed = network::choose_route(&mut others.cloned().collect::<Vec<_>>());
+            if let Some(end) = &routed {
+                self.networks.put_end(container.id(), end);
+                let route = network::default_route(end);
+                if let Err(error) = task.extend_interface(&route).await {
+                    let (id, error) = (container.id(), error.message());
+                    tracing::warn!(id, error, "a container is left without a default route");
+                }
+            }
         }
         self.update(container, |record| {
             record
                 .networks
                 .retain(|wanted| wanted.network != network_id);
             record.endpoints.retain(|end| end.network_id != network_id);
+            let ends = record.endpoints.iter_mut();
+            for end in ends.filter(|end| routed.as_ref().is_some_and(|it| it.id == end.id)) {
+                end.routed = true;
+            }
         })
         .await
     }

@@ -88,6 +88,7 @@ impl Networks {
                 }
             }
         }
+        choose_route(&mut endpoints);
         self.insert(owner.id, endpoints.clone(), bound);
         Ok(endpoints)
     }
@@ -107,9 +108,22 @@ impl Networks {
                 Slot::NETS.len()
             ))
         })?;
-        let endpoint = self.attach_one(owner, wanted, index, others)?;
+        let mut endpoint = self.attach_one(owner, wanted, index, others)?;
+        endpoint.routed =
+            endpoint.gateway.is_some() && !others.iter().any(|other| other.gateway.is_some());
+        self.put_end(owner.id, &endpoint);
         self.changed(owner.id);
         Ok(endpoint)
+    }
+
+    /// Puts an end of a container that runs in the place of what was known of it.
+    pub(crate) fn put_end(&self, id: &str, endpoint: &Endpoint) {
+        if let Some(live) = self.lock().live.get_mut(id) {
+            let mut known = live.endpoints.iter_mut();
+            if let Some(known) = known.find(|known| known.id == endpoint.id) {
+                *known = endpoint.clone();
+            }
+        }
     }
 
     /// Gives back one end of a container that runs.
@@ -203,6 +217,7 @@ impl Networks {
             gateway: (!network.internal).then_some(gateway),
             v6,
             priority: wanted.priority,
+            routed: false,
             mac: wanted
                 .mac
                 .clone()
@@ -318,14 +333,9 @@ fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// One end, for a VM that runs. The default route is its, if none of the `others` has it.
-pub(crate) fn interface(endpoint: &Endpoint, others: &[Endpoint]) -> Attachment {
-    let routed = others.iter().any(|other| other.gateway.is_some());
-    attachment(endpoint, !routed)
-}
-
-fn attachment(endpoint: &Endpoint, routed: bool) -> Attachment {
-    let gateways = endpoint.gateways().filter(|_| routed);
+/// One end, for a VM that runs.
+pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
+    let gateways = endpoint.gateways().filter(|_| endpoint.routed);
     Attachment {
         name: format!("eth{}", endpoint.index()),
         tap: endpoint.tap.clone(),
@@ -342,19 +352,33 @@ fn attachment(endpoint: &Endpoint, routed: bool) -> Attachment {
     }
 }
 
+/// The default route of an end that is there.
+pub(crate) fn default_route(endpoint: &Endpoint) -> Attachment {
+    Attachment {
+        addresses: Vec::new(),
+        static_v6: false,
+        ..interface(endpoint)
+    }
+}
+
 /// The annotation by which the shim makes these ends.
 pub(crate) fn annotation(endpoints: &[Endpoint]) -> Attachments {
-    // One default route: by the first network of the highest priority that has a way out.
-    let ways_out = endpoints.iter().filter(|end| end.gateway.is_some());
-    let routed = ways_out.rev().max_by_key(|end| end.priority);
-    let interfaces = endpoints.iter().map(|endpoint| {
-        let routed = routed.is_some_and(|routed| std::ptr::eq(routed, endpoint));
-        attachment(endpoint, routed)
-    });
     Attachments {
-        interfaces: interfaces.collect(),
+        interfaces: endpoints.iter().map(interface).collect(),
         resolvers: Vec::new(),
     }
+}
+
+/// Gives the default route to the first network of the highest priority that has a way out, unless
+/// one has it. Returns the end that got it.
+pub(crate) fn choose_route(endpoints: &mut [Endpoint]) -> Option<Endpoint> {
+    if endpoints.iter().any(|end| end.routed) {
+        return None;
+    }
+    let ways_out = endpoints.iter_mut().filter(|end| end.gateway.is_some());
+    let chosen = ways_out.rev().max_by_key(|end| end.priority)?;
+    chosen.routed = true;
+    Some(chosen.clone())
 }
 
 fn names(owner: Owner<'_>, wanted: &Wanted) -> Vec<String> {
@@ -405,6 +429,7 @@ mod tests {
             gateway: gateway.then_some(Ipv4Addr::new(10, 0, 0, 1)),
             v6: None,
             priority: 0,
+            routed: false,
             mac: Endpoint::usual_mac(address),
             mtu: 1500,
             tap: format!("h{index}tap"),
@@ -424,12 +449,17 @@ mod tests {
             endpoint(2, "b", true),
         ];
         let routed = |ends: &[Endpoint]| -> Vec<usize> {
-            let interfaces = annotation(ends).interfaces;
+            let mut ends = ends.to_vec();
+            choose_route(&mut ends);
+            let interfaces = annotation(&ends).interfaces;
             interfaces.iter().map(|one| one.gateways.len()).collect()
         };
         assert_eq!(routed(&ends), [0, 1, 0]);
         ends[2].priority = 1;
         assert_eq!(routed(&ends), [0, 0, 1]);
+        // Who has it keeps it.
+        ends[1].routed = true;
+        assert_eq!(routed(&ends), [0, 1, 0]);
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hull_network::egress::{Egress, Restricted};
 use hull_network::netlink::Netlink;
+use hull_network::nft::Watch;
 use hull_network::{pool, rules, Prefix};
 use jiff::Timestamp;
 
@@ -24,6 +26,9 @@ use crate::ids;
 const GLOBAL_ID_DIGITS: usize = 10;
 /// Option of a network: whether containers reach each other.
 const ICC_OPTION: &str = "com.docker.network.bridge.enable_icc";
+
+/// How long after the first loss of packet rules they are put back.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// A network that is wanted.
 #[derive(Debug, Clone, Default)]
@@ -263,6 +268,41 @@ impl Networks {
         rules::apply(&table, &networks, &restricted).map_err(|error| host(&error))
     }
 
+    /// Keeps packet rules as they are to be, for as long as the engine runs: what somebody else
+    /// takes out is put back.
+    pub(crate) async fn keep_rules(&self) {
+        let failed = |error: &std::io::Error| {
+            tracing::warn!(%error, "packet rules are not watched");
+        };
+        let watch = match Watch::open(&self.tag.table()) {
+            Ok(watch) => watch,
+            Err(error) => return failed(&error),
+        };
+        loop {
+            if let Err(error) = watch.lost().await {
+                return failed(&error);
+            }
+            // Who starts a firewall anew takes out much at once.
+            tokio::time::sleep(SETTLE).await;
+            tracing::warn!("somebody else changed Hull's packet rules: they are put back");
+            self.restore_rules();
+        }
+    }
+
+    fn restore_rules(&self) {
+        let state = self.lock();
+        if let Err(error) = self.apply_rules(&state) {
+            tracing::error!(error = error.message(), "packet rules are lost");
+        }
+        let table = self.tag.table();
+        for end in state.live.values().flat_map(|live| &live.endpoints) {
+            let Some(pinned) = end.pinned() else { continue };
+            if let Err(error) = rules::pin(&table, &end.tap, &pinned) {
+                tracing::error!(tap = end.tap, error = chain(&error), "a tap is not pinned");
+            }
+        }
+    }
+
     /// Removes the taps that belong to no live container.
     pub(crate) fn sweep(&self) {
         let Ok(links) = Netlink::open().and_then(|netlink| netlink.links()) else {
@@ -277,6 +317,12 @@ impl Networks {
             if self.tag.is_tap(&link.name) && !in_use(&link.name) {
                 self.remove_tap(&link.name);
             }
+        }
+        let any = !state.live.is_empty();
+        drop(state);
+        if any {
+            // They may have been taken out while no engine ran.
+            self.restore_rules();
         }
     }
 

@@ -15,7 +15,7 @@ mod pools;
 mod ports;
 mod records;
 
-pub(crate) use attach::{annotation, interface, Owner};
+pub(crate) use attach::{annotation, choose_route, default_route, interface, Owner};
 pub(crate) use manage::{CreateNetwork, Networks};
 pub(crate) use pools::{Pool, PoolRequest};
 pub(crate) use ports::parse_bindings;

@@ -191,6 +191,9 @@ pub(crate) struct Endpoint {
     /// See [`Wanted::priority`].
     #[serde(default)]
     pub(crate) priority: i64,
+    /// It has the default route.
+    #[serde(default)]
+    pub(crate) routed: bool,
     pub(crate) mac: String,
     pub(crate) mtu: u16,
     /// The interface on the host.

@@ -528,6 +528,20 @@ impl Task {
         reply.map(drop).map_err(self.failed("attach_interface"))
     }
 
+    /// Adds addresses and routes to an interface that is plugged in.
+    pub(crate) async fn extend_interface(&self, interface: &Attachment) -> Result<()> {
+        let request = AttachInterfaceRequest {
+            interface: json!(interface).to_string(),
+            there: true,
+            ..AttachInterfaceRequest::default()
+        };
+        let reply = self
+            .sandbox
+            .attach_interface(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(drop).map_err(self.failed("attach_interface"))
+    }
+
     /// Pulls an interface out of the running VM.
     pub(crate) async fn detach_interface(&self, index: usize) -> Result<()> {
         let request = DetachInterfaceRequest {

@@ -11,6 +11,16 @@ const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
+/// What is said of a table, chain or rule that is gone.
+pub(super) const DELETED: [u16; 3] = [
+    NF_TABLES << 8 | DELETE_TABLE,
+    NF_TABLES << 8 | DELETE_CHAIN,
+    NF_TABLES << 8 | DELETE_RULE,
+];
+/// Sequence number of a transaction's first message. Its high byte is in what the kernel tells
+/// others of the change, and is how this program knows its own.
+pub(super) const FIRST_SEQUENCE: u32 = 0x4800_0000;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const CREATE: u16 = 0x400;
@@ -18,19 +28,67 @@ const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
 /// Length of a netlink header, in bytes.
 pub(super) const HEADER_BYTES: usize = 16;
+/// Length of what nfnetlink puts after it.
+const GENERIC_BYTES: usize = 4;
 /// The register that conditions use.
 const REGISTER: u32 = 1;
 
 /// The bytes of the transaction of one change.
 pub(super) fn transaction(change: &Change) -> Vec<u8> {
-    let mut batch = Batch::default();
+    let mut batch = Batch {
+        bytes: Vec::new(),
+        sequence: FIRST_SEQUENCE,
+    };
     batch.control(BATCH_BEGIN);
     batch.change(change);
     batch.control(BATCH_END);
     batch.bytes
 }
 
-#[derive(Debug, Default)]
+/// Whether a message is about a change of this program's.
+pub(super) fn is_own(sequence: u32) -> bool {
+    sequence >> 24 == FIRST_SEQUENCE >> 24
+}
+
+/// A message of the kernel's.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    pub(super) sequence: u32,
+    pub(super) attributes: &'a [u8],
+}
+
+/// The messages of one datagram, up to the first that is cut off.
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+        let message = bytes.get(..length)?;
+        let found = Message {
+            kind: u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?),
+            sequence: u32::from_ne_bytes(message.get(8..12)?.try_into().ok()?),
+            attributes: message
+                .get(HEADER_BYTES + GENERIC_BYTES..)
+                .unwrap_or_default(),
+        };
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(found)
+    })
+}
+
+/// The value of the first attribute of a kind.
+pub(super) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+        let value = bytes.get(4..length)?;
+        if kind & !NESTED == wanted {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+#[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
     sequence: u32,

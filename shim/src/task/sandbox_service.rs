@@ -59,13 +59,19 @@ impl Sandbox for SandboxService {
     ) -> ttrpc::Result<InterfaceResponse> {
         let interface: Attachment = serde_json::from_str(&request.interface)
             .map_err(|error| errors::invalid(format!("the interface: {error}")))?;
-        let tap = hull_network::tap::open(&interface.tap).map_err(|e| errors::failed(&e))?;
+        let sandbox = self.shim.sandbox()?;
+        let tap = interface.tap.clone();
         let attachments = Attachments {
             interfaces: vec![interface],
             resolvers: Vec::new(),
         };
+        if request.there {
+            let extended = sandbox.extend_network(&attachments).await;
+            extended.map_err(|error| errors::failed(&error))?;
+            return Ok(InterfaceResponse::default());
+        }
+        let tap = hull_network::tap::open(&tap).map_err(|e| errors::failed(&e))?;
         let first = request.index as usize;
-        let sandbox = self.shim.sandbox()?;
         let attached = sandbox.attach_network(first, &attachments, vec![tap], None);
         attached.await.map_err(|error| errors::failed(&error))?;
         Ok(InterfaceResponse::default())
