@@ -1,15 +1,18 @@
 //! The client side of a shim: starting it, and containerd's Task API.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
+use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
 use containerd_shim_protos::ttrpc::{self, context, Code};
+use tokio::net::UnixStream;
 
 use hull_protocol::agent::ProcessInfo;
 use hull_protocol::sandbox::ProcessesRequest;
@@ -27,6 +30,8 @@ const SHIM_ENV: &str = "HULL_SHIM";
 const CREATE_LIMIT: Duration = Duration::from_secs(600);
 /// Longest time for any other call.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// Between two tries to reach a shim that is busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time for a call that a dying shim need not answer.
 const END_LIMIT: Duration = Duration::from_secs(15);
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
@@ -128,6 +133,20 @@ fn program() -> Result<PathBuf> {
     Ok(own.with_file_name(SHIM))
 }
 
+/// Connects to a shim's socket. `None`: nobody listens there. One that has more callers than it
+/// can take at once is waited for.
+async fn reach(socket: &Path) -> Option<UnixStream> {
+    let until = Instant::now() + CALL_LIMIT;
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return Some(stream),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return None,
+            Err(_) if until < Instant::now() => return None,
+            Err(_busy) => tokio::time::sleep(BUSY_PAUSE).await,
+        }
+    }
+}
+
 /// A connection to the shim of one container.
 pub(super) struct Task {
     id: String,
@@ -138,7 +157,8 @@ pub(super) struct Task {
 impl Task {
     /// `None`: the shim is gone.
     pub(super) async fn connect(id: &str, address: &str) -> Option<Self> {
-        let client = Client::connect(address).await.ok()?;
+        let stream = reach(Path::new(address.strip_prefix("unix://")?)).await?;
+        let client = Client::new(Socket::from(stream));
         Some(Self {
             id: id.to_owned(),
             client: TaskClient::new(client.clone()),
@@ -385,4 +405,29 @@ fn plain_error(error: ttrpc::Error) -> RuntimeError {
 
 fn process_error(error: ttrpc::Error) -> RuntimeError {
     RuntimeError::Process(message(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_busy_shim_is_waited_for_and_a_missing_one_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shim.sock");
+        assert!(reach(&path).await.is_none());
+        let kind = rustix::net::SocketType::STREAM;
+        let listener = rustix::net::socket(rustix::net::AddressFamily::UNIX, kind, None).unwrap();
+        let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+        rustix::net::bind(&listener, &address).unwrap();
+        assert!(reach(&path).await.is_none());
+        rustix::net::listen(&listener, 0).unwrap();
+        let first = reach(&path).await.unwrap();
+        let accept = std::thread::spawn(move || {
+            std::thread::sleep(BUSY_PAUSE * 3);
+            (rustix::net::accept(&listener).unwrap(), listener)
+        });
+        assert!(reach(&path).await.is_some());
+        drop((accept.join(), first));
+    }
 }
