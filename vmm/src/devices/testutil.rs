@@ -51,6 +51,7 @@ pub(crate) struct Used {
 
 /// One queue, on the driver's side.
 struct Ring {
+    size: u16,
     desc: u64,
     avail: u64,
     used: u64,
@@ -161,17 +162,18 @@ impl<D: VirtioDevice> Guest<D> {
     }
 
     fn set_up_queue(&mut self, index: u32) {
-        let size = u64::from(RING_SIZE);
+        self.set(reg::QUEUE_SEL, index);
+        let size = RING_SIZE.min(self.get(reg::QUEUE_NUM_MAX) as u16);
         let ring = Ring {
-            desc: self.alloc(16 * size as usize),
-            avail: self.alloc(6 + 2 * size as usize),
-            used: self.alloc(6 + 8 * size as usize),
+            size,
+            desc: self.alloc(16 * usize::from(size)),
+            avail: self.alloc(6 + 2 * usize::from(size)),
+            used: self.alloc(6 + 8 * usize::from(size)),
             next_desc: 0,
             avail_idx: 0,
             seen: 0,
         };
-        self.set(reg::QUEUE_SEL, index);
-        self.set(reg::QUEUE_NUM, u32::from(RING_SIZE));
+        self.set(reg::QUEUE_NUM, u32::from(size));
         self.place_queue(ring.desc, ring.avail, ring.used);
         self.set(reg::QUEUE_READY, 1);
         assert_eq!(self.get(reg::QUEUE_READY), 1);
@@ -277,14 +279,18 @@ impl<D: VirtioDevice> Guest<D> {
     /// Offers a chain of descriptors (address, length, flags, next) as they are, at the next
     /// places of the table, whose first index `next` counts from.
     pub(crate) fn offer(&mut self, queue: usize, descriptors: &[(u64, u32, u16, u16)]) -> u16 {
-        let first = self.rings[queue].next_desc;
+        let Ring {
+            next_desc: first,
+            size,
+            ..
+        } = self.rings[queue];
         for (place, (address, len, flags, next)) in (first..).zip(descriptors) {
-            let place = place % RING_SIZE;
+            let place = place % size;
             let at = self.rings[queue].desc + 16 * u64::from(place);
-            let next = (first + next) % RING_SIZE;
+            let next = (first + next) % size;
             self.descriptor(at, *address, *len, *flags, next);
         }
-        self.rings[queue].next_desc = (first + descriptors.len() as u16) % RING_SIZE;
+        self.rings[queue].next_desc = (first + descriptors.len() as u16) % size;
         self.make_available(queue, first);
         first
     }
@@ -292,7 +298,7 @@ impl<D: VirtioDevice> Guest<D> {
     /// Puts a head into the available ring.
     pub(crate) fn make_available(&mut self, queue: usize, head: u16) {
         let ring = &mut self.rings[queue];
-        let (avail, place) = (ring.avail, ring.avail_idx % RING_SIZE);
+        let (avail, place) = (ring.avail, ring.avail_idx % ring.size);
         ring.avail_idx = ring.avail_idx.wrapping_add(1);
         let index = ring.avail_idx;
         self.write(avail + 4 + 2 * u64::from(place), &head.to_le_bytes());
@@ -391,7 +397,7 @@ impl<D: VirtioDevice> Guest<D> {
         let index = index.unwrap();
         let mut used = Vec::new();
         while ring.seen != index {
-            let place = u64::from(ring.seen % RING_SIZE);
+            let place = u64::from(ring.seen % ring.size);
             let at = GuestAddress(ring.used + 4 + 8 * place);
             let [head, len]: [u32; 2] = self.memory.read_obj(at).unwrap();
             used.push(Used {
@@ -401,7 +407,7 @@ impl<D: VirtioDevice> Guest<D> {
             ring.seen = ring.seen.wrapping_add(1);
         }
         // `used_event`: interrupt at the next one.
-        let (at, seen) = (ring.avail + 4 + 2 * u64::from(RING_SIZE), ring.seen);
+        let (at, seen) = (ring.avail + 4 + 2 * u64::from(ring.size), ring.seen);
         self.write(at, &seen.to_le_bytes());
         used
     }

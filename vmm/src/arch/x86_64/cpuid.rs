@@ -38,6 +38,9 @@ mod leaf1_ecx {
     pub(super) const TSC_DEADLINE: u32 = 1 << 24;
     pub(super) const HYPERVISOR: u32 = 1 << 31;
 }
+/// Leaf 1, `EDX`: memory type range registers. KVM makes all guest memory write-back whatever they
+/// say, and a guest that finds them spends a hundred exits on reading and setting them.
+const LEAF1_EDX_MTRR: u32 = 1 << 12;
 /// Leaf 1, `EDX`: more than one logical CPU in the package.
 const LEAF1_EDX_HTT: u32 = 1 << 28;
 /// Leaf 6, `EAX`: the APIC timer does not stop in deep sleep.
@@ -157,7 +160,7 @@ fn adjust(leaf: &mut kvm_cpuid_entry2, topology: Topology) {
             // KVM never reports TSC_DEADLINE by itself; with it the guest calibrates neither its
             // APIC timer nor the PIT, which this machine does not have.
             leaf.ecx |= leaf1_ecx::X2APIC | leaf1_ecx::TSC_DEADLINE | leaf1_ecx::HYPERVISOR;
-            leaf.edx &= !LEAF1_EDX_HTT;
+            leaf.edx &= !(LEAF1_EDX_MTRR | LEAF1_EDX_HTT);
             if topology.vcpus > 1 {
                 leaf.edx |= LEAF1_EDX_HTT;
             }
@@ -309,6 +312,13 @@ mod tests {
         let entries = for_vcpu(&supported, amd(0, 4));
         assert_eq!(find(&entries, 4, 0).unwrap().eax, 3 << 26 | 0x121);
         assert_eq!(find(&entries, 4, 3).unwrap().eax, 3 << 26 | 3 << 14 | 0x163);
+    }
+
+    #[test]
+    fn memory_type_ranges_are_hidden() {
+        let supported = [leaf(1, 0, [0, 0, 0, u32::MAX])];
+        let one = find(&for_vcpu(&supported, amd(0, 2)), 1, 0).unwrap();
+        assert_eq!(one.edx, !LEAF1_EDX_MTRR);
     }
 
     #[test]

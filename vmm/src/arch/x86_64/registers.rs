@@ -19,11 +19,6 @@ const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 /// Branch tracing and precise sampling are unavailable: how KVM resets the register.
 const MISC_ENABLE_NO_TRACING: u64 = 1 << 11 | 1 << 12;
-/// Memory types: firmware makes RAM write-back; without it all memory would be uncached for a
-/// kernel that asks.
-const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
-const MTRR_ENABLE: u64 = 1 << 11;
-const MTRR_WRITE_BACK: u64 = 6;
 
 /// A register group that KVM refused.
 #[derive(Debug, thiserror::Error)]
@@ -72,13 +67,10 @@ pub fn set_boot_msrs(vcpu: &VcpuFd, index: u8) -> Result<(), RegisterError> {
         data,
         ..kvm_msr_entry::default()
     };
-    let entries = [
-        msr(
-            MSR_IA32_MISC_ENABLE,
-            MISC_ENABLE_FAST_STRING | MISC_ENABLE_NO_TRACING,
-        ),
-        msr(MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
-    ];
+    let entries = [msr(
+        MSR_IA32_MISC_ENABLE,
+        MISC_ENABLE_FAST_STRING | MISC_ENABLE_NO_TRACING,
+    )];
     let refused = || failed(kvm_ioctls::Error::new(libc::EINVAL));
     let msrs = Msrs::from_entries(&entries).map_err(|_| refused())?;
     let set = vcpu.set_msrs(&msrs).map_err(failed)?;

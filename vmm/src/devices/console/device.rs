@@ -13,8 +13,9 @@ use crate::devices::virtio::{
     DeviceEvent, DeviceFailure, DeviceState, Progress, QueueSet, VirtioDevice, WrongState,
 };
 
-/// Size of the receive and the transmit queue.
-const QUEUE_SIZES: [u16; 2] = [64, 64];
+/// Size of the receive and the transmit queue. Linux fills the receive queue with a page for each
+/// entry, and notifies the device of each, whether or not anything is ever received.
+const QUEUE_SIZES: [u16; 2] = [2, 64];
 const TRANSMIT: usize = 1;
 /// Bytes taken from one chain; a longer one is cut.
 const MAX_CHAIN_BYTES: usize = 64 << 10;

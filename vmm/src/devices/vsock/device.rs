@@ -16,8 +16,8 @@ use crate::devices::virtio::{
 };
 
 /// Receive (host to guest), transmit (guest to host) and event queue. Linux fills the receive queue
-/// with buffers of 8 KiB (of which 4 KiB are for data), so its size costs guest memory.
-const QUEUE_SIZES: [u16; 3] = [128, 128, 16];
+/// with buffers of 4 KiB, so its size costs guest memory.
+const QUEUE_SIZES: [u16; 3] = [64, 128, 16];
 const RX: usize = 0;
 const TX: usize = 1;
 const EVENT: usize = 2;
