@@ -10,6 +10,7 @@ use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
 use hull_protocol::sandbox_ttrpc::create_sandbox;
+use rustix::process::Resource;
 use tokio::signal::unix::{signal, SignalKind};
 
 use super::address;
@@ -33,6 +34,7 @@ pub(super) struct Sandboxed {
 
 /// Serves until `Shutdown` or a signal. Sandbox, runtime directory and socket are gone after.
 pub(super) fn serve(what: &Sandboxed, listener: UnixListener) -> anyhow::Result<()> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,6 +45,15 @@ pub(super) fn serve(what: &Sandboxed, listener: UnixListener) -> anyhow::Result<
     let socket = address::socket_path(&what.exec_root, &what.namespace, &what.sandbox_id);
     address::remove(&socket);
     served
+}
+
+/// Each process of a container takes up to seven descriptors here, and what starts a shim often
+/// leaves it the traditional 1,024 in all.
+fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Raising it up to the hard limit is always allowed; with the old one most works too.
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
 async fn serve_until_told(what: &Sandboxed, listener: UnixListener) -> anyhow::Result<()> {
