@@ -112,10 +112,10 @@ case_create_container_hooks_run_before_the_start() {
     expect "$(jq -r .id "$T/state-createContainer")" "$ID" state
 }
 case_start_container_hooks_run_inside_and_before_the_program() {
-    shell 'cat /tmp/state; echo program' '.hooks = {startContainer: [{path: "/bin/sh", args: ["sh", "-c", "cat >/tmp/state; hostname >/tmp/name"], env: ["PATH=/bin"]}]}'
+    shell 'cat /tmp/state; echo; echo program' '.hooks = {startContainer: [{path: "/bin/sh", args: ["sh", "-c", "cat >/tmp/state; hostname >/tmp/name"], env: ["PATH=/bin"]}]}'
     expect_status 0
     expect "$(tail -n 1 <<<"$out")" program output
-    expect "$(sed '$d' <<<"$out" | jq -r .id)" "$ID" state
+    expect "$(head -n 1 <<<"$out" | jq -r .id)" "$ID" state
     expect "$(cat "$T/rootfs/tmp/name")" inside "host name"
 }
 case_a_failing_start_container_hook_fails_the_start() {
