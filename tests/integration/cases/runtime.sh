@@ -205,6 +205,10 @@ case_runtime_bad_input_is_refused_in_runcs_words() {
 .root=null root must be specified
 .root.path="/nonexistent" invalid rootfs
 CASES
+    jq --arg socket "${HULL_HOST#unix://}" '.mounts += [{"destination": "/s", "source": $socket, "options": ["bind"]}]' "$T/good.json" >"$T/b/config.json"
+    capture runtime run -b "$T/b" t7
+    expect_status 1
+    expect_err_has "is a socket of the host"
     echo '{' >"$T/b/config.json"
     capture runtime run -b "$T/b" t7
     expect_status 1
