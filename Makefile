@@ -6,7 +6,7 @@ MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint fmt unit machine-test fuzz clean
+.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint sbom fmt unit machine-test fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ programs: ## the Rust programs and the initramfs
 
 kernel: ## the guest kernel, from the cache where its inputs have not changed
 	@mkdir -p $(DIST)/libexec/hull
-	@vmlinux=$$(guest-kernel/build | tail -n 1) && { cmp -s "$$vmlinux" $(DIST)/libexec/hull/vmlinux || install -m644 "$$vmlinux" $(DIST)/libexec/hull/vmlinux; }
+	@vmlinux=$$(guest-kernel/build | tail -n 1) && { cmp -s "$$vmlinux" $(DIST)/libexec/hull/vmlinux || install -m644 "$$vmlinux" $(DIST)/libexec/hull/vmlinux; } && tests/checks/kernel-hardening "$${vmlinux%/*}/config"
 
 virtiofsd: ## the server of shared directories, from the cache where its version has not changed
 	vmm/virtiofsd/build $(DIST)/libexec/hull/virtiofsd
@@ -46,6 +46,10 @@ lint: ## formatting, clippy, licences and versions of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	tests/checks/dependencies
+
+sbom: ## what the programs are made of, as CycloneDX, in dist/
+	@mkdir -p $(DIST)
+	tests/checks/sbom $(DIST)/sbom.json
 
 fmt:
 	cargo fmt --all
