@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 use super::{Cgroup, CgroupError, HostShare, PARENT};
 
 /// What hull-vmm needs beside guest memory, in bytes, at most: its own pages, sockets' buffers,
-/// requests under way. About 3 MiB are used; the rest is room for page cache that is being written.
+/// requests under way. About 5 MiB are used.
 const VMM_BYTES: u64 = 64 << 20;
+/// Page cache of its disks counts too. With less room for what is on its way to the disk, the kernel
+/// holds a guest that writes much back to the disk's speed. It can be taken back at any time.
+const PAGE_CACHE_BYTES: u64 = 192 << 20;
 /// A vCPU's state, in KVM and in the VMM.
 const VCPU_BYTES: u64 = 2 << 20;
 /// KVM's page tables and reverse maps: at most one part in 2^7 of guest memory.
@@ -45,7 +48,7 @@ impl Bounds {
         if let Some(guest) = self.memory_bytes {
             let bytes = guest
                 .saturating_add(guest >> KVM_SHIFT)
-                .saturating_add(VMM_BYTES + VCPU_BYTES * vcpus);
+                .saturating_add(VMM_BYTES + PAGE_CACHE_BYTES + VCPU_BYTES * vcpus);
             settings.push(("memory.max", bytes.to_string()));
         }
         settings
@@ -119,7 +122,7 @@ mod tests {
             vcpus: 2,
             memory_bytes: Some(1 << 30),
         };
-        let memory = ((1024 + 64 + 4 + 8) << 20).to_string();
+        let memory = ((1024 + 64 + 192 + 4 + 8) << 20).to_string();
         let want = [
             ("pids.max", "258".to_owned()),
             ("cpu.max", "300000 100000".to_owned()),

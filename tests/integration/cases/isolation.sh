@@ -16,7 +16,7 @@ case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
     expect_eq "$(cat "$cgroup/cpu.max")" "200000 100000" cpu.max
     expect_eq "$(cat "$cgroup/pids.max")" 257 pids.max
     local guest=$(((128 + 16 + 2) << 20))
-    expect_eq "$(cat "$cgroup/memory.max")" $((guest + guest / 128 + (66 << 20))) memory.max
+    expect_eq "$(cat "$cgroup/memory.max")" $((guest + guest / 128 + (258 << 20))) memory.max
     echo "the VMM's cgroup: $(cat "$cgroup/memory.current") bytes, $(cat "$cgroup/pids.current") threads"
     [ -n "$(cat "$cgroup:virtiofsd/cgroup.procs")" ] || fail "virtiofsd is not in its cgroup"
     capture hull doctor --jail t-b

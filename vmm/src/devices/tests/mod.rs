@@ -1,5 +1,6 @@
 //! The transport, and all devices together.
 
 mod build;
+mod chains;
 mod chaos;
 mod mmio;
