@@ -133,21 +133,17 @@ pub(super) const RULES: &[Rule] = rules! {
     // Waiting for descriptors.
     SYS_epoll_wait() EVENT_LOOP: "the event loop (glibc's epoll_wait)";
     SYS_epoll_pwait() EVENT_LOOP: "the event loop";
-    SYS_epoll_pwait2() EVENT_LOOP: "the event loop with a precise timeout";
     SYS_epoll_ctl() EVENT_LOOP: "connections come and go";
     SYS_poll() EVENT_LOOP: "asks a socket whether it takes more";
     SYS_ppoll() EVENT_LOOP: "asks a socket whether it takes more";
-    SYS_timerfd_settime() EVENT_LOOP: "timers of devices";
 
     // Disks.
     SYS_readv() EVENT_LOOP: "frames of a tap, bytes of a connection";
     SYS_writev() EVENT_LOOP: "frames of a tap, bytes of a connection";
     SYS_pread64() EVENT_LOOP: "disk reads";
     SYS_preadv() EVENT_LOOP: "disk reads";
-    SYS_preadv2() EVENT_LOOP: "disk reads";
     SYS_pwrite64() EVENT_LOOP: "disk writes";
     SYS_pwritev() EVENT_LOOP: "disk writes";
-    SYS_pwritev2() EVENT_LOOP: "disk writes";
     SYS_fdatasync() EVENT_LOOP: "flushes of a disk";
     SYS_fallocate(is(1, PUNCH_HOLE)) EVENT_LOOP: "disk discard";
     SYS_fallocate(is(1, ZERO_RANGE)) EVENT_LOOP: "disk write-zeroes";
