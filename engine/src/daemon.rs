@@ -44,7 +44,9 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     engine.images.collect_leftovers().await?;
     tracing::info!(socket = ?config.socket, "ready");
     let rules = Arc::clone(&engine);
-    let keeper = tokio::spawn(async move { rules.networks.keep_rules().await });
+    let keeper = tokio::spawn(async move {
+        tokio::join!(rules.networks.keep_rules(), rules.networks.keep_lessons());
+    });
     tokio::select! {
         () = accept(&socket.listener, &engine) => {}
         () = stop => tracing::info!("stopping; containers go on"),

@@ -45,27 +45,62 @@ pub enum Egress {
 }
 
 /// Where to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Addresses.
-    pub network: Prefix,
+    /// The addresses, or a name for them.
+    pub place: Place,
     /// A TCP or UDP port; `None`: any, by any protocol.
     pub port: Option<u16>,
+}
+
+/// What a [`Target`] names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Addresses.
+    Network(Prefix),
+    /// Whatever a name server says this name has.
+    Name(Pattern),
+}
+
+/// A domain name, or with a leading `*.` all names below one; in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim_end_matches('.').to_ascii_lowercase();
+        let name = text.strip_prefix("*.").unwrap_or(&text);
+        let usual = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(usual);
+        // What has no letter is an address that was mistyped.
+        let letters = name.bytes().any(|b| b.is_ascii_alphabetic());
+        let valid =
+            name.len() <= 253 && letters && name.contains('.') && name.split('.').all(label);
+        valid.then_some(Self(text))
+    }
+
+    /// Whether a name, in lower case and without a last dot, is meant.
+    pub fn matches(&self, name: &str) -> bool {
+        match self.0.strip_prefix('*') {
+            Some(end) => name.ends_with(end) && end.len() < name.len(),
+            None => name == self.0,
+        }
+    }
 }
 
 /// A text that is no policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEgress {
     /// Not one of the words.
-    #[error("egress policy {text:?}: want all, outside, none or allow:CIDR[:PORT],...")]
+    #[error("egress policy {text:?}: want all, outside, none or allow:CIDR-OR-NAME[:PORT],...")]
     Word {
         /// The text.
         text: String,
     },
     /// An entry of the list.
     #[error(
-        "egress policy: {entry:?} is not a network with or without a port, such as \
-         10.0.0.0/8, 10.1.2.3:443 or [2001:db8::/32]:443"
+        "egress policy: {entry:?} is neither a network nor a domain name, with or without a port, \
+         such as 10.0.0.0/8, 10.1.2.3:443, [2001:db8::/32]:443 or *.example.org:443"
     )]
     Entry {
         /// The entry.
@@ -109,15 +144,16 @@ impl FromStr for Egress {
 
 fn target(entry: &str) -> Option<Target> {
     let (network, port) = split_port(entry)?;
-    let network = match network.parse::<IpAddr>() {
-        Ok(address) => Prefix::host(address),
-        Err(_) => network.parse().ok()?,
+    let place = match (network.parse::<IpAddr>(), network.parse()) {
+        (Ok(address), _) => Place::Network(Prefix::host(address)),
+        (_, Ok(network)) => Place::Network(network),
+        _ => Place::Name(Pattern::parse(network)?),
     };
     let port = match port {
         Some(port) => Some(port.parse::<u16>().ok().filter(|port| *port != 0)?),
         None => None,
     };
-    Some(Target { network, port })
+    Some(Target { place, port })
 }
 
 /// A network and a port. An IPv6 network has to be in brackets where a port follows.
@@ -145,19 +181,72 @@ impl fmt::Display for Egress {
                 f.write_str("allow:")?;
                 for (index, target) in targets.iter().enumerate() {
                     let comma = if index == 0 { "" } else { "," };
-                    match (target.port, target.network.address) {
-                        (None, _) => write!(f, "{comma}{}", target.network)?,
-                        (Some(port), IpAddr::V4(_)) => {
-                            write!(f, "{comma}{}:{port}", target.network)?;
-                        }
-                        (Some(port), IpAddr::V6(_)) => {
-                            write!(f, "{comma}[{}]:{port}", target.network)?;
-                        }
-                    }
+                    write!(f, "{comma}{target}")?;
                 }
                 Ok(())
             }
         }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.place, self.port) {
+            (Place::Network(network), Some(_)) if network.address.is_ipv6() => {
+                write!(f, "[{network}]")?;
+            }
+            (Place::Network(network), _) => write!(f, "{network}")?,
+            (Place::Name(pattern), _) => f.write_str(&pattern.0)?,
+        }
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Egress {
+    /// The names that it allows.
+    pub fn names(&self) -> impl Iterator<Item = &Pattern> {
+        let targets = match self {
+            Self::Allow(targets) => targets.as_slice(),
+            _ => &[],
+        };
+        targets.iter().filter_map(|target| match &target.place {
+            Place::Name(pattern) => Some(pattern),
+            Place::Network(_) => None,
+        })
+    }
+
+    /// Whether somebody outside may be asked for a name, in lower case and without a last dot. Where
+    /// names are listed it is for these only: a question is a message, too.
+    pub fn may_ask(&self, name: &str) -> bool {
+        match self {
+            Self::All | Self::Outside => true,
+            Self::None => false,
+            Self::Allow(_) => {
+                let mut names = self.names().peekable();
+                names.peek().is_none() || names.any(|pattern| pattern.matches(name))
+            }
+        }
+    }
+
+    /// The same with addresses in the place of names; `addresses` are the ones that a name has.
+    pub fn resolve(&self, addresses: &dyn Fn(&Pattern) -> Vec<IpAddr>) -> Self {
+        let Self::Allow(targets) = self else {
+            return self.clone();
+        };
+        let resolved = targets.iter().flat_map(|target| match &target.place {
+            Place::Network(_) => vec![target.clone()],
+            Place::Name(pattern) => addresses(pattern)
+                .into_iter()
+                .map(|address| Target {
+                    place: Place::Network(Prefix::host(address)),
+                    port: target.port,
+                })
+                .collect(),
+        });
+        Self::Allow(resolved.collect())
     }
 }
 
@@ -201,8 +290,12 @@ impl Restricted {
             }
             Egress::None => vec![self.closed()],
             Egress::Allow(targets) => {
-                let mine = targets.iter().filter(|target| mine(&target.network));
-                let mut rules: Vec<Rule> = mine.flat_map(|target| self.open(target)).collect();
+                let mine = targets.iter().filter_map(|target| match target.place {
+                    Place::Network(network) if mine(&network) => Some((network, target.port)),
+                    _ => None,
+                });
+                let mut rules: Vec<Rule> =
+                    mine.flat_map(|(to, port)| self.open(to, port)).collect();
                 rules.push(self.closed());
                 rules
             }
@@ -215,9 +308,9 @@ impl Restricted {
         self.rule(vec![away, Test::NewConversation], Verdict::Drop)
     }
 
-    fn open(&self, target: &Target) -> Vec<Rule> {
-        let there = Test::destination(true, target.network);
-        let Some(port) = target.port else {
+    fn open(&self, network: Prefix, port: Option<u16>) -> Vec<Rule> {
+        let there = Test::destination(true, network);
+        let Some(port) = port else {
             return vec![self.rule(vec![there], Verdict::Accept)];
         };
         [TCP, UDP]
@@ -267,6 +360,7 @@ mod tests {
             "none",
             "allow:10.0.0.0/8,192.168.1.2/32:443",
             "allow:fd00::/8,[2001:db8::1/128]:443",
+            "allow:example.org,*.example.org:443,10.0.0.0/8",
         ] {
             assert_eq!(text.parse::<Egress>().unwrap().to_string(), text);
         }
@@ -284,7 +378,11 @@ mod tests {
             "allow:10.0.0.0/33",
             "allow:10.0.0.1:0",
             "allow:10.0.0.1:99999",
-            "allow:example.org",
+            "allow:example",
+            "allow:1.2.3",
+            "allow:10.0.0.1/x",
+            "allow:a..b",
+            "allow:*.*.b",
             "allow:[fd00::/8",
             "allow:[fd00::/8]443",
             "allow:fd00::/129",
@@ -296,6 +394,31 @@ mod tests {
             many.parse::<Egress>(),
             Err(BadEgress::TooMany { count: 300 })
         );
+    }
+
+    #[test]
+    fn names_stand_for_addresses() {
+        let policy: Egress = "allow:Example.org:443,*.example.net,10.0.0.0/8"
+            .parse()
+            .unwrap();
+        for (name, asked) in [
+            ("example.org", true),
+            ("www.example.org", false),
+            ("example.net", false),
+            ("a.b.example.net", true),
+            ("badexample.net", false),
+        ] {
+            assert_eq!(policy.may_ask(name), asked, "{name}");
+        }
+        let known = |pattern: &Pattern| match pattern.matches("example.org") {
+            true => vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            false => Vec::new(),
+        };
+        let resolved = policy.resolve(&known).to_string();
+        let want = "allow:192.0.2.1/32:443,[2001:db8::1/128]:443,10.0.0.0/8";
+        assert_eq!(resolved, want);
+        let addresses: Egress = "allow:10.0.0.0/8".parse().unwrap();
+        assert!(addresses.may_ask("example.org"));
     }
 
     #[test]

@@ -207,8 +207,10 @@ impl Networks {
         let (address, v6) = choose_addresses(&mut state, &network, wanted)?;
         let isolated = !network.icc;
         let upstreams = owner.upstreams();
-        // On the default network a container asks whom it names; links are known to ours alone.
-        let own_resolver = network.is_default() && !upstreams.is_empty() && wanted.links.is_empty();
+        // On the default network a container asks whom it names. Links, and what a policy of names
+        // opens, are known to ours alone.
+        let needs_ours = !wanted.links.is_empty() || owner.egress.names().next().is_some();
+        let own_resolver = network.is_default() && !upstreams.is_empty() && !needs_ours;
         let gateway = v4_of(network.v4.gateway)?;
         let endpoint = Endpoint {
             id: ids::new_id(),
@@ -283,11 +285,10 @@ impl Networks {
         let gone = {
             let mut state = self.lock();
             let gone = state.live.remove(id);
+            state.learned.forget(id);
             let mut ends = gone.iter().flat_map(|live| &live.endpoints);
             if ends.any(|end| end.egress() != Egress::All) {
-                if let Err(error) = self.apply_rules(&state) {
-                    tracing::warn!(id, error = error.message(), "packet rules are left");
-                }
+                self.apply_or_warn(&state);
             }
             gone
         };

@@ -180,13 +180,15 @@ impl Server {
         if let Some(own) = self.directory.answer(&message, &asker) {
             return to_bytes(own, &message, tcp);
         }
-        let short = is_short(&message);
-        let no_answer = match (short, asker.closed) {
+        let name = name_of(&message);
+        let short = !name.contains('.');
+        let closed = asker.closed || !asker.egress.may_ask(&name);
+        let no_answer = match (short, closed) {
             (true, _) => ResponseCode::NXDomain,
             (false, true) => ResponseCode::Refused,
             (false, false) => ResponseCode::ServFail,
         };
-        let passed_on = match (asker.closed, short) {
+        let passed_on = match (closed, short) {
             (true, _) => None,
             (false, false) => self.pass_on(question, &asker, tcp).await,
             (false, true) => {
@@ -197,6 +199,9 @@ impl Server {
                     .flatten()
             }
         };
+        if let Some(answer) = &passed_on {
+            self.directory.teach(&asker, &name, answer).await;
+        }
         passed_on.or_else(|| reply(&message, no_answer).to_vec().ok())
     }
 
@@ -221,12 +226,11 @@ impl Server {
     }
 }
 
-/// Whether a name of one label is asked for.
-fn is_short(message: &Message) -> bool {
-    let [query] = message.queries.as_slice() else {
-        return false;
-    };
-    query.name.iter().count() == 1
+/// The name that is asked for, in lower case and without a last dot.
+fn name_of(message: &Message) -> String {
+    let query = message.queries.first();
+    let name = query.map(|query| query.name.to_ascii().to_ascii_lowercase());
+    name.unwrap_or_default().trim_end_matches('.').to_owned()
 }
 
 /// The host's name servers.
@@ -272,7 +276,7 @@ pub(crate) fn answer_for_fuzzing(question: &[u8]) {
     };
     zone.add("web", [10, 0, 0, 2].into());
     zone.add("db", [0xfd00u16, 0, 0, 0, 0, 0, 0, 3].into());
-    let directory = Directory::default();
+    let directory = Directory::new(super::learned::channel().0);
     directory.set(directory::Content {
         zones: HashMap::from([("n".to_owned(), zone)]),
         ..directory::Content::default()
@@ -289,9 +293,10 @@ mod tests {
     use super::*;
     use hickory_proto::op::{OpCode, Query};
     use hickory_proto::rr::{Name, RecordType};
+    use hull_network::egress::Egress;
 
     fn server(asker: Asker) -> Server {
-        let directory = Directory::default();
+        let directory = Directory::new(crate::network::learned::channel().0);
         directory.set(Content {
             askers: HashMap::from([(PEER, asker)]),
             ..Content::default()
@@ -333,7 +338,10 @@ mod tests {
             ("gone.", false, ResponseCode::NXDomain),
         ] {
             let server = server(Asker {
-                closed,
+                egress: match closed {
+                    true => Egress::None,
+                    false => Egress::All,
+                },
                 ..Asker::default()
             });
             let answer = server.answer(&question(name), PEER, false).await;

@@ -1,7 +1,5 @@
 //! Who is known by which name, and to whom.
 
-use hull_network::egress::Egress;
-
 use super::dns::{Asker, Content, Zone};
 use super::manage::{Networks, State};
 use super::records::{Endpoint, Link};
@@ -33,8 +31,8 @@ fn directory_of(state: &State) -> Content {
         };
         content.zones.insert(network.id.clone(), zone);
     }
-    for live in state.live.values() {
-        let asker = asker_of(&live.endpoints);
+    for (id, live) in &state.live {
+        let asker = asker_of(id, &live.endpoints);
         for end in &live.endpoints {
             for address in end.addresses() {
                 content.askers.insert(address, asker.clone());
@@ -47,7 +45,7 @@ fn directory_of(state: &State) -> Content {
     content
 }
 
-fn asker_of(endpoints: &[Endpoint]) -> Asker {
+fn asker_of(id: &str, endpoints: &[Endpoint]) -> Asker {
     let links = endpoints.iter().flat_map(|end| {
         let to = |link: &Link| {
             let target = (end.network_id.clone(), link.target.to_ascii_lowercase());
@@ -55,16 +53,14 @@ fn asker_of(endpoints: &[Endpoint]) -> Asker {
         };
         end.links.iter().map(to)
     });
+    let first = endpoints.first();
     Asker {
+        owner: id.to_owned(),
+        egress: first.map(Endpoint::egress).unwrap_or_default(),
         networks: endpoints.iter().map(|end| end.network_id.clone()).collect(),
         links: links.collect(),
         // Who has no way out has none by names either.
-        closed: endpoints
-            .iter()
-            .all(|end| end.egress() == Egress::None || end.gateway.is_none()),
-        upstreams: endpoints
-            .first()
-            .map(|end| end.upstreams.clone())
-            .unwrap_or_default(),
+        closed: endpoints.iter().all(|end| end.gateway.is_none()),
+        upstreams: first.map(|end| end.upstreams.clone()).unwrap_or_default(),
     }
 }

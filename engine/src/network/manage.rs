@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::attach::Live;
 use super::bridge::checked_mtu;
 use super::dns::{Directory, Dns};
+use super::learned::{self, Learned, Lessons};
 use super::names::Tag;
 use super::pools::PoolRequest;
 use super::records::NetworkRecord;
@@ -52,6 +53,8 @@ pub(crate) struct Networks {
     file: PathBuf,
     /// What the name servers answer from.
     pub(super) directory: Directory,
+    /// Taken by the task that learns.
+    lessons: Mutex<Option<Lessons>>,
     state: Mutex<State>,
 }
 
@@ -64,6 +67,8 @@ pub(super) struct State {
     pub(super) last: HashMap<Prefix, IpAddr>,
     /// Name servers, by network id.
     pub(super) servers: HashMap<String, Dns>,
+    /// What containers with a policy of names may reach.
+    pub(super) learned: Learned,
 }
 
 pub(super) fn host(error: &(dyn std::error::Error + 'static)) -> EngineError {
@@ -81,6 +86,7 @@ impl Networks {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(EngineError::io("read", &file, error)),
         };
+        let (sender, lessons) = learned::channel();
         Ok(Self {
             tag: Tag::of(engine_id),
             global_id: engine_id
@@ -88,7 +94,8 @@ impl Networks {
                 .and_then(|digits| u64::from_str_radix(digits, 16).ok())
                 .unwrap_or_default(),
             file,
-            directory: Directory::default(),
+            directory: Directory::new(sender),
+            lessons: Mutex::new(Some(lessons)),
             state: Mutex::new(State {
                 networks,
                 ..State::default()
@@ -247,17 +254,20 @@ impl Networks {
                 })
             })
             .collect();
-        let ends = state.live.values().flat_map(|live| &live.endpoints);
+        let live = state.live.iter();
+        let ends = live.flat_map(|(id, live)| live.endpoints.iter().map(move |end| (id, end)));
         let restricted: Vec<_> = ends
-            .filter(|end| end.egress() != Egress::All)
-            .flat_map(|end| {
+            .filter(|(_, end)| end.egress() != Egress::All)
+            .flat_map(|(id, end)| {
+                let egress = state.learned.resolve(id, &end.egress());
                 // With an IPv6 address comes one that reaches the host alone.
                 let pinned = end.pinned().filter(|pinned| pinned.v6.is_some());
                 let link_local = pinned.map(|pinned| pool::link_local_of(pinned.mac).into());
-                end.addresses().chain(link_local).map(|address| Restricted {
+                let addresses = end.addresses().chain(link_local);
+                addresses.map(move |address| Restricted {
                     bridge: self.tag.bridge(&end.network_id),
                     address,
-                    egress: end.egress(),
+                    egress: egress.clone(),
                 })
             })
             .collect();
@@ -289,11 +299,23 @@ impl Networks {
         }
     }
 
+    pub(super) fn take_lessons(&self) -> Option<Lessons> {
+        let mut lessons = self.lessons.lock().unwrap_or_else(PoisonError::into_inner);
+        lessons.take()
+    }
+
+    pub(super) fn apply_or_warn(&self, state: &State) {
+        if let Err(error) = self.apply_rules(state) {
+            tracing::error!(
+                error = error.message(),
+                "packet rules are not as they should be"
+            );
+        }
+    }
+
     fn restore_rules(&self) {
         let state = self.lock();
-        if let Err(error) = self.apply_rules(&state) {
-            tracing::error!(error = error.message(), "packet rules are lost");
-        }
+        self.apply_or_warn(&state);
         let table = self.tag.table();
         for end in state.live.values().flat_map(|live| &live.endpoints) {
             let Some(pinned) = end.pinned() else { continue };

@@ -9,6 +9,7 @@ mod attach;
 mod bridge;
 mod dns;
 mod known;
+mod learned;
 mod manage;
 mod names;
 mod pools;

@@ -256,3 +256,61 @@ END
     expect_eq "$(hull network ls -q --filter name=t-taken | wc -l)" 1 'filtered'
     hull network rm t-taken >/dev/null
 }
+
+case_flushed_rules_come_back() {
+    command -v nft >/dev/null || skip 'no nft here'
+    hull run -d --name t-flush --egress none "$BUSYBOX" sleep 600 >/dev/null
+    local before
+    before=$(nft list ruleset | grep -c drop)
+    nft flush ruleset
+    wait_for 10 sh -c "[ \$(nft list ruleset | grep -c drop) = $before ]" || fail "rules: $(nft list ruleset)"
+    capture hull exec t-flush ping -c 1 -W 2 172.17.0.1
+    [ "$status" != 0 ] || fail 'the policy is gone'
+    hull rm -f t-flush >/dev/null
+}
+
+# Names in a policy: closed until the name server said where it is, and nothing else.
+case_egress_by_name() {
+    ip netns add t-out
+    ip link add t-v0 type veth peer name t-v1 netns t-out
+    ip addr add 10.234.0.1/24 dev t-v0
+    ip link set t-v0 up
+    ip -n t-out addr add 10.234.0.2/24 dev t-v1
+    ip -n t-out addr add 10.234.0.3/24 dev t-v1
+    ip -n t-out link set t-v1 up
+    ip -n t-out route add default via 10.234.0.1
+    # Every name is 10.234.0.2.
+    python3 -c '
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.9", 53))
+while True:
+    question, peer = server.recvfrom(512)
+    a = question[-4:-2] == b"\0\1"
+    head = question[:2] + b"\x81\x80\0\1" + (b"\0\1" if a else b"\0\0") + bytes(4)
+    answer = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4\x0a\xea\0\2" if a else b""
+    server.sendto(head + question[12:] + answer, peer)
+' &
+    local server=$!
+    capture hull run --rm --dns 127.0.0.9 --egress 'allow:good.test,*.better.test' "$BUSYBOX" sh -c '
+        ping -c 1 -W 2 10.234.0.2 >/dev/null || echo closed
+        ping -c 1 -W 5 good.test >/dev/null && echo open
+        ping -c 1 -W 5 the.better.test >/dev/null && echo open
+        ping -c 1 -W 2 10.234.0.3 >/dev/null || echo nothing else
+        nslookup -type=a bad.test | grep -c REFUSED'
+    kill "$server"
+    ip netns del t-out
+    expect_out $'closed\nopen\nopen\nnothing else\n1\n'
+}
+
+# The default route goes to the network that is left, and published ports lead there.
+case_the_default_route_follows() {
+    hull network create --subnet 10.235.0.0/24 t-next >/dev/null
+    web t-multi -p 18084:80
+    hull network connect t-next t-multi
+    hull network disconnect bridge t-multi
+    expect_eq "$(hull exec t-multi ip route | grep default)" 'default via 10.235.0.1 dev eth1 ' 'route'
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18084/ | grep -q served' || fail 'the port does not follow'
+    hull rm -f t-multi >/dev/null
+    hull network rm t-next >/dev/null
+}

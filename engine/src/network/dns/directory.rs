@@ -3,10 +3,15 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hull_network::egress::Egress;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::network::learned::Lesson;
 
 /// Seconds that an answer may be kept: a restarted container has another address at once.
 const TTL: u32 = 0;
@@ -14,8 +19,11 @@ const TTL: u32 = 0;
 const LEAST_ANSWER: u16 = 512;
 
 /// What all name servers of an engine answer from.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Directory(Arc<RwLock<Content>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Directory {
+    content: Arc<RwLock<Content>>,
+    lessons: mpsc::Sender<Lesson>,
+}
 
 /// All names and askers.
 #[derive(Debug, Default)]
@@ -44,6 +52,10 @@ pub(crate) struct Asker {
     pub(crate) links: HashMap<String, (String, String)>,
     /// It may ask for nothing else.
     pub(crate) closed: bool,
+    /// Id of the container.
+    pub(crate) owner: String,
+    /// What it may ask for otherwise.
+    pub(crate) egress: Egress,
     /// Whom to ask for everything else; empty: whom the host asks.
     pub(crate) upstreams: Vec<IpAddr>,
 }
@@ -58,14 +70,40 @@ impl Zone {
 }
 
 impl Directory {
+    /// An empty one. Answers to containers whose policy names domains are told first.
+    pub(crate) fn new(lessons: mpsc::Sender<Lesson>) -> Self {
+        Self {
+            content: Arc::default(),
+            lessons,
+        }
+    }
+
+    /// Opens what a container is about to be told.
+    pub(super) async fn teach(&self, asker: &Asker, name: &str, answer: &[u8]) {
+        if asker.egress.names().next().is_none() {
+            return;
+        }
+        let (done, learned) = oneshot::channel();
+        let lesson = Lesson {
+            owner: asker.owner.clone(),
+            name: name.to_owned(),
+            addresses: addresses_in(answer),
+            done,
+        };
+        if self.lessons.send(lesson).await.is_ok() {
+            // Either way the answer is sent.
+            let _ = learned.await;
+        }
+    }
+
     /// Puts new content in place of the old.
     pub(crate) fn set(&self, content: Content) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = content;
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = content;
     }
 
     /// Who asks, from this address, the server of this network.
     pub(super) fn asker(&self, address: IpAddr, network: &str) -> Asker {
-        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
         let known = content.askers.get(&address).cloned();
         // Somebody else is the host.
         known.unwrap_or_else(|| Asker {
@@ -85,7 +123,7 @@ impl Directory {
         if query.query_class != DNSClass::IN {
             return None;
         }
-        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
         let name = query.name.to_ascii();
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         if query.query_type == RecordType::PTR {
@@ -161,6 +199,22 @@ fn address_of_reverse(name: &str) -> Option<IpAddr> {
     Some(Ipv6Addr::from(number).into())
 }
 
+/// The addresses in an answer, with their times to live.
+fn addresses_in(answer: &[u8]) -> Vec<(IpAddr, Duration)> {
+    let Ok(message) = Message::from_vec(answer) else {
+        return Vec::new();
+    };
+    let address = |record: &Record| {
+        let address: IpAddr = match &record.data {
+            RData::A(address) => address.0.into(),
+            RData::AAAA(address) => address.0.into(),
+            _ => return None,
+        };
+        Some((address, Duration::from_secs(record.ttl.into())))
+    };
+    message.answers.iter().filter_map(address).collect()
+}
+
 /// An answer with nothing in it yet.
 pub(super) fn reply(message: &Message, code: ResponseCode) -> Message {
     let mut answer = Message::response(message.metadata.id, message.metadata.op_code);
@@ -224,7 +278,7 @@ mod tests {
                 },
             )]),
         };
-        let directory = Directory::default();
+        let directory = Directory::new(mpsc::channel(1).0);
         directory.set(content);
         directory
     }
