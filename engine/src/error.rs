@@ -16,6 +16,8 @@ pub enum Kind {
     NotFound,
     /// 409: not in this state, or a name is taken.
     Conflict,
+    /// 503: not in the engine's present role.
+    Unavailable,
     /// 501: known, and not there yet.
     NotBuilt,
     /// 500: the host or Hull failed.
@@ -90,8 +92,25 @@ pub enum EngineError {
     /// It can't be had with a VM.
     #[error("not supported: {0}")]
     NotSupported(String),
+    /// A wish that Hull does not serve, by its name in the API.
+    #[error("{what} is not supported: {why}")]
+    Unsupported {
+        /// The field, with its value where that matters.
+        what: String,
+        /// The reason.
+        why: String,
+    },
+    /// Of a swarm manager.
+    #[error(
+        "This node is not a swarm manager. Hull has no swarm mode of its own: use dockerd with Hull \
+         as its runtime."
+    )]
+    NoSwarm,
+    /// Of a member of a swarm.
+    #[error("This node is not part of a swarm")]
+    NoPartOfSwarm,
     /// No plugin has this name.
-    #[error("plugin {0:?} not found")]
+    #[error("plugin \"{0}\" not found")]
     NoSuchPlugin(String),
     /// No part of the Docker API.
     #[error("page not found")]
@@ -238,7 +257,8 @@ impl EngineError {
             Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
             Self::Forbidden(_) => Kind::Forbidden,
             Self::NotModified(_) => Kind::NotModified,
-            Self::NotBuilt(_) | Self::NotSupported(_) => Kind::NotBuilt,
+            Self::NotBuilt(_) | Self::NotSupported(_) | Self::Unsupported { .. } => Kind::NotBuilt,
+            Self::NoSwarm | Self::NoPartOfSwarm => Kind::Unavailable,
             Self::Image(failure) => failure.kind,
             Self::Start(_)
             | Self::Task { .. }

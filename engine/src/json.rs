@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::error::{EngineError, Result};
@@ -83,20 +82,6 @@ pub(crate) fn parse_filters(text: &str) -> Result<Filters> {
         .collect()
 }
 
-/// A moment as docker's filters have it: RFC 3339, seconds since the epoch, or how long ago in Go's
-/// form (`24h`, `1h30m`).
-pub(crate) fn parse_time(text: &str) -> Result<Timestamp> {
-    let bad = || EngineError::BadRequest(format!("invalid time {text:?}: want 24h or a timestamp"));
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
-    }
-    if let Ok(seconds) = text.parse::<i64>() {
-        return Timestamp::from_second(seconds).map_err(|_| bad());
-    }
-    let ago: SignedDuration = text.parse().map_err(|_| bad())?;
-    Timestamp::now().checked_sub(ago).map_err(|_| bad())
-}
-
 /// Replaces a string by a list of that string under each of `keys`: `Cmd`, `Entrypoint` and the
 /// like may be sent either way.
 pub(crate) fn lists_from_strings(value: &mut Value, keys: &[&str]) {
@@ -128,15 +113,6 @@ mod tests {
         for bad in ["[]", "x", r#"{"a":1}"#, r#"{"a":[1]}"#] {
             assert!(parse_filters(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn times_are_moments_or_how_long_ago() {
-        let hours = |text: &str| Timestamp::now().duration_since(parse_time(text).unwrap());
-        assert_eq!(hours("24h").as_hours(), 24);
-        assert_eq!(hours("1h30m").as_mins(), 90);
-        assert_eq!(parse_time("5").unwrap().as_second(), 5);
-        assert!(parse_time("2024-01-01T00:00:00Z").is_ok() && parse_time("yesterday").is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod error;
 pub mod events;
 mod exec;
 mod files;
+mod filters;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod health;

@@ -347,7 +347,8 @@ async fn what_is_not_there_is_named() {
         ("/containers/nope/json", 404, "No such container: nope"),
         ("/images/nope/json", 404, "No such image: nope:latest"),
         ("/networks/nope", 404, "nope"),
-        ("/swarm", 501, "/swarm is not built yet"),
+        ("/swarm", 503, "not a swarm manager"),
+        ("/session", 501, "/session is not built yet"),
         ("/nowhere", 404, "page not found"),
     ] {
         let (found, bytes) = daemon.send(Method::GET, path, "").await;

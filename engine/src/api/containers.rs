@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bollard_stubs::models::{
-    ContainerCreateResponse, ContainerInspectResponse, ContainerPruneResponse, ContainerSummary,
-    ContainerTopResponse, ContainerWaitResponse,
+    ContainerCreateResponse, ContainerPruneResponse, ContainerSummary, ContainerTopResponse,
+    ContainerUpdateResponse, ContainerWaitResponse,
 };
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -21,15 +21,17 @@ use tokio::sync::mpsc;
 use super::import::platform;
 use super::respond::{stream, Answer, NO_CONTENT};
 use super::streams::{body_channel, frame, media_type, Attachment, Hijack};
-use super::{body_bytes, Query, Shared};
+use super::{body_bytes, body_json, Query, Shared};
 use crate::container::{
     live_task, Container, CreateRequest, ListOptions, StopOptions, WaitCondition,
 };
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::filters;
 use crate::json::Params;
 use crate::lifecycle::Status;
 use crate::logs::{self, LogRecord, ReadOptions};
+use crate::spec;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
@@ -47,6 +49,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/containers/{id}/attach", post(attach))
         .route("/containers/{id}/resize", post(resize))
         .route("/containers/{id}/rename", post(rename))
+        .route("/containers/{id}/update", post(update))
         .route("/containers/{id}/top", get(top))
         .route("/containers/{id}/pause", post(pause))
         .route("/containers/{id}/unpause", post(unpause))
@@ -60,6 +63,7 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ContainerS
         .and_then(|limit| usize::try_from(limit).ok());
     let options = ListOptions {
         all: query.flag("all"),
+        sizes: query.flag("size"),
         limit: limit.filter(|limit| 0 < *limit),
         filters: query.filters()?,
     };
@@ -108,9 +112,42 @@ async fn detached<T: Send + 'static>(
     }
 }
 
-async fn inspect(engine: Shared, Path(id): Path<String>) -> Answer<Json<ContainerInspectResponse>> {
+async fn inspect(
+    engine: Shared,
+    Path(id): Path<String>,
+    Query(query): Query,
+) -> Answer<Json<Value>> {
     let container = engine.container(&id)?;
-    Ok(Json(engine.inspect_container(&container)))
+    let mut shown = engine.inspect_container(&container);
+    if query.flag("size") {
+        let (writable, whole) = engine.disk_sizes(&container.record());
+        (shown.size_rw, shown.size_root_fs) = (Some(writable), Some(whole));
+    }
+    let mut shown = serde_json::to_value(shown).map_err(|source| EngineError::Json {
+        what: "describe the container",
+        source,
+    })?;
+    for (key, fields) in [("HostConfig", spec::HOST), ("Config", spec::CONFIG)] {
+        if let Some(object) = shown[key].as_object_mut() {
+            spec::complete(object, fields);
+        }
+    }
+    Ok(Json(shown))
+}
+
+async fn update(
+    engine: Shared,
+    Path(id): Path<String>,
+    body: Body,
+) -> Answer<Json<ContainerUpdateResponse>> {
+    let body: Value = body_json(body).await?;
+    let container = engine.container(&id)?;
+    let engine = Arc::clone(&engine);
+    let warnings =
+        detached(async move { engine.update_container(&container, &body).await }).await?;
+    Ok(Json(ContainerUpdateResponse {
+        warnings: Some(warnings),
+    }))
 }
 
 async fn start(engine: Shared, Path(id): Path<String>) -> Answer<StatusCode> {
@@ -217,24 +254,10 @@ async fn wait(engine: Shared, Path(id): Path<String>, Query(query): Query) -> An
     Ok(stream("application/json", Body::from_stream(body)))
 }
 
-/// Docker's times: seconds since the epoch with a fraction, or RFC 3339.
+/// A time; `0` is none.
 fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
-    let Some(text) = query.get(key).filter(|text| *text != "0") else {
-        return Ok(None);
-    };
-    let bad = || EngineError::BadRequest(format!("invalid value for {key}: {text:?}"));
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(Some(time));
-    }
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let nanos: String = fraction
-        .chars()
-        .chain(std::iter::repeat('0'))
-        .take(9)
-        .collect();
-    let seconds: i64 = seconds.parse().map_err(|_| bad())?;
-    let nanos: i32 = nanos.parse().map_err(|_| bad())?;
-    Timestamp::new(seconds, nanos).map(Some).map_err(|_| bad())
+    let text = query.get(key).filter(|text| *text != "0");
+    text.map(|text| filters::time(key, text)).transpose()
 }
 
 async fn log(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<Response> {
@@ -463,23 +486,4 @@ async fn vm(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
         "agent_resident_bytes": vm.guest.agent_resident_bytes,
         "jail": jail,
     })))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashMap;
-
-    #[test]
-    fn times_are_read_in_dockers_forms() {
-        let read = |text: &str| {
-            let params = Params(HashMap::from([("since".to_owned(), text.to_owned())]));
-            time_of(&params, "since")
-        };
-        let nanos = |text: &str| read(text).unwrap().unwrap().as_nanosecond();
-        assert_eq!(nanos("12.5"), 12_500_000_000);
-        assert_eq!(nanos("1970-01-01T00:00:01Z"), 1_000_000_000);
-        assert_eq!(read("0").unwrap(), None);
-        assert!(read("yesterday").is_err());
-    }
 }

@@ -25,6 +25,7 @@ use super::{Query, Shared};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
+use crate::filters;
 use crate::images::{container_config, parse_reference};
 use crate::json::{Filters, Params};
 
@@ -63,14 +64,73 @@ async fn one(
 
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ImageSummary>>> {
     let filters = query.filters()?;
+    filters::check(&filters, &LIST_FILTERS)?;
+    filters::booleans(&filters, "dangling")?;
+    let until = filters::until(&filters)?;
+    let [before, since] = ["before", "since"].map(|key| bound(&engine, &filters, key));
+    let (before, since) = (before.await?, since.await?);
     let mut found = Vec::new();
-    for image in engine.images.list().await? {
+    for mut image in engine.images.list().await? {
+        let time = created(&image);
+        let in_time = before.is_none_or(|bound| time < bound)
+            && since.is_none_or(|bound| bound < time)
+            && until.is_none_or(|bound| time.is_some_and(|time| time < bound));
         let labels = container_config(&image)?.labels.unwrap_or_default();
-        if matches(&image, &labels, &filters) {
+        if in_time && matches(&image, &labels, &filters) {
+            keep_named(&mut image, &filters);
             found.push(summary(&engine, &image, labels));
         }
     }
     Ok(Json(found))
+}
+
+const LIST_FILTERS: [&str; 7] = [
+    "before",
+    "dangling",
+    "label",
+    "label!",
+    "reference",
+    "since",
+    "until",
+];
+
+/// When the image was made that a filter names; the outer `None`: no such filter.
+async fn bound(
+    engine: &Engine,
+    filters: &Filters,
+    key: &str,
+) -> Result<Option<Option<jiff::Timestamp>>> {
+    match filters.get(key).and_then(|values| values.first()) {
+        Some(name) => Ok(Some(created(&engine.images.find(name).await?))),
+        None => Ok(None),
+    }
+}
+
+/// Leaves of an image's names those that the filter `reference` asks for.
+fn keep_named(image: &mut Image, filters: &Filters) {
+    if let Some(patterns) = filters.get("reference") {
+        image
+            .repo_tags
+            .retain(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)));
+    }
+}
+
+fn is_named(pattern: &str, tag: &str) -> bool {
+    let repository = tag.rsplit_once(':').map_or(tag, |(name, _)| name);
+    glob(pattern, tag) || glob(pattern, repository)
+}
+
+/// All images.
+pub(super) async fn summaries(engine: &Engine) -> Result<Vec<ImageSummary>> {
+    let mut found = Vec::new();
+    for image in engine.images.list().await? {
+        let labels = container_config(&image)?.labels.unwrap_or_default();
+        found.push(ImageSummary {
+            shared_size: 0,
+            ..summary(engine, &image, labels)
+        });
+    }
+    Ok(found)
 }
 
 fn matches(
@@ -79,13 +139,11 @@ fn matches(
     filters: &Filters,
 ) -> bool {
     filters.iter().all(|(key, wanted)| match key.as_str() {
-        "reference" => wanted.iter().any(|pattern| {
-            image.repo_tags.iter().any(|tag| {
-                let repository = tag.rsplit_once(':').map_or(tag.as_str(), |(name, _)| name);
-                glob(pattern, tag) || glob(pattern, repository)
-            })
-        }),
+        "reference" => wanted
+            .iter()
+            .any(|pattern| image.repo_tags.iter().any(|tag| is_named(pattern, tag))),
         "label" => wanted.iter().all(|text| label_matches(text, labels)),
+        "label!" => !wanted.iter().any(|text| label_matches(text, labels)),
         "dangling" => wanted.iter().any(|text| {
             let wants = matches!(text.as_str(), "true" | "1");
             image.repo_tags.is_empty() == wants
@@ -304,62 +362,23 @@ fn removed_item(removed: Removed) -> ImageDeleteResponseItem {
     }
 }
 
-/// Which images a prune may take.
-#[derive(Debug, Default)]
-struct PruneFilter {
-    /// Made before this.
-    until: Option<jiff::Timestamp>,
-    labels: Vec<String>,
-    not_labels: Vec<String>,
-}
-
-impl PruneFilter {
-    fn takes(
-        &self,
-        created: Option<jiff::Timestamp>,
-        labels: &std::collections::HashMap<String, String>,
-    ) -> bool {
-        let has = |label: &String| label_matches(label, labels);
-        // An image that does not tell when it was made is as old as can be, as docker has it.
-        self.until
-            .is_none_or(|until| created.is_none_or(|created| created < until))
-            && self.labels.iter().all(has)
-            && !self.not_labels.iter().any(has)
-    }
-}
-
-fn prune_filter(filters: &Filters) -> Result<PruneFilter> {
-    let mut wanted = PruneFilter::default();
-    for (key, values) in filters {
-        match key.as_str() {
-            "dangling" => {}
-            "label" => wanted.labels.clone_from(values),
-            "label!" => wanted.not_labels.clone_from(values),
-            "until" => {
-                let [text] = values.as_slice() else {
-                    let text = "more than one until filter specified";
-                    return Err(EngineError::BadRequest(text.to_owned()));
-                };
-                wanted.until = Some(crate::json::parse_time(text)?);
-            }
-            other => return Err(EngineError::BadRequest(format!("invalid filter '{other}'"))),
-        }
-    }
-    Ok(wanted)
-}
-
 async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneResponse>> {
     let filters = query.filters()?;
+    filters::check(&filters, &["dangling", "label", "label!", "until"])?;
+    filters::booleans(&filters, "dangling")?;
+    let until = filters::until(&filters)?;
     let dangling_only = filters.get("dangling").is_none_or(|values| {
         values
             .iter()
             .any(|value| matches!(value.as_str(), "true" | "1"))
     });
-    let wanted = prune_filter(&filters)?;
     let mut kept: BTreeSet<Digest> = images_in_use(&engine).into_keys().collect();
+    // What the filters spare is kept as what is in use.
     for image in engine.images.list().await? {
         let labels = container_config(&image)?.labels.unwrap_or_default();
-        if !wanted.takes(created(&image), &labels) {
+        // An image that does not tell when it was made is as old as can be, as docker has it.
+        let is_old = |until| created(&image).is_none_or(|created| created < until);
+        if !until.is_none_or(is_old) || !filters::labels_pass(&filters, &labels) {
             kept.insert(image.id);
         }
     }
@@ -550,19 +569,6 @@ async fn load(engine: Shared, Query(query): Query, body: Body) -> Answer<Respons
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_prune_takes_what_all_filters_take() {
-        let filter = |text: &str| prune_filter(&crate::json::parse_filters(text).unwrap());
-        let labels = [("a".to_owned(), "1".to_owned())].into();
-        let now = jiff::Timestamp::now();
-        let takes = |text: &str| filter(text).unwrap().takes(Some(now), &labels);
-        assert!(takes("{}") && takes(r#"{"label":["a=1"],"dangling":["false"]}"#));
-        assert!(!takes(r#"{"label":["a=2"]}"#) && !takes(r#"{"label!":["a"]}"#));
-        assert!(!takes(r#"{"until":["1h"]}"#));
-        assert!(filter(r#"{"colour":["red"]}"#).is_err());
-        assert!(filter(r#"{"until":["soon"]}"#).is_err());
-    }
 
     #[test]
     fn globs_match_names_as_in_docker_images() {

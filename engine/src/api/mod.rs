@@ -7,12 +7,13 @@ mod exec;
 mod images;
 mod import;
 mod networks;
-mod objects;
 mod progress;
 mod respond;
 mod stats;
 mod streams;
+mod swarm;
 mod system;
+mod usage;
 mod volumes;
 
 use std::collections::HashMap;
@@ -58,7 +59,8 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .merge(stats::routes())
         .merge(images::routes())
         .merge(networks::routes())
-        .merge(objects::routes())
+        .merge(swarm::routes())
+        .merge(usage::routes())
         .merge(volumes::routes())
         .fallback(not_built)
         .method_not_allowed_fallback(not_built)

@@ -118,7 +118,7 @@ fn pool_view(pool: &Pool) -> Value {
 
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
     let filters = query.filters()?;
-    known_filters(&filters, &LIST_FILTERS)?;
+    crate::filters::check(&filters, &LIST_FILTERS)?;
     // The default network is always there, as with dockerd.
     engine.networks.find(DEFAULT)?;
     let mut all: Vec<Value> = engine
@@ -130,16 +130,6 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
     all.push(none());
     all.retain(|network| passes(&engine, network, &filters));
     Ok(Json(all))
-}
-
-fn known_filters(filters: &Filters, known: &[&str]) -> Result<()> {
-    match filters.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(EngineError::BadRequest(format!(
-            "invalid filter {key:?}: want one of {}",
-            known.join(", ")
-        ))),
-        None => Ok(()),
-    }
 }
 
 fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
@@ -270,11 +260,8 @@ async fn remove(engine: Shared, Path(name): Path<String>) -> Answer<StatusCode> 
 
 async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let filters = query.filters()?;
-    known_filters(&filters, &PRUNE_FILTERS)?;
-    let until = match filters.get("until").and_then(|values| values.first()) {
-        Some(text) => Some(until(text)?),
-        None => None,
-    };
+    crate::filters::check(&filters, &PRUNE_FILTERS)?;
+    let until = crate::filters::until(&filters)?;
     let mut deleted = Vec::new();
     for network in engine.networks.all() {
         let unused = !network.is_default() && users(&engine, &network) == 0;
@@ -293,17 +280,6 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
         }
     }
     Ok(Json(json!({ "NetworksDeleted": deleted })))
-}
-
-/// A time, or how long ago it was.
-fn until(text: &str) -> Result<Timestamp> {
-    let ago = || {
-        let span: jiff::SignedDuration = text.parse().ok()?;
-        Timestamp::now().checked_sub(span).ok()
-    };
-    let seconds = || Timestamp::from_second(text.parse().ok()?).ok();
-    let time = text.parse().ok().or_else(seconds).or_else(ago);
-    time.ok_or_else(|| EngineError::BadRequest(format!("invalid value for until: {text:?}")))
 }
 
 async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {

@@ -73,12 +73,23 @@ where
 {
     let (progress, mut lines) = mpsc::channel::<Bytes>(PROGRESS_QUEUE);
     let mut running = tokio::spawn(operation(ProgressLines { sender: progress }));
-    // None: the operation is over and has dropped its sender without a line.
-    let first = lines.recv().await;
-    if first.is_none() {
+    // A pull goes with its client, as Docker's does.
+    let abort = AbortOnDrop(running.abort_handle());
+    // The first line says only that it begins: what fails right after has its own status, too.
+    let mut early = Vec::new();
+    while early.len() < 2 {
+        match lines.recv().await {
+            Some(line) => early.push(line),
+            // The operation is over and has dropped its sender.
+            None => break,
+        }
+    }
+    if early.len() < 2 {
         return match (&mut running).await {
             Ok(Ok(last)) => {
-                let body: Vec<u8> = last.iter().flat_map(|value| line(value).to_vec()).collect();
+                let early = early.into_iter().filter(|_| !quiet);
+                let all = early.chain(last.iter().map(line));
+                let body: Vec<u8> = all.flat_map(|line| line.to_vec()).collect();
                 Ok(stream("application/json", Body::from(body)))
             }
             Ok(Err(error)) => Err(error.into()),
@@ -87,17 +98,20 @@ where
     }
     let (sender, body) = body_channel();
     tokio::spawn(async move {
-        // A pull goes with its client, as Docker's does.
-        let abort = AbortOnDrop(running.abort_handle());
-        let mut pending = first;
-        while let Some(piece) = pending {
+        for piece in early {
             if !quiet && sender.send(piece).await.is_err() {
                 return;
             }
-            pending = tokio::select! {
+        }
+        loop {
+            let piece = tokio::select! {
                 piece = lines.recv() => piece,
                 () = sender.closed() => return,
             };
+            let Some(piece) = piece else { break };
+            if !quiet && sender.send(piece).await.is_err() {
+                return;
+            }
         }
         let last = match running.await {
             Ok(Ok(last)) => last.iter().map(line).collect(),

@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bollard_stubs::models::{
-    EventMessage, PluginsInfo, Runtime, SwarmInfo, SystemInfo, SystemInfoCgroupDriverEnum,
-    SystemInfoCgroupVersionEnum, SystemVersion, SystemVersionComponents, SystemVersionPlatform,
+    EventMessage, LocalNodeState, PluginsInfo, Runtime, SwarmInfo, SystemInfo,
+    SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemVersion,
+    SystemVersionComponents, SystemVersionPlatform,
 };
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -23,6 +24,7 @@ use super::{Query, Shared};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::matches;
+use crate::filters;
 use crate::json::{Filters, Params};
 use crate::lifecycle::Status;
 use crate::{API_VERSION, MIN_API_VERSION};
@@ -132,10 +134,10 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         ]),
         docker_root_dir: Some(engine.paths.root().to_string_lossy().into_owned()),
         plugins: Some(PluginsInfo {
-            volume: list(&[]),
-            network: list(&["null"]),
+            volume: list(&["local"]),
+            network: list(&["bridge", "null"]),
             authorization: None,
-            log: list(&["json-file", "none"]),
+            log: list(&["json-file", "local", "none"]),
         }),
         memory_limit: Some(true),
         swap_limit: Some(true),
@@ -145,7 +147,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         cpu_set: Some(true),
         pids_limit: Some(true),
         oom_kill_disable: Some(false),
-        ipv4_forwarding: Some(false),
+        ipv4_forwarding: Some(true),
         debug: Some(false),
         system_time: Some(Timestamp::now().to_string()),
         logging_driver: Some("json-file".to_owned()),
@@ -164,7 +166,10 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         server_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         runtimes: Some(HashMap::from([("hull".to_owned(), Runtime::default())])),
         default_runtime: Some("hull".to_owned()),
-        swarm: Some(SwarmInfo::default()),
+        swarm: Some(SwarmInfo {
+            local_node_state: Some(LocalNodeState::INACTIVE),
+            ..SwarmInfo::default()
+        }),
         live_restore_enabled: Some(true),
         init_binary: Some(String::new()),
         security_options: list(&["name=microvm"]),
@@ -194,19 +199,8 @@ fn kvm_warning() -> Option<String> {
 }
 
 fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
-    let Some(text) = query.get(key) else {
-        return Ok(None);
-    };
-    let seconds = text
-        .parse::<f64>()
-        .ok()
-        .map(|seconds| (seconds * 1e9) as i128);
-    let time = match seconds {
-        Some(nanos) => Timestamp::from_nanosecond(nanos).ok(),
-        None => text.parse().ok(),
-    };
-    let bad = || EngineError::BadRequest(format!("invalid value for {key}: {text:?}"));
-    time.ok_or_else(bad).map(Some)
+    let text = query.get(key);
+    text.map(|text| filters::time(key, text)).transpose()
 }
 
 async fn events(engine: Shared, Query(query): Query) -> Answer<Response> {

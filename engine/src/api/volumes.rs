@@ -15,6 +15,7 @@ use super::{body_json, Query, Shared};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
+use crate::filters;
 use crate::json::Filters;
 use crate::volumes::{CreateVolume, VolumeRecord, LOCAL};
 
@@ -41,7 +42,7 @@ fn view(engine: &Engine, volume: &VolumeRecord) -> Value {
 
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let filters = query.filters()?;
-    check(&filters, &["dangling", "driver", "label", "label!", "name"])?;
+    filters::check(&filters, &["dangling", "driver", "label", "label!", "name"])?;
     let mut found = Vec::new();
     for volume in engine.volumes.all() {
         if matches(&engine, &volume, &filters)? {
@@ -51,31 +52,31 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     Ok(Json(json!({ "Volumes": found, "Warnings": null })))
 }
 
-fn check(filters: &Filters, known: &[&str]) -> Result<()> {
-    match filters.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => Err(EngineError::BadRequest(format!("invalid filter '{key}'"))),
-        None => Ok(()),
-    }
+/// All volumes with what they take on disk and how many containers have them.
+pub(super) fn with_usage(engine: &Engine) -> Vec<Value> {
+    let one = |volume: VolumeRecord| {
+        let mut shown = view(engine, &volume);
+        shown["UsageData"] = json!({
+            "Size": engine.volume_size(&volume),
+            "RefCount": engine.volume_users(&volume.name).len(),
+        });
+        shown
+    };
+    engine.volumes.all().into_iter().map(one).collect()
 }
 
 fn matches(engine: &Engine, volume: &VolumeRecord, filters: &Filters) -> Result<bool> {
     for (key, values) in filters {
         let any = |test: &dyn Fn(&str) -> bool| values.iter().any(|value| test(value));
         let holds = match key.as_str() {
-            "name" => any(&|value| volume.name.contains(value)),
+            "name" => filters::finds(values, &[&volume.name]),
             "driver" => any(&|value| value == LOCAL),
             "label" => values.iter().all(|v| label_matches(v, &volume.labels)),
             "label!" => !any(&|value| label_matches(value, &volume.labels)),
             "dangling" => {
-                let wanted = values.iter().map(|value| match value.as_str() {
-                    "1" | "true" => Ok(true),
-                    "0" | "false" => Ok(false),
-                    other => Err(EngineError::BadRequest(format!(
-                        "invalid filter 'dangling=[{other}]'"
-                    ))),
-                });
                 let unused = engine.volume_users(&volume.name).is_empty();
-                wanted.collect::<Result<Vec<_>>>()?.contains(&unused)
+                let wanted = filters::booleans(filters, "dangling")?;
+                wanted.is_some_and(|wanted| wanted.contains(&unused))
             }
             _ => true,
         };
@@ -123,7 +124,7 @@ async fn remove(
 
 async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let mut filters = query.filters()?;
-    check(&filters, &["all", "label", "label!"])?;
+    filters::check(&filters, &["all", "label", "label!"])?;
     let all = filters.remove("all").unwrap_or_default();
     let all = all
         .iter()

@@ -7,9 +7,9 @@ use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Container;
+use super::{defaults, Container};
 use crate::engine::Engine;
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, Kind, Result};
 use crate::images::ImageInfo;
 use crate::json::lists_from_strings;
 use crate::network::{self, Wanted};
@@ -26,6 +26,8 @@ pub(crate) struct CreateRequest {
     pub(crate) host: HostConfig,
     pub(crate) networks: HashMap<String, EndpointSettings>,
     pub(crate) mac_address: Option<String>,
+    /// What the body has that nobody knows, for warnings.
+    pub(crate) unknown: Vec<String>,
 }
 
 impl CreateRequest {
@@ -43,6 +45,7 @@ impl CreateRequest {
             .map(Value::take)
             .unwrap_or_default();
         lists_from_strings(&mut host, &["CapAdd", "CapDrop"]);
+        spec::check_words(&host)?;
         let networks = value
             .pointer_mut("/NetworkingConfig/EndpointsConfig")
             .map(Value::take)
@@ -55,7 +58,12 @@ impl CreateRequest {
             .map(|(name, settings)| (name, settings.unwrap_or_default()))
             .collect();
         let mac_address = value["MacAddress"].as_str().map(str::to_owned);
+        let unknown = spec::unknown(&host, spec::HOST).map(|name| format!("HostConfig.{name}"));
+        let beside = ["MacAddress", "NetworkingConfig", "HostConfig"];
+        let of_config = spec::unknown(&value, spec::CONFIG).filter(|name| !beside.contains(name));
+        let unknown = unknown.chain(of_config.map(str::to_owned)).collect();
         Ok(Self {
+            unknown,
             mac_address: mac_address.filter(|mac| !mac.is_empty()),
             config: serde_json::from_value(value).map_err(bad)?,
             host: match host {
@@ -68,6 +76,7 @@ impl CreateRequest {
 
     /// What is wrong with it, or warnings.
     pub(crate) fn check(&self) -> Result<Vec<String>> {
+        self.check_hostname()?;
         network::egress_of(&self.host)?;
         network::parse_bindings(&self.host, self.config.exposed_ports.as_deref())?;
         if let Some(signal) = self
@@ -77,13 +86,6 @@ impl CreateRequest {
             .filter(|text| !text.is_empty())
         {
             spec::parse_signal(signal)?;
-        }
-        if let Some(name) = self.config.hostname.as_deref() {
-            if 63 < name.len() {
-                return Err(EngineError::BadRequest(format!(
-                    "invalid hostname: {name:?}"
-                )));
-            }
         }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         if self
@@ -98,8 +100,19 @@ impl CreateRequest {
         if let Some(config) = &self.config.healthcheck {
             health::check(config)?;
         }
-        let warnings = spec::accept(&self.host)?;
+        let mut warnings = spec::accept(&self.host)?;
+        let unknown = self.unknown.iter();
+        warnings.extend(unknown.map(|name| format!("{name} is not known: discarded.")));
         Ok(warnings)
+    }
+
+    fn check_hostname(&self) -> Result<()> {
+        match self.config.hostname.as_deref() {
+            Some(name) if 63 < name.len() => Err(EngineError::BadRequest(format!(
+                "invalid hostname: {name:?}"
+            ))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -108,7 +121,7 @@ impl Engine {
     pub(crate) async fn create_container(
         &self,
         name: Option<&str>,
-        request: CreateRequest,
+        mut request: CreateRequest,
     ) -> Result<(Arc<Container>, Vec<String>)> {
         let name = name.map(|name| name.strip_prefix('/').unwrap_or(name));
         if let Some(name) = name {
@@ -117,13 +130,18 @@ impl Engine {
             }
         }
         let warnings = request.check()?;
+        defaults::fill(&mut request.host, spec::MASKED_PATHS, spec::READONLY_PATHS);
+        if request.config.network_disabled.unwrap_or(false) {
+            request.host.network_mode = Some(network::NONE.to_owned());
+        }
         let reference = request.config.image.clone().unwrap_or_default();
         if reference.is_empty() {
             return Err(EngineError::BadRequest("no image specified".to_owned()));
         }
         let image = self.images.get(&reference).await?;
         let rootfs = self.images.rootfs(&image).await?;
-        let wanted = self.wanted_networks(&request)?;
+        // Not found means to clients that the image is not there, and they pull it.
+        let wanted = self.wanted_networks(&request).map_err(not_of_the_image)?;
         let mut record = new_record(request, &image, rootfs, reference)?;
         record.networks = wanted;
         // Everything that the specification can refuse is refused now.
@@ -153,7 +171,8 @@ impl Engine {
     fn take_volumes(&self, container: &Container) -> Result<()> {
         let record = container.record();
         let find = |name: &str| self.container(name).map(|other| other.record());
-        let origin = volumes::resolve(&self.volumes, &record.config, &record.host, find)?;
+        let origin = volumes::resolve(&self.volumes, &record.config, &record.host, find);
+        let origin = origin.map_err(not_of_the_image)?;
         for volume in origin.volumes.iter().filter(|volume| volume.own) {
             self.publish_volume("create", &volume.name, HashMap::new());
         }
@@ -268,7 +287,10 @@ impl Engine {
     pub(crate) async fn rename_container(&self, container: &Container, name: &str) -> Result<()> {
         let name = name.strip_prefix('/').unwrap_or(name);
         if !names::is_valid(name) {
-            return Err(EngineError::InvalidName(name.to_owned()));
+            return Err(EngineError::BadRequest(format!(
+                "Error when allocating new name: {}",
+                EngineError::InvalidName(format!("/{name}"))
+            )));
         }
         let old = {
             // The write lock keeps two renames from taking one name.
@@ -293,6 +315,14 @@ impl Engine {
         self.rename_on_networks(container, &old, name).await;
         self.publish(container, "rename", [("oldName", format!("/{old}"))]);
         Ok(())
+    }
+}
+
+/// What else is missing is a fault of the request.
+fn not_of_the_image(error: EngineError) -> EngineError {
+    match error.kind() {
+        Kind::NotFound => EngineError::BadRequest(error.message()),
+        _ => error,
     }
 }
 

@@ -2,11 +2,13 @@
 
 mod connect;
 mod create;
+mod defaults;
 mod exit;
 mod remove;
 mod restore;
 mod start;
 mod stop;
+mod update;
 mod view;
 
 use std::collections::HashMap;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
-use crate::events::label_matches;
+use crate::filters;
 use crate::json::Filters;
 use crate::lifecycle::{Event, Status};
 
@@ -31,7 +31,7 @@ impl Engine {
                 _ => "stop the container before removing",
             };
             return Err(EngineError::Conflict(format!(
-                "cannot remove container \"/{}\": container is {}: {hint} or force remove",
+                "cannot remove container \"{}\": container is {}: {hint} or force remove",
                 container.name(),
                 status.name()
             )));
@@ -94,6 +94,8 @@ impl Engine {
 
     /// Removes all ended containers that pass the filters. Returns their ids.
     pub(crate) async fn prune_containers(&self, filters: &Filters) -> Result<Vec<String>> {
+        filters::check(filters, &["label", "label!", "until"])?;
+        let until = filters::until(filters)?;
         let all: Vec<_> = self.containers().values().cloned().collect();
         let mut removed = Vec::new();
         for container in all {
@@ -103,11 +105,8 @@ impl Engine {
                 record.state.status,
                 Status::Created | Status::Exited | Status::Dead
             );
-            let wanted = filters.iter().all(|(key, values)| match key.as_str() {
-                "label" => values.iter().all(|value| label_matches(value, &labels)),
-                "label!" => !values.iter().any(|value| label_matches(value, &labels)),
-                _ => false,
-            });
+            let wanted = filters::labels_pass(filters, &labels)
+                && until.is_none_or(|until| record.created < until);
             if ended
                 && wanted
                 && self

@@ -30,14 +30,16 @@ impl Engine {
         container: &Container,
         signal: Option<&str>,
     ) -> Result<()> {
-        let number = signal.map_or(Ok(SIGKILL), parse_signal)?;
+        let refused = |why: String| format!("cannot kill container: {}: {why}", container.name());
+        let number = signal
+            .map_or(Ok(SIGKILL), parse_signal)
+            .map_err(|error| EngineError::BadRequest(refused(error.message())))?;
         let stop_number = parse_signal(container.lock().stop_signal()).ok();
         let task = live_task(container).map_err(|_| {
-            EngineError::Conflict(format!(
-                "cannot kill container: {}: container {} is not running",
-                container.name(),
+            EngineError::Conflict(refused(format!(
+                "container {} is not running",
                 container.id()
-            ))
+            )))
         })?;
         let ends = number == SIGKILL || Some(number) == stop_number;
         if ends {
@@ -197,7 +199,7 @@ impl Engine {
         let _operation = container.operation.lock().await;
         if container.status() == Status::Paused {
             return Err(EngineError::Conflict(format!(
-                "container {} is already paused",
+                "Container {} is already paused",
                 container.id()
             )));
         }
@@ -213,7 +215,7 @@ impl Engine {
         let _operation = container.operation.lock().await;
         if container.status() != Status::Paused {
             return Err(EngineError::Conflict(format!(
-                "container {} is not paused",
+                "Container {} is not paused",
                 container.id()
             )));
         }

@@ -15,6 +15,7 @@ use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
+use crate::filters;
 use crate::health::Word;
 use crate::ids;
 use crate::json::Filters;
@@ -28,6 +29,8 @@ use crate::spec::{binds_of, VolumePlace};
 pub struct ListOptions {
     /// Also those that do not run.
     pub all: bool,
+    /// With the sizes of their file systems.
+    pub sizes: bool,
     /// Only so many, newest first.
     pub limit: Option<usize>,
     /// Only those that pass.
@@ -45,6 +48,9 @@ impl Engine {
     /// The list of containers, newest first.
     pub(crate) fn list_containers(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>> {
         check_filters(&options.filters)?;
+        let bounds = ["before", "since"].map(|key| self.bound(&options.filters, key));
+        let [before, since] = bounds;
+        let (before, since) = (before?, since?);
         let mut records: Vec<Record> = self
             .containers()
             .values()
@@ -53,31 +59,67 @@ impl Engine {
         records.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         // `status` and a limit mean all states.
         let all = options.all || options.limit.is_some() || options.filters.contains_key("status");
-        let bound = |key: &str| {
-            let wanted = options.filters.get(key)?.first()?;
-            self.container(wanted)
-                .ok()
-                .map(|container| container.record().created)
-        };
-        let (before, since) = (bound("before"), bound("since"));
         let mut found: Vec<_> = records
             .iter()
             .filter(|record| all || record.state.status.is_live())
             .filter(|record| before.is_none_or(|time| record.created < time))
             .filter(|record| since.is_none_or(|time| time < record.created))
             .filter(|record| matches(record, &options.filters))
+            .filter(|record| self.network_passes(record, &options.filters))
             .map(|record| {
-                summary(
+                let mut summary = summary(
                     record,
                     self.port_summaries(&record.id),
                     self.endpoint_settings(record),
-                )
+                );
+                if options.sizes {
+                    let (writable, whole) = self.disk_sizes(record);
+                    (summary.size_rw, summary.size_root_fs) = (Some(writable), Some(whole));
+                }
+                summary
             })
             .collect();
         if let Some(limit) = options.limit {
             found.truncate(limit);
         }
         Ok(found)
+    }
+
+    /// When the container was made that `before` or `since` names.
+    fn bound(&self, filters: &Filters, key: &str) -> Result<Option<Timestamp>> {
+        let wanted = filters.get(key).and_then(|values| values.first());
+        let container = wanted.map(|name| self.container(name)).transpose()?;
+        Ok(container.map(|container| container.record().created))
+    }
+
+    /// The filter `network`: a name, an id or the beginning of one.
+    fn network_passes(&self, record: &Record, filters: &Filters) -> bool {
+        let Some(wanted) = filters.get("network") else {
+            return true;
+        };
+        if record.networks.is_empty() {
+            return wanted.iter().any(|text| text == crate::network::NONE);
+        }
+        let mut ids = record.networks.iter().map(|wanted| &wanted.network);
+        ids.any(|id| {
+            let name = self.networks.find(id).map(|network| network.name);
+            let name = name.unwrap_or_default();
+            wanted
+                .iter()
+                .any(|text| *text == name || (!text.is_empty() && id.starts_with(text)))
+        })
+    }
+
+    /// Bytes on disk of a container's writable layer, and of that and its image together.
+    pub(crate) fn disk_sizes(&self, record: &Record) -> (i64, i64) {
+        use std::os::unix::fs::MetadataExt as _;
+        let blocks = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |m| m.blocks());
+        // What the empty file system takes is nobody's data.
+        let empty = blocks(&self.paths.scratch_template());
+        let own = blocks(&self.paths.scratch(&record.id)).saturating_sub(empty);
+        let image = std::fs::metadata(&record.image.rootfs).map_or(0, |m| m.len());
+        let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        (bytes(own * 512), bytes(own * 512 + image))
     }
 
     /// Everything about one container.
@@ -322,7 +364,7 @@ fn summary(
         names: Some(vec![format!("/{}", record.name)]),
         image: Some(record.image.reference.clone()),
         image_id: Some(record.image.id.clone()),
-        command: Some(record.argv.join(" ")),
+        command: Some(command_line(&record.argv)),
         created: Some(record.created.as_second()),
         ports: Some(ports),
         labels: Some(record.config.labels.clone().unwrap_or_default()),
@@ -346,6 +388,19 @@ fn summary(
         mounts: Some(mount_points(record, &[])),
         ..ContainerSummary::default()
     }
+}
+
+/// Program and arguments on one line; an argument with a space stands in quotes, as Docker's does.
+fn command_line(argv: &[String]) -> String {
+    let mut words = argv.iter();
+    let mut line = words.next().cloned().unwrap_or_default();
+    for word in words {
+        match word.contains(' ') {
+            true => line.push_str(&format!(" '{word}'")),
+            false => line.push_str(&format!(" {word}")),
+        }
+    }
+    line
 }
 
 /// Docker's sentence on the state, such as `Up 3 minutes`.
@@ -409,9 +464,12 @@ const FILTERS: [&str; 17] = [
 ];
 
 fn check_filters(filters: &Filters) -> Result<()> {
-    for key in filters.keys() {
-        if !FILTERS.contains(&key.as_str()) {
-            return Err(EngineError::BadRequest(format!("invalid filter '{key}'")));
+    filters::check(filters, &FILTERS)?;
+    for code in filters.get("exited").into_iter().flatten() {
+        if code.parse::<i64>().is_err() {
+            return Err(EngineError::BadRequest(format!(
+                "invalid filter 'exited=[{code}]'"
+            )));
         }
     }
     for status in filters.get("status").into_iter().flatten() {
@@ -426,7 +484,9 @@ fn check_filters(filters: &Filters) -> Result<()> {
         ];
         if !known.contains(&status.as_str()) {
             return Err(EngineError::BadRequest(format!(
-                "invalid filter 'status={status}'"
+                "invalid filter 'status={status}': invalid value for state ({status}): must be one of \
+                 {}",
+                known.join(", ")
             )));
         }
     }
@@ -436,8 +496,8 @@ fn check_filters(filters: &Filters) -> Result<()> {
 fn matches(record: &Record, filters: &Filters) -> bool {
     let labels = record.config.labels.clone().unwrap_or_default();
     filters.iter().all(|(key, wanted)| match key.as_str() {
-        "id" => wanted.iter().any(|text| record.id.starts_with(text)),
-        "name" => wanted.iter().any(|text| name_matches(&record.name, text)),
+        "id" => filters::finds(wanted, &[&record.id]),
+        "name" => filters::finds(wanted, &[&record.name, &format!("/{}", record.name)]),
         "label" => wanted.iter().all(|text| label_matches(text, &labels)),
         "status" => wanted.iter().any(|text| record.state.status.name() == text),
         "exited" => {
@@ -454,31 +514,47 @@ fn matches(record: &Record, filters: &Filters) -> bool {
                     || mount.name.as_deref() == Some(text)
             })
         }),
-        "network" => wanted.iter().any(|text| text == "none"),
         "health" => {
             let health = record.state.health.as_ref();
             let word = health.map_or("none", |health| health.status.name());
             wanted.iter().any(|text| text == word)
         }
-        "expose" | "publish" => false,
-        // `before` and `since` are applied by the caller; the others do not exclude anything.
+        "expose" => {
+            let exposed = record.config.exposed_ports.iter().flatten();
+            exposed
+                .chain(bound_ports(record))
+                .any(|port| names_port(wanted, port))
+        }
+        "publish" => bound_ports(record).any(|port| names_port(wanted, port)),
+        // `before`, `since` and `network` are applied by the caller; the others do not exclude anything.
         _ => true,
     })
 }
 
-/// Docker takes a regular expression; a plain text and the anchors `^` and `$` are what is used.
-fn name_matches(name: &str, pattern: &str) -> bool {
-    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
-    let (start, pattern) = match pattern.strip_prefix('^') {
-        Some(rest) => (true, rest.strip_prefix('/').unwrap_or(rest)),
-        None => (false, pattern),
+/// Ports that are asked to be published, as `80/tcp`.
+fn bound_ports(record: &Record) -> impl Iterator<Item = &String> {
+    record
+        .host
+        .port_bindings
+        .iter()
+        .flat_map(|ports| ports.keys())
+}
+
+/// Whether one of `PORT`, `PORT/PROTOCOL`, `FIRST-LAST/PROTOCOL` names a port such as `80/tcp`.
+fn names_port(wanted: &[String], port: &str) -> bool {
+    let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+    let Ok(number) = number.parse::<u16>() else {
+        return false;
     };
-    match (start, pattern.strip_suffix('$')) {
-        (true, Some(text)) => name == text,
-        (true, None) => name.starts_with(pattern),
-        (false, Some(text)) => name.ends_with(text),
-        (false, None) => name.contains(pattern),
-    }
+    wanted.iter().any(|text| {
+        let (range, of) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let within = match (first.parse::<u16>(), last.parse::<u16>()) {
+            (Ok(first), Ok(last)) => (first..=last).contains(&number),
+            _ => false,
+        };
+        of == protocol && within
+    })
 }
 
 fn is_image(record: &Record, text: &str) -> bool {
@@ -517,8 +593,11 @@ mod tests {
     }
 
     #[test]
-    fn names_match_with_anchors() {
-        assert!(name_matches("web-1", "web") && name_matches("web-1", "^/web-1$"));
-        assert!(!name_matches("web-1", "^eb") && name_matches("web-1", "1$"));
+    fn commands_and_ports_read_as_dockers() {
+        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        assert_eq!(command_line(&words(&["sh", "-c", "a b"])), "sh -c 'a b'");
+        let named = |text: &str, port: &str| names_port(&words(&[text]), port);
+        assert!(named("80", "80/tcp") && named("70-90/tcp", "80/tcp"));
+        assert!(!named("80/udp", "80/tcp") && !named("x", "80/tcp") && !named("81", "80/tcp"));
     }
 }

@@ -460,6 +460,24 @@ impl Task {
         })
     }
 
+    /// Changes limits to those of an OCI `resources` object.
+    pub(crate) async fn update(&self, resources: &serde_json::Value) -> Result<()> {
+        let request = api::UpdateTaskRequest {
+            id: self.id.clone(),
+            resources: Some(Any {
+                value: resources.to_string().into_bytes(),
+                ..Any::default()
+            })
+            .into(),
+            ..api::UpdateTaskRequest::default()
+        };
+        let reply = self
+            .client
+            .update(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply.map(|_| ()).map_err(self.failed("update"))
+    }
+
     /// Freezes all processes.
     pub(crate) async fn pause(&self) -> Result<()> {
         let request = api::PauseRequest {

@@ -2,7 +2,9 @@
 //! difference in a VM is warned of.
 
 use bollard_stubs::models::HostConfig;
+use serde_json::Value;
 
+use super::fields::{is_set, Fate, Field, HOST};
 use crate::error::{EngineError, Result};
 
 /// Log drivers that work.
@@ -12,85 +14,103 @@ const RUNTIMES: [&str; 3] = ["", "hull", "io.containerd.hull.v2"];
 
 /// Checks a `HostConfig`; the result holds warnings for the user.
 pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
-    refuse_unbuilt(host)?;
+    let value = serde_json::to_value(host).map_err(|source| EngineError::Json {
+        what: "look at the HostConfig",
+        source,
+    })?;
+    let set = |field: &&Field| is_set(&value[field.name]) && !is_harmless(host, field.name);
+    if let Some(field) = of_fate(Fate::Refused).find(set) {
+        return Err(EngineError::Unsupported {
+            what: format!("HostConfig.{}", field.name),
+            why: field.note.to_owned(),
+        });
+    }
     check_values(host)?;
-    let mut warnings = Vec::new();
-    let mut warn = |when: bool, text: &str| {
-        if when {
-            warnings.push(text.to_owned());
-        }
-    };
-    warn(
-        host.oom_kill_disable.unwrap_or(false),
-        "OomKillDisable can not be honoured with cgroup v2: discarded.",
-    );
-    warn(
-        has_text(&host.cgroup_parent),
-        "CgroupParent has no meaning for a container in its own VM: discarded.",
-    );
-    warn(
-        host.memory_swappiness.is_some_and(|value| 0 <= value),
-        "MemorySwappiness is not built yet: discarded.",
-    );
-    warn(
-        host.blkio_weight.is_some_and(|weight| weight != 0),
-        "BlkioWeight: discarded.",
-    );
-    warn(
-        host.security_opt.iter().flatten().any(|option| {
-            option.starts_with("seccomp") && !option.ends_with("unconfined")
-                || option.starts_with("apparmor") && !option.ends_with("unconfined")
-        }),
-        "Seccomp and AppArmor profiles are not built yet: the fence is the VM.",
-    );
+    let warned = of_fate(Fate::Warned).filter(set);
+    let mut warnings: Vec<String> = warned
+        .map(|field| format!("HostConfig.{} is discarded: {}.", field.name, field.note))
+        .collect();
+    let mut options = host.security_opt.iter().flatten();
+    if options.any(|option| is_profile(option)) {
+        warnings.push(
+            "HostConfig.SecurityOpt: profiles of seccomp, AppArmor and SELinux are discarded: the \
+             fence is the VM."
+                .to_owned(),
+        );
+    }
     Ok(warnings)
 }
 
-fn has_text(value: &Option<String>) -> bool {
-    value.as_deref().is_some_and(|text| !text.is_empty())
+/// Checks the words that the typed form would refuse less clearly.
+pub(crate) fn check_words(host: &Value) -> Result<()> {
+    let bad = |text: String| Err(EngineError::BadRequest(text));
+    let policy = host["RestartPolicy"]["Name"].as_str().unwrap_or_default();
+    if !["", "no", "always", "on-failure", "unless-stopped"].contains(&policy) {
+        return bad(format!(
+            "invalid restart policy: unknown policy '{policy}'; use one of 'no', 'always', \
+             'on-failure', or 'unless-stopped'"
+        ));
+    }
+    for mount in host["Mounts"].as_array().into_iter().flatten() {
+        let kind = mount["Type"].as_str().unwrap_or_default();
+        if !["bind", "volume", "tmpfs", "npipe", "cluster", "image"].contains(&kind) {
+            return bad(format!(
+                "invalid mount config for type \"{kind}\": mount type unknown"
+            ));
+        }
+    }
+    let mode = host["CgroupnsMode"].as_str().unwrap_or_default();
+    if !["", "private", "host"].contains(&mode) {
+        return bad(format!("invalid cgroup namespace mode: {mode}"));
+    }
+    let isolation = host["Isolation"].as_str().unwrap_or_default();
+    if !["", "default"].contains(&isolation) {
+        return bad(format!(
+            "invalid isolation ({isolation}): linux only supports 'default'"
+        ));
+    }
+    Ok(())
 }
 
-fn has_items<T>(value: &Option<Vec<T>>) -> bool {
-    value.as_ref().is_some_and(|items| !items.is_empty())
+fn of_fate(fate: Fate) -> impl Iterator<Item = &'static Field> {
+    HOST.iter().filter(move |field| field.fate == fate)
 }
 
-fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
-    let refused = [
-        ("Devices", has_items(&host.devices)),
-        ("DeviceRequests", has_items(&host.device_requests)),
-        ("DeviceCgroupRules", has_items(&host.device_cgroup_rules)),
-        (
-            "StorageOpt",
-            host.storage_opt
-                .as_ref()
-                .is_some_and(|options| !options.is_empty()),
-        ),
-        ("Init", host.init.unwrap_or(false)),
-        ("BlkioWeightDevice", has_items(&host.blkio_weight_device)),
-        ("BlkioDeviceReadBps", has_items(&host.blkio_device_read_bps)),
-        (
-            "BlkioDeviceWriteBps",
-            has_items(&host.blkio_device_write_bps),
-        ),
-        (
-            "BlkioDeviceReadIOps",
-            has_items(&host.blkio_device_read_iops),
-        ),
-        (
-            "BlkioDeviceWriteIOps",
-            has_items(&host.blkio_device_write_iops),
-        ),
-        (
-            "CpuRealtimePeriod",
-            host.cpu_realtime_period.is_some_and(|value| value != 0),
-        ),
-        (
-            "CpuRealtimeRuntime",
-            host.cpu_realtime_runtime.is_some_and(|value| value != 0),
-        ),
-    ];
-    match refused.iter().find(|(_, used)| *used) {
-        Some((field, _)) => Err(EngineError::NotBuilt(format!("HostConfig.{field}"))),
+/// Values that ask for what is so anyway.
+fn is_harmless(host: &HostConfig, name: &str) -> bool {
+    match name {
+        "CpusetMems" => host.cpuset_mems.as_deref() == Some("0"),
+        "MemorySwappiness" => host.memory_swappiness == Some(-1),
+        _ => false,
+    }
+}
+
+/// Whether a security option names a profile that confines.
+fn is_profile(option: &str) -> bool {
+    let confines = ["seccomp", "apparmor", "label"]
+        .iter()
+        .any(|kind| option.starts_with(kind));
+    confines && !option.ends_with("unconfined") && !option.ends_with("disable")
+}
+
+/// Refuses security options that Docker does not know either.
+fn check_security_options(options: &[String]) -> Result<()> {
+    let known = |option: &String| {
+        let key = option.split(['=', ':']).next().unwrap_or_default();
+        let keys = [
+            "no-new-privileges",
+            "seccomp",
+            "apparmor",
+            "label",
+            "systempaths",
+            "writable-cgroups",
+        ];
+        keys.contains(&key)
+    };
+    match options.iter().find(|option| !known(option)) {
+        Some(option) => Err(EngineError::BadRequest(format!(
+            "invalid --security-opt {option:?}"
+        ))),
         None => Ok(()),
     }
 }
@@ -114,12 +134,38 @@ fn refused_network(mode: &str) -> Option<String> {
     }
 }
 
+fn check_restart_policy(host: &HostConfig) -> Result<()> {
+    let bad = |text: &str| Err(EngineError::BadRequest(text.to_owned()));
+    let Some(policy) = &host.restart_policy else {
+        return Ok(());
+    };
+    let retries = policy.maximum_retry_count.unwrap_or(0);
+    let name = policy.name.map(|name| name.to_string()).unwrap_or_default();
+    if retries < 0 {
+        return bad("invalid restart policy: maximum retry count cannot be negative");
+    }
+    if retries != 0 && name != "on-failure" {
+        return bad(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+        );
+    }
+    if !matches!(name.as_str(), "" | "no") && host.auto_remove.unwrap_or(false) {
+        return bad("can't create 'AutoRemove' container with restart policy");
+    }
+    Ok(())
+}
+
 fn check_values(host: &HostConfig) -> Result<()> {
     let mode = |field: &str, value: &Option<String>, known: &[&str]| match value.as_deref() {
         None | Some("") => Ok(()),
         Some(value) if known.contains(&value) => Ok(()),
-        Some(value) => Err(EngineError::NotBuilt(format!(
-            "HostConfig.{field} {value:?}"
+        Some(value) if value.starts_with("container:") => Err(EngineError::Unsupported {
+            what: format!("HostConfig.{field} {value:?}"),
+            why: "two VMs can't share it".to_owned(),
+        }),
+        Some(value) => Err(EngineError::BadRequest(format!(
+            "invalid {} mode: {value}",
+            field.trim_end_matches("Mode").to_ascii_uppercase()
         ))),
     };
     for server in host.dns.iter().flatten() {
@@ -145,7 +191,9 @@ fn check_values(host: &HostConfig) -> Result<()> {
     crate::logs::Rotation::of(host)?;
     if let Some(driver) = host.log_config.as_ref().and_then(|log| log.typ.as_deref()) {
         if !LOG_DRIVERS.contains(&driver) {
-            return Err(EngineError::NotBuilt(format!("the log driver {driver:?}")));
+            return bad(format!(
+                "error looking up logging plugin {driver}: plugin \"{driver}\" not found"
+            ));
         }
     }
     if let Some(runtime) = host.runtime.as_deref() {
@@ -163,13 +211,8 @@ fn check_values(host: &HostConfig) -> Result<()> {
     if host.shm_size.is_some_and(|bytes| bytes < 0) {
         return bad("SHM size can not be less than 0".to_owned());
     }
-    let restarts = host.restart_policy.as_ref();
-    let restarts_at_all = restarts
-        .and_then(|policy| policy.name)
-        .is_some_and(|name| !matches!(name.to_string().as_str(), "" | "no"));
-    if restarts_at_all && host.auto_remove.unwrap_or(false) {
-        return bad("can't create 'AutoRemove' container with restart policy".to_owned());
-    }
+    check_security_options(host.security_opt.as_deref().unwrap_or_default())?;
+    check_restart_policy(host)?;
     Ok(())
 }
 
@@ -184,7 +227,10 @@ mod tests {
             ..HostConfig::default()
         };
         let text = accept(&host).unwrap_err().to_string();
-        assert_eq!(text, "HostConfig.Init is not built yet");
+        assert!(
+            text.starts_with("HostConfig.Init is not supported: "),
+            "{text}"
+        );
         let host = HostConfig {
             network_mode: Some("host".into()),
             ..HostConfig::default()

@@ -114,7 +114,9 @@ fn merge_labels(
 }
 
 fn merge_set(user: &mut Option<Vec<String>>, image: Option<&[String]>) {
-    let Some(image) = image else { return };
+    let Some(image) = image.filter(|image| !image.is_empty()) else {
+        return;
+    };
     let set = user.get_or_insert_default();
     for item in image {
         if !set.contains(item) {

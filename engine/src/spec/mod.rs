@@ -5,6 +5,7 @@
 
 mod accept;
 mod config;
+mod fields;
 pub mod files;
 mod mounts;
 mod process;
@@ -15,10 +16,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{json, Value};
 
 pub use accept::accept;
+pub(crate) use accept::check_words;
 pub use config::{argv_of, merge_image};
+pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
 pub(crate) use mounts::{bind_targets, check_target, parse_bind, Parsed};
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
+pub(crate) use resources::resources;
 
 use crate::error::Result;
 use crate::record::Record;
@@ -54,7 +58,7 @@ pub struct VolumePlace {
 pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     let privileged = record.host.privileged.unwrap_or(false);
     let mut linux = json!({
-        "resources": resources::resources(&record.host)?,
+        "resources": resources(&record.host)?,
         "namespaces": namespaces(record),
         "cgroupsPath": format!("/hull/{}", record.id),
         "maskedPaths": paths(privileged, record.host.masked_paths.as_deref(), MASKED_PATHS),
@@ -91,7 +95,7 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     Ok(spec)
 }
 
-const MASKED_PATHS: &[&str] = &[
+pub(crate) const MASKED_PATHS: &[&str] = &[
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -105,7 +109,7 @@ const MASKED_PATHS: &[&str] = &[
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-const READONLY_PATHS: &[&str] = &[
+pub(crate) const READONLY_PATHS: &[&str] = &[
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",

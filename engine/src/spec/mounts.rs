@@ -97,7 +97,7 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
             // SELinux labels, consistency hints and propagation have nothing to act on in a VM.
             "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "private" | "rprivate"
             | "volume-nocopy" => {}
-            other => return Err(bad(&format!("invalid mode: {other}"))),
+            other => return Err(EngineError::BadRequest(format!("invalid mode: {other}"))),
         }
     }
     if !source.starts_with('/') {

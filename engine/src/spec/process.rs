@@ -113,7 +113,7 @@ const SIGNALS: &[(&str, u32)] = &[
 
 /// A signal by number or name, with or without `SIG`; `RTMIN+n` and `RTMAX-n` too.
 pub fn parse_signal(text: &str) -> Result<u32> {
-    let bad = || EngineError::BadRequest(format!("Invalid signal: {text}"));
+    let bad = || EngineError::BadRequest(format!("invalid signal: {text}"));
     if let Ok(number) = text.parse::<u32>() {
         return if (1..=64).contains(&number) {
             Ok(number)
@@ -260,11 +260,11 @@ fn no_new_privileges(host: &HostConfig) -> bool {
 }
 
 fn capabilities(host: &HostConfig, privileged: bool) -> Result<Vec<&'static str>> {
+    let add = capability_list("CapAdd", host.cap_add.as_deref())?;
+    let drop = capability_list("CapDrop", host.cap_drop.as_deref())?;
     if privileged {
         return Ok(ALL_CAPABILITIES.to_vec());
     }
-    let add = capability_list(host.cap_add.as_deref())?;
-    let drop = capability_list(host.cap_drop.as_deref())?;
     let base = match drop {
         Listed::All => &[],
         Listed::Some(_) if matches!(add, Listed::All) => ALL_CAPABILITIES,
@@ -291,7 +291,7 @@ enum Listed {
     Some(Vec<&'static str>),
 }
 
-fn capability_list(names: Option<&[String]>) -> Result<Listed> {
+fn capability_list(field: &str, names: Option<&[String]>) -> Result<Listed> {
     let mut found = Vec::new();
     for name in names.unwrap_or_default() {
         let upper = name.to_ascii_uppercase();
@@ -307,9 +307,7 @@ fn capability_list(names: Option<&[String]>) -> Result<Listed> {
             .iter()
             .find(|known| **known == full)
             .ok_or_else(|| {
-                EngineError::BadRequest(format!(
-                    "invalid capability: unknown capability: \"{full}\""
-                ))
+                EngineError::BadRequest(format!("invalid {field}: unknown capability: \"{full}\""))
             })?;
         found.push(*known);
     }

@@ -9,7 +9,7 @@ use crate::error::{EngineError, Result};
 const CPU_PERIOD_US: i64 = 100_000;
 const MIN_MEMORY_BYTES: i64 = 6 << 20;
 
-pub(super) fn resources(host: &HostConfig) -> Result<Value> {
+pub(crate) fn resources(host: &HostConfig) -> Result<Value> {
     let mut all = Map::new();
     let memory = memory(host)?;
     if !memory.is_empty() {
@@ -62,6 +62,7 @@ fn memory(host: &HostConfig) -> Result<Map<String, Value>> {
 
 fn cpu(host: &HostConfig) -> Result<Map<String, Value>> {
     let mut cpu = Map::new();
+    check_cpu(host)?;
     if let Some(shares) = host.cpu_shares.filter(|shares| 0 < *shares) {
         cpu.insert("shares".to_owned(), json!(shares));
     }
@@ -98,9 +99,82 @@ fn cpu(host: &HostConfig) -> Result<Map<String, Value>> {
     Ok(cpu)
 }
 
+/// Numbers that cgroups do not take, in dockerd's words.
+fn check_cpu(host: &HostConfig) -> Result<()> {
+    let bad = |text: String| Err(EngineError::BadRequest(text));
+    if host
+        .cpu_shares
+        .is_some_and(|shares| shares < 0 || shares == 1)
+    {
+        return bad("the minimum allowed cpu-shares is 2".to_owned());
+    }
+    if host
+        .cpu_period
+        .is_some_and(|period| period != 0 && !(1000..=1_000_000).contains(&period))
+    {
+        return bad(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"
+                .to_owned(),
+        );
+    }
+    if host
+        .cpu_quota
+        .is_some_and(|quota| 0 < quota && quota < 1000)
+    {
+        return bad("CPU cfs quota can not be less than 1ms (i.e. 1000)".to_owned());
+    }
+    if let Some(text) = host.cpuset_cpus.as_deref().filter(|text| !text.is_empty()) {
+        let there = std::thread::available_parallelism().map_or(1, usize::from);
+        let Some(highest) = highest_cpu(text) else {
+            return bad(format!(
+                "Invalid value {text} for cpuset cpus: invalid format: {text}"
+            ));
+        };
+        if there <= highest {
+            return bad(format!(
+                "Requested CPUs are not available - requested {text}, available: 0-{}",
+                there - 1
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The highest number in a list such as `0-2,5`.
+fn highest_cpu(text: &str) -> Option<usize> {
+    let mut highest = 0;
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        if last < first {
+            return None;
+        }
+        highest = highest.max(last);
+    }
+    Some(highest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn impossible_cpu_limits_are_refused() {
+        let refused = |host: HostConfig| resources(&host).is_err();
+        let cpus = |text: &str| HostConfig {
+            cpuset_cpus: Some(text.to_owned()),
+            ..HostConfig::default()
+        };
+        for text in ["zz", "9999", "1-0", "0,", "-1"] {
+            assert!(refused(cpus(text)), "{text}");
+        }
+        assert!(!refused(cpus("0")));
+        let period = |us| HostConfig {
+            cpu_period: Some(us),
+            ..HostConfig::default()
+        };
+        assert!(refused(period(1)) && !refused(period(100_000)));
+    }
 
     #[test]
     fn impossible_memory_limits_are_refused() {

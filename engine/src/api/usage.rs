@@ -1,0 +1,84 @@
+//! `/system/df`: what takes how much disk; and `/build/prune`, where no build has left anything.
+
+use std::sync::Arc;
+
+use axum::extract::RawQuery;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{json, Value};
+
+use super::respond::Answer;
+use super::Shared;
+use crate::container::ListOptions;
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+
+const KINDS: [&str; 4] = ["container", "image", "volume", "build-cache"];
+
+pub(super) fn routes() -> Router<Arc<Engine>> {
+    Router::new()
+        .route("/system/df", get(usage))
+        .route("/build/prune", post(prune_builds))
+}
+
+async fn prune_builds() -> Json<Value> {
+    Json(json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
+}
+
+/// The kinds that `?type=A&type=B` names; all if it names none.
+fn kinds(query: Option<&str>) -> Result<Vec<&'static str>> {
+    let named = query
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.strip_prefix("type="));
+    let known = |name: &str| {
+        let kind = KINDS.iter().find(|kind| **kind == name);
+        kind.copied()
+            .ok_or_else(|| EngineError::BadRequest(format!("unknown object type: {name}")))
+    };
+    let wanted = named.map(known).collect::<Result<Vec<_>>>()?;
+    Ok(match wanted.is_empty() {
+        true => KINDS.to_vec(),
+        false => wanted,
+    })
+}
+
+async fn usage(engine: Shared, RawQuery(query): RawQuery) -> Answer<Json<Value>> {
+    let mut answer = json!({ "BuilderSize": 0 });
+    for kind in kinds(query.as_deref())? {
+        match kind {
+            "image" => {
+                let images = super::images::summaries(&engine).await?;
+                let sizes = images.iter().map(|image| image.size);
+                answer["LayersSize"] = json!(sizes.sum::<i64>());
+                answer["Images"] = json!(images);
+            }
+            "container" => {
+                let options = ListOptions {
+                    all: true,
+                    sizes: true,
+                    ..ListOptions::default()
+                };
+                answer["Containers"] = json!(engine.list_containers(&options)?);
+            }
+            "volume" => answer["Volumes"] = json!(super::volumes::with_usage(&engine)),
+            _ => answer["BuildCache"] = json!([]),
+        }
+    }
+    Ok(Json(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_chosen_by_the_query() {
+        assert_eq!(kinds(None).unwrap(), KINDS);
+        assert_eq!(
+            kinds(Some("type=image&type=volume")).unwrap(),
+            ["image", "volume"]
+        );
+        assert!(kinds(Some("type=moon")).is_err());
+    }
+}
