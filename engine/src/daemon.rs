@@ -1,17 +1,17 @@
 //! The life of a hulld: one per state directory, from its lock to its socket's removal.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::FlockOperation;
-use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use crate::api;
 use crate::engine::{Engine, Programs};
 use crate::error::{EngineError, Result};
+use crate::listen::{self, Address, Listener, TlsFiles};
 use crate::paths::Paths;
 
 /// Connections served at once; more wait to be accepted.
@@ -22,8 +22,12 @@ const MAX_CONNECTIONS: usize = 4096;
 pub struct Config {
     /// Its directories.
     pub paths: Paths,
-    /// Socket of the API.
-    pub socket: PathBuf,
+    /// Where the API is served.
+    pub addresses: Vec<Address>,
+    /// Whose members may use its UNIX sockets.
+    pub group: Option<String>,
+    /// Certificates for TCP.
+    pub tls: Option<TlsFiles>,
     /// Helper programs.
     pub programs: Programs,
     /// Registries.
@@ -38,17 +42,28 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     let _lock = lock(&config.paths)?;
     let swept = hull_shim::sweep(config.paths.exec_root());
     tracing::debug!(?swept, "left-overs of sandboxes");
-    let socket = Socket::bind(&config.socket)?;
+    let listeners = listen::bind(
+        &config.addresses,
+        config.group.as_deref(),
+        config.tls.as_ref(),
+    )
+    .await?;
     let events_socket = config.paths.events_socket();
     let engine = Engine::open(config.paths, config.programs, config.registries).await?;
     engine.images.collect_leftovers().await?;
-    tracing::info!(socket = ?config.socket, "ready");
     let rules = Arc::clone(&engine);
     let keeper = tokio::spawn(async move {
         tokio::join!(rules.networks.keep_rules(), rules.networks.keep_lessons());
     });
+    tracing::info!(addresses = ?config.addresses, "ready");
+    listen::tell_ready();
+    let router = api::router(Arc::clone(&engine));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let serving = listeners
+        .iter()
+        .map(|listener| accept(listener, &router, &slots));
     tokio::select! {
-        () = accept(&socket.listener, &engine) => {}
+        _ = futures_util::future::join_all(serving) => {}
         () = stop => tracing::info!("stopping; containers go on"),
     }
     keeper.abort();
@@ -57,18 +72,18 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     Ok(())
 }
 
-async fn accept(listener: &UnixListener, engine: &Arc<Engine>) {
-    let router = api::router(Arc::clone(engine));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn accept(listener: &Listener, router: &axum::Router, slots: &Arc<Semaphore>) {
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(accepted) => {
                 let router = router.clone();
                 tokio::spawn(async move {
-                    api::serve(stream, router).await;
+                    if let Some(stream) = accepted.open().await {
+                        api::serve(stream, router).await;
+                    }
                     drop(slot);
                 });
             }
@@ -107,42 +122,6 @@ fn lock(paths: &Paths) -> Result<File> {
     }
 }
 
-/// The API's socket; its file goes with it.
-struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Socket {
-    fn bind(path: &Path) -> Result<Self> {
-        let io = |what| move |source: std::io::Error| EngineError::io(what, path, source);
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).map_err(io("make the directory of"))?;
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io("listen on")(std::io::ErrorKind::AddrInUse.into()));
-        }
-        let _ = std::fs::remove_file(path);
-        // Made under another name: nobody can connect before the mode is right.
-        let staging = path.with_extension(format!("{}.new", std::process::id()));
-        let _ = std::fs::remove_file(&staging);
-        let listener = UnixListener::bind(&staging).map_err(io("listen on"))?;
-        std::fs::set_permissions(&staging, std::fs::Permissions::from_mode(0o660))
-            .and_then(|()| std::fs::rename(&staging, path))
-            .map_err(io("set up"))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,16 +134,5 @@ mod tests {
         assert!(matches!(lock(&paths), Err(EngineError::StateInUse(_))));
         drop(first);
         lock(&paths).unwrap();
-    }
-
-    #[tokio::test]
-    async fn the_socket_goes_with_its_daemon_and_a_stale_one_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.sock");
-        std::fs::write(&path, "stale").unwrap();
-        let socket = Socket::bind(&path).unwrap();
-        assert!(Socket::bind(&path).is_err());
-        drop(socket);
-        assert!(!path.exists());
     }
 }

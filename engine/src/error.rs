@@ -178,6 +178,9 @@ pub enum EngineError {
     /// Another hulld owns the state directory.
     #[error("another hulld already runs on {0:?}: use that one, or another --root")]
     StateInUse(PathBuf),
+    /// The API can't be served there.
+    #[error("{0}")]
+    Listen(String),
     /// An image operation failed.
     #[error("{0}")]
     Image(ImageFailure),
@@ -269,6 +272,7 @@ impl EngineError {
             | Self::StoreTooNew { .. }
             | Self::Network(_)
             | Self::Publish(_)
+            | Self::Listen(_)
             | Self::StateInUse(_) => Kind::Internal,
         }
     }

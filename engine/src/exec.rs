@@ -48,7 +48,7 @@ pub(crate) struct Exec {
     pub(crate) attach_stdin: bool,
     pub(crate) attach_stdout: bool,
     pub(crate) attach_stderr: bool,
-    detach_keys: String,
+    pub(crate) detach_keys: String,
     pub(crate) hub: Arc<Hub>,
     state: Mutex<ExecState>,
 }
@@ -291,7 +291,7 @@ impl Engine {
             .retain(|_, exec| exec.container.id() != container_id || exec.is_running());
     }
 
-    fn publish_exec(&self, exec: &Exec, action: &str, code: Option<i64>) {
+    pub(crate) fn publish_exec(&self, exec: &Exec, action: &str, code: Option<i64>) {
         let mut attributes: HashMap<String, String> = exec.container.event_attributes();
         attributes.insert("execID".to_owned(), exec.id.clone());
         if let Some(code) = code {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hull_protocol::agent::FilesJob;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, OwnedMutexGuard};
 
@@ -27,6 +27,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 const QUEUE: usize = 8;
 /// How long a job may take to end after its output has.
 const END_LIMIT: Duration = Duration::from_secs(30);
+/// How long a job may neither give nor take a byte. It holds a stopped container, and a guest may
+/// be silent for ever.
+const IDLE_LIMIT: Duration = Duration::from_secs(600);
 const SIGKILL: u32 = 9;
 
 /// What a client reads.
@@ -60,12 +63,6 @@ impl Engine {
     }
 
     async fn open_files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
-        if container.status() == Status::Paused {
-            return Err(EngineError::Conflict(format!(
-                "container {} is paused: unpause it before its files are worked on",
-                container.name()
-            )));
-        }
         let session = |task, own| Session {
             engine: Arc::clone(self),
             container: Arc::clone(container),
@@ -215,7 +212,11 @@ impl Session {
         let mut answer = Vec::new();
         if let Some(output) = running.streams.stdout {
             let most = MAX_ANSWER_BYTES as u64;
-            let _ = output.take(most).read_to_end(&mut answer).await;
+            let mut output = output.take(most);
+            let read = output.read_to_end(&mut answer);
+            if tokio::time::timeout(IDLE_LIMIT, read).await.is_err() {
+                self.kill(&running.id).await;
+            }
         }
         let Running { id, fifos, streams } = Running {
             streams: Taken {
@@ -242,7 +243,16 @@ impl Session {
         tokio::spawn(async move {
             if let Some(mut output) = running.streams.stdout.take() {
                 let mut buffer = vec![0; CHUNK_BYTES];
-                while let Ok(length @ 1..) = output.read(&mut buffer).await {
+                loop {
+                    let read = tokio::time::timeout(IDLE_LIMIT, output.read(&mut buffer)).await;
+                    let length = match read {
+                        Ok(Ok(length @ 1..)) => length,
+                        Ok(_) => break,
+                        Err(_) => {
+                            self.kill(&running.id).await;
+                            break;
+                        }
+                    };
                     let chunk = Bytes::copy_from_slice(&buffer[..length]);
                     if sender.send(Ok(chunk)).await.is_err() {
                         // Nobody reads any more. The shim keeps the FIFO open, so no broken pipe
@@ -276,7 +286,10 @@ impl Session {
         let mut running = self.begin(job, true).await?;
         let mut broken = None;
         if let Some(mut sink) = running.streams.stdin.take() {
-            if let Err(error) = tokio::io::copy(&mut input, &mut sink).await {
+            if let Err(error) = pass_on(&mut input, &mut sink).await {
+                if error.kind() == std::io::ErrorKind::TimedOut {
+                    self.kill(&running.id).await;
+                }
                 // A job that has failed reads no more, and tells why.
                 broken = (error.kind() != std::io::ErrorKind::BrokenPipe).then_some(error);
             }
@@ -291,5 +304,60 @@ impl Session {
                 "the request body can't be read: {error}"
             ))),
         }
+    }
+}
+
+/// Moves a stream, as long as something moves.
+async fn pass_on(
+    input: &mut (impl tokio::io::AsyncRead + Unpin),
+    sink: &mut (impl tokio::io::AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let step = async {
+            let length = input.read(&mut buffer).await?;
+            sink.write_all(&buffer[..length]).await?;
+            Ok::<_, std::io::Error>(length)
+        };
+        match tokio::time::timeout(IDLE_LIMIT, step).await {
+            Ok(Ok(0)) => return Ok(()),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_is_passed_on_whole() {
+        let data: Vec<u8> = (0..200_000).map(|n| n as u8).collect();
+        let (mut near, mut far) = tokio::io::duplex(1000);
+        let wanted = data.clone();
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            all == wanted
+        });
+        pass_on(&mut data.as_slice(), &mut near).await.unwrap();
+        drop(near);
+        assert!(reading.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_stands_still_ends_the_work() {
+        let (mut silent, _far) = tokio::io::duplex(1);
+        let error = pass_on(&mut silent, &mut tokio::io::sink())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        let (mut full, _far) = tokio::io::duplex(1);
+        let error = pass_on(&mut &b"more than one"[..], &mut full)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
     }
 }

@@ -13,9 +13,11 @@ use hull_protocol::agent::files_job::Kind;
 use hull_protocol::agent::FilesJob;
 use serde_json::{json, Value};
 
+use super::containers::detached;
 use super::respond::Answer;
 use super::{body_json, Query, Shared};
 use crate::commit::CommitRequest;
+use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::files::Output;
@@ -70,29 +72,42 @@ fn stat_header(answer: &[u8]) -> Result<HeaderValue> {
     HeaderValue::from_str(&text).map_err(|_| broken())
 }
 
+/// Asks once. Goes on to its end when the client goes away: no job is left behind.
+async fn ask(engine: &Arc<Engine>, container: &Arc<Container>, job: FilesJob) -> Result<Vec<u8>> {
+    let (engine, container) = (Arc::clone(engine), Arc::clone(container));
+    detached(async move {
+        let session = engine.files(&container).await?;
+        let answer = session.ask(&job).await;
+        session.close().await;
+        answer
+    })
+    .await
+}
+
 async fn stat(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Response> {
     let path = path_of(&query)?;
     let container = engine.container(&id)?;
-    let session = engine.files(&container).await?;
-    let answer = session.ask(&job(Kind::STAT, &path)).await;
-    session.close().await;
-    let headers = [(STAT_HEADER, stat_header(&answer?)?)];
+    let answer = ask(&engine, &container, job(Kind::STAT, &path)).await?;
+    let headers = [(STAT_HEADER, stat_header(&answer)?)];
     Ok((StatusCode::OK, headers).into_response())
 }
 
 async fn read(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Response> {
     let path = path_of(&query)?;
     let container = engine.container(&id)?;
-    let session = engine.files(&container).await?;
-    let answer = match session.ask(&job(Kind::STAT, &path)).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            session.close().await;
-            return Err(error.into());
+    let engine = Arc::clone(&engine);
+    let (answer, output) = detached(async move {
+        let session = engine.files(&container).await?;
+        match session.ask(&job(Kind::STAT, &path)).await {
+            Ok(answer) => Ok((answer, session.stream(job(Kind::READ, &path)).await?)),
+            Err(error) => {
+                session.close().await;
+                Err(error)
+            }
         }
-    };
+    })
+    .await?;
     let header = stat_header(&answer)?;
-    let output = session.stream(job(Kind::READ, &path)).await?;
     let mut response = tar_response(output, "application/x-tar");
     response.headers_mut().insert(STAT_HEADER, header);
     Ok(response)
@@ -115,26 +130,27 @@ async fn write(
 ) -> Answer<StatusCode> {
     let path = path_of(&query)?;
     let container = engine.container(&id)?;
-    let session = engine.files(&container).await?;
     let job = FilesJob {
         keep_kinds: query.0.flag("noOverwriteDirNonDir"),
         ..job(Kind::WRITE, &path)
     };
     let stream = body.into_data_stream().map_err(std::io::Error::other);
-    let fed = session
-        .feed(&job, tokio_util::io::StreamReader::new(stream))
-        .await;
-    session.close().await;
-    fed?;
+    let engine = Arc::clone(&engine);
+    // An upload that is cut off ends in an error of its stream, and so does the job.
+    detached(async move {
+        let session = engine.files(&container).await?;
+        let input = tokio_util::io::StreamReader::new(stream);
+        let fed = session.feed(&job, input).await;
+        session.close().await;
+        fed
+    })
+    .await?;
     Ok(StatusCode::OK)
 }
 
 async fn changes(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
     let container = engine.container(&id)?;
-    let session = engine.files(&container).await?;
-    let answer = session.ask(&job(Kind::CHANGES, "/")).await;
-    session.close().await;
-    let answer = answer?;
+    let answer = ask(&engine, &container, job(Kind::CHANGES, "/")).await?;
     let lines = answer.split(|byte| *byte == b'\n');
     let changes: Vec<Value> = lines
         .filter_map(|line| serde_json::from_slice(line).ok())
@@ -164,7 +180,10 @@ async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode,
         comment: text("comment"),
         changes: changes.lines().map(str::to_owned).collect(),
         config: body_json(body).await?,
+        pause: query.0.flag_or("pause", true),
     };
-    let id = engine.commit(&container, request).await?;
+    let engine = Arc::clone(&engine);
+    // Not cut off half-way: the container would stay paused.
+    let id = detached(async move { engine.commit(&container, request).await }).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))))
 }

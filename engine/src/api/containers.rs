@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::detach::DetachKeys;
 use super::import::platform;
 use super::respond::{stream, Answer, NO_CONTENT};
 use super::streams::{body_channel, frame, media_type, Attachment, Hijack};
@@ -99,7 +100,7 @@ async fn create(
 }
 
 /// Runs a change to its end, whether or not the client waits for it.
-async fn detached<T: Send + 'static>(
+pub(super) async fn detached<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     match tokio::spawn(change).await {
@@ -386,12 +387,19 @@ async fn attach(
         };
         framed_log(&container, options, false, tty)
     });
+    let keys = DetachKeys::parse(query.get("detachKeys").unwrap_or_default())?;
+    let detach = (tty && wants_stdin).then(|| {
+        let (engine, container) = (Arc::clone(&engine), Arc::clone(&container));
+        let told = move || engine.publish(&container, "detach", []);
+        (keys, Box::new(told) as Box<dyn FnOnce() + Send>)
+    });
     let attachment = Attachment {
         tty,
         before,
         output,
         input: wants_stdin.then(|| container.hub.stdin()),
         close_input: record.config.stdin_once.unwrap_or(false) && !tty,
+        detach,
     };
     engine.publish(&container, "attach", []);
     Ok(Hijack::of(request).attach(attachment, async { None }))

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::containers::size_of;
+use super::detach::DetachKeys;
 use super::respond::Answer;
 use super::streams::{Attachment, Hijack};
 use super::{body_json, Query, Shared};
@@ -56,20 +57,22 @@ async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answ
         Some([height, width]) if *height != 0 && *width != 0 => Some((*height, *width)),
         _ => None,
     };
-    if options.tty.unwrap_or(exec.spec.tty) != exec.spec.tty && !options.detach.unwrap_or(false) {
-        return Err(EngineError::BadRequest(
-            "Tty of the start differs from that of the create".to_owned(),
-        )
-        .into());
-    }
+    let exec_keys = DetachKeys::parse(&exec.detach_keys)?;
     engine.claim_exec(&exec)?;
     let engine = Arc::clone(&engine);
     if options.detach.unwrap_or(false) {
         engine.start_exec(&exec, size).await?;
         return Ok(StatusCode::OK.into_response());
     }
+    let detach = (exec.spec.tty && exec.attach_stdin).then(|| {
+        let (engine, exec) = (Arc::clone(&engine), Arc::clone(&exec));
+        let told = move || engine.publish_exec(&exec, "exec_detach", None);
+        (exec_keys, Box::new(told) as Box<dyn FnOnce() + Send>)
+    });
     let attachment = Attachment {
-        tty: exec.spec.tty,
+        // As dockerd: the form of the output is the start's to choose.
+        tty: options.tty.unwrap_or(exec.spec.tty),
+        detach,
         before: None,
         output: exec.hub.attach(exec.attach_stdout, exec.attach_stderr),
         input: exec.attach_stdin.then(|| exec.hub.stdin()),

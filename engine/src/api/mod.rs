@@ -3,6 +3,7 @@
 mod archive;
 mod auth;
 mod containers;
+mod detach;
 mod exec;
 mod images;
 mod import;
@@ -28,12 +29,12 @@ use axum::response::{IntoResponse, Response};
 use axum::Router;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixStream;
 use tower::ServiceExt as _;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::json::Params;
+use crate::listen::Stream;
 use crate::{API_VERSION, MIN_API_VERSION};
 
 pub(crate) use respond::ApiError;
@@ -68,7 +69,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(stream: UnixStream, router: Router) {
+pub(crate) async fn serve(stream: impl Stream, router: Router) {
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(request.map(Body::new), router).await) }

@@ -12,7 +12,6 @@ use bollard_stubs::models::{
     EventMessageTypeEnum, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
     NetworkDisconnectRequest,
 };
-use jiff::Timestamp;
 use serde_json::{json, Value};
 
 use super::respond::Answer;

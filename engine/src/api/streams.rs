@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
+use super::detach::DetachKeys;
 use crate::logs::Stream;
 use crate::streams::{Chunk, Input};
 
@@ -69,6 +70,8 @@ pub(crate) struct Attachment {
     pub(crate) input: Option<mpsc::Sender<Input>>,
     /// The end of the client's input ends the process's input.
     pub(crate) close_input: bool,
+    /// On a terminal: the keys by which the client leaves, and what is done then.
+    pub(crate) detach: Option<(DetachKeys, Box<dyn FnOnce() + Send>)>,
 }
 
 /// The client side of a request that may become a raw stream.
@@ -186,18 +189,41 @@ where
         output,
         input,
         close_input,
+        detach,
     } = attachment;
+    let (keys, on_detach) = detach.unzip();
     let writer = Arc::new(tokio::sync::Mutex::new(writer));
-    let reading = tokio::spawn(read_input(reader, input, close_input));
+    let mut reading = tokio::spawn(read_input(reader, input, close_input, keys));
     let failure = started.await;
     let sink = |piece: Bytes| {
         let writer = Arc::clone(&writer);
         async move { writer.lock().await.write_all(&piece).await.is_ok() }
     };
-    send_output(tty, before, output, failure, sink).await;
+    let sending = send_output(tty, before, output, failure, sink);
+    tokio::pin!(sending);
+    let left = tokio::select! {
+        () = &mut sending => false,
+        ended = &mut reading => match ended {
+            Ok(Leave::Detached) => true,
+            _ => {
+                sending.await;
+                false
+            }
+        },
+    };
+    if let (true, Some(told)) = (left, on_detach) {
+        told();
+    }
     let _ = writer.lock().await.shutdown().await;
     // The process has ended or the client is gone: nothing takes its input any more.
     reading.abort();
+}
+
+/// How a client's input came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Ended,
+    Detached,
 }
 
 /// Passes the client's input on. Without a taker it is read to notice the client's end.
@@ -205,19 +231,26 @@ async fn read_input<R: AsyncRead + Unpin>(
     mut reader: R,
     input: Option<mpsc::Sender<Input>>,
     close: bool,
-) {
+    mut keys: Option<DetachKeys>,
+) -> Leave {
     let mut buffer = vec![0; READ_BYTES];
     while let Ok(read @ 1..) = reader.read(&mut buffer).await {
-        if let Some(input) = &input {
-            let data = Bytes::copy_from_slice(&buffer[..read]);
-            if input.send(Input::Data(data)).await.is_err() {
-                break;
-            }
+        let Some(input) = &input else { continue };
+        let (data, left) = match &mut keys {
+            Some(keys) => keys.pass(&buffer[..read]),
+            None => (buffer[..read].to_vec(), false),
+        };
+        if !data.is_empty() && input.send(Input::Data(data.into())).await.is_err() {
+            break;
+        }
+        if left {
+            return Leave::Detached;
         }
     }
     if let Some(input) = input.filter(|_| close) {
         let _ = input.send(Input::Close).await;
     }
+    Leave::Ended
 }
 
 async fn send_output<S, F>(

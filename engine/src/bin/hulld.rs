@@ -8,25 +8,49 @@ use clap::Parser;
 use hull_engine::daemon::{self, Config};
 use hull_engine::engine::Programs;
 use hull_engine::error::{chain, EngineError};
+use hull_engine::listen::{Address, TlsFiles};
 use hull_engine::paths::Paths;
+use hull_engine::settings::{Settings, DEFAULT_FILE};
 use tokio::signal::unix::{signal, SignalKind};
 
 /// Serves the Docker Engine API; each container runs in a microVM of its own.
 #[derive(Debug, Parser)]
 #[command(name = "hulld", version)]
 struct Args {
-    /// Where to listen: unix:///path [default: EXEC_ROOT/hull.sock]
-    #[arg(short = 'H', long)]
-    host: Option<String>,
-    /// Directory of what lasts: images, containers
-    #[arg(long, default_value = "/var/lib/hull")]
-    root: PathBuf,
-    /// Directory of what lives: sockets, bundles
-    #[arg(long, default_value = "/run/hull")]
-    exec_root: PathBuf,
+    /// Where to listen: unix:///path, tcp://address:port, fd:// for systemd's sockets (repeatable)
+    /// [default: unix://EXEC_ROOT/hull.sock]
+    #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
+    hosts: Vec<String>,
+    /// Configuration file [default: /etc/hull/hulld.json, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// Look at flags and configuration file, and end
+    #[arg(long)]
+    validate: bool,
+    /// Directory of what lasts: images, containers [default: /var/lib/hull]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Directory of what lives: sockets, bundles [default: /run/hull]
+    #[arg(long, value_name = "DIR")]
+    exec_root: Option<PathBuf>,
+    /// Group whose members may use the UNIX socket [default: hull, if there is one]
+    #[arg(short = 'G', long, value_name = "NAME")]
+    group: Option<String>,
     /// Registry that may be spoken to without TLS (repeatable): HOST[:PORT]
     #[arg(long = "insecure-registry", value_name = "HOST")]
     insecure_registries: Vec<String>,
+    /// Serve TCP with TLS, to clients whose certificate the authority has signed
+    #[arg(long = "tlsverify")]
+    tls_verify: bool,
+    /// Certificates of that authority [default: /etc/hull/ca.pem]
+    #[arg(long = "tlscacert", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The server's certificate [default: /etc/hull/cert.pem]
+    #[arg(long = "tlscert", value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key [default: /etc/hull/key.pem]
+    #[arg(long = "tlskey", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Program that runs a sandbox [default: beside hulld]
     #[arg(long, hide = true)]
     shim: Option<PathBuf>,
@@ -43,15 +67,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let level = if args.debug { "debug" } else { "info" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HULL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("hulld={level},hull={level},hull_engine={level},hull_image={level},hull_shim={level},warn")));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    match run(args) {
+    match settings(&args).and_then(|settings| run(&args, settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hulld: {}", chain(error.as_ref()));
@@ -64,27 +80,82 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
-    let paths = Paths::new(absolute(&args.root)?, absolute(&args.exec_root)?);
-    let socket = match &args.host {
-        None => paths.api_socket(),
-        Some(host) => match host.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') => PathBuf::from(path),
-            _ => return Err(anyhow!("-H {host:?}: only unix:///path is built yet")),
-        },
+/// Flags and configuration file together.
+fn settings(args: &Args) -> anyhow::Result<Settings> {
+    let asked = args.config_file.as_deref();
+    let file = Settings::read(asked.unwrap_or(Path::new(DEFAULT_FILE)), asked.is_some())?;
+    let flags = Settings {
+        hosts: args.hosts.clone(),
+        root: args.root.clone(),
+        exec_root: args.exec_root.clone(),
+        group: args.group.clone(),
+        insecure_registries: args.insecure_registries.clone(),
+        tls_verify: args.tls_verify.then_some(true),
+        tls_ca: args.tls_ca.clone(),
+        tls_certificate: args.tls_certificate.clone(),
+        tls_key: args.tls_key.clone(),
+        debug: args.debug.then_some(true),
     };
-    let config = Config {
+    Ok(flags.join(file)?)
+}
+
+fn log_to_stderr(debug: bool) {
+    let level = if debug { "debug" } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HULL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("hulld={level},hull={level},hull_engine={level},hull_image={level},hull_shim={level},warn")));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+/// What the daemon is started with.
+fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
+    let directory = |given: Option<PathBuf>, default: &str| {
+        absolute(given.as_deref().unwrap_or(Path::new(default)))
+    };
+    let root = directory(settings.root, "/var/lib/hull")?;
+    let paths = Paths::new(root, directory(settings.exec_root, "/run/hull")?);
+    let addresses = match settings.hosts.as_slice() {
+        [] => vec![Address::Unix(paths.api_socket())],
+        hosts => hosts
+            .iter()
+            .map(|host| host.parse().map_err(|why: String| anyhow!("-H {why}")))
+            .collect::<anyhow::Result<_>>()?,
+    };
+    let file = |given: Option<PathBuf>, name: &str| {
+        given.unwrap_or_else(|| Path::new("/etc/hull").join(name))
+    };
+    let tls = settings.tls_verify.unwrap_or(false).then(|| TlsFiles {
+        ca: file(settings.tls_ca, "ca.pem"),
+        certificate: file(settings.tls_certificate, "cert.pem"),
+        key: file(settings.tls_key, "key.pem"),
+    });
+    Ok(Config {
         paths,
-        socket,
+        addresses,
+        group: Some(settings.group.unwrap_or_else(|| "hull".to_owned())),
+        tls,
         programs: Programs {
             shim: program(args.shim.clone(), "containerd-shim-hull-v2")?,
             unpack: program(args.unpack.clone(), "hull-unpack")?,
         },
         registries: hull_image::RegistryConfig {
-            insecure: args.insecure_registries,
+            insecure: settings.insecure_registries,
             ..hull_image::RegistryConfig::default()
         },
-    };
+    })
+}
+
+fn run(args: &Args, settings: Settings) -> anyhow::Result<()> {
+    let debug = settings.debug.unwrap_or(false);
+    let config = config(args, settings)?;
+    if args.validate {
+        println!("configuration OK");
+        return Ok(());
+    }
+    log_to_stderr(debug);
     if args.own_session {
         rustix::process::setsid().context("failed to leave the session")?;
     }

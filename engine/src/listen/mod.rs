@@ -1,0 +1,142 @@
+//! Where the API is served: UNIX sockets, TCP, and sockets that systemd hands over.
+
+mod address;
+mod socket;
+mod tls;
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+pub use address::Address;
+pub use tls::TlsFiles;
+
+use crate::error::{EngineError, Result};
+use socket::Socket;
+
+/// Longest time for a client to shake hands.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+
+/// One place to serve the API at.
+pub(crate) enum Listener {
+    /// A socket of our own; its file goes with the value.
+    Unix(Socket),
+    /// One that systemd keeps.
+    Given(tokio::net::UnixListener),
+    /// TCP; without TLS only on loopback addresses.
+    Tcp(TcpListener, Option<TlsAcceptor>),
+}
+
+/// What a connection is served on.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// A connection before its handshake.
+pub(crate) enum Accepted {
+    Unix(tokio::net::UnixStream),
+    Tcp(tokio::net::TcpStream, Option<TlsAcceptor>),
+}
+
+/// Begins to listen on every address, or on none.
+pub(crate) async fn bind(
+    addresses: &[Address],
+    group: Option<&str>,
+    tls: Option<&TlsFiles>,
+) -> Result<Vec<Listener>> {
+    let acceptor = tls.map(tls::acceptor).transpose()?;
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match address {
+            Address::Unix(path) => listeners.push(Listener::Unix(Socket::bind(path, group)?)),
+            Address::Tcp(place) => listeners.push(bind_tcp(place, acceptor.clone()).await?),
+            Address::Activated => listeners.extend(activated(acceptor.as_ref())?),
+        }
+    }
+    Ok(listeners)
+}
+
+async fn bind_tcp(place: &str, tls: Option<TlsAcceptor>) -> Result<Listener> {
+    let io = |source| EngineError::io("listen on", Path::new(place), source);
+    let listener = TcpListener::bind(place).await.map_err(io)?;
+    let address = listener.local_addr().map_err(io)?;
+    if tls.is_none() && !address.ip().is_loopback() {
+        return Err(EngineError::Listen(format!(
+            "tcp://{place} would give root on this host to whoever reaches it: use --tlsverify with \
+             --tlscacert, --tlscert and --tlskey, or an address on loopback"
+        )));
+    }
+    if tls.is_none() {
+        tracing::warn!(%address, "the API is served without TLS: every local user can use it");
+    }
+    Ok(Listener::Tcp(listener, tls))
+}
+
+/// The sockets of `LISTEN_FDS`.
+fn activated(tls: Option<&TlsAcceptor>) -> Result<Vec<Listener>> {
+    let io = |source| EngineError::io("take over", Path::new("systemd's socket"), source);
+    let mut given = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..given.len() {
+        if let Ok(Some(listener)) = given.take_unix_listener(index) {
+            listener.set_nonblocking(true).map_err(io)?;
+            let listener = tokio::net::UnixListener::from_std(listener).map_err(io)?;
+            listeners.push(Listener::Given(listener));
+        } else if let Some(listener) = given.take_tcp_listener(index).map_err(io)? {
+            listener.set_nonblocking(true).map_err(io)?;
+            let listener = TcpListener::from_std(listener).map_err(io)?;
+            listeners.push(Listener::Tcp(listener, tls.cloned()));
+        }
+    }
+    match listeners.is_empty() {
+        true => Err(EngineError::Listen(
+            "fd://: no socket was handed over: is hulld started by its hull.socket unit?"
+                .to_owned(),
+        )),
+        false => Ok(listeners),
+    }
+}
+
+impl Listener {
+    /// The next connection.
+    pub(crate) async fn accept(&self) -> std::io::Result<Accepted> {
+        match self {
+            Self::Unix(socket) => Ok(Accepted::Unix(socket.listener().accept().await?.0)),
+            Self::Given(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+            Self::Tcp(listener, tls) => {
+                let (stream, _) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                Ok(Accepted::Tcp(stream, tls.clone()))
+            }
+        }
+    }
+}
+
+impl Accepted {
+    /// Shakes hands where that is due, and passes the stream on.
+    pub(crate) async fn open(self) -> Option<Box<dyn Stream>> {
+        match self {
+            Self::Unix(stream) => Some(Box::new(stream)),
+            Self::Tcp(stream, None) => Some(Box::new(stream)),
+            Self::Tcp(stream, Some(tls)) => {
+                match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => Some(Box::new(stream)),
+                    Ok(Err(error)) => {
+                        tracing::info!(%error, "a client without a valid certificate");
+                        None
+                    }
+                    Err(_) => None,
+                }
+            }
+        }
+    }
+}
+
+/// Tells systemd that clients can come, if it waits for that.
+pub(crate) fn tell_ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "telling systemd");
+    }
+}

@@ -1,0 +1,103 @@
+# The docker command line against hulld. Skipped where docker is not installed.
+
+docker_cli() {
+    command -v docker >/dev/null || skip 'the docker command line is not installed'
+    export DOCKER_HOST=$HULL_HOST DOCKER_CONFIG=$T/docker
+    unset DOCKER_CONTEXT
+}
+
+# answers STATUS TEXT ARGUMENT...: docker's exit status, and a text in what it prints.
+answers() {
+    local want=$1 text=$2
+    shift 2
+    capture timeout 60 docker "$@"
+    [ "$status" = "$want" ] || fail "docker $*: exit status $status, expected $want: $out$err"
+    [[ $out$err == *"$text"* ]] || fail "docker $*: no $(printf %q "$text") in: $out$err"
+}
+
+case_docker_cli_bad_wishes_are_named() {
+    docker_cli
+    local run=(run --rm --network none)
+    docker create --name t-taken "$BUSYBOX" >/dev/null
+    answers 1 'Conflict. The container name' create --name t-taken "$BUSYBOX"
+    answers 1 'Invalid container name' create --name a/b "$BUSYBOX"
+    answers 125 'network nosuchnet not found' run --rm --network nosuchnet "$BUSYBOX" true
+    [[ $err != *Pulling* ]] || fail "a missing network was taken for a missing image: $err"
+    answers 125 'No such container: nosuch' "${run[@]}" --volumes-from nosuch "$BUSYBOX" true
+    answers 125 'Minimum memory limit' "${run[@]}" -m 1m "$BUSYBOX" true
+    answers 125 'Requested CPUs are not available' "${run[@]}" --cpuset-cpus 99 "$BUSYBOX" true
+    answers 125 'CPU cfs period' "${run[@]}" --cpu-period 1 "$BUSYBOX" true
+    answers 125 'minimum allowed cpu-shares' "${run[@]}" --cpu-shares 1 "$BUSYBOX" true
+    answers 125 "only be used with 'on-failure'" run --network none --restart no:3 "$BUSYBOX" true
+    answers 125 'unknown capability: "CAP_NOPE"' "${run[@]}" --cap-add NOPE "$BUSYBOX" true
+    answers 125 'invalid signal: NOPE' "${run[@]}" --stop-signal NOPE "$BUSYBOX" true
+    answers 125 'plugin "bogus" not found' "${run[@]}" --log-driver bogus "$BUSYBOX" true
+    answers 125 'invalid isolation (hyperv)' "${run[@]}" --isolation hyperv "$BUSYBOX" true
+    answers 125 'HostConfig.Devices is not supported' "${run[@]}" --device /dev/null "$BUSYBOX" true
+    answers 125 'HostConfig.DeviceRequests is not supported' "${run[@]}" --gpus all "$BUSYBOX" true
+    answers 125 "two VMs can't share" "${run[@]}" --pid container:t-taken "$BUSYBOX" true
+    answers 0 'HostConfig.BlkioWeight is discarded' create --name t-warned --blkio-weight 20 "$BUSYBOX"
+    answers 1 'No such container: nosuch' update -m 64m nosuch
+    answers 1 'is not paused' unpause t-taken
+    answers 1 "must be one of created, running" ps --filter status=bogus
+    answers 1 "invalid filter 'bogus'" ps --filter bogus=1
+    answers 1 "invalid filter 'bogus'" images --filter bogus=1
+    answers 1 "invalid filter 'bogus'" container prune -f --filter bogus=1
+    answers 1 'No such container: nosuch' ps -a --filter before=nosuch
+}
+
+case_docker_cli_a_life() {
+    docker_cli
+    docker run -d --name t-cli --label a=b "$BUSYBOX" sh -c 'echo hello world; trap "exit 3" TERM; while :; do sleep 0.1; done' >/dev/null
+    answers 0 "sh -c 'echo hello wo" ps --filter 'name=^/t-cl[a-z]$' --filter label=a=b --filter network=bridge
+    answers 0 running/64m/bridge/private/json-file inspect -f '{{.State.Status}}/{{if eq .HostConfig.ShmSize 67108864}}64m{{end}}/{{.HostConfig.NetworkMode}}/{{.HostConfig.IpcMode}}/{{.HostConfig.LogConfig.Type}}' t-cli
+    answers 0 t-cli update --memory 64m --memory-swap 64m --pids-limit 77 --restart on-failure:2 t-cli
+    answers 0 '67108864 77 on-failure:2' inspect -f '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.RestartPolicy.Name}}:{{.HostConfig.RestartPolicy.MaximumRetryCount}}' t-cli
+    answers 0 67108864 exec t-cli cat /sys/fs/cgroup/memory.max
+    answers 0 77 exec t-cli cat /sys/fs/cgroup/pids.max
+    answers 1 "invalid restart policy: unknown policy 'bogus'" update --restart bogus t-cli
+    answers 1 'should be smaller than already set memoryswap' update --memory 256m t-cli
+    answers 0 t-cli update --restart no t-cli
+    docker pause t-cli >/dev/null
+    answers 1 'is paused, unpause the container before exec' exec t-cli true
+    answers 0 paused ps --filter status=paused --format '{{.State}}'
+    echo content >"$T/file"
+    answers 0 '' cp "$T/file" t-cli:/tmp/file
+    answers 0 '/tmp/file' diff t-cli
+    docker unpause t-cli >/dev/null
+    answers 0 content exec t-cli cat /tmp/file
+    answers 0 sha256: commit t-cli t-committed
+    answers 0 'running false' inspect -f '{{.State.Status}} {{.State.Paused}}' t-cli
+    answers 0 'unpause' events --since 1h --until 0s --filter container=t-cli --filter event=unpause
+    docker rmi t-committed >/dev/null
+    answers 0 'hello world' logs --since 10m t-cli
+    answers 0 'trap' top t-cli
+    answers 0 t-cli stats --no-stream --format '{{.Name}}' t-cli
+    answers 127 'not found' exec t-cli nosuchprogram
+    answers 0 t-cli rename t-cli t-cli2
+    answers 0 t-cli2 stop -t 10 t-cli2
+    answers 0 3 inspect -f '{{.State.ExitCode}}' t-cli2
+    answers 0 t-cli2 ps -a --filter exited=3 --filter name=t-cli2 --format '{{.Names}}'
+    answers 0 t-cli2 rm t-cli2
+}
+
+case_docker_cli_of_an_engine() {
+    docker_cli
+    answers 0 'Local Volumes' system df
+    answers 0 'CONTAINER ID' system df -v
+    answers 0 'Swarm: inactive' info
+    answers 1 'This node is not a swarm manager' node ls
+    answers 1 'This node is not a swarm manager' service ls
+    answers 1 'This node is not part of a swarm' swarm leave
+    answers 0 NAME plugin ls
+    answers 1 'plugin "x" not found' plugin inspect x
+    answers 0 'reclaimed space' builder prune -f
+    docker tag "$BUSYBOX" t-one:1
+    docker tag "$BUSYBOX" t-two:1
+    docker images --filter 'reference=t-o*' --format '{{.Repository}}:{{.Tag}}' >"$T/list"
+    expect_eq "$(cat "$T/list")" t-one:1 'images by reference'
+    answers 0 'Untagged: t-one:1' rmi t-one:1 t-two:1
+    answers 0 'reclaimed space: 0B' image prune -f --filter until=24h --filter label=nosuch
+    answers 0 container events --since 1h --until 0s --filter type=container
+    answers 1 'does not match the specified platform' create --pull never --platform linux/arm64 "$BUSYBOX"
+}

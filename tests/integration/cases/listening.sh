@@ -1,0 +1,84 @@
+# Where hulld can be reached: TCP with certificates, systemd's sockets; its configuration file.
+
+# A daemon of the case's own, with the given arguments.
+own_hulld() {
+    O=$(mktemp -d /run/hull-own.XXXX)
+    hulld --root "$T/root" --exec-root "$O" "$@" >"$T/hulld.log" 2>&1 &
+    OWN=$!
+    trap 'kill $OWN 2>/dev/null; wait $OWN 2>/dev/null || true; rm -rf "$T" "$O"' EXIT
+}
+
+# An authority and certificates of it for a server on 127.0.0.1 and for a client.
+certificates() {
+    (
+        cd "$T"
+        new() { openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$1-key.pem" -subj "/CN=$1" "${@:2}" 2>/dev/null; }
+        new ca -x509 -days 2 -out ca.pem
+        new other -x509 -days 2 -out other.pem
+        for name in server client; do
+            new $name -out $name.csr
+            printf 'subjectAltName=IP:127.0.0.1\n' >$name.ext
+            openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile $name.ext -out $name.pem 2>/dev/null
+        done
+    )
+}
+
+case_listening_tcp_wants_certificates() {
+    command -v openssl >/dev/null || skip 'openssl is not installed'
+    certificates
+    own_hulld -H tcp://127.0.0.1:24376 --tlsverify --tlscacert "$T/ca.pem" --tlscert "$T/server.pem" --tlskey "$T/server-key.pem"
+    local url=https://127.0.0.1:24376/_ping
+    wait_for 20 curl -sf --cacert "$T/ca.pem" --cert "$T/client.pem" --key "$T/client-key.pem" -o "$T/answer" $url || fail "$(cat "$T/hulld.log")"
+    expect_eq "$(cat "$T/answer")" OK answer
+    ! curl -sf -m 5 --cacert "$T/ca.pem" $url || fail 'a client without a certificate was let in'
+    ! curl -sf -m 5 --cacert "$T/ca.pem" --cert "$T/other.pem" --key "$T/other-key.pem" $url || fail "another authority's client was let in"
+    ! curl -sf -m 5 http://127.0.0.1:24376/_ping || fail 'a client without TLS was let in'
+    if command -v docker >/dev/null; then
+        expect_eq "$(docker --tlsverify --tlscacert "$T/ca.pem" --tlscert "$T/client.pem" --tlskey "$T/client-key.pem" -H tcp://127.0.0.1:24376 version -f '{{.Server.Os}}')" linux docker
+    fi
+}
+
+case_listening_is_refused_where_it_is_unsafe() {
+    capture timeout 20 hulld --root "$T/r" --exec-root "$T/e" -H tcp://0.0.0.0:24377
+    expect_status 1
+    expect_err_has --tlsverify
+    capture timeout 20 hulld --root "$T/r" --exec-root "$T/e" -H fd://
+    expect_status 1
+    expect_err_has hull.socket
+    capture timeout 20 hulld --root "$T/r" --exec-root "$T/e" -H ssh://x
+    expect_status 1
+    expect_err_has 'unix:///path'
+}
+
+case_listening_on_a_socket_that_was_handed_over() {
+    O=$(mktemp -d /run/hull-own.XXXX)
+    trap 'kill $OWN 2>/dev/null; wait $OWN 2>/dev/null || true; rm -rf "$T" "$O"' EXIT
+    python3 -c '
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()
+if s.fileno() != 3: os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execvp("hulld", ["hulld", "-H", "fd://", "--root", sys.argv[2], "--exec-root", sys.argv[3]])
+' "$O/given.sock" "$T/root" "$O" >"$T/hulld.log" 2>&1 &
+    OWN=$!
+    wait_for 20 curl -sf --unix-socket "$O/given.sock" -o "$T/answer" http://x/_ping || fail "$(cat "$T/hulld.log")"
+    expect_eq "$(cat "$T/answer")" OK answer
+}
+
+case_listening_configuration_file() {
+    echo '{"hosts": ["unix://'"$T"'/a.sock"], "debug": true}' >"$T/ok.json"
+    capture hulld --validate --config-file "$T/ok.json"
+    expect_status 0
+    expect_out 'configuration OK
+'
+    echo '{"hostss": []}' >"$T/bad.json"
+    capture hulld --validate --config-file "$T/bad.json"
+    expect_status 1
+    expect_err_has 'unknown field `hostss`'
+    capture hulld --validate --config-file "$T/ok.json" -D
+    expect_status 1
+    expect_err_has 'debug is set both'
+    capture hulld --validate --config-file packaging/hulld.json
+    expect_status 0
+}
