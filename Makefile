@@ -6,7 +6,7 @@ MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint sbom fmt unit machine-test fuzz clean
+.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint sbom fmt deb unit machine-test fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ fmt:
 
 unit: ## tests that need neither root nor KVM
 	cargo nextest run --workspace --locked --no-fail-fast || { command -v cargo-nextest >/dev/null && exit 1; cargo test --workspace --locked --no-fail-fast; }
+
+deb: ## a Debian package of dist/, with systemd units
+	packaging/deb
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (60) seconds
 	cargo run --release --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}

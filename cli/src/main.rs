@@ -48,6 +48,11 @@ struct Args {
     command: Command,
 }
 
+/// The command line's description.
+fn command_line() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -95,11 +100,10 @@ fn one_line(error: &CliError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        command_line().debug_assert();
     }
 
     #[test]

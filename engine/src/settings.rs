@@ -84,10 +84,13 @@ impl Settings {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        serde_json::from_str(&text).map_err(|source| SettingsError::Parse {
-            path: path.to_owned(),
-            source,
-        })
+        // An object: a list would be taken for the keys' values in order.
+        serde_json::from_str::<serde_json::Map<_, _>>(&text)
+            .and_then(|_| serde_json::from_str(&text))
+            .map_err(|source| SettingsError::Parse {
+                path: path.to_owned(),
+                source,
+            })
     }
 
     /// Joins what the command line says with what the file says.

@@ -5,6 +5,7 @@ mod cp;
 mod doctor;
 mod exec;
 mod files;
+mod groups;
 mod image;
 mod images;
 mod inspect;
@@ -14,6 +15,7 @@ mod load;
 mod login;
 mod logs;
 mod network;
+mod prune;
 mod ps;
 mod pull;
 mod push;
@@ -22,6 +24,7 @@ mod stats;
 mod system;
 mod top;
 mod trace;
+mod update;
 mod volume;
 
 use std::io::Write;
@@ -65,6 +68,8 @@ pub(crate) enum Command {
     Rm(lifecycle::RmArgs),
     /// Give a container another name
     Rename(lifecycle::RenameArgs),
+    /// Change limits and the restart policy of containers
+    Update(update::UpdateArgs),
     /// Print everything known about containers and images, as JSON
     Inspect(inspect::InspectArgs),
     /// List the processes of a container
@@ -106,6 +111,12 @@ pub(crate) enum Command {
     Export(files::ExportArgs),
     /// Make an image of a container
     Commit(files::CommitArgs),
+    /// The commands about containers
+    #[command(subcommand)]
+    Container(groups::ContainerCommand),
+    /// The commands about the engine
+    #[command(subcommand)]
+    System(groups::SystemCommand),
     /// Networks of containers
     #[command(subcommand)]
     Network(network::NetworkCommand),
@@ -122,6 +133,17 @@ pub(crate) enum Command {
     Info(system::FormatArgs),
     /// Check that this machine can run containers, and say what to do
     Doctor(doctor::DoctorArgs),
+    /// Print a shell's completion of this command line: `source <(hull completion bash)`
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// A prune, which stands in the groups.
+    #[command(skip)]
+    Prune(prune::What, prune::PruneArgs),
+    /// `system df`.
+    #[command(skip)]
+    DiskUsage,
 }
 
 /// Runs a command.
@@ -132,6 +154,9 @@ pub(crate) async fn run(
 ) -> Result<ExitCode> {
     if let Command::Doctor(args) = &command {
         return doctor::run(args, host, out).await;
+    }
+    if let Command::Completion { shell } = &command {
+        return completion(*shell, out);
     }
     let client = &Client::connect(host).await?;
     match command {
@@ -150,6 +175,7 @@ pub(crate) async fn run(
         Command::Wait(args) => lifecycle::wait(args, client, out).await,
         Command::Rm(args) => lifecycle::rm(args, client, out).await,
         Command::Rename(args) => lifecycle::rename(args, client).await,
+        Command::Update(args) => update::run(args, client, out).await,
         Command::Inspect(args) => inspect::run(args, client, out).await,
         Command::Top(args) => top::run(args, client, out).await,
         Command::Trace(args) => trace::run(args, client, out).await,
@@ -176,9 +202,23 @@ pub(crate) async fn run(
         Command::Events(args) => system::events(args, client, out).await,
         Command::Version(args) => system::version(args, client, out).await,
         Command::Info(args) => system::info(args, client, out).await,
-        // Handled above: it must not start an engine.
+        Command::Container(command) => Box::pin(run(command.plain(), host, out)).await,
+        Command::System(command) => Box::pin(run(command.plain(), host, out)).await,
+        Command::Prune(what, args) => prune::prune(what, args, client, out).await,
+        Command::DiskUsage => prune::disk_usage(client, out).await,
+        // Handled above: they must not start an engine.
+        Command::Completion { shell } => completion(shell, out),
         Command::Doctor(args) => doctor::run(&args, host, out).await,
     }
+}
+
+/// Writes what a shell has to run to complete this command line.
+fn completion(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut crate::command_line(), "hull", &mut script);
+    out.write_all(&script)
+        .map_err(CliError::io("cannot write the output"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes a line.

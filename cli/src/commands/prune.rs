@@ -1,0 +1,184 @@
+//! `container prune`, `system prune`, `system df`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use hyper::Method;
+use serde_json::{json, Value};
+
+use super::{filters, line};
+use crate::client::{empty, encode, read_json, Client};
+use crate::error::{CliError, Result};
+use crate::units::human_size;
+
+/// `container prune`, `system prune`
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Don't ask
+    #[arg(short, long)]
+    force: bool,
+    /// system prune: also images with a name that no container has
+    #[arg(short, long)]
+    all: bool,
+    /// system prune: volumes without a name too
+    #[arg(long)]
+    volumes: bool,
+    /// Only what passes: until=24h, label=NAME
+    #[arg(long)]
+    filter: Vec<String>,
+}
+
+/// What is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Containers,
+    All,
+}
+
+/// One call of a prune: path, what is counted, and where its names are.
+struct Step {
+    path: String,
+    head: &'static str,
+    key: &'static str,
+}
+
+fn steps(what: What, args: &PruneArgs) -> Result<Vec<Step>> {
+    let step = |object: &str, head, key, dangling: Option<bool>| -> Result<Step> {
+        let mut wanted = filters(&args.filter)?;
+        if let Some(dangling) = dangling {
+            wanted.insert("dangling".to_owned(), vec![dangling.to_string()]);
+        }
+        let wanted = encode(&json!(wanted).to_string());
+        Ok(Step {
+            path: format!("/{object}/prune?filters={wanted}"),
+            head,
+            key,
+        })
+    };
+    let mut steps = vec![step("containers", "Containers", "ContainersDeleted", None)?];
+    if what == What::All {
+        steps.push(step("networks", "Networks", "NetworksDeleted", None)?);
+        if args.volumes {
+            steps.push(step("volumes", "Volumes", "VolumesDeleted", None)?);
+        }
+        steps.push(step("images", "Images", "ImagesDeleted", Some(!args.all))?);
+    }
+    Ok(steps)
+}
+
+/// The line about one removed object.
+fn name_of(item: &Value) -> String {
+    let image = |key: &str, word: &str| item[key].as_str().map(|name| format!("{word}: {name}"));
+    image("Untagged", "untagged")
+        .or_else(|| image("Deleted", "deleted"))
+        .unwrap_or_else(|| item.as_str().unwrap_or_default().to_owned())
+}
+
+pub(crate) async fn prune(
+    what: What,
+    args: PruneArgs,
+    client: &Client,
+    out: &mut dyn Write,
+) -> Result<ExitCode> {
+    if !args.force {
+        return Err(CliError::usage("prune removes for good: say --force"));
+    }
+    let mut bytes = 0;
+    for step in steps(what, &args)? {
+        let answer = read_json(client.send(Method::POST, &step.path, empty()).await?).await?;
+        let items = answer[step.key].as_array().cloned().unwrap_or_default();
+        if !items.is_empty() {
+            line(out, format!("Deleted {}:", step.head))?;
+            for item in &items {
+                line(out, name_of(item))?;
+            }
+            line(out, "")?;
+        }
+        bytes += answer["SpaceReclaimed"].as_i64().unwrap_or_default();
+    }
+    line(out, format!("Total reclaimed space: {}", human_size(bytes)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One row: number, those in use, bytes, and bytes that a prune would free.
+fn row(name: &str, items: &[(i64, bool)]) -> Vec<String> {
+    let sum = |in_use: bool| -> i64 {
+        let wanted = items.iter().filter(|(_, used)| in_use || !used);
+        wanted.map(|(bytes, _)| bytes.max(&0)).sum()
+    };
+    let active = items.iter().filter(|(_, used)| *used).count();
+    vec![
+        name.to_owned(),
+        items.len().to_string(),
+        active.to_string(),
+        human_size(sum(true)),
+        human_size(sum(false)),
+    ]
+}
+
+pub(crate) async fn disk_usage(client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let usage = client.get_json("/system/df").await?;
+    let items = |key: &str| usage[key].as_array().cloned().unwrap_or_default();
+    let number = |value: &Value| value.as_i64().unwrap_or_default();
+    let images: Vec<_> = items("Images")
+        .iter()
+        .map(|image| (number(&image["Size"]), 0 < number(&image["Containers"])))
+        .collect();
+    let containers: Vec<_> = items("Containers")
+        .iter()
+        .map(|container| {
+            let live = ["running", "paused", "restarting"];
+            let used = live.contains(&container["State"].as_str().unwrap_or_default());
+            (number(&container["SizeRw"]), used)
+        })
+        .collect();
+    let volumes: Vec<_> = items("Volumes")
+        .iter()
+        .map(|volume| {
+            let usage = &volume["UsageData"];
+            (number(&usage["Size"]), 0 < number(&usage["RefCount"]))
+        })
+        .collect();
+    crate::table::print(
+        out,
+        &["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
+        &[
+            row("Images", &images),
+            row("Containers", &containers),
+            row("Local Volumes", &volumes),
+        ],
+    )
+    .map_err(CliError::io("cannot write the output"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_prune_has_its_steps() {
+        let args = PruneArgs {
+            force: true,
+            all: false,
+            volumes: true,
+            filter: vec!["until=24h".to_owned()],
+        };
+        let paths = |what| -> Vec<String> {
+            let steps = steps(what, &args).unwrap();
+            steps.into_iter().map(|step| step.path).collect()
+        };
+        assert_eq!(
+            paths(What::Containers),
+            ["/containers/prune?filters=%7B%22until%22%3A%5B%2224h%22%5D%7D"]
+        );
+        assert_eq!(paths(What::All).len(), 4);
+    }
+
+    #[test]
+    fn rows_count_what_a_prune_would_free() {
+        let row = row("Images", &[(1000, true), (500, false), (-1, false)]);
+        assert_eq!(row[..3], ["Images", "3", "1"]);
+        assert_eq!(row[4], human_size(500));
+    }
+}
