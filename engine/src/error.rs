@@ -92,6 +92,17 @@ pub enum EngineError {
     /// It can't be had with a VM.
     #[error("not supported: {0}")]
     NotSupported(String),
+    /// The container store is no store, or a part of it is lost.
+    #[error(
+        "the container store {path:?} can't be opened: bring it back from a backup, or move it away \
+         to start without its containers (their files stay in the folder containers beside it)"
+    )]
+    StoreDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What the store says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A wish that Hull does not serve, by its name in the API.
     #[error("{what} is not supported: {why}")]
     Unsupported {
@@ -270,6 +281,7 @@ impl EngineError {
             | Self::Store { .. }
             | Self::Json { .. }
             | Self::StoreTooNew { .. }
+            | Self::StoreDamaged { .. }
             | Self::Network(_)
             | Self::Publish(_)
             | Self::Listen(_)

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use bollard_stubs::models::HostConfig;
 use rustix::fs::SeekFrom;
 
 use crate::error::{EngineError, Result};
@@ -17,7 +18,7 @@ pub(crate) async fn ensure_template(path: &Path) -> Result<()> {
         return Ok(());
     }
     let temporary = path.with_extension("new");
-    let result = make_template(&temporary).await.and_then(|()| {
+    let result = make(&temporary, SCRATCH_BYTES).await.and_then(|()| {
         std::fs::rename(&temporary, path)
             .map_err(|source| EngineError::io("rename the scratch template to", path, source))
     });
@@ -27,11 +28,52 @@ pub(crate) async fn ensure_template(path: &Path) -> Result<()> {
     result
 }
 
-async fn make_template(path: &Path) -> Result<()> {
+/// The least that a writable layer can be, in bytes: its journal takes a part of it.
+const LEAST_BYTES: u64 = 128 << 20;
+/// The most, in bytes: what ext4 can be.
+const MOST_BYTES: u64 = 16 << 40;
+
+/// The size that `StorageOpt` asks for, in bytes.
+pub(crate) fn wanted_bytes(host: &HostConfig) -> Result<Option<u64>> {
+    let bad = |text: String| Err(EngineError::BadRequest(text));
+    let mut wanted = None;
+    for (key, text) in host.storage_opt.iter().flatten() {
+        if key != "size" {
+            return bad(format!(
+                "Unknown option {key} in StorageOpt: only size is known"
+            ));
+        }
+        let Some(bytes) = crate::logs::bytes(text) else {
+            return bad(format!("invalid size in StorageOpt: '{text}'"));
+        };
+        if !(LEAST_BYTES..=MOST_BYTES).contains(&bytes) {
+            return bad(format!(
+                "StorageOpt: a writable layer has from 128 MiB to 16 TiB, not {text}"
+            ));
+        }
+        wanted = Some(bytes);
+    }
+    Ok(wanted)
+}
+
+/// Makes a container's writable layer, of the size that it asks for.
+pub(crate) async fn of_container(template: &Path, path: &Path, host: &HostConfig) -> Result<()> {
+    let Some(bytes) = wanted_bytes(host)? else {
+        return create(template, path).await;
+    };
+    let made = make(path, bytes).await;
+    if made.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    made
+}
+
+/// Makes an empty file system.
+async fn make(path: &Path, bytes: u64) -> Result<()> {
     let io = |what| move |source: std::io::Error| EngineError::io(what, path, source);
     let _ = std::fs::remove_file(path);
     let file = create_private(path).map_err(io("create the scratch template"))?;
-    file.set_len(SCRATCH_BYTES)
+    file.set_len(bytes)
         .map_err(io("size the scratch template"))?;
     // The file is all holes, which read as zero: nothing needs to be zeroed, now or by the
     // kernel later.
@@ -55,7 +97,7 @@ async fn make_template(path: &Path) -> Result<()> {
 }
 
 /// Copies the template to `path`: shared extents where the file system can, else only the data.
-pub(crate) async fn create(template: &Path, path: &Path) -> Result<()> {
+async fn create(template: &Path, path: &Path) -> Result<()> {
     let (template, path) = (template.to_owned(), path.to_owned());
     let copied = tokio::task::spawn_blocking(move || {
         let result = copy(&template, &path);
@@ -125,6 +167,27 @@ fn copy_range(from: &File, to: &File, start: u64, end: u64) -> std::io::Result<(
 mod tests {
     use super::*;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    #[test]
+    fn sizes_are_read_and_bounded() {
+        let wanted = |key: &str, text: &str| {
+            let options = [(key.to_owned(), text.to_owned())];
+            wanted_bytes(&HostConfig {
+                storage_opt: Some(options.into()),
+                ..HostConfig::default()
+            })
+        };
+        assert_eq!(wanted("size", "1G").unwrap(), Some(1 << 30));
+        assert_eq!(wanted_bytes(&HostConfig::default()).unwrap(), None);
+        for (key, text) in [
+            ("size", "1m"),
+            ("size", "1000t"),
+            ("size", "x"),
+            ("colour", "1G"),
+        ] {
+            assert!(wanted(key, text).is_err(), "{key}={text}");
+        }
+    }
 
     #[test]
     fn copies_hold_the_data_and_stay_sparse() {

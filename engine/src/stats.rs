@@ -26,6 +26,23 @@ pub(crate) struct Sample {
     online_cpus: u64,
 }
 
+impl Sample {
+    /// CPU time of all processes so far, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        self.metrics.cpu.usage_usec as f64 / 1e6
+    }
+
+    /// Memory of all processes, in bytes.
+    pub(crate) fn memory_bytes(&self) -> f64 {
+        self.metrics.memory.usage as f64
+    }
+
+    /// Processes and threads.
+    pub(crate) fn pids(&self) -> f64 {
+        self.metrics.pids.current as f64
+    }
+}
+
 impl Engine {
     /// Looks at a running container once.
     pub(crate) async fn sample(&self, container: &Arc<Container>) -> Result<Sample> {

@@ -36,7 +36,10 @@ impl Store {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(path)
-            .map_err(failed("open"))?;
+            .map_err(|source| EngineError::StoreDamaged {
+                path: path.to_owned(),
+                source: Box::new(source),
+            })?;
         let store = Self {
             database: Arc::new(database),
         };
@@ -178,6 +181,20 @@ mod tests {
             found.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(),
             ["b"]
         );
+    }
+
+    #[tokio::test]
+    async fn a_damaged_store_is_named_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        Store::open(&path).unwrap().put(&record("a")).await.unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in [&whole[..3000], &b"something else"[..]] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = Store::open(&path).unwrap_err().to_string();
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), damaged);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Path, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -22,7 +23,7 @@ use super::detach::DetachKeys;
 use super::import::platform;
 use super::respond::{stream, Answer, NO_CONTENT};
 use super::streams::{body_channel, frame, media_type, Attachment, Hijack};
-use super::{body_bytes, body_json, Query, Shared};
+use super::{body_bytes, body_json, websocket, Query, Shared};
 use crate::container::{
     live_task, Container, CreateRequest, ListOptions, StopOptions, WaitCondition,
 };
@@ -48,6 +49,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/containers/{id}/wait", post(wait))
         .route("/containers/{id}/logs", get(log))
         .route("/containers/{id}/attach", post(attach))
+        .route("/containers/{id}/attach/ws", get(attach_by_websocket))
         .route("/containers/{id}/resize", post(resize))
         .route("/containers/{id}/rename", post(rename))
         .route("/containers/{id}/update", post(update))
@@ -364,16 +366,41 @@ async fn attach(
     request: Request,
 ) -> Answer<Response> {
     let container = engine.container(&id)?;
+    let tty = container.record().tty();
+    let attachment = attachment(&engine, &container, &query, tty)?;
+    Ok(Hijack::of(request).attach(attachment, async { None }))
+}
+
+/// As [`attach`], in the frames of a WebSocket; output is never multiplexed.
+async fn attach_by_websocket(
+    engine: Shared,
+    Path(id): Path<String>,
+    Query(query): Query,
+    upgrade: WebSocketUpgrade,
+) -> Answer<Response> {
+    let container = engine.container(&id)?;
+    let attachment = attachment(&engine, &container, &query, true)?;
+    Ok(upgrade.on_upgrade(move |socket| websocket::run(socket, attachment)))
+}
+
+/// A client's part in a container's streams. `raw`: the output is not multiplexed.
+fn attachment(
+    engine: &Arc<Engine>,
+    container: &Arc<Container>,
+    query: &Params,
+    raw: bool,
+) -> Result<Attachment> {
     let record = container.record();
     if record.state.status == Status::Paused {
         return Err(EngineError::Conflict(format!(
-            "container {id} is paused, unpause the container before attach"
-        ))
-        .into());
+            "container {} is paused, unpause the container before attach",
+            container.name()
+        )));
     }
     let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
     let wants_stdin = query.flag("stdin") && record.config.open_stdin.unwrap_or(false);
     let tty = record.tty();
+    let keys = DetachKeys::parse(query.get("detachKeys").unwrap_or_default())?;
     // Attached before the log is read: what is written meanwhile comes from one of them at least.
     let output = match query.flag("stream") {
         true => container.hub.attach(stdout, stderr),
@@ -385,24 +412,22 @@ async fn attach(
             no_stderr: !stderr,
             ..ReadOptions::default()
         };
-        framed_log(&container, options, false, tty)
+        framed_log(container, options, false, raw)
     });
-    let keys = DetachKeys::parse(query.get("detachKeys").unwrap_or_default())?;
     let detach = (tty && wants_stdin).then(|| {
-        let (engine, container) = (Arc::clone(&engine), Arc::clone(&container));
+        let (engine, container) = (Arc::clone(engine), Arc::clone(container));
         let told = move || engine.publish(&container, "detach", []);
         (keys, Box::new(told) as Box<dyn FnOnce() + Send>)
     });
-    let attachment = Attachment {
-        tty,
+    engine.publish(container, "attach", []);
+    Ok(Attachment {
+        tty: raw,
         before,
         output,
         input: wants_stdin.then(|| container.hub.stdin()),
         close_input: record.config.stdin_once.unwrap_or(false) && !tty,
         detach,
-    };
-    engine.publish(&container, "attach", []);
-    Ok(Hijack::of(request).attach(attachment, async { None }))
+    })
 }
 
 async fn resize(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {

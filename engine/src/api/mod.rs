@@ -7,6 +7,7 @@ mod detach;
 mod exec;
 mod images;
 mod import;
+mod metrics;
 mod networks;
 mod progress;
 mod respond;
@@ -16,6 +17,7 @@ mod swarm;
 mod system;
 mod usage;
 mod volumes;
+mod websocket;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -59,6 +61,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .merge(exec::routes())
         .merge(stats::routes())
         .merge(images::routes())
+        .merge(metrics::routes())
         .merge(networks::routes())
         .merge(swarm::routes())
         .merge(usage::routes())

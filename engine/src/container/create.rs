@@ -77,6 +77,7 @@ impl CreateRequest {
     /// What is wrong with it, or warnings.
     pub(crate) fn check(&self) -> Result<Vec<String>> {
         self.check_hostname()?;
+        scratch::wanted_bytes(&self.host)?;
         network::egress_of(&self.host)?;
         network::parse_bindings(&self.host, self.config.exposed_ports.as_deref())?;
         if let Some(signal) = self
@@ -278,8 +279,8 @@ impl Engine {
         let dir = self.paths.container(container.id());
         std::fs::create_dir_all(&dir).map_err(|source| EngineError::io("create", &dir, source))?;
         let scratch = self.paths.scratch(container.id());
-        scratch::create(&self.paths.scratch_template(), &scratch).await?;
         let record = container.record();
+        scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host).await?;
         self.store.put(&record).await
     }
 

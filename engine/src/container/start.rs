@@ -151,7 +151,7 @@ impl Engine {
         self.write_bundle(&record, bundle)?;
         let scratch = self.paths.scratch(container.id());
         if !scratch.exists() {
-            scratch::create(&self.paths.scratch_template(), &scratch).await?;
+            scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host).await?;
         }
         let tty = record.tty();
         let fifos = Fifos::new(bundle, "", record.config.open_stdin.unwrap_or(false), !tty);
@@ -195,7 +195,8 @@ impl Engine {
             self.write_bundle(&record, &bundle)?;
             let scratch = self.paths.scratch(container.id());
             if !scratch.exists() {
-                scratch::create(&self.paths.scratch_template(), &scratch).await?;
+                scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host)
+                    .await?;
             }
             let task = Arc::new(shim::launch(&self.shim, container.id(), &bundle).await?);
             let nothing = Fifos {

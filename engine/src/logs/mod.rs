@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use reader::{read, ReadOptions};
+pub(crate) use rotation::bytes;
 pub use rotation::Rotation;
 pub use writer::Log;
 

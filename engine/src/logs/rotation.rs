@@ -67,7 +67,7 @@ impl Rotation {
 }
 
 /// A size with an optional suffix b, k, m or g (powers of 1024).
-fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let lower = lower.strip_suffix('b').unwrap_or(&lower);
     let (digits, shift) = match lower.chars().last()? {

@@ -130,7 +130,7 @@ pub(crate) const HOST: &[Field] = &[
     field("Runtime", Honoured, Zero::Text, "`hull` and `io.containerd.hull.v2`"),
     field("SecurityOpt", Guest, Zero::Null, "`no-new-privileges`; profiles of seccomp, AppArmor and SELinux are warned of: the fence is the VM"),
     field("ShmSize", Guest, Zero::Number, ""),
-    field("StorageOpt", Refused, Zero::Absent, "a writable layer has no limit of its own yet"),
+    field("StorageOpt", Honoured, Zero::Absent, "`size`"),
     field("Sysctls", Guest, Zero::Absent, "any, as the kernel is the container's own"),
     field("Tmpfs", Guest, Zero::Absent, ""),
     field("UTSMode", Guest, Zero::Text, "`host` is the guest's"),

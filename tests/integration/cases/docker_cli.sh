@@ -32,6 +32,7 @@ case_docker_cli_bad_wishes_are_named() {
     answers 125 'unknown capability: "CAP_NOPE"' "${run[@]}" --cap-add NOPE "$BUSYBOX" true
     answers 125 'invalid signal: NOPE' "${run[@]}" --stop-signal NOPE "$BUSYBOX" true
     answers 125 'plugin "bogus" not found' "${run[@]}" --log-driver bogus "$BUSYBOX" true
+    answers 125 'from 128 MiB' "${run[@]}" --storage-opt size=1m "$BUSYBOX" true
     answers 125 'invalid isolation (hyperv)' "${run[@]}" --isolation hyperv "$BUSYBOX" true
     answers 125 'HostConfig.Devices is not supported' "${run[@]}" --device /dev/null "$BUSYBOX" true
     answers 125 'HostConfig.DeviceRequests is not supported' "${run[@]}" --gpus all "$BUSYBOX" true
@@ -48,16 +49,21 @@ case_docker_cli_bad_wishes_are_named() {
 
 case_docker_cli_a_life() {
     docker_cli
-    docker run -d --name t-cli --label a=b "$BUSYBOX" sh -c 'echo hello world; trap "exit 3" TERM; while :; do sleep 0.1; done' >/dev/null
+    docker run -d --name t-cli --label a=b --storage-opt size=300M "$BUSYBOX" sh -c 'echo hello world; trap "exit 3" TERM; while :; do sleep 0.1; done' >/dev/null
     answers 0 "sh -c 'echo hello wo" ps --filter 'name=^/t-cl[a-z]$' --filter label=a=b --filter network=bridge
     answers 0 running/64m/bridge/private/json-file inspect -f '{{.State.Status}}/{{if eq .HostConfig.ShmSize 67108864}}64m{{end}}/{{.HostConfig.NetworkMode}}/{{.HostConfig.IpcMode}}/{{.HostConfig.LogConfig.Type}}' t-cli
     answers 0 t-cli update --memory 64m --memory-swap 64m --pids-limit 77 --restart on-failure:2 t-cli
     answers 0 '67108864 77 on-failure:2' inspect -f '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.RestartPolicy.Name}}:{{.HostConfig.RestartPolicy.MaximumRetryCount}}' t-cli
+    capture docker exec t-cli sh -c 'dd if=/dev/zero of=/big bs=1M count=400; ls -l /big; rm /big'
+    [[ $err == *'No space left'* ]] || fail "a layer of 300 MiB took 400: $out$err"
     answers 0 67108864 exec t-cli cat /sys/fs/cgroup/memory.max
     answers 0 77 exec t-cli cat /sys/fs/cgroup/pids.max
     answers 1 "invalid restart policy: unknown policy 'bogus'" update --restart bogus t-cli
     answers 1 'should be smaller than already set memoryswap' update --memory 256m t-cli
     answers 0 t-cli update --restart no t-cli
+    curl -sf --unix-socket "${HULL_HOST#unix://}" http://x/hull/metrics >"$T/metrics"
+    grep -q '^hull_containers{state="running"} [1-9]' "$T/metrics" || fail "$(cat "$T/metrics")"
+    grep -q '^hull_container_memory_bytes{name="t-cli",.* [1-9]' "$T/metrics" || fail "$(cat "$T/metrics")"
     docker pause t-cli >/dev/null
     answers 1 'is paused, unpause the container before exec' exec t-cli true
     answers 0 paused ps --filter status=paused --format '{{.State}}'
