@@ -197,7 +197,7 @@ impl Engine {
     fn wanted_networks(&self, request: &CreateRequest) -> Result<Vec<Wanted>> {
         let mode = request.host.network_mode.as_deref().unwrap_or_default();
         if mode == network::NONE {
-            return Ok(Vec::new());
+            return without_network(request).map(|()| Vec::new());
         }
         let main = self.networks.find(mode)?;
         let mut wanted = vec![Wanted {
@@ -316,6 +316,28 @@ impl Engine {
         self.rename_on_networks(container, &old, name).await;
         self.publish(container, "rename", [("oldName", format!("/{old}"))]);
         Ok(())
+    }
+}
+
+/// Refuses what only a network could give.
+fn without_network(request: &CreateRequest) -> Result<()> {
+    if request.host.links.iter().flatten().next().is_some() {
+        return Err(EngineError::BadRequest(
+            "conflicting options: links can't be had on the network none".to_owned(),
+        ));
+    }
+    let address = |settings: &EndpointSettings| {
+        let ipam = settings.ipam_config.clone().unwrap_or_default();
+        let set = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
+        set(ipam.ipv4_address) || set(ipam.ipv6_address)
+    };
+    match request.networks.values().any(address) {
+        true => Err(EngineError::BadRequest(
+            "invalid config for network none: user specified IP address is supported on user \
+             defined networks only"
+                .to_owned(),
+        )),
+        false => Ok(()),
     }
 }
 

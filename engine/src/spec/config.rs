@@ -18,6 +18,8 @@ pub fn merge_image(mut user: ContainerConfig, image: &ContainerConfig) -> Contai
     merge_labels(&mut user.labels, image.labels.as_ref());
     merge_set(&mut user.exposed_ports, image.exposed_ports.as_deref());
     merge_set(&mut user.volumes, image.volumes.as_deref());
+    // Clients send an empty set for none.
+    user.volumes = user.volumes.filter(|targets| !targets.is_empty());
     fill_health(&mut user.healthcheck, image.healthcheck.as_ref());
     if user.shell.is_none() {
         user.shell.clone_from(&image.shell);
