@@ -122,6 +122,7 @@ fn oci_spec(data: &[u8]) {
         spec,
         rootfs: RootfsSource::Directory("/rootfs".into()),
         inline: Vec::new(),
+        nodes: Vec::new(),
     };
     let options = TaskOptions {
         sandbox_id: "s".into(),
