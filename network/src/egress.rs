@@ -255,6 +255,8 @@ impl Egress {
 pub struct Restricted {
     /// Bridge of its network.
     pub bridge: String,
+    /// Its tap.
+    pub tap: String,
     /// The address, which is pinned to its tap.
     pub address: IpAddr,
     /// Its policy.
@@ -273,7 +275,11 @@ impl Restricted {
     fn rule(&self, more: Vec<Test>, verdict: Verdict) -> Rule {
         let mut tests = self.origin();
         tests.extend(more);
-        Rule { tests, verdict }
+        Rule {
+            tests,
+            verdict,
+            owner: self.tap.clone(),
+        }
     }
 
     /// For packets that leave its network.
@@ -425,6 +431,7 @@ mod tests {
     fn a_list_ends_closed() {
         let restricted = Restricted {
             bridge: "b".into(),
+            tap: "t".into(),
             address: [172, 17, 0, 2].into(),
             egress: "allow:10.0.0.0/8,1.2.3.4:53,fd00::/8".parse().unwrap(),
         };

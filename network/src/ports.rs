@@ -8,11 +8,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// A UDP peer that is silent for so long is forgotten.
 const UDP_IDLE: Duration = Duration::from_secs(90);
@@ -199,9 +199,20 @@ async fn pass_on(mut client: TcpStream, targets: Arc<[SocketAddr]>) {
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
 }
 
+/// A peer of a UDP port, and its own way into the container.
+#[derive(Debug)]
+struct UdpPeer {
+    upstream: Arc<UdpSocket>,
+    used: Instant,
+    /// What passes answers back.
+    answers: AbortHandle,
+}
+
+type UdpPeers = Arc<Mutex<HashMap<SocketAddr, UdpPeer>>>;
+
 async fn serve_udp(socket: UdpSocket, targets: Targets) {
     let socket = Arc::new(socket);
-    let peers: Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>> = Arc::default();
+    let peers = UdpPeers::default();
     let mut answers = tokio::task::JoinSet::new();
     let mut packet = vec![0; MAX_PACKET];
     loop {
@@ -212,30 +223,56 @@ async fn serve_udp(socket: UdpSocket, targets: Targets) {
         let Ok((length, peer)) = received else {
             continue;
         };
-        let known = lock(&peers).get(&peer).cloned();
+        let known = lock(&peers).get_mut(&peer).map(|known| {
+            known.used = Instant::now();
+            Arc::clone(&known.upstream)
+        });
         let upstream = match known {
             Some(upstream) => upstream,
             None => {
-                let full = MAX_UDP_PEERS <= lock(&peers).len();
-                let target = lock(&targets).first().copied().filter(|_| !full);
+                let target = lock(&targets).first().copied();
                 let Some(upstream) = (match target {
                     Some(target) => connect_udp(target).await,
                     None => None,
                 }) else {
                     continue;
                 };
-                lock(&peers).insert(peer, Arc::clone(&upstream));
-                let (socket, peers) = (Arc::clone(&socket), Arc::clone(&peers));
+                make_room(&mut lock(&peers));
+                let (socket, others) = (Arc::clone(&socket), Arc::clone(&peers));
                 let from = Arc::clone(&upstream);
-                answers.spawn(async move {
+                let answers = answers.spawn(async move {
                     answer_udp(&socket, &from, peer).await;
-                    lock(&peers).remove(&peer);
+                    lock(&others).remove(&peer);
                 });
+                let new = UdpPeer {
+                    upstream: Arc::clone(&upstream),
+                    used: Instant::now(),
+                    answers,
+                };
+                lock(&peers).insert(peer, new);
                 upstream
             }
         };
         let _ = upstream.send(&packet[..length]).await;
     }
+}
+
+/// Forgets those that have been silent for longest, if there are too many. A client may well have
+/// another port for each question.
+fn make_room(peers: &mut HashMap<SocketAddr, UdpPeer>) {
+    if peers.len() < MAX_UDP_PEERS {
+        return;
+    }
+    let mut times: Vec<Instant> = peers.values().map(|peer| peer.used).collect();
+    let (_, median, _) = times.select_nth_unstable(MAX_UDP_PEERS / 2);
+    let median = *median;
+    peers.retain(|_, peer| {
+        let stays = median < peer.used;
+        if !stays {
+            peer.answers.abort();
+        }
+        stays
+    });
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -323,6 +360,28 @@ mod tests {
             assert_eq!(&packet[..length], name.as_bytes());
             assert_eq!(from, port.address());
         }
+    }
+
+    #[tokio::test]
+    async fn the_longest_silent_udp_peers_make_room() {
+        let upstream = Arc::new(UdpSocket::bind(any()).await.unwrap());
+        let task = tokio::spawn(std::future::pending::<()>());
+        let start = Instant::now();
+        let mut peers: HashMap<SocketAddr, UdpPeer> = (0..MAX_UDP_PEERS as u16)
+            .map(|port| {
+                let peer = UdpPeer {
+                    upstream: Arc::clone(&upstream),
+                    used: start + Duration::from_millis(port.into()),
+                    answers: task.abort_handle(),
+                };
+                (SocketAddr::from(([10, 0, 0, 1], port)), peer)
+            })
+            .collect();
+        make_room(&mut peers);
+        assert!(peers.len() < MAX_UDP_PEERS / 2 + 1);
+        assert!(peers.contains_key(&([10, 0, 0, 1], MAX_UDP_PEERS as u16 - 1).into()));
+        assert!(!peers.contains_key(&([10, 0, 0, 1], 0).into()));
+        assert!(task.await.is_err_and(|error| error.is_cancelled()));
     }
 
     #[tokio::test]

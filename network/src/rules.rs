@@ -7,6 +7,7 @@
 
 mod forwarding;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -116,6 +117,7 @@ fn drop_if(tests: Vec<Test>) -> Rule {
     Rule {
         tests,
         verdict: Verdict::Drop,
+        owner: String::new(),
     }
 }
 
@@ -150,6 +152,7 @@ fn masquerade(network: &Network) -> Vec<Rule> {
                 Test::To(false, network.bridge.clone()),
             ],
             verdict: Verdict::Masquerade,
+            owner: String::new(),
         })
         .collect()
 }
@@ -180,6 +183,9 @@ pub fn guard(table: &str, tap: &str, pinned: &Pinned) -> Table {
             .iter()
             .flat_map(|v6| guard_v6(&[*v6, link_local_of(pinned.mac)])),
     );
+    for rule in &mut rules {
+        tap.clone_into(&mut rule.owner);
+    }
     Table {
         family: Family::Netdev,
         name: table.to_owned(),
@@ -306,6 +312,21 @@ pub fn clear(table: &str) -> Result<(), RulesError> {
         commit(&Change::Replace(empty), "remove packet rules".into())?;
     }
     Ok(())
+}
+
+/// How many packets were denied, by the taps that they came from.
+pub fn denied(table: &str) -> HashMap<String, u64> {
+    let mut all = HashMap::new();
+    for family in [Family::Inet, Family::Netdev] {
+        let dropped = nft::dropped(family, table).unwrap_or_else(|error| {
+            tracing::debug!(table, %error, "no counters");
+            HashMap::new()
+        });
+        for (tap, packets) in dropped {
+            *all.entry(tap).or_default() += packets;
+        }
+    }
+    all
 }
 
 fn commit(change: &Change, action: String) -> Result<(), RulesError> {

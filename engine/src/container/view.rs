@@ -70,7 +70,7 @@ impl Engine {
                 let mut summary = summary(
                     record,
                     self.port_summaries(&record.id),
-                    self.endpoint_settings(record),
+                    self.endpoint_settings(record, &HashMap::new()),
                 );
                 if options.sizes {
                     let (writable, whole) = self.disk_sizes(record);
@@ -134,6 +134,10 @@ impl Engine {
             .map(|exec| exec.id.clone())
             .collect();
         exec_ids.sort();
+        let denied = match record.state.status.is_live() {
+            true => self.networks.denied(),
+            false => HashMap::new(),
+        };
         ContainerInspectResponse {
             id: Some(record.id.clone()),
             created: Some(record.created.to_string()),
@@ -172,7 +176,7 @@ impl Engine {
             mounts: Some(mount_points(&record, &self.volume_places(&record))),
             network_settings: Some(NetworkSettings {
                 ports: Some(self.networks.published(&record.id)),
-                networks: Some(self.endpoint_settings(&record)),
+                networks: Some(self.endpoint_settings(&record, &denied)),
                 ..NetworkSettings::default()
             }),
             config: Some({
@@ -187,9 +191,16 @@ impl Engine {
     }
 }
 
+/// Under driver options: packets that packet rules denied since these were last changed.
+const DENIED: &str = "dev.hull.denied";
+
 impl Engine {
     /// Docker's map of the networks that a container is on, by name.
-    fn endpoint_settings(&self, record: &Record) -> HashMap<String, EndpointSettings> {
+    fn endpoint_settings(
+        &self,
+        record: &Record,
+        denied: &HashMap<String, u64>,
+    ) -> HashMap<String, EndpointSettings> {
         if record.networks.is_empty() {
             let none = EndpointSettings::default();
             return HashMap::from([(crate::network::NONE.to_owned(), none)]);
@@ -227,11 +238,14 @@ impl Engine {
                     ),
                     global_ipv6_prefix_len: Some(v6.map_or(0, |v6| v6.prefix_length.into())),
                     ipam_config: ipam_config(wanted),
+                    driver_opts: end.map(|end| {
+                        let packets = denied.get(&end.tap).copied().unwrap_or_default();
+                        HashMap::from([(DENIED.to_owned(), packets.to_string())])
+                    }),
                     links: links(wanted),
                     gw_priority: Some(wanted.priority),
                     aliases: Some(wanted.aliases.clone()),
                     dns_names: end.map(|end| end.names.clone()),
-                    ..EndpointSettings::default()
                 },
             );
         }

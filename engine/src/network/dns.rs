@@ -6,17 +6,16 @@
 
 mod directory;
 
-#[cfg(any(test, feature = "fuzz"))]
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use directory::{reply, to_bytes};
@@ -34,6 +33,8 @@ const SHORT_NAME_LIMIT: Duration = Duration::from_millis(900);
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// Questions that are worked on at the same time, in a network.
 const MAX_QUESTIONS: usize = 256;
+/// Of these, of one container: it leaves the others theirs.
+const MAX_OF_ONE: usize = 64;
 /// Until the bridge has its address.
 const BIND_RETRY: Duration = Duration::from_millis(200);
 const BIND_ATTEMPTS: u32 = 25;
@@ -58,6 +59,27 @@ struct Server {
     /// The host's resolver configuration, read for each question that is passed on.
     resolv_conf: PathBuf,
     permits: Arc<Semaphore>,
+    /// Questions that are worked on, by asker.
+    busy: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// Leave to work on a question.
+struct Leave {
+    _permit: OwnedSemaphorePermit,
+    busy: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    peer: IpAddr,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        match busy.get_mut(&self.peer) {
+            Some(count) if 1 < *count => *count -= 1,
+            _ => {
+                busy.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Dns {
@@ -73,6 +95,7 @@ impl Dns {
             directory,
             resolv_conf,
             permits: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            busy: Arc::default(),
         };
         let task = tokio::spawn(async move {
             let address = SocketAddr::new(address, PORT);
@@ -105,14 +128,14 @@ async fn serve_udp(server: &Server, socket: UdpSocket) {
         tokio::select! {
             received = socket.recv_from(&mut buffer) => {
                 let Ok((length, peer)) = received else { continue };
-                let Ok(permit) = Arc::clone(&server.permits).try_acquire_owned() else {
+                let Some(leave) = server.leave(peer.ip()) else {
                     // Dropped, as on a busy network; the client asks again.
                     continue;
                 };
                 let (server, socket) = (server.clone(), Arc::clone(&socket));
                 let question = buffer[..length].to_vec();
                 questions.spawn(async move {
-                    let _permit = permit;
+                    let _leave = leave;
                     if let Some(answer) = server.answer(&question, peer.ip(), false).await {
                         let _ = socket.send_to(&answer, peer).await;
                     }
@@ -129,12 +152,12 @@ async fn serve_tcp(server: &Server, listener: TcpListener) {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, peer)) = accepted else { continue };
-                let Ok(permit) = Arc::clone(&server.permits).try_acquire_owned() else {
+                let Some(leave) = server.leave(peer.ip()) else {
                     continue;
                 };
                 let server = server.clone();
                 connections.spawn(async move {
-                    let _permit = permit;
+                    let _leave = leave;
                     converse(&server, stream, peer.ip()).await;
                 });
             }
@@ -171,6 +194,23 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> Option<()> {
 }
 
 impl Server {
+    /// `None`: too many questions are worked on already.
+    fn leave(&self, peer: IpAddr) -> Option<Leave> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = busy.entry(peer).or_default();
+        if MAX_OF_ONE <= *count {
+            return None;
+        }
+        *count += 1;
+        drop(busy);
+        Some(Leave {
+            _permit: permit,
+            busy: Arc::clone(&self.busy),
+            peer,
+        })
+    }
+
     async fn answer(&self, question: &[u8], peer: IpAddr, tcp: bool) -> Option<Vec<u8>> {
         let message = Message::from_vec(question).ok()?;
         if message.metadata.message_type != MessageType::Query {
@@ -305,7 +345,8 @@ mod tests {
             network: "n".into(),
             directory,
             resolv_conf: "/nonexistent".into(),
-            permits: Arc::new(Semaphore::new(1)),
+            permits: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            busy: Arc::default(),
         }
     }
 
@@ -326,6 +367,19 @@ mod tests {
             // Twelve zero bytes are a question about nothing.
             assert_eq!(answer.is_some(), bad.len() == 12, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn one_that_asks_too_much_leaves_room_for_others() {
+        let server = server(Asker::default());
+        let mut all: Vec<_> = (0..MAX_OF_ONE).map(|_| server.leave(PEER)).collect();
+        assert!(all.iter().all(Option::is_some));
+        assert!(server.leave(PEER).is_none());
+        assert!(server.leave([10, 0, 0, 3].into()).is_some());
+        all.pop();
+        assert!(server.leave(PEER).is_some());
+        drop(all);
+        assert!(server.busy.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

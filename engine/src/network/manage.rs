@@ -266,6 +266,7 @@ impl Networks {
                 let addresses = end.addresses().chain(link_local);
                 addresses.map(move |address| Restricted {
                     bridge: self.tag.bridge(&end.network_id),
+                    tap: end.tap.clone(),
                     address,
                     egress: egress.clone(),
                 })
@@ -323,6 +324,11 @@ impl Networks {
                 tracing::error!(tap = end.tap, error = chain(&error), "a tap is not pinned");
             }
         }
+    }
+
+    /// How many packets of containers were denied, by their taps. A change of rules begins anew.
+    pub(crate) fn denied(&self) -> HashMap<String, u64> {
+        rules::denied(&self.tag.table())
     }
 
     /// Removes the taps that belong to no live container.

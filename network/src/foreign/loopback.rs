@@ -75,6 +75,7 @@ fn table(port: u16) -> Table {
     let rules = [v4, v6].map(|tests| Rule {
         tests,
         verdict: Verdict::Redirect(port),
+        owner: String::new(),
     });
     Table {
         family: Family::Inet,

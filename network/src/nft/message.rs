@@ -11,7 +11,17 @@ const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
+const DUMP: u16 = 0x300;
+/// Attributes of a rule and of a counter.
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+const COUNTER_PACKETS: u16 = 2;
+/// In a rule's user data: what `nft` shows as a comment.
+const COMMENT: u8 = 0;
+/// Bytes of such a comment.
+const MAX_COMMENT: usize = 100;
 /// What is said of a table, chain or rule that is gone.
 pub(super) const DELETED: [u16; 3] = [
     NF_TABLES << 8 | DELETE_TABLE,
@@ -75,17 +85,51 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// The value of the first attribute of a kind.
-pub(super) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
+impl Message<'_> {
+    /// For a rule that has an owner and counts what it drops: both.
+    pub(super) fn drops(&self) -> Option<(String, u64)> {
+        let owner = attribute(self.attributes, RULE_USERDATA)?;
+        // A type, a length, and a text that ends with a zero byte.
+        let text = owner.strip_prefix(&[COMMENT])?.get(1..)?;
+        let text = text.strip_suffix(b"\0").unwrap_or(text);
+        let owner = std::str::from_utf8(text).ok()?.to_owned();
+        let expressions = attribute(self.attributes, RULE_EXPRESSIONS)?;
+        let counter = attributes(expressions)
+            .map(|(_, expression)| expression)
+            .find(|expression| attribute(expression, 1) == Some(b"counter\0"))?;
+        let packets = attribute(attribute(counter, 2)?, COUNTER_PACKETS)?;
+        Some((owner, u64::from_be_bytes(packets.try_into().ok()?)))
+    }
+}
+
+/// Kinds and values of attributes, up to the first that is cut off.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
         let value = bytes.get(4..length)?;
-        if kind & !NESTED == wanted {
-            return Some(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..)?;
-    }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & !NESTED, value))
+    })
+}
+
+/// The value of the first attribute of a kind.
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut all = attributes(bytes);
+    all.find(|(kind, _)| *kind == wanted)
+        .map(|(_, value)| value)
+}
+
+/// The question for all rules of a table.
+pub(super) fn list_rules(family: Family, table: &str) -> Vec<u8> {
+    let mut batch = Batch {
+        bytes: Vec::new(),
+        sequence: FIRST_SEQUENCE,
+    };
+    let mut name = Attributes::default();
+    name.text(1, table);
+    batch.tables(GET_RULE, DUMP, family, &name);
+    batch.bytes
 }
 
 #[derive(Debug)]
@@ -217,6 +261,12 @@ fn rule_attributes(table: &str, chain: &str, rule: &Rule) -> Attributes {
             }
         }
     });
+    if !rule.owner.is_empty() && rule.owner.len() < MAX_COMMENT {
+        let mut comment = vec![COMMENT, rule.owner.len() as u8 + 1];
+        comment.extend(rule.owner.bytes());
+        comment.push(0);
+        attributes.raw(RULE_USERDATA, &comment);
+    }
     attributes
 }
 
@@ -395,6 +445,7 @@ mod tests {
                 Test::NewConversation,
             ],
             verdict: Verdict::Drop,
+            owner: "tap".into(),
         };
         let chain = Chain {
             name: "c".into(),
@@ -407,6 +458,30 @@ mod tests {
         let acknowledged: Vec<bool> = all.iter().map(|(_, flags)| flags & ACK != 0).collect();
         assert_eq!(acknowledged.iter().position(|yes| *yes), Some(6));
         assert_eq!(acknowledged.iter().filter(|yes| **yes).count(), 1);
+    }
+
+    #[test]
+    fn counters_are_read_with_care() {
+        let mut rule = Attributes::default();
+        rule.nest(RULE_EXPRESSIONS, |list| {
+            list.meta(6);
+            list.expression("counter", |counter| {
+                counter.raw(COUNTER_PACKETS, &7u64.to_be_bytes());
+            });
+        });
+        rule.raw(RULE_USERDATA, b"\0\x04tap\0");
+        let drops = |attributes: &[u8]| {
+            let message = Message {
+                kind: 0,
+                sequence: 0,
+                attributes,
+            };
+            message.drops()
+        };
+        assert_eq!(drops(&rule.0), Some(("tap".to_owned(), 7)));
+        for end in 0..rule.0.len() - 4 {
+            assert_eq!(drops(&rule.0[..end]), None, "{end}");
+        }
     }
 
     #[test]

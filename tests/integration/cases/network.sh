@@ -178,7 +178,7 @@ case_ipv6_on_a_network() {
     ip -n t-out addr add 2001:db8:1::2/64 dev t-v1 nodad
     ip -n t-out link set t-v1 up
     capture hull run --rm --cap-add NET_ADMIN --network t-six "$BUSYBOX" sh -c '
-        wget -T 5 -q -O - "http://[fd00:61::77]/"
+        printf "GET / HTTP/1.0\r\n\r\n" | nc -w 5 fd00:61::77 80 | tail -n 1
         nslookup -type=aaaa t-v6 | grep -o fd00:61::77
         nslookup fd00:61::77 | grep -o "name = t-v6"
         cat /proc/sys/net/ipv6/conf/eth0/accept_ra
@@ -201,13 +201,13 @@ case_names_follow_containers() {
     hull network create t-nn >/dev/null
     hull run -d --name t-db --network t-nn --network-alias data "$BUSYBOX" sleep 600 >/dev/null
     hull run -d --name t-late "$BUSYBOX" sleep 600 >/dev/null
-    expect_eq "$(hull exec t-late nslookup t-db 2>&1 | grep -c NXDOMAIN)" 1 'before connect'
+    expect_eq "$(hull exec t-late nslookup -type=a t-db 2>&1 | grep -c NXDOMAIN)" 1 'before connect'
     hull network connect t-nn t-late
     hull exec t-late ping -c 1 -W 5 data >/dev/null || fail 'no names after connect'
     hull rename t-db t-renamed
     hull exec t-late ping -c 1 -W 5 t-renamed >/dev/null || fail 'no new name'
     hull rm -f t-renamed >/dev/null
-    expect_eq "$(hull exec t-late timeout 3 nslookup data 2>&1 | grep -c NXDOMAIN)" 1 'a name that is gone'
+    expect_eq "$(hull exec t-late timeout 3 nslookup -type=a data 2>&1 | grep -c NXDOMAIN)" 1 'a name that is gone'
     capture hull run --rm --link t-late:other --add-host here:host-gateway "$BUSYBOX" sh -c 'ping -c 1 -W 5 other >/dev/null && echo link; ping -c 1 -W 5 here >/dev/null && echo host'
     expect_out $'link\nhost\n'
     hull rm -f t-late >/dev/null
@@ -232,7 +232,7 @@ case_networks_that_can_not_be() {
     while read -r wrong; do
         capture hull network create $wrong t-bad
         [ "$status" != 0 ] || fail "made: $wrong"
-        expect_err_has "$(awk '{print $NF}' <<<"$wrong")"
+        expect_err_has "$(awk -F'[ =]' '{print $NF}' <<<"$wrong")"
     done <<'END'
 --subnet 10.62.0.128/25
 --subnet 10.63.0.1/16
@@ -266,6 +266,9 @@ case_flushed_rules_come_back() {
     wait_for 10 sh -c "[ \$(nft list ruleset | grep -c drop) = $before ]" || fail "rules: $(nft list ruleset)"
     capture hull exec t-flush ping -c 1 -W 2 172.17.0.1
     [ "$status" != 0 ] || fail 'the policy is gone'
+    local denied
+    denied=$(hull inspect -f '{{json .NetworkSettings.Networks}}' t-flush | jq -r '.bridge.DriverOpts["dev.hull.denied"]')
+    [ "$denied" -gt 0 ] || fail "denied packets: $denied"
     hull rm -f t-flush >/dev/null
 }
 
