@@ -159,6 +159,59 @@ async fn all_output_is_in_the_stream_and_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn detach_keys_leave_a_terminal_and_the_process_goes_on() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let terminal = json!({ "Tty": true, "OpenStdin": true });
+    let id = daemon.create("tty", &["cat"], terminal).await;
+    daemon.start(&id).await;
+    let attach = format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1&detachKeys=ctrl-a,b");
+    let mut streams = daemon.hijack(&attach, Value::Null).await;
+    streams.write_all(b"x\x01").await.unwrap();
+    streams.write_all(b"b").await.unwrap();
+    let mut bytes = Vec::new();
+    streams.read_to_end(&mut bytes).await.unwrap();
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["Status"], "running");
+    let events = "/events?since=1&filters=%7B%22event%22%3A%5B%22detach%22%5D%7D";
+    let until = format!("{events}&until={}", jiff::Timestamp::now().as_second() + 1);
+    assert!(!daemon.send(Method::GET, &until, "").await.1.is_empty());
+    let bad = format!("/containers/{id}/attach?stream=1&detachKeys=nonsense");
+    assert_eq!(daemon.post(&bad, Value::Null).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_created_container_shows_dockers_defaults_and_unknown_fields_are_warned_of() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let body = json!({
+        "Image": "box", "Cmd": ["true"],
+        "HostConfig": { "NetworkMode": "none", "Moon": 1, "CgroupParent": "/x" },
+    });
+    let (status, answer) = daemon.post("/containers/create?name=new", body).await;
+    assert_eq!(status, 201, "{answer}");
+    let warnings = answer["Warnings"].to_string();
+    assert!(warnings.contains("HostConfig.Moon"), "{warnings}");
+    assert!(warnings.contains("HostConfig.CgroupParent"), "{warnings}");
+    let inspect = daemon.get("/containers/new/json?size=1").await;
+    let host = &inspect["HostConfig"];
+    assert_eq!(host["LogConfig"]["Type"], "json-file");
+    assert_eq!(
+        (&host["Memory"], &host["CapAdd"]),
+        (&json!(0), &Value::Null)
+    );
+    assert!(inspect["SizeRootFs"].is_i64());
+    let usage = daemon.get("/system/df").await;
+    assert_eq!(usage["Containers"][0]["Id"], answer["Id"]);
+    let metrics = daemon.send(Method::GET, "/hull/metrics", "").await.1;
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    assert!(
+        metrics.contains("hull_containers{state=\"created\"} 1"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_closing_an_exec_ends_its_input() {
     let home = Home::new();
     let daemon = home.start_with_image().await;
