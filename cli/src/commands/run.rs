@@ -1,5 +1,6 @@
 //! `run`, `create`, `attach`.
 
+mod limits;
 mod mount;
 mod options;
 mod publish;

@@ -112,6 +112,10 @@ fn keep_named(image: &mut Image, filters: &Filters) {
         image
             .repo_tags
             .retain(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)));
+        image.repo_digests.retain(|digest| {
+            let name = digest.split('@').next().unwrap_or_default();
+            patterns.iter().any(|pattern| glob(pattern, name))
+        });
     }
 }
 

@@ -134,6 +134,8 @@ pub(crate) struct CreateArgs {
     /// Limit of memory and swap together; -1: none
     #[arg(long, allow_hyphen_values = true)]
     memory_swap: Option<String>,
+    #[command(flatten)]
+    limits: super::limits::LimitOptions,
     /// Most processes and threads
     #[arg(long, allow_hyphen_values = true)]
     pids_limit: Option<i64>,
@@ -365,7 +367,7 @@ impl CreateArgs {
 
     fn host_config(&self) -> Result<HostConfig> {
         let size = terminal::size().filter(|_| self.tty);
-        Ok(HostConfig {
+        Ok(self.limits.fill(HostConfig {
             auto_remove: Some(self.rm),
             binds: some(
                 self.volume
@@ -415,7 +417,7 @@ impl CreateArgs {
             log_config: self.log_config(),
             console_size: size.map(|(width, height)| vec![height.into(), width.into()]),
             ..HostConfig::default()
-        })
+        }))
     }
 
     /// Files first: a flag overrides what a file says.
