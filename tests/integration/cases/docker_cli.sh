@@ -49,13 +49,13 @@ case_docker_cli_bad_wishes_are_named() {
 
 case_docker_cli_a_life() {
     docker_cli
-    docker run -d --name t-cli --label a=b --storage-opt size=300M "$BUSYBOX" sh -c 'echo hello world; trap "exit 3" TERM; while :; do sleep 0.1; done' >/dev/null
+    docker run -d --name t-cli --label a=b --storage-opt size=150M "$BUSYBOX" sh -c 'echo hello world; trap "exit 3" TERM; while :; do sleep 0.1; done' >/dev/null
     answers 0 "sh -c 'echo hello w" ps --filter 'name=^/t-cl[a-z]$' --filter label=a=b --filter network=bridge
     answers 0 running/64m/bridge/private/json-file inspect -f '{{.State.Status}}/{{if eq .HostConfig.ShmSize 67108864}}64m{{end}}/{{.HostConfig.NetworkMode}}/{{.HostConfig.IpcMode}}/{{.HostConfig.LogConfig.Type}}' t-cli
     answers 0 t-cli update --memory 64m --memory-swap 64m --pids-limit 77 --restart on-failure:2 t-cli
     answers 0 '67108864 77 on-failure:2' inspect -f '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.RestartPolicy.Name}}:{{.HostConfig.RestartPolicy.MaximumRetryCount}}' t-cli
-    capture docker exec t-cli sh -c 'dd if=/dev/zero of=/big bs=1M count=400; ls -l /big; rm /big'
-    [[ $err == *'No space left'* ]] || fail "a layer of 300 MiB took 400: $out$err"
+    capture docker exec t-cli sh -c 'dd if=/dev/zero of=/big bs=1M count=180; ls -l /big; rm /big'
+    [[ $err == *'No space left'* ]] || fail "a layer of 150 MiB took 180: $out$err"
     answers 0 67108864 exec t-cli cat /sys/fs/cgroup/memory.max
     answers 0 77 exec t-cli cat /sys/fs/cgroup/pids.max
     answers 1 "invalid restart policy: unknown policy 'bogus'" update --restart bogus t-cli
