@@ -18,7 +18,6 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::files::Output;
 use crate::images::parse_reference;
-use crate::lifecycle::Status;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
@@ -36,8 +35,6 @@ pub(crate) struct CommitRequest {
     pub(crate) changes: Vec<String>,
     /// What the image's configuration says, in the place of the container's.
     pub(crate) config: ContainerConfig,
-    /// A container that runs stands still meanwhile.
-    pub(crate) pause: bool,
 }
 
 /// A layer on its way into the store; the file goes with the value.
@@ -72,7 +69,7 @@ impl Engine {
                 crate::dockerfile::apply(&mut config, line).map_err(EngineError::BadRequest)?;
             }
         }
-        let layer = self.layer_of(container, request.pause).await?;
+        let layer = self.layer_of(container).await?;
         let parent = self.images.find(&record.image.id).await?;
         let config_json = image_config(&parent.config_json, &config, &layer, &request)?;
         let mut layers: Vec<Value> = parent.layers.iter().map(layer_descriptor).collect();
@@ -93,20 +90,7 @@ impl Engine {
         Ok(id.to_string())
     }
 
-    async fn layer_of(self: &Arc<Self>, container: &Arc<Container>, pause: bool) -> Result<Layer> {
-        let paused = pause && container.status() == Status::Running;
-        if paused {
-            self.pause_container(container).await?;
-        }
-        let layer = self.layer_now(container).await;
-        // It may have ended meanwhile, or somebody has let it go on.
-        if paused && container.status() == Status::Paused {
-            self.unpause_container(container).await?;
-        }
-        layer
-    }
-
-    async fn layer_now(self: &Arc<Self>, container: &Arc<Container>) -> Result<Layer> {
+    async fn layer_of(self: &Arc<Self>, container: &Arc<Container>) -> Result<Layer> {
         let job = FilesJob {
             kind: Kind::LAYER.into(),
             path: "/".to_owned(),

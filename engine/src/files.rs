@@ -63,6 +63,13 @@ impl Engine {
     }
 
     async fn open_files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
+        // The job's process would be frozen with the container's.
+        if container.status() == Status::Paused {
+            return Err(EngineError::Conflict(format!(
+                "container {} is paused: unpause it before its files are worked on",
+                container.name()
+            )));
+        }
         let session = |task, own| Session {
             engine: Arc::clone(self),
             container: Arc::clone(container),

@@ -41,9 +41,6 @@ pub(crate) struct CommitArgs {
     /// What it is
     #[arg(short, long, default_value = "")]
     message: String,
-    /// Pause the container meanwhile
-    #[arg(short, long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pause: bool,
     /// Container
     container: String,
     /// Name of the image: REPOSITORY[:TAG]
@@ -132,14 +129,13 @@ pub(crate) async fn commit(
     let image = args.image.unwrap_or_default();
     let (repository, tag) = split_tag(&image);
     let path = format!(
-        "/commit?container={}&repo={}&tag={}&comment={}&author={}&changes={}&pause={}",
+        "/commit?container={}&repo={}&tag={}&comment={}&author={}&changes={}",
         encode(&args.container),
         encode(repository),
         encode(tag),
         encode(&args.message),
         encode(&args.author),
         encode(&args.change.join("\n")),
-        args.pause,
     );
     let answer = read_json(client.send(Method::POST, &path, empty()).await?).await?;
     line(out, answer["Id"].as_str().unwrap_or_default())?;

@@ -180,10 +180,9 @@ async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode,
         comment: text("comment"),
         changes: changes.lines().map(str::to_owned).collect(),
         config: body_json(body).await?,
-        pause: query.0.flag_or("pause", true),
     };
     let engine = Arc::clone(&engine);
-    // Not cut off half-way: the container would stay paused.
+    // Not cut off half-way when the client goes away.
     let id = detached(async move { engine.commit(&container, request).await }).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))))
 }
