@@ -1,12 +1,16 @@
-//! `Unpack`: layers on the image slot's block device to one EROFS image on the scratch slot's.
+//! `Unpack`: layers on the image slot's block device to their content and an EROFS image's metadata
+//! on the scratch slot's.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use hull_image::unpack::{FileOutput, LayerSource, Limits, Progress, UnpackError};
+use hull_image::unpack::{
+    read_layer, Budget, FileOutput, LayerIndex, LayerSource, Limits, Progress, UnpackError,
+};
 use hull_image::{DiffId, Digest};
 use hull_protocol::agent::{
-    Compression, LayerBlob, UnpackProgressResponse, UnpackRequest, UnpackResponse,
+    Compression, LayerBlob, UnpackProgressResponse, UnpackRequest, UnpackResponse, UnpackedLayer,
 };
 
 use crate::device;
@@ -64,23 +68,22 @@ fn unpack(request: &UnpackRequest) -> Result<UnpackResponse> {
     let input = device::block(INPUT_SLOT)?;
     let input = File::open(&input).context(|| format!("failed to open {}", input.display()))?;
     let output = device::block(OUTPUT_SLOT)?;
+    // Read too: the indexes that were just written are merged.
     let output = OpenOptions::new()
+        .read(true)
         .write(true)
         .open(&output)
         .context(|| format!("failed to open {}", output.display()))?;
-    let failed = || "failed to write the image to its device".to_string();
-    let written = output.try_clone().context(failed)?;
-    let unpacked = unpack_files(request, &input, output)?;
-    written.sync_all().context(failed)?;
+    let unpacked = unpack_files(request, &input, &output)?;
+    output.sync_all().context(write_failed)?;
     Ok(unpacked)
 }
 
-fn unpack_files(request: &UnpackRequest, input: &File, output: File) -> Result<UnpackResponse> {
-    let layers = request
-        .layers
-        .iter()
-        .map(|blob| source(blob, input))
-        .collect::<Result<Vec<_>>>()?;
+fn write_failed() -> String {
+    "failed to write the image to its device".to_string()
+}
+
+fn unpack_files(request: &UnpackRequest, input: &File, output: &File) -> Result<UnpackResponse> {
     let limits = &request.limits;
     let limits = Limits::from_wire(
         limits.files,
@@ -88,12 +91,45 @@ fn unpack_files(request: &UnpackRequest, input: &File, output: File) -> Result<U
         limits.path_length,
         limits.path_depth,
     );
-    let mut output = FileOutput::new(output);
-    let unpacked = hull_image::unpack::unpack(layers, &limits, &mut output, &Shown)
-        .map_err(|error| explain(&error))?;
+    let region = |offset| {
+        Ok(FileOutput::at(
+            output.try_clone().context(write_failed)?,
+            offset,
+        ))
+    };
+    let budget = Budget::new(&limits);
+    let mut known = known_layers(request, input)?;
+    let mut made = Vec::new();
+    for (number, blob) in request.layers.iter().enumerate() {
+        let source = source(blob, input)?;
+        let (diff_id, digest) = (source.diff_id, source.digest);
+        let (mut data, mut index) = (region(blob.data_offset)?, region(blob.index_offset)?);
+        let lengths = read_layer(number, source, &budget, &mut data, &mut index, &Shown)
+            .map_err(|error| explain(&error))?;
+        made.push(UnpackedLayer {
+            data_length: lengths.data_length,
+            index_length: lengths.index_length,
+            ..Default::default()
+        });
+        let offset = blob.index_offset;
+        known.insert(
+            diff_id,
+            Known {
+                digest,
+                lengths,
+                device: output,
+                offset,
+            },
+        );
+    }
+    let indexes = indexes(request, &known)?;
+    let mut image = region(request.image_offset)?;
+    let unpacked =
+        hull_image::unpack::merge(indexes, &limits, &mut image).map_err(|error| explain(&error))?;
     Ok(UnpackResponse {
         image_length: unpacked.image_length,
         files: unpacked.files,
+        layers: made,
         ..Default::default()
     })
 }
@@ -117,10 +153,62 @@ fn source<'a>(blob: &LayerBlob, input: &'a File) -> Result<LayerSource<'a>> {
     ))
 }
 
+/// A layer whose content is unpacked, and where its index lies.
+struct Known<'a> {
+    digest: Digest,
+    lengths: hull_image::unpack::UnpackedLayer,
+    device: &'a File,
+    offset: u64,
+}
+
+fn known_layers<'a>(
+    request: &UnpackRequest,
+    input: &'a File,
+) -> Result<BTreeMap<DiffId, Known<'a>>> {
+    let layers = request.known.iter().map(|layer| {
+        let invalid = |error| AgentError::invalid(format!("layer {}: {error}", layer.digest));
+        let known = Known {
+            digest: layer.digest.parse().map_err(invalid)?,
+            lengths: hull_image::unpack::UnpackedLayer {
+                data_length: layer.data_length,
+                index_length: layer.index_length,
+            },
+            device: input,
+            offset: layer.index_offset,
+        };
+        Ok((layer.diff_id.parse().map_err(invalid)?, known))
+    });
+    layers.collect()
+}
+
+/// The indexes of the image's layers, lowest first.
+fn indexes<'a>(
+    request: &UnpackRequest,
+    known: &BTreeMap<DiffId, Known<'a>>,
+) -> Result<Vec<LayerIndex<'a>>> {
+    let layers = request.diff_ids.iter().map(|text| {
+        let invalid = |error| AgentError::invalid(format!("diff ID {text}: {error}"));
+        let diff_id: DiffId = text.parse().map_err(invalid)?;
+        let layer = known
+            .get(&diff_id)
+            .ok_or_else(|| AgentError::invalid(format!("no layer has the diff ID {text}")))?;
+        Ok(LayerIndex::from_file_range(
+            layer.device,
+            layer.offset,
+            layer.lengths,
+            diff_id,
+            layer.digest,
+        ))
+    });
+    layers.collect()
+}
+
 /// What is wrong with the layers is the request's fault, a failing device is not.
 fn explain(error: &UnpackError) -> AgentError {
     let kind = match error {
-        UnpackError::Read { .. } | UnpackError::Output { .. } => Kind::Internal,
+        UnpackError::Read { .. } | UnpackError::Output { .. } | UnpackError::Index { .. } => {
+            Kind::Internal
+        }
         UnpackError::Limit { .. } | UnpackError::TooLarge { .. } => Kind::ResourceExhausted,
         _ => Kind::InvalidArgument,
     };
@@ -148,9 +236,55 @@ mod tests {
             ..Default::default()
         };
         let (input, output) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        let error = unpack_files(&request, &input, output).unwrap_err();
+        let error = unpack_files(&request, &input, &output).unwrap_err();
         assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.text().contains("nonsense"), "{}", error.text());
+    }
+
+    #[test]
+    fn a_layer_that_is_unpacked_is_merged_with_new_ones() {
+        use std::io::{Read, Write};
+        // An archive without entries.
+        let (mut input, mut output) =
+            (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        input.write_all(&[0; 1024]).unwrap();
+        let diff_id = DiffId::of(&[0; 1024]).to_string();
+        let (digest, image_offset) = (diff_id.clone(), 1 << 20);
+        let first = UnpackRequest {
+            layers: vec![LayerBlob {
+                length: 1024,
+                diff_id: diff_id.clone(),
+                digest: digest.clone(),
+                index_offset: 1 << 16,
+                ..Default::default()
+            }],
+            diff_ids: vec![diff_id.clone(), diff_id.clone()],
+            image_offset,
+            ..Default::default()
+        };
+        let made = unpack_files(&first, &input, &output).unwrap();
+        assert_eq!((made.files, made.layers[0].data_length), (1, 0));
+        let mut whole = Vec::new();
+        output.read_to_end(&mut whole).unwrap();
+        let second = UnpackRequest {
+            known: vec![hull_protocol::agent::KnownLayer {
+                diff_id: diff_id.clone(),
+                digest,
+                index_offset: 1 << 16,
+                index_length: made.layers[0].index_length,
+                ..Default::default()
+            }],
+            diff_ids: vec![diff_id.clone()],
+            ..Default::default()
+        };
+        let again = unpack_files(&second, &output, &tempfile::tempfile().unwrap()).unwrap();
+        assert_eq!((again.files, again.layers.len()), (1, 0));
+        let unknown = UnpackRequest {
+            known: Vec::new(),
+            ..second
+        };
+        let error = unpack_files(&unknown, &input, &output).unwrap_err();
+        assert!(error.text().contains(&diff_id), "{}", error.text());
     }
 
     #[test]
@@ -168,7 +302,7 @@ mod tests {
             }],
             ..Default::default()
         };
-        let error = unpack_files(&request, &input, output).unwrap_err();
+        let error = unpack_files(&request, &input, &output).unwrap_err();
         assert!(error.text().contains("diff ID"), "{}", error.text());
     }
 }

@@ -11,12 +11,12 @@ use async_trait::async_trait;
 use bollard_stubs::models::ContainerConfig;
 use futures_util::future::BoxFuture;
 use hull_image::{
-    Credentials, Digest, ErrorKind, Image, ImageError, Import, LoadedImage, NoProgress, Platform,
-    Progress, PruneReport, Pushed, Reference, RegistryConfig, RemoveOptions, Removed, Saved,
-    UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
+    Credentials, Digest, ErrorKind, Image, ImageError, Import, LayerLengths, LoadedImage,
+    NoProgress, Platform, Progress, PruneReport, Pushed, Reference, RegistryConfig, RemoveOptions,
+    Removed, Rootfs, Saved, UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
 };
 use hull_shim::runtime_dir::EXEC_ROOT_ENV;
-use hull_shim::unpack::{Compression, Job, Layer, Limits};
+use hull_shim::unpack::{Compression, Job, Known, Layer, Limits};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -32,6 +32,15 @@ const MAX_LINE: u64 = 64 << 10;
 pub(crate) struct Images {
     store: hull_image::Store,
     unpacker: ProcessUnpacker,
+}
+
+/// A damaged blob of an image, and whether it could be had again.
+#[derive(Debug)]
+pub(crate) struct Repair {
+    pub(crate) digest: Digest,
+    pub(crate) problem: &'static str,
+    pub(crate) image: String,
+    pub(crate) outcome: std::result::Result<(), String>,
 }
 
 /// An image as containers need it.
@@ -98,8 +107,8 @@ impl Images {
         }
     }
 
-    /// Path of the EROFS file with the image's root file system.
-    pub(crate) async fn rootfs(&self, image: &ImageInfo) -> Result<PathBuf> {
+    /// The files with the image's root file system.
+    pub(crate) async fn rootfs(&self, image: &ImageInfo) -> Result<Rootfs> {
         let made = self
             .store
             .ensure_unpacked(&image.id, &self.unpacker, &NoProgress)
@@ -183,6 +192,39 @@ impl Images {
         let archive = self.store.download(url).await;
         let archive = archive.map_err(|error| failure(&error))?;
         self.import(archive, import).await
+    }
+
+    /// Reads every blob; what is damaged is removed, and pulled again by its digest.
+    pub(crate) async fn repair(&self) -> Result<Vec<Repair>> {
+        let found = self.store.check().await.map_err(|error| failure(&error))?;
+        let mut repairs = Vec::new();
+        for damage in found {
+            let discarded = self.store.discard(&damage).await;
+            discarded.map_err(|error| failure(&error))?;
+            for (image, names) in &damage.images {
+                repairs.push(Repair {
+                    digest: damage.digest,
+                    problem: if damage.missing { "missing" } else { "damaged" },
+                    image: names
+                        .first()
+                        .map_or_else(|| image.to_string(), Reference::familiar),
+                    outcome: self.pull_again(names).await,
+                });
+            }
+        }
+        Ok(repairs)
+    }
+
+    async fn pull_again(&self, names: &[Reference]) -> std::result::Result<(), String> {
+        let mut last = "no registry is known to have it: load or build the image again".to_owned();
+        for name in names {
+            let platform = Platform::default();
+            match self.store.pull(name, &platform, &NoProgress).await {
+                Ok(_) => return Ok(()),
+                Err(error) => last = chain(&error),
+            }
+        }
+        Err(last)
     }
 
     /// The store as a client is at a registry; without credentials of its own, as hulld is.
@@ -343,9 +385,19 @@ fn job_of(job: &UnpackJob) -> Job {
         },
         diff_id: layer.diff_id.to_string(),
         digest: layer.digest.to_string(),
+        data: layer.data.clone(),
+        index: layer.index.clone(),
+    });
+    let known = job.known.iter().map(|layer| Known {
+        diff_id: layer.diff_id.to_string(),
+        digest: layer.digest.to_string(),
+        index: layer.index.clone(),
+        data_length: layer.data_length,
     });
     Job {
         layers: layers.collect(),
+        known: known.collect(),
+        diff_ids: job.diff_ids.iter().map(ToString::to_string).collect(),
         output: job.output.clone(),
         output_capacity: job.output_size,
         memory_bytes: None,
@@ -418,9 +470,14 @@ async fn read_lines(
                 );
             }
             UnpackLine::Done(done) => {
+                let layers = done.layers.iter().map(|layer| LayerLengths {
+                    data: layer.data,
+                    index: layer.index,
+                });
                 outcome = Some(UnpackOutcome {
                     image_length: done.image_length,
                     files: done.files,
+                    layers: layers.collect(),
                 });
             }
             UnpackLine::Error { error } => return Err(UnpackerError::Reported(error)),

@@ -59,8 +59,11 @@ pub struct ImageUse {
     pub reference: String,
     /// `sha256:...` of the image's configuration.
     pub id: String,
-    /// The EROFS file with its root file system.
+    /// The EROFS file with its root file system; with layers, its metadata.
     pub rootfs: PathBuf,
+    /// What the layers hold, as the root file system needs it.
+    #[serde(default)]
+    pub layers: Vec<PathBuf>,
 }
 
 /// The changing part of a record.

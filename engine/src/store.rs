@@ -153,6 +153,7 @@ mod tests {
                 reference: "x".into(),
                 id: "sha256:0".into(),
                 rootfs: "/x".into(),
+                layers: Vec::new(),
             },
             argv: vec!["true".into()],
             config: Default::default(),

@@ -3,8 +3,8 @@
 //! The crate has two halves that meet only in [`UnpackJob`] and its guest-side twin:
 //!
 //! - feature `host` (default), used by hulld: [`Reference`] names an image, [`Store`] pulls, loads,
-//!   lists, tags, removes and prunes images and keeps one EROFS file per distinct root file
-//!   system. The host never looks inside a layer: [`Store::ensure_unpacked`] hands the blobs to an
+//!   lists, tags, removes and prunes images and keeps each layer's content once, with EROFS metadata
+//!   per distinct root file system. The host never looks inside a layer: [`Store::ensure_unpacked`] hands the blobs to an
 //!   [`Unpacker`], which runs a one-off microVM.
 //! - feature `unpack`, used by the guest agent: [`unpack::unpack`] decompresses layers, verifies
 //!   their diff IDs, merges them and writes the EROFS image. Pure Rust, no I/O of its own.
@@ -18,7 +18,7 @@
 //! let reference: Reference = "busybox".parse()?;
 //! let image = store.pull(&reference, &Platform::default(), &NoProgress).await?;
 //! let erofs = store.ensure_unpacked(&image.id, unpacker, &NoProgress).await?;
-//! println!("{} is at {}", image.id, erofs.display());
+//! println!("{} is at {}", image.id, erofs.metadata.display());
 //! # Ok(())
 //! # }
 //! ```

@@ -529,6 +529,43 @@ async fn large_manifests_are_taken_and_huge_ones_refused() {
 }
 
 #[tokio::test]
+async fn damaged_blobs_are_found_and_pulled_again() {
+    let f = fixture().await;
+    f.registry
+        .image("app", "1", "linux/amd64", &[layer("a"), layer("b")]);
+    let image = f.pull("app:1").await.expect("pull");
+    let blob = |at: usize| {
+        let hex = image.layers[at].digest.hex();
+        let folder = f.folder.path().join("content/blobs/sha256");
+        folder.join(&hex[..2]).join(hex)
+    };
+    assert_eq!(f.store.check().await.expect("check"), []);
+    let whole = std::fs::read(blob(0)).expect("read");
+    // Cut off: the next pull sees it by itself.
+    std::fs::remove_file(blob(0)).expect("remove");
+    std::fs::write(blob(0), &whole[..whole.len() / 2]).expect("write");
+    f.pull("app:1").await.expect("pull");
+    assert_eq!(std::fs::read(blob(0)).expect("read"), whole);
+    // Changed, and gone.
+    let mut flipped = whole.clone();
+    flipped[20] ^= 1;
+    std::fs::remove_file(blob(0)).expect("remove");
+    std::fs::write(blob(0), flipped).expect("write");
+    std::fs::remove_file(blob(1)).expect("remove");
+    let found = f.store.check().await.expect("check");
+    assert_eq!(found.len(), 2);
+    for damage in &found {
+        let names = &damage.images[&image.id];
+        assert_eq!(damage.missing, damage.digest == image.layers[1].digest);
+        f.store.discard(damage).await.expect("discard");
+        let platform = amd64();
+        let again = f.store.pull(&names[0], &platform, &NoProgress);
+        again.await.expect("pull again");
+    }
+    assert_eq!(f.store.check().await.expect("check"), []);
+}
+
+#[tokio::test]
 async fn ten_pulls_at_once_fetch_each_blob_once() {
     let f = fixture().await;
     let tar = layer("a");

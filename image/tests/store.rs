@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hull_image::{
-    Digest, ErrorKind, ImageError, Leftovers, NoProgress, Reference, RegistryConfig, RemoveOptions,
-    Removed, Store, UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
+    Digest, ErrorKind, ImageError, LayerLengths, Leftovers, NoProgress, Reference, RegistryConfig,
+    RemoveOptions, Removed, Store, UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
 };
 use tarball::Tarball;
 
@@ -431,6 +431,8 @@ async fn prune_takes_tagged_images_only_when_told_to() {
 #[derive(Default)]
 struct FakeUnpacker {
     runs: AtomicUsize,
+    layers: AtomicUsize,
+    known: AtomicUsize,
     fail: bool,
     hang: bool,
 }
@@ -459,9 +461,20 @@ impl Unpacker for FakeUnpacker {
         if self.fail {
             return Err("layer sha256:x: no".into());
         }
+        let mut lengths = Vec::new();
+        for layer in &job.layers {
+            std::fs::write(&layer.data, [1; 4096])?;
+            lengths.push(LayerLengths {
+                data: 4096,
+                index: 4096,
+            });
+        }
+        self.layers.fetch_add(job.layers.len(), Ordering::SeqCst);
+        self.known.fetch_add(job.known.len(), Ordering::SeqCst);
         Ok(UnpackOutcome {
             image_length: 8192,
             files: 1,
+            layers: lengths,
         })
     }
 }
@@ -494,11 +507,11 @@ async fn unpacking_runs_once_for_all_and_is_shared_by_equal_layers() {
         .collect();
     assert_eq!(unpacker.runs.load(Ordering::SeqCst), 1);
     assert_eq!(paths.len(), 1);
-    let path = paths.first().expect("path");
+    let path = &paths.first().expect("path").metadata;
     assert_eq!(std::fs::metadata(path).expect("metadata").len(), 8192);
     assert_eq!(
         store.get("app:1").await.expect("get").unpacked_size,
-        Some(8192)
+        Some(8192 + 4096)
     );
     store
         .remove("app:1", &RemoveOptions::default())
@@ -511,6 +524,32 @@ async fn unpacking_runs_once_for_all_and_is_shared_by_equal_layers() {
         .expect("remove");
     assert!(!path.exists());
     assert_eq!(files(&folder.path().join("erofs")), names(&[]));
+}
+
+#[tokio::test]
+async fn a_layer_is_unpacked_once_and_lives_as_long_as_an_image_has_it() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let store = open(folder.path());
+    let unpacker = FakeUnpacker::default();
+    let mut made = Vec::new();
+    for (name, layers) in [
+        ("app:1", vec![layer("a"), layer("b"), layer("a")]),
+        ("app:2", vec![layer("a"), layer("b"), layer("c")]),
+    ] {
+        let archive = docker_archive(&[name], &layers, name);
+        let id = load(&store, &archive).await.expect("load")[0].0;
+        let rootfs = store.ensure_unpacked(&id, &unpacker, &NoProgress).await;
+        made.push(rootfs.expect("unpack"));
+    }
+    let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+    assert_eq!((count(&unpacker.layers), count(&unpacker.known)), (3, 2));
+    assert_eq!(made[0].layers, made[1].layers[..2]);
+    let gone = made[1].layers[2].clone();
+    let options = RemoveOptions::default();
+    store.remove("app:2", &options).await.expect("remove");
+    assert!(!gone.exists() && made[0].layers[1].exists());
+    store.remove("app:1", &options).await.expect("remove");
+    assert!(files(&folder.path().join("erofs")).is_empty());
 }
 
 #[tokio::test]
@@ -554,8 +593,8 @@ async fn leftovers_of_a_crash_are_collected() {
         .expect("load");
     let before = files(folder.path());
     std::fs::write(folder.path().join("content/tmp/ingest-x"), b"half").expect("write");
-    std::fs::write(folder.path().join("erofs/1/abc.tmp"), b"half").expect("write");
-    std::fs::write(folder.path().join("erofs/1/abc.erofs"), b"of no image").expect("write");
+    std::fs::write(folder.path().join("erofs/2/abc.tmp"), b"half").expect("write");
+    std::fs::write(folder.path().join("erofs/2/abc.erofs"), b"of no image").expect("write");
     let orphan = Digest::of(b"orphan").hex();
     std::fs::create_dir_all(
         folder

@@ -12,8 +12,11 @@ mod tarball;
 
 use std::io::Write as _;
 
-use hull_image::unpack::{Limits, UnpackError};
-use hull_image::DiffId;
+use hull_image::unpack::{
+    merge, read_layer, Budget, FileOutput, LayerIndex, Limits, NoProgress, UnpackError,
+    UnpackedLayer,
+};
+use hull_image::{DiffId, Digest};
 use stack::{blob, failure, source, try_unpack, unpacked};
 use tarball::{seal, Header, Tarball};
 
@@ -21,6 +24,76 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(content).expect("write");
     encoder.finish().expect("finish")
+}
+
+// --- Parts of an image ---
+
+/// A layer, read to files of its own at places of a larger file, as on a block device.
+fn parts(tar: &[u8], number: usize) -> (std::fs::File, UnpackedLayer) {
+    let file = tempfile::tempfile().expect("temporary file");
+    let place = |base| FileOutput::at(file.try_clone().expect("clone"), base);
+    let (mut data, mut index) = (place(0), place(INDEX_PLACE));
+    let budget = Budget::new(&Limits::default());
+    let read = read_layer(
+        number,
+        source(tar),
+        &budget,
+        &mut data,
+        &mut index,
+        &NoProgress,
+    );
+    (file, read.expect("read"))
+}
+
+const INDEX_PLACE: u64 = 1 << 30;
+
+#[test]
+fn the_parts_of_an_image_are_the_image_that_is_made_at_once() {
+    use std::os::unix::fs::FileExt as _;
+    let first = Tarball::new()
+        .file("a", &[1; 5000])
+        .file("d/x", b"lower")
+        .file("zeros", &[0; 9000])
+        .finish();
+    let second = Tarball::new()
+        .file("d/.wh..wh..opq", b"")
+        .file("d/y", &[2; 4097])
+        .finish();
+    let empty = Tarball::new().file("d/.wh.none", b"").finish();
+    // One layer twice: its content is there once.
+    let stack = [&first, &empty, &second, &first];
+    let whole = unpacked(&stack.map(Clone::clone));
+    let read: Vec<_> = stack[..3]
+        .iter()
+        .enumerate()
+        .map(|(n, tar)| parts(tar, n))
+        .collect();
+    let layers = [0, 1, 2, 0].map(|at: usize| {
+        let (file, lengths) = &read[at];
+        let id = DiffId::of(stack[at]);
+        LayerIndex::from_file_range(file, INDEX_PLACE, *lengths, id, Digest::of(stack[at]))
+    });
+    let output = tempfile::tempfile().expect("temporary file");
+    let mut place = FileOutput::new(output.try_clone().expect("clone"));
+    let merged = merge(layers.into(), &Limits::default(), &mut place).expect("merge");
+    let bytes = |file: &std::fs::File, from: u64, to: u64| {
+        let mut bytes = vec![0; usize::try_from(to - from).expect("length")];
+        // What was left out at the end reads as zeros.
+        let mut at = 0;
+        while let Ok(count @ 1..) = file.read_at(&mut bytes[at..], from + at as u64) {
+            at += count;
+        }
+        bytes
+    };
+    let mut device = bytes(&output, 0, 4096);
+    for (file, lengths) in &read {
+        device.extend(bytes(file, 0, lengths.data_length));
+    }
+    device.extend(bytes(&output, 4096, merged.image_length));
+    assert_eq!(merged.files, whole.unpacked.files);
+    assert_eq!(device.len() as u64, whole.unpacked.image_length);
+    let one = bytes(whole.file.as_file(), 0, whole.unpacked.image_length);
+    assert!(device == one, "the device differs from the file");
 }
 
 // --- Whiteouts, opaque directories, replaced types ---

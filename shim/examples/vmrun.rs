@@ -130,6 +130,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
         spec,
         rootfs: RootfsSource::Blocks {
             image: block(&args.image, "erofs")?,
+            layers: Vec::new(),
             scratch: args
                 .scratch
                 .as_ref()

@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{openat2, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
     mount, mount_bind, mount_bind_recursive, mount_change, MountFlags, MountPropagationFlags,
     UnmountFlags,
@@ -310,17 +311,37 @@ fn meet(directory: &Path) -> io::Result<(UnixListener, UnixStream)> {
 fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
     let target = root.join(&share.subpath);
     match &share.source {
-        ShareSource::Path { path, recursive } => {
+        ShareSource::Path {
+            path,
+            recursive,
+            follow,
+            within,
+        } => {
             let failed = |source| ShareError::Source {
-                path: path.clone(),
+                path: within
+                    .as_ref()
+                    .map_or_else(|| path.clone(), |within| path.join(within)),
                 source,
             };
-            make_target(path, &target).map_err(failed)?;
+            // Held until it is mounted, since the path is that of the descriptor.
+            let (source, _held) = match within {
+                None => (path.clone(), None),
+                Some(within) => {
+                    let opened = open_within(path, within).map_err(failed)?;
+                    let source = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
+                    (PathBuf::from(source), Some(opened))
+                }
+            };
+            make_target(&source, &target).map_err(failed)?;
             let bound = match recursive {
-                true => mount_bind_recursive(path, &target),
-                false => mount_bind(path, &target),
+                true => mount_bind_recursive(&source, &target),
+                false => mount_bind(&source, &target),
             };
             bound.map_err(|errno| failed(errno.into()))?;
+            if !follow {
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                mount_change(&target, private).map_err(|errno| failed(errno.into()))?;
+            }
             if share.read_only {
                 sys::mount_read_only(&target).map_err(failed)?;
             }
@@ -334,6 +355,15 @@ fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
         }
     }
     Ok(())
+}
+
+/// What lies at `within` below a directory; symbolic links do not lead out of it, whoever changes
+/// them meanwhile.
+fn open_within(directory: &Path, within: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(directory, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(&root, within, flags, Mode::empty(), resolve)?)
 }
 
 fn make_target(source: &Path, target: &Path) -> io::Result<()> {
@@ -424,6 +454,17 @@ mod tests {
         assert!(parsed.bind && parsed.recursive);
         assert_eq!(parsed.flags, MountFlags::RDONLY | MountFlags::NOSUID);
         assert_eq!(parsed.data, ["lowerdir=/a:/b", "index=off"]);
+    }
+
+    #[test]
+    fn a_path_within_a_directory_does_not_leave_it() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("sub")).unwrap();
+        std::os::unix::fs::symlink("/etc", directory.path().join("out")).unwrap();
+        std::os::unix::fs::symlink("../../../sub", directory.path().join("up")).unwrap();
+        let open = |within: &str| open_within(directory.path(), Path::new(within));
+        assert!(open("sub").is_ok() && open("../sub").is_ok() && open("up").is_ok());
+        assert!(open("out").is_err() && open("out/passwd").is_err() && open("none").is_err());
     }
 
     #[test]

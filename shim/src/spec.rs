@@ -14,6 +14,14 @@ use oci_spec::runtime::{Mount, Spec};
 
 /// Mount option by which an engine asks that the file is copied into the guest instead of shared.
 pub const INLINE_OPTION: &str = "hull.inline";
+/// Begin of a mount option of a bind mount: a path below the source, which is what is bound. It is
+/// found without following anything out of the source.
+pub const WITHIN_OPTION: &str = "hull.within=";
+/// Begin of a mount option of an `erofs` mount: a file that the image's device shows behind the
+/// first [`IMAGE_HEAD_BYTES`] of the mount's source, in the order of the options.
+pub const LAYER_OPTION: &str = "hull.layer=";
+/// The block of an EROFS image with its superblock.
+pub const IMAGE_HEAD_BYTES: u64 = 4096;
 /// Largest file that [`INLINE_OPTION`] takes, in bytes.
 pub const MAX_INLINE_BYTES: u64 = 1 << 20;
 /// Largest `config.json`, in bytes.
@@ -52,8 +60,10 @@ pub struct RootfsMount {
 pub enum RootfsSource {
     /// Files that become block devices.
     Blocks {
-        /// The read-only image.
+        /// The read-only image; with layers, its metadata.
         image: BlockFile,
+        /// What the image's device shows behind the first [`IMAGE_HEAD_BYTES`] of it.
+        layers: Vec<LayerFile>,
         /// The writable layer above it.
         scratch: Option<BlockFile>,
     },
@@ -70,6 +80,15 @@ pub struct BlockFile {
     pub path: PathBuf,
     /// Type of the file system in it.
     pub fs_type: String,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// The content of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerFile {
+    /// The file.
+    pub path: PathBuf,
     /// Bytes.
     pub length: u64,
 }
@@ -263,25 +282,49 @@ fn block_rootfs(image: &RootfsMount, above: &[RootfsMount]) -> Result<RootfsSour
             }
         }
     }
+    let layers = image.options.iter();
+    let layers = layers.filter_map(|option| option.strip_prefix(LAYER_OPTION));
+    let layers: Vec<LayerFile> = layers
+        .map(|path| {
+            let path = PathBuf::from(path);
+            let length = regular_file(&path)?;
+            Ok(LayerFile { path, length })
+        })
+        .collect::<Result<_, SpecError>>()?;
+    let image = block_file(image)?;
+    if !layers.is_empty() && image.length <= IMAGE_HEAD_BYTES {
+        return refused(format!(
+            "{:?} is too short for an image of layers",
+            image.path
+        ));
+    }
     Ok(RootfsSource::Blocks {
-        image: block_file(image)?,
+        image,
+        layers,
         scratch,
     })
 }
 
-fn block_file(mount: &RootfsMount) -> Result<BlockFile, SpecError> {
-    let path = PathBuf::from(&mount.source);
+/// Length of a file that can be opened.
+fn regular_file(path: &Path) -> Result<u64, SpecError> {
     let read = |source| SpecError::Read {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     };
-    let metadata = std::fs::metadata(&path).map_err(read)?;
+    let metadata = std::fs::metadata(path).map_err(read)?;
     if !metadata.is_file() {
-        return Err(SpecError::NotRegular { path });
+        return Err(SpecError::NotRegular {
+            path: path.to_owned(),
+        });
     }
-    File::open(&path).map_err(read)?;
+    File::open(path).map_err(read)?;
+    Ok(metadata.len())
+}
+
+fn block_file(mount: &RootfsMount) -> Result<BlockFile, SpecError> {
+    let path = PathBuf::from(&mount.source);
     Ok(BlockFile {
-        length: metadata.len(),
+        length: regular_file(&path)?,
         fs_type: mount.kind.clone(),
         path,
     })
@@ -320,11 +363,31 @@ mod tests {
             mount("format/mkdir/overlay", Path::new("overlay"), &[]),
         ];
         let loaded = Bundle::load(directory.path(), &mounts).unwrap();
-        let RootfsSource::Blocks { image, scratch } = loaded.rootfs else {
+        let RootfsSource::Blocks { image, scratch, .. } = loaded.rootfs else {
             panic!("not block devices");
         };
         assert_eq!(image.length, 1000);
         assert_eq!(scratch.unwrap().fs_type, "ext4");
+    }
+
+    #[test]
+    fn layers_are_read_from_the_options_of_an_erofs_mount() {
+        let directory = bundle(MINIMAL);
+        let [image, layer] = ["image", "layer"].map(|name| directory.path().join(name));
+        std::fs::write(&image, [0; 8192]).unwrap();
+        std::fs::write(&layer, [0; 4096]).unwrap();
+        let option = format!("{LAYER_OPTION}{}", layer.display());
+        let mounts = [mount("erofs", &image, &["ro", &option])];
+        let loaded = Bundle::load(directory.path(), &mounts).unwrap();
+        let RootfsSource::Blocks { layers, .. } = loaded.rootfs else {
+            panic!("not block devices");
+        };
+        assert_eq!((layers.len(), layers[0].length), (1, 4096));
+        std::fs::write(&image, [0; 4096]).unwrap();
+        assert!(Bundle::load(directory.path(), &mounts).is_err());
+        std::fs::remove_file(&layer).unwrap();
+        let error = Bundle::load(directory.path(), &mounts).unwrap_err();
+        assert!(error.to_string().contains("layer"), "{error}");
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use hyper::Method;
 use tokio::net::UnixStream;
 
 use super::line;
-use crate::client::Client;
+use crate::client::{empty, read_json, Client};
 use crate::error::Result;
 
 /// `doctor`
@@ -19,6 +20,37 @@ pub(crate) struct DoctorArgs {
     /// Print what holds the VMM of this running container, read from the kernel
     #[arg(long, value_name = "CONTAINER")]
     jail: Option<String>,
+    /// Read all images of the engine, and pull again what is damaged
+    #[arg(long, conflicts_with = "jail")]
+    repair: bool,
+}
+
+/// Damaged images, and what came of them.
+async fn repair(client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+    let answer = client.send(Method::POST, "/hull/images/repair", empty());
+    let answer = read_json(answer.await?).await?;
+    let problems = answer["Problems"].as_array().map_or(&[][..], Vec::as_slice);
+    if problems.is_empty() {
+        line(out, "all images are whole")?;
+    }
+    let mut status = ExitCode::SUCCESS;
+    for problem in problems {
+        let text = |key: &str| problem[key].as_str().unwrap_or_default();
+        let what = format!(
+            "{} {} of {}",
+            text("Problem"),
+            text("Digest"),
+            text("Image")
+        );
+        match problem["Error"].as_str() {
+            None => line(out, format!("{what}: pulled again"))?,
+            Some(error) => {
+                line(out, format!("{what}: {error}"))?;
+                status = ExitCode::from(125);
+            }
+        }
+    }
+    Ok(status)
 }
 
 /// The outcome of one check.
@@ -35,6 +67,9 @@ pub(crate) async fn run(
 ) -> Result<ExitCode> {
     if let Some(container) = &args.jail {
         return super::jail::run(container, &Client::connect(host).await?, out).await;
+    }
+    if args.repair {
+        return repair(&Client::connect(host).await?, out).await;
     }
     let checks = [
         Check {

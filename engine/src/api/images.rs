@@ -36,6 +36,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/images/load", post(load))
         .route("/images/get", get(save_many))
         .route("/images/prune", post(prune))
+        .route("/hull/images/repair", post(super::repair::repair))
         .route("/images/{*rest}", any(one))
 }
 

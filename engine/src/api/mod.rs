@@ -10,6 +10,7 @@ mod import;
 mod metrics;
 mod networks;
 mod progress;
+mod repair;
 mod respond;
 mod stats;
 mod streams;

@@ -352,7 +352,7 @@ fn not_of_the_image(error: EngineError) -> EngineError {
 fn new_record(
     request: CreateRequest,
     image: &ImageInfo,
-    rootfs: std::path::PathBuf,
+    rootfs: hull_image::Rootfs,
     reference: String,
 ) -> Result<Record> {
     let config = spec::merge_image(request.config, &image.config);
@@ -363,7 +363,8 @@ fn new_record(
         image: ImageUse {
             reference,
             id: image.id.to_string(),
-            rootfs,
+            rootfs: rootfs.metadata,
+            layers: rootfs.layers,
         },
         argv: spec::argv_of(&config)?,
         config,

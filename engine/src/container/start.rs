@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use hull_shim::annotations::FILES_ONLY;
+use hull_shim::spec::LAYER_OPTION;
 use jiff::Timestamp;
 
 use super::exit::DRAIN_LIMIT;
@@ -287,6 +288,7 @@ impl Engine {
             Some(spec::VolumePlace {
                 data: self.volumes.data(&volume),
                 empty: self.volumes.is_empty(&volume),
+                tmpfs: volume.tmpfs(),
                 name: volume.name,
             })
         });
@@ -308,16 +310,18 @@ impl Engine {
 
 /// The image and the writable layer.
 fn rootfs_mounts(record: &Record, scratch: PathBuf) -> [RootfsMount; 2] {
+    let layers = record.image.layers.iter();
+    let layers = layers.map(|path| format!("{LAYER_OPTION}{}", path.display()));
     [
         RootfsMount {
             kind: "erofs",
             source: record.image.rootfs.clone(),
-            options: vec!["ro"],
+            options: std::iter::once("ro".to_owned()).chain(layers).collect(),
         },
         RootfsMount {
             kind: "ext4",
             source: scratch,
-            options: vec!["rw"],
+            options: vec!["rw".to_owned()],
         },
     ]
 }

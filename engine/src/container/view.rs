@@ -361,7 +361,7 @@ fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<MountPoint> {
             destination: Some(bind.target),
             mode: Some(if bind.read_only { "ro" } else { "" }.to_owned()),
             rw: Some(!bind.read_only),
-            propagation: Some("rprivate".to_owned()),
+            propagation: Some(if bind.follow { "rslave" } else { "rprivate" }.to_owned()),
             ..MountPoint::default()
         })
         .chain(volumes)

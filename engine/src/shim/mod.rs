@@ -65,7 +65,7 @@ pub(crate) struct Task {
 pub(crate) struct RootfsMount {
     pub(crate) kind: &'static str,
     pub(crate) source: PathBuf,
-    pub(crate) options: Vec<&'static str>,
+    pub(crate) options: Vec<String>,
 }
 
 /// What newer shims print: `{"version":3,"address":"unix:///...","protocol":"ttrpc"}`.
@@ -221,11 +221,7 @@ impl Task {
             .map(|mount| api::Mount {
                 type_: mount.kind.to_owned(),
                 source: text(&mount.source),
-                options: mount
-                    .options
-                    .iter()
-                    .map(|option| (*option).to_owned())
-                    .collect(),
+                options: mount.options.clone(),
                 ..api::Mount::default()
             })
             .collect();

@@ -52,6 +52,8 @@ pub struct VolumePlace {
     pub data: PathBuf,
     /// Nothing is in it.
     pub empty: bool,
+    /// It is memory of the guest, mounted with these options.
+    pub tmpfs: Option<String>,
 }
 
 /// The OCI runtime configuration of a container.

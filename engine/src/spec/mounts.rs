@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use bollard_stubs::models::{HostConfig, Mount, MountType};
+use bollard_stubs::models::{HostConfig, Mount, MountBindOptionsPropagationEnum, MountType};
+use hull_shim::spec::WITHIN_OPTION;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
@@ -27,6 +28,12 @@ pub struct Bind {
     pub read_only: bool,
     /// A missing source is made as a directory, as for `-v`.
     pub create: bool,
+    /// Mounts that the host makes below it later are seen too.
+    #[serde(default)]
+    pub follow: bool,
+    /// Mounts that the host has below it are not seen.
+    #[serde(default)]
+    pub non_recursive: bool,
 }
 
 /// What an element of `HostConfig.Binds` means.
@@ -89,12 +96,14 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
         return Err(bad("empty section between colons"));
     }
     check_target(target).map_err(|why| bad(&why))?;
-    let (mut read_only, mut no_copy) = (false, false);
+    let (mut read_only, mut no_copy, mut follow) = (false, false, false);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => read_only = true,
             "nocopy" => no_copy = true,
-            // SELinux labels, consistency hints and propagation have nothing to act on in a VM.
+            "slave" | "rslave" => follow = true,
+            "shared" | "rshared" => return Err(not_shared()),
+            // SELinux labels and consistency hints have nothing to act on in a VM.
             "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "private" | "rprivate"
             | "volume-nocopy" => {}
             other => return Err(EngineError::BadRequest(format!("invalid mode: {other}"))),
@@ -107,6 +116,7 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
             read_only,
             no_copy,
             own: false,
+            subpath: None,
         }));
     }
     Ok(Parsed::Bind(Bind {
@@ -114,6 +124,8 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
         target: target.to_owned(),
         read_only,
         create: true,
+        follow,
+        non_recursive: false,
     }))
 }
 
@@ -149,16 +161,14 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
                     "invalid mount path: '{source}' mount path must be absolute"
                 )));
             }
-            let create = mount
-                .bind_options
-                .as_ref()
-                .and_then(|options| options.create_mountpoint)
-                .unwrap_or(false);
+            let options = mount.bind_options.clone().unwrap_or_default();
             Ok(Some(Bind {
                 source,
                 target,
                 read_only: mount.read_only.unwrap_or(false),
-                create,
+                create: options.create_mountpoint.unwrap_or(false),
+                follow: follows(options.propagation)?,
+                non_recursive: options.non_recursive.unwrap_or(false),
             }))
         }
         Some(MountType::TMPFS) => check_target(&target).map_err(bad).map(|()| None),
@@ -168,6 +178,23 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
             other.map(|typ| typ.to_string()).unwrap_or_default()
         ))),
     }
+}
+
+fn follows(propagation: Option<MountBindOptionsPropagationEnum>) -> Result<bool> {
+    use MountBindOptionsPropagationEnum as Kind;
+    match propagation {
+        Some(Kind::SLAVE | Kind::RSLAVE) => Ok(true),
+        Some(Kind::SHARED | Kind::RSHARED) => Err(not_shared()),
+        _ => Ok(false),
+    }
+}
+
+fn not_shared() -> EngineError {
+    EngineError::BadRequest(
+        "shared propagation is not possible: what a container mounts stays in its VM; use rslave \
+         to see the host's mounts"
+            .to_owned(),
+    )
 }
 
 /// The `mounts` array.
@@ -181,30 +208,39 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
             "options": ["rbind", "rprivate", INLINE_OPTION],
         }));
     }
-    let bind = |target: &str, source: &str, read_only: bool| {
+    let bind = |target: &str, source: &str, kind: &str, propagation: &str, read_only: bool| {
         json!({
             "destination": target,
             "type": "bind",
             "source": source,
-            "options": ["rbind", "rprivate", if read_only { "ro" } else { "rw" }],
+            "options": [kind, propagation, if read_only { "ro" } else { "rw" }],
         })
     };
     let mut own: Vec<Value> = binds_of(record)?
         .iter()
-        .map(|it| bind(&it.target, &it.source, it.read_only))
+        .map(|it| {
+            let kind = if it.non_recursive { "bind" } else { "rbind" };
+            let propagation = if it.follow { "rslave" } else { "rprivate" };
+            bind(&it.target, &it.source, kind, propagation, it.read_only)
+        })
         .collect();
     for volume in &record.volumes {
         let Some(there) = host.volumes.iter().find(|there| there.name == volume.name) else {
             continue;
         };
-        let mut mount = bind(
-            &volume.target,
-            &there.data.to_string_lossy(),
-            volume.read_only,
-        );
-        if there.empty && !volume.no_copy {
-            if let Some(options) = mount["options"].as_array_mut() {
-                options.push(json!(COPY_UP_OPTION));
+        if let Some(options) = &there.tmpfs {
+            let options = options.split(',').filter(|option| !option.is_empty());
+            let read_only = volume.read_only.then_some("ro");
+            own.push(tmpfs(&volume.target, options.chain(read_only)));
+            continue;
+        }
+        let data = there.data.to_string_lossy();
+        let mut mount = bind(&volume.target, &data, "rbind", "rprivate", volume.read_only);
+        if let Some(options) = mount["options"].as_array_mut() {
+            match &volume.subpath {
+                Some(subpath) => options.push(json!(format!("{WITHIN_OPTION}{subpath}"))),
+                None if there.empty && !volume.no_copy => options.push(json!(COPY_UP_OPTION)),
+                None => {}
             }
         }
         own.push(mount);
@@ -334,6 +370,7 @@ mod tests {
             "/a:/b:nope",
             "/a:/b/../c",
             "/a:/b:ro:x",
+            "/a:/b:rshared",
         ] {
             assert!(
                 matches!(parse_bind(bad), Err(EngineError::BadRequest(_))),

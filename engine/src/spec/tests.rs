@@ -20,6 +20,7 @@ fn record(config: ContainerConfig, host: HostConfig) -> Record {
             reference: "busybox".into(),
             id: "sha256:1".into(),
             rootfs: "/images/1.erofs".into(),
+            layers: Vec::new(),
         },
         argv: argv_of(&config).unwrap(),
         config,

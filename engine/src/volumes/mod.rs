@@ -26,6 +26,7 @@ pub(crate) const LOCAL: &str = "local";
 const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 const DESCRIPTION: &str = "volume.json";
 const DATA: &str = "_data";
+const TMPFS: &str = "tmpfs";
 /// Shortest name, in bytes.
 const MIN_NAME_BYTES: usize = 2;
 /// Longest name, in bytes: that of a directory.
@@ -50,7 +51,14 @@ impl VolumeRecord {
 
     /// Another directory of the host that the volume shows, by `type=none,o=bind,device=PATH`.
     fn bound(&self) -> Option<PathBuf> {
-        self.options.get("device").map(PathBuf::from)
+        let device = self.options.get("device").map(PathBuf::from);
+        device.filter(|_| self.tmpfs().is_none())
+    }
+
+    /// It is memory of each guest that has it: the options of its mount.
+    pub(crate) fn tmpfs(&self) -> Option<String> {
+        let is_tmpfs = self.options.get("type").is_some_and(|kind| kind == TMPFS);
+        is_tmpfs.then(|| self.options.get("o").cloned().unwrap_or_default())
     }
 }
 
@@ -259,6 +267,9 @@ fn check_options(options: &HashMap<String, String>) -> Result<()> {
     {
         return Err(EngineError::BadRequest(format!("invalid option: {key:?}")));
     }
+    if options.get("type").is_some_and(|kind| kind == TMPFS) {
+        return check_tmpfs(options.get("o").map(String::as_str).unwrap_or_default());
+    }
     let value = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
     let kind = value("type");
     let binds = value("o").split(',').any(|o| matches!(o, "bind" | "rbind"));
@@ -270,10 +281,34 @@ fn check_options(options: &HashMap<String, String>) -> Result<()> {
             "missing device in volume options: want type=none,o=bind,device=/a/directory".into(),
         ),
         kind => EngineError::NotBuilt(format!(
-            "a volume of type {kind:?} (for a temporary one use --tmpfs; mount others on the host \
-             and use o=bind)"
+            "a volume of type {kind:?} (mount it on the host and use o=bind)"
         )),
     })
+}
+
+/// Options of a tmpfs that the guest would refuse are refused now.
+fn check_tmpfs(options: &str) -> Result<()> {
+    let flags = [
+        "ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime", "relatime",
+    ];
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let good = match key {
+            "size" | "nr_blocks" | "nr_inodes" => {
+                digits(value.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']))
+            }
+            "mode" => digits(value) && i64::from_str_radix(value, 8).is_ok(),
+            "uid" | "gid" => digits(value),
+            flag => flags.contains(&flag) && value.is_empty(),
+        };
+        if !good {
+            return Err(EngineError::BadRequest(format!(
+                "invalid option of a tmpfs volume: {option:?}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -336,6 +371,16 @@ mod tests {
         assert!(volumes
             .create(with(&[("o", "bind"), ("device", "/no/such/directory")]))
             .is_err());
+        let tmpfs = |o: &str| {
+            volumes.create(CreateVolume {
+                name: format!("t{}", o.len()),
+                ..with(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", o)])
+            })
+        };
+        let (record, _) = tmpfs("size=10m,uid=1000,mode=700,noexec").unwrap();
+        assert_eq!(record.tmpfs().unwrap(), "size=10m,uid=1000,mode=700,noexec");
+        assert!(volumes.data(&record).ends_with("_data"));
+        assert!(tmpfs("size=ten").is_err() && tmpfs("mode=9").is_err() && tmpfs("x").is_err());
         let bound = [("type", "none"), ("o", "bind"), ("device", path.as_str())];
         let (record, _) = volumes.create(with(&bound)).unwrap();
         assert_eq!(volumes.data(&record), dir.path());

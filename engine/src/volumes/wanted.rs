@@ -19,6 +19,9 @@ pub(crate) struct VolumeUse {
     /// An empty volume does not get what the image has at the target.
     #[serde(default)]
     pub(crate) no_copy: bool,
+    /// The part of the volume that is shown, relative to its top.
+    #[serde(default)]
+    pub(crate) subpath: Option<String>,
     /// Made for this container, and removed with it by `rm -v` and `--rm`.
     #[serde(default)]
     pub(crate) own: bool,
@@ -89,6 +92,7 @@ fn place(target: &str) -> VolumeUse {
         target: target.to_owned(),
         read_only: false,
         no_copy: false,
+        subpath: None,
         own: false,
     }
 }
@@ -132,12 +136,13 @@ fn of_mount(mount: &Mount) -> Result<Asked> {
         EngineError::BadRequest(format!("invalid mount config for type \"volume\": {why}"))
     })?;
     let options = mount.volume_options.clone().unwrap_or_default();
-    if options
-        .subpath
-        .as_deref()
-        .is_some_and(|path| !path.is_empty())
-    {
-        return Err(EngineError::NotBuilt("a subpath of a volume".to_owned()));
+    let subpath = options.subpath.filter(|path| !path.is_empty());
+    let outside = |path: &String| path.starts_with('/') || path.split('/').any(|part| part == "..");
+    if let Some(path) = subpath.as_ref().filter(|path| outside(path)) {
+        return Err(EngineError::BadRequest(format!(
+            "invalid mount config for type \"volume\": subpath {path:?} must be a relative path \
+             within the volume"
+        )));
     }
     let driver = options.driver_config.unwrap_or_default();
     Ok(Asked {
@@ -150,6 +155,7 @@ fn of_mount(mount: &Mount) -> Result<Asked> {
         place: VolumeUse {
             read_only: mount.read_only.unwrap_or(false),
             no_copy: options.no_copy.unwrap_or(false),
+            subpath,
             ..place(&target)
         },
     })

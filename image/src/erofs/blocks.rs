@@ -124,10 +124,15 @@ impl<'a, O: Output> BlockWriter<'a, O> {
         Ok(())
     }
 
+    /// Aligns and writes everything out.
+    pub(crate) fn write_out(&mut self) -> Result<(), OutputFailure> {
+        self.align()?;
+        self.flush()
+    }
+
     /// Aligns, writes everything out and makes it durable.
     pub(crate) fn finish(&mut self) -> Result<(), OutputFailure> {
-        self.align()?;
-        self.flush()?;
+        self.write_out()?;
         self.sync()
     }
 

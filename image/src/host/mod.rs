@@ -15,6 +15,7 @@ pub use progress::{LayerPhase, NoProgress, Progress, ProgressEvent};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Credentials, Platform, RegistryConfig, RegistryError};
 pub use store::{
-    Image, ImageLayer, Import, Leftovers, LoadedImage, PruneReport, Pushed, RemoveOptions, Removed,
-    Saved, Store, UnpackJob, UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
+    Damage, Image, ImageLayer, Import, KnownLayer, LayerLengths, Leftovers, LoadedImage,
+    PruneReport, Pushed, RemoveOptions, Removed, Rootfs, Saved, Store, UnpackJob, UnpackLayer,
+    UnpackOutcome, UnpackProgress, Unpacker,
 };

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{unpack, LayerSource, Limits, NoProgress, Output};
+use super::{merge, unpack, LayerIndex, LayerSource, Limits, NoProgress, Output};
 use crate::tar::TarReader;
 use crate::{Compression, DiffId, Digest};
 
@@ -32,6 +32,22 @@ pub fn layer(data: &[u8]) {
     };
     // Twice, so that entries meet those of a lower layer.
     let _ = unpack(vec![source(), source()], &limits, &mut Nothing, &NoProgress);
+}
+
+/// Merges `data` as the index of a layer and of the one above it.
+pub fn index(data: &[u8]) {
+    let layer = |diff_id| LayerIndex {
+        reader: Box::new(data),
+        data_length: 1 << 30,
+        diff_id,
+        digest: Digest::of(data),
+    };
+    let limits = Limits {
+        files: 10_000,
+        ..Limits::default()
+    };
+    let layers = [DiffId::of(b"lower"), DiffId::of(b"upper")].map(layer);
+    let _ = merge(layers.into(), &limits, &mut Nothing);
 }
 
 struct Nothing;

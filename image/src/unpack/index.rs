@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
+use super::sparse::MAX_CHUNKS;
 use super::tree::{chunk_size, BlockRef, ChunkRun, Chunks, Kind, Meta};
 use crate::erofs::MAX_CHUNK_BITS;
 
@@ -197,6 +198,9 @@ impl<R: Read> IndexReader<R> {
             chunk_bits,
             runs: Vec::new(),
         };
+        if chunks.count() > MAX_CHUNKS {
+            return Err(damaged("a sparse file has too many pieces"));
+        }
         let mut next = 0;
         for _ in 0..count {
             let (first, count, block) = (self.u64()?, self.u64()?, self.u32()?);

@@ -125,8 +125,9 @@ impl<D: Output, I: Output> Reading<'_, D, I> {
         self.index
             .write(&index::encode_end())
             .map_err(output_error)?;
-        self.data.finish().map_err(output_error)?;
-        self.index.finish().map_err(output_error)?;
+        // Made durable with the image's metadata, once for all layers.
+        self.data.write_out().map_err(output_error)?;
+        self.index.write_out().map_err(output_error)?;
         Ok(UnpackedLayer {
             data_length: self.data.position(),
             index_length: self.index.position(),

@@ -4,6 +4,9 @@ use super::tree::{chunk_size, BlockRef, ChunkRun, Chunks};
 use crate::erofs::MAX_CHUNK_BITS;
 use crate::tar::SparseMap;
 
+/// Most chunks of a file: a few bytes of an archive must not become gigabytes of metadata.
+pub(super) const MAX_CHUNKS: u64 = 1 << 24;
+
 /// Layout of a sparse file whose stored chunks follow each other.
 pub(super) struct SparseLayout {
     chunk_bits: u8,
@@ -30,8 +33,9 @@ impl SparseLayout {
                 .saturating_add(indexes)
         };
         let chunk_bits = (0..=MAX_CHUNK_BITS)
+            .filter(|bits| size.div_ceil(chunk_size(*bits)) <= MAX_CHUNKS)
             .min_by_key(|bits| cost(*bits))
-            .unwrap_or(0);
+            .unwrap_or(MAX_CHUNK_BITS);
         Self {
             chunk_bits,
             runs: runs(map, chunk_bits),

@@ -7,7 +7,7 @@ use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::{LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
-use crate::spec::{is_bind, Bundle, INLINE_OPTION};
+use crate::spec::{is_bind, Bundle, INLINE_OPTION, WITHIN_OPTION};
 use crate::user_namespace::IdMaps;
 
 /// A configuration for the guest and what travels beside it.
@@ -149,6 +149,13 @@ impl GuestSpec {
         let fills = options.iter().any(|option| option == "tmpcopyup");
         let read_only = !fills && options.iter().any(|option| option == "ro");
         let recursive = options.iter().any(|option| option == "rbind");
+        let follows = ["slave", "rslave", "shared", "rshared"];
+        let follow = options
+            .iter()
+            .any(|option| follows.contains(&option.as_str()));
+        let within = options
+            .iter()
+            .find_map(|option| option.strip_prefix(WITHIN_OPTION).map(PathBuf::from));
         let subpath = format!("{container}-{}", self.shares.len());
         let guest_path = format!("{VOLUME_ROOT}/{subpath}");
         self.volumes.push(Volume {
@@ -167,11 +174,17 @@ impl GuestSpec {
         let path = bundle.directory.join(path);
         self.shares.push(Share {
             subpath,
-            source: ShareSource::Path { path, recursive },
+            source: ShareSource::Path {
+                path,
+                recursive,
+                follow,
+                within,
+            },
             read_only,
         });
         mount.set_source(Some(PathBuf::from(guest_path)));
-        let options = options.into_iter().filter(|o| o != INLINE_OPTION).collect();
+        let own = |option: &String| option == INLINE_OPTION || option.starts_with(WITHIN_OPTION);
+        let options = options.into_iter().filter(|option| !own(option)).collect();
         mount.set_options(Some(options));
         Ok(())
     }

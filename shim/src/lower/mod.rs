@@ -23,7 +23,7 @@ use crate::annotations::{AnnotationError, Annotations};
 use crate::cgroup::HostShare;
 use crate::network::{Attachments, NetworkError};
 use crate::pod::Limits;
-use crate::spec::{BlockFile, Bundle, RootfsMount, RootfsSource};
+use crate::spec::{BlockFile, Bundle, LayerFile, RootfsMount, RootfsSource, IMAGE_HEAD_BYTES};
 use crate::user_namespace::IdMaps;
 
 pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
@@ -132,6 +132,10 @@ pub enum ShareSource {
         path: PathBuf,
         /// With the mounts below it.
         recursive: bool,
+        /// Mounts that the host makes later are seen too.
+        follow: bool,
+        /// The path below `path` that is meant, found without leaving it.
+        within: Option<PathBuf>,
     },
     /// Mounts to make for it, one above the other.
     Mounts(Vec<RootfsMount>),
@@ -333,10 +337,16 @@ fn lower_rootfs(
     shares: &mut Vec<Share>,
 ) -> Result<LoweredRootfs, LowerError> {
     let source = match source {
-        RootfsSource::Blocks { image, scratch } => return block_rootfs(image, scratch.as_ref()),
+        RootfsSource::Blocks {
+            image,
+            layers,
+            scratch,
+        } => return block_rootfs(image, layers, scratch.as_ref()),
         RootfsSource::Directory(path) => ShareSource::Path {
             path: path.clone(),
             recursive: true,
+            follow: false,
+            within: None,
         },
         RootfsSource::Mounts(mounts) => ShareSource::Mounts(mounts.clone()),
     };
@@ -365,14 +375,16 @@ fn lower_rootfs(
 
 fn block_rootfs(
     image: &BlockFile,
+    layers: &[LayerFile],
     scratch: Option<&BlockFile>,
 ) -> Result<LoweredRootfs, LowerError> {
-    const IMAGE_FD: &str = "image-0";
     const SCRATCH_FD: &str = "scratch-0";
     let mut resources = vec![resource(IMAGE_FD, &image.path, false)];
-    let image_length = image.length.next_multiple_of(512);
+    for (index, layer) in layers.iter().enumerate() {
+        resources.push(resource(&layer_fd(index), &layer.path, false));
+    }
     let mut devices = DeviceConfig {
-        image: Some(single_file(IMAGE_FD, image_length, &image.path, true)?),
+        image: Some(image_device(image, layers)?),
         ..Default::default()
     };
     let mut request = BlockRootfs {
@@ -395,6 +407,36 @@ fn block_rootfs(
         devices,
         resources,
     })
+}
+
+const IMAGE_FD: &str = "image-0";
+
+fn layer_fd(index: usize) -> String {
+    format!("layer-{index}")
+}
+
+/// The image's first block, its layers, and the rest of it: an image without layers is whole.
+fn image_device(image: &BlockFile, layers: &[LayerFile]) -> Result<BlockConfig, LowerError> {
+    let whole = image.length.next_multiple_of(512);
+    let mut device = single_file(IMAGE_FD, whole, &image.path, true)?;
+    let Some(rest) = whole
+        .checked_sub(IMAGE_HEAD_BYTES)
+        .filter(|_| !layers.is_empty())
+    else {
+        return Ok(device);
+    };
+    let part = |fd: &str, offset, length| Extent {
+        fd: fd.into(),
+        offset,
+        length,
+    };
+    device.extents = vec![part(IMAGE_FD, 0, IMAGE_HEAD_BYTES)];
+    for (index, layer) in layers.iter().enumerate() {
+        let length = layer.length.next_multiple_of(512);
+        device.extents.push(part(&layer_fd(index), 0, length));
+    }
+    device.extents.push(part(IMAGE_FD, IMAGE_HEAD_BYTES, rest));
+    Ok(device)
 }
 
 pub(crate) fn resource(name: &str, path: &Path, writable: bool) -> Resource {

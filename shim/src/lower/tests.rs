@@ -33,6 +33,7 @@ fn blocks() -> RootfsSource {
     };
     RootfsSource::Blocks {
         image: file("/images/web.erofs", "erofs", 1_000_001),
+        layers: Vec::new(),
         scratch: Some(file("/scratch/web.ext4", "ext4", 64 << 30)),
     }
 }
@@ -90,6 +91,35 @@ fn readable(request: &CreateContainerRequest) -> serde_json::Value {
 }
 
 #[test]
+fn an_image_of_layers_is_one_device() {
+    let image = BlockFile {
+        path: "/images/web.erofs".into(),
+        fs_type: "erofs".into(),
+        length: 12288,
+    };
+    let layer = |length| LayerFile {
+        path: "/images/layer".into(),
+        length,
+    };
+    let device = image_device(&image, &[layer(8192), layer(4096)]).unwrap();
+    let extents: Vec<_> = device
+        .extents
+        .iter()
+        .map(|extent| (extent.fd.to_string(), extent.offset, extent.length))
+        .collect();
+    let extent = |fd: &str, offset, length| (fd.to_owned(), offset, length);
+    assert_eq!(
+        extents,
+        [
+            extent("image-0", 0, 4096),
+            extent("layer-0", 0, 8192),
+            extent("layer-1", 0, 4096),
+            extent("image-0", 4096, 8192),
+        ]
+    );
+}
+
+#[test]
 fn an_ordinary_bundle() {
     let mut bundle = bundle(config());
     bundle.inline = vec![InlineMount {
@@ -117,6 +147,8 @@ fn a_bind_mount_is_shared_and_its_source_becomes_a_path_of_the_guest() {
         source: ShareSource::Path {
             path: "/srv/data".into(),
             recursive: true,
+            follow: false,
+            within: None,
         },
         read_only: true,
     };
@@ -128,6 +160,26 @@ fn a_bind_mount_is_shared_and_its_source_becomes_a_path_of_the_guest() {
 }
 
 #[test]
+fn a_bind_mount_follows_the_host_and_is_of_a_part_where_its_options_say_so() {
+    let mut config = config();
+    config["mounts"] = json!([
+        {"destination": "/data", "type": "bind", "source": "/srv/data",
+         "options": ["rbind", "rslave", "hull.within=a/b"]},
+    ]);
+    let plan = lower(&bundle(config), &options()).unwrap();
+    let want = ShareSource::Path {
+        path: "/srv/data".into(),
+        recursive: true,
+        follow: true,
+        within: Some("a/b".into()),
+    };
+    assert_eq!(plan.shares[0].source, want);
+    let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
+    let options = spec.mounts().as_ref().unwrap()[0].options().clone();
+    assert_eq!(options, Some(vec!["rbind".to_owned(), "rslave".to_owned()]));
+}
+
+#[test]
 fn a_root_directory_is_shared() {
     let mut bundle = bundle(config());
     bundle.rootfs = RootfsSource::Directory("/rootfs".into());
@@ -136,6 +188,8 @@ fn a_root_directory_is_shared() {
     let want = ShareSource::Path {
         path: "/rootfs".into(),
         recursive: true,
+        follow: false,
+        within: None,
     };
     assert_eq!(plan.shares[0].source, want);
     assert!(plan.config.devices.fs.is_some());

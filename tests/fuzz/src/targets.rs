@@ -37,6 +37,11 @@ pub(super) const ALL: &[Target] = &[
         hull_image::unpack::fuzz::layer,
     ),
     target(
+        "index",
+        "the index of an unpacked layer",
+        hull_image::unpack::fuzz::index,
+    ),
+    target(
         "manifest",
         "manifests, indexes and configurations",
         hull_image::fuzz::manifest,

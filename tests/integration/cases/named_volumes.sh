@@ -65,3 +65,21 @@ case_bad_volumes_are_refused() {
     expect_err_has 'Duplicate mount point'
     expect_eq "$(hull volume ls -q | grep -c t-)" 0 left
 }
+
+case_a_part_of_a_volume_and_memory_as_a_volume() {
+    hull run --rm -v t-part:/v "$BUSYBOX" sh -c 'mkdir -p /v/s/deep; echo part >/v/s/deep/f; ln -s /etc /v/out' 
+    expect_eq "$(hull run --rm --mount type=volume,src=t-part,dst=/s,volume-subpath=s/deep "$BUSYBOX" sh -c 'cat /s/f; echo more >/s/g')" part 'a part of a volume'
+    expect_eq "$(hull run --rm -v t-part:/v:ro "$BUSYBOX" cat /v/s/deep/g)" more 'written through the part'
+    for part in out none; do
+        capture hull run --rm --mount "type=volume,src=t-part,dst=/s,volume-subpath=$part" "$BUSYBOX" ls /s
+        [ "$status" != 0 ] || fail "$part is shown: $out"
+        expect_err_has "$part"
+    done
+    capture hull run --rm --mount type=volume,src=t-part,dst=/s,volume-subpath=../x "$BUSYBOX" true
+    expect_err_has 'within the volume'
+    hull volume create -o type=tmpfs -o device=tmpfs -o o=size=2m,uid=1000 t-mem >/dev/null
+    expect_eq "$(hull run --rm -v t-mem:/m "$BUSYBOX" sh -c 'stat -c %u /m; df -k /m | tail -n 1 | awk "{print \$2}"')" $'1000\n2048' 'memory as a volume'
+    capture hull volume create -o type=tmpfs -o o=size=big t-bad
+    expect_err_has 'size=big'
+    hull volume rm t-part t-mem >/dev/null
+}

@@ -80,3 +80,18 @@ case_token_flow() {
     hull pull -q "$BAD/token/fresh:latest"
     hull run --rm "$BAD/token/fresh:latest" true
 }
+
+case_damaged_images_are_repaired() {
+    fresh_image
+    hull pull -q "$REGISTRY/fresh:latest" >/dev/null
+    hull doctor --repair | grep -q 'all images are whole' || fail "before: $(hull doctor --repair)"
+    local blob
+    blob=$(find "$HARNESS/state/content/blobs" -type f -size +300k -newer "$T/fresh.tar" | head -n 1)
+    printf x | dd of="$blob" bs=1 seek=1000 conv=notrunc status=none
+    hull doctor --repair >"$T/repair" || fail "$(cat "$T/repair")"
+    grep -q "damaged sha256:$(basename "$blob").*pulled again" "$T/repair" || fail "$(cat "$T/repair")"
+    rm "$blob"
+    hull doctor --repair | grep -q "missing sha256:$(basename "$blob").*pulled again" || fail 'a blob that is gone'
+    expect_eq "$(sha256sum <"$blob" | cut -d' ' -f1)" "$(basename "$blob")" 'what was pulled again'
+    hull rmi "$REGISTRY/fresh:latest" >/dev/null
+}

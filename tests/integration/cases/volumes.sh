@@ -82,3 +82,20 @@ case_killed_virtiofsd_ends_its_container() {
     hull rm t-vk
     expect_clean_host
 }
+
+case_mounts_of_the_host_are_followed_only_where_that_is_asked_for() {
+    mkdir -p "$T/p/n"
+    mount --bind "$T/p" "$T/p"
+    mount --make-shared "$T/p"
+    trap 'umount -lR "$T/p"; hull ps -aq --filter "name=^t-" | xargs -r hull rm -f >/dev/null; rm -rf "$T"' EXIT
+    hull run -d --name t-follows -v "$T/p:/p:rslave" "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-private --mount "type=bind,src=$T/p,dst=/p,bind-propagation=rprivate" "$BUSYBOX" sleep 600 >/dev/null
+    mount -t tmpfs none "$T/p/n"
+    echo new >"$T/p/n/f"
+    wait_for 5 hull exec t-follows cat /p/n/f >/dev/null 2>&1 || fail 'a mount of the host is not seen'
+    expect_eq "$(hull exec t-private ls /p/n)" '' 'a mount of the host, with rprivate'
+    hull rm -f t-private >/dev/null
+    capture hull run --rm -v "$T/p:/p:rshared" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'shared propagation'
+}

@@ -2,7 +2,7 @@
 
 use bollard::models::{
     Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType,
-    MountVolumeOptions,
+    MountVolumeOptions, MountVolumeOptionsDriverConfig,
 };
 
 use crate::error::{CliError, Result};
@@ -15,17 +15,52 @@ pub(super) fn parse(text: &str) -> Result<Mount> {
         typ: Some(MountType::VOLUME),
         ..Mount::default()
     };
-    for field in text.split(',') {
+    for field in &fields(text) {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key, Some(value)),
-            None => (field, None),
+            None => (field.as_str(), None),
         };
         set(&mut mount, &key.to_ascii_lowercase(), value).map_err(bad)?;
     }
     if mount.target.is_none() {
         return Err(bad("target is required".to_owned()));
     }
+    let parts = [
+        (mount.bind_options.is_some(), MountType::BIND, "bind"),
+        (mount.volume_options.is_some(), MountType::VOLUME, "volume"),
+        (mount.tmpfs_options.is_some(), MountType::TMPFS, "tmpfs"),
+    ];
+    for (given, kind, name) in parts {
+        if given && mount.typ != Some(kind) {
+            let other = mount.typ.map(|kind| kind.to_string()).unwrap_or_default();
+            return Err(bad(format!(
+                "cannot mix '{name}-*' options with mount type '{other}'"
+            )));
+        }
+    }
     Ok(mount)
+}
+
+/// The fields of a line of comma-separated values, as RFC 4180 has it: a field with a comma in it
+/// is put in double quotes.
+fn fields(text: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let field = fields.last_mut();
+        match (character, field) {
+            ('"', Some(field)) if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                field.push('"');
+            }
+            ('"', Some(field)) if quoted || field.is_empty() => quoted = !quoted,
+            (',', _) if !quoted => fields.push(String::new()),
+            (other, Some(field)) => field.push(other),
+            (_, None) => {}
+        }
+    }
+    fields
 }
 
 fn set(mount: &mut Mount, key: &str, value: Option<&str>) -> std::result::Result<(), String> {
@@ -54,10 +89,36 @@ fn set(mount: &mut Mount, key: &str, value: Option<&str>) -> std::result::Result
         "bind-propagation" => {
             bind(mount).propagation = Some(propagation(&text()?)?);
         }
-        "bind-recursive" => {
-            bind(mount).non_recursive = Some(text()? == "disabled");
-        }
+        "bind-recursive" => match text()?.as_str() {
+            "enabled" => bind(mount).non_recursive = Some(false),
+            "disabled" => bind(mount).non_recursive = Some(true),
+            "writable" => bind(mount).read_only_non_recursive = Some(true),
+            "readonly" => bind(mount).read_only_force_recursive = Some(true),
+            other => {
+                return Err(format!(
+                    "bind-recursive={other}: want enabled, disabled, writable or readonly"
+                ))
+            }
+        },
+        "bind-nonrecursive" => bind(mount).non_recursive = Some(switched()?),
+        // A hint for other platforms.
+        "consistency" => mount.consistency = Some(text()?),
         "volume-nocopy" => volume(mount).no_copy = Some(switched()?),
+        "volume-label" => {
+            let (key, value) = pair(&text()?);
+            volume(mount)
+                .labels
+                .get_or_insert_default()
+                .insert(key, value);
+        }
+        "volume-driver" => driver(mount).name = Some(text()?),
+        "volume-opt" => {
+            let (key, value) = pair(&text()?);
+            driver(mount)
+                .options
+                .get_or_insert_default()
+                .insert(key, value);
+        }
         "volume-subpath" => volume(mount).subpath = Some(text()?),
         "tmpfs-size" => tmpfs(mount).size_bytes = Some(parse_bytes(&text()?)?),
         "tmpfs-mode" => {
@@ -76,6 +137,15 @@ fn bind(mount: &mut Mount) -> &mut MountBindOptions {
 
 fn volume(mount: &mut Mount) -> &mut MountVolumeOptions {
     mount.volume_options.get_or_insert_default()
+}
+
+fn driver(mount: &mut Mount) -> &mut MountVolumeOptionsDriverConfig {
+    volume(mount).driver_config.get_or_insert_default()
+}
+
+fn pair(text: &str) -> (String, String) {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    (key.to_owned(), value.to_owned())
 }
 
 fn tmpfs(mount: &mut Mount) -> &mut MountTmpfsOptions {
@@ -114,8 +184,20 @@ mod tests {
     }
 
     #[test]
+    fn a_field_with_a_comma_is_quoted() {
+        let mount = parse(r#"src=v,dst=/x,volume-label=a=b,"volume-opt=o=uid=1,gid=2""#).unwrap();
+        let options = mount.volume_options.unwrap();
+        assert_eq!(options.labels.unwrap()["a"], "b");
+        let driver = options.driver_config.unwrap();
+        assert_eq!(driver.options.unwrap()["o"], "uid=1,gid=2");
+        assert_eq!(fields(r#"a,"b ""c""",,d"#), ["a", r#"b "c""#, "", "d"]);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, named) in [
+            ("type=tmpfs,target=/t,volume-nocopy", "volume-"),
+            ("type=bind,src=/a,target=/t,bind-recursive=some", "some"),
             ("type=bind,source=/a", "target"),
             ("type=nfs,target=/a", "nfs"),
             ("target=/a,colour=red", "colour"),

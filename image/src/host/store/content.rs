@@ -156,6 +156,15 @@ impl ContentStore {
         })
     }
 
+    /// Whether a blob that is here has the content that its name says. Reads all of it.
+    pub(super) fn is_whole(&self, digest: &Digest) -> Result<bool, ImageError> {
+        let path = self.blob_path(digest);
+        let mut file = File::open(&path).map_err(ImageError::file("open", &path))?;
+        let mut hasher = Sha256::new();
+        io::copy(&mut file, &mut hasher).map_err(ImageError::file("read", &path))?;
+        Ok(Digest::from_bytes(hasher.finalize().into()) == *digest)
+    }
+
     /// All blobs here.
     pub(super) fn list(&self) -> Result<Vec<(Digest, u64)>, ImageError> {
         let root = self.root.join("blobs/sha256");

@@ -6,7 +6,9 @@
 //! ROOT/content/tmp/                  blobs of unknown digest; locked while written
 //! ROOT/content/lease                 locked (shared) by whatever adds content
 //! ROOT/images/images.json            the table of images and names
-//! ROOT/erofs/1/CHAIN.erofs           unpacked images, by chain ID; CHAIN.tmp while being made
+//! ROOT/erofs/2/CHAIN.erofs           metadata of unpacked images, by chain ID
+//! ROOT/erofs/2/layers/HEX.data       content of unpacked layers, by diff ID
+//! ROOT/erofs/2/layers/HEX.index      their entries; both NAME.tmp while being made
 //! ```
 //!
 //! A name of the final form is only ever given to a complete, synced file. All locks are advisory
@@ -20,6 +22,7 @@ mod pull;
 mod push;
 mod records;
 mod remove;
+mod repair;
 mod save;
 mod types;
 mod unpacked;
@@ -33,10 +36,12 @@ use tokio::io::AsyncRead;
 
 pub use import::Import;
 pub use push::Pushed;
+pub use repair::Damage;
 pub use save::Saved;
 pub use types::{
-    Image, ImageLayer, Leftovers, LoadedImage, PruneReport, RemoveOptions, Removed, UnpackJob,
-    UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
+    Image, ImageLayer, KnownLayer, LayerLengths, Leftovers, LoadedImage, PruneReport,
+    RemoveOptions, Removed, Rootfs, UnpackJob, UnpackLayer, UnpackOutcome, UnpackProgress,
+    Unpacker,
 };
 
 use super::lock::{Locked, Mode};
@@ -142,6 +147,26 @@ impl Store {
         url: &str,
     ) -> Result<impl AsyncRead + Send + Unpin + use<>, ImageError> {
         Ok(self.inner.client.download(url).await?)
+    }
+
+    /// Blobs that are not what they should be. All are read.
+    ///
+    /// # Errors
+    /// [`ImageError::File`], [`ImageError::DamagedRecord`].
+    pub async fn check(&self) -> Result<Vec<Damage>, ImageError> {
+        let inner = Arc::clone(&self.inner);
+        let checked = tokio::task::spawn_blocking(move || repair::check(&inner)).await;
+        checked.map_err(|error| {
+            ImageError::file("check", self.inner.root.join("content"))(std::io::Error::other(error))
+        })?
+    }
+
+    /// Removes a blob that [`Store::check`] found, so that a pull fetches it again.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub async fn discard(&self, damage: &Damage) -> Result<(), ImageError> {
+        self.inner.content.remove(&damage.digest)
     }
 
     /// The same store, with other credentials for one registry.
@@ -263,8 +288,8 @@ impl Store {
         remove::prune(&self.inner, all, in_use).await
     }
 
-    /// Path of the image's EROFS file, made by `unpacker` if it does not exist. Callers at the same
-    /// time share one run. A run that was cut off is started again from nothing.
+    /// The files of the image's root file system, made by `unpacker` where they do not exist: a layer
+    /// that another image has too is not unpacked again. Callers at the same time share one run. A run that was cut off is started again from nothing.
     ///
     /// # Errors
     /// [`ImageError::NoSuchImage`], [`ImageError::Unpack`].
@@ -273,7 +298,7 @@ impl Store {
         image: &Digest,
         unpacker: &dyn Unpacker,
         progress: &dyn Progress,
-    ) -> Result<PathBuf, ImageError> {
+    ) -> Result<Rootfs, ImageError> {
         let image = self.inner.image(image)?;
         unpacked::ensure(&self.inner, &image, unpacker, progress).await
     }

@@ -187,6 +187,8 @@ async fn fetch_blob(
     let content = &store.content;
     let is_there = || match content.size(digest) {
         Some(found) if found == size => Ok(true),
+        // Somebody else cut it off: it is fetched again.
+        Some(_) if !content.is_whole(digest)? => content.remove(digest).map(|()| false),
         // A descriptor that lies about the size of a blob that is here.
         Some(found) => Err(ImageError::BadDocument {
             what: "descriptor",

@@ -169,11 +169,13 @@ pub(super) async fn prune(
 pub(super) fn collect_leftovers(store: &Inner) -> Result<Leftovers, ImageError> {
     let mut temporary = 0;
     let mut candidates = entries(&store.content.temporary_folder())?;
-    candidates.extend(
-        entries(store.unpacked.folder())?
-            .into_iter()
-            .filter(|path| path.extension().is_some_and(|e| e == "tmp")),
-    );
+    for folder in store.unpacked.folders() {
+        candidates.extend(
+            entries(&folder)?
+                .into_iter()
+                .filter(|path| path.extension().is_some_and(|e| e == "tmp")),
+        );
+    }
     for path in candidates {
         if let Some(_locked) = Locked::try_open(&path, Mode::Exclusive)? {
             remove_file(&path)?;
@@ -205,7 +207,7 @@ pub(super) fn collect_unreferenced(store: &Inner) -> Result<(usize, u64), ImageE
     }
     let variants = table.images.values().flat_map(|image| &image.variants);
     let wanted: BTreeSet<_> = variants
-        .map(|variant| store.unpacked.path(&variant.layers))
+        .flat_map(|variant| store.unpacked.needed(&variant.layers))
         .collect();
     for path in store.unpacked.list()? {
         if !wanted.contains(&path) {

@@ -114,16 +114,38 @@ pub struct UnpackLayer {
     pub diff_id: DiffId,
     /// Its digest, for messages.
     pub digest: Digest,
+    /// The file that takes its content; as `output` of the job.
+    pub data: PathBuf,
+    /// The file that takes its index; as `output` of the job.
+    pub index: PathBuf,
 }
 
-/// Layers to be merged into one EROFS image.
+/// A layer that is unpacked already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownLayer {
+    /// What it was unpacked to.
+    pub diff_id: DiffId,
+    /// Digest of its blob, for messages.
+    pub digest: Digest,
+    /// Its index on this host.
+    pub index: PathBuf,
+    /// Length of its content in bytes.
+    pub data_length: u64,
+}
+
+/// Layers to be unpacked, and merged with others into one EROFS image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnpackJob {
-    /// Layers, lowest first.
+    /// Layers that are not unpacked yet, each once.
     pub layers: Vec<UnpackLayer>,
-    /// The file to write: it exists, is empty of data (sparse) and `output_size` bytes long.
+    /// Those of the image that are, each once.
+    pub known: Vec<KnownLayer>,
+    /// The image's layers, lowest first.
+    pub diff_ids: Vec<DiffId>,
+    /// The file for the image's metadata: it exists, is empty of data (sparse) and `output_size`
+    /// bytes long.
     pub output: PathBuf,
-    /// Length of `output` in bytes: an upper limit for the image.
+    /// Length of each output in bytes: an upper limit.
     pub output_size: u64,
     /// Directories, files and other entries that all layers together may hold.
     pub max_files: u64,
@@ -132,12 +154,33 @@ pub struct UnpackJob {
 }
 
 /// What an unpacker made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnpackOutcome {
-    /// Length of the image in bytes, a positive multiple of 4096; the rest of the file is cut off.
+    /// Length of the image's metadata in bytes, a positive multiple of 4096; the rest of the file
+    /// is cut off.
     pub image_length: u64,
     /// Inodes in it.
     pub files: u64,
+    /// What each layer of the job came to.
+    pub layers: Vec<LayerLengths>,
+}
+
+/// What a layer came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerLengths {
+    /// Length of its content in bytes, a multiple of 4096.
+    pub data: u64,
+    /// Length of its index in bytes, a positive multiple of 4096.
+    pub index: u64,
+}
+
+/// The files that an image's block device shows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rootfs {
+    /// Its first block is the device's first, the rest of it the device's end.
+    pub metadata: PathBuf,
+    /// What lies between, in order; no file is empty.
+    pub layers: Vec<PathBuf>,
 }
 
 /// Receives an unpacker's progress: the layer's index and compressed bytes read of it.

@@ -1,68 +1,211 @@
-//! One EROFS file per distinct stack of layers.
+//! Unpacked images: the content of each layer once, and a file of metadata per stack of layers.
+//!
+//! An image's block device is the first block of its metadata, the content of its layers in order,
+//! each once, and the rest of the metadata (see `unpack::merge`, which the guest does).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::content::{entries, remove_file, sync_folder};
-use super::types::{Image, ImageLayer, UnpackJob, UnpackLayer, UnpackProgress, Unpacker};
+use super::types::{
+    Image, ImageLayer, KnownLayer, LayerLengths, Rootfs, UnpackJob, UnpackLayer, UnpackProgress,
+    Unpacker,
+};
 use super::Inner;
 use crate::host::lock::{Locked, Mode};
 use crate::host::{ImageError, LayerPhase, Progress, ProgressEvent};
 use crate::{chain_id, DiffId, Digest};
 
 /// Part of the folder's name: files that another version of the writer made are never mixed in.
-const FORMAT: &str = "1";
-/// Sparse length of an output before it is written: no image may be larger.
+const FORMAT: &str = "2";
+/// What the version before made: one file per stack of layers.
+const OLD_FORMAT: &str = "1";
+/// Sparse length of an output before it is written: none may be larger.
 const OUTPUT_SIZE: u64 = 1 << 40;
 const MAX_FILES: u64 = 10_000_000;
 const BLOCK: u64 = 4096;
 
-/// `ROOT/erofs/1`.
+/// `ROOT/erofs`.
 #[derive(Debug, Clone)]
 pub(super) struct UnpackedFiles {
-    folder: PathBuf,
+    root: PathBuf,
 }
 
 impl UnpackedFiles {
     pub(super) fn open(root: &Path) -> Result<Self, ImageError> {
-        let folder = root.join(FORMAT);
-        std::fs::create_dir_all(&folder).map_err(ImageError::file("create", &folder))?;
-        Ok(Self { folder })
+        let files = Self {
+            root: root.to_owned(),
+        };
+        for folder in files.folders() {
+            std::fs::create_dir_all(&folder).map_err(ImageError::file("create", &folder))?;
+        }
+        Ok(files)
     }
 
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+    fn images(&self) -> PathBuf {
+        self.root.join(FORMAT)
     }
 
-    /// Where the image of these layers lies, or will lie.
-    pub(super) fn path(&self, layers: &[ImageLayer]) -> PathBuf {
-        let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
-        let chain = chain_id(&diff_ids).unwrap_or_else(|| Digest::of(b""));
-        self.folder.join(format!("{}.erofs", chain.hex()))
+    fn layers(&self) -> PathBuf {
+        self.images().join("layers")
     }
 
-    /// Length of the finished file. Only finished files have the name.
+    /// Where files of this version lie.
+    pub(super) fn folders(&self) -> [PathBuf; 2] {
+        [self.images(), self.layers()]
+    }
+
+    /// Where the metadata of these layers' image lies, or will lie.
+    fn path(&self, layers: &[ImageLayer]) -> PathBuf {
+        self.images().join(image_name(layers))
+    }
+
+    fn data(&self, layer: &DiffId) -> PathBuf {
+        self.layers().join(format!("{}.data", hex(layer)))
+    }
+
+    /// It gets its name last: with it, a layer is complete.
+    fn index(&self, layer: &DiffId) -> PathBuf {
+        self.layers().join(format!("{}.index", hex(layer)))
+    }
+
+    /// A layer that is unpacked: the length of its content.
+    fn known(&self, layer: &DiffId) -> Option<u64> {
+        let length = std::fs::metadata(self.data(layer)).ok()?.len();
+        self.index(layer).exists().then_some(length)
+    }
+
+    /// The image of these layers, if it is complete.
+    fn rootfs(&self, layers: &[ImageLayer]) -> Option<Rootfs> {
+        let metadata = self.path(layers);
+        if !metadata.exists() {
+            return None;
+        }
+        let mut content = Vec::new();
+        for layer in distinct(layers).keys_in_order {
+            // A device has no empty part.
+            if self.known(&layer)? > 0 {
+                content.push(self.data(&layer));
+            }
+        }
+        Some(Rootfs {
+            metadata,
+            layers: content,
+        })
+    }
+
+    /// Bytes of the image of these layers, those included that it shares with others.
     pub(super) fn size(&self, layers: &[ImageLayer]) -> Option<u64> {
-        std::fs::metadata(self.path(layers))
-            .ok()
-            .map(|metadata| metadata.len())
+        let rootfs = self.rootfs(layers)?;
+        let files = rootfs.layers.iter().chain([&rootfs.metadata]);
+        files
+            .map(|path| std::fs::metadata(path).ok().map(|found| found.len()))
+            .sum()
+    }
+
+    /// Files that the image of these layers needs.
+    pub(super) fn needed(&self, layers: &[ImageLayer]) -> Vec<PathBuf> {
+        let own = layers
+            .iter()
+            .flat_map(|layer| [self.data(&layer.diff_id), self.index(&layer.diff_id)]);
+        let old = self.root.join(OLD_FORMAT).join(image_name(layers));
+        own.chain([self.path(layers), old]).collect()
     }
 
     /// Finished files.
     pub(super) fn list(&self) -> Result<Vec<PathBuf>, ImageError> {
-        let mut found = entries(&self.folder)?;
+        let mut found = entries(&self.images())?;
+        found.extend(entries(&self.layers())?);
+        let old = self.root.join(OLD_FORMAT);
+        if old.exists() {
+            found.extend(entries(&old)?);
+        }
+        let finished = ["erofs", "data", "index"];
         found.retain(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "erofs")
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            extension.is_some_and(|extension| finished.contains(&extension))
         });
         Ok(found)
     }
 }
 
+fn image_name(layers: &[ImageLayer]) -> String {
+    let diff_ids: Vec<DiffId> = layers.iter().map(|layer| layer.diff_id).collect();
+    let chain = chain_id(&diff_ids).unwrap_or_else(|| Digest::of(b""));
+    format!("{}.erofs", chain.hex())
+}
+
+fn hex(layer: &DiffId) -> String {
+    Digest::from_bytes(*layer.as_bytes()).hex()
+}
+
+/// Layers without repetition.
+struct Distinct<'a> {
+    keys_in_order: Vec<DiffId>,
+    /// In the order in which locks are taken, so that nobody waits in a circle.
+    by_id: BTreeMap<DiffId, &'a ImageLayer>,
+}
+
+fn distinct(layers: &[ImageLayer]) -> Distinct<'_> {
+    let mut found = Distinct {
+        keys_in_order: Vec::new(),
+        by_id: BTreeMap::new(),
+    };
+    for layer in layers {
+        if found.by_id.insert(layer.diff_id, layer).is_none() {
+            found.keys_in_order.push(layer.diff_id);
+        }
+    }
+    found
+}
+
 /// Half-made output: removed when dropped, unless it got its final name.
 struct HalfMade {
     locked: Locked,
+    target: PathBuf,
     keep: bool,
+}
+
+impl HalfMade {
+    async fn open(target: PathBuf, waiting: impl FnMut()) -> Result<Self, ImageError> {
+        let mut temporary = target.clone().into_os_string();
+        temporary.push(".tmp");
+        Ok(Self {
+            locked: Locked::open(Path::new(&temporary), Mode::Exclusive, waiting).await?,
+            target,
+            keep: false,
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.locked.path().to_owned()
+    }
+
+    fn resize(&self, length: u64) -> Result<(), ImageError> {
+        let failed = ImageError::file("resize", self.locked.path());
+        self.locked.file.set_len(length).map_err(failed)
+    }
+
+    /// Empties what an earlier run left and makes the file sparse.
+    fn prepare(&self) -> Result<(), ImageError> {
+        self.resize(0)?;
+        self.resize(OUTPUT_SIZE)
+    }
+
+    /// Cuts the file to its length, makes it durable, and gives it its name.
+    fn finish(&mut self, length: u64) -> Result<(), ImageError> {
+        self.resize(length)?;
+        let temporary = self.locked.path();
+        self.locked
+            .file
+            .sync_all()
+            .map_err(ImageError::file("sync", temporary))?;
+        std::fs::rename(temporary, &self.target)
+            .map_err(ImageError::file("rename to", &self.target))?;
+        self.keep = true;
+        sync_folder(self.target.parent().unwrap_or(Path::new("/")))
+    }
 }
 
 impl Drop for HalfMade {
@@ -74,15 +217,22 @@ impl Drop for HalfMade {
     }
 }
 
+/// A layer that is being unpacked.
+struct HalfLayer<'a> {
+    layer: &'a ImageLayer,
+    data: HalfMade,
+    index: HalfMade,
+}
+
 pub(super) async fn ensure(
     store: &Inner,
     image: &Image,
     unpacker: &dyn Unpacker,
     progress: &dyn Progress,
-) -> Result<PathBuf, ImageError> {
-    let path = store.unpacked.path(&image.layers);
-    if path.exists() {
-        return Ok(path);
+) -> Result<Rootfs, ImageError> {
+    let files = &store.unpacked;
+    if let Some(rootfs) = files.rootfs(&image.layers) {
+        return Ok(rootfs);
     }
     let _lease = store.lease().await?;
     let waiting = || {
@@ -93,93 +243,131 @@ pub(super) async fn ensure(
             });
         }
     };
-    let temporary = path.with_extension("tmp");
-    let mut output = HalfMade {
-        locked: Locked::open(&temporary, Mode::Exclusive, waiting).await?,
-        keep: false,
-    };
-    if path.exists() {
-        return Ok(path);
+    let mut metadata = HalfMade::open(files.path(&image.layers), waiting).await?;
+    if let Some(rootfs) = files.rootfs(&image.layers) {
+        return Ok(rootfs);
     }
-    prepare(&output.locked)?;
-    let job = job(store, image, &temporary)?;
+    let mut layers = missing_layers(files, &image.layers, waiting).await?;
+    metadata.prepare()?;
+    let job = job(store, image, &layers, &metadata)?;
     let news = Arc::new(News::default());
     let outcome = {
+        let read: Vec<&ImageLayer> = layers.iter().map(|half| half.layer).collect();
         let run = unpacker.unpack(job, news.clone());
-        forward(run, &news, image, progress).await
+        forward(run, &news, &read, progress).await
     };
-    let outcome = outcome.map_err(|source| ImageError::Unpack {
+    let failed = |source| ImageError::Unpack {
         image: describe(image),
         source,
-    })?;
-    finish(&output.locked, outcome.image_length, &path, image)?;
-    output.keep = true;
+    };
+    let outcome = outcome.map_err(failed)?;
+    check(&outcome.layers, outcome.image_length, layers.len()).map_err(failed)?;
+    for (half, lengths) in layers.iter_mut().zip(&outcome.layers) {
+        half.data.finish(lengths.data)?;
+        half.index.finish(lengths.index)?;
+    }
+    metadata.finish(outcome.image_length)?;
     for layer in &image.layers {
         progress.event(ProgressEvent::Layer {
             digest: layer.digest,
             phase: LayerPhase::PullComplete,
         });
     }
-    Ok(path)
+    files.rootfs(&image.layers).ok_or_else(|| {
+        let gone = "a layer was removed while the image was made: try again";
+        failed(gone.into())
+    })
 }
 
-/// Empties what an earlier run left and makes the file sparse.
-fn prepare(output: &Locked) -> Result<(), ImageError> {
-    let resize = |length| {
-        output
-            .file
-            .set_len(length)
-            .map_err(ImageError::file("resize", output.path()))
-    };
-    resize(0)?;
-    resize(OUTPUT_SIZE)
+/// Locks the layers that are not unpacked yet, and makes room for them.
+async fn missing_layers<'a>(
+    files: &UnpackedFiles,
+    layers: &'a [ImageLayer],
+    mut waiting: impl FnMut(),
+) -> Result<Vec<HalfLayer<'a>>, ImageError> {
+    let mut missing = Vec::new();
+    for (id, layer) in distinct(layers).by_id {
+        if files.known(&id).is_some() {
+            continue;
+        }
+        let index = HalfMade::open(files.index(&id), &mut waiting).await?;
+        // Whoever had the lock may have made it.
+        if files.known(&id).is_some() {
+            continue;
+        }
+        let data = HalfMade::open(files.data(&id), &mut waiting).await?;
+        data.prepare()?;
+        index.prepare()?;
+        missing.push(HalfLayer { layer, data, index });
+    }
+    Ok(missing)
 }
 
-fn job(store: &Inner, image: &Image, output: &Path) -> Result<UnpackJob, ImageError> {
-    let layers = image
-        .layers
-        .iter()
-        .map(|layer| {
-            let path = store.content.blob_path(&layer.digest);
-            let metadata = std::fs::metadata(&path).map_err(ImageError::file("find", &path))?;
-            Ok(UnpackLayer {
-                path,
-                length: metadata.len(),
-                compression: layer.compression,
-                diff_id: layer.diff_id,
-                digest: layer.digest,
-            })
+fn job(
+    store: &Inner,
+    image: &Image,
+    missing: &[HalfLayer<'_>],
+    metadata: &HalfMade,
+) -> Result<UnpackJob, ImageError> {
+    let layers = missing.iter().map(|half| {
+        let layer = half.layer;
+        let path = store.content.blob_path(&layer.digest);
+        let blob = std::fs::metadata(&path).map_err(ImageError::file("find", &path))?;
+        Ok(UnpackLayer {
+            path,
+            length: blob.len(),
+            compression: layer.compression,
+            diff_id: layer.diff_id,
+            digest: layer.digest,
+            data: half.data.path(),
+            index: half.index.path(),
         })
-        .collect::<Result<_, ImageError>>()?;
+    });
+    let is_missing = |id: &DiffId| missing.iter().any(|half| half.layer.diff_id == *id);
+    let known = distinct(&image.layers).by_id.into_iter();
+    let known = known.filter(|(id, _)| !is_missing(id)).map(|(id, layer)| {
+        let index = store.unpacked.index(&id);
+        let data_length = store
+            .unpacked
+            .known(&id)
+            .ok_or(std::io::ErrorKind::NotFound);
+        Ok(KnownLayer {
+            diff_id: id,
+            digest: layer.digest,
+            data_length: data_length
+                .map_err(|kind| ImageError::file("find", &index)(kind.into()))?,
+            index,
+        })
+    });
     Ok(UnpackJob {
-        layers,
-        output: output.to_owned(),
+        layers: layers.collect::<Result<_, ImageError>>()?,
+        known: known.collect::<Result<_, ImageError>>()?,
+        diff_ids: image.layers.iter().map(|layer| layer.diff_id).collect(),
+        output: metadata.path(),
         output_size: OUTPUT_SIZE,
         max_files: MAX_FILES,
         image: image.id,
     })
 }
 
-/// Cuts the file to the image, makes it durable, and gives it its name.
-fn finish(output: &Locked, length: u64, path: &Path, image: &Image) -> Result<(), ImageError> {
-    if length == 0 || !length.is_multiple_of(BLOCK) || length > OUTPUT_SIZE {
-        let source = format!("the unpacker reports an image of {length} bytes").into();
-        return Err(ImageError::Unpack {
-            image: describe(image),
-            source,
-        });
+/// Whether an unpacker's answer can be true.
+fn check(
+    layers: &[LayerLengths],
+    image_length: u64,
+    wanted: usize,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let possible = |length: u64| length.is_multiple_of(BLOCK) && length <= OUTPUT_SIZE;
+    let layers_are = layers
+        .iter()
+        .all(|layer| possible(layer.data) && possible(layer.index) && layer.index > 0);
+    if image_length == 0 || !possible(image_length) || !layers_are || layers.len() != wanted {
+        return Err(format!(
+            "the unpacker reports {} of {wanted} layers and an image of {image_length} bytes",
+            layers.len()
+        )
+        .into());
     }
-    let temporary = output.path();
-    output
-        .file
-        .set_len(length)
-        .map_err(ImageError::file("resize", temporary))?;
-    output
-        .file
-        .sync_all()
-        .map_err(ImageError::file("sync", temporary))?;
-    std::fs::rename(temporary, path).map_err(ImageError::file("rename to", path))?;
-    sync_folder(path.parent().unwrap_or(Path::new("/")))
+    Ok(())
 }
 
 fn describe(image: &Image) -> String {
@@ -208,7 +396,7 @@ impl UnpackProgress for News {
 async fn forward<T>(
     run: impl std::future::Future<Output = T>,
     news: &News,
-    image: &Image,
+    layers: &[&ImageLayer],
     progress: &dyn Progress,
 ) -> T {
     let mut run = std::pin::pin!(run);
@@ -218,7 +406,7 @@ async fn forward<T>(
             () = news.changed.notified() => {
                 let latest = news.latest.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let Some((index, read)) = latest else { continue };
-                if let Some(layer) = image.layers.get(index) {
+                if let Some(layer) = layers.get(index) {
                     let phase = LayerPhase::Extracting { current: read.min(layer.size), total: layer.size };
                     progress.event(ProgressEvent::Layer { digest: layer.digest, phase });
                 }
