@@ -75,10 +75,17 @@ impl Paths {
 
     /// The boot timeline that a container's shim writes.
     pub fn trace(&self, id: &str) -> PathBuf {
-        self.exec_root
-            .join("sandboxes")
-            .join(format!("hull-{id}"))
-            .join("trace.json")
+        self.sandbox(id).join("trace.json")
+    }
+
+    /// How the VM ended under its container, if its shim wrote that.
+    pub fn vm_end(&self, id: &str) -> PathBuf {
+        self.sandbox(id).join("vm-end.txt")
+    }
+
+    /// The runtime directory of a container's shim.
+    fn sandbox(&self, id: &str) -> PathBuf {
+        self.exec_root.join("sandboxes").join(format!("hull-{id}"))
     }
 
     /// The boot timeline, kept after the sandbox is gone.

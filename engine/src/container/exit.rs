@@ -44,7 +44,7 @@ impl Engine {
     async fn finish(self: &Arc<Self>, container: &Arc<Container>, task: &Task, ended: Ended) {
         let _operation = container.operation.lock().await;
         let (code, error) = match ended {
-            Ended::Exited(code) => (code, String::new()),
+            Ended::Exited(code) => (code, self.vm_end(container.id(), code)),
             Ended::ShimLost => (
                 LOST_EXIT_CODE,
                 "the container's shim or VM was lost".to_owned(),
@@ -64,6 +64,18 @@ impl Engine {
             None if container.lock().auto_remove() => self.remove_locked(container).await,
             None => {}
         }
+    }
+
+    /// Why the VM ended, where that is what ended the container; else nothing.
+    fn vm_end(&self, id: &str, code: i64) -> String {
+        if code != LOST_EXIT_CODE {
+            return String::new();
+        }
+        let reason = std::fs::read_to_string(self.paths.vm_end(id));
+        reason.map_or_else(
+            |_| String::new(),
+            |reason| format!("the VM ended: {reason}"),
+        )
     }
 
     /// Writes the end of a run down and tells everybody. The result is the delay after which the

@@ -16,5 +16,6 @@ mod serve;
 mod service;
 mod state;
 mod steps;
+mod vm_end;
 
 pub use command::{main, Invocation};

@@ -16,6 +16,7 @@ use super::container::Container;
 use super::errors;
 use super::events::Publisher;
 use super::process::{Process, KILLED_STATUS};
+use super::vm_end;
 use crate::cgroup::Cgroup;
 use crate::report::chain;
 use crate::sandbox::Sandbox;
@@ -210,8 +211,11 @@ impl Shim {
                     error = chain(&error),
                     "the end of a process is not known: counted as killed"
                 );
+                let vm = container.sandbox.vm();
+                let end = vm.end_so_far().map(|end| end.to_string());
+                vm_end::keep(container, &end.unwrap_or_else(|| chain(&error)));
                 // Without an agent the VM is of no use, and must not run on unseen.
-                container.sandbox.vm().kill();
+                vm.kill();
                 KILLED_STATUS
             }
         }
@@ -250,6 +254,7 @@ impl Shim {
         for process in container.processes() {
             if process.exit().is_none() {
                 tracing::warn!(container = container.id, %end, "the VM ended under a process");
+                vm_end::keep(&container, &end.to_string());
                 process.settle().await;
                 self.finish(&container, &process, KILLED_STATUS);
             }

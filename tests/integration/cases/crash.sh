@@ -6,8 +6,21 @@ case_killed_vmm_ends_its_container() {
     hull run -d --name t-v "$BUSYBOX" sleep 600 >/dev/null
     kill -9 "$(container_vmm)"
     wait_for 10 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-v)" = exited ]'
+    local reason
+    reason=$(hull inspect -f '{{.State.Error}}' t-v)
+    [[ $reason == "the VM ended: "*signal* ]] || fail "the reason is not told: $reason"
     hull rm t-v
     expect_clean_host
+}
+
+case_a_guest_that_panics_tells_why() {
+    hull run -d --name t-panic --privileged "$BUSYBOX" \
+        sh -c 'echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 60' >/dev/null
+    capture hull wait t-panic
+    expect_out $'137\n'
+    local reason
+    reason=$(hull inspect -f '{{.State.Error}}' t-panic)
+    [[ $reason == "the VM ended: "*panic* ]] || fail "the reason is not told: $reason"
 }
 
 case_killed_shim_takes_its_vmm_along() {

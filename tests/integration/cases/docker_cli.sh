@@ -74,7 +74,7 @@ case_docker_cli_a_life() {
     answers 0 'trap' top t-cli
     answers 0 t-cli stats --no-stream --format '{{.Name}}' t-cli
     answers 127 'not found' exec t-cli nosuchprogram
-    answers 0 t-cli rename t-cli t-cli2
+    answers 0 '' rename t-cli t-cli2
     answers 0 t-cli2 stop -t 10 t-cli2
     answers 0 3 inspect -f '{{.State.ExitCode}}' t-cli2
     answers 0 t-cli2 ps -a --filter exited=3 --filter name=t-cli2 --format '{{.Names}}'
