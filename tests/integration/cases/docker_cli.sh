@@ -69,6 +69,8 @@ case_docker_cli_a_life() {
     answers 0 paused ps --filter status=paused --format '{{.State}}'
     answers 1 'is paused: unpause it' diff t-cli
     docker unpause t-cli >/dev/null
+    # The client asks for events up to the last whole second.
+    sleep 1
     answers 0 'unpause' events --since 1h --until 0s --filter container=t-cli --filter event=unpause
     answers 0 'hello world' logs --since 10m t-cli
     answers 0 'trap' top t-cli

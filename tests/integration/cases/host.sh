@@ -49,13 +49,12 @@ case_a_disk_that_fills_while_unpacking_is_named() {
     mkdir "$T/layer"
     head -c 60M /dev/urandom >"$T/layer/big"
     tar -C "$T/layer" -cf "$T/layer.tar" big
-    hull -H "$APART" import "$T/layer.tar" t-big:1 >/dev/null
-    capture hull -H "$APART" run --rm t-big:1 /big
-    expect_status 125
+    capture hull -H "$APART" import "$T/layer.tar" t-big:1
+    [ "$status" != 0 ] || fail "60 MiB were unpacked beside 60 MiB in 100 MiB"
     expect_err_has "No space left on device"
     expect_eq "$(find "$state" -name '*.tmp*')" "" "half-made files"
     # The store is whole: what fits still works.
-    hull -H "$APART" rmi t-big:1 >/dev/null
+    hull -H "$APART" image prune -a -f >/dev/null
     expect_eq "$(hull -H "$APART" run --rm "$BUSYBOX" echo fits 2>/dev/null)" fits
     hulld_apart_stop
 }

@@ -17,6 +17,8 @@ use crate::host::lock::{Locked, Mode};
 use crate::host::{ImageError, LayerPhase, Progress, ProgressEvent};
 use crate::{chain_id, DiffId, Digest};
 
+/// A file system with fewer free bytes is full.
+const FULL_BYTES: u64 = 1 << 20;
 /// Part of the folder's name: files that another version of the writer made are never mixed in.
 const FORMAT: &str = "2";
 /// What the version before made: one file per stack of layers.
@@ -260,7 +262,7 @@ pub(super) async fn ensure(
         image: describe(image),
         source,
     };
-    let outcome = outcome.map_err(failed)?;
+    let outcome = outcome.map_err(|source| failed(with_full_disk(&files.root, source)))?;
     check(&outcome.layers, outcome.image_length, layers.len()).map_err(failed)?;
     for (half, lengths) in layers.iter_mut().zip(&outcome.layers) {
         half.data.finish(lengths.data)?;
@@ -276,6 +278,30 @@ pub(super) async fn ensure(
     files.rootfs(&image.layers).ok_or_else(|| {
         let gone = "a layer was removed while the image was made: try again";
         failed(gone.into())
+    })
+}
+
+/// No room for what is unpacked.
+#[derive(Debug, thiserror::Error)]
+#[error("No space left on device: the file system of {path:?} is full; free some of it, for example by `hull image prune`")]
+struct DiskFull {
+    path: PathBuf,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The guest that writes knows a full disk of the host only as an I/O error.
+fn with_full_disk(
+    root: &Path,
+    source: Box<dyn std::error::Error + Send + Sync>,
+) -> Box<dyn std::error::Error + Send + Sync> {
+    let is_full = rustix::fs::statvfs(root)
+        .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < FULL_BYTES);
+    if !is_full {
+        return source;
+    }
+    Box::new(DiskFull {
+        path: root.to_owned(),
+        source,
     })
 }
 
