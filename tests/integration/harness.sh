@@ -58,9 +58,24 @@ harness_case() {
     esac
 }
 
+# Many failures are no accident, and are not tried again.
+MAX_AGAIN=3
+harness_again() {
+    AGAIN=()
+    [ "$FAILED" -gt 0 ] && [ "$FAILED" -le "$MAX_AGAIN" ] || return 0
+    local failures=("${FAILURES[@]}") failure before
+    FAILURES=() FAILED=0
+    for failure in "${failures[@]}"; do
+        before=$PASSED
+        harness_case "tests/integration/cases/${failure%%:*}.sh" "case_${failure#*:}"
+        [ "$PASSED" = "$before" ] || AGAIN+=("$failure")
+    done
+}
+
 harness_summary() {
+    [ ${#AGAIN[@]} = 0 ] || printf 'passed only when run again: %s\n' "${AGAIN[@]}"
     [ "$FAILED" = 0 ] || printf 'failed: %s\n' "${FAILURES[@]}"
-    echo "$PASSED passed, $FAILED failed, $SKIPPED skipped"
+    echo "$PASSED passed (${#AGAIN[@]} of them the second time), $FAILED failed, $SKIPPED skipped"
     [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]
 }
 
