@@ -1,17 +1,19 @@
 //! Docker's groups of commands: `hull container ls` is `hull ps`.
 
+use std::io::Write;
+use std::process::ExitCode;
+
 use super::prune::{PruneArgs, What};
 use super::{
     cp, exec, files, inspect, lifecycle, logs, network, ps, run, stats, system, top, update,
     Command,
 };
+use crate::client::Client;
+use crate::error::Result;
 
-/// `container`
+/// What can be done with containers, by itself or after `container`.
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum ContainerCommand {
-    /// List containers
-    #[command(aliases = ["list", "ps"])]
-    Ls(ps::PsArgs),
+pub(crate) enum ContainerVerb {
     /// Make and start a container
     #[command(disable_help_flag = true)]
     Run(Box<run::RunArgs>),
@@ -45,8 +47,6 @@ pub(crate) enum ContainerCommand {
     Rename(lifecycle::RenameArgs),
     /// Change limits and the restart policy of containers
     Update(update::UpdateArgs),
-    /// Print everything known about containers, as JSON
-    Inspect(inspect::InspectArgs),
     /// List the processes of a container
     Top(top::TopArgs),
     /// Print what containers use, again and again
@@ -61,6 +61,18 @@ pub(crate) enum ContainerCommand {
     Commit(files::CommitArgs),
     /// List a container's published ports
     Port(network::PortArgs),
+}
+
+/// `container`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ContainerCommand {
+    /// List containers
+    #[command(aliases = ["list", "ps"])]
+    Ls(ps::PsArgs),
+    #[command(flatten)]
+    Verb(ContainerVerb),
+    /// Print everything known about containers, as JSON
+    Inspect(inspect::InspectArgs),
     /// Remove all containers that have ended
     Prune(PruneArgs),
 }
@@ -78,34 +90,42 @@ pub(crate) enum SystemCommand {
     Prune(PruneArgs),
 }
 
+impl ContainerVerb {
+    pub(super) async fn run(self, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+        match self {
+            Self::Run(args) => run::run(*args, client, out).await,
+            Self::Create(args) => run::create(*args, client, out).await,
+            Self::Exec(args) => exec::run(args, client, out).await,
+            Self::Attach(args) => run::attach(args, client).await,
+            Self::Logs(args) => logs::run(args, client).await,
+            Self::Start(args) => lifecycle::start(args, client, out).await,
+            Self::Stop(args) => lifecycle::stop(args, client, out).await,
+            Self::Restart(args) => lifecycle::restart(args, client, out).await,
+            Self::Kill(args) => lifecycle::kill(args, client, out).await,
+            Self::Pause(args) => lifecycle::pause(args, client, out).await,
+            Self::Unpause(args) => lifecycle::unpause(args, client, out).await,
+            Self::Wait(args) => lifecycle::wait(args, client, out).await,
+            Self::Rm(args) => lifecycle::rm(args, client, out).await,
+            Self::Rename(args) => lifecycle::rename(args, client).await,
+            Self::Update(args) => update::run(args, client, out).await,
+            Self::Top(args) => top::run(args, client, out).await,
+            Self::Stats(args) => stats::run(args, client, out).await,
+            Self::Cp(args) => cp::run(args, client, out).await,
+            Self::Diff(args) => files::diff(args, client, out).await,
+            Self::Export(args) => files::export(args, client, out).await,
+            Self::Commit(args) => files::commit(args, client, out).await,
+            Self::Port(args) => network::port(args, client, out).await,
+        }
+    }
+}
+
 impl ContainerCommand {
     /// The command without its group.
     pub(super) fn plain(self) -> Command {
         match self {
             Self::Ls(args) => Command::Ps(args),
-            Self::Run(args) => Command::Run(args),
-            Self::Create(args) => Command::Create(args),
-            Self::Exec(args) => Command::Exec(args),
-            Self::Attach(args) => Command::Attach(args),
-            Self::Logs(args) => Command::Logs(args),
-            Self::Start(args) => Command::Start(args),
-            Self::Stop(args) => Command::Stop(args),
-            Self::Restart(args) => Command::Restart(args),
-            Self::Kill(args) => Command::Kill(args),
-            Self::Pause(args) => Command::Pause(args),
-            Self::Unpause(args) => Command::Unpause(args),
-            Self::Wait(args) => Command::Wait(args),
-            Self::Rm(args) => Command::Rm(args),
-            Self::Rename(args) => Command::Rename(args),
-            Self::Update(args) => Command::Update(args),
+            Self::Verb(verb) => Command::Verb(verb),
             Self::Inspect(args) => Command::Inspect(args),
-            Self::Top(args) => Command::Top(args),
-            Self::Stats(args) => Command::Stats(args),
-            Self::Cp(args) => Command::Cp(args),
-            Self::Diff(args) => Command::Diff(args),
-            Self::Export(args) => Command::Export(args),
-            Self::Commit(args) => Command::Commit(args),
-            Self::Port(args) => Command::Port(args),
             Self::Prune(args) => Command::Prune(What::Containers, args),
         }
     }

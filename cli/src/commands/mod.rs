@@ -36,44 +36,12 @@ use crate::error::{CliError, Result};
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
-    /// Make and start a container
-    #[command(disable_help_flag = true)]
-    Run(Box<run::RunArgs>),
-    /// Make a container without starting it
-    #[command(disable_help_flag = true)]
-    Create(Box<run::CreateArgs>),
-    /// Run a further process in a running container
-    Exec(exec::ExecArgs),
-    /// Attach to a running container
-    Attach(run::AttachArgs),
+    #[command(flatten)]
+    Verb(groups::ContainerVerb),
     /// List containers
     Ps(ps::PsArgs),
-    /// Print a container's output
-    Logs(logs::LogsArgs),
-    /// Start stopped containers
-    Start(lifecycle::StartArgs),
-    /// Stop running containers
-    Stop(lifecycle::StopArgs),
-    /// Stop and start containers
-    Restart(lifecycle::StopArgs),
-    /// Send a signal to containers
-    Kill(lifecycle::KillArgs),
-    /// Freeze all processes of containers
-    Pause(lifecycle::Names),
-    /// Let frozen containers go on
-    Unpause(lifecycle::Names),
-    /// Wait until containers end, and print their exit codes
-    Wait(lifecycle::Names),
-    /// Remove containers
-    Rm(lifecycle::RmArgs),
-    /// Give a container another name
-    Rename(lifecycle::RenameArgs),
-    /// Change limits and the restart policy of containers
-    Update(update::UpdateArgs),
     /// Print everything known about containers and images, as JSON
     Inspect(inspect::InspectArgs),
-    /// List the processes of a container
-    Top(top::TopArgs),
     /// Print the boot timeline of a container's microVM
     Trace(trace::TraceArgs),
     /// Download an image from a registry
@@ -101,16 +69,6 @@ pub(crate) enum Command {
     Push(push::PushArgs),
     /// Write images as an archive
     Save(push::SaveArgs),
-    /// Print what containers use, again and again
-    Stats(stats::StatsArgs),
-    /// Copy files between a container and this machine
-    Cp(cp::CpArgs),
-    /// Print what a container changed of its image's files
-    Diff(files::DiffArgs),
-    /// Write a container's files as a tar
-    Export(files::ExportArgs),
-    /// Make an image of a container
-    Commit(files::CommitArgs),
     /// The commands about containers
     #[command(subcommand)]
     Container(groups::ContainerCommand),
@@ -123,8 +81,6 @@ pub(crate) enum Command {
     /// Volumes: files that outlive containers
     #[command(subcommand)]
     Volume(volume::VolumeCommand),
-    /// List a container's published ports
-    Port(network::PortArgs),
     /// Print events as they happen
     Events(system::EventsArgs),
     /// Print the versions of the command line and the engine
@@ -160,24 +116,9 @@ pub(crate) async fn run(
     }
     let client = &Client::connect(host).await?;
     match command {
-        Command::Run(args) => run::run(*args, client, out).await,
-        Command::Create(args) => run::create(*args, client, out).await,
-        Command::Exec(args) => exec::run(args, client, out).await,
-        Command::Attach(args) => run::attach(args, client).await,
+        Command::Verb(verb) => verb.run(client, out).await,
         Command::Ps(args) => ps::run(args, client, out).await,
-        Command::Logs(args) => logs::run(args, client).await,
-        Command::Start(args) => lifecycle::start(args, client, out).await,
-        Command::Stop(args) => lifecycle::stop(args, client, out).await,
-        Command::Restart(args) => lifecycle::restart(args, client, out).await,
-        Command::Kill(args) => lifecycle::kill(args, client, out).await,
-        Command::Pause(args) => lifecycle::pause(args, client, out).await,
-        Command::Unpause(args) => lifecycle::unpause(args, client, out).await,
-        Command::Wait(args) => lifecycle::wait(args, client, out).await,
-        Command::Rm(args) => lifecycle::rm(args, client, out).await,
-        Command::Rename(args) => lifecycle::rename(args, client).await,
-        Command::Update(args) => update::run(args, client, out).await,
         Command::Inspect(args) => inspect::run(args, client, out).await,
-        Command::Top(args) => top::run(args, client, out).await,
         Command::Trace(args) => trace::run(args, client, out).await,
         Command::Pull(args) => pull::run(args, client, out).await,
         Command::Load(args) => load::run(args, client, out).await,
@@ -187,18 +128,12 @@ pub(crate) async fn run(
         Command::Images(args) => images::list(args, client, out).await,
         Command::Rmi(args) => images::rmi(args, client, out).await,
         Command::Tag(args) => images::tag(args, client).await,
-        Command::Stats(args) => stats::run(args, client, out).await,
         Command::Login(args) => login::login(args, client, out).await,
         Command::Logout(args) => login::logout(args, out).await,
         Command::Push(args) => push::push(args, client, out).await,
         Command::Save(args) => push::save(args, client, out).await,
-        Command::Cp(args) => cp::run(args, client, out).await,
-        Command::Diff(args) => files::diff(args, client, out).await,
-        Command::Export(args) => files::export(args, client, out).await,
-        Command::Commit(args) => files::commit(args, client, out).await,
         Command::Network(command) => network::run(command, client, out).await,
         Command::Volume(command) => volume::run(command, client, out).await,
-        Command::Port(args) => network::port(args, client, out).await,
         Command::Events(args) => system::events(args, client, out).await,
         Command::Version(args) => system::version(args, client, out).await,
         Command::Info(args) => system::info(args, client, out).await,
