@@ -4,6 +4,7 @@ mod connect;
 mod create;
 mod defaults;
 mod exit;
+mod list;
 mod remove;
 mod restore;
 mod start;
@@ -25,9 +26,9 @@ use crate::shim::Task;
 use crate::streams::Hub;
 
 pub(crate) use create::CreateRequest;
+pub use list::ListOptions;
 pub(crate) use start::close_stdin;
 pub(crate) use stop::{live_task, StopOptions};
-pub use view::ListOptions;
 
 /// A container.
 pub struct Container {

@@ -1,11 +1,10 @@
-//! Docker's descriptions of containers.
+//! Docker's description of one container.
 
 use std::collections::HashMap;
 
 use bollard_stubs::models::{
-    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, ContainerSummary,
-    ContainerSummaryHostConfig, ContainerSummaryNetworkSettings, ContainerSummaryStateEnum,
-    DriverData, EndpointIpamConfig, EndpointSettings, MountPoint, NetworkSettings, PortSummary,
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, DriverData,
+    EndpointIpamConfig, EndpointSettings, MountPoint, NetworkSettings, PortSummary,
     PortSummaryTypeEnum,
 };
 use bollard_stubs::models::{Health, HealthcheckResult};
@@ -13,29 +12,11 @@ use jiff::Timestamp;
 
 use super::Container;
 use crate::engine::Engine;
-use crate::error::{EngineError, Result};
-use crate::events::label_matches;
-use crate::filters;
 use crate::health::Word;
-use crate::ids;
-use crate::json::Filters;
 use crate::lifecycle::Status;
 use crate::network::Wanted;
 use crate::record::Record;
 use crate::spec::{binds_of, VolumePlace};
-
-/// What `/containers/json` lists.
-#[derive(Debug, Default)]
-pub struct ListOptions {
-    /// Also those that do not run.
-    pub all: bool,
-    /// With the sizes of their file systems.
-    pub sizes: bool,
-    /// Only so many, newest first.
-    pub limit: Option<usize>,
-    /// Only those that pass.
-    pub filters: Filters,
-}
 
 /// Docker's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -45,71 +26,6 @@ fn time_text(time: Option<Timestamp>) -> String {
 }
 
 impl Engine {
-    /// The list of containers, newest first.
-    pub(crate) fn list_containers(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>> {
-        check_filters(&options.filters)?;
-        let bounds = ["before", "since"].map(|key| self.bound(&options.filters, key));
-        let [before, since] = bounds;
-        let (before, since) = (before?, since?);
-        let mut records: Vec<Record> = self
-            .containers()
-            .values()
-            .map(|container| container.record())
-            .collect();
-        records.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
-        // `status` and a limit mean all states.
-        let all = options.all || options.limit.is_some() || options.filters.contains_key("status");
-        let mut found: Vec<_> = records
-            .iter()
-            .filter(|record| all || record.state.status.is_live())
-            .filter(|record| before.is_none_or(|time| record.created < time))
-            .filter(|record| since.is_none_or(|time| time < record.created))
-            .filter(|record| matches(record, &options.filters))
-            .filter(|record| self.network_passes(record, &options.filters))
-            .map(|record| {
-                let mut summary = summary(
-                    record,
-                    self.port_summaries(&record.id),
-                    self.endpoint_settings(record, &HashMap::new()),
-                );
-                if options.sizes {
-                    let (writable, whole) = self.disk_sizes(record);
-                    (summary.size_rw, summary.size_root_fs) = (Some(writable), Some(whole));
-                }
-                summary
-            })
-            .collect();
-        if let Some(limit) = options.limit {
-            found.truncate(limit);
-        }
-        Ok(found)
-    }
-
-    /// When the container was made that `before` or `since` names.
-    fn bound(&self, filters: &Filters, key: &str) -> Result<Option<Timestamp>> {
-        let wanted = filters.get(key).and_then(|values| values.first());
-        let container = wanted.map(|name| self.container(name)).transpose()?;
-        Ok(container.map(|container| container.record().created))
-    }
-
-    /// The filter `network`: a name, an id or the beginning of one.
-    fn network_passes(&self, record: &Record, filters: &Filters) -> bool {
-        let Some(wanted) = filters.get("network") else {
-            return true;
-        };
-        if record.networks.is_empty() {
-            return wanted.iter().any(|text| text == crate::network::NONE);
-        }
-        let mut ids = record.networks.iter().map(|wanted| &wanted.network);
-        ids.any(|id| {
-            let name = self.networks.find(id).map(|network| network.name);
-            let name = name.unwrap_or_default();
-            wanted
-                .iter()
-                .any(|text| *text == name || (!text.is_empty() && id.starts_with(text)))
-        })
-    }
-
     /// Bytes on disk of a container's writable layer, and of that and its image together.
     pub(crate) fn disk_sizes(&self, record: &Record) -> (i64, i64) {
         use std::os::unix::fs::MetadataExt as _;
@@ -196,7 +112,7 @@ const DENIED: &str = "dev.hull.denied";
 
 impl Engine {
     /// Docker's map of the networks that a container is on, by name.
-    fn endpoint_settings(
+    pub(super) fn endpoint_settings(
         &self,
         record: &Record,
         denied: &HashMap<String, u64>,
@@ -252,7 +168,7 @@ impl Engine {
         all
     }
 
-    fn port_summaries(&self, id: &str) -> Vec<PortSummary> {
+    pub(super) fn port_summaries(&self, id: &str) -> Vec<PortSummary> {
         let mut ports = Vec::new();
         for (key, bindings) in self.networks.published(id) {
             let (port, protocol) = key.split_once('/').unwrap_or((&key, "tcp"));
@@ -330,7 +246,7 @@ fn state_health(record: &Record) -> Option<Health> {
 }
 
 /// ` (healthy)` and the like.
-fn health_text(record: &Record) -> String {
+pub(super) fn health_text(record: &Record) -> String {
     match record.state.health.as_ref().map(|health| health.status) {
         None => String::new(),
         Some(Word::Starting) => " (health: starting)".to_owned(),
@@ -338,7 +254,7 @@ fn health_text(record: &Record) -> String {
     }
 }
 
-fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<MountPoint> {
+pub(super) fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<MountPoint> {
     let volumes = record.volumes.iter().map(|volume| {
         let place = places.iter().find(|place| place.name == volume.name);
         MountPoint {
@@ -366,252 +282,4 @@ fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<MountPoint> {
         })
         .chain(volumes)
         .collect()
-}
-
-fn summary(
-    record: &Record,
-    ports: Vec<PortSummary>,
-    networks: HashMap<String, EndpointSettings>,
-) -> ContainerSummary {
-    ContainerSummary {
-        id: Some(record.id.clone()),
-        names: Some(vec![format!("/{}", record.name)]),
-        image: Some(record.image.reference.clone()),
-        image_id: Some(record.image.id.clone()),
-        command: Some(command_line(&record.argv)),
-        created: Some(record.created.as_second()),
-        ports: Some(ports),
-        labels: Some(record.config.labels.clone().unwrap_or_default()),
-        state: Some(match record.state.status {
-            Status::Created => ContainerSummaryStateEnum::CREATED,
-            Status::Running => ContainerSummaryStateEnum::RUNNING,
-            Status::Paused => ContainerSummaryStateEnum::PAUSED,
-            Status::Restarting => ContainerSummaryStateEnum::RESTARTING,
-            Status::Removing => ContainerSummaryStateEnum::REMOVING,
-            Status::Exited => ContainerSummaryStateEnum::EXITED,
-            Status::Dead => ContainerSummaryStateEnum::DEAD,
-        }),
-        status: Some(status_text(record, Timestamp::now())),
-        host_config: Some(ContainerSummaryHostConfig {
-            network_mode: record.host.network_mode.clone(),
-            ..ContainerSummaryHostConfig::default()
-        }),
-        network_settings: Some(ContainerSummaryNetworkSettings {
-            networks: Some(networks),
-        }),
-        mounts: Some(mount_points(record, &[])),
-        ..ContainerSummary::default()
-    }
-}
-
-/// Program and arguments on one line; an argument with a space stands in quotes, as Docker's does.
-fn command_line(argv: &[String]) -> String {
-    let mut words = argv.iter();
-    let mut line = words.next().cloned().unwrap_or_default();
-    for word in words {
-        match word.contains(' ') {
-            true => line.push_str(&format!(" '{word}'")),
-            false => line.push_str(&format!(" {word}")),
-        }
-    }
-    line
-}
-
-/// Docker's sentence on the state, such as `Up 3 minutes`.
-fn status_text(record: &Record, now: Timestamp) -> String {
-    let state = &record.state;
-    let since =
-        |time: Option<Timestamp>| human_duration(now.duration_since(time.unwrap_or(now)).as_secs());
-    match state.status {
-        Status::Running => format!("Up {}{}", since(state.started), health_text(record)),
-        Status::Paused => format!("Up {} (Paused)", since(state.started)),
-        Status::Restarting => {
-            format!(
-                "Restarting ({}) {} ago",
-                state.exit_code,
-                since(state.finished)
-            )
-        }
-        Status::Removing => "Removal In Progress".to_owned(),
-        Status::Dead => "Dead".to_owned(),
-        Status::Created => "Created".to_owned(),
-        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished)),
-    }
-}
-
-/// Docker's rough durations.
-fn human_duration(seconds: i64) -> String {
-    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
-    match seconds {
-        ..1 => "Less than a second".to_owned(),
-        1 => "1 second".to_owned(),
-        2..60 => format!("{seconds} seconds"),
-        _ if minutes == 1 => "About a minute".to_owned(),
-        _ if minutes < 60 => format!("{minutes} minutes"),
-        _ if hours == 1 => "About an hour".to_owned(),
-        _ if hours < 48 => format!("{hours} hours"),
-        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
-        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
-        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        _ => format!("{} years", hours / 24 / 365),
-    }
-}
-
-const FILTERS: [&str; 17] = [
-    "ancestor",
-    "before",
-    "exited",
-    "expose",
-    "health",
-    "id",
-    "isolation",
-    "is-task",
-    "label",
-    "name",
-    "network",
-    "publish",
-    "since",
-    "status",
-    "volume",
-    "label!",
-    "reference",
-];
-
-fn check_filters(filters: &Filters) -> Result<()> {
-    filters::check(filters, &FILTERS)?;
-    for code in filters.get("exited").into_iter().flatten() {
-        if code.parse::<i64>().is_err() {
-            return Err(EngineError::BadRequest(format!(
-                "invalid filter 'exited=[{code}]'"
-            )));
-        }
-    }
-    for status in filters.get("status").into_iter().flatten() {
-        let known = [
-            "created",
-            "running",
-            "paused",
-            "restarting",
-            "removing",
-            "exited",
-            "dead",
-        ];
-        if !known.contains(&status.as_str()) {
-            return Err(EngineError::BadRequest(format!(
-                "invalid filter 'status={status}': invalid value for state ({status}): must be one of \
-                 {}",
-                known.join(", ")
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn matches(record: &Record, filters: &Filters) -> bool {
-    let labels = record.config.labels.clone().unwrap_or_default();
-    filters.iter().all(|(key, wanted)| match key.as_str() {
-        "id" => filters::finds(wanted, &[&record.id]),
-        "name" => filters::finds(wanted, &[&record.name, &format!("/{}", record.name)]),
-        "label" => wanted.iter().all(|text| label_matches(text, &labels)),
-        "status" => wanted.iter().any(|text| record.state.status.name() == text),
-        "exited" => {
-            record.state.status == Status::Exited
-                && wanted
-                    .iter()
-                    .any(|text| *text == record.state.exit_code.to_string())
-        }
-        "ancestor" => wanted.iter().any(|text| is_image(record, text)),
-        "volume" => mount_points(record, &[]).iter().any(|mount| {
-            wanted.iter().any(|text| {
-                mount.destination.as_deref() == Some(text)
-                    || mount.source.as_deref() == Some(text)
-                    || mount.name.as_deref() == Some(text)
-            })
-        }),
-        "health" => {
-            let health = record.state.health.as_ref();
-            let word = health.map_or("none", |health| health.status.name());
-            wanted.iter().any(|text| text == word)
-        }
-        "expose" => {
-            let exposed = record.config.exposed_ports.iter().flatten();
-            exposed
-                .chain(bound_ports(record))
-                .any(|port| names_port(wanted, port))
-        }
-        "publish" => bound_ports(record).any(|port| names_port(wanted, port)),
-        // `before`, `since` and `network` are applied by the caller; the others do not exclude anything.
-        _ => true,
-    })
-}
-
-/// Ports that are asked to be published, as `80/tcp`.
-fn bound_ports(record: &Record) -> impl Iterator<Item = &String> {
-    record
-        .host
-        .port_bindings
-        .iter()
-        .flat_map(|ports| ports.keys())
-}
-
-/// Whether one of `PORT`, `PORT/PROTOCOL`, `FIRST-LAST/PROTOCOL` names a port such as `80/tcp`.
-fn names_port(wanted: &[String], port: &str) -> bool {
-    let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-    let Ok(number) = number.parse::<u16>() else {
-        return false;
-    };
-    wanted.iter().any(|text| {
-        let (range, of) = text.split_once('/').unwrap_or((text, "tcp"));
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let within = match (first.parse::<u16>(), last.parse::<u16>()) {
-            (Ok(first), Ok(last)) => (first..=last).contains(&number),
-            _ => false,
-        };
-        of == protocol && within
-    })
-}
-
-fn is_image(record: &Record, text: &str) -> bool {
-    let id = record
-        .image
-        .id
-        .strip_prefix("sha256:")
-        .unwrap_or(&record.image.id);
-    let tagged = |name: &str| match name.rsplit('/').next() {
-        Some(last) if last.contains(':') => name.to_owned(),
-        _ => format!("{name}:latest"),
-    };
-    tagged(&record.image.reference) == tagged(text)
-        || record.image.id == text
-        || (ids::short(id).len() <= text.len() && id.starts_with(text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_read_as_dockers() {
-        for (seconds, text) in [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (60, "About a minute"),
-            (150, "2 minutes"),
-            (3600, "About an hour"),
-            (7200, "2 hours"),
-            (86_400 * 3, "3 days"),
-        ] {
-            assert_eq!(human_duration(seconds), text);
-        }
-    }
-
-    #[test]
-    fn commands_and_ports_read_as_dockers() {
-        let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
-        assert_eq!(command_line(&words(&["sh", "-c", "a b"])), "sh -c 'a b'");
-        let named = |text: &str, port: &str| names_port(&words(&[text]), port);
-        assert!(named("80", "80/tcp") && named("70-90/tcp", "80/tcp"));
-        assert!(!named("80/udp", "80/tcp") && !named("x", "80/tcp") && !named("81", "80/tcp"));
-    }
 }
