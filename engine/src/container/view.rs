@@ -33,7 +33,10 @@ impl Engine {
         // What the empty file system takes is nobody's data.
         let empty = blocks(&self.paths.scratch_template());
         let own = blocks(&self.paths.scratch(&record.id)).saturating_sub(empty);
-        let image = std::fs::metadata(&record.image.rootfs).map_or(0, |m| m.len());
+        let files = std::iter::once(&record.image.rootfs).chain(&record.image.layers);
+        let image: u64 = files
+            .map(|path| std::fs::metadata(path).map_or(0, |m| m.len()))
+            .sum();
         let bytes = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         (bytes(own * 512), bytes(own * 512 + image))
     }
