@@ -10,6 +10,7 @@ mod import;
 mod metrics;
 mod networks;
 mod progress;
+mod read_to_end;
 mod repair;
 mod respond;
 mod stats;
@@ -40,6 +41,7 @@ use crate::json::Params;
 use crate::listen::Stream;
 use crate::{API_VERSION, MIN_API_VERSION};
 
+use read_to_end::ReadToEnd;
 pub(crate) use respond::ApiError;
 
 /// Longest time for a client to send its request's head.
@@ -76,7 +78,8 @@ pub fn router(engine: Arc<Engine>) -> Router {
 pub(crate) async fn serve(stream: impl Stream, router: Router) {
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
-        async move { Ok::<_, Infallible>(answer(request.map(Body::new), router).await) }
+        let request = request.map(|body| Body::new(ReadToEnd::new(body)));
+        async move { Ok::<_, Infallible>(answer(request, router).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -239,5 +242,19 @@ mod tests {
         for bad in ["/v1.51/info", "/v1.23/info", "/v1/info", "/v9.9.9/info"] {
             assert!(strip(bad).is_err(), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_sends_a_body_that_nobody_reads_gets_the_answer() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
+        tokio::spawn(serve(server, Router::new().fallback(not_built)));
+        let length = 4 << 20;
+        let head = format!("POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![0; length]).await.unwrap();
+        let mut start = [0; 12];
+        client.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 404");
     }
 }

@@ -295,6 +295,7 @@ impl Networks {
             }
             // Who starts a firewall anew takes out much at once.
             tokio::time::sleep(SETTLE).await;
+            watch.forget();
             tracing::warn!("somebody else changed Hull's packet rules: they are put back");
             self.restore_rules();
         }

@@ -43,25 +43,42 @@ impl Watch {
         let mut buffer = vec![0; ANSWER_BYTES];
         loop {
             let mut ready = self.socket.readable().await?;
-            let received = ready.try_io(|socket| {
-                let (length, _) =
-                    rustix::net::recv(socket.get_ref(), &mut buffer[..], RecvFlags::empty())?;
-                Ok(length)
-            });
-            match received {
-                Ok(Ok(length)) => {
+            match ready.try_io(|socket| receive(socket.get_ref(), &mut buffer)) {
+                Ok(Ok(Received::Messages(length))) => {
                     let bytes = buffer.get(..length).unwrap_or_default();
                     if is_loss(bytes, &self.table) {
                         return Ok(());
                     }
                 }
-                // So much happened that it can't be told any more.
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
+                Ok(Ok(Received::TooMuch)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
                 // It was not ready after all.
                 Err(_) => {}
             }
         }
+    }
+
+    /// Forgets what has been told until now. The kernel tells of one flush in many messages, and
+    /// who is about to write all rules anew need not do so for each.
+    pub fn forget(&self) {
+        let mut buffer = vec![0; ANSWER_BYTES];
+        while receive(self.socket.get_ref(), &mut buffer).is_ok() {}
+    }
+}
+
+/// What one call received.
+enum Received {
+    /// Messages, in so many bytes.
+    Messages(usize),
+    /// So much happened that it can't be told any more.
+    TooMuch,
+}
+
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
+    match rustix::net::recv(socket, buffer, RecvFlags::empty()) {
+        Ok((length, _)) => Ok(Received::Messages(length)),
+        Err(error) if error.raw_os_error() == libc::ENOBUFS => Ok(Received::TooMuch),
+        Err(error) => Err(error.into()),
     }
 }
 
