@@ -6,7 +6,7 @@ MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-long bench build programs kernel virtiofsd setup lint sbom fmt deb unit machine-test fuzz clean
+.PHONY: help demo test test-long bench build programs kernel virtiofsd images setup lint sbom fmt deb unit machine-test fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,10 +16,10 @@ demo: setup build ## build all, make an image, run it in a microVM from a regist
 
 test: setup lint unit build machine-test ## all tests that end within an hour from nothing
 
-test-long: setup build ## what takes longer than `make test` may
+test-long: setup build images ## what takes longer than `make test` may
 	tests/machine/run --timeout 7200 -- tests/integration/run --long
 
-bench: setup build ## start-up time and memory beside runc, crun and QEMU microvm
+bench: setup build images ## start-up time and memory beside runc, crun and QEMU microvm
 	tests/machine/run --timeout 3600 -- tests/bench/start
 
 setup: ## install what building and testing needs
@@ -42,6 +42,10 @@ kernel: ## the guest kernel, from the cache where its inputs have not changed
 virtiofsd: ## the server of shared directories, from the cache where its version has not changed
 	vmm/virtiofsd/build $(DIST)/libexec/hull/virtiofsd
 
+# Here and not in the test machine, which is many times slower.
+images: ## the images that tests and the demo use, from the cache
+	@tests/images/build busybox python >/dev/null
+
 lint: ## formatting, clippy, licences and versions of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -63,7 +67,7 @@ deb: ## a Debian package of dist/, with systemd units
 fuzz: ## every fuzz target for FUZZ_SECONDS (60) seconds
 	cargo run --release --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}
 
-machine-test: ## tests that boot real microVMs, in the test machine where KVM here cannot
+machine-test: images ## tests that boot real microVMs, in the test machine where KVM here cannot
 	tests/machine/run --timeout 3000 -- tests/integration/run
 
 clean:
