@@ -101,6 +101,11 @@ pub enum ImageError {
         found: u64,
         supported: u64,
     },
+    #[error("blob {digest} is {problem}; `hull doctor --repair` pulls it again")]
+    DamagedBlob {
+        digest: Digest,
+        problem: &'static str,
+    },
     #[error("{path:?} is damaged: {reason}; restore it, or move it away")]
     DamagedRecord { path: PathBuf, reason: String },
     #[error("failed to {action} {path:?}")]
@@ -130,9 +135,10 @@ impl ImageError {
             | Self::BadDigest { .. }
             | Self::DigestMismatch { .. }
             | Self::Unpack { .. } => ErrorKind::BadImage,
-            Self::RecordVersion { .. } | Self::DamagedRecord { .. } | Self::File { .. } => {
-                ErrorKind::Host
-            }
+            Self::RecordVersion { .. }
+            | Self::DamagedRecord { .. }
+            | Self::DamagedBlob { .. }
+            | Self::File { .. } => ErrorKind::Host,
         }
     }
 

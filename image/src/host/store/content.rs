@@ -56,7 +56,7 @@ impl ContentStore {
     /// A small blob as a whole; it is verified again, as it rules what happens.
     pub(super) fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, ImageError> {
         let path = self.blob_path(digest);
-        let file = File::open(&path).map_err(ImageError::file("open", &path))?;
+        let file = self.open_blob(digest)?;
         let mut content = Vec::new();
         file.take(limit + 1)
             .read_to_end(&mut content)
@@ -67,14 +67,26 @@ impl ContentStore {
                 reason: format!("it is longer than {limit} bytes"),
             });
         }
-        let found = Digest::of(&content);
-        if found != *digest {
-            return Err(ImageError::DamagedRecord {
-                path,
-                reason: format!("its digest is {found}"),
-            });
+        if Digest::of(&content) != *digest {
+            return Err(damaged(digest, CHANGED));
         }
         Ok(content)
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<File, ImageError> {
+        let path = self.blob_path(digest);
+        File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => damaged(digest, "missing"),
+            _ => ImageError::file("open", &path)(error),
+        })
+    }
+
+    /// Reads a blob and compares it with its name.
+    pub(super) fn verify(&self, digest: &Digest) -> Result<(), ImageError> {
+        match self.is_whole(digest)? {
+            true => Ok(()),
+            false => Err(damaged(digest, CHANGED)),
+        }
     }
 
     /// Stores a small blob.
@@ -159,7 +171,7 @@ impl ContentStore {
     /// Whether a blob that is here has the content that its name says. Reads all of it.
     pub(super) fn is_whole(&self, digest: &Digest) -> Result<bool, ImageError> {
         let path = self.blob_path(digest);
-        let mut file = File::open(&path).map_err(ImageError::file("open", &path))?;
+        let mut file = self.open_blob(digest)?;
         let mut hasher = Sha256::new();
         io::copy(&mut file, &mut hasher).map_err(ImageError::file("read", &path))?;
         Ok(Digest::from_bytes(hasher.finalize().into()) == *digest)
@@ -214,6 +226,16 @@ pub(super) fn remove_file(path: &Path) -> Result<(), ImageError> {
             Err(ImageError::file("remove", path)(error))
         }
         _ => Ok(()),
+    }
+}
+
+/// What a blob is whose content is not that of its name.
+const CHANGED: &str = "not what its name says";
+
+fn damaged(digest: &Digest, problem: &'static str) -> ImageError {
+    ImageError::DamagedBlob {
+        digest: *digest,
+        problem,
     }
 }
 

@@ -203,6 +203,15 @@ impl Store {
         push::push(&self.inner, reference, progress).await
     }
 
+    /// Whether all blobs of the images are what they should be. It blocks for as long as reading
+    /// them takes.
+    ///
+    /// # Errors
+    /// [`ImageError::NoSuchImage`], [`ImageError::DamagedBlob`].
+    pub fn verify(&self, images: &[Saved]) -> Result<(), ImageError> {
+        save::verify(&self.inner, images)
+    }
+
     /// Writes images as an archive that docker, podman and this store load. It blocks for as long
     /// as `out` does.
     ///
@@ -212,7 +221,7 @@ impl Store {
         save::save(&self.inner, images, out)
     }
 
-    /// All images, the one named last first.
+    /// All images, the one named last first, but for those whose configuration is damaged.
     ///
     /// # Errors
     /// [`ImageError::DamagedRecord`], [`ImageError::File`].
@@ -222,6 +231,13 @@ impl Store {
             .images
             .keys()
             .map(|id| self.inner.image_of(&table, id))
+            .filter(|found| match found {
+                Err(error @ ImageError::DamagedBlob { .. }) => {
+                    tracing::warn!(%error, "an image is not listed");
+                    false
+                }
+                _ => true,
+            })
             .collect::<Result<_, _>>()?;
         images.sort_by(|a, b| b.last_tagged.cmp(&a.last_tagged).then(a.id.cmp(&b.id)));
         Ok(images)
@@ -236,6 +252,17 @@ impl Store {
         let table = self.inner.records.read()?;
         let (id, _) = find(&table, name)?;
         self.inner.image_of(&table, &id)
+    }
+
+    /// The id of the image that `name` means, and how many tags it has: none of its blobs is read.
+    ///
+    /// # Errors
+    /// [`ImageError::NoSuchImage`], [`ImageError::AmbiguousId`].
+    pub async fn resolve(&self, name: &str) -> Result<(Digest, usize), ImageError> {
+        let table = self.inner.records.read()?;
+        let (id, _) = find(&table, name)?;
+        let tags = table.names_of(&id).filter(|name| name.tag().is_some());
+        Ok((id, tags.count()))
     }
 
     /// Puts `reference` (with its tag; a digest is ignored) on an image, taking it off any other.

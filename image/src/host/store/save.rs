@@ -20,6 +20,19 @@ pub struct Saved {
     pub names: Vec<Reference>,
 }
 
+/// Reads every blob of the images: an archive that is under way can tell of nothing any more.
+pub(super) fn verify(store: &Inner, images: &[Saved]) -> Result<(), ImageError> {
+    let mut blobs = BTreeSet::new();
+    for saved in images {
+        let image = store.image(&saved.image)?;
+        blobs.extend(image.layers.iter().map(|layer| layer.digest));
+        blobs.insert(image.manifest);
+    }
+    blobs
+        .iter()
+        .try_for_each(|digest| store.content.verify(digest))
+}
+
 /// Writes the archive. It blocks for as long as `out` does.
 pub(super) fn save(store: &Inner, images: &[Saved], out: impl Write) -> Result<(), ImageError> {
     let failed = |source| ImageError::WriteArchive { source };

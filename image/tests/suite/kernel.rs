@@ -1,17 +1,5 @@
 //! The kernel's EROFS, GNU tar and erofs-utils as judges. Each test says why it is skipped where
 //! they, or the right to mount, are missing.
-#![cfg(feature = "unpack")]
-#![allow(missing_docs, reason = "test names say it")]
-
-#[path = "support/erofs.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod erofs;
-#[path = "support/stack.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod stack;
-#[path = "support/tarball.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod tarball;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,8 +8,8 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use stack::{unpacked, Stack};
-use tarball::{Header, Tarball};
+use crate::support::stack::{unpacked, Stack};
+use crate::support::tarball::{Header, Tarball};
 
 fn run(program: &str, arguments: &[&OsStr]) -> Result<String, String> {
     let output = Command::new(program)

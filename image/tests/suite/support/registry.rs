@@ -11,6 +11,8 @@ use axum::http::{header, Response, StatusCode};
 use axum::Router;
 use hull_image::Digest;
 
+use super::tarball::gzip;
+
 /// What a path answers instead of its content.
 #[derive(Clone)]
 pub(crate) enum Fault {
@@ -187,14 +189,10 @@ impl FakeRegistry {
     }
 }
 
-pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(content).expect("write");
-    encoder.finish().expect("finish")
-}
-
-async fn answer(State(registry): State<FakeRegistry>, request: Request) -> Response<Body> {
+pub(crate) async fn answer(
+    State(registry): State<FakeRegistry>,
+    request: Request,
+) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let (parts, _) = request.into_parts();
     let get = |name| {

@@ -1,30 +1,12 @@
 //! Layers to EROFS: archives as tools write them, merged and read back.
-#![cfg(feature = "unpack")]
-#![allow(missing_docs, reason = "test names say it")]
 
-#[path = "support/erofs.rs"]
-mod erofs;
-#[path = "support/stack.rs"]
-mod stack;
-#[path = "support/tarball.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod tarball;
-
-use std::io::Write as _;
-
+use crate::support::stack::{self, blob, failure, source, try_unpack, unpacked};
+use crate::support::tarball::{self, gzip, seal, Header, Tarball};
 use hull_image::unpack::{
     merge, read_layer, Budget, FileOutput, LayerIndex, Limits, NoProgress, UnpackError,
     UnpackedLayer,
 };
 use hull_image::{DiffId, Digest};
-use stack::{blob, failure, source, try_unpack, unpacked};
-use tarball::{seal, Header, Tarball};
-
-fn gzip(content: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(content).expect("write");
-    encoder.finish().expect("finish")
-}
 
 // --- Parts of an image ---
 

@@ -180,3 +180,10 @@ fn number(value: u64, room: usize) -> Vec<u8> {
     bytes[0] |= 0x80;
     bytes
 }
+
+pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).expect("write");
+    encoder.finish().expect("finish")
+}

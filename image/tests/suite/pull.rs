@@ -1,24 +1,16 @@
 //! Pulls from a registry on loopback, good and bad.
-#![cfg(feature = "host")]
-#![allow(missing_docs, reason = "test names say it")]
-
-#[path = "support/registry.rs"]
-mod registry;
-#[path = "support/tarball.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod tarball;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::support::registry::{FakeRegistry, Fault};
+use crate::support::tarball::{gzip, Tarball};
 use hull_image::{
     Credentials, Digest, ErrorKind, Image, ImageError, LayerPhase, NoProgress, Platform, Progress,
     ProgressEvent, Reference, RegistryConfig, Store,
 };
-use registry::{gzip, FakeRegistry, Fault};
-use tarball::Tarball;
 
 struct Fixture {
     folder: tempfile::TempDir,

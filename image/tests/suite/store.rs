@@ -1,10 +1,4 @@
 //! Archives in, names on and off, unpacked images, leftovers.
-#![cfg(feature = "host")]
-#![allow(missing_docs, reason = "test names say it")]
-
-#[path = "support/tarball.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod tarball;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -13,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::tarball::{gzip, Tarball};
 use async_trait::async_trait;
 use hull_image::{
     Digest, ErrorKind, ImageError, LayerLengths, Leftovers, NoProgress, Reference, RegistryConfig,
     RemoveOptions, Removed, Store, UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
 };
-use tarball::Tarball;
 
 fn open(root: &Path) -> Store {
     Store::open(
@@ -45,12 +39,6 @@ fn config(layers: &[Vec<u8>], comment: &str) -> Vec<u8> {
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
     serde_json::to_vec(&config).expect("JSON")
-}
-
-fn gzip(content: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(content).expect("write");
-    encoder.finish().expect("finish")
 }
 
 /// As `docker save` before version 25 writes it: `manifest.json` comes last.
@@ -626,25 +614,59 @@ async fn leftovers_of_a_crash_are_collected() {
     assert_eq!(files(folder.path()), before);
 }
 
+/// The file of a blob.
+fn blob(root: &Path, digest: &Digest) -> std::path::PathBuf {
+    let hex = digest.hex();
+    root.join("content/blobs/sha256").join(&hex[..2]).join(hex)
+}
+
 #[tokio::test]
-async fn damaged_configuration_is_named() {
+async fn damaged_configuration_is_named_and_hides_no_other_image() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let store = open(folder.path());
+    let archive = |tag, comment| docker_archive(&[tag], &[layer("a")], comment);
+    let loaded = load(&store, &archive("app:1", "1")).await.expect("load");
+    load(&store, &archive("app:2", "2")).await.expect("load");
+    let id = loaded[0].0;
+    let path = blob(folder.path(), &id);
+    std::fs::remove_file(&path).expect("remove");
+    std::fs::write(&path, b"{}").expect("write");
+    let error = store.get("app:1").await.expect_err("damaged");
+    assert!(
+        error.kind() == ErrorKind::Host && error.to_string().contains(&id.hex()),
+        "{error}"
+    );
+    let listed = store.list().await.expect("list");
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].repo_tags, ["app:2"]);
+    // It can still be removed.
+    assert_eq!(store.resolve("app:1").await.expect("resolve"), (id, 1));
+    let removed = store.remove("app:1", &RemoveOptions::default()).await;
+    assert!(removed.expect("remove").contains(&Removed::Deleted(id)));
+}
+
+#[tokio::test]
+async fn a_damaged_layer_is_found_before_the_image_is_saved() {
     let folder = tempfile::tempdir().expect("tempdir");
     let store = open(folder.path());
     let id = load(&store, &docker_archive(&["app:1"], &[layer("a")], "1"))
         .await
         .expect("load")[0]
-        .0
-        .hex();
-    let path = folder
-        .path()
-        .join("content/blobs/sha256")
-        .join(&id[..2])
-        .join(&id);
-    std::fs::remove_file(&path).expect("remove");
-    std::fs::write(&path, b"{}").expect("write");
-    let error = store.get("app:1").await.expect_err("damaged");
-    assert!(
-        error.kind() == ErrorKind::Host && error.to_string().contains(&id),
-        "{error}"
-    );
+        .0;
+    let saved = [hull_image::Saved {
+        image: id,
+        names: Vec::new(),
+    }];
+    store.verify(&saved).expect("whole");
+    let digest = store.get("app:1").await.expect("image").layers[0].digest;
+    let path = blob(folder.path(), &digest);
+    let content = std::fs::read(&path).expect("read");
+    for damaged in [Some(&content[..content.len() - 1]), Some(b"other"), None] {
+        std::fs::remove_file(&path).expect("remove");
+        if let Some(damaged) = damaged {
+            std::fs::write(&path, damaged).expect("write");
+        }
+        let error = store.verify(&saved).expect_err("damaged").to_string();
+        assert!(error.contains(&digest.hex()), "{error}");
+    }
 }

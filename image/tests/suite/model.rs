@@ -1,21 +1,10 @@
 //! Random stacks of layers against a simple model of what merging means.
-#![cfg(feature = "unpack")]
-#![allow(missing_docs, reason = "test names say it")]
-
-#[path = "support/erofs.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod erofs;
-#[path = "support/stack.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod stack;
-#[path = "support/tarball.rs"]
-#[allow(dead_code, reason = "shared with the other tests")]
-mod tarball;
 
 use std::collections::BTreeMap;
 
+use crate::support::stack;
+use crate::support::tarball::{self, Header, Tarball};
 use proptest::prelude::*;
-use tarball::{Header, Tarball};
 
 /// One entry of a random layer. Paths are made of `a`, `b` and `c`, at most three deep, so that
 /// entries meet often.
