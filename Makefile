@@ -19,8 +19,9 @@ test: setup lint unit build machine-test ## all tests that end within an hour fr
 test-long: setup build images ## what takes longer than `make test` may
 	tests/machine/run --timeout 7200 -- tests/integration/run --long
 
-bench: setup build images ## start-up time and memory beside runc, crun and QEMU microvm
+bench: setup build images ## start-up time, exec, output and memory beside runc, crun and QEMU microvm
 	tests/machine/run --timeout 3600 -- tests/bench/start
+	tests/machine/run --timeout 3600 -- tests/bench/runtime
 
 setup: ## install what building and testing needs
 	tests/install
