@@ -15,10 +15,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use oci_spec::runtime::{Hook, Hooks};
+use rustix::process::{Pid, Signal};
 use rustix::thread::LinkNameSpaceType;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 /// How much of a hook's output is kept for an error's text, in bytes.
@@ -286,6 +287,30 @@ fn enter_network(pid: u32) -> io::Result<()> {
     )?)
 }
 
+/// A hook and what it has started: killed together, unless the hook has ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        Self(pid.and_then(Pid::from_raw))
+    }
+
+    /// What it leaves behind is its own business now.
+    fn has_ended(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            // It may just have ended.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
 /// Runs one hook to its end; dropping the future kills it.
 async fn execute(hook: &Hook, bundle: &Path, state: &[u8]) -> Result<(), Problem> {
     let failed = |source| Problem::Start {
@@ -304,9 +329,12 @@ async fn execute(hook: &Hook, bundle: &Path, state: &[u8]) -> Result<(), Problem
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
+    // Not yet reaped when this is dropped, so the number is still the hook's.
+    let mut group = Group::of(&child);
     let stdin = child.stdin.take();
     let told = async {
         if let Some(mut stdin) = stdin {
@@ -323,6 +351,7 @@ async fn execute(hook: &Hook, bundle: &Path, state: &[u8]) -> Result<(), Problem
         complete = &mut output => (child.wait().await, Some(complete)),
         status = child.wait() => (status, None),
     };
+    group.has_ended();
     let status = status.map_err(failed)?;
     if status.success() {
         return Ok(());
@@ -401,13 +430,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hook_that_hangs_is_ended() {
+    async fn a_hook_that_hangs_is_ended_with_what_it_has_started() {
         let directory = tempfile::tempdir().unwrap();
-        let mut hook = shell("sleep 1000");
+        let mut hook = shell("sleep 1000 & echo $! > child; wait");
         hook["timeout"] = 1.into();
         let subject = subject(directory.path(), serde_json::json!({"poststop": [hook]}));
         let error = subject.run(Moment::Poststop, 0).await.unwrap_err();
         assert!(error.to_string().contains("timeout of 1.0s"), "{error}");
+        let child = std::fs::read_to_string(directory.path().join("child")).unwrap();
+        let stat = format!("/proc/{}/stat", child.trim());
+        let ended = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while !ended() {
+            assert!(std::time::Instant::now() < until, "{child} lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]

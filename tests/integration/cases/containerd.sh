@@ -73,6 +73,58 @@ case_containerd_restarts_with_containers_alive() {
     expect_clean_host
 }
 
+case_containerd_killed_in_every_state_finds_its_containers_and_removes_them() {
+    containerd_start
+    local state
+    hull_ctr -d "$IMAGE" running sleep 600
+    hull_ctr -d "$IMAGE" paused sleep 600
+    ctr task pause paused
+    hull_ctr -d "$IMAGE" stopped true
+    wait_for 20 sh -c 'ctr task ls | grep "stopped " | grep -q STOPPED'
+    kill -9 "$CONTAINERD"
+    wait "$CONTAINERD" 2>/dev/null || true
+    containerd -c "$C/config.toml" >>"$C/log" 2>&1 &
+    CONTAINERD=$!
+    wait_for 30 ctr version >/dev/null 2>&1
+    for state in running paused stopped; do
+        ctr task ls | grep "^$state " | grep -qi "$state" || fail "$state: $(ctr task ls)"
+    done
+    ctr task resume paused
+    capture timeout 30 ctr task exec --exec-id e1 paused echo thawed
+    expect_out $'thawed\n'
+    for state in running paused; do
+        ctr task kill -s KILL "$state"
+        wait_for 20 sh -c "ctr task ls | grep '^$state ' | grep -q STOPPED"
+    done
+    for state in running paused stopped; do
+        ctr task rm "$state" >/dev/null 2>&1 || true
+        ctr container rm "$state"
+    done
+    expect_clean_host
+}
+
+case_a_shim_killed_in_every_state_leaves_nothing() {
+    containerd_start
+    local state
+    for state in running paused stopped; do
+        case $state in
+            stopped)
+                hull_ctr -d "$IMAGE" "$state" true
+                wait_for 20 sh -c 'ctr task ls | grep "stopped " | grep -q STOPPED'
+                ;;
+            *)
+                hull_ctr -d "$IMAGE" "$state" sleep 600
+                [ "$state" = running ] || ctr task pause "$state"
+                ;;
+        esac
+        pkill -9 -f "[s]him-hull-v2.*-id $state"
+        wait_for 20 sh -c "! ctr task ls | grep '^$state ' | grep -qE 'RUNNING|PAUSED'" || fail "$(ctr task ls)"
+        ctr task rm "$state" >/dev/null 2>&1 || true
+        ctr container rm "$state"
+        expect_clean_host
+    done
+}
+
 case_killed_vmm_is_an_exit_for_containerd() {
     containerd_start
     hull_ctr -d "$IMAGE" four sleep 600

@@ -1,46 +1,6 @@
 # hull-runtime: runc's command line.
 
-RUNTIME_ROOT=/run/hull-runtime-test
-export HULL_EXEC_ROOT=/run/hull-runtime-exec
-runtime() { hull-runtime --root "$RUNTIME_ROOT" "$@"; }
-
-# make_bundle NAME [JQ-FILTER]: $T/NAME, with busybox as its root. The root is an EROFS image with
-# an ext4 image beside it: what a directory adds is tested by the cases of shared directories.
-make_bundle() {
-    local bundle=$T/$1 root=$T/root
-    if [ ! -e "$T/image" ]; then
-        # Of a case that failed.
-        runtime list -q | xargs -r -n 1 hull-runtime --root "$RUNTIME_ROOT" delete --force
-        mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp,root}
-        cp /bin/busybox "$root/bin/"
-        for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln "$root/bin/busybox" "$root/bin/$applet"; done
-        printf 'root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n' >"$root/etc/passwd"
-        printf 'root:x:0:\napp:x:1000:\n' >"$root/etc/group"
-        mkfs.erofs --quiet "$T/image" "$root" >/dev/null 2>&1 || mkfs.erofs "$T/image" "$root" >/dev/null
-        truncate -s 32M "$T/image.ext4"
-        mkfs.ext4 -q -F "$T/image.ext4"
-    fi
-    mkdir -p "$bundle"
-    cp "$T/image" "$bundle/rootfs"
-    cp --sparse=always "$T/image.ext4" "$bundle/rootfs.ext4"
-    runtime spec --bundle "$bundle"
-    jq ".process.terminal = false | .root.readonly = false | ${2:-.}" "$bundle/config.json" >"$bundle/new"
-    mv "$bundle/new" "$bundle/config.json"
-}
-
-is_stopped() { [ "$(status_of "$1")" = stopped ]; }
-status_of() { runtime state "$1" | jq -r .status; }
-
-expect_nothing_left() {
-    expect_eq "$(runtime list -q)" "" "containers"
-    expect_eq "$(ls -A "$RUNTIME_ROOT")" "" "state directories"
-    wait_for 10 no_runtime_leftovers || fail "left: $(runtime_leftovers)"
-}
-runtime_leftovers() {
-    pgrep -fa "[s]him-hull-v2.*$RUNTIME_ROOT" || true
-    find "$HULL_EXEC_ROOT"/{sandboxes,shims,handover} -mindepth 1 2>/dev/null || true
-}
-no_runtime_leftovers() { [ -z "$(runtime_leftovers)" ]; }
+. tests/lib/bundles.sh
 
 case_runtime_run_has_the_callers_streams_and_the_process_status() {
     make_bundle b '.process.args = ["sh", "-c", "echo out; echo err >&2; cat; exit 5"]'
