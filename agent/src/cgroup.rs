@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use hull_protocol::agent::{CpuStats, IoStats, MemoryStats, PidsStats, StatsContainerResponse};
 use oci_spec::runtime::LinuxResources;
@@ -19,7 +19,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"];
 
 /// A container's group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cgroup(PathBuf);
 
 /// A value to be written to one of the group's files.
@@ -189,6 +189,36 @@ impl Cgroup {
             }
         }
         Ok(group)
+    }
+
+    /// A group below this one, which its processes have made; itself for an empty path.
+    pub(crate) fn below(&self, path: &str) -> Result<Self> {
+        let mut depth = 0;
+        let mut group = self.0.clone();
+        for component in Path::new(path).components() {
+            match component {
+                Component::Normal(name) => {
+                    group.push(name);
+                    depth += 1;
+                }
+                Component::ParentDir if 0 < depth => {
+                    group.pop();
+                    depth -= 1;
+                }
+                Component::ParentDir => {
+                    return Err(AgentError::invalid(format!(
+                        "{path} is not a sub cgroup path"
+                    )))
+                }
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        match group.join("cgroup.procs").exists() {
+            true => Ok(Self(group)),
+            false => Err(AgentError::not_found(format!(
+                "the container has no cgroup {path}: no such file or directory"
+            ))),
+        }
     }
 
     /// Sets limits.
@@ -421,6 +451,24 @@ mod tests {
         list.iter()
             .map(|(a, b)| (a.to_string(), b.to_string()))
             .collect()
+    }
+
+    #[test]
+    fn a_group_below_is_there_and_no_neighbour() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("own");
+        fs::create_dir_all(own.join("a/b")).unwrap();
+        fs::create_dir_all(root.path().join("neighbour")).unwrap();
+        for group in ["own", "own/a", "own/a/b", "neighbour"] {
+            fs::write(root.path().join(group).join("cgroup.procs"), "").unwrap();
+        }
+        let group = Cgroup(own.clone());
+        assert_eq!(group.below("").unwrap(), group);
+        assert_eq!(group.below("/a/b/../b").unwrap().0, own.join("a/b"));
+        let text = |path| group.below(path).unwrap_err().to_string();
+        assert!(text("../neighbour").contains("not a sub cgroup path"));
+        assert!(text("a/../../neighbour").contains("not a sub cgroup path"));
+        assert!(text("c").contains("no cgroup c"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod error;
 mod events;
 mod files;
 mod network;
+mod pipes;
 mod power;
 mod process;
 mod ps;

@@ -16,6 +16,7 @@ use crate::container::channel::{Channel, LaunchConfig, Order, Report, Role};
 use crate::container::plan::ProcessPlan;
 use crate::error::{AgentError, Context, Kind, Result};
 use crate::files::Job;
+use crate::pipes::{self, ChildEnds, Ends};
 use crate::stdio::{self, Registry};
 use crate::sys;
 
@@ -47,9 +48,7 @@ enum Phase {
 /// A launched process and the agent's ends of its streams.
 struct Launched {
     channel: Channel,
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+    ends: Ends,
     terminal: Option<OwnedFd>,
 }
 
@@ -94,10 +93,11 @@ impl Process {
     pub(crate) fn new(
         exec_id: &str,
         cgroup: Cgroup,
-        plan: ProcessPlan,
+        mut plan: ProcessPlan,
         job: Option<Job>,
         tokens: Stdio,
     ) -> Arc<Self> {
+        plan.env.extend(pipes::listen_environment(&tokens));
         Arc::new(Self {
             job,
             exec_id: exec_id.to_string(),
@@ -123,6 +123,11 @@ impl Process {
             Some(job) => Role::Files(job.clone()),
             None => Role::Exec,
         }
+    }
+
+    /// Whether both were made for the same group.
+    pub(crate) fn shares_cgroup_of(&self, other: &Self) -> bool {
+        self.cgroup == other.cgroup
     }
 
     /// 0 before the launch.
@@ -197,15 +202,14 @@ impl Process {
         pidfd: Option<BorrowedFd<'_>>,
         sibling: Option<u32>,
     ) -> Result<Launched> {
-        let mut pipes = Pipes::for_process(&self.tokens, plan.terminal)?;
+        let (child, ends) = pipes::make(&self.tokens, plan.terminal)?;
         let config = LaunchConfig {
             role,
-            stdio: pipes.child.each_ref().map(Option::is_some),
+            stdio: child.standard.each_ref().map(Option::is_some),
+            preserved: child.preserved.len(),
             process: plan,
         };
-        let channel = spawn(&config, &pipes.child, pidfd)?;
-        // Only the process may hold these, or nobody would see its end of file.
-        pipes.child = [None, None, None];
+        let channel = spawn(&config, child, pidfd)?;
         let mut terminal = None;
         loop {
             let report = channel
@@ -237,9 +241,7 @@ impl Process {
         }
         Ok(Launched {
             channel,
-            stdin: pipes.stdin.take(),
-            stdout: pipes.stdout.take(),
-            stderr: pipes.stderr.take(),
+            ends,
             terminal,
         })
     }
@@ -272,6 +274,13 @@ impl Process {
             // A terminal has one output; a token for a second one is still answered, by its end.
             registry.claim(tokens.stderr).await?,
         );
+        let mut preserved = Vec::new();
+        for end in launched.ends.preserved {
+            // One that nobody connects is at its end.
+            if let Some(stream) = registry.claim(end.token).await? {
+                preserved.push((end, stream));
+            }
+        }
         if self.exec_id.is_empty() {
             sys::mark(TraceMark::EntrypointExec);
         }
@@ -287,6 +296,9 @@ impl Process {
 
         let failed = || "failed to watch a stream of the process".to_string();
         let close = self.close_stdin.clone();
+        for (end, stream) in preserved {
+            end.pump(stream).context(failed)?;
+        }
         if let Some(terminal) = launched.terminal {
             let terminal = stdio::watch(terminal).context(failed)?;
             self.state().terminal = Some(terminal.clone());
@@ -298,14 +310,17 @@ impl Process {
             tokio::spawn(stdio::pump_out(terminal, stdout));
             return Ok(());
         }
-        if let (Some(stream), Some(pipe)) = (stdin, launched.stdin) {
+        if let (Some(stream), Some(pipe)) = (stdin, launched.ends.stdin) {
             tokio::spawn(stdio::pump_in(
                 stream,
                 stdio::watch(pipe).context(failed)?,
                 close,
             ));
         }
-        for (stream, pipe) in [(stdout, launched.stdout), (stderr, launched.stderr)] {
+        for (stream, pipe) in [
+            (stdout, launched.ends.stdout),
+            (stderr, launched.ends.stderr),
+        ] {
             if let (Some(stream), Some(pipe)) = (stream, pipe) {
                 tokio::spawn(stdio::pump_out(stdio::watch(pipe).context(failed)?, stream));
             }
@@ -385,51 +400,8 @@ pub(crate) fn now_ns() -> u64 {
     })
 }
 
-/// The pipes of a process without a terminal: its ends and the agent's.
-struct Pipes {
-    child: [Option<OwnedFd>; 3],
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-impl Pipes {
-    fn for_process(tokens: &Stdio, terminal: bool) -> Result<Self> {
-        let mut pipes = Self {
-            child: [None, None, None],
-            stdin: None,
-            stdout: None,
-            stderr: None,
-        };
-        if terminal {
-            return Ok(pipes);
-        }
-        let pipe = || {
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-                .context(|| "failed to make a pipe".to_string())
-        };
-        if tokens.stdin != 0 {
-            let (reader, writer) = pipe()?;
-            (pipes.child[0], pipes.stdin) = (Some(reader), Some(writer));
-        }
-        if tokens.stdout != 0 {
-            let (reader, writer) = pipe()?;
-            (pipes.child[1], pipes.stdout) = (Some(writer), Some(reader));
-        }
-        if tokens.stderr != 0 {
-            let (reader, writer) = pipe()?;
-            (pipes.child[2], pipes.stderr) = (Some(writer), Some(reader));
-        }
-        Ok(pipes)
-    }
-}
-
 /// Starts the launcher and sends it what it needs.
-fn spawn(
-    config: &LaunchConfig,
-    streams: &[Option<OwnedFd>; 3],
-    pidfd: Option<BorrowedFd<'_>>,
-) -> Result<Channel> {
+fn spawn(config: &LaunchConfig, ends: ChildEnds, pidfd: Option<BorrowedFd<'_>>) -> Result<Channel> {
     let failed = || "failed to start container-init".to_string();
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let memory = rustix::fs::memfd_create("launch", flags).context(failed)?;
@@ -439,7 +411,8 @@ fn spawn(
         .context(failed)?;
     let (channel, theirs) = Channel::pair().context(failed)?;
     let mut fds = vec![memory.as_fd()];
-    fds.extend(streams.iter().flatten().map(AsFd::as_fd));
+    fds.extend(ends.standard.iter().flatten().map(AsFd::as_fd));
+    fds.extend(ends.preserved.iter().map(AsFd::as_fd));
     fds.extend(pidfd);
     channel.launch(&fds).context(failed)?;
     Command::new("/proc/self/exe")

@@ -44,6 +44,7 @@ fn parse_stat(stat: &str, boot_seconds: u64) -> Option<ProcessInfo> {
         cpu_ns: ticks(number(14)? + number(15)?),
         started_at_ns: boot_seconds * 1_000_000_000 + ticks(number(22)?),
         command: format!("[{name}]"),
+        state: (*fields.first()?).to_string(),
         ..Default::default()
     })
 }
@@ -71,6 +72,9 @@ mod tests {
         assert_eq!((info.ppid, info.tty.as_str()), (1, "pts/1"));
         assert_eq!(info.cpu_ns, 3_000_000_000);
         assert_eq!(info.started_at_ns, 110_000_000_000);
-        assert_eq!(info.command, "[a) b]");
+        assert_eq!(
+            (info.command.as_str(), info.state.as_str()),
+            ("[a) b]", "S")
+        );
     }
 }

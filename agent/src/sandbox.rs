@@ -247,7 +247,7 @@ impl Sandbox {
             .transpose()?;
         let exec = Process::new(
             &request.exec_id,
-            container.cgroup.clone(),
+            container.cgroup.below(&request.sub_cgroup)?,
             plan,
             job,
             tokens,
@@ -294,7 +294,7 @@ impl Sandbox {
             let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
                 .context(|| format!("failed to open process {}", init.pid()))?;
             self.group(container_id)?.0.check_pids()?;
-            let sibling = Some(init.pid());
+            let sibling = Some(init.pid()).filter(|_| process.shares_cgroup_of(&init));
             process
                 .launch(process.role(), &self.reaped, Some(pidfd.as_fd()), sibling)
                 .await?;

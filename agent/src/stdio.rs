@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hull_protocol::MAX_PRESERVED;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{oneshot, Notify};
@@ -28,8 +29,8 @@ const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(10);
 const UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a process waits for its connections.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most connections that wait for a process.
-const MAX_UNCLAIMED: usize = 64;
+/// Most connections that wait for a process: those of the processes that are started at once.
+const MAX_UNCLAIMED: usize = 64 + 4 * MAX_PRESERVED;
 /// How long the host may take to close a stream after its end.
 const LINGER: Duration = Duration::from_secs(10);
 /// Bytes moved at once from a process.
@@ -181,6 +182,16 @@ pub(crate) async fn pump_out(from: Arc<AsyncFd<OwnedFd>>, mut to: BoxStream) {
     }
 }
 
+/// Both ways, until both sides have ended theirs.
+pub(crate) async fn pump_both(mut host: BoxStream, process: OwnedFd) {
+    let stream = std::os::unix::net::UnixStream::from(process);
+    let watched = stream.set_nonblocking(true);
+    if let Ok(mut stream) = watched.and_then(|()| tokio::net::UnixStream::from_std(stream)) {
+        // However it ends, both are closed then.
+        let _ = tokio::io::copy_bidirectional(&mut host, &mut stream).await;
+    }
+}
+
 async fn write_all(fd: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let mut ready = fd.writable().await?;
@@ -237,6 +248,28 @@ mod tests {
         assert_eq!(all.len(), 1 << 20);
         thread.join().unwrap();
         drop(host);
+        pump.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_half_closed_as_each_side_says() {
+        let (mut process, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (mut host, guest) = tokio::io::duplex(64);
+        let pump = tokio::spawn(pump_both(Box::new(guest), ours.into()));
+        host.write_all(b"question").await.unwrap();
+        host.shutdown().await.unwrap();
+        let peer = tokio::task::spawn_blocking(move || {
+            let mut text = String::new();
+            io::Read::read_to_string(&mut process, &mut text).unwrap();
+            io::Write::write_all(&mut process, b"answer").unwrap();
+            text
+        });
+        let mut answer = String::new();
+        host.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(
+            (peer.await.unwrap().as_str(), answer.as_str()),
+            ("question", "answer")
+        );
         pump.await.unwrap();
     }
 

@@ -41,6 +41,9 @@ pub const AGENT_PORT: u32 = 1024;
 /// [`stdio_preamble`]; after it the connection carries the raw bytes of that stream.
 pub const STDIO_PORT: u32 = 1025;
 
+/// Most descriptors of a client's that a process has beside its standard streams.
+pub const MAX_PRESERVED: usize = 32;
+
 /// vsock port of the host (CID 2) that the agent tries to connect to once its listeners are up.
 /// The VMM answers with a reset, as it does for every connection from the guest; the attempt
 /// itself is the message, on which it sends the connection requests that it has held back.

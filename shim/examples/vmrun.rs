@@ -157,6 +157,7 @@ async fn run_process(args: &Args, sandbox: &Sandbox, plan: Plan) -> anyhow::Resu
         stdin: None,
         stdout: Some(Box::new(tokio::io::stdout())),
         stderr: Some(Box::new(tokio::io::stderr())),
+        ..Endpoints::default()
     };
     if args.interactive {
         endpoints.stdin = Some(Box::new(tokio::io::stdin()));

@@ -179,6 +179,14 @@ mod tests {
     }
 
     #[test]
+    fn every_annotation_is_documented() {
+        let document = include_str!("../../docs/hull-runtime.md");
+        for Annotation { name, .. } in TABLE {
+            assert!(document.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+
+    #[test]
     fn every_example_is_valid() {
         for annotation in TABLE {
             parse(annotation.name, annotation.example).unwrap();

@@ -17,12 +17,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::fd_stream;
 use crate::holder::Request;
+use crate::preserved::{Direction, Preserved};
 use crate::stdio::Endpoints;
 
 /// Scheme of the stream fields.
 const SCHEME: &str = "hull-fds://";
 /// Most descriptors in one handover.
-const MAX_FDS: usize = 4;
+const MAX_FDS: usize = 4 + hull_protocol::MAX_PRESERVED;
 /// Longest header, in bytes.
 const MAX_HEADER_BYTES: usize = 4096;
 /// How long a client has for each step of a handover.
@@ -42,11 +43,17 @@ pub enum Stream {
     Terminal,
     /// The link to the process's holder, which is a child of the client's.
     Holder,
+    /// What the process has as the next descriptor from 3 on.
+    Preserved(Direction),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     fds: Vec<Stream>,
+    #[serde(default)]
+    listen_fds: u32,
+    #[serde(default)]
+    sub_cgroup: String,
 }
 
 /// What a client hands over for one process.
@@ -54,6 +61,10 @@ struct Header {
 pub struct Handover {
     /// The descriptors.
     pub fds: Vec<(Stream, OwnedFd)>,
+    /// How many of the preserved ones `LISTEN_FDS` counts.
+    pub listen_fds: u32,
+    /// The group of an exec, below the container's own; empty: that one.
+    pub sub_cgroup: String,
 }
 
 /// The value of the stream fields for a client that listens at `path`.
@@ -117,6 +128,8 @@ fn seqpacket() -> io::Result<OwnedFd> {
 fn send(peer: &OwnedFd, handover: &Handover) -> io::Result<()> {
     let header = serde_json::to_vec(&Header {
         fds: handover.fds.iter().map(|(stream, _)| *stream).collect(),
+        listen_fds: handover.listen_fds,
+        sub_cgroup: handover.sub_cgroup.clone(),
     })?;
     let fds: Vec<BorrowedFd<'_>> = handover.fds.iter().map(|(_, fd)| fd.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -167,13 +180,15 @@ impl Handover {
         }
         Ok(Self {
             fds: header.fds.into_iter().zip(fds).collect(),
+            listen_fds: header.listen_fds,
+            sub_cgroup: header.sub_cgroup,
         })
     }
 
     /// Takes the link to the holder out.
     pub(crate) fn take_holder(&mut self) -> Option<OwnedFd> {
         let at = self.fds.iter().position(|(s, _)| *s == Stream::Holder)?;
-        Some(self.fds.swap_remove(at).1)
+        Some(self.fds.remove(at).1)
     }
 
     /// The size that the terminal has, if it has one.
@@ -189,7 +204,10 @@ impl Handover {
 
     /// The streams to forward.
     pub(crate) fn into_endpoints(self) -> io::Result<Endpoints> {
-        let mut endpoints = Endpoints::default();
+        let mut endpoints = Endpoints {
+            listen_fds: self.listen_fds,
+            ..Endpoints::default()
+        };
         for (stream, fd) in self.fds {
             match stream {
                 Stream::Stdin => endpoints.stdin = Some(fd_stream::input(fd)?),
@@ -200,6 +218,9 @@ impl Handover {
                     endpoints.stdout = Some(fd_stream::output(fd)?);
                 }
                 Stream::Holder => {}
+                Stream::Preserved(direction) => {
+                    endpoints.preserved.push(Preserved::new(direction, fd)?);
+                }
             }
         }
         Ok(endpoints)
@@ -225,6 +246,7 @@ mod tests {
                     (Stream::Stdin, null.into()),
                     (Stream::Stdout, writer.into()),
                 ],
+                ..Handover::default()
             };
             listener.serve(&handover).unwrap();
         });

@@ -16,6 +16,7 @@ mod program;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -28,8 +29,12 @@ use link::Link;
 
 pub use program::main;
 
-/// First argument of a program that shall be a holder (see [`main`]).
-pub const ARGUMENT: &str = "holder";
+/// Variable of a program that shall be a holder (see [`main`]). Not an argument: its arguments are
+/// those of the process that it stands for, as whoever looks it up (`docker top`) expects.
+pub const VARIABLE: &str = "HULL_HOLDER";
+/// Most of a process's arguments that are shown, in number and in bytes each.
+const SHOWN_ARGUMENTS: usize = 64;
+const SHOWN_BYTES: usize = 4096;
 /// How long a holder has to enter its namespaces.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -49,6 +54,8 @@ pub enum Network {
 /// What a holder is started with.
 #[derive(Debug, Default)]
 pub struct HolderConfig {
+    /// What its process executes: shown as the holder's own command line.
+    pub arguments: Vec<String>,
     /// Its network namespace.
     pub network: Network,
     /// Its root directory, in a mount namespace of its own; `None`: an empty one.
@@ -77,7 +84,7 @@ pub enum HolderError {
     Silent,
 }
 
-/// What the program of a holder gets as its second argument (JSON).
+/// What the program of a holder gets in [`VARIABLE`] (JSON).
 #[derive(Debug, Serialize, Deserialize)]
 struct Setup {
     network: Network,
@@ -128,7 +135,7 @@ pub struct Holder {
 }
 
 /// Starts a holder that a shim adopts by the returned end of its link. The running program must
-/// call [`main`] when its first argument is [`ARGUMENT`].
+/// call [`main`] when [`VARIABLE`] is set.
 pub fn spawn(config: HolderConfig) -> Result<(Child, OwnedFd), HolderError> {
     let failed = |source| HolderError::Start { source };
     let program = std::env::current_exe().map_err(failed)?;
@@ -240,10 +247,13 @@ fn spawn_program(program: &Path, config: HolderConfig, link: OwnedFd) -> io::Res
         terminal: config.terminal.is_some(),
     };
     let mut command = Command::new(program);
+    let shown = shown(&config.arguments);
+    if let Some((first, rest)) = shown.split_first() {
+        command.arg0(first).args(rest);
+    }
     command
-        .arg(ARGUMENT)
-        .arg(serde_json::to_string(&setup)?)
         .env_clear()
+        .env(VARIABLE, serde_json::to_string(&setup)?)
         .current_dir("/")
         .stdin(Stdio::from(link))
         .stdout(config.terminal.map_or_else(Stdio::null, Stdio::from))
@@ -251,9 +261,28 @@ fn spawn_program(program: &Path, config: HolderConfig, link: OwnedFd) -> io::Res
     command.spawn()
 }
 
+/// As much of a command line as any host can execute with.
+fn shown(arguments: &[String]) -> Vec<String> {
+    let cut = |argument: &String| {
+        let text = argument.replace('\0', " ");
+        let end = text.floor_char_boundary(SHOWN_BYTES);
+        text[..end].to_owned()
+    };
+    arguments.iter().take(SHOWN_ARGUMENTS).map(cut).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_command_line_can_be_shown() {
+        assert_eq!(shown(&["sh".into(), "a\0b".into()]), ["sh", "a b"]);
+        let long = vec!["\u{e4}".repeat(SHOWN_BYTES); SHOWN_ARGUMENTS + 1];
+        let shown = shown(&long);
+        assert_eq!(shown.len(), SHOWN_ARGUMENTS);
+        assert_eq!(shown[0].len(), SHOWN_BYTES);
+    }
 
     #[test]
     fn the_network_is_what_the_configuration_says() {

@@ -20,6 +20,7 @@ mod loopback;
 pub mod lower;
 pub mod network;
 pub mod pod;
+pub mod preserved;
 pub mod report;
 mod resolver;
 pub mod runtime;

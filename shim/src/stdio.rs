@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hull_protocol::agent::Stdio;
+use hull_protocol::agent::{self, Stdio};
 use hull_protocol::{stdio_preamble, STDIO_PORT};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::preserved::{Direction, Preserved};
 use crate::vmm::{Vm, VmmError};
 
 /// Buffer of one stream, in bytes.
@@ -87,6 +88,10 @@ pub struct Endpoints {
     pub stdout: Option<Output>,
     /// Standard error; unused with a terminal.
     pub stderr: Option<Output>,
+    /// Descriptors from 3 on.
+    pub preserved: Vec<Preserved>,
+    /// How many of them `LISTEN_FDS` counts.
+    pub listen_fds: u32,
 }
 
 impl Endpoints {
@@ -103,6 +108,7 @@ impl Endpoints {
             stderr: path_of("stderr", stderr)?
                 .map(|path| open_output("stderr", path))
                 .transpose()?,
+            ..Self::default()
         })
     }
 }
@@ -146,6 +152,7 @@ pub struct Connected {
     tokens: Stdio,
     stdin: Option<(Input, UnixStream)>,
     outputs: Vec<(UnixStream, Output)>,
+    preserved: Vec<(UnixStream, Preserved)>,
     terminal: bool,
 }
 
@@ -156,8 +163,19 @@ impl Connected {
             tokens: Stdio::default(),
             stdin: None,
             outputs: Vec::new(),
+            preserved: Vec::new(),
             terminal,
         };
+        connected.tokens.listen_fds = endpoints.listen_fds;
+        for preserved in endpoints.preserved {
+            let (token, stream) = connect(vm, "a preserved descriptor").await?;
+            connected.tokens.preserved.push(agent::Preserved {
+                token,
+                direction: agent::preserved::Direction::from(preserved.direction).into(),
+                ..agent::Preserved::default()
+            });
+            connected.preserved.push((stream, preserved));
+        }
         if let Some(input) = endpoints.stdin {
             let (token, stream) = connect(vm, "stdin").await?;
             connected.tokens.stdin = token;
@@ -193,8 +211,15 @@ impl Connected {
             let forwarded = Arc::clone(&forwarded);
             tokio::spawn(forward_output(stream, output, forwarded))
         });
+        let (mut outputs, mut inputs) = (outputs.collect::<Vec<_>>(), Vec::new());
+        for (stream, preserved) in self.preserved {
+            let (input, output) = forward_preserved(stream, preserved, &forwarded);
+            inputs.extend(input);
+            outputs.extend(output);
+        }
         ProcessIo {
-            outputs: outputs.collect(),
+            outputs,
+            inputs,
             stdin,
             close,
             forwarded,
@@ -228,6 +253,8 @@ fn random_token() -> Result<u64, StdioError> {
 #[derive(Debug)]
 pub struct ProcessIo {
     stdin: Option<JoinHandle<()>>,
+    /// Of preserved descriptors.
+    inputs: Vec<JoinHandle<()>>,
     outputs: Vec<JoinHandle<()>>,
     close: Arc<Notify>,
     terminal: bool,
@@ -284,7 +311,8 @@ impl ProcessIo {
 
 impl Drop for ProcessIo {
     fn drop(&mut self) {
-        for task in self.outputs.iter().chain(&self.stdin) {
+        let inputs = self.inputs.iter().chain(&self.stdin);
+        for task in self.outputs.iter().chain(inputs) {
             task.abort();
         }
     }
@@ -325,7 +353,47 @@ async fn forward_input(mut input: Input, mut stream: UnixStream, close: Arc<Noti
     while matches!(stream.read(&mut rest).await, Ok(1..)) {}
 }
 
-async fn forward_output(mut stream: UnixStream, mut output: Output, forwarded: Arc<AtomicU64>) {
+/// Both ways of a preserved descriptor, as far as it has them. A socket is not shut down where the
+/// process has ended its side: others may have it too.
+fn forward_preserved(
+    stream: UnixStream,
+    preserved: Preserved,
+    forwarded: &Arc<AtomicU64>,
+) -> (Option<JoinHandle<()>>, Option<JoinHandle<()>>) {
+    let Preserved {
+        direction,
+        input,
+        output,
+    } = preserved;
+    let forwarded = Arc::clone(forwarded);
+    match (direction, input, output) {
+        (Direction::Both, Some(mut input), Some(output)) => {
+            let (from_guest, mut to_guest) = stream.into_split();
+            let input = async move {
+                // However it ends, the process reads to the end then.
+                let _ = tokio::io::copy(&mut input, &mut to_guest).await;
+                let _ = to_guest.shutdown().await;
+            };
+            let output = forward_output(from_guest, output, forwarded);
+            (Some(tokio::spawn(input)), Some(tokio::spawn(output)))
+        }
+        (_, Some(input), _) => {
+            let input = forward_input(input, stream, Arc::default());
+            (Some(tokio::spawn(input)), None)
+        }
+        (_, None, Some(output)) => {
+            let output = forward_output(stream, output, forwarded);
+            (None, Some(tokio::spawn(output)))
+        }
+        (_, None, None) => (None, None),
+    }
+}
+
+async fn forward_output(
+    mut stream: impl AsyncRead + Unpin,
+    mut output: Output,
+    forwarded: Arc<AtomicU64>,
+) {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         match stream.read(&mut buffer).await {
@@ -350,6 +418,7 @@ mod tests {
             tokens: Stdio::default(),
             stdin: None,
             outputs,
+            preserved: Vec::new(),
             terminal: false,
         }
         .start()
@@ -388,6 +457,7 @@ mod tests {
             tokens: Stdio::default(),
             stdin: Some((Box::new(input), host)),
             outputs: Vec::new(),
+            preserved: Vec::new(),
             terminal: false,
         }
         .start();

@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -69,6 +69,19 @@ pub(crate) fn mount_read_only(path: &Path) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Takes a descriptor that this program was started with, if there is one of that number.
+///
+/// Only for a program's beginning, when it has opened none itself, and once for each number.
+pub(crate) fn take_inherited(number: usize) -> Option<OwnedFd> {
+    let fd = RawFd::try_from(number).ok()?;
+    // SAFETY: F_GETFD takes an integer and touches no memory.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: `fd` is open, and nothing in this program owns it, as the caller says.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Keeps what this program inherited, beside the standard streams, from the programs that it

@@ -25,7 +25,7 @@ fn start(setup: &str) -> (std::process::Child, std::os::fd::OwnedFd) {
     )
     .unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_containerd-shim-hull-v2"))
-        .args(["holder", setup])
+        .env("HULL_HOLDER", setup)
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()

@@ -17,6 +17,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use hull_protocol::MAX_PRESERVED;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -34,6 +35,8 @@ pub(crate) struct LaunchConfig {
     pub(crate) process: ProcessPlan,
     /// Which of stdin, stdout and stderr travel with the first message, in this order.
     pub(crate) stdio: [bool; 3],
+    /// How many descriptors follow them: the process's own from 3 on.
+    pub(crate) preserved: usize,
 }
 
 /// A container's first process, or one more.
@@ -91,7 +94,7 @@ pub(crate) enum Order {
 const MAX_MESSAGE: usize = 16 << 10;
 
 /// Most descriptors in one message.
-const MAX_FDS: usize = 6;
+const MAX_FDS: usize = 6 + MAX_PRESERVED;
 
 /// Sends one packet.
 pub(crate) fn send(

@@ -18,10 +18,17 @@ use crate::error::{AgentError, Context, Result};
 use crate::files::Job;
 use crate::sys::{self, Forked};
 
+/// Where the launcher's own descriptors are: out of the way of those that the process will get.
+const OWN_FDS: i32 = 64;
+
+/// Moves a descriptor out of the way.
+fn aside(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, OWN_FDS)
+}
+
 /// Runs the launcher; the agent's socket is the standard input.
 pub(crate) fn main() -> std::process::ExitCode {
-    // Out of the way of the standard streams that this process will get.
-    let channel = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 10) {
+    let channel = match aside(rustix::stdio::stdin()) {
         Ok(channel) => channel,
         Err(_) => return std::process::ExitCode::FAILURE,
     };
@@ -44,6 +51,7 @@ fn fail(channel: BorrowedFd<'_>, error: &AgentError) {
 struct Launch {
     config: LaunchConfig,
     streams: [Option<OwnedFd>; 3],
+    preserved: Vec<OwnedFd>,
     /// An exec's target.
     pidfd: Option<OwnedFd>,
     null: OwnedFd,
@@ -65,10 +73,15 @@ fn receive(channel: &OwnedFd) -> Result<Launch> {
     let streams = config
         .stdio
         .map(|there| if there { fds.next() } else { None });
+    let preserved = fds.by_ref().take(config.preserved);
+    let preserved = preserved.map(aside).collect::<rustix::io::Result<_>>();
+    let preserved = preserved.context(failed)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .and_then(aside)
         .context(|| "failed to open /dev/null".to_string())?;
     Ok(Launch {
         streams,
+        preserved,
         pidfd: fds.next(),
         null,
         config,
@@ -120,6 +133,7 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
     let Launch {
         config,
         streams,
+        preserved,
         null,
         pidfd,
     } = launch;
@@ -139,13 +153,12 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
         process::standard_streams(streams, &null)?;
     }
     drop(null);
+    let first_closed = process::preserved(preserved)?;
     if let Role::Init(init) = &config.role {
         process::create_directory(&config.process.cwd)?;
         finish_container(init)?;
     }
-    let channel = channel
-        .try_clone()
-        .context(|| "failed to keep the agent's socket".to_string())?;
+    let channel = aside(channel).context(|| "failed to keep the agent's socket".to_string())?;
     match &config.role {
         Role::Files(job) => return work_on_files(job, channel),
         Role::Init(init) if init.files_only => {
@@ -158,7 +171,7 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
         Role::Init(init) => init.plan.start_hooks.clone(),
         Role::Exec | Role::Files(_) => StartHooks::default(),
     };
-    process::run(&config.process, &hooks, channel)
+    process::run(&config.process, &hooks, channel, first_closed)
 }
 
 /// In the process of a job on files: never returns once it has begun.

@@ -253,6 +253,11 @@ fn time_offsets(linux: &oci_spec::runtime::Linux) -> Result<Vec<String>> {
 
 fn mount(mount: &oci_spec::runtime::Mount) -> Result<MountPlan> {
     // One without a leading slash is taken as runc takes it.
+    if mount.destination().as_os_str().is_empty() {
+        return Err(AgentError::invalid(
+            "a mount's destination must not be empty",
+        ));
+    }
     let destination = absolute(&Path::new("/").join(mount.destination()))?;
     let options = mount.options().as_deref().unwrap_or_default();
     let options = mount_options::parse(options).map_err(|option| {
@@ -338,7 +343,7 @@ pub(crate) fn process(
             "process.args is empty: there is nothing to execute",
         ));
     }
-    let env = process.env().clone().unwrap_or_default();
+    let env = environment(process.env().as_deref().unwrap_or_default())?;
     if let Some(text) = args.iter().chain(&env).find(|text| text.contains('\0')) {
         return Err(AgentError::invalid(format!(
             "argument or variable {text:?} contains a NUL byte"
@@ -384,6 +389,23 @@ pub(crate) fn process(
             personality: personality.map(schedule::personality).transpose()?,
         },
     })
+}
+
+/// Each variable once: in the place where it was first, with the value that it had last.
+fn environment(given: &[String]) -> Result<Vec<String>> {
+    let mut env: Vec<String> = Vec::with_capacity(given.len());
+    for variable in given {
+        let Some(length) = variable.find('=').filter(|length| 0 < *length) else {
+            let text = format!("invalid environment variable: {variable:?}");
+            return Err(AgentError::invalid(text));
+        };
+        let name = &variable[..=length];
+        match env.iter_mut().find(|have| have.starts_with(name)) {
+            Some(have) => have.clone_from(variable),
+            None => env.push(variable.clone()),
+        }
+    }
+    Ok(env)
 }
 
 /// An empty one means the root directory.
@@ -541,6 +563,20 @@ mod tests {
             process(&empty, None, None, "", &[]).unwrap_err().kind(),
             Kind::InvalidArgument
         );
+    }
+
+    #[test]
+    fn a_variable_that_is_named_again_has_its_last_value_in_its_first_place() {
+        let env = |list: &[&str]| {
+            let list: Vec<_> = list.iter().map(|&one| one.to_owned()).collect();
+            environment(&list)
+        };
+        let given = ["A=1", "AB=x", "A=2", "C=", "A=3=3"];
+        assert_eq!(env(&given).unwrap(), ["A=3=3", "AB=x", "C="]);
+        for bad in ["B", "=x", ""] {
+            let error = env(&["A=1", bad]).unwrap_err();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
     }
 
     #[test]

@@ -44,6 +44,16 @@ pub(super) fn standard_streams(fds: [Option<OwnedFd>; 3], null: &OwnedFd) -> Res
     rustix::stdio::dup2_stderr(stderr.as_ref().unwrap_or(null)).context(failed)
 }
 
+/// Gives the process its descriptors from 3 on. Returns the first number that is none of them.
+pub(super) fn preserved(fds: Vec<OwnedFd>) -> Result<u32> {
+    let mut number = 3;
+    for fd in fds {
+        sys::place(fd, number).context(|| format!("failed to make descriptor {number}"))?;
+        number += 1;
+    }
+    Ok(number)
+}
+
 /// Makes a pseudo-terminal in the container's devpts, sends its master to the agent, and makes the
 /// other end the controlling terminal and standard streams. Returns its path.
 pub(super) fn terminal(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<PathBuf> {
@@ -73,11 +83,13 @@ pub(super) fn terminal(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<Pa
     Ok(PathBuf::from(name.to_string_lossy().into_owned()))
 }
 
-/// Everything from here to the exec. Returns only when it fails.
+/// Everything from here to the exec, which keeps the descriptors below `first_closed`. Returns only
+/// when it fails.
 pub(super) fn run(
     plan: &ProcessPlan,
     hooks: &StartHooks,
     channel: OwnedFd,
+    first_closed: u32,
 ) -> Result<std::convert::Infallible> {
     let identity = identify(plan)?;
     own_streams(&identity);
@@ -111,7 +123,7 @@ pub(super) fn run(
 
     announce(&channel)?;
     hooks.run()?;
-    sys::close_on_exec_from(3);
+    sys::close_on_exec_from(first_closed);
     sys::reset_signals();
     if plan.no_new_privileges {
         seccomp(plan)?;

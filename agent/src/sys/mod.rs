@@ -9,7 +9,7 @@ mod process;
 pub(crate) use bpf::{attach_device_program, load_device_program};
 pub(crate) use port::{mark, power_off_notice};
 pub(crate) use process::{
-    close_on_exec_from, execve, fork, kill, reset_signals, set_io_priority, set_personality,
+    close_on_exec_from, execve, fork, kill, place, reset_signals, set_io_priority, set_personality,
     set_rlimit, set_scheduler, set_seccomp_filter, unshare, Forked, SchedulerAttributes,
 };
 

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,15 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> 
             std::ptr::null_mut::<u64>(),
         )
     })?;
+    Ok(())
+}
+
+/// Gives a descriptor to be kept by `execve` the number `number`, where this process has nothing
+/// that it still needs.
+pub(crate) fn place(fd: OwnedFd, number: u32) -> io::Result<()> {
+    let number = i32::try_from(number).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: takes two integers; the caller says that nobody owns `number`.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
     Ok(())
 }
 

@@ -7,12 +7,10 @@ use hull_shim::task::{self, Invocation};
 use hull_shim::user_namespace;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [first, setup] = arguments.as_slice() {
-        if first == holder::ARGUMENT {
-            return holder::main(setup);
-        }
+    if let Ok(setup) = std::env::var(holder::VARIABLE) {
+        return holder::main(&setup);
     }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, program @ ..] = arguments.as_slice() {
         if first == user_namespace::ARGUMENT {
             return user_namespace::main(program);

@@ -5,11 +5,9 @@ use std::process::ExitCode;
 use hull_shim::holder;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, first, setup] = arguments.as_slice() {
-        if first == holder::ARGUMENT {
-            return holder::main(setup);
-        }
+    if let Ok(setup) = std::env::var(holder::VARIABLE) {
+        return holder::main(&setup);
     }
+    let arguments: Vec<String> = std::env::args().collect();
     hull_shim::runtime::main(arguments)
 }

@@ -128,7 +128,7 @@ pub(super) struct CreateArgs {
     /// Accepted as runc's: a microVM shares no keyring.
     #[arg(long)]
     pub(super) no_new_keyring: bool,
-    /// Further descriptors for the container: not possible across a VM.
+    /// Further descriptors for the container, from 3 on: pipes, stream sockets and files.
     #[arg(long, default_value_t)]
     pub(super) preserve_fds: u32,
     #[command(flatten)]
@@ -184,11 +184,11 @@ pub(super) struct ExecArgs {
     #[arg(long, short)]
     pub(super) tty: bool,
     /// UID, or UID:GID.
-    #[arg(long, short)]
+    #[arg(long, short, allow_hyphen_values = true)]
     pub(super) user: Option<String>,
     /// Further groups.
-    #[arg(long, short = 'g')]
-    pub(super) additional_gids: Vec<u32>,
+    #[arg(long, short = 'g', allow_negative_numbers = true)]
+    pub(super) additional_gids: Vec<i64>,
     /// File with the process (JSON).
     #[arg(long, short)]
     pub(super) process: Option<PathBuf>,
@@ -198,10 +198,10 @@ pub(super) struct ExecArgs {
     /// File for the PID.
     #[arg(long)]
     pub(super) pid_file: Option<PathBuf>,
-    /// Label of SELinux: the guest has none.
+    /// Refused: the guest's kernel has no SELinux.
     #[arg(long)]
     pub(super) process_label: Option<String>,
-    /// Profile of AppArmor: the guest has none.
+    /// Refused: the guest's kernel has no AppArmor.
     #[arg(long)]
     pub(super) apparmor: Option<String>,
     /// No new privileges.
@@ -210,10 +210,10 @@ pub(super) struct ExecArgs {
     /// A further capability.
     #[arg(long, short)]
     pub(super) cap: Vec<String>,
-    /// Further descriptors for the process: not possible across a VM.
+    /// Further descriptors for the process, from 3 on: pipes, stream sockets and files.
     #[arg(long, default_value_t)]
     pub(super) preserve_fds: u32,
-    /// Not supported: the cgroups of a container are the guest's.
+    /// A cgroup below the container's own, which is there.
     #[arg(long)]
     pub(super) cgroup: Vec<String>,
     /// Also in a paused container.
@@ -236,7 +236,7 @@ pub(super) struct PsArgs {
     /// Format of the list.
     #[arg(long, short, value_enum, default_value_t)]
     pub(super) format: Format,
-    /// The container; what follows is for ps and ignored.
+    /// The container; what follows are options of ps(1), such as -ef or -o pid,args.
     #[arg(
         value_name = "container-id",
         trailing_var_arg = true,

@@ -335,6 +335,18 @@ impl Task {
         reply.map(|_| ()).map_err(plain_error)
     }
 
+    /// PIDs on the host of what stands for the container's processes.
+    pub(super) async fn pids(&self) -> Result<Vec<u32>> {
+        let request = api::PidsRequest {
+            id: self.id.clone(),
+            ..api::PidsRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.client.pids(context, &request).await;
+        let reply = reply.map_err(plain_error)?;
+        Ok(reply.processes.iter().map(|process| process.pid).collect())
+    }
+
     /// All processes, as the guest knows them.
     pub(super) async fn processes(&self) -> Result<Vec<ProcessInfo>> {
         let request = ProcessesRequest {

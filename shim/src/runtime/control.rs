@@ -65,8 +65,8 @@ pub(super) async fn kill(context: &Context, args: &KillArgs) -> Result<u8> {
     let (id, signal) = match args.target.as_slice() {
         [id] => (id, "SIGTERM"),
         [id, signal] => (id, signal.as_str()),
-        [] => return Err(super::usage_error("requires at least 1 argument")),
-        _ => return Err(super::usage_error("requires at most 2 arguments")),
+        [] => return Err(super::usage_error("requires a minimum of 1 argument(s)")),
+        _ => return Err(super::usage_error("requires a maximum of 2 argument(s)")),
     };
     let found = find(context, id).await?;
     let number = signals::parse(signal)
@@ -103,7 +103,7 @@ pub(super) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8> {
         _ if args.force => end(&found).await?,
         status => {
             return Err(RuntimeError::State(format!(
-                "cannot delete container {id} that is not stopped: {}\n",
+                "cannot delete container {id} that is not stopped: {}",
                 status.name()
             )))
         }
@@ -195,7 +195,6 @@ pub(super) async fn pause(context: &Context, args: &IdArgs) -> Result<u8> {
     let found = find(context, only_id(&args.id)?).await?;
     match found.status {
         Status::Running => found.task()?.pause().await.map(|()| 0),
-        Status::Paused => Err(RuntimeError::State("container already paused".to_owned())),
         _ => Err(RuntimeError::NotRunning),
     }
 }

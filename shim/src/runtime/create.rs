@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::cgroup;
 use super::cli::{CreateArgs, RunArgs};
@@ -74,10 +74,7 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     let spec = load_spec(&bundle)?;
     check_spec(&spec)?;
     context.store.directory(id)?;
-    if args.preserve_fds != 0 {
-        let text = "--preserve-fds: a process in a microVM cannot inherit descriptors of the host";
-        return Err(RuntimeError::Usage(text.into()));
-    }
+    let preserved = context.inherited.take().check()?;
     let wanted = wanted(&spec, console_socket, detached);
     wanted.check()?;
     let rootfs = rootfs_path(&bundle, &spec)?;
@@ -85,11 +82,13 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     let cgroup = cgroup::of(&spec, id, context.systemd_cgroup)?;
     let relative = cgroup.as_ref().map(Cgroup::relative);
     let claim = context.store.claim(id, relative)?;
+    let process = spec.process().as_ref();
     let place = Place {
+        arguments: process.and_then(|it| it.args().clone()).unwrap_or_default(),
         network: Network::of(&spec),
         root: Some(rootfs.clone()),
     };
-    let offer = wanted.open(&context.exec_root, place)?;
+    let offer = wanted.open(&context.exec_root, place, preserved)?;
 
     let namespace = context.store.namespace();
     let sandbox_id = sandbox_id(id);
@@ -213,7 +212,29 @@ fn check_spec(spec: &Spec) -> Result<()> {
     let Some(process) = spec.process() else {
         return refused("process property must not be empty".into());
     };
+    check_names(spec)?;
     check_process(process)
+}
+
+/// A name is its UTS namespace's.
+fn check_names(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
+    let own = namespaces
+        .unwrap_or_default()
+        .iter()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
+    let is_given = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
+    let names = [
+        ("hostname", spec.hostname()),
+        ("domainname", spec.domainname()),
+    ];
+    match names.iter().find(|(_, name)| !own && is_given(name)) {
+        Some((what, _)) => Err(RuntimeError::Usage(format!(
+            "unable to set {what} without a private UTS namespace"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The same for a process.
@@ -263,6 +284,7 @@ fn wanted(spec: &Spec, console_socket: Option<PathBuf>, detached: bool) -> Wante
             width: u32::try_from(size.width()).unwrap_or(u32::MAX),
             height: u32::try_from(size.height()).unwrap_or(u32::MAX),
         }),
+        ..Wanted::default()
     }
 }
 
@@ -337,6 +359,16 @@ mod tests {
         let process = serde_json::json!({"user": {"uid": 0, "gid": 0}, "args": [], "cwd": "/"});
         let error = check(serde_json::json!({ "process": process })).unwrap();
         assert_eq!(error, "args must not be empty");
+        let error = check(serde_json::json!({"hostname": "x", "linux": {}})).unwrap();
+        assert_eq!(
+            error,
+            "unable to set hostname without a private UTS namespace"
+        );
+        let uts = serde_json::json!({"namespaces": [{"type": "uts"}]});
+        assert_eq!(
+            check(serde_json::json!({"hostname": "x", "linux": uts})),
+            None
+        );
         let error = check(serde_json::json!({"process": null})).unwrap();
         assert_eq!(error, "process property must not be empty");
     }

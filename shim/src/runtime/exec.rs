@@ -16,23 +16,28 @@ use crate::holder::Network;
 
 /// `exec`. The exit status is the process's, or 255.
 pub(super) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8> {
-    run(context, args).await.map_err(RuntimeError::in_exec)
-}
-
-async fn run(context: &Context, args: &ExecArgs) -> Result<u8> {
     let (id, command) = args
         .target
         .split_first()
-        .ok_or_else(|| super::usage_error("requires at least 1 argument"))?;
+        .ok_or_else(|| super::usage_error("requires a minimum of 1 argument(s)"))?;
+    if id.starts_with('-') {
+        // No flag of ours: what follows the id is not looked at, so the id had to be taken so.
+        let text = format!("flag provided but not defined: {id}");
+        return Err(RuntimeError::Usage(text));
+    }
+    let done = run(context, args, id, command).await;
+    done.map_err(RuntimeError::in_exec)
+}
+
+async fn run(context: &Context, args: &ExecArgs, id: &str, command: &[String]) -> Result<u8> {
+    if command.is_empty() && args.process.is_none() {
+        return Err(RuntimeError::Usage("process args cannot be empty".into()));
+    }
+    refuse_labels(args)?;
+    warn_of_capabilities(context, &args.cap);
     let found = find(context, id).await?;
-    if args.preserve_fds != 0 {
-        let text = "--preserve-fds: a process in a microVM cannot inherit descriptors of the host";
-        return Err(RuntimeError::Usage(text.into()));
-    }
-    if !args.cgroup.is_empty() {
-        let text = "--cgroup: the cgroups of a container are the guest's";
-        return Err(RuntimeError::Usage(text.into()));
-    }
+    let preserved = context.inherited.take().check()?;
+    let sub_cgroup = sub_cgroup(&args.cgroup)?;
     let process = process(args, command, &found)?;
     check(&found, args.ignore_paused)?;
     let terminal = process.terminal().unwrap_or(false);
@@ -44,15 +49,17 @@ async fn run(context: &Context, args: &ExecArgs) -> Result<u8> {
             width: u32::try_from(size.width()).unwrap_or(u32::MAX),
             height: u32::try_from(size.height()).unwrap_or(u32::MAX),
         }),
+        sub_cgroup,
     };
     wanted.check()?;
     let task = found.task()?;
     let netns = PathBuf::from(format!("/proc/{}/ns/net", found.record.pid));
     let place = Place {
+        arguments: process.args().clone().unwrap_or_default(),
         network: Network::Join(netns),
         root: Some(found.record.rootfs.clone()),
     };
-    let offer = wanted.open(&context.exec_root, place)?;
+    let offer = wanted.open(&context.exec_root, place, preserved)?;
     if let (Some(cgroup), Some(pid)) = (&found.record.cgroup, offer.holder_pid()) {
         Cgroup::at(cgroup.clone()).add(pid)?;
     }
@@ -92,6 +99,49 @@ fn check(found: &Found, ignore_paused: bool) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// What the guest's kernel does not have cannot confine anything: in runc's words for such a host.
+fn refuse_labels(args: &ExecArgs) -> Result<()> {
+    let refused = |text: &str| Err(RuntimeError::Usage(text.to_owned()));
+    let is_given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    if is_given(&args.process_label) {
+        return refused(
+            "selinux label is specified in config, but selinux is disabled or not supported",
+        );
+    }
+    if is_given(&args.apparmor) {
+        return refused("apparmor profile is specified, but a microVM's kernel has no AppArmor");
+    }
+    Ok(())
+}
+
+/// The group that `--cgroup` names, in runc's rules for version 2: one path, for all controllers.
+fn sub_cgroup(arguments: &[String]) -> Result<String> {
+    let refused = |text: String| Err(RuntimeError::Usage(text));
+    let Some(first) = arguments.first() else {
+        return Ok(String::new());
+    };
+    for argument in arguments {
+        let fields: Vec<_> = argument.splitn(3, ':').collect();
+        match fields.as_slice() {
+            [_] if arguments.len() == 1 => {}
+            [_] => {
+                return refused(format!(
+                    "invalid --cgroup argument: {argument} (missing <controller>: prefix)"
+                ))
+            }
+            ["", _] => {}
+            [controllers, _] => {
+                return refused(format!(
+                    "unknown controller {} in SubCgroupPaths",
+                    controllers.split(',').next().unwrap_or_default()
+                ))
+            }
+            _ => return refused(format!("invalid --cgroup argument: {argument}")),
+        }
+    }
+    Ok(first.trim_start_matches(':').to_owned())
 }
 
 /// The process: as a file says, or the container's own with what the flags change.
@@ -145,13 +195,17 @@ fn changed(mut process: Process, args: &ExecArgs, command: &[String]) -> Result<
     }
     if !args.additional_gids.is_empty() {
         let mut gids = process.user().additional_gids().clone().unwrap_or_default();
-        gids.extend(&args.additional_gids);
+        for gid in &args.additional_gids {
+            gids.push(u32::try_from(*gid).map_err(|_| {
+                RuntimeError::Usage(format!("additional-gids must be a positive number {gid}"))
+            })?);
+        }
         process.user_mut().set_additional_gids(Some(gids));
     }
     if !args.cap.is_empty() {
         let mut capabilities = process.capabilities().clone().unwrap_or_default();
-        for name in &args.cap {
-            add_capability(&mut capabilities, name)?;
+        for capability in args.cap.iter().filter_map(|name| known_capability(name)) {
+            add_capability(&mut capabilities, capability);
         }
         process.set_capabilities(Some(capabilities));
     }
@@ -161,11 +215,13 @@ fn changed(mut process: Process, args: &ExecArgs, command: &[String]) -> Result<
 /// "UID" or "UID:GID".
 fn set_user(user: &mut User, text: &str) -> Result<()> {
     let number = |what: &str, text: &str| {
-        text.parse::<u32>().map_err(|_| {
+        let number = text.parse::<i64>().map_err(|_| {
             RuntimeError::Usage(format!(
-                "parsing {text} as int for {what} failed: invalid syntax"
+                "parsing {text} as int for {what} failed: strconv.Atoi: parsing {text:?}: invalid syntax"
             ))
-        })
+        })?;
+        let range = "unable to setup user: uids and gids must be in range 0-2147483647";
+        u32::try_from(number).map_err(|_| RuntimeError::Process(range.to_owned()))
     };
     let (uid, gid) = match text.split_once(':') {
         Some((uid, gid)) => (uid, Some(gid)),
@@ -179,10 +235,7 @@ fn set_user(user: &mut User, text: &str) -> Result<()> {
 }
 
 /// Into the sets that runc adds it to: all but the inheritable and ambient ones.
-fn add_capability(all: &mut LinuxCapabilities, name: &str) -> Result<()> {
-    let unknown = |_| RuntimeError::Usage(format!("unknown capability {name:?}"));
-    let quoted = serde_json::Value::from(name);
-    let capability: Capability = serde_json::from_value(quoted).map_err(unknown)?;
+fn add_capability(all: &mut LinuxCapabilities, capability: Capability) {
     let with = |set: &Option<Capabilities>| {
         let mut set = set.clone().unwrap_or_default();
         set.insert(capability);
@@ -193,7 +246,23 @@ fn add_capability(all: &mut LinuxCapabilities, name: &str) -> Result<()> {
     all.set_bounding(bounding);
     all.set_effective(effective);
     all.set_permitted(permitted);
-    Ok(())
+}
+
+/// By the kernel's name.
+fn known_capability(name: &str) -> Option<Capability> {
+    let quoted = serde_json::Value::from(Some(name).filter(|name| name.starts_with("CAP_"))?);
+    serde_json::from_value(quoted).ok()
+}
+
+/// As the specification says: what is unknown is told and left out.
+fn warn_of_capabilities(context: &Context, names: &[String]) {
+    let unknown = names.iter().filter(|name| known_capability(name).is_none());
+    let unknown: Vec<_> = unknown.map(String::as_str).collect();
+    if !unknown.is_empty() {
+        let names = unknown.join(" ");
+        let text = format!("ignoring unknown or unavailable capabilities: [{names}]");
+        context.log.warn(&text);
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +310,29 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_capability_is_left_out() {
+        let args = args("--cap CAP_FOO --cap net_admin --cap CAP_NET_RAW c1 true");
+        let process = changed(base(), &args, &[]).unwrap();
+        let capabilities = process.capabilities().clone().unwrap();
+        let effective = capabilities.effective().clone().unwrap();
+        assert_eq!(effective, Capabilities::from([Capability::NetRaw]));
+    }
+
+    #[test]
+    fn a_group_is_one_path_for_all_controllers() {
+        let group = |line: &[&str]| {
+            let line: Vec<_> = line.iter().map(|&argument| argument.to_owned()).collect();
+            sub_cgroup(&line).map_err(|error| error.to_string())
+        };
+        assert_eq!(group(&[]).unwrap(), "");
+        assert_eq!(group(&["/a/b"]).unwrap(), "/a/b");
+        let error = group(&["pids,cpu:/a"]).unwrap_err();
+        assert_eq!(error, "unknown controller pids in SubCgroupPaths");
+        assert!(group(&["a", "b"]).unwrap_err().contains("missing"));
+        assert!(group(&["a:b:c"]).is_err());
+    }
+
+    #[test]
     fn a_process_without_a_user_is_roots() {
         let process = parse_process(br#"{"args": ["true"], "cwd": "/"}"#).unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
@@ -257,7 +349,8 @@ mod tests {
             "args must not be empty"
         );
         assert!(changed(base(), &args("-u root c1 true"), &[]).is_err());
-        assert!(changed(base(), &args("--cap CAP_FOO c1 true"), &[]).is_err());
+        assert!(changed(base(), &args("-u -1 c1 true"), &[]).is_err());
+        assert!(changed(base(), &args("-g -7 c1 true"), &[]).is_err());
         let relative = changed(base(), &args("--cwd x c1 true"), &["true".into()]).unwrap();
         assert!(check_process(&relative).is_err());
     }

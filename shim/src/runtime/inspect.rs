@@ -1,4 +1,4 @@
-//! `state`, `list`, `ps` and `events`.
+//! `state`, `list` and `events`.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -6,11 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
-use hull_protocol::agent::ProcessInfo;
 use serde::Serialize;
 use serde_json::{json, Value};
 
-use super::cli::{EventsArgs, Format, IdArgs, ListArgs, PsArgs};
+use super::cli::{EventsArgs, Format, IdArgs, ListArgs};
 use super::client::{Status, Task};
 use super::control::{find, look, Found};
 use super::error::{system, Result, RuntimeError};
@@ -52,12 +51,12 @@ impl<'a> State<'a> {
     }
 }
 
-fn print(out: &mut impl Write, text: &str) -> Result<()> {
+pub(super) fn print(out: &mut impl Write, text: &str) -> Result<()> {
     out.write_all(text.as_bytes())
         .map_err(system("write to stdout"))
 }
 
-fn to_json(value: &impl Serialize, pretty: bool) -> Result<String> {
+pub(super) fn to_json(value: &impl Serialize, pretty: bool) -> Result<String> {
     let text = match pretty {
         true => serde_json::to_string_pretty(value),
         false => serde_json::to_string(value),
@@ -120,16 +119,18 @@ fn table(states: &[State<'_>]) -> String {
 }
 
 /// Columns at least 12 wide with 3 blanks between them, as runc's; the last one ends as it does.
-fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn aligned<R: AsRef<[String]>>(rows: &[R]) -> String {
+    let columns = rows.iter().map(|row| row.as_ref().len()).max();
     let width = |column: usize| {
-        let widths = rows.iter().map(|row| row[column].chars().count() + 3);
+        let cells = rows.iter().filter_map(|row| row.as_ref().get(column));
+        let widths = cells.map(|cell| cell.chars().count() + 3);
         widths.max().unwrap_or_default().max(12)
     };
-    let widths: [usize; N] = std::array::from_fn(width);
+    let widths: Vec<usize> = (0..columns.unwrap_or_default()).map(width).collect();
     let mut text = String::new();
     for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            match column + 1 == N {
+        for (column, cell) in row.as_ref().iter().enumerate() {
+            match column + 1 == widths.len() {
                 true => text.push_str(cell),
                 false => text.push_str(&format!("{cell:<width$}", width = widths[column])),
             }
@@ -140,7 +141,7 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// The name of a user, else `#UID`, as runc has it.
-fn user_name(uid: u32) -> String {
+pub(super) fn user_name(uid: u32) -> String {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let found = users.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -148,55 +149,6 @@ fn user_name(uid: u32) -> String {
         (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
     });
     found.unwrap_or_else(|| format!("#{uid}"))
-}
-
-/// `ps`. The table shows the guest's processes, which the host does not see. As JSON the list is for
-/// programs that look its PIDs up on the host (`docker top` does): the one that stands for them.
-pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -> Result<u8> {
-    let id = args
-        .target
-        .first()
-        .ok_or_else(|| super::usage_error("requires at least 1 argument"))?;
-    let found = find(context, id).await?;
-    let is_stopped = found.status == Status::Stopped;
-    let text = match args.format {
-        Format::Json if is_stopped => "[]\n".to_owned(),
-        Format::Json => to_json(&[found.record.pid], false)? + "\n",
-        Format::Table if is_stopped => process_table(&[]),
-        Format::Table => process_table(&found.task()?.processes().await?),
-    };
-    print(out, &text)?;
-    Ok(0)
-}
-
-fn process_table(rows: &[ProcessInfo]) -> String {
-    let head = ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"].map(str::to_owned);
-    let cells = rows.iter().map(|row| {
-        let tty = Some(row.tty.clone()).filter(|tty| !tty.is_empty());
-        [
-            row.uid.to_string(),
-            row.pid.to_string(),
-            row.ppid.to_string(),
-            "0".to_owned(),
-            start_time(row.started_at_ns),
-            tty.unwrap_or_else(|| "?".into()),
-            cpu_time(row.cpu_ns),
-            row.command.clone(),
-        ]
-    });
-    let rows: Vec<_> = std::iter::once(head).chain(cells).collect();
-    aligned(&rows)
-}
-
-fn start_time(nanoseconds: u64) -> String {
-    let time = jiff::Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default();
-    time.strftime("%H:%M").to_string()
-}
-
-fn cpu_time(nanoseconds: u64) -> String {
-    let seconds = nanoseconds / 1_000_000_000;
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}", seconds % 60)
 }
 
 /// `events`.

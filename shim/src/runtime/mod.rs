@@ -12,14 +12,17 @@ mod create;
 mod error;
 mod exec;
 mod foreground;
+mod inherited;
 mod inspect;
 mod log;
+mod ps;
 mod signals;
 mod spec;
 mod store;
 mod streams;
 mod update;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,6 +32,7 @@ use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Command};
 use error::{system, Result};
+use inherited::Inherited;
 use log::Log;
 use store::Store;
 
@@ -41,6 +45,8 @@ struct Context {
     log: Log,
     debug: bool,
     systemd_cgroup: bool,
+    /// For the one process that the command makes.
+    inherited: Cell<Inherited>,
 }
 
 /// The whole program; `arguments` begin with its name.
@@ -54,6 +60,7 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage_exit(&error),
     };
+    let inherited = Inherited::take(cli.command.as_ref());
     let log = match Log::open(&cli.global) {
         Ok(log) => log,
         Err(error) => {
@@ -84,6 +91,7 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         log,
         debug: cli.global.debug,
         systemd_cgroup: cli.global.systemd_cgroup,
+        inherited: Cell::new(inherited),
     };
     match run(&context, &command, &mut std::io::stdout()) {
         Ok(status) => ExitCode::from(status),
@@ -123,7 +131,7 @@ async fn dispatch(context: &Context, command: &Command, out: &mut impl Write) ->
         Command::Kill(args) => control::kill(context, args).await,
         Command::Delete(args) => control::delete(context, args).await,
         Command::Exec(args) => exec::exec(context, args).await,
-        Command::Ps(args) => inspect::ps(context, args, out).await,
+        Command::Ps(args) => ps::ps(context, args, out).await,
         Command::List(args) => inspect::list(context, args, out).await,
         Command::Pause(args) => control::pause(context, args).await,
         Command::Resume(args) => control::resume(context, args).await,

@@ -16,6 +16,7 @@ use rustix::termios::{tcgetattr, tcsetattr, tcsetwinsize, OptionalActions, Termi
 
 use super::client::Streams;
 use super::error::{io_error, system, Result, RuntimeError};
+use super::inherited::Preserved;
 use crate::handover::{Handover, Listener, Stream};
 use crate::holder::{self, HolderConfig, Network};
 use crate::report::chain;
@@ -38,6 +39,8 @@ pub(super) struct Wanted {
     pub(super) detached: bool,
     /// First size of the terminal.
     pub(super) size: Option<Size>,
+    /// The group of an exec, below the container's own.
+    pub(super) sub_cgroup: String,
 }
 
 impl Wanted {
@@ -56,7 +59,12 @@ impl Wanted {
     }
 
     /// Prepares the streams and the holder; the shim takes them when it is told their address.
-    pub(super) fn open(&self, exec_root: &Path, place: Place) -> Result<Offer> {
+    pub(super) fn open(
+        &self,
+        exec_root: &Path,
+        place: Place,
+        preserved: Preserved,
+    ) -> Result<Offer> {
         let mut fds = match &self.console_socket {
             Some(socket) => vec![(Stream::Terminal, self.terminal(socket)?)],
             None => own_streams()?,
@@ -69,6 +77,7 @@ impl Wanted {
             .transpose()
             .map_err(system("hand over the terminal"))?;
         let config = HolderConfig {
+            arguments: place.arguments,
             network: place.network,
             root: place.root.filter(|root| root.is_dir()),
             terminal,
@@ -76,7 +85,14 @@ impl Wanted {
         let (holder, link) =
             holder::spawn(config).map_err(|error| RuntimeError::Shim(chain(&error)))?;
         fds.push((Stream::Holder, link));
-        Offer::new(exec_root, Handover { fds }, self.terminal, holder)
+        let of_process = preserved.fds.into_iter();
+        fds.extend(of_process.map(|(direction, fd)| (Stream::Preserved(direction), fd)));
+        let handover = Handover {
+            fds,
+            listen_fds: preserved.listen_fds,
+            sub_cgroup: self.sub_cgroup.clone(),
+        };
+        Offer::new(exec_root, handover, self.terminal, holder)
     }
 
     /// A new terminal: its master goes to the socket, its slave is returned.
@@ -152,6 +168,8 @@ fn own_streams() -> Result<Vec<(Stream, OwnedFd)>> {
 /// Where a process is on the host.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Place {
+    /// What it executes.
+    pub(super) arguments: Vec<String>,
     pub(super) network: Network,
     /// Its root, if that is a directory.
     pub(super) root: Option<PathBuf>,
@@ -278,7 +296,7 @@ mod tests {
             terminal,
             console_socket: socket.then(|| "/nonexistent/socket".into()),
             detached,
-            size: None,
+            ..Wanted::default()
         }
         .check()
     }
@@ -299,10 +317,12 @@ mod tests {
             terminal: true,
             console_socket: Some("/nonexistent/socket".into()),
             detached: true,
-            size: None,
+            ..Wanted::default()
         };
         let root = tempfile::tempdir().unwrap();
-        let error = wanted.open(root.path(), Place::default()).unwrap_err();
+        let error = wanted
+            .open(root.path(), Place::default(), Preserved::default())
+            .unwrap_err();
         assert_eq!(
             error.to_string(),
             "dial unix /nonexistent/socket: connect: no such file or directory"

@@ -19,6 +19,8 @@ use crate::stdio::Endpoints;
 /// Where the holders of a container's processes are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Place {
+    /// What the first one executes.
+    pub(super) arguments: Vec<String>,
     pub(super) network: Network,
     pub(super) root: Option<PathBuf>,
 }
@@ -26,7 +28,9 @@ pub(super) struct Place {
 impl Place {
     /// What a configuration says.
     pub(super) fn of(bundle: &Bundle) -> Self {
+        let process = bundle.spec.process().as_ref();
         Self {
+            arguments: process.and_then(|it| it.args().clone()).unwrap_or_default(),
             network: Network::of(&bundle.spec),
             root: match &bundle.rootfs {
                 RootfsSource::Directory(directory) if directory.is_dir() => Some(directory.clone()),
@@ -37,6 +41,7 @@ impl Place {
 
     fn config(&self) -> HolderConfig {
         HolderConfig {
+            arguments: self.arguments.clone(),
             network: self.network.clone(),
             root: self.root.clone(),
             terminal: None,
@@ -60,6 +65,8 @@ pub(super) fn subject(id: &str, bundle: &Bundle) -> Subject {
 pub(super) struct HostSide {
     pub(super) endpoints: Endpoints,
     pub(super) holder: Option<Holder>,
+    /// Of an exec, below the container's own group.
+    pub(super) sub_cgroup: String,
     /// First size of the terminal.
     terminal: Option<Request>,
 }
@@ -81,6 +88,9 @@ impl HostSide {
         };
         let holder = holder.transpose().map_err(|error| failed(&error))?;
         let terminal = handover.as_ref().and_then(Handover::terminal_size);
+        let sub_cgroup = handover
+            .as_mut()
+            .map(|it| std::mem::take(&mut it.sub_cgroup));
         let endpoints = match handover {
             Some(handover) => handover.into_endpoints().map_err(|error| failed(&error))?,
             None => Endpoints::open(&stdio.stdin, &stdio.stdout, &stdio.stderr)
@@ -89,6 +99,7 @@ impl HostSide {
         Ok(Self {
             endpoints,
             holder,
+            sub_cgroup: sub_cgroup.unwrap_or_default(),
             terminal,
         })
     }

@@ -51,6 +51,8 @@ pub(super) struct StdioPaths {
 struct Mutable {
     phase: Phase,
     pid: u32,
+    /// The PID is a process of the host that stands for it.
+    is_on_host: bool,
     guest_pid: u32,
     io: Option<ProcessIo>,
 }
@@ -113,6 +115,7 @@ impl Process {
             mutable: Mutex::new(Mutable {
                 phase: Phase::Created,
                 pid: 0,
+                is_on_host: false,
                 guest_pid: 0,
                 io: None,
             }),
@@ -149,6 +152,17 @@ impl Process {
 
     pub(super) fn set_pid(&self, pid: u32) {
         self.lock().pid = pid;
+    }
+
+    /// PID on the host, if it has one there and has not ended.
+    pub(super) fn host_pid(&self) -> Option<u32> {
+        let mutable = self.lock();
+        let lives = self.exit().is_none();
+        Some(mutable.pid).filter(|_| mutable.is_on_host && lives)
+    }
+
+    pub(super) fn set_on_host(&self) {
+        self.lock().is_on_host = true;
     }
 
     /// PID in the guest; 0 before it is started.

@@ -11,7 +11,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc;
-use hull_protocol::agent::{self, UpdateContainerRequest};
+use hull_protocol::agent::UpdateContainerRequest;
 use hull_protocol::FILES_JOB_TYPE;
 use ttrpc::r#async::TtrpcContext;
 
@@ -196,11 +196,15 @@ impl Task for Service {
         let container = self.shim.container(&request.id)?;
         if container.place.network != Network::Inherit {
             // Clients look the PIDs up on the host (dockerd's `top` runs `ps`), where only the
-            // holder is the container's: the guest's own numbers are other processes there.
-            let mut only = api::ProcessInfo::new();
-            only.pid = container.init.pid();
+            // holders are the container's: the guest's own numbers are other processes there.
+            let mut processes = vec![process_info(container.init.pid(), "")];
+            for process in container.processes() {
+                if let Some(pid) = process.host_pid() {
+                    processes.push(process_info(pid, &process.exec_id));
+                }
+            }
             return Ok(api::PidsResponse {
-                processes: vec![only],
+                processes,
                 ..Default::default()
             });
         }
@@ -212,7 +216,11 @@ impl Task for Service {
             )
             .await?;
         Ok(api::PidsResponse {
-            processes: list.processes.iter().map(process_info).collect(),
+            processes: list
+                .processes
+                .iter()
+                .map(|process| process_info(process.pid, &process.exec_id))
+                .collect(),
             ..Default::default()
         })
     }
@@ -445,14 +453,14 @@ impl Task for Service {
 }
 
 /// As containerd's own shims do: the exec id, where there is one.
-fn process_info(process: &agent::ProcessInfo) -> api::ProcessInfo {
-    let info = (!process.exec_id.is_empty()).then(|| Any {
+fn process_info(pid: u32, exec_id: &str) -> api::ProcessInfo {
+    let info = (!exec_id.is_empty()).then(|| Any {
         type_url: PROCESS_INFO_TYPE.to_owned(),
-        value: exec_details(&process.exec_id),
+        value: exec_details(exec_id),
         ..Any::default()
     });
     api::ProcessInfo {
-        pid: process.pid,
+        pid,
         info: MessageField::from_option(info),
         ..Default::default()
     }

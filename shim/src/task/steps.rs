@@ -251,6 +251,7 @@ impl Service {
         let endpoints = side.take_endpoints();
         let connected = connect(&container.sandbox, endpoints, process.stdio.terminal).await?;
         request.stdio = protobuf::MessageField::some(connected.tokens());
+        request.sub_cgroup.clone_from(&side.sub_cgroup);
         container
             .sandbox
             .agent()
@@ -291,6 +292,9 @@ impl Service {
             .map_err(|error| errors::of_agent(&error))?;
         process.set_guest_pid(started.pid);
         let pid = side.pid().unwrap_or(started.pid);
+        if side.pid().is_some() {
+            process.set_on_host();
+        }
         side.follow(self, container, process);
         Ok(pid)
     }

@@ -83,3 +83,65 @@ case_a_detached_container_outlives_the_command() {
     wait_for 10 is_stopped || fail "$(status_of)"
     expect "$(cat "$T/out")" later
 }
+case_preserved_descriptors_of_a_run() {
+    base_config | jq '.process.args = ["sh", "-c", "cat <&3; echo out >&4; cat <&5"]' >"$T/config.json"
+    echo file >"$T/file"
+    echo piped | runtime run --preserve-fds 3 --bundle "$T" "$ID" 3<&0 4>"$T/four" 5<"$T/file" </dev/null >"$T/out"
+    expect "$(cat "$T/out")" "$(printf 'piped\nfile')" "what was read"
+    expect "$(cat "$T/four")" out "what was written"
+}
+case_preserved_descriptors_of_an_exec() {
+    config '.process.args = ["sleep", "1000"]'
+    create
+    runtime start "$ID"
+    expect "$(runtime exec --preserve-fds 1 "$ID" sh -c 'echo three >&3; ls /proc/self/fd | tr "\n" " "' 3>"$T/three" 4</dev/null)" "0 1 2 3 4 " "descriptors of ls"
+    expect "$(cat "$T/three")" three
+}
+case_a_socket_is_preserved() {
+    config '.process.args = ["sh", "-c", "read line <&3; echo answer to $line >&3"]'
+    cat >"$T/peer.py" <<'PY'
+import os, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+run = subprocess.Popen(sys.argv[1:], pass_fds=[3], preexec_fn=lambda: os.dup2(theirs.fileno(), 3), stdin=subprocess.DEVNULL)
+theirs.close()
+ours.sendall(b"question\n")
+print(ours.recv(100).decode(), end="", flush=True)
+sys.exit(run.wait())
+PY
+    expect "$(python3 "$T/peer.py" "$RUNTIME" --root "$T/state" run --preserve-fds 1 --bundle "$T" "$ID")" "answer to question"
+}
+case_a_preserved_descriptor_that_is_not_there_is_an_error() {
+    config
+    status=0
+    runtime run --preserve-fds 2 --bundle "$T" "$ID" 3</dev/null </dev/null >"$T/out" 2>&1 || status=$?
+    expect_failure
+    expect_has "$(cat "$T/out")" "preserved-fd 1 (of 2)"
+}
+case_descriptors_of_systemd_are_announced() {
+    config '.process.args = ["sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; cat <&3"]'
+    echo passed >"$T/file"
+    out=$(sh -c 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"' sh "$RUNTIME" --root "$T/state" run --bundle "$T" "$ID" 3<"$T/file" </dev/null)
+    expect_out "$(printf '1 1\npassed')"
+}
+case_exec_in_a_cgroup_below_the_containers() {
+    config '.process.args = ["sleep", "1000"] | .mounts += [{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}] | .linux.namespaces += [{"type": "cgroup"}]'
+    create
+    runtime start "$ID"
+    runtime exec "$ID" mkdir /sys/fs/cgroup/below
+    expect "$(runtime exec --cgroup /below "$ID" cat /proc/self/cgroup)" 0::/below
+    for path in /none ../..; do
+        status=0
+        runtime exec --cgroup "$path" "$ID" true 2>/dev/null || status=$?
+        expect_status 255
+    done
+    status=0
+    runtime exec --cgroup pids:/below "$ID" true 2>"$T/err" || status=$?
+    expect_status 255
+    expect_has "$(cat "$T/err")" "unknown controller pids"
+}
+case_the_pid_shows_the_containers_command() {
+    config '.process.args = ["sleep", "1000"]'
+    create
+    runtime start "$ID"
+    expect "$(ps -o args= -p "$(runtime state "$ID" | jq .pid)")" "sleep 1000"
+}
