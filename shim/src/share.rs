@@ -16,15 +16,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{openat2, Mode, OFlags, ResolveFlags};
+use rustix::fs::{openat2, Mode, OFlags, ResolveFlags, CWD};
 use rustix::mount::{
-    mount, mount_bind, mount_bind_recursive, mount_change, MountFlags, MountPropagationFlags,
-    UnmountFlags,
+    mount, mount_bind, mount_bind_recursive, mount_change, move_mount, open_tree, MountFlags,
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
 use tokio::sync::oneshot;
 
-use crate::lower::{Share, ShareSource};
+use crate::lower::{IdMapped, Share, ShareSource};
 use crate::spec::RootfsMount;
 use crate::sys;
 use crate::user_namespace::{self, IdMaps};
@@ -45,6 +45,14 @@ pub enum ShareError {
     #[error("failed to share {path:?} with the container")]
     Source {
         /// The path on the host.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Ids can't be mapped.
+    #[error("failed to map the ids of {path:?}: its file system may not be able to")]
+    IdMapped {
+        /// What was to be shared.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -316,6 +324,7 @@ fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
             recursive,
             follow,
             within,
+            id_mapped,
         } => {
             let failed = |source| ShareError::Source {
                 path: within
@@ -333,9 +342,10 @@ fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
                 }
             };
             make_target(&source, &target).map_err(failed)?;
-            let bound = match recursive {
-                true => mount_bind_recursive(&source, &target),
-                false => mount_bind(&source, &target),
+            let bound = match (id_mapped, recursive) {
+                (Some(mapped), _) => mount_id_mapped(&source, &target, *recursive, mapped)?,
+                (None, true) => mount_bind_recursive(&source, &target),
+                (None, false) => mount_bind(&source, &target),
             };
             bound.map_err(|errno| failed(errno.into()))?;
             if !follow {
@@ -355,6 +365,30 @@ fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
         }
     }
     Ok(())
+}
+
+/// A bind mount that shows other ids than its source has.
+fn mount_id_mapped(
+    source: &Path,
+    target: &Path,
+    recursive: bool,
+    mapped: &IdMapped,
+) -> Result<rustix::io::Result<()>, ShareError> {
+    let failed = |error| ShareError::IdMapped {
+        path: source.to_owned(),
+        source: error,
+    };
+    let namespace = mapped.maps.namespace();
+    let namespace = namespace.map_err(prepare("map the ids of a mount"))?;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    let tree = match open_tree(CWD, source, flags) {
+        Ok(tree) => tree,
+        Err(errno) => return Ok(Err(errno)),
+    };
+    sys::mount_id_mapped(&tree, &namespace, mapped.recursive).map_err(failed)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(&tree, "", CWD, target, flags))
 }
 
 /// What lies at `within` below a directory; symbolic links do not lead out of it, whoever changes

@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -61,6 +61,38 @@ pub(crate) fn mount_read_only(path: &Path) -> io::Result<()> {
             libc::AT_FDCWD,
             path.as_ptr(),
             libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes a mount that is at no place yet, and with `recursive` those below it, show the ids of its
+/// files as `namespace` maps them.
+pub(crate) fn mount_id_mapped(
+    tree: &OwnedFd,
+    namespace: &OwnedFd,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: namespace.as_raw_fd().try_into().map_err(io::Error::other)?,
+    };
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a constant, and `attributes` a live structure of the size that is given;
+    // the call reads both and keeps neither. Both descriptors are open.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
             &raw const attributes,
             size_of::<libc::mount_attr>(),
         )

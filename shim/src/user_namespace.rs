@@ -11,9 +11,10 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use oci_spec::runtime::LinuxIdMapping;
@@ -46,13 +47,36 @@ impl IdMaps {
     /// Writes the mappings of a program that was started as [`ARGUMENT`] with the other end of
     /// `link` as its standard input, and lets it go on.
     pub fn write(&self, pid: u32, mut link: UnixStream) -> io::Result<()> {
+        self.map(pid, &mut link)?;
+        link.write_all(b"g")
+    }
+
+    fn map(&self, pid: u32, link: &mut UnixStream) -> io::Result<()> {
         link.set_read_timeout(Some(LIMIT))?;
-        let mut ready = [0; 1];
-        link.read_exact(&mut ready)?;
+        link.read_exact(&mut [0; 1])?;
         for (file, mappings) in [("uid_map", &self.users), ("gid_map", &self.groups)] {
             std::fs::write(format!("/proc/{pid}/{file}"), text(mappings))?;
         }
-        link.write_all(&ready)
+        Ok(())
+    }
+
+    /// A user namespace with these mappings, in which nothing runs.
+    pub fn namespace(&self) -> io::Result<OwnedFd> {
+        let (mut link, theirs) = UnixStream::pair()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args([ARGUMENT, "none"])
+            .env_clear()
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let pid = child.id();
+        let mapped = self.map(pid, &mut link);
+        let opened = mapped.and_then(|()| File::open(format!("/proc/{pid}/ns/user")));
+        // It waits for a word that does not come.
+        let _ = child.kill();
+        let _ = child.wait();
+        opened.map(OwnedFd::from)
     }
 }
 

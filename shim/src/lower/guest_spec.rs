@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
-use super::{LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
+use super::{id_mapped, LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
 use crate::spec::{is_bind, Bundle, INLINE_OPTION, WITHIN_OPTION};
 use crate::user_namespace::IdMaps;
 
@@ -120,6 +120,13 @@ impl GuestSpec {
                 mount.set_source(Some(node.path.into()));
             } else if is_bind(&mount) {
                 self.share(&mut mount, bundle, container)?;
+            } else if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+                return Err(LowerError::NotSupportedYet {
+                    what: format!(
+                        "id mappings of the mount at {:?}, which is no bind mount",
+                        mount.destination()
+                    ),
+                });
             }
             kept.push(mount);
         }
@@ -139,11 +146,7 @@ impl GuestSpec {
                 destination: mount.destination().clone(),
             });
         };
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(LowerError::NotSupportedYet {
-                what: format!("the id-mapped mount at {:?}", mount.destination()),
-            });
-        }
+        let id_mapped = id_mapped::take(mount, self.id_maps.as_ref())?;
         let options = mount.options().clone().unwrap_or_default();
         // An empty volume is filled by the guest first.
         let fills = options.iter().any(|option| option == "tmpcopyup");
@@ -179,6 +182,7 @@ impl GuestSpec {
                 recursive,
                 follow,
                 within,
+                id_mapped,
             },
             read_only,
         });

@@ -3,6 +3,7 @@
 //! Pure: no file is opened, no clock read; the same input gives the same plan.
 
 mod guest_spec;
+mod id_mapped;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,8 @@ use crate::network::{Attachments, NetworkError};
 use crate::pod::Limits;
 use crate::spec::{BlockFile, Bundle, LayerFile, RootfsMount, RootfsSource, IMAGE_HEAD_BYTES};
 use crate::user_namespace::IdMaps;
+
+pub use id_mapped::IdMapped;
 
 pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
 
@@ -136,6 +139,8 @@ pub enum ShareSource {
         follow: bool,
         /// The path below `path` that is meant, found without leaving it.
         within: Option<PathBuf>,
+        /// Its ids are mapped.
+        id_mapped: Option<IdMapped>,
     },
     /// Mounts to make for it, one above the other.
     Mounts(Vec<RootfsMount>),
@@ -347,6 +352,7 @@ fn lower_rootfs(
             recursive: true,
             follow: false,
             within: None,
+            id_mapped: None,
         },
         RootfsSource::Mounts(mounts) => ShareSource::Mounts(mounts.clone()),
     };

@@ -149,6 +149,7 @@ fn a_bind_mount_is_shared_and_its_source_becomes_a_path_of_the_guest() {
             recursive: true,
             follow: false,
             within: None,
+            id_mapped: None,
         },
         read_only: true,
     };
@@ -172,6 +173,7 @@ fn a_bind_mount_follows_the_host_and_is_of_a_part_where_its_options_say_so() {
         recursive: true,
         follow: true,
         within: Some("a/b".into()),
+        id_mapped: None,
     };
     assert_eq!(plan.shares[0].source, want);
     let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
@@ -190,6 +192,7 @@ fn a_root_directory_is_shared() {
         recursive: true,
         follow: false,
         within: None,
+        id_mapped: None,
     };
     assert_eq!(plan.shares[0].source, want);
     assert!(plan.config.devices.fs.is_some());

@@ -42,3 +42,14 @@ case_mounts_happen_in_their_order() {
 }
 case_hostname() { shell hostname; expect_out inside; }
 case_domainname() { shell 'cat /proc/sys/kernel/domainname' '.ociVersion = "1.1.0" | .domainname = "example.org"'; expect_out example.org; }
+case_an_id_mapped_bind_mount() {
+    mkdir "$T/volume"
+    touch "$T/volume/roots" "$T/volume/users"
+    chown 1000:1000 "$T/volume/users"
+    local map='[{"containerID": 0, "hostID": 2000, "size": 10}, {"containerID": 1000, "hostID": 0, "size": 1}]'
+    shell 'stat -c %u:%g /volume/roots /volume/users; touch /volume/new' \
+        ".mounts += [{destination: \"/volume\", source: \"$T/volume\", options: [\"bind\"], uidMappings: $map, gidMappings: $map}]"
+    expect_status 0
+    expect_out "$(printf '2000:2000\n0:0')"
+    expect "$(stat -c %u:%g "$T/volume/new")" 1000:1000 "whose a new file is"
+}
