@@ -314,6 +314,18 @@ impl Cgroup {
         Err(io::ErrorKind::TimedOut).context(failed)
     }
 
+    /// Kills all processes in it, waits until they are gone, and removes it.
+    pub(crate) async fn end(&self) {
+        self.kill();
+        for _ in 0..500 {
+            if self.processes().is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        self.remove();
+    }
+
     /// Removes the group and those below it; processes have to be gone.
     pub(crate) fn remove(&self) {
         remove_tree(&self.0);

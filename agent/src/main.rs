@@ -7,6 +7,7 @@
 //! ```text
 //! hull-agent                        as PID 1
 //! hull-agent container-init         a container's process before its exec; started by the agent
+//! /sbin/docker-init -- PROGRAM...   PID 1 of a container with `--init`: the same program again
 //! hull-agent serve DIRECTORY        the same services on UNIX sockets, for tests
 //! ```
 //!
@@ -42,7 +43,13 @@ mod unpack;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
+    let mut args = std::env::args_os();
+    if args
+        .next()
+        .is_some_and(|name| name == container::reaper::NAME)
+    {
+        return container::reaper::main(args);
+    }
     match args.next() {
         Some(word) if word == "container-init" => container::init::main(),
         Some(word) if word == "serve" => match args.next() {

@@ -130,6 +130,11 @@ impl Process {
         self.cgroup == other.cgroup
     }
 
+    /// Whether it works on files in the place of a program.
+    pub(crate) fn is_job(&self) -> bool {
+        self.job.is_some()
+    }
+
     /// 0 before the launch.
     pub(crate) fn pid(&self) -> u32 {
         self.state().pid

@@ -36,6 +36,8 @@ struct Container {
     init: Arc<Process>,
     execs: HashMap<String, Arc<Process>>,
     cgroup: Cgroup,
+    /// Of jobs on files, which go on while the container is frozen; made for the first one.
+    jobs: Option<Cgroup>,
     files: ContainerFiles,
     /// Held until nothing of the container is under way to the host.
     mounts: Option<Mounts>,
@@ -44,6 +46,17 @@ struct Container {
     seccomp: Option<LinuxSeccomp>,
     personality: Option<LinuxPersonality>,
     umask: Option<u32>,
+}
+
+impl Container {
+    fn jobs_group(&mut self, id: &str) -> Result<Cgroup> {
+        let group = match self.jobs.take() {
+            Some(group) => group,
+            // No container's id begins with a dot.
+            None => Cgroup::create(&format!(".files-{id}"), None)?,
+        };
+        Ok(self.jobs.insert(group).clone())
+    }
 }
 
 #[derive(Default)]
@@ -161,6 +174,7 @@ impl Sandbox {
             rootfs: files.rootfs(),
             files: files.files.clone(),
             files_only: request.files_only,
+            init: request.init,
         }));
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let cgroup = undo.cgroup.insert(Cgroup::create(id, resources)?).clone();
@@ -185,6 +199,7 @@ impl Sandbox {
             init,
             execs: HashMap::new(),
             cgroup,
+            jobs: None,
             files: files.ok_or_else(|| AgentError::new(Kind::Internal, "no files"))?,
             mounts: Some(mounts),
             volumes,
@@ -245,13 +260,11 @@ impl Sandbox {
         let job = job
             .map(|job| Job::of(job, container.files.layers()))
             .transpose()?;
-        let exec = Process::new(
-            &request.exec_id,
-            container.cgroup.below(&request.sub_cgroup)?,
-            plan,
-            job,
-            tokens,
-        );
+        let cgroup = match job {
+            Some(_) => container.jobs_group(&request.container_id)?,
+            None => container.cgroup.below(&request.sub_cgroup)?,
+        };
+        let exec = Process::new(&request.exec_id, cgroup, plan, job, tokens);
         container.execs.insert(request.exec_id.clone(), exec);
         Ok(())
     }
@@ -293,7 +306,9 @@ impl Sandbox {
             };
             let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
                 .context(|| format!("failed to open process {}", init.pid()))?;
-            self.group(container_id)?.0.check_pids()?;
+            if !process.is_job() {
+                self.group(container_id)?.0.check_pids()?;
+            }
             let sibling = Some(init.pid()).filter(|_| process.shares_cgroup_of(&init));
             process
                 .launch(process.role(), &self.reaped, Some(pidfd.as_fd()), sibling)
@@ -365,14 +380,10 @@ impl Sandbox {
     }
 
     async fn dismantle(&self, mut container: Container) {
-        container.cgroup.kill();
-        for _ in 0..500 {
-            if container.cgroup.processes().is_empty() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        container.cgroup.end().await;
+        if let Some(jobs) = container.jobs.take() {
+            jobs.end().await;
         }
-        container.cgroup.remove();
         if let Some(mounts) = container.mounts.take() {
             mounts.release().await;
         }

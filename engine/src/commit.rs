@@ -18,10 +18,14 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::files::Output;
 use crate::images::parse_reference;
+use crate::lifecycle::Status;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// How names of layers on their way into the store begin, in the engine's root directory.
+pub(crate) const HALF_MADE: &str = ".commit-";
 
 /// What a client asks for.
 #[derive(Debug, Default)]
@@ -33,6 +37,8 @@ pub(crate) struct CommitRequest {
     pub(crate) comment: String,
     /// Lines of a Dockerfile.
     pub(crate) changes: Vec<String>,
+    /// A container that runs stands still meanwhile.
+    pub(crate) pause: bool,
     /// What the image's configuration says, in the place of the container's.
     pub(crate) config: ContainerConfig,
 }
@@ -69,7 +75,7 @@ impl Engine {
                 crate::dockerfile::apply(&mut config, line).map_err(EngineError::BadRequest)?;
             }
         }
-        let layer = self.layer_of(container).await?;
+        let layer = self.layer_at_rest(container, request.pause).await?;
         let parent = self.images.find(&record.image.id).await?;
         let config_json = image_config(&parent.config_json, &config, &layer, &request)?;
         let mut layers: Vec<Value> = parent.layers.iter().map(layer_descriptor).collect();
@@ -90,6 +96,24 @@ impl Engine {
         Ok(id.to_string())
     }
 
+    /// The layer of a container that is paused for it, if it has to be.
+    async fn layer_at_rest(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        pause: bool,
+    ) -> Result<Layer> {
+        if !pause || container.status() != Status::Running {
+            return self.layer_of(container).await;
+        }
+        self.pause_container(container).await?;
+        let layer = self.layer_of(container).await;
+        match self.unpause_container(container).await {
+            // Somebody else has ended it, or its pause.
+            Ok(()) | Err(EngineError::Conflict(_)) => layer,
+            Err(error) => Err(error),
+        }
+    }
+
     async fn layer_of(self: &Arc<Self>, container: &Arc<Container>) -> Result<Layer> {
         let job = FilesJob {
             kind: Kind::LAYER.into(),
@@ -106,7 +130,7 @@ impl Engine {
 async fn receive(mut output: Output, directory: &Path) -> Result<Layer> {
     let io = |source| EngineError::io("write the layer below", directory, source);
     let file = tempfile::Builder::new()
-        .prefix(".commit-")
+        .prefix(HALF_MADE)
         .tempfile_in(directory)
         .map_err(io)?;
     let mut writer = tokio::fs::File::from_std(file.reopen().map_err(io)?);

@@ -9,7 +9,7 @@ use rustix::fs::FlockOperation;
 use tokio::sync::Semaphore;
 
 use crate::api;
-use crate::engine::{Engine, Programs};
+use crate::engine::{Defaults, Engine, Programs};
 use crate::error::{EngineError, Result};
 use crate::listen::{self, Address, Listener, TlsFiles};
 use crate::paths::Paths;
@@ -32,6 +32,8 @@ pub struct Config {
     pub programs: Programs,
     /// Registries.
     pub registries: hull_image::RegistryConfig,
+    /// What containers are like that don't say.
+    pub defaults: Defaults,
 }
 
 /// Serves until `stop` resolves. Containers go on without the daemon.
@@ -49,7 +51,13 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     )
     .await?;
     let events_socket = config.paths.events_socket();
-    let engine = Engine::open(config.paths, config.programs, config.registries).await?;
+    let engine = Engine::open(
+        config.paths,
+        config.programs,
+        config.registries,
+        config.defaults,
+    )
+    .await?;
     engine.images.collect_leftovers().await?;
     let rules = Arc::clone(&engine);
     let keeper = tokio::spawn(async move {

@@ -29,6 +29,13 @@ pub struct Programs {
     pub unpack: PathBuf,
 }
 
+/// What containers are like whose creator leaves it open.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Defaults {
+    /// An init process runs the program.
+    pub init: bool,
+}
+
 /// All that a hulld serves.
 pub struct Engine {
     pub(crate) paths: Paths,
@@ -39,6 +46,7 @@ pub struct Engine {
     pub(crate) volumes: Volumes,
     pub(crate) shim: ShimConfig,
     pub(crate) id: String,
+    pub(crate) defaults: Defaults,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
 }
@@ -49,6 +57,7 @@ impl Engine {
         paths: Paths,
         programs: Programs,
         registries: hull_image::RegistryConfig,
+        defaults: Defaults,
     ) -> Result<Arc<Self>> {
         let io = |what, path: &std::path::Path| {
             let path = path.to_owned();
@@ -74,6 +83,7 @@ impl Engine {
                 exec_root: paths.exec_root().to_owned(),
             },
             id,
+            defaults,
             containers: RwLock::default(),
             execs: Mutex::default(),
             paths,

@@ -89,6 +89,9 @@ pub enum EngineError {
     /// A part of the Docker API that Hull does not have yet.
     #[error("{0} is not built yet")]
     NotBuilt(String),
+    /// The log driver keeps nothing.
+    #[error("configured logging driver does not support reading")]
+    UnreadableLogs,
     /// It can't be had with a VM.
     #[error("not supported: {0}")]
     NotSupported(String),
@@ -271,7 +274,10 @@ impl EngineError {
             Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
             Self::Forbidden(_) => Kind::Forbidden,
             Self::NotModified(_) => Kind::NotModified,
-            Self::NotBuilt(_) | Self::NotSupported(_) | Self::Unsupported { .. } => Kind::NotBuilt,
+            Self::NotBuilt(_)
+            | Self::NotSupported(_)
+            | Self::Unsupported { .. }
+            | Self::UnreadableLogs => Kind::NotBuilt,
             Self::NoSwarm | Self::NoPartOfSwarm => Kind::Unavailable,
             Self::Image(failure) => failure.kind,
             Self::Start(_)

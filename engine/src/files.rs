@@ -1,5 +1,6 @@
 //! Work on containers' files: by the running VM, or by one that is booted for it and gone after.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 /// How long a job may neither give nor take a byte. It holds a stopped container, and a guest may
 /// be silent for ever.
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
+/// How long a VM that was booted for a session waits for the next one.
+const KEEP: Duration = Duration::from_secs(3);
 const SIGKILL: u32 = 9;
 
 /// What a client reads.
@@ -42,6 +45,8 @@ pub(crate) struct Session {
     task: Arc<Task>,
     /// The VM was booted for this; the container can't be started meanwhile.
     own: Option<OwnedMutexGuard<()>>,
+    /// A job did not end by itself: the VM serves no further one.
+    broken: AtomicBool,
 }
 
 /// A job that runs.
@@ -63,23 +68,24 @@ impl Engine {
     }
 
     async fn open_files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
-        // The job's process would be frozen with the container's.
-        if container.status() == Status::Paused {
-            return Err(EngineError::Conflict(format!(
-                "container {} is paused: unpause it before its files are worked on",
-                container.name()
-            )));
-        }
         let session = |task, own| Session {
             engine: Arc::clone(self),
             container: Arc::clone(container),
             task,
             own,
+            broken: AtomicBool::new(false),
         };
         if container.status().is_live() {
             return Ok(session(live_task(container)?, None));
         }
-        let operation = Arc::clone(&container.operation).lock_owned().await;
+        if let Some((task, operation)) = container.turns.take_kept() {
+            let kept = session(task, Some(operation));
+            if kept.task.is_running().await.unwrap_or(false) {
+                return Ok(kept);
+            }
+            kept.end_own().await;
+        }
+        let operation = container.operate().await;
         match container.status() {
             // It was started meanwhile.
             Status::Running | Status::Paused => Ok(session(live_task(container)?, None)),
@@ -98,32 +104,70 @@ impl Engine {
 /// A client that goes away drops its session where it is.
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = self.end_own();
+        // None: hulld itself is ending, and the next one sweeps.
+        if let (Some(operation), Ok(runtime)) =
+            (self.own.take(), tokio::runtime::Handle::try_current())
+        {
+            runtime.spawn(self.ending(operation));
+        }
     }
 }
 
 impl Session {
-    /// Ends it. A VM that was booted for it is gone after.
-    pub(crate) async fn close(mut self) {
-        if let Some(ending) = self.end_own() {
-            let _ = ending.await;
+    /// Ends it. A VM that was booted for it is kept for a while, for the next: a copy is two
+    /// requests. It makes way for whatever else is wanted of the container.
+    pub(crate) fn close(mut self) {
+        let Some(operation) = self.own.take() else {
+            return;
+        };
+        if self.broken.load(Ordering::Relaxed) {
+            self.own = Some(operation);
+            return;
+        }
+        let ending = {
+            let session = Self {
+                engine: Arc::clone(&self.engine),
+                container: Arc::clone(&self.container),
+                task: Arc::clone(&self.task),
+                own: None,
+                broken: AtomicBool::new(false),
+            };
+            move |operation| {
+                tokio::spawn(session.ending(operation));
+            }
+        };
+        let turns = &self.container.turns;
+        let number = turns.keep(Arc::clone(&self.task), operation, ending);
+        if let Some(number) = number {
+            let container = Arc::clone(&self.container);
+            tokio::spawn(async move {
+                tokio::time::sleep(KEEP).await;
+                container.turns.end_kept(Some(number));
+            });
         }
     }
 
-    /// Begins to end a VM that was booted for the session, if there is one. It goes on to its end
-    /// whether or not somebody waits; until then the container can't be started.
-    fn end_own(&mut self) -> Option<tokio::task::JoinHandle<()>> {
-        // None: hulld itself is ending, and the next one sweeps.
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let operation = self.own.take()?;
+    /// Ends the VM that was booted for the session, if there is one.
+    async fn end_own(mut self) {
+        if let Some(operation) = self.own.take() {
+            self.ending(operation).await;
+        }
+    }
+
+    /// The end of a VM that was booted for the session; until it is over, the container can't be
+    /// started.
+    fn ending(
+        &self,
+        operation: OwnedMutexGuard<()>,
+    ) -> impl std::future::Future<Output = ()> + Send + 'static {
         let (engine, container) = (Arc::clone(&self.engine), Arc::clone(&self.container));
         let task = Arc::clone(&self.task);
-        Some(runtime.spawn(async move {
+        async move {
             let _operation = operation;
             let _ = task.delete("").await;
             let _ = task.shutdown().await;
             engine.clean_runtime(container.id()).await;
-        }))
+        }
     }
 
     async fn begin(&self, job: &FilesJob, input: bool) -> Result<Running> {
@@ -181,6 +225,7 @@ impl Session {
 
     /// Ends a job that does not end by itself.
     async fn kill(&self, id: &str) {
+        self.broken.store(true, Ordering::Relaxed);
         if let Err(error) = self.task.kill(id, SIGKILL, false).await {
             tracing::debug!(error = error.message(), "ending work on files");
         }
@@ -242,7 +287,7 @@ impl Session {
         let mut running = match self.begin(&job, false).await {
             Ok(running) => running,
             Err(error) => {
-                self.close().await;
+                self.close();
                 return Err(error);
             }
         };
@@ -279,7 +324,7 @@ impl Session {
                     .send(Err(std::io::Error::other(error.message())))
                     .await;
             }
-            self.close().await;
+            self.close();
         });
         Ok(receiver)
     }

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use bollard_stubs::models::ContainerConfig;
 use futures_util::future::BoxFuture;
 use hull_image::{
-    Credentials, Digest, ErrorKind, Image, ImageError, Import, LayerLengths, LoadedImage,
-    NoProgress, Platform, Progress, PruneReport, Pushed, Reference, RegistryConfig, RemoveOptions,
-    Removed, Rootfs, Saved, UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
+    Credentials, Digest, Distribution, ErrorKind, Found, Image, ImageError, Import, LayerLengths,
+    LoadedImage, NoProgress, Platform, Progress, PruneReport, Pushed, Reference, RegistryConfig,
+    RemoveOptions, Removed, Rootfs, Saved, UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
 };
 use hull_shim::runtime_dir::EXEC_ROOT_ENV;
 use hull_shim::unpack::{Compression, Job, Known, Layer, Limits};
@@ -233,6 +233,30 @@ impl Images {
             None => self.store.clone(),
             Some(credentials) => self.store.acting_as(registry, credentials),
         }
+    }
+
+    /// What the registry has under a name.
+    pub(crate) async fn look(
+        &self,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Distribution> {
+        let store = self.store_of(reference.registry(), credentials);
+        let found = store.look(reference).await;
+        found.map_err(|error| failure(&error))
+    }
+
+    /// Repositories of a registry.
+    pub(crate) async fn search(
+        &self,
+        registry: &str,
+        term: &str,
+        limit: u32,
+        credentials: Option<Credentials>,
+    ) -> Result<Vec<Found>> {
+        let store = self.store_of(registry, credentials);
+        let found = store.search(registry, term, limit).await;
+        found.map_err(|error| failure(&error))
     }
 
     /// Whether a registry takes credentials.

@@ -9,17 +9,42 @@ use crate::error::{EngineError, Result};
 /// Docker's `filters`: key to wanted values.
 pub(crate) type Filters = BTreeMap<String, Vec<String>>;
 
-/// Query parameters of a request.
+/// Query parameters of a request; of one that is given several times the first counts, unless all
+/// are asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Params(pub(crate) HashMap<String, String>);
+pub(crate) struct Params(HashMap<String, Vec<String>>);
+
+impl FromIterator<(String, String)> for Params {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        let mut params = Self::default();
+        for (key, value) in pairs {
+            params.0.entry(key).or_default().push(value);
+        }
+        params
+    }
+}
 
 impl Params {
+    /// The parameter as it was sent.
+    fn raw(&self, key: &str) -> Option<&str> {
+        self.all(key).first().map(String::as_str)
+    }
+
+    /// All values of a parameter.
+    pub(crate) fn all(&self, key: &str) -> &[String] {
+        self.0.get(key).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The parameter, unless absent or empty.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        self.0
-            .get(key)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.raw(key).filter(|value| !value.is_empty())
+    }
+
+    /// The lines of a parameter's values, without empty ones.
+    pub(crate) fn lines(&self, key: &str) -> Vec<String> {
+        let lines = self.all(key).iter().flat_map(|value| value.lines());
+        let lines = lines.filter(|line| !line.trim().is_empty());
+        lines.map(str::to_owned).collect()
     }
 
     /// Docker's booleans: absent, empty, `0`, `no`, `false`, `none` are false.
@@ -29,11 +54,7 @@ impl Params {
 
     /// As [`Params::flag`], with what an absent parameter means.
     pub(crate) fn flag_or(&self, key: &str, absent: bool) -> bool {
-        match self
-            .0
-            .get(key)
-            .map(|value| value.trim().to_ascii_lowercase())
-        {
+        match self.raw(key).map(|value| value.trim().to_ascii_lowercase()) {
             None => absent,
             Some(value) => !matches!(value.as_str(), "" | "0" | "no" | "false" | "none"),
         }
@@ -117,12 +138,27 @@ mod tests {
 
     #[test]
     fn flags_are_read_as_docker_reads_them() {
-        let params = Params(HashMap::from([
-            ("a".into(), "1".into()),
-            ("b".into(), "False".into()),
-            ("c".into(), String::new()),
-        ]));
+        let params = [("a", "1"), ("b", "False"), ("c", ""), ("b", "1")];
+        let params: Params = params
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into_iter()
+            .collect();
         assert!(params.flag("a") && !params.flag("b") && !params.flag("c") && !params.flag("d"));
         assert!(params.flag_or("d", true));
+        assert_eq!(params.all("b"), ["False", "1"]);
+    }
+
+    #[test]
+    fn every_value_of_a_parameter_has_lines() {
+        let pairs = [
+            ("changes", "CMD x"),
+            ("other", "y"),
+            ("changes", "ENV a=b\n\nUSER u"),
+        ];
+        let params: Params = pairs
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into_iter()
+            .collect();
+        assert_eq!(params.lines("changes"), ["CMD x", "ENV a=b", "USER u"]);
     }
 }

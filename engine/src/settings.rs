@@ -35,6 +35,8 @@ pub struct Settings {
     /// Its key.
     #[serde(rename = "tlskey")]
     pub tls_key: Option<PathBuf>,
+    /// Containers that don't say have an init process.
+    pub init: Option<bool>,
     /// Log more.
     pub debug: Option<bool>,
 }
@@ -123,6 +125,7 @@ impl Settings {
             tls_ca: one("tlscacert", self.tls_ca, file.tls_ca)?,
             tls_certificate: one("tlscert", self.tls_certificate, file.tls_certificate)?,
             tls_key: one("tlskey", self.tls_key, file.tls_key)?,
+            init: one("init", self.init, file.init)?,
             debug: one("debug", self.debug, file.debug)?,
         })
     }

@@ -17,6 +17,8 @@ pub const CONSOLE: &str = "dev.hull.console";
 
 /// Whether the container is made for work on its files only.
 pub const FILES_ONLY: &str = "dev.hull.files-only";
+/// Whether an init process runs the container's.
+pub const INIT: &str = "dev.hull.init";
 /// The container's network interfaces.
 pub const NETWORK: &str = "dev.hull.network";
 
@@ -60,6 +62,11 @@ pub const TABLE: &[Annotation] = &[
         example: "true",
     },
     Annotation {
+        name: INIT,
+        meaning: "`true`: PID 1 of the container is an init process, which runs the program, passes signals on to it and reaps orphans",
+        example: "true",
+    },
+    Annotation {
         name: NETWORK,
         meaning: "the container's network interfaces, on taps of the host, as JSON",
         example: r#"{"interfaces":[{"name":"eth0","tap":"tap0","mac":"02:42:ac:11:00:02","mtu":1500,"addresses":["172.17.0.2/16"],"gateways":["172.17.0.1"]}]}"#,
@@ -79,6 +86,8 @@ pub struct Annotations {
     pub console: bool,
     /// [`FILES_ONLY`].
     pub files_only: bool,
+    /// [`INIT`].
+    pub init: bool,
     /// [`NETWORK`].
     pub network: Option<Attachments>,
 }
@@ -149,6 +158,7 @@ impl Annotations {
             }
             CONSOLE => self.console = value.parse().ok()?,
             FILES_ONLY => self.files_only = value.parse().ok()?,
+            INIT => self.init = value.parse().ok()?,
             NETWORK => self.network = Some(Attachments::parse(value).ok()?),
             _ => return None,
         }

@@ -60,6 +60,8 @@ pub(crate) struct InitRole {
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
     /// It is there for its files only, and ends when it is started.
     pub(crate) files_only: bool,
+    /// An init process runs the program.
+    pub(crate) init: bool,
 }
 
 /// From the launcher and the process to the agent.

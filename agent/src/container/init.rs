@@ -139,7 +139,11 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
     } = launch;
     drop(pidfd);
     rustix::process::setsid().context(|| "failed to start a session".to_string())?;
+    let mut own_program = None;
     if let Role::Init(init) = &config.role {
+        if init.init {
+            own_program = Some(own_program_file()?);
+        }
         make_container(init)?;
     }
     if config.process.terminal {
@@ -171,7 +175,15 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
         Role::Init(init) => init.plan.start_hooks.clone(),
         Role::Exec | Role::Files(_) => StartHooks::default(),
     };
-    process::run(&config.process, &hooks, channel, first_closed)
+    process::run(&config.process, &hooks, channel, first_closed, own_program)
+}
+
+/// This program, which the container's root does not have.
+fn own_program_file() -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/exe", flags, Mode::empty())
+        .and_then(aside)
+        .context(|| "failed to open the init program".to_string())
 }
 
 /// In the process of a job on files: never returns once it has begun.

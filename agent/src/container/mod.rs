@@ -11,8 +11,11 @@ mod mount_options;
 mod mounts;
 pub(crate) mod plan;
 mod process;
+pub(crate) mod reaper;
 mod resolve;
 mod rlimit;
 mod schedule;
 mod seccomp;
 mod user;
+
+pub(crate) use process::identity_of;

@@ -17,6 +17,7 @@ use super::channel::{self, Order, Report};
 use super::hooks::StartHooks;
 use super::lookup::{self, Found};
 use super::plan::ProcessPlan;
+use super::reaper;
 use super::resolve;
 use super::user::{self, Identity, Wanted};
 use crate::error::{AgentError, Context, Kind, Result};
@@ -84,12 +85,13 @@ pub(super) fn terminal(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<Pa
 }
 
 /// Everything from here to the exec, which keeps the descriptors below `first_closed`. Returns only
-/// when it fails.
+/// when it fails. `init` is the program that runs the container's, if one does.
 pub(super) fn run(
     plan: &ProcessPlan,
     hooks: &StartHooks,
     channel: OwnedFd,
     first_closed: u32,
+    init: Option<OwnedFd>,
 ) -> Result<std::convert::Infallible> {
     let identity = identify(plan)?;
     own_streams(&identity);
@@ -128,7 +130,10 @@ pub(super) fn run(
     if plan.no_new_privileges {
         seccomp(plan)?;
     }
-    let error = sys::execve(&path, &args, &env);
+    let error = match init {
+        None => sys::execve(&path, &args, &env),
+        Some(file) => sys::execve_file(file.as_fd(), &reaper::arguments(&args), &env),
+    };
     Err(lookup::exec_failure(&program, &error))
 }
 
@@ -154,13 +159,27 @@ pub(super) fn announce(channel: &OwnedFd) -> Result<()> {
 }
 
 fn identify(plan: &ProcessPlan) -> Result<Identity> {
-    let wanted = Wanted {
+    identity(Wanted {
         user: &plan.user,
         uid: plan.uid,
         gid: plan.gid,
         additional_gids: &plan.additional_gids,
         additional_groups: &plan.additional_groups,
-    };
+    })
+}
+
+/// Who a user of the container is, whose root this process has: `name`, `uid:gid`, ...
+pub(crate) fn identity_of(user: &str) -> Result<Identity> {
+    identity(Wanted {
+        user,
+        uid: 0,
+        gid: 0,
+        additional_gids: &[],
+        additional_groups: &[],
+    })
+}
+
+fn identity(wanted: Wanted<'_>) -> Result<Identity> {
     user::resolve(
         wanted,
         &read_file("/etc/passwd")?,
@@ -259,7 +278,7 @@ fn environment(plan: &ProcessPlan, identity: &Identity) -> Vec<String> {
     env
 }
 
-fn inspect(path: &Path) -> Found {
+pub(super) fn inspect(path: &Path) -> Found {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Found::Unreachable,
         Err(_) => Found::Missing,

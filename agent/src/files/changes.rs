@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::pack::{is_opaque, is_whiteout};
+use super::scaffold::is_scaffold;
 
 /// Docker's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +58,13 @@ impl Walk<'_> {
                 continue;
             }
             match &before {
+                // It is told of if something is found in it.
+                None if is_scaffold(&name, &metadata) => {}
                 None => self.note(&name, Kind::Added),
-                Some(before) if !is_same_directory(before, &metadata) => {
+                Some(before) if !is_same(before, &metadata) => {
                     self.note(&name, Kind::Modified);
                 }
-                // It is there for what is below it.
+                // It is there for what is below it, or was only opened.
                 Some(_) => {}
             }
             if metadata.is_dir() {
@@ -83,9 +86,11 @@ impl Walk<'_> {
             .skip(1)
             .filter(|path| *path != Path::new(""));
         for parent in above {
-            self.found
-                .entry(parent.to_owned())
-                .or_insert(Kind::Modified);
+            let known = match fs::symlink_metadata(self.image.join(parent)) {
+                Ok(_) => Kind::Modified,
+                Err(_) => Kind::Added,
+            };
+            self.found.entry(parent.to_owned()).or_insert(known);
         }
         self.found.insert(name.to_owned(), kind);
     }
@@ -102,12 +107,14 @@ impl Walk<'_> {
     }
 }
 
-fn is_same_directory(before: &Metadata, now: &Metadata) -> bool {
-    let facts = |metadata: &Metadata| {
+/// What Docker compares. The times of a directory say only that something in it changed.
+fn is_same(before: &Metadata, now: &Metadata) -> bool {
+    let owner = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid());
+    let content = |metadata: &Metadata| {
         let time = (metadata.mtime(), metadata.mtime_nsec());
-        (metadata.mode(), metadata.uid(), metadata.gid(), time)
+        (time, metadata.size(), metadata.rdev())
     };
-    before.is_dir() && now.is_dir() && facts(before) == facts(now)
+    owner(before) == owner(now) && (now.is_dir() || content(before) == content(now))
 }
 
 #[cfg(test)]
@@ -121,15 +128,20 @@ mod tests {
         for path in ["etc/ssl", "var/log"] {
             fs::create_dir_all(image.join(path)).unwrap();
             fs::create_dir_all(upper.join(path)).unwrap();
-            let time = fs::metadata(image.join(path)).unwrap().modified().unwrap();
-            fs::File::open(upper.join(path))
-                .unwrap()
-                .set_modified(time)
-                .unwrap();
         }
         fs::write(image.join("etc/ssl/conf"), "a").unwrap();
-        fs::write(upper.join("etc/ssl/conf"), "b").unwrap();
+        fs::write(upper.join("etc/ssl/conf"), "bc").unwrap();
         fs::write(upper.join("new"), "b").unwrap();
+        // Copied up and never written to.
+        let time = std::time::SystemTime::UNIX_EPOCH;
+        for root in [&image, &upper] {
+            fs::write(root.join("etc/same"), "a").unwrap();
+            let file = fs::File::options().write(true).open(root.join("etc/same"));
+            file.unwrap().set_modified(time).unwrap();
+        }
+        fs::create_dir_all(upper.join("proc")).unwrap();
+        fs::create_dir_all(upper.join("dev/sub")).unwrap();
+        fs::write(upper.join("etc/hosts"), "").unwrap();
         let mut out = Vec::new();
         print(&image, &upper, &mut out).unwrap();
         let lines: Vec<(String, u64)> = String::from_utf8(out)
@@ -152,5 +164,10 @@ mod tests {
         assert_eq!(find("/etc/ssl/conf"), Some(0));
         assert_eq!(find("/new"), Some(1));
         assert_eq!(find("/var/log"), None);
+        assert_eq!(find("/etc/same"), None);
+        assert_eq!(find("/etc/hosts"), None);
+        assert_eq!(find("/proc"), None);
+        assert_eq!(find("/dev"), Some(1));
+        assert_eq!(find("/dev/sub"), Some(1));
     }
 }

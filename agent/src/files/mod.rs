@@ -7,6 +7,7 @@
 
 mod changes;
 mod pack;
+mod scaffold;
 mod stat;
 mod unpack;
 
@@ -27,13 +28,18 @@ pub(crate) enum Job {
     /// Writes a tar of a file or tree.
     Read { path: PathBuf },
     /// Takes a tar into a directory.
-    Write { path: PathBuf, keep_kinds: bool },
+    Write {
+        path: PathBuf,
+        keep_kinds: bool,
+        /// A user and group of the container, who own it all.
+        owner: Option<String>,
+    },
     /// Writes a tar of the whole tree, without what is mounted in it.
     Export,
     /// Prints what changed against the image: a JSON value for each, on a line of its own.
     Changes { image: PathBuf, upper: PathBuf },
     /// Writes the changes as a layer of an OCI image.
-    Layer { upper: PathBuf },
+    Layer { image: PathBuf, upper: PathBuf },
 }
 
 /// Where the parts of a container's root lie in the guest.
@@ -63,15 +69,17 @@ impl Job {
             Ok(Kind::WRITE) => Self::Write {
                 path: path()?,
                 keep_kinds: request.keep_kinds,
+                owner: Some(request.owner.clone()).filter(|owner| !owner.is_empty()),
             },
             Ok(Kind::EXPORT) => Self::Export,
             Ok(Kind::CHANGES) => {
                 let Layers { image, upper } = layers()?;
                 Self::Changes { image, upper }
             }
-            Ok(Kind::LAYER) => Self::Layer {
-                upper: layers()?.upper,
-            },
+            Ok(Kind::LAYER) => {
+                let Layers { image, upper } = layers()?;
+                Self::Layer { image, upper }
+            }
             Err(number) => return Err(AgentError::invalid(format!("no files job {number}"))),
         })
     }
@@ -87,12 +95,26 @@ impl Job {
         match self {
             Self::Stat { path } => stat::print(path, &mut output()),
             Self::Read { path } => pack::tree(path, output()),
-            Self::Write { path, keep_kinds } => unpack::into(path, *keep_kinds, io::stdin().lock()),
+            Self::Write {
+                path,
+                keep_kinds,
+                owner,
+            } => {
+                let owner = owner.as_deref().map(owner_of).transpose()?;
+                unpack::into(path, *keep_kinds, owner, io::stdin().lock())
+            }
             Self::Export => pack::root(Path::new("/"), output()),
             Self::Changes { image, upper } => changes::print(image, upper, &mut output()),
-            Self::Layer { upper } => pack::layer(upper, output()),
+            Self::Layer { image, upper } => pack::layer(image, upper, output()),
         }
     }
+}
+
+/// User and group numbers of a container's user.
+fn owner_of(user: &str) -> io::Result<(u32, u32)> {
+    let identity = crate::container::identity_of(user);
+    let identity = identity.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    Ok((identity.uid, identity.gid))
 }
 
 #[cfg(test)]

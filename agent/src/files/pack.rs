@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{lgetxattr, llistxattr, statx, AtFlags, StatxFlags, CWD};
 use tar::{Builder, EntryType, Header};
 
+use super::scaffold::is_scaffold;
 use super::stat;
 
 /// Largest list of attributes, and largest attribute, in bytes.
@@ -23,7 +24,21 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// How overlayfs says that a directory hides the one below.
 const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
 
-/// A file or tree under its last name.
+/// proc, sysfs, cgroup 1 and 2, devpts, mqueue, debugfs, tracefs, securityfs, bpf (`statfs(2)`).
+const KERNEL_FILE_SYSTEMS: [rustix::fs::FsWord; 10] = [
+    0x9fa0,
+    0x6265_6572,
+    0x27_e0eb,
+    0x6367_7270,
+    0x1cd1,
+    0x1980_0202,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0xcafe_4a11,
+];
+
+/// A file or tree under its last name; of the kernel's file systems in it the mount points alone.
 pub(super) fn tree(path: &Path, out: impl Write) -> io::Result<()> {
     let metadata = stat::metadata(path)?;
     let name = match path.as_os_str().as_bytes() {
@@ -33,6 +48,7 @@ pub(super) fn tree(path: &Path, out: impl Write) -> io::Result<()> {
     };
     let name = Path::new(if name == "/" { OsStr::new(".") } else { name });
     let mut pack = Pack::new(out);
+    pack.no_kernel_files = true;
     match metadata.is_dir() {
         true => {
             // The link's own name, and what it leads to.
@@ -53,10 +69,10 @@ pub(super) fn root(path: &Path, out: impl Write) -> io::Result<()> {
     pack.finish()
 }
 
-/// The writable layer of an overlay mount, as a layer of an image.
-pub(super) fn layer(upper: &Path, out: impl Write) -> io::Result<()> {
+/// The writable layer of an overlay mount over an image, as a layer of an image.
+pub(super) fn layer(image: &Path, upper: &Path, out: impl Write) -> io::Result<()> {
     let mut pack = Pack::new(out);
-    pack.is_layer = true;
+    pack.layer_of = Some(image.to_owned());
     pack.directory(upper, Path::new(""))?;
     pack.finish()
 }
@@ -67,7 +83,10 @@ struct Pack<W: Write> {
     links: HashMap<(u64, u64), PathBuf>,
     /// Number of the mount that is packed, without those below it.
     only_mount: Option<u64>,
-    is_layer: bool,
+    /// A layer is packed, over this image.
+    layer_of: Option<PathBuf>,
+    /// The content of the kernel's file systems is left out.
+    no_kernel_files: bool,
 }
 
 impl<W: Write> Pack<W> {
@@ -76,7 +95,8 @@ impl<W: Write> Pack<W> {
             tar: Builder::new(out),
             links: HashMap::new(),
             only_mount: None,
-            is_layer: false,
+            layer_of: None,
+            no_kernel_files: false,
         }
     }
 
@@ -102,20 +122,58 @@ impl<W: Write> Pack<W> {
                 self.placeholder(&name)?;
                 continue;
             }
-            if self.is_layer && is_whiteout(&metadata) {
+            if self.layer_of.is_some() && is_whiteout(&metadata) {
                 self.whiteout(&name, &child)?;
+                continue;
+            }
+            if self.is_scaffold(&path, &name, &metadata)? {
                 continue;
             }
             self.entry(&path, &name, &metadata)
                 .map_err(|error| named(error, &path))?;
-            if metadata.is_dir() && !foreign {
-                if self.is_layer && is_opaque(&path) {
+            if metadata.is_dir() && !foreign && !self.is_of_the_kernel(&path, &metadata) {
+                if self.layer_of.is_some() && is_opaque(&path) {
                     self.empty_file(&name.join(OPAQUE))?;
                 }
                 self.directory(&path, &name)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether something is in the layer only because the container ran.
+    fn is_scaffold(&self, path: &Path, name: &Path, metadata: &Metadata) -> io::Result<bool> {
+        let Some(image) = &self.layer_of else {
+            return Ok(false);
+        };
+        if !is_scaffold(name, metadata) || fs::symlink_metadata(image.join(name)).is_ok() {
+            return Ok(false);
+        }
+        if !metadata.is_dir() {
+            return Ok(true);
+        }
+        for entry in fs::read_dir(path)? {
+            let child = entry?.file_name();
+            let (path, name) = (path.join(&child), name.join(&child));
+            if !self.is_scaffold(&path, &name, &fs::symlink_metadata(&path)?)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the kernel makes a directory's content up, as below /proc, or it is that of /dev.
+    fn is_of_the_kernel(&self, path: &Path, metadata: &Metadata) -> bool {
+        if !self.no_kernel_files {
+            return false;
+        }
+        let above = path.parent().and_then(|parent| fs::metadata(parent).ok());
+        let mounted = above.is_some_and(|above| above.dev() != metadata.dev());
+        let devices = path.components().eq(Path::new("/dev").components());
+        mounted
+            && (devices
+                || rustix::fs::statfs(path)
+                    .is_ok_and(|found| KERNEL_FILE_SYSTEMS.contains(&found.f_type)))
     }
 
     /// What a path is, and whether it is on another mount than the one that is packed.

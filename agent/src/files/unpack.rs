@@ -17,8 +17,14 @@ use super::stat;
 const XATTR_PREFIX: &str = "SCHILY.xattr.";
 
 /// Takes a tar into an existing directory. With `keep_kinds` a directory is not replaced by
-/// something else, nor the other way round.
-pub(super) fn into(path: &Path, keep_kinds: bool, input: impl Read) -> io::Result<()> {
+/// something else, nor the other way round. All of it belongs to `owner` (user and group), or to
+/// whom the tar says.
+pub(super) fn into(
+    path: &Path,
+    keep_kinds: bool,
+    owner: Option<(u32, u32)>,
+    input: impl Read,
+) -> io::Result<()> {
     let mut with_slash = path.as_os_str().to_owned();
     with_slash.push("/");
     stat::metadata(Path::new(&with_slash))?;
@@ -35,7 +41,10 @@ pub(super) fn into(path: &Path, keep_kinds: bool, input: impl Read) -> io::Resul
         make_room(&target, &entry, keep_kinds)?;
         extract(&mut entry, &root, &target)
             .map_err(|error| io::Error::new(error.kind(), format!("{name:?}: {error}")))?;
-        let attributes = Attributes::of(&mut entry)?;
+        let mut attributes = Attributes::of(&mut entry)?;
+        if let Some((uid, gid)) = owner {
+            (attributes.uid, attributes.gid) = (uid, gid);
+        }
         attributes.set(&target)?;
         if entry.header().entry_type().is_dir() {
             directories.push((target, attributes.modified));
@@ -232,6 +241,8 @@ fn time(text: &str) -> Option<SystemTime> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     fn packed(path: &Path) -> Vec<u8> {
@@ -257,17 +268,28 @@ mod tests {
         let target = dir.path().join("target");
         fs::create_dir(&target).unwrap();
         let tar = packed(&top);
-        into(&target, true, &tar[..]).unwrap();
+        into(&target, true, None, &tar[..]).unwrap();
         // A second time over what is there.
-        into(&target, true, &tar[..]).unwrap();
+        into(&target, true, None, &tar[..]).unwrap();
         let file = target.join("top/sub/file");
         let metadata = fs::metadata(&file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "hello");
         assert_eq!(metadata.modified().unwrap(), early);
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o751);
-        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&metadata), 2);
+        assert_eq!(metadata.nlink(), 2);
         let link = fs::read_link(target.join("top/dangling")).unwrap();
         assert_eq!(link, Path::new("/nowhere"));
+        // All for one owner, whoever the tar says. Only root can give files away.
+        let own = (metadata.uid(), metadata.gid());
+        let other = match own.0 {
+            0 => (1234, 4321),
+            _ => own,
+        };
+        into(&target, true, Some(other), &tar[..]).unwrap();
+        for name in ["top", "top/sub/file", "top/dangling"] {
+            let metadata = fs::symlink_metadata(target.join(name)).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), other, "{name}");
+        }
     }
 
     #[test]
@@ -280,12 +302,12 @@ mod tests {
         let tar = packed(&file);
         let other = dir.path().join("other");
         fs::create_dir_all(other.join("name")).unwrap();
-        let error = into(&other, true, &tar[..]).unwrap_err().to_string();
+        let error = into(&other, true, None, &tar[..]).unwrap_err().to_string();
         assert!(error.contains("cannot overwrite directory"), "{error}");
-        into(&other, false, &tar[..]).unwrap();
+        into(&other, false, None, &tar[..]).unwrap();
         assert!(other.join("name").is_file());
-        assert!(into(&file, true, &tar[..]).is_err());
-        assert!(into(&other, true, &b"no tar at all"[..]).is_err());
+        assert!(into(&file, true, None, &tar[..]).is_err());
+        assert!(into(&other, true, None, &b"no tar at all"[..]).is_err());
     }
 
     #[test]

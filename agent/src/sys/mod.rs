@@ -9,8 +9,9 @@ mod process;
 pub(crate) use bpf::{attach_device_program, load_device_program};
 pub(crate) use port::{mark, power_off_notice};
 pub(crate) use process::{
-    close_on_exec_from, execve, fork, kill, place, reset_signals, set_io_priority, set_personality,
-    set_rlimit, set_scheduler, set_seccomp_filter, unshare, Forked, SchedulerAttributes,
+    block_signals, close_on_exec_from, execve, execve_file, fork, kill, next_signal, place,
+    reset_signals, set_io_priority, set_personality, set_rlimit, set_scheduler, set_seccomp_filter,
+    unshare, Forked, SchedulerAttributes,
 };
 
 use std::io;

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
@@ -130,17 +130,83 @@ pub(crate) fn close_on_exec_from(first: u32) {
     };
 }
 
+/// Pointers to strings, ended by a null pointer, as `execve` takes them; valid as long as the list.
+fn pointers(list: &[CString]) -> Vec<*const libc::c_char> {
+    let list = list.iter().map(|text| text.as_ptr());
+    list.chain(std::iter::once(std::ptr::null())).collect()
+}
+
 /// `execve(2)`: returns only its error.
 pub(crate) fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
-        let list = list.iter().map(|text| text.as_ptr());
-        list.chain(std::iter::once(std::ptr::null())).collect()
-    };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: `path` is NUL-terminated; both lists are, by a null pointer, and point to
     // NUL-terminated strings that outlive the call.
     unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Executes an open file (`execveat(2)`): returns only its error.
+pub(crate) fn execve_file(file: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> io::Error {
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: the path is the empty string; both lists end with a null pointer and point to
+    // NUL-terminated strings that outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// All signals but those of a fault in this process's own code.
+fn all_signals() -> libc::sigset_t {
+    let faults = [
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGABRT,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+    ];
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set before anything else reads it.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        for signal in faults {
+            libc::sigdelset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks all signals but those of faults: they wait for [`next_signal`].
+pub(crate) fn block_signals() -> io::Result<()> {
+    let set = all_signals();
+    // SAFETY: `set` is initialised and outlives the call, which writes no old set.
+    let done =
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+    check(done.into())?;
+    Ok(())
+}
+
+/// Waits for a blocked signal.
+pub(crate) fn next_signal() -> io::Result<i32> {
+    let set = all_signals();
+    loop {
+        // SAFETY: `set` is initialised and outlives the call, which writes no further information.
+        let signal = unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
+        match check(signal.into()) {
+            Ok(_) => return Ok(signal),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What `sched_setattr(2)` takes.

@@ -78,7 +78,7 @@ async fn ask(engine: &Arc<Engine>, container: &Arc<Container>, job: FilesJob) ->
     detached(async move {
         let session = engine.files(&container).await?;
         let answer = session.ask(&job).await;
-        session.close().await;
+        session.close();
         answer
     })
     .await
@@ -101,7 +101,7 @@ async fn read(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Re
         match session.ask(&job(Kind::STAT, &path)).await {
             Ok(answer) => Ok((answer, session.stream(job(Kind::READ, &path)).await?)),
             Err(error) => {
-                session.close().await;
+                session.close();
                 Err(error)
             }
         }
@@ -130,8 +130,12 @@ async fn write(
 ) -> Answer<StatusCode> {
     let path = path_of(&query)?;
     let container = engine.container(&id)?;
+    let user = container.record().config.user;
     let job = FilesJob {
         keep_kinds: query.0.flag("noOverwriteDirNonDir"),
+        owner: user
+            .filter(|_| query.0.flag("copyUIDGID"))
+            .unwrap_or_default(),
         ..job(Kind::WRITE, &path)
     };
     let stream = body.into_data_stream().map_err(std::io::Error::other);
@@ -141,7 +145,7 @@ async fn write(
         let session = engine.files(&container).await?;
         let input = tokio_util::io::StreamReader::new(stream);
         let fed = session.feed(&job, input).await;
-        session.close().await;
+        session.close();
         fed
     })
     .await?;
@@ -163,8 +167,14 @@ async fn changes(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> 
 
 async fn export(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
     let container = engine.container(&id)?;
-    let session = engine.files(&container).await?;
-    let output = session.stream(job(Kind::EXPORT, "/")).await?;
+    let output = detached({
+        let (engine, container) = (Arc::clone(&engine), Arc::clone(&container));
+        async move {
+            let session = engine.files(&container).await?;
+            session.stream(job(Kind::EXPORT, "/")).await
+        }
+    })
+    .await?;
     engine.publish(&container, "export", []);
     Ok(tar_response(output, "application/octet-stream"))
 }
@@ -172,13 +182,13 @@ async fn export(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
 async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode, Json<Value>)> {
     let text = |key: &str| query.0.get(key).unwrap_or_default().to_owned();
     let container = engine.container(&text("container"))?;
-    let changes = query.0.get("changes").unwrap_or_default();
     let request = CommitRequest {
         repository: text("repo"),
         tag: text("tag"),
         author: text("author"),
         comment: text("comment"),
-        changes: changes.lines().map(str::to_owned).collect(),
+        changes: query.0.lines("changes"),
+        pause: query.0.flag_or("pause", true),
         config: body_json(body).await?,
     };
     let engine = Arc::clone(&engine);

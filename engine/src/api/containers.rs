@@ -15,24 +15,23 @@ use bollard_stubs::models::{
     ContainerUpdateResponse, ContainerWaitResponse,
 };
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::detach::DetachKeys;
 use super::import::platform;
+use super::logs::{framed_log, log, Form};
 use super::respond::{stream, Answer, NO_CONTENT};
-use super::streams::{body_channel, frame, media_type, Attachment, Hijack};
+use super::streams::{Attachment, Hijack};
 use super::{body_bytes, body_json, websocket, Query, Shared};
 use crate::container::{
     live_task, Container, CreateRequest, ListOptions, StopOptions, WaitCondition,
 };
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
-use crate::filters;
 use crate::json::Params;
 use crate::lifecycle::Status;
-use crate::logs::{self, LogRecord, ReadOptions};
+use crate::logs::ReadOptions;
 use crate::spec;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -257,108 +256,6 @@ async fn wait(engine: Shared, Path(id): Path<String>, Query(query): Query) -> An
     Ok(stream("application/json", Body::from_stream(body)))
 }
 
-/// A time; `0` is none.
-fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
-    let text = query.get(key).filter(|text| *text != "0");
-    text.map(|text| filters::time(key, text)).transpose()
-}
-
-async fn log(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<Response> {
-    let container = engine.container(&id)?;
-    let record = container.record();
-    let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
-    if !stdout && !stderr {
-        return Err(EngineError::BadRequest(
-            "Bad parameters: you must choose at least one stream".to_owned(),
-        )
-        .into());
-    }
-    if record
-        .host
-        .log_config
-        .as_ref()
-        .and_then(|log| log.typ.as_deref())
-        == Some("none")
-    {
-        return Err(EngineError::NotBuilt(
-            "configured logging driver does not support reading: it".to_owned(),
-        )
-        .into());
-    }
-    let tail = match query.get("tail") {
-        None | Some("all") => None,
-        // As dockerd: what is no number means all.
-        Some(text) => text.parse::<u64>().ok(),
-    };
-    let options = ReadOptions {
-        tail,
-        since: time_of(&query, "since")?,
-        until: time_of(&query, "until")?,
-        follow: query.flag("follow"),
-        no_stdout: !stdout,
-        no_stderr: !stderr,
-    };
-    let tty = record.tty();
-    let pieces = framed_log(&container, options, query.flag("timestamps"), tty);
-    let (sender, body) = body_channel();
-    tokio::spawn(forward(pieces, sender));
-    Ok(stream(media_type(tty), body))
-}
-
-async fn forward(mut pieces: mpsc::Receiver<Bytes>, sender: mpsc::Sender<Bytes>) {
-    loop {
-        tokio::select! {
-            piece = pieces.recv() => {
-                let Some(piece) = piece else { return };
-                if sender.send(piece).await.is_err() {
-                    return;
-                }
-            }
-            // Lets go of the log when a follower goes away while nothing is written.
-            () = sender.closed() => return,
-        }
-    }
-}
-
-/// The log in the form for clients.
-fn framed_log(
-    container: &Container,
-    options: ReadOptions,
-    timestamps: bool,
-    tty: bool,
-) -> mpsc::Receiver<Bytes> {
-    let mut records = logs::read(Arc::clone(&container.log), options);
-    let (sender, receiver) = mpsc::channel(16);
-    tokio::spawn(async move {
-        loop {
-            let record = tokio::select! {
-                record = records.recv() => record,
-                () = sender.closed() => return,
-            };
-            let piece = match record {
-                Some(Ok(record)) => framed_record(&record, timestamps, tty),
-                Some(Err(error)) => {
-                    tracing::error!(error = error.message(), "reading a log");
-                    return;
-                }
-                None => return,
-            };
-            if sender.send(piece).await.is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn framed_record(record: &LogRecord, timestamps: bool, tty: bool) -> Bytes {
-    if timestamps {
-        let text = format!("{:.9} {}", record.time, record.log);
-        return frame(tty, record.stream, text.as_bytes());
-    }
-    frame(tty, record.stream, record.log.as_bytes())
-}
-
 async fn attach(
     engine: Shared,
     Path(id): Path<String>,
@@ -412,7 +309,11 @@ fn attachment(
             no_stderr: !stderr,
             ..ReadOptions::default()
         };
-        framed_log(container, options, false, raw)
+        let form = Form {
+            tty: raw,
+            ..Form::default()
+        };
+        framed_log(container, options, form)
     });
     let detach = (tty && wants_stdin).then(|| {
         let (engine, container) = (Arc::clone(engine), Arc::clone(container));

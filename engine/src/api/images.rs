@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::Path;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
@@ -13,20 +12,18 @@ use bollard_stubs::models::{
     EventMessageTypeEnum, ImageConfig, ImageDeleteResponseItem, ImageHistoryResponseItem,
     ImageInspect, ImageInspectMetadata, ImageInspectRootFs, ImagePruneResponse, ImageSummary,
 };
-use futures_util::TryStreamExt as _;
 use hull_image::{Digest, Image, Removed};
-use serde_json::{json, Value};
+use serde_json::Value;
 
-use super::auth;
-use super::import;
-use super::progress::{with_progress, ProgressLines};
 use super::respond::Answer;
+use super::save::{load, save, save_many};
+use super::transfer::{create, push};
 use super::{Query, Shared};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
 use crate::filters;
-use crate::images::{container_config, parse_reference};
+use crate::images::container_config;
 use crate::json::{Filters, Params};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -392,183 +389,6 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
         images_deleted: Some(report.removed.into_iter().map(removed_item).collect()),
         space_reclaimed: i64::try_from(report.reclaimed).ok(),
     }))
-}
-
-async fn create(
-    engine: Shared,
-    Query(query): Query,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Answer<Response> {
-    match (query.get("fromImage"), query.get("fromSrc")) {
-        (Some(name), _) => pull(&engine, name, &query, &headers).await,
-        (None, Some(source)) => import::import(&engine, source, &query, &uri, body).await,
-        (None, None) => {
-            let text = "neither an image (fromImage) nor a source (fromSrc) is named";
-            Err(EngineError::BadRequest(text.to_owned()).into())
-        }
-    }
-}
-
-async fn pull(
-    engine: &Arc<Engine>,
-    name: &str,
-    query: &Params,
-    headers: &HeaderMap,
-) -> Answer<Response> {
-    let credentials = auth::of_headers(headers)?;
-    let text = match query.get("tag") {
-        Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
-        Some(tag) => format!("{name}:{tag}"),
-        None => name.to_owned(),
-    };
-    let reference = parse_reference(&text)?;
-    let platform = import::platform(query)?;
-    let engine = Arc::clone(engine);
-    let operation = move |progress: ProgressLines| async move {
-        let before = engine
-            .images
-            .find(&reference.familiar())
-            .await
-            .ok()
-            .map(|image| image.id);
-        let image = engine
-            .images
-            .pull(&reference, &platform, credentials, &progress)
-            .await?;
-        let name = reference.familiar();
-        publish(&engine, "pull", &name, &name);
-        let status = match before == Some(image.id) {
-            true => format!("Status: Image is up to date for {name}"),
-            false => format!("Status: Downloaded newer image for {name}"),
-        };
-        Ok(vec![json!({ "status": status })])
-    };
-    with_progress(operation, false).await
-}
-
-async fn push(
-    engine: &Arc<Engine>,
-    name: &str,
-    query: &Params,
-    headers: &HeaderMap,
-) -> Answer<Response> {
-    let credentials = auth::of_headers(headers)?;
-    let text = match query.get("tag") {
-        Some(tag) => format!("{name}:{tag}"),
-        None => name.to_owned(),
-    };
-    let wanted = parse_reference(&text)?;
-    // Without a tag, all tags of the repository are meant.
-    let all = engine.images.list().await?;
-    let tags = all.iter().flat_map(|image| &image.repo_tags);
-    let references: Vec<_> = tags
-        .filter_map(|tag| parse_reference(tag).ok())
-        .filter(|tag| {
-            let same =
-                tag.registry() == wanted.registry() && tag.repository() == wanted.repository();
-            same && (wanted.tag().is_none() || tag.tag() == wanted.tag())
-        })
-        .collect();
-    if references.is_empty() {
-        return Err(EngineError::BadRequest(format!(
-            "An image does not exist locally with the tag: {}",
-            wanted.familiar_name()
-        ))
-        .into());
-    }
-    let engine = Arc::clone(engine);
-    let operation = move |progress: ProgressLines| async move {
-        let mut lines = Vec::new();
-        for reference in references {
-            let pushed = engine
-                .images
-                .push(&reference, credentials.clone(), &progress)
-                .await?;
-            let name = reference.familiar();
-            publish(&engine, "push", &name, &name);
-            let tag = reference.tag().unwrap_or("latest");
-            let (digest, size) = (pushed.digest.to_string(), pushed.size);
-            lines.push(json!({ "status": format!("{tag}: digest: {digest} size: {size}") }));
-            lines.push(json!({
-                "progressDetail": {},
-                "aux": { "Tag": tag, "Digest": digest, "Size": size },
-            }));
-        }
-        Ok(lines)
-    };
-    with_progress(operation, false).await
-}
-
-/// `?names=A&names=B`.
-async fn save_many(engine: Shared, uri: Uri) -> Answer<Response> {
-    let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(&uri)
-        .map(|query| query.0)
-        .map_err(|error| EngineError::BadRequest(error.to_string()))?;
-    let names = pairs.into_iter().filter(|(key, _)| key == "names");
-    let names: Vec<String> = names
-        .flat_map(|(_, value)| value.split(',').map(str::to_owned).collect::<Vec<_>>())
-        .collect();
-    save(&engine, &names).await
-}
-
-async fn save(engine: &Arc<Engine>, names: &[String]) -> Answer<Response> {
-    if names.is_empty() {
-        return Err(EngineError::BadRequest("no image is named".to_owned()).into());
-    }
-    let mut saved: Vec<hull_image::Saved> = Vec::new();
-    for name in names {
-        let image = engine.images.find(name).await?;
-        // An id is saved without a name; a repository with all its tags, a tag with itself.
-        let tags = image
-            .repo_tags
-            .iter()
-            .filter_map(|tag| parse_reference(tag).ok());
-        let wanted = parse_reference(name).ok();
-        let own = tags.filter(|tag| {
-            wanted.as_ref().is_some_and(|wanted| {
-                let same = tag.repository() == wanted.repository();
-                same && tag.registry() == wanted.registry()
-                    && (wanted.tag().is_none() || wanted.tag() == tag.tag())
-            })
-        });
-        let own: Vec<_> = own.collect();
-        match saved.iter_mut().find(|other| other.image == image.id) {
-            Some(other) => other.names.extend(own),
-            None => saved.push(hull_image::Saved {
-                image: image.id,
-                names: own,
-            }),
-        }
-    }
-    let archive = engine.images.save(saved);
-    let archive = archive.map_err(|error| EngineError::io("open", "a pipe", error))?;
-    let body = Body::from_stream(tokio_util::io::ReaderStream::new(archive));
-    let kind = [(axum::http::header::CONTENT_TYPE, "application/x-tar")];
-    Ok((StatusCode::OK, kind, body).into_response())
-}
-
-async fn load(engine: Shared, Query(query): Query, body: Body) -> Answer<Response> {
-    let engine = Arc::clone(&engine);
-    let operation = move |progress: ProgressLines| async move {
-        let pieces = body.into_data_stream().map_err(std::io::Error::other);
-        let archive = tokio_util::io::StreamReader::new(Box::pin(pieces));
-        let loaded = engine.images.load(archive, &progress).await?;
-        let mut lines = Vec::new();
-        for image in loaded {
-            let id = image.image.id.to_string();
-            publish(&engine, "load", &id, &id);
-            if image.names.is_empty() {
-                lines.push(json!({ "stream": format!("Loaded image ID: {id}\n") }));
-            }
-            for name in &image.names {
-                lines.push(json!({ "stream": format!("Loaded image: {name}\n") }));
-            }
-        }
-        Ok(lines)
-    };
-    with_progress(operation, query.flag("quiet")).await
 }
 
 #[cfg(test)]

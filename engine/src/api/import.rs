@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::Uri;
 use axum::response::Response;
 use bollard_stubs::models::ContainerConfig;
 use futures_util::TryStreamExt as _;
@@ -24,11 +23,10 @@ pub(super) async fn import(
     engine: &Arc<Engine>,
     source: &str,
     query: &Params,
-    uri: &Uri,
     body: Body,
 ) -> Answer<Response> {
     let mut config = ContainerConfig::default();
-    for line in changes(uri)? {
+    for line in query.lines("changes") {
         crate::dockerfile::apply(&mut config, line.trim()).map_err(EngineError::BadRequest)?;
     }
     let comment = match query.get("message") {
@@ -93,37 +91,17 @@ fn name(query: &Params) -> Result<Option<Reference>> {
     parse_reference(&format!("{}:{tag}", given.familiar_name())).map(Some)
 }
 
-/// Every `changes` parameter, each of one or more lines.
-fn changes(uri: &Uri) -> Result<Vec<String>> {
-    let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(uri)
-        .map(|query| query.0)
-        .map_err(|error| EngineError::BadRequest(error.to_string()))?;
-    let values = pairs.into_iter().filter(|(key, _)| key == "changes");
-    let lines = values.flat_map(|(_, text)| text.lines().map(str::to_owned).collect::<Vec<_>>());
-    Ok(lines.filter(|line| !line.trim().is_empty()).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_change_counts() {
-        let uri: Uri = "/images/create?fromSrc=-&changes=CMD%20x&changes=ENV%20a%3Db%0AUSER%20u"
-            .parse()
-            .unwrap();
-        assert_eq!(changes(&uri).unwrap(), ["CMD x", "ENV a=b", "USER u"]);
-    }
-
-    #[test]
     fn a_name_without_a_tag_is_the_latest() {
         let query = |pairs: &[(&str, &str)]| {
             let pairs = pairs.iter();
-            Params(
-                pairs
-                    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                    .collect(),
-            )
+            pairs
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect::<Params>()
         };
         let named = |pairs: &[(&str, &str)]| name(&query(pairs)).map(|n| n.map(|n| n.familiar()));
         assert_eq!(named(&[]).unwrap(), None);

@@ -7,21 +7,24 @@ mod detach;
 mod exec;
 mod images;
 mod import;
+mod logs;
 mod metrics;
 mod networks;
 mod progress;
 mod read_to_end;
+mod registry;
 mod repair;
 mod respond;
+mod save;
 mod stats;
 mod streams;
 mod swarm;
 mod system;
+mod transfer;
 mod usage;
 mod volumes;
 mod websocket;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +66,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .merge(auth::routes())
         .merge(exec::routes())
         .merge(stats::routes())
+        .merge(registry::routes())
         .merge(images::routes())
         .merge(metrics::routes())
         .merge(networks::routes())
@@ -200,7 +204,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
         let query =
             axum::extract::Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
         let pairs = query.map_err(|error| EngineError::BadRequest(error.to_string()))?;
-        Ok(Self(Params(pairs.0.into_iter().collect::<HashMap<_, _>>())))
+        Ok(Self(pairs.0.into_iter().collect()))
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -22,7 +21,7 @@ use super::respond::{stream, Answer};
 use super::streams::body_channel;
 use super::{Query, Shared};
 use crate::engine::Engine;
-use crate::error::{EngineError, Result};
+use crate::error::Result;
 use crate::events::matches;
 use crate::filters;
 use crate::json::{Filters, Params};
@@ -35,7 +34,6 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/version", get(version))
         .route("/info", get(info))
         .route("/events", get(events))
-        .route("/distribution/{*rest}", get(distribution))
 }
 
 /// `HEAD` is answered by the same handler, without the body.
@@ -171,7 +169,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
             ..SwarmInfo::default()
         }),
         live_restore_enabled: Some(true),
-        init_binary: Some(String::new()),
+        init_binary: Some("docker-init".to_owned()),
         security_options: list(&["name=microvm"]),
         warnings: Some(kvm_warning().into_iter().collect()),
         ..SystemInfo::default()
@@ -285,8 +283,4 @@ fn event_line(event: &EventMessage) -> Bytes {
         }
     }
     Bytes::from(format!("{value}\n"))
-}
-
-async fn distribution(Path(rest): Path<String>) -> super::ApiError {
-    EngineError::NotBuilt(format!("GET /distribution/{rest}")).into()
 }

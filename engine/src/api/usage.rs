@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::RawQuery;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{json, Value};
 
 use super::respond::Answer;
-use super::Shared;
+use super::{Query, Shared};
 use crate::container::ListOptions;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
@@ -26,26 +25,25 @@ async fn prune_builds() -> Json<Value> {
 }
 
 /// The kinds that `?type=A&type=B` names; all if it names none.
-fn kinds(query: Option<&str>) -> Result<Vec<&'static str>> {
-    let named = query
-        .unwrap_or_default()
-        .split('&')
-        .filter_map(|pair| pair.strip_prefix("type="));
+fn kinds(named: &[String]) -> Result<Vec<&'static str>> {
     let known = |name: &str| {
         let kind = KINDS.iter().find(|kind| **kind == name);
         kind.copied()
             .ok_or_else(|| EngineError::BadRequest(format!("unknown object type: {name}")))
     };
-    let wanted = named.map(known).collect::<Result<Vec<_>>>()?;
+    let wanted = named
+        .iter()
+        .map(|name| known(name))
+        .collect::<Result<Vec<_>>>()?;
     Ok(match wanted.is_empty() {
         true => KINDS.to_vec(),
         false => wanted,
     })
 }
 
-async fn usage(engine: Shared, RawQuery(query): RawQuery) -> Answer<Json<Value>> {
+async fn usage(engine: Shared, query: Query) -> Answer<Json<Value>> {
     let mut answer = json!({ "BuilderSize": 0 });
-    for kind in kinds(query.as_deref())? {
+    for kind in kinds(query.0.all("type"))? {
         match kind {
             "image" => {
                 let images = super::images::summaries(&engine).await?;
@@ -74,11 +72,11 @@ mod tests {
 
     #[test]
     fn kinds_are_chosen_by_the_query() {
-        assert_eq!(kinds(None).unwrap(), KINDS);
+        assert_eq!(kinds(&[]).unwrap(), KINDS);
         assert_eq!(
-            kinds(Some("type=image&type=volume")).unwrap(),
+            kinds(&["image".to_owned(), "volume".to_owned()]).unwrap(),
             ["image", "volume"]
         );
-        assert!(kinds(Some("type=moon")).is_err());
+        assert!(kinds(&["moon".to_owned()]).is_err());
     }
 }

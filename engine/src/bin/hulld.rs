@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{anyhow, Context as _};
 use clap::Parser;
 use hull_engine::daemon::{self, Config};
-use hull_engine::engine::Programs;
+use hull_engine::engine::{Defaults, Programs};
 use hull_engine::error::{chain, EngineError};
 use hull_engine::listen::{Address, TlsFiles};
 use hull_engine::paths::Paths;
@@ -57,9 +57,15 @@ struct Args {
     /// Program that unpacks layers [default: beside hulld]
     #[arg(long, hide = true)]
     unpack: Option<PathBuf>,
+    /// Print the manual page
+    #[arg(long, hide = true)]
+    man: bool,
     /// Leave the session of the command that started it
     #[arg(long, hide = true)]
     own_session: bool,
+    /// Run containers with an init process unless they say otherwise
+    #[arg(long)]
+    init: bool,
     /// Log more
     #[arg(short = 'D', long)]
     debug: bool,
@@ -67,6 +73,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.man {
+        return manual();
+    }
     match settings(&args).and_then(|settings| run(&args, settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -77,6 +86,15 @@ fn main() -> ExitCode {
                 _ => ExitCode::FAILURE,
             }
         }
+    }
+}
+
+/// Prints the manual page.
+fn manual() -> ExitCode {
+    let page = clap_mangen::Man::new(<Args as clap::CommandFactory>::command()).section("8");
+    match page.render(&mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -94,6 +112,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         tls_ca: args.tls_ca.clone(),
         tls_certificate: args.tls_certificate.clone(),
         tls_key: args.tls_key.clone(),
+        init: args.init.then_some(true),
         debug: args.debug.then_some(true),
     };
     Ok(flags.join(file)?)
@@ -140,6 +159,9 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         programs: Programs {
             shim: program(args.shim.clone(), "containerd-shim-hull-v2")?,
             unpack: program(args.unpack.clone(), "hull-unpack")?,
+        },
+        defaults: Defaults {
+            init: settings.init.unwrap_or(false),
         },
         registries: hull_image::RegistryConfig {
             insecure: settings.insecure_registries,

@@ -14,7 +14,7 @@ impl Engine {
         container: &Arc<Container>,
         wanted: Wanted,
     ) -> Result<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         let mut added = None;
         if container.status().is_live() {
             added = Some(self.plug_in(container, &wanted).await?);
@@ -52,7 +52,7 @@ impl Engine {
         container: &Arc<Container>,
         network_id: &str,
     ) -> Result<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         let endpoints = container.record().endpoints;
         let gone = endpoints.iter().find(|end| end.network_id == network_id);
         let mut routed = None;

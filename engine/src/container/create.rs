@@ -151,6 +151,7 @@ impl Engine {
             spec::Host {
                 bundle: &self.paths.bundle(&record.id),
                 volumes: &[],
+                init: self.defaults.init,
             },
         )?;
         let container = self.reserve(name, record)?;

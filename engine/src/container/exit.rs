@@ -42,7 +42,7 @@ impl Engine {
 
     /// Ends a run: writes the record, tells the waiters, ends the VM, restarts or removes.
     async fn finish(self: &Arc<Self>, container: &Arc<Container>, task: &Task, ended: Ended) {
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         let (code, error) = match ended {
             Ended::Exited(code) => (code, self.vm_end(container.id(), code)),
             Ended::ShimLost => (
@@ -148,7 +148,7 @@ impl Engine {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            let _operation = container.operation.lock().await;
+            let _operation = container.operate().await;
             if container.status() != Status::Restarting {
                 return;
             }

@@ -9,6 +9,7 @@ mod remove;
 mod restore;
 mod start;
 mod stop;
+mod turn;
 mod update;
 mod view;
 
@@ -28,15 +29,18 @@ use crate::streams::Hub;
 pub(crate) use create::CreateRequest;
 pub use list::ListOptions;
 pub(crate) use start::close_stdin;
+use turn::Turns;
+
 pub(crate) use stop::{live_task, StopOptions};
 
 /// A container.
 pub struct Container {
     id: String,
     record: Mutex<Record>,
-    /// Held while the container is started, finished or removed. Signals do not take it: a stop
-    /// waits for an end that [`exit`] brings about.
-    pub(crate) operation: Arc<tokio::sync::Mutex<()>>,
+    /// Taken while the container is started, finished or removed ([`Container::operate`]). Signals
+    /// do not take it: a stop waits for an end that [`exit`] brings about. A VM for work on files
+    /// may be kept for the next work.
+    pub(crate) turns: Turns<Arc<Task>>,
     task: Mutex<Option<Arc<Task>>>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: Arc<Log>,
@@ -78,7 +82,7 @@ impl Container {
         });
         Arc::new(Self {
             id: record.id.clone(),
-            operation: Arc::default(),
+            turns: Turns::default(),
             task: Mutex::default(),
             hub: Hub::new(),
             log: Arc::new(Log::new(paths.log(&record.id))),

@@ -39,7 +39,7 @@ impl Engine {
         if in_use {
             self.end_for_removal(container).await?;
         }
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         // With --rm its end has removed it meanwhile.
         if !container.progress.borrow().removed {
             self.remove_locked(container).await;

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::exit::DRAIN_LIMIT;
 use super::start::{close_stdin, log_driver};
 use super::Container;
+use crate::commit;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lifecycle::{self, Event, Status};
-use crate::logs::Rotation;
+use crate::logs::LogOptions;
 use crate::network;
 use crate::shim::{self, Task};
 use crate::streams::{Fifos, Pumps};
@@ -60,7 +61,7 @@ impl Engine {
         let record = container.record();
         match record.state.status {
             Status::Removing | Status::Dead => {
-                let _operation = container.operation.lock().await;
+                let _operation = container.operate().await;
                 container.lock().state.status = Status::Exited;
                 self.remove_locked(container).await;
                 false
@@ -100,7 +101,7 @@ impl Engine {
                     Err(error) => {
                         tracing::warn!(id = container.id(), error = error.message(), "lost");
                         self.clean_runtime(container.id()).await;
-                        let _operation = container.operation.lock().await;
+                        let _operation = container.operate().await;
                         self.record_lost(container).await;
                     }
                 }
@@ -124,7 +125,7 @@ impl Engine {
         .open()?;
         let logs = log_driver(&record) != "none";
         if logs {
-            container.log.begin(Rotation::of(&record.host)?)?;
+            container.log.begin(LogOptions::of(&record)?)?;
         }
         let log = logs.then_some(&container.log);
         let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
@@ -171,6 +172,11 @@ impl Engine {
         for id in entries(&self.paths.root().join("containers")) {
             if !known.contains(&id) {
                 let _ = std::fs::remove_dir_all(self.paths.container(&id));
+            }
+        }
+        for name in entries(self.paths.root()) {
+            if name.starts_with(commit::HALF_MADE) {
+                let _ = std::fs::remove_file(self.paths.root().join(name));
             }
         }
     }

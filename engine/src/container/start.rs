@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::health::{Check, Health};
 use crate::lifecycle::{Event, Status};
-use crate::logs::Rotation;
+use crate::logs::LogOptions;
 use crate::network::{self, Owner};
 use crate::record::Record;
 use crate::scratch;
@@ -33,7 +33,7 @@ impl Engine {
         self: &Arc<Self>,
         container: &Arc<Container>,
     ) -> Result<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         match container.status() {
             Status::Running => {
                 return Err(EngineError::NotModified(
@@ -159,7 +159,7 @@ impl Engine {
         let opened = fifos.create()?;
         let logs = !matches!(log_driver(&record), "none");
         if logs {
-            container.log.begin(Rotation::of(&record.host)?)?;
+            container.log.begin(LogOptions::of(&record)?)?;
         }
         let task = Arc::new(shim::launch(&self.shim, container.id(), bundle).await?);
         let rootfs = rootfs_mounts(&record, scratch);
@@ -259,6 +259,7 @@ impl Engine {
         let host = spec::Host {
             bundle,
             volumes: &volumes,
+            init: self.defaults.init,
         };
         let spec = spec::build(record, host)?;
         let mut of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();

@@ -150,7 +150,7 @@ impl Engine {
         if container.status() != Status::Restarting {
             return Ok(false);
         }
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         if container.status() != Status::Restarting {
             return Ok(false);
         }
@@ -196,7 +196,7 @@ impl Engine {
 
     /// Freezes all processes.
     pub(crate) async fn pause_container(&self, container: &Container) -> Result<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         if container.status() == Status::Paused {
             return Err(EngineError::Conflict(format!(
                 "Container {} is already paused",
@@ -212,7 +212,7 @@ impl Engine {
 
     /// Lets them go on.
     pub(crate) async fn unpause_container(&self, container: &Container) -> Result<()> {
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         if container.status() != Status::Paused {
             return Err(EngineError::Conflict(format!(
                 "Container {} is not paused",

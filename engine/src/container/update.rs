@@ -69,7 +69,7 @@ impl Engine {
                 container.id()
             )))
         };
-        let _operation = container.operation.lock().await;
+        let _operation = container.operate().await;
         let record = container.record();
         if matches!(record.state.status, Status::Removing | Status::Dead) {
             return refused("Container is marked for removal and cannot be \"update\".".to_owned());

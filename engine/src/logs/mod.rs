@@ -1,12 +1,17 @@
 //! Container logs in Docker's `json-file` format: one JSON object per line part of at most 16 KiB.
 
+mod older;
+mod options;
 mod reader;
 mod rotation;
 mod writer;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use options::LogOptions;
 pub use reader::{read, ReadOptions};
 pub(crate) use rotation::bytes;
 pub use rotation::Rotation;
@@ -42,6 +47,9 @@ pub struct LogRecord {
     pub log: String,
     /// Where it came from.
     pub stream: Stream,
+    /// Facts of its container that its log options name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attrs: BTreeMap<String, String>,
     /// When it was read.
     pub time: Timestamp,
 }

@@ -8,7 +8,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
-use super::rotation::all_older;
+use super::older;
 use super::{Log, LogRecord, Stream};
 use crate::error::{EngineError, Result};
 
@@ -137,11 +137,16 @@ async fn read_older(
     sender: &mpsc::Sender<Result<LogRecord>>,
 ) -> std::io::Result<bool> {
     let mut parts = Vec::new();
-    for path in all_older(log.path()) {
+    for number in 1.. {
         if left == Some(0) {
             break;
         }
-        let mut file = File::open(&path).await?;
+        let path = log.path().to_owned();
+        let opened = tokio::task::spawn_blocking(move || older::open(&path, number)).await;
+        let Some(file) = opened.map_err(std::io::Error::other)?? else {
+            break;
+        };
+        let mut file = File::from_std(file);
         let length = file.metadata().await?.len();
         let mut start = 0;
         if let Some(count) = left {

@@ -112,9 +112,14 @@ async fn a_log_begins_anew_and_is_read_whole() {
     let rotation = Rotation {
         max_bytes: Some(300),
         files: 3,
+        compress: false,
     };
     log.end();
-    log.begin(rotation).unwrap();
+    log.begin(LogOptions {
+        rotation,
+        ..LogOptions::default()
+    })
+    .unwrap();
     let follow = ReadOptions {
         follow: true,
         ..ReadOptions::default()
@@ -140,4 +145,38 @@ async fn a_log_begins_anew_and_is_read_whole() {
     let tail = lines(all(&log, last).await);
     assert_eq!(tail, kept[kept.len() - 5..]);
     assert!(dir.path().read_dir().unwrap().count() <= 3);
+}
+
+#[tokio::test]
+async fn compressed_files_are_read_with_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(Log::new(dir.path().join("x.log")));
+    let attributes = [("tag".to_owned(), "t".to_owned())].into();
+    log.begin(LogOptions {
+        rotation: Rotation {
+            max_bytes: Some(2000),
+            files: 4,
+            compress: true,
+        },
+        attributes,
+    })
+    .unwrap();
+    for number in 0..60 {
+        log.write(Stream::Stdout, format!("line {number}\n").as_bytes());
+    }
+    log.end();
+    let records = all(&log, ReadOptions::default()).await;
+    let last = records.last().unwrap();
+    assert_eq!(
+        (last.log.as_str(), last.attrs["tag"].as_str()),
+        ("line 59\n", "t")
+    );
+    // Four files of about twenty records, without a gap.
+    assert_eq!(records.len(), 60);
+    let tail = ReadOptions {
+        tail: Some(50),
+        ..Default::default()
+    };
+    assert_eq!(all(&log, tail).await[0].log, "line 10\n");
+    assert!(dir.path().join("x.log.2.gz").exists());
 }

@@ -1,5 +1,6 @@
 //! Cutting output into records and appending them.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::rotation::{self, Rotation};
-use super::{LogRecord, Stream, MAX_PART_BYTES};
+use super::{older, LogOptions, LogRecord, Stream, MAX_PART_BYTES};
 use crate::error::{EngineError, Result};
 
 /// How far the file reaches and whether it may grow.
@@ -36,7 +36,9 @@ struct Writer {
     file: Option<File>,
     partial: [Vec<u8>; 2],
     failed: bool,
-    rotation: Rotation,
+    options: LogOptions,
+    /// Compresses the file before the present one.
+    compressing: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Log {
@@ -60,7 +62,7 @@ impl Log {
     }
 
     /// Opens the file for a run of the container. A record that a crash cut short is cut off.
-    pub fn begin(&self, rotation: Rotation) -> Result<()> {
+    pub fn begin(&self, options: LogOptions) -> Result<()> {
         let io = |what| move |source: std::io::Error| EngineError::io(what, &self.path, source);
         let file = OpenOptions::new()
             .create(true)
@@ -72,7 +74,7 @@ impl Log {
         let mut writer = self.lock();
         writer.file = Some(file);
         writer.failed = false;
-        writer.rotation = rotation;
+        writer.options = options;
         self.progress.send_modify(|progress| {
             progress.length = length;
             progress.live = true;
@@ -95,7 +97,8 @@ impl Log {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(&mut writer.partial[slot(stream)]);
             if !rest.is_empty() {
-                push_record(stream, &rest, &mut records);
+                let attributes = &writer.options.attributes;
+                push_record(stream, &rest, attributes, &mut records);
             }
         }
         self.append(&mut writer, &records);
@@ -109,7 +112,7 @@ impl Log {
 
     /// Each record by itself where the file has a largest size.
     fn append(&self, writer: &mut Writer, records: &[u8]) {
-        match writer.rotation.max_bytes {
+        match writer.options.rotation.max_bytes {
             None => self.append_at_once(writer, records),
             Some(_) => {
                 for record in records.split_inclusive(|byte| *byte == b'\n') {
@@ -143,10 +146,18 @@ impl Log {
     fn rotate_for(&self, writer: &mut Writer, more: u64) -> std::io::Result<()> {
         let length = self.progress.borrow().length;
         let full = |max: u64| 0 < length && max < length.saturating_add(more);
-        if writer.file.is_none() || !writer.rotation.max_bytes.is_some_and(full) {
+        if writer.file.is_none() || !writer.options.rotation.max_bytes.is_some_and(full) {
             return Ok(());
         }
-        rotation::rotate(&self.path, writer.rotation.files)?;
+        let rotation = writer.options.rotation;
+        // It names the files: one move after the other.
+        if let Some(compressing) = writer.compressing.take() {
+            let _ = compressing.join();
+        }
+        older::rotate(&self.path, rotation.files)?;
+        if rotation.compress {
+            writer.compressing = Some(self.compress());
+        }
         let file = OpenOptions::new()
             .create(true)
             .append(true)
@@ -157,6 +168,17 @@ impl Log {
             progress.generation += 1;
         });
         Ok(())
+    }
+
+    /// In a thread: the container's output goes on meanwhile.
+    fn compress(&self) -> std::thread::JoinHandle<()> {
+        let path = self.path.clone();
+        std::thread::spawn(move || {
+            if let Err(error) = older::compress(&path) {
+                // It stays as it is, and is read so.
+                tracing::error!(?path, %error, "an older log can't be compressed");
+            }
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Writer> {
@@ -201,11 +223,11 @@ impl Writer {
                 partial.extend_from_slice(now);
                 line = later;
                 if partial.ends_with(b"\n") {
-                    push_record(stream, partial, records);
+                    push_record(stream, partial, &self.options.attributes, records);
                     partial.clear();
                 } else if MAX_PART_BYTES <= partial.len() {
                     let rest = partial.split_off(character_boundary(partial));
-                    push_record(stream, partial, records);
+                    push_record(stream, partial, &self.options.attributes, records);
                     *partial = rest;
                 }
             }
@@ -233,10 +255,16 @@ fn character_boundary(bytes: &[u8]) -> usize {
     }
 }
 
-fn push_record(stream: Stream, part: &[u8], records: &mut Vec<u8>) {
+fn push_record(
+    stream: Stream,
+    part: &[u8],
+    attributes: &BTreeMap<String, String>,
+    records: &mut Vec<u8>,
+) {
     let record = LogRecord {
         log: String::from_utf8_lossy(part).into_owned(),
         stream,
+        attrs: attributes.clone(),
         time: Timestamp::now(),
     };
     // Strings, an enum and a time always have a JSON form.

@@ -9,6 +9,10 @@ use crate::error::{EngineError, Result};
 
 /// Log drivers that work.
 const LOG_DRIVERS: [&str; 4] = ["", "json-file", "local", "none"];
+/// Drivers of dockerd that Hull does not have.
+const OTHER_LOG_DRIVERS: [&str; 8] = [
+    "awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog",
+];
 /// Names under which a client may ask for Hull as the runtime.
 const RUNTIMES: [&str; 3] = ["", "hull", "io.containerd.hull.v2"];
 
@@ -188,8 +192,13 @@ fn check_values(host: &HostConfig) -> Result<()> {
     mode("UTSMode", &host.uts_mode, &["private", "host"])?;
     mode("UsernsMode", &host.userns_mode, &["host"])?;
     let bad = |text: String| Err(EngineError::BadRequest(text));
-    crate::logs::Rotation::of(host)?;
+    crate::logs::LogOptions::check(host)?;
     if let Some(driver) = host.log_config.as_ref().and_then(|log| log.typ.as_deref()) {
+        if OTHER_LOG_DRIVERS.contains(&driver) {
+            return Err(EngineError::NotSupported(format!(
+                "log driver {driver}: Hull has json-file, local and none"
+            )));
+        }
         if !LOG_DRIVERS.contains(&driver) {
             return bad(format!(
                 "error looking up logging plugin {driver}: plugin \"{driver}\" not found"
@@ -223,12 +232,12 @@ mod tests {
     #[test]
     fn unbuilt_fields_are_refused_by_name() {
         let host = HostConfig {
-            init: Some(true),
+            cpu_count: Some(1),
             ..HostConfig::default()
         };
         let text = accept(&host).unwrap_err().to_string();
         assert!(
-            text.starts_with("HostConfig.Init is not supported: "),
+            text.starts_with("HostConfig.CpuCount is not supported: "),
             "{text}"
         );
         let host = HostConfig {

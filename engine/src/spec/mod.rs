@@ -41,6 +41,8 @@ pub struct Host<'a> {
     pub bundle: &'a Path,
     /// The container's volumes.
     pub volumes: &'a [VolumePlace],
+    /// Containers that don't say have an init process.
+    pub init: bool,
 }
 
 /// Where a volume's files are on the host.
@@ -83,7 +85,7 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
         },
         "hostname": hostname(record),
         "mounts": mounts::mounts(record, host)?,
-        "annotations": annotations(record),
+        "annotations": annotations(record, host.init),
         "linux": linux,
     });
     if let Some(domain) = record
@@ -150,11 +152,16 @@ pub fn hostname(record: &Record) -> &str {
     }
 }
 
-fn annotations(record: &Record) -> Value {
+fn annotations(record: &Record, init: bool) -> Value {
     let mut all = record.host.annotations.clone().unwrap_or_default();
     let groups = record.host.group_add.as_deref().unwrap_or_default();
     if !groups.is_empty() {
         all.insert(GROUP_ADD_ANNOTATION.to_owned(), groups.join(","));
+    }
+    // As with dockerd, PID 1 of another's namespace is not replaced.
+    let own_pids = record.host.pid_mode.as_deref().is_none_or(str::is_empty);
+    if record.host.init.unwrap_or(init) && own_pids {
+        all.insert(hull_shim::annotations::INIT.to_owned(), "true".to_owned());
     }
     // Which taps a VM opens is never a client's to say.
     all.remove(hull_shim::annotations::NETWORK);

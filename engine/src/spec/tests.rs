@@ -39,6 +39,7 @@ fn build_checked(record: &Record) -> Value {
         record,
         Host {
             volumes: &[],
+            init: false,
             bundle: Path::new("/run/hull/bundles/x"),
         },
     )

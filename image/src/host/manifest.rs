@@ -63,7 +63,10 @@ impl OciDescriptor {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Index {
+    #[serde(default)]
+    media_type: Option<String>,
     pub(super) manifests: Vec<OciDescriptor>,
 }
 
@@ -81,6 +84,20 @@ pub(super) struct Manifest {
 pub(super) enum Document {
     Index(Index),
     Manifest(Manifest),
+}
+
+impl Document {
+    /// Its media type; `declared` is the one it came with, if any.
+    pub(super) fn media_type<'a>(&'a self, declared: Option<&'a str>) -> &'a str {
+        match self {
+            Self::Manifest(manifest) => &manifest.media_type,
+            Self::Index(index) => {
+                let own = index.media_type.as_deref();
+                let known = declared.filter(|kind| [OCI_INDEX, DOCKER_LIST].contains(kind));
+                own.or(known).unwrap_or(OCI_INDEX)
+            }
+        }
+    }
 }
 
 /// What a document says about its own kind.

@@ -13,9 +13,9 @@ mod store;
 pub use error::{ErrorKind, ImageError};
 pub use progress::{LayerPhase, NoProgress, Progress, ProgressEvent};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Credentials, Platform, RegistryConfig, RegistryError};
+pub use registry::{Credentials, Found, Platform, RegistryConfig, RegistryError};
 pub use store::{
-    Damage, Image, ImageLayer, Import, KnownLayer, LayerLengths, Leftovers, LoadedImage,
-    PruneReport, Pushed, RemoveOptions, Removed, Rootfs, Saved, Store, UnpackJob, UnpackLayer,
-    UnpackOutcome, UnpackProgress, Unpacker,
+    Damage, Distribution, Image, ImageLayer, Import, KnownLayer, LayerLengths, Leftovers,
+    LoadedImage, PruneReport, Pushed, RemoveOptions, Removed, Rootfs, Saved, Store, UnpackJob,
+    UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
 };

@@ -646,3 +646,59 @@ fn blob_path(root: &Path, digest: &str) -> std::path::PathBuf {
     let hex = digest.trim_start_matches("sha256:");
     root.join("content/blobs/sha256").join(&hex[..2]).join(hex)
 }
+
+#[tokio::test]
+async fn what_a_registry_has_is_told_without_its_layers() {
+    let f = fixture().await;
+    let manifest = f
+        .registry
+        .image("app", "1", "linux/arm64/v8", &[layer("a")]);
+    let found = f.store.look(&f.registry.reference("app:1")).await;
+    let found = found.expect("look");
+    assert_eq!(found.digest.to_string(), manifest["digest"]);
+    assert_eq!(found.media_type, manifest["mediaType"]);
+    assert_eq!(Some(found.size), manifest["size"].as_u64());
+    assert_eq!(found.platforms, ["linux/arm64".parse().expect("platform")]);
+    let mut entry = manifest.clone();
+    entry["platform"] = serde_json::json!({ "os": "linux", "architecture": "s390x" });
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [entry],
+    });
+    let index = f.registry.document("app", "many", &index);
+    let found = f.store.look(&f.registry.reference("app:many")).await;
+    let found = found.expect("look");
+    assert_eq!(found.digest.to_string(), index["digest"]);
+    assert_eq!(found.platforms, ["linux/s390x".parse().expect("platform")]);
+    // No layer was asked for, and nothing is kept.
+    assert_eq!(f.registry.seen("/blobs/").len(), 1);
+    assert!(f.files("content").is_empty());
+    let missing = f.store.look(&f.registry.reference("app:none")).await;
+    assert_eq!(missing.expect_err("none").kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_search_gives_what_the_registry_finds_or_says_that_it_offers_none() {
+    let f = fixture().await;
+    let registry = f.registry.address.to_string();
+    let error = f.store.search(&registry, "redis", 5).await;
+    let error = error.expect_err("no search");
+    assert!(
+        text(&error).contains("offers no search"),
+        "{}",
+        text(&error)
+    );
+    let answer =
+        br#"{"num_results":1,"results":[{"name":"me/redis","star_count":7,"is_official":true}]}"#;
+    f.registry.put("/v1/search", "application/json", answer);
+    let found = f.store.search(&registry, "redis", 5).await.expect("found");
+    assert_eq!(
+        (found[0].name.as_str(), found[0].star_count),
+        ("me/redis", 7)
+    );
+    f.registry.put("/v1/search", "application/json", b"[]");
+    f.store
+        .search(&registry, "redis", 5)
+        .await
+        .expect_err("no answer to a search");
+}

@@ -298,6 +298,7 @@ fn create_request(
         additional_groups: annotations.group_add.clone(),
         files: std::mem::take(&mut guest.files),
         files_only: annotations.files_only,
+        init: annotations.init,
         hook_state: hook_state(bundle, options)?,
         ..Default::default()
     })

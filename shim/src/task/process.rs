@@ -123,6 +123,11 @@ impl Process {
         }
     }
 
+    /// Whether it works on files in the place of a program.
+    pub(super) fn is_job(&self) -> bool {
+        self.job.is_some()
+    }
+
     /// What the agent is asked for an exec; `None` for an init process. The stdio tokens are filled
     /// in when it is sent.
     pub(super) fn exec_request(

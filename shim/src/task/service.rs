@@ -301,8 +301,10 @@ impl Task for Service {
         if request.exec_id.is_empty() {
             return Err(errors::invalid("an exec needs an id"));
         }
-        // hull-runtime judges that for itself, by its flags.
-        let judged = handover::socket_of(&request.stdout).is_some();
+        let spec = request.spec.into_option().unwrap_or_default();
+        let job = spec.type_url == FILES_JOB_TYPE;
+        // hull-runtime judges that for itself, by its flags; work on files goes on meanwhile.
+        let judged = job || handover::socket_of(&request.stdout).is_some();
         match status(&container, &container.init) {
             api::Status::RUNNING | api::Status::CREATED => {}
             api::Status::PAUSED if judged => {}
@@ -317,10 +319,9 @@ impl Task for Service {
             stderr: request.stderr,
             terminal: request.terminal,
         };
-        let spec = request.spec.into_option().unwrap_or_default();
         let wrong =
             |error: &dyn std::fmt::Display| errors::invalid(format!("the exec's process: {error}"));
-        let process = match spec.type_url == FILES_JOB_TYPE {
+        let process = match job {
             true => Process::files(&request.exec_id, stdio, &spec.value)
                 .map_err(|error| wrong(&error))?,
             false => Process::exec(&request.exec_id, stdio, &spec.value)

@@ -270,7 +270,7 @@ impl Service {
         container: &Arc<Container>,
         process: &Arc<Process>,
     ) -> ttrpc::Result<u32> {
-        if !process.exec_id.is_empty() {
+        if !process.exec_id.is_empty() && !process.is_job() {
             // It would be frozen half made.
             let mut paused = container.paused.subscribe();
             let _ = paused.wait_for(|paused| !paused).await;

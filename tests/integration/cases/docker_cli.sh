@@ -103,3 +103,15 @@ case_docker_cli_of_an_engine() {
     answers 0 container events --since 1h --until 0s --filter type=container
     answers 1 linux/arm64 create --pull never --platform linux/arm64 "$BUSYBOX"
 }
+
+case_docker_cli_asks_registries() {
+    docker_cli
+    answers 0 application/vnd manifest inspect --insecure "$BUSYBOX"
+    answers 1 'manifest' manifest inspect --insecure "$REGISTRY/none:1"
+    answers 1 'offers no search' search "$REGISTRY/busybox"
+    curl -s --unix-socket "${HULL_HOST#unix://}" "http://x/distribution/$BUSYBOX/json" >"$T/distribution"
+    grep -q '"architecture":"amd64"' "$T/distribution" || fail "$(cat "$T/distribution")"
+    expect_eq "$(sed 's/.*"digest":"\([^"]*\)".*/\1/' "$T/distribution")" "$(docker image inspect -f '{{index .RepoDigests 0}}' "$BUSYBOX" | cut -d@ -f2)" digest
+    curl -s -o "$T/none" -w '%{http_code}' --unix-socket "${HULL_HOST#unix://}" "http://x/distribution/$REGISTRY/none:1/json" >"$T/code"
+    expect_eq "$(cat "$T/code")" 404 'what is not there'
+}

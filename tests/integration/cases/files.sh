@@ -89,3 +89,53 @@ case_a_client_that_goes_away_leaves_no_vm() {
     expect_eq "$(hull wait t-gone)" 0 'exit code'
     expect_eq "$(hull logs t-gone)" started output
 }
+
+case_a_paused_container_is_worked_on_and_stays_paused() {
+    hull run -d --name t-pcp "$BUSYBOX" sh -c 'echo inside >/f; sleep 600' >/dev/null
+    wait_for 10 hull exec t-pcp test -e /f
+    hull pause t-pcp >/dev/null
+    expect_eq "$(hull cp t-pcp:/f - | tar -xO f)" inside 'out of a paused one'
+    echo into >"$T/into"
+    hull cp -q "$T/into" t-pcp:/into
+    hull diff t-pcp | grep -qx 'A /into' || fail "diff: $(hull diff t-pcp)"
+    hull export t-pcp | tar -xO into | grep -qx into || fail 'export'
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-pcp)" paused status
+    hull unpause t-pcp >/dev/null
+    expect_eq "$(hull exec t-pcp cat /into)" into 'after unpause'
+    # A commit pauses, unless it is told not to.
+    hull events --filter container=t-pcp >"$T/events" &
+    sleep 1
+    hull commit t-pcp committed:pause >/dev/null
+    hull commit --no-pause t-pcp committed:pause >/dev/null
+    kill $!
+    expect_eq "$(grep -cE ' (pause|unpause) ' "$T/events")" 2 'one pause and its end'
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-pcp)" running status
+    hull rmi committed:pause >/dev/null
+}
+
+case_diff_leaves_out_what_nobody_changed() {
+    hull run --name t-none "$BUSYBOX" sh -c 'touch -r /bin/busybox /tmp/x; rm /tmp/x; cat /etc/passwd >/dev/null' >/dev/null
+    expect_eq "$(hull diff t-none)" '' 'nothing changed'
+    hull rm t-none >/dev/null
+    # What a volume needs is told, as by docker.
+    hull run --name t-none -v /data "$BUSYBOX" true
+    expect_eq "$(hull diff t-none)" 'A /data' 'a mount point'
+}
+
+case_a_root_is_copied_without_the_kernels_files() {
+    hull run -d --name t-root "$BUSYBOX" sleep 600 >/dev/null
+    hull cp t-root:/ - >"$T/root.tar"
+    tar -tf "$T/root.tar" | sed 's,^\./,,' >"$T/list"
+    grep -qx bin/busybox "$T/list" || fail "root: $(head "$T/list")"
+    if grep -E '^(proc|sys|dev)/.' "$T/list"; then fail 'kernel files are copied'; fi
+}
+
+case_copies_belong_to_the_user_with_a() {
+    hull run -d --name t-own -u 1234:99 "$BUSYBOX" sleep 600 >/dev/null
+    echo x >"$T/f"
+    chown 77:88 "$T/f"
+    hull cp -q "$T/f" t-own:/tmp/plain
+    expect_eq "$(hull exec t-own stat -c %u:%g /tmp/plain)" 0:0 'without -a'
+    hull cp -q -a "$T/f" t-own:/tmp/a
+    expect_eq "$(hull exec t-own stat -c %u:%g /tmp/a)" 1234:99 'with -a'
+}

@@ -178,3 +178,47 @@ case_doctor_reads_the_jail_of_a_running_vmm() {
     done
     hull rm -f t-jail >/dev/null
 }
+
+case_an_init_process_passes_signals_on_and_reaps() {
+    hull run -d --init --name t-init "$BUSYBOX" sh -c 'trap "echo got; exit 7" TERM; sh -c "sleep 1 & exec true"; while :; do sleep 0.1; done' >/dev/null
+    expect_eq "$(hull exec t-init cat /proc/1/comm)" docker-init 'PID 1'
+    expect_eq "$(hull exec t-init cat /proc/1/cmdline | tr '\0' ' ' | cut -c1-24)" '/sbin/docker-init -- sh -' 'its arguments'
+    # Ended as an orphan, and reaped.
+    sleep 2
+    hull exec t-init ps >"$T/ps"
+    if grep -w Z "$T/ps"; then fail 'a zombie is left'; fi
+    hull stop t-init >/dev/null
+    expect_eq "$(hull wait t-init)" 7 'exit code'
+    expect_eq "$(hull logs t-init)" got 'the signal came'
+    # PID 1 would ignore it.
+    hull run -d --init --name t-init2 "$BUSYBOX" sleep 600 >/dev/null
+    hull kill -s TERM t-init2 >/dev/null
+    expect_eq "$(hull wait t-init2)" 143 'a default action'
+    capture hull run --rm --init "$BUSYBOX" sh -c 'exit 3'
+    expect_status 3
+    capture hull run --rm --init "$BUSYBOX" /no/such
+    expect_status 127
+    expect_eq "$(hull run --rm --init -u 1000 "$BUSYBOX" id -u)" 1000 'another user'
+    expect_eq "$(hull run --rm --init=false "$BUSYBOX" cat /proc/1/comm)" cat 'without'
+}
+
+case_logs_are_compressed_and_carry_details() {
+    local options=(--log-opt max-size=20k --log-opt max-file=3 --log-opt compress=true --log-opt 'tag={{.Name}}/x' --log-opt labels=a)
+    hull run --name t-log "${options[@]}" --label a=b --label c=d "$BUSYBOX" sh -c 'for i in $(seq 400); do echo "line $i"; done' >/dev/null
+    expect_eq "$(hull logs --details -n 1 t-log)" 'a=b,tag=t-log/x line 400' details
+    expect_eq "$(hull logs -n 1 t-log)" 'line 400' 'without details'
+    local path
+    path=$(hull inspect -f '{{.LogPath}}' t-log)
+    wait_for 5 test -e "$path.1.gz" || fail "no compressed file: $(ls "$(dirname "$path")")"
+    # More than the present file has.
+    [ "$(hull logs t-log | wc -l)" -gt "$(wc -l <"$path")" ] || fail 'the compressed files are not read'
+    expect_eq "$(hull logs t-log | awk '{ if (n && $2 != n + 1) print "gap at " $2; n = $2 }')" '' gaps
+    capture hull create --log-opt compress=true "$BUSYBOX"
+    expect_err_has 'compress cannot be true'
+    capture hull create --log-driver syslog "$BUSYBOX"
+    expect_err_has 'log driver syslog'
+    expect_status 125
+    hull run --name t-none --log-driver none "$BUSYBOX" echo x >/dev/null
+    capture hull logs t-none
+    expect_err_has 'does not support reading'
+}

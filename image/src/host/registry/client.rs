@@ -283,17 +283,20 @@ impl RegistryClient {
         } else {
             registry
         };
-        let scheme = if self.is_plain(registry) {
-            "http"
-        } else {
-            "https"
-        };
+        let scheme = self.scheme(registry);
         let below = match repository.is_empty() {
             true => String::new(),
             false => format!("{repository}/{path}"),
         };
         Url::parse(&format!("{scheme}://{host}/v2/{below}"))
             .map_err(|error| protocol(request, format!("its address is not valid: {error}")))
+    }
+
+    pub(super) fn scheme(&self, registry: &str) -> &'static str {
+        match self.is_plain(registry) {
+            true => "http",
+            false => "https",
+        }
     }
 
     /// Loopback and registries marked insecure are talked to without TLS.
@@ -487,7 +490,7 @@ fn basic(credentials: &Credentials) -> String {
     )
 }
 
-fn protocol(request: &Request<'_>, detail: String) -> RegistryError {
+pub(super) fn protocol(request: &Request<'_>, detail: String) -> RegistryError {
     RegistryError::Protocol {
         registry: request.registry.to_owned(),
         what: request.what.to_owned(),

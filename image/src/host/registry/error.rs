@@ -73,6 +73,8 @@ pub enum RegistryError {
         from: String,
         source: io::Error,
     },
+    #[error("registry {registry} offers no search")]
+    NoSearch { registry: String },
     #[error("failed to set up the HTTPS client")]
     Client { source: reqwest::Error },
 }
@@ -90,9 +92,10 @@ impl RegistryError {
             Self::Unauthorized { .. } => ErrorKind::Unauthorized,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::RateLimited { .. } => ErrorKind::RateLimited,
-            Self::Unreachable { .. } | Self::Status { .. } | Self::Truncated { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Unreachable { .. }
+            | Self::Status { .. }
+            | Self::Truncated { .. }
+            | Self::NoSearch { .. } => ErrorKind::Unavailable,
             Self::TooLarge { .. } | Self::DigestMismatch { .. } | Self::Protocol { .. } => {
                 ErrorKind::BadImage
             }

@@ -145,7 +145,7 @@ fn content_length(response: &Response) -> Option<u64> {
         .ok()
 }
 
-async fn read_document(
+pub(super) async fn read_document(
     request: &Request<'_>,
     mut response: Response,
 ) -> Result<Vec<u8>, RegistryError> {

@@ -5,6 +5,7 @@ mod client;
 mod error;
 mod fetch;
 mod platform;
+mod search;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub(crate) use client::RegistryClient;
 pub use error::RegistryError;
 pub(crate) use fetch::{BlobSink, FetchError};
 pub use platform::Platform;
+pub use search::Found;
 pub(crate) use upload::{Blob, Uploaded};
 
 /// Reads a challenge, for fuzzing.

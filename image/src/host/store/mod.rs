@@ -16,6 +16,7 @@
 
 mod archive;
 mod content;
+mod distribution;
 mod import;
 mod load;
 mod pull;
@@ -34,6 +35,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncRead;
 
+pub use distribution::Distribution;
 pub use import::Import;
 pub use push::Pushed;
 pub use repair::Damage;
@@ -47,7 +49,7 @@ pub use types::{
 use super::lock::{Locked, Mode};
 use super::manifest::{self, MAX_DOCUMENT};
 use super::registry::RegistryClient;
-use super::{Credentials, ImageError, Platform, Progress, Reference, RegistryConfig};
+use super::{Credentials, Found, ImageError, Platform, Progress, Reference, RegistryConfig};
 use crate::Digest;
 use content::ContentStore;
 use records::{NameRecord, Records, Table};
@@ -181,6 +183,27 @@ impl Store {
                 client: inner.client.acting_as(registry, credentials),
             }),
         }
+    }
+
+    /// What the registry has under a name, without its layers.
+    ///
+    /// # Errors
+    /// Registry and content errors.
+    pub async fn look(&self, reference: &Reference) -> Result<Distribution, ImageError> {
+        distribution::look(&self.inner, reference).await
+    }
+
+    /// Repositories of a registry that a term finds, at most `limit`.
+    ///
+    /// # Errors
+    /// Registry errors; [`RegistryError::NoSearch`] if it offers none.
+    pub async fn search(
+        &self,
+        registry: &str,
+        term: &str,
+        limit: u32,
+    ) -> Result<Vec<Found>, ImageError> {
+        Ok(self.inner.client.search(registry, term, limit).await?)
     }
 
     /// Whether a registry takes the credentials that this store has for it.

@@ -1,0 +1,185 @@
+//! `/containers/ID/logs`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::Path;
+use axum::response::Response;
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::respond::{stream, Answer};
+use super::streams::{body_channel, frame, media_type};
+use super::{Query, Shared};
+use crate::container::Container;
+use crate::error::{EngineError, Result};
+use crate::filters;
+use crate::json::Params;
+use crate::logs::{self, LogRecord, ReadOptions};
+
+/// A time; `0` is none.
+fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
+    let text = query.get(key).filter(|text| *text != "0");
+    text.map(|text| filters::time(key, text)).transpose()
+}
+
+pub(super) async fn log(
+    engine: Shared,
+    Path(id): Path<String>,
+    Query(query): Query,
+) -> Answer<Response> {
+    let container = engine.container(&id)?;
+    let record = container.record();
+    let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
+    if !stdout && !stderr {
+        return Err(EngineError::BadRequest(
+            "Bad parameters: you must choose at least one stream".to_owned(),
+        )
+        .into());
+    }
+    if record
+        .host
+        .log_config
+        .as_ref()
+        .and_then(|log| log.typ.as_deref())
+        == Some("none")
+    {
+        return Err(EngineError::UnreadableLogs.into());
+    }
+    let tail = match query.get("tail") {
+        None | Some("all") => None,
+        // As dockerd: what is no number means all.
+        Some(text) => text.parse::<u64>().ok(),
+    };
+    let options = ReadOptions {
+        tail,
+        since: time_of(&query, "since")?,
+        until: time_of(&query, "until")?,
+        follow: query.flag("follow"),
+        no_stdout: !stdout,
+        no_stderr: !stderr,
+    };
+    let tty = record.tty();
+    let form = Form {
+        timestamps: query.flag("timestamps"),
+        details: query.flag("details"),
+        tty,
+    };
+    let pieces = framed_log(&container, options, form);
+    let (sender, body) = body_channel();
+    tokio::spawn(forward(pieces, sender));
+    Ok(stream(media_type(tty), body))
+}
+
+async fn forward(mut pieces: mpsc::Receiver<Bytes>, sender: mpsc::Sender<Bytes>) {
+    loop {
+        tokio::select! {
+            piece = pieces.recv() => {
+                let Some(piece) = piece else { return };
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+            // Lets go of the log when a follower goes away while nothing is written.
+            () = sender.closed() => return,
+        }
+    }
+}
+
+/// How a client wants a log's records.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Form {
+    pub(super) timestamps: bool,
+    /// With the facts that the log options name.
+    pub(super) details: bool,
+    /// The output is not multiplexed.
+    pub(super) tty: bool,
+}
+
+/// The log in the form for clients.
+pub(super) fn framed_log(
+    container: &Container,
+    options: ReadOptions,
+    form: Form,
+) -> mpsc::Receiver<Bytes> {
+    let mut records = logs::read(Arc::clone(&container.log), options);
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        loop {
+            let record = tokio::select! {
+                record = records.recv() => record,
+                () = sender.closed() => return,
+            };
+            let piece = match record {
+                Some(Ok(record)) => framed_record(&record, form),
+                Some(Err(error)) => {
+                    tracing::error!(error = error.message(), "reading a log");
+                    return;
+                }
+                None => return,
+            };
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn framed_record(record: &LogRecord, form: Form) -> Bytes {
+    let mut text = String::new();
+    if form.timestamps {
+        text.push_str(&format!("{:.9} ", record.time));
+    }
+    if form.details {
+        text.push_str(&details(&record.attrs));
+        text.push(' ');
+    }
+    text.push_str(&record.log);
+    frame(form.tty, record.stream, text.as_bytes())
+}
+
+/// `key=value`, separated by commas, with what could be taken for these escaped.
+fn details(attributes: &BTreeMap<String, String>) -> String {
+    let escape = |text: &String| {
+        let text: String = form_urlencoded::byte_serialize(text.as_bytes()).collect();
+        text
+    };
+    let pairs = attributes
+        .iter()
+        .map(|(key, value)| format!("{}={}", escape(key), escape(value)));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::Stream;
+
+    #[test]
+    fn details_stand_between_time_and_text() {
+        let record = LogRecord {
+            log: "hello\n".to_owned(),
+            stream: Stream::Stdout,
+            attrs: [("tag", "a b"), ("com.x", "1,2")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let shown = |timestamps, details| {
+            let form = Form {
+                timestamps,
+                details,
+                tty: true,
+            };
+            String::from_utf8(framed_record(&record, form).to_vec()).unwrap()
+        };
+        assert_eq!(shown(false, false), "hello\n");
+        assert_eq!(shown(false, true), "com.x=1%2C2,tag=a+b hello\n");
+        assert_eq!(
+            shown(true, true),
+            "1970-01-01T00:00:00.000000000Z com.x=1%2C2,tag=a+b hello\n"
+        );
+    }
+}

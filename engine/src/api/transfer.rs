@@ -1,0 +1,130 @@
+//! Images from and to registries: `/images/create` and `/images/NAME/push`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use hull_image::{Credentials, Reference};
+use serde_json::json;
+
+use super::auth;
+use super::images::publish;
+use super::import;
+use super::progress::{with_progress, ProgressLines};
+use super::respond::Answer;
+use super::{Query, Shared};
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::images::parse_reference;
+use crate::json::Params;
+
+/// The image that a request names, and who asks its registry.
+fn wanted(
+    name: &str,
+    query: &Params,
+    headers: &HeaderMap,
+) -> Result<(Reference, Option<Credentials>)> {
+    let credentials = auth::of_headers(headers)?;
+    let text = match query.get("tag") {
+        Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
+        Some(tag) => format!("{name}:{tag}"),
+        None => name.to_owned(),
+    };
+    Ok((parse_reference(&text)?, credentials))
+}
+
+pub(super) async fn create(
+    engine: Shared,
+    Query(query): Query,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Response> {
+    match (query.get("fromImage"), query.get("fromSrc")) {
+        (Some(name), _) => pull(&engine, name, &query, &headers).await,
+        (None, Some(source)) => import::import(&engine, source, &query, body).await,
+        (None, None) => {
+            let text = "neither an image (fromImage) nor a source (fromSrc) is named";
+            Err(EngineError::BadRequest(text.to_owned()).into())
+        }
+    }
+}
+
+async fn pull(
+    engine: &Arc<Engine>,
+    name: &str,
+    query: &Params,
+    headers: &HeaderMap,
+) -> Answer<Response> {
+    let (reference, credentials) = wanted(name, query, headers)?;
+    let platform = import::platform(query)?;
+    let engine = Arc::clone(engine);
+    let operation = move |progress: ProgressLines| async move {
+        let before = engine
+            .images
+            .find(&reference.familiar())
+            .await
+            .ok()
+            .map(|image| image.id);
+        let image = engine
+            .images
+            .pull(&reference, &platform, credentials, &progress)
+            .await?;
+        let name = reference.familiar();
+        publish(&engine, "pull", &name, &name);
+        let status = match before == Some(image.id) {
+            true => format!("Status: Image is up to date for {name}"),
+            false => format!("Status: Downloaded newer image for {name}"),
+        };
+        Ok(vec![json!({ "status": status })])
+    };
+    with_progress(operation, false).await
+}
+
+pub(super) async fn push(
+    engine: &Arc<Engine>,
+    name: &str,
+    query: &Params,
+    headers: &HeaderMap,
+) -> Answer<Response> {
+    let (wanted, credentials) = wanted(name, query, headers)?;
+    // Without a tag, all tags of the repository are meant.
+    let all = engine.images.list().await?;
+    let tags = all.iter().flat_map(|image| &image.repo_tags);
+    let references: Vec<_> = tags
+        .filter_map(|tag| parse_reference(tag).ok())
+        .filter(|tag| {
+            let same =
+                tag.registry() == wanted.registry() && tag.repository() == wanted.repository();
+            same && (wanted.tag().is_none() || tag.tag() == wanted.tag())
+        })
+        .collect();
+    if references.is_empty() {
+        return Err(EngineError::BadRequest(format!(
+            "An image does not exist locally with the tag: {}",
+            wanted.familiar_name()
+        ))
+        .into());
+    }
+    let engine = Arc::clone(engine);
+    let operation = move |progress: ProgressLines| async move {
+        let mut lines = Vec::new();
+        for reference in references {
+            let pushed = engine
+                .images
+                .push(&reference, credentials.clone(), &progress)
+                .await?;
+            let name = reference.familiar();
+            publish(&engine, "push", &name, &name);
+            let tag = reference.tag().unwrap_or("latest");
+            let (digest, size) = (pushed.digest.to_string(), pushed.size);
+            lines.push(json!({ "status": format!("{tag}: digest: {digest} size: {size}") }));
+            lines.push(json!({
+                "progressDetail": {},
+                "aux": { "Tag": tag, "Digest": digest, "Size": size },
+            }));
+        }
+        Ok(lines)
+    };
+    with_progress(operation, false).await
+}
