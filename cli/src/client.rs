@@ -4,19 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bollard::{ClientVersion, Docker};
+use bollard::errors::Error as ApiError;
+use bollard::{BollardRequest, ClientVersion, Docker};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use crate::attach::Attached;
+use crate::endpoint::{Endpoint, OWN_SOCKET};
 use crate::error::{CliError, Result};
+use crate::transport::Transport;
 
-const DEFAULT_SOCKET: &str = "/run/hull/hull.sock";
 const API: &ClientVersion = &ClientVersion {
     major_version: 1,
     minor_version: 50,
@@ -32,35 +36,31 @@ const NO_LIMIT_SECONDS: u64 = 10 * 365 * 24 * 3600;
 pub(crate) struct Client {
     /// The API by its typed calls.
     pub(crate) api: Docker,
-    socket: PathBuf,
+    transport: Transport,
 }
 
 impl Client {
-    /// Connects to `host` (`unix:///path`), or, without one, to the default engine, which is
-    /// started if it does not run.
-    pub(crate) async fn connect(host: Option<&str>) -> Result<Self> {
-        let socket = match host {
-            None => PathBuf::from(DEFAULT_SOCKET),
-            Some(host) => PathBuf::from(host.strip_prefix("unix://").ok_or_else(|| {
-                CliError::usage(format!(
-                    "host {host:?}: only unix:// sockets are served by this version of hull"
-                ))
-            })?),
-        };
-        if let Err(source) = UnixStream::connect(&socket).await {
+    /// Connects to an engine; this machine's own is started if it does not run.
+    pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self> {
+        let transport = Transport::new(endpoint)?;
+        if let Err(source) = transport.open().await {
             use std::io::ErrorKind::{ConnectionRefused, NotFound};
             let absent = matches!(source.kind(), NotFound | ConnectionRefused);
-            if host.is_some() || !absent {
+            if *endpoint != Endpoint::Own || !absent {
                 return Err(CliError::Unreachable {
-                    host: format!("unix://{}", socket.display()),
+                    host: transport.name(),
                     source,
                 });
             }
-            start_engine(&socket).await?;
+            start_engine(Path::new(OWN_SOCKET)).await?;
         }
-        let path = socket.to_string_lossy().into_owned();
-        let api = Docker::connect_with_unix(&path, NO_LIMIT_SECONDS, API)?;
-        Ok(Self { api, socket })
+        let api = Docker::connect_with_custom_transport(
+            typed_calls(transport.clone()),
+            Some("http://hull"),
+            NO_LIMIT_SECONDS,
+            API,
+        )?;
+        Ok(Self { api, transport })
     }
 
     /// GETs a path of the API and returns its JSON as it came.
@@ -104,7 +104,7 @@ impl Client {
         upgrade: bool,
         auth: Option<String>,
     ) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(broken)?;
+        let stream = self.transport.open().await.map_err(broken)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(broken)?;
@@ -135,6 +135,37 @@ impl Client {
             .to_owned();
         Err(CliError::Engine { status, message })
     }
+}
+
+/// What sends the requests of bollard's typed calls.
+fn typed_calls(
+    transport: Transport,
+) -> impl Fn(BollardRequest) -> BoxFuture<'static, Result<Response<Incoming>, ApiError>> + Send + Sync
+{
+    move |request: BollardRequest| {
+        let transport = transport.clone();
+        Box::pin(async move {
+            let (mut parts, body) = request.into_parts();
+            // To a server its own path alone is said.
+            if let Some(path) = parts.uri.path_and_query() {
+                parts.uri = path.as_str().parse().map_err(http)?;
+            }
+            parts
+                .headers
+                .insert("host", HeaderValue::from_static("hull"));
+            let stream = transport.open().await?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection.with_upgrades());
+            Ok(sender
+                .send_request(Request::from_parts(parts, body))
+                .await?)
+        })
+    }
+}
+
+fn http(error: impl std::fmt::Display) -> ApiError {
+    std::io::Error::other(error.to_string()).into()
 }
 
 /// A request's body.

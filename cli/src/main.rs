@@ -6,12 +6,16 @@
 mod attach;
 mod client;
 mod commands;
+mod contexts;
+mod docker_config;
+mod endpoint;
 mod error;
 mod progress;
 mod signals;
 mod table;
 mod template;
 mod terminal;
+mod transport;
 mod units;
 
 use std::io::Write as _;
@@ -20,6 +24,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use commands::Command;
+use endpoint::EngineArgs;
 use error::CliError;
 
 /// Exit status of Hull's own errors.
@@ -34,16 +39,8 @@ const OWN_ERROR: u8 = 125;
     max_term_width = 100
 )]
 struct Args {
-    /// Engine to talk to: unix:///path [default: $HULL_HOST, else the engine of this machine,
-    /// which is started where it does not run]
-    #[arg(
-        short = 'H',
-        long,
-        global = true,
-        value_name = "HOST",
-        env = "HULL_HOST"
-    )]
-    host: Option<String>,
+    #[command(flatten)]
+    engine: EngineArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -77,8 +74,7 @@ fn main() -> ExitCode {
         }
     };
     let mut out = std::io::stdout();
-    let host = args.host.filter(|host| !host.is_empty());
-    let result = runtime.block_on(commands::run(args.command, host.as_deref(), &mut out));
+    let result = runtime.block_on(commands::run(args.command, &args.engine, &mut out));
     let code = match result {
         Ok(code) => code,
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use hyper::Method;
-use tokio::net::UnixStream;
 
 use super::line;
 use crate::client::{empty, read_json, Client};
+use crate::endpoint::Endpoint;
 use crate::error::Result;
+use crate::transport::Transport;
 
 /// `doctor`
 #[derive(Debug, clap::Args)]
@@ -62,14 +63,14 @@ struct Check {
 
 pub(crate) async fn run(
     args: &DoctorArgs,
-    host: Option<&str>,
+    endpoint: &Endpoint,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     if let Some(container) = &args.jail {
-        return super::jail::run(container, &Client::connect(host).await?, out).await;
+        return super::jail::run(container, &Client::connect(endpoint).await?, out).await;
     }
     if args.repair {
-        return repair(&Client::connect(host).await?, out).await;
+        return repair(&Client::connect(endpoint).await?, out).await;
     }
     let checks = [
         Check {
@@ -94,7 +95,7 @@ pub(crate) async fn run(
         },
         Check {
             name: "engine",
-            outcome: engine(host).await,
+            outcome: engine(endpoint).await,
         },
     ];
     let mut status = ExitCode::SUCCESS;
@@ -205,16 +206,18 @@ fn state_dir(root: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-async fn engine(host: Option<&str>) -> Result<String, String> {
-    let path = host.unwrap_or("unix:///run/hull/hull.sock");
-    let socket = path.strip_prefix("unix://").unwrap_or(path);
-    match UnixStream::connect(socket).await {
-        Ok(_) => Ok(format!("listens on {socket}")),
+async fn engine(endpoint: &Endpoint) -> Result<String, String> {
+    let transport = Transport::new(endpoint).map_err(|error| error.to_string())?;
+    let name = transport.name();
+    match transport.open().await {
+        Ok(_) => Ok(format!("listens on {name}")),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
-            "{socket} may not be used by this user: run as root"
+            "{name} may not be used by this user: run as root, or as a member of the group hull"
         )),
-        // The next command starts it.
-        Err(_) => Ok("does not run; it is started when needed".to_owned()),
+        Err(_) if *endpoint == Endpoint::Own => {
+            Ok("does not run; it is started when needed".to_owned())
+        }
+        Err(error) => Err(format!("{name} does not answer: {error}")),
     }
 }
 

@@ -41,6 +41,12 @@ pub(crate) struct CommitArgs {
     /// What it is
     #[arg(short, long, default_value = "")]
     message: String,
+    /// Pause the container meanwhile (on unless --no-pause or --pause=false is given)
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", hide_default_value = true, conflicts_with = "no_pause", action = clap::ArgAction::Set)]
+    pause: bool,
+    /// Let the container run on meanwhile
+    #[arg(long)]
+    no_pause: bool,
     /// Container
     container: String,
     /// Name of the image: REPOSITORY[:TAG]
@@ -129,12 +135,13 @@ pub(crate) async fn commit(
     let image = args.image.unwrap_or_default();
     let (repository, tag) = split_tag(&image);
     let path = format!(
-        "/commit?container={}&repo={}&tag={}&comment={}&author={}&changes={}",
+        "/commit?container={}&repo={}&tag={}&comment={}&author={}&pause={}&changes={}",
         encode(&args.container),
         encode(repository),
         encode(tag),
         encode(&args.message),
         encode(&args.author),
+        args.pause && !args.no_pause,
         encode(&args.change.join("\n")),
     );
     let answer = read_json(client.send(Method::POST, &path, empty()).await?).await?;

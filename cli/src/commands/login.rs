@@ -1,16 +1,16 @@
 //! `login` and `logout`, and the credentials of pulls and pushes: docker's `config.json`.
 
 use std::io::{BufRead as _, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use base64::Engine as _;
 use hyper::Method;
-use serde_json::{json, Value};
+use serde_json::json;
 
 use super::line;
 use crate::client::{json_body, Client};
+use crate::docker_config;
 use crate::error::{CliError, Result};
 
 /// Docker's key for Docker Hub.
@@ -76,16 +76,16 @@ pub(crate) async fn login(
         "serveraddress": args.server,
     });
     client.send(Method::POST, "/auth", json_body(&auth)).await?;
-    let mut config = read()?;
+    let mut config = docker_config::read()?;
     let encoded = STANDARD.encode(format!("{username}:{password}"));
     config["auths"][&args.server] = json!({ "auth": encoded });
-    write(&config)?;
+    docker_config::write(&config)?;
     line(out, "Login Succeeded")?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<ExitCode> {
-    let mut config = read()?;
+    let mut config = docker_config::read()?;
     let removed = config["auths"]
         .as_object_mut()
         .and_then(|auths| auths.remove(&args.server));
@@ -93,7 +93,7 @@ pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<Exit
         line(out, format!("Not logged in to {}", args.server))?;
         return Ok(ExitCode::SUCCESS);
     }
-    write(&config)?;
+    docker_config::write(&config)?;
     line(
         out,
         format!("Removing login credentials for {}", args.server),
@@ -103,7 +103,7 @@ pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<Exit
 
 /// The header for a pull or push of an image; `None`: hulld's own credentials count.
 pub(super) fn registry_auth(image: &str) -> Option<String> {
-    let config = read().ok()?;
+    let config = docker_config::read().ok()?;
     let first = image.split('/').next().unwrap_or_default();
     let is_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
     let server = if is_host { first } else { DOCKER_HUB };
@@ -112,47 +112,4 @@ pub(super) fn registry_auth(image: &str) -> Option<String> {
     let (username, password) = pair.split_once(':')?;
     let value = json!({ "username": username, "password": password, "serveraddress": server });
     Some(URL_SAFE.encode(value.to_string()))
-}
-
-fn path() -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("DOCKER_CONFIG") {
-        return Ok(PathBuf::from(folder).join("config.json"));
-    }
-    let home = std::env::var_os("HOME")
-        .ok_or_else(|| CliError::usage("neither DOCKER_CONFIG nor HOME is set"))?;
-    Ok(PathBuf::from(home).join(".docker/config.json"))
-}
-
-fn read() -> Result<Value> {
-    let path = path()?;
-    let failed = || format!("cannot read {}", path.display());
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(json!({})),
-        Err(error) => return Err(CliError::io(failed())(error)),
-    };
-    let config: Value =
-        serde_json::from_slice(&text).map_err(|error| CliError::io(failed())(error.into()))?;
-    match config.is_object() && (config["auths"].is_null() || config["auths"].is_object()) {
-        true => Ok(config),
-        false => Err(CliError::usage(format!(
-            "{}: not docker's configuration",
-            path.display()
-        ))),
-    }
-}
-
-fn write(config: &Value) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let path = path()?;
-    let new = path.with_extension("json.new");
-    let text = serde_json::to_vec_pretty(config).map_err(crate::client::broken)?;
-    let written = std::fs::create_dir_all(path.parent().unwrap_or(&path))
-        .and_then(|()| {
-            let mut options = std::fs::OpenOptions::new();
-            options.create(true).write(true).truncate(true).mode(0o600);
-            options.open(&new)?.write_all(&text)
-        })
-        .and_then(|()| std::fs::rename(&new, &path));
-    written.map_err(CliError::io(format!("cannot write {}", path.display())))
 }

@@ -27,16 +27,20 @@ pub(crate) struct LogsArgs {
     /// With times
     #[arg(short, long)]
     timestamps: bool,
+    /// With the facts that the log options name: labels, variables, tag
+    #[arg(long)]
+    details: bool,
     /// Name or id
     container: String,
 }
 
 pub(crate) async fn run(args: LogsArgs, client: &Client) -> Result<ExitCode> {
     let mut path = format!(
-        "/containers/{}/logs?stdout=1&stderr=1&follow={}&timestamps={}&tail={}",
+        "/containers/{}/logs?stdout=1&stderr=1&follow={}&timestamps={}&details={}&tail={}",
         encode(&args.container),
         args.follow,
         args.timestamps,
+        args.details,
         encode(&args.tail)
     );
     for (key, value) in [("since", &args.since), ("until", &args.until)] {

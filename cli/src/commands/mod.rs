@@ -1,6 +1,7 @@
 //! The sub-commands. Each takes its arguments, the client and where to write, and returns the exit
 //! status; only `main` ends the process.
 
+mod context;
 mod cp;
 mod doctor;
 mod exec;
@@ -20,6 +21,7 @@ mod ps;
 mod pull;
 mod push;
 mod run;
+mod search;
 mod stats;
 mod system;
 mod top;
@@ -31,6 +33,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::client::Client;
+use crate::endpoint::EngineArgs;
 use crate::error::{CliError, Result};
 
 /// What to do.
@@ -46,6 +49,8 @@ pub(crate) enum Command {
     Trace(trace::TraceArgs),
     /// Download an image from a registry
     Pull(pull::PullArgs),
+    /// Look for images at a registry
+    Search(search::SearchArgs),
     /// Load images from an archive
     Load(load::LoadArgs),
     /// Images: all that can be done with them
@@ -89,10 +94,19 @@ pub(crate) enum Command {
     Info(system::FormatArgs),
     /// Check that this machine can run containers, and say what to do
     Doctor(doctor::DoctorArgs),
+    /// Names for engines, shared with docker
+    #[command(subcommand)]
+    Context(context::ContextCommand),
     /// Print a shell's completion of this command line: `source <(hull completion bash)`
     Completion {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of this command line into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory
+        directory: std::path::PathBuf,
     },
     /// A prune, which stands in the groups.
     #[command(skip)]
@@ -105,22 +119,28 @@ pub(crate) enum Command {
 /// Runs a command.
 pub(crate) async fn run(
     command: Command,
-    host: Option<&str>,
+    engine: &EngineArgs,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
+    // These need no engine.
+    let command = match command {
+        Command::Context(command) => return context::run(command, engine, out),
+        Command::Completion { shell } => return completion(shell, out),
+        Command::Man { directory } => return manual(&directory),
+        other => other,
+    };
+    let endpoint = &engine.endpoint()?;
     if let Command::Doctor(args) = &command {
-        return doctor::run(args, host, out).await;
+        return doctor::run(args, endpoint, out).await;
     }
-    if let Command::Completion { shell } = &command {
-        return completion(*shell, out);
-    }
-    let client = &Client::connect(host).await?;
+    let client = &Client::connect(endpoint).await?;
     match command {
         Command::Verb(verb) => verb.run(client, out).await,
         Command::Ps(args) => ps::run(args, client, out).await,
         Command::Inspect(args) => inspect::run(args, client, out).await,
         Command::Trace(args) => trace::run(args, client, out).await,
         Command::Pull(args) => pull::run(args, client, out).await,
+        Command::Search(args) => search::run(args, client, out).await,
         Command::Load(args) => load::run(args, client, out).await,
         Command::Image(command) => image::run(command, client, out).await,
         Command::Import(args) => image::import(args, client, out).await,
@@ -137,13 +157,15 @@ pub(crate) async fn run(
         Command::Events(args) => system::events(args, client, out).await,
         Command::Version(args) => system::version(args, client, out).await,
         Command::Info(args) => system::info(args, client, out).await,
-        Command::Container(command) => Box::pin(run(command.plain(), host, out)).await,
-        Command::System(command) => Box::pin(run(command.plain(), host, out)).await,
+        Command::Container(command) => Box::pin(run(command.plain(), engine, out)).await,
+        Command::System(command) => Box::pin(run(command.plain(), engine, out)).await,
         Command::Prune(what, args) => prune::prune(what, args, client, out).await,
         Command::DiskUsage => prune::disk_usage(client, out).await,
         // Handled above: they must not start an engine.
         Command::Completion { shell } => completion(shell, out),
-        Command::Doctor(args) => doctor::run(&args, host, out).await,
+        Command::Man { directory } => manual(&directory),
+        Command::Context(command) => context::run(command, engine, out),
+        Command::Doctor(args) => doctor::run(&args, endpoint, out).await,
     }
 }
 
@@ -153,6 +175,15 @@ fn completion(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<ExitCo
     clap_complete::generate(shell, &mut crate::command_line(), "hull", &mut script);
     out.write_all(&script)
         .map_err(CliError::io("cannot write the output"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a page for each command.
+fn manual(directory: &std::path::Path) -> Result<ExitCode> {
+    clap_mangen::generate_to(crate::command_line(), directory).map_err(CliError::io(format!(
+        "cannot write to {}",
+        directory.display()
+    )))?;
     Ok(ExitCode::SUCCESS)
 }
 

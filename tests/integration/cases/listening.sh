@@ -82,3 +82,40 @@ case_listening_configuration_file() {
     capture hulld --validate --config-file packaging/hulld.json
     expect_status 0
 }
+
+case_listening_by_contexts() {
+    command -v openssl >/dev/null || skip 'openssl is not installed'
+    certificates
+    own_hulld -H tcp://127.0.0.1:24376 -H "unix://$T/own.sock" --tlsverify --tlscacert "$T/ca.pem" --tlscert "$T/server.pem" --tlskey "$T/server-key.pem"
+    wait_for 20 hull -H "unix://$T/own.sock" version >/dev/null 2>&1 || fail "$(cat "$T/hulld.log")"
+    local id tls=(--tlscacert "$T/ca.pem" --tlscert "$T/client.pem" --tlskey "$T/client-key.pem")
+    id=$(hull -H "unix://$T/own.sock" info -f '{{.ID}}')
+    [ "$id" != "$(hull info -f '{{.ID}}')" ] || fail 'one engine under two addresses'
+    expect_eq "$(hull -H tcp://127.0.0.1:24376 --tlsverify "${tls[@]}" info -f '{{.ID}}')" "$id" 'by TLS'
+    capture hull -H tcp://127.0.0.1:24376 --tlscacert "$T/other.pem" info
+    expect_status 125
+    capture hull -H tcp://127.0.0.1:24376 --tlscacert "$T/ca.pem" ps
+    expect_status 125
+    # Contexts are docker's.
+    export DOCKER_CONFIG=$T/docker
+    expect_eq "$(hull context create lab --description words --docker "host=tcp://127.0.0.1:24376,ca=$T/ca.pem,cert=$T/client.pem,key=$T/client-key.pem" 2>/dev/null)" lab create
+    expect_eq "$(env -u HULL_HOST hull --context lab info -f '{{.ID}}')" "$id" 'by a context'
+    expect_eq "$(env -u HULL_HOST DOCKER_CONTEXT=lab hull info -f '{{.ID}}')" "$id" 'by DOCKER_CONTEXT'
+    hull context use lab >/dev/null 2>&1
+    expect_eq "$(env -u HULL_HOST hull info -f '{{.ID}}')" "$id" 'the context in use'
+    expect_eq "$(env -u HULL_HOST hull context ls -q | tr '\n' ' ')" 'default lab ' list
+    expect_eq "$(env -u HULL_HOST hull context inspect -f '{{.Endpoints.docker.Host}}')" tcp://127.0.0.1:24376 inspect
+    # The environment comes first.
+    expect_eq "$(hull info -f '{{.ID}}')" "$(hull -H "$HULL_HOST" info -f '{{.ID}}')" 'HULL_HOST'
+    if command -v docker >/dev/null; then
+        expect_eq "$(env -u HULL_HOST -u DOCKER_HOST docker info -f '{{.ID}}')" "$id" "docker uses hull's context"
+        docker context create other --docker host="unix://$T/own.sock" >/dev/null 2>&1
+        expect_eq "$(env -u HULL_HOST hull --context other info -f '{{.ID}}')" "$id" "hull uses docker's"
+    fi
+    capture env -u HULL_HOST hull context rm lab
+    expect_status 1
+    expect_err_has 'in use'
+    env -u HULL_HOST hull context rm -f lab >/dev/null
+    capture env -u HULL_HOST hull --context lab ps
+    expect_err_has 'context not found'
+}

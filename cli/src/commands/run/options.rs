@@ -206,8 +206,8 @@ pub(crate) struct CreateArgs {
     #[arg(long, allow_hyphen_values = true)]
     oom_score_adj: Option<i64>,
     /// Run an init process that reaps zombies
-    #[arg(long)]
-    init: bool,
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    init: Option<bool>,
     /// What happens with its output: json-file, none
     #[arg(long)]
     log_driver: Option<String>,
@@ -413,7 +413,7 @@ impl CreateArgs {
             sysctls: Some(pairs(&self.sysctl)),
             annotations: Some(self.annotations()),
             oom_score_adj: self.oom_score_adj,
-            init: self.init.then_some(true),
+            init: self.init,
             log_config: self.log_config(),
             console_size: size.map(|(width, height)| vec![height.into(), width.into()]),
             ..HostConfig::default()

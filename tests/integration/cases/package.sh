@@ -1,0 +1,36 @@
+# The Debian package: installed, upgraded and purged in a root of its own.
+
+case_package_leaves_nothing_behind() {
+    command -v dpkg-deb >/dev/null || skip 'dpkg is not installed'
+    local deb root=$T/root
+    deb=$(packaging/deb "$T")
+    mkdir -p "$root/etc" "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/var/log"
+    touch "$root/var/lib/dpkg/status" "$root/etc/group" "$root/etc/gshadow" "$root/etc/passwd"
+    (cd "$root" && find . | sort) >"$T/before"
+    own_dpkg() {
+        dpkg --root="$root" --log=/dev/null --force-depends --force-script-chrootless "$@" >"$T/dpkg.log" 2>&1 || fail "dpkg $1: $(cat "$T/dpkg.log")"
+    }
+    own_dpkg -i "$deb"
+    grep -q '^hull:' "$root/etc/group" || fail 'no group hull'
+    for file in usr/bin/hull usr/bin/hulld usr/libexec/hull/hull-vmm usr/share/man/man1/hull-run.1.gz usr/share/man/man8/hulld.8.gz lib/systemd/system/hull.socket; do
+        [ -s "$root/$file" ] || fail "no $file"
+    done
+    zcat "$root/usr/share/man/man1/hull-run.1.gz" | grep -q 'Make and start a container' || fail 'a page without its text'
+    capture "$root/usr/bin/hulld" --validate --config-file "$root/usr/share/doc/hull/examples/hulld.json"
+    expect_status 0
+    if command -v systemd-analyze >/dev/null; then
+        # The program that the unit names is where the package puts it.
+        capture systemd-analyze verify --root="$root" "$root/lib/systemd/system/hull.service" "$root/lib/systemd/system/hull.socket"
+        if grep -E 'hull\.(service|socket).*(Unknown|Failed|Invalid|Missing)' "$T/err"; then fail "the units: $err"; fi
+    fi
+    mkdir -p "$root/var/lib/hull" "$root/etc/hull"
+    touch "$root/var/lib/hull/state" "$root/etc/hull/hulld.json"
+    own_dpkg -i "$deb"
+    [ -e "$root/var/lib/hull/state" ] || fail 'an upgrade removes the state'
+    own_dpkg --remove hull
+    [ -e "$root/var/lib/hull/state" ] || fail 'a removal is no purge'
+    own_dpkg --purge hull
+    if grep -q '^hull:' "$root/etc/group"; then fail 'the group is left'; fi
+    (cd "$root" && find . ! -name '*-old' ! -path './var/lib/dpkg/*' ! -name '*-' | sort) >"$T/after"
+    if comm -13 "$T/before" "$T/after" | grep .; then fail 'files are left'; fi
+}
