@@ -5,6 +5,7 @@
 //! see the script `guest` beside this file): the agent is PID 1, serves on vsock, and finds an image
 //! in block slot 0 and an empty ext4 in slot 1. What needs that guest's kernel is tested only there.
 
+mod files;
 mod guest;
 mod support;
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hull_protocol::agent::{
-    rootfs, BlockRootfs, CreateContainerRequest, ExecProcessRequest, InlineFile, ProcessRef,
-    Rootfs, SharedDirectory, SignalProcessRequest, Stdio,
+    rootfs, BlockRootfs, CreateContainerRequest, ExecProcessRequest, FilesJob, InlineFile,
+    ProcessRef, Rootfs, SharedDirectory, SignalProcessRequest, Stdio,
 };
 use hull_protocol::agent_ttrpc::AgentClient;
 use serde_json::{json, Value};
@@ -80,6 +80,7 @@ pub(crate) struct Wanted {
     pub(crate) files: Vec<InlineFile>,
     /// With the writable layer, of which a guest has one.
     pub(crate) writable: bool,
+    pub(crate) init: bool,
 }
 
 pub(crate) fn process(args: &[&str]) -> Value {
@@ -131,6 +132,7 @@ pub(crate) fn wanted(args: &[&str]) -> Wanted {
         stdin: Vec::new(),
         files: Vec::new(),
         writable: false,
+        init: false,
     }
 }
 
@@ -298,6 +300,7 @@ impl Agent {
             user: wanted.user.into(),
             additional_groups: wanted.groups.clone(),
             files: wanted.files.clone(),
+            init: wanted.init,
             ..Default::default()
         };
         self.client.create_container(timeout(), &request).await?;
@@ -382,6 +385,33 @@ impl Agent {
         if outcome.is_ok() {
             self.client.delete_process(timeout(), &exec).await?;
         }
+        outcome
+    }
+
+    /// A job on a container's files.
+    pub(crate) async fn work_on_files(
+        &self,
+        init: &ProcessRef,
+        job: FilesJob,
+        stdin: &[u8],
+    ) -> ttrpc::Result<Outcome> {
+        let exec = ProcessRef {
+            container_id: init.container_id.clone(),
+            exec_id: format!("files-{}", unique()),
+            ..Default::default()
+        };
+        let tokens = tokens();
+        let request = ExecProcessRequest {
+            container_id: exec.container_id.clone(),
+            exec_id: exec.exec_id.clone(),
+            process: serde_json::to_vec(&process(&["files"])).unwrap(),
+            stdio: protobuf::MessageField::some(tokens.clone()),
+            files: protobuf::MessageField::some(job),
+            ..Default::default()
+        };
+        self.client.exec_process(timeout(), &request).await?;
+        let outcome = self.finish(&exec, &tokens, stdin).await;
+        self.client.delete_process(timeout(), &exec).await?;
         outcome
     }
 

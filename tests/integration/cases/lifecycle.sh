@@ -182,7 +182,7 @@ case_doctor_reads_the_jail_of_a_running_vmm() {
 case_an_init_process_passes_signals_on_and_reaps() {
     hull run -d --init --name t-init "$BUSYBOX" sh -c 'trap "echo got; exit 7" TERM; sh -c "sleep 1 & exec true"; while :; do sleep 0.1; done' >/dev/null
     expect_eq "$(hull exec t-init cat /proc/1/comm)" docker-init 'PID 1'
-    expect_eq "$(hull exec t-init cat /proc/1/cmdline | tr '\0' ' ' | cut -c1-24)" '/sbin/docker-init -- sh -' 'its arguments'
+    expect_eq "$(hull exec t-init cat /proc/1/cmdline | tr '\0' ' ' | cut -c1-25)" '/sbin/docker-init -- sh -' 'its arguments'
     # Ended as an orphan, and reaped.
     sleep 2
     hull exec t-init ps >"$T/ps"

@@ -3,7 +3,8 @@
 case_package_leaves_nothing_behind() {
     command -v dpkg-deb >/dev/null || skip 'dpkg is not installed'
     local deb root=$T/root
-    deb=$(packaging/deb "$T")
+    # Packing well is slow, and not what is looked at.
+    deb=$(DPKG_DEB_COMPRESSOR_TYPE=none packaging/deb "$T")
     mkdir -p "$root/etc" "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates" "$root/var/log"
     touch "$root/var/lib/dpkg/status" "$root/etc/group" "$root/etc/gshadow" "$root/etc/passwd"
     (cd "$root" && find . | sort) >"$T/before"
@@ -19,9 +20,11 @@ case_package_leaves_nothing_behind() {
     capture "$root/usr/bin/hulld" --validate --config-file "$root/usr/share/doc/hull/examples/hulld.json"
     expect_status 0
     if command -v systemd-analyze >/dev/null; then
-        # The program that the unit names is where the package puts it.
-        capture systemd-analyze verify --root="$root" "$root/lib/systemd/system/hull.service" "$root/lib/systemd/system/hull.socket"
-        if grep -E 'hull\.(service|socket).*(Unknown|Failed|Invalid|Missing)' "$T/err"; then fail "the units: $err"; fi
+        # The units of the system, which ours name, are not in this root.
+        systemd-analyze verify --root="$root" "$root/lib/systemd/system/hull.service" "$root/lib/systemd/system/hull.socket" >"$T/verified" 2>&1 || true
+        if grep 'hull\.' "$T/verified" | grep -v 'Unit [a-z-]*\.target not found'; then fail 'the units'; fi
+        echo 'Bogus=1' >>"$root/lib/systemd/system/hull.socket"
+        systemd-analyze verify --root="$root" "$root/lib/systemd/system/hull.socket" 2>&1 | grep -q Bogus || fail 'units are not looked at'
     fi
     mkdir -p "$root/var/lib/hull" "$root/etc/hull"
     touch "$root/var/lib/hull/state" "$root/etc/hull/hulld.json"
