@@ -345,15 +345,18 @@ struct Slot<'a> {
     room: usize,
 }
 
-/// Reads from the socket into as many of the guest's buffers as one turn may take, with one system
-/// call. [`Turn::Again`] unless there was no buffer.
-fn send_data(
-    connection: &mut Connection,
-    base: &Header,
-    queues: &mut QueueSet<'_>,
-    left: &mut usize,
-) -> Result<Turn, DeviceFailure> {
-    let wanted = connection.flow.credit().min(TURN_BYTES);
+/// The guest's buffers for the packets of one turn.
+struct Turnful<'a> {
+    slots: Vec<Slot<'a>>,
+    /// Their bodies, one after another.
+    bodies: Buffers<'a>,
+}
+
+/// Takes buffers for up to `wanted` bytes out of the queue.
+fn take_buffers<'a>(
+    queues: &mut QueueSet<'a>,
+    wanted: usize,
+) -> Result<Turnful<'a>, DeviceFailure> {
     let mut slots: Vec<Slot<'_>> = Vec::with_capacity(TURN_PACKETS);
     let mut bodies = Buffers::default();
     while bodies.len() < wanted && slots.len() < TURN_PACKETS {
@@ -382,39 +385,68 @@ fn send_data(
             }
         }
     }
+    Ok(Turnful { slots, bodies })
+}
+
+/// Reads from the socket into as many of the guest's buffers as one turn may take, with one system
+/// call. [`Turn::Again`] unless there was no buffer.
+fn send_data(
+    connection: &mut Connection,
+    base: &Header,
+    queues: &mut QueueSet<'_>,
+    left: &mut usize,
+) -> Result<Turn, DeviceFailure> {
+    let wanted = connection.flow.credit().min(TURN_BYTES);
+    let Turnful { slots, mut bodies } = take_buffers(queues, wanted)?;
     let Some(first) = slots.first() else {
         return Ok(Turn::NoBuffers);
     };
-    let start = first.position;
     let bodies = bodies
         .take_front(wanted.min(bodies.len()))
         .unwrap_or_default();
-    let Received::Bytes(mut rest) = connection.receive(bodies.slices()) else {
-        queues.rewind(RX, start);
+    let Received::Bytes(bytes) = connection.receive(bodies.slices()) else {
+        queues.rewind(RX, first.position);
         return Ok(Turn::Again);
     };
-    connection.flow.on_sent(rest);
+    connection.flow.on_sent(bytes);
     let (buf_alloc, fwd_cnt) = connection.flow.credit_fields();
     connection.flow.on_advertised();
+    let header = Header {
+        op: op::RW,
+        buf_alloc,
+        fwd_cnt,
+        ..*base
+    };
+    let packets = complete_packets(slots, &header, bytes, queues)?;
+    *left = left.saturating_sub(packets);
+    Ok(Turn::Again)
+}
+
+/// Writes the headers of `bytes` that lie in the slots' bodies, and gives back the slots that hold
+/// none of them. Returns the number of packets.
+fn complete_packets(
+    slots: Vec<Slot<'_>>,
+    header: &Header,
+    mut bytes: usize,
+    queues: &mut QueueSet<'_>,
+) -> Result<usize, DeviceFailure> {
+    let mut packets = 0;
     for slot in slots {
-        if rest == 0 {
+        if bytes == 0 {
             queues.rewind(RX, slot.position);
             break;
         }
-        let count = rest.min(slot.room);
-        rest -= count;
+        let count = bytes.min(slot.room);
+        bytes -= count;
         let header = Header {
-            op: op::RW,
             len: count as u32,
-            buf_alloc,
-            fwd_cnt,
-            ..*base
+            ..*header
         };
         slot.header.copy_from(&header.encode());
         queues.complete(RX, slot.head, (HEADER_BYTES + count) as u32)?;
-        *left = left.saturating_sub(1);
+        packets += 1;
     }
-    Ok(Turn::Again)
+    Ok(packets)
 }
 
 impl VirtioDevice for Vsock {
