@@ -69,12 +69,8 @@ const fn contained(
     write: fn(&mut Code),
 ) -> Attack {
     Attack {
-        name,
-        what,
-        layer,
-        share: false,
         outcome: Outcome::Contained,
-        write,
+        ..served(name, layer, what, write)
     }
 }
 
@@ -86,12 +82,8 @@ const fn ends(
     write: fn(&mut Code),
 ) -> Attack {
     Attack {
-        name,
-        what,
-        layer,
-        share: false,
         outcome: Outcome::Ends(reason),
-        write,
+        ..served(name, layer, what, write)
     }
 }
 
