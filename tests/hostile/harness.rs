@@ -9,13 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hull_vm_config::control::{Event, Request};
-use hull_vm_config::{BlockConfig, Extent, FsConfig, VmConfig};
+use hull_vm_config::{BlockConfig, Extent, FsConfig, NetConfig, VmConfig};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::attacks::{Attack, Outcome};
 use crate::code::Code;
 use crate::common::{code, config, kernel, kvm, Vmm};
 use crate::share::Share;
+use crate::tap::Tap;
 use crate::{DONE, MEMORY_BYTES};
 
 /// For hosts that emulate guests, and are busy.
@@ -55,8 +56,13 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
         Some(Ok(share)) => Some(share),
         Some(Err(why)) => return Ok(Done::Skipped(why)),
     };
+    let tap = match attack.tap.then(Tap::make) {
+        None => None,
+        Some(Ok(tap)) => Some(tap),
+        Some(Err(why)) => return Ok(Done::Skipped(why)),
+    };
     let disks = Disks::make().map_err(|error| format!("no disks: {error}"))?;
-    let attacker = start(ours, &disks, share.as_ref(), attack)?;
+    let attacker = start(ours, &disks, share.as_ref(), tap.as_ref(), attack)?;
     expect(
         &attacker,
         |event| event == Event::Started,
@@ -181,6 +187,7 @@ fn start(
     kvm: OwnedFd,
     disks: &Disks,
     share: Option<&Share>,
+    tap: Option<&Tap>,
     attack: &Attack,
 ) -> Result<Vmm, String> {
     let mut program = Code::new();
@@ -192,6 +199,11 @@ fn start(
         socket: "fs".into(),
         tag: "hull".into(),
     });
+    config.devices.nets.extend(tap.map(|_| NetConfig {
+        tap: "tap".into(),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+    }));
     let json = serde_json::to_vec(&config).map_err(|error| error.to_string())?;
     let clone = |file: &File| file.try_clone().map(OwnedFd::from);
     let console = tempfile::tempfile().and_then(|file| clone(&file));
@@ -211,6 +223,9 @@ fn start(
     if let Some(share) = share {
         let socket = share.connection.try_clone().map_err(failed)?;
         files.push(("fs", socket.into()));
+    }
+    if let Some(tap) = tap {
+        files.push(("tap", tap.open()?));
     }
     Ok(Vmm::start_with(files))
 }

@@ -13,6 +13,7 @@ mod common;
 mod driver;
 mod harness;
 mod share;
+mod tap;
 
 use std::fmt::Write as _;
 use std::path::Path;

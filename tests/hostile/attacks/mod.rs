@@ -1,6 +1,7 @@
 //! What a hostile guest does, one function for each.
 
 pub(crate) mod files;
+mod frames;
 mod machine;
 mod requests;
 mod rings;
@@ -30,6 +31,8 @@ pub(crate) struct Attack {
     pub(crate) outcome: Outcome,
     /// It has a shared directory.
     pub(crate) share: bool,
+    /// It has a network.
+    pub(crate) tap: bool,
     /// Its instructions.
     pub(crate) write: fn(&mut Code),
 }
@@ -45,6 +48,7 @@ const fn served(
         what,
         layer,
         share: false,
+        tap: false,
         outcome: Outcome::Served,
         write,
     }
@@ -58,6 +62,18 @@ const fn with_share(
 ) -> Attack {
     Attack {
         share: true,
+        ..served(name, layer, what, write)
+    }
+}
+
+const fn with_tap(
+    name: &'static str,
+    layer: &'static str,
+    what: &'static str,
+    write: fn(&mut Code),
+) -> Attack {
+    Attack {
+        tap: true,
         ..served(name, layer, what, write)
     }
 }
@@ -93,6 +109,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
         transport::ATTACKS,
         rings::ATTACKS,
         requests::ATTACKS,
+        frames::ATTACKS,
         files::ATTACKS,
         machine::ATTACKS,
     ]

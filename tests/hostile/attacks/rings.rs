@@ -1,5 +1,7 @@
 //! Against the rings: every one of them, of every device, with chains that lead anywhere.
 
+use hull_vm_config::Slot;
+
 use super::{served, Attack};
 use crate::code::{Code, Width};
 use crate::driver::{
@@ -60,13 +62,13 @@ pub(super) const ATTACKS: &[Attack] = &[
 ];
 
 /// A descriptor table's content.
-type Table = Vec<u8>;
+pub(super) type Table = Vec<u8>;
 
 fn table(descriptors: &[Vec<u8>]) -> Table {
     descriptors.concat()
 }
 
-fn loops() -> Vec<Table> {
+pub(super) fn loops() -> Vec<Table> {
     let data = u64::from(DATA);
     let link = |next: u16, flags: u16| descriptor(data, 64, NEXT | flags, next);
     let ring = |length: u16, flags: u16| {
@@ -131,7 +133,7 @@ fn directions() -> Vec<Table> {
     tables
 }
 
-fn indirect() -> Vec<Table> {
+pub(super) fn indirect() -> Vec<Table> {
     let inner = u64::from(DATA) + 0x1000;
     let mut tables = Vec::new();
     for length in [0, 1, 8, 15, 16, 17, 0x10_0000, u32::MAX - 15, u32::MAX] {
@@ -149,8 +151,13 @@ fn indirect() -> Vec<Table> {
     tables
 }
 
-/// Offers each table as a request, to each queue of each device.
+/// Offers each table as a request, to each queue of each device that is always there.
 fn chains(code: &mut Code, tables: &[Table]) {
+    chains_of(code, &DEVICES, tables);
+}
+
+/// Offers each table as a request, to each queue of these devices.
+pub(super) fn chains_of(code: &mut Code, devices: &[(Slot, u32)], tables: &[Table]) {
     // Behind the indirect ones: a table in a table, one that loops, one that leads outside.
     let at = u64::from(DATA);
     code.place(
@@ -162,7 +169,7 @@ fn chains(code: &mut Code, tables: &[Table]) {
         ]),
     );
     for table in tables {
-        for (slot, queues) in DEVICES {
+        for &(slot, queues) in devices {
             let base = window(slot);
             for queue in 0..queues {
                 let [descriptors, ring, _] = parts(queue);

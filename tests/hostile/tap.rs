@@ -1,0 +1,43 @@
+//! The host's end of a hostile guest's network: a real tap that leads nowhere.
+
+use std::os::fd::OwnedFd;
+
+use hull_network::netlink::Netlink;
+use hull_network::tap;
+
+/// A tap that is up; it goes when this does.
+pub(crate) struct Tap {
+    name: String,
+}
+
+impl Tap {
+    /// `Err` says why there is none.
+    pub(crate) fn make() -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("a tap needs root".into());
+        }
+        let tap = Self {
+            name: format!("hx{}", std::process::id()),
+        };
+        tap::create(&tap.name).map_err(|error| error.to_string())?;
+        let up = Netlink::open().and_then(|netlink| match netlink.link(&tap.name)? {
+            Some(link) => netlink.set_up(link.index),
+            None => Ok(()),
+        });
+        up.map_err(|error| error.to_string())?;
+        Ok(tap)
+    }
+
+    /// The end for the VMM.
+    pub(crate) fn open(&self) -> Result<OwnedFd, String> {
+        tap::open(&self.name).map_err(|error| error.to_string())
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if let Err(error) = tap::remove(&self.name) {
+            eprintln!("{error}");
+        }
+    }
+}
