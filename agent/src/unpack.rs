@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hull_image::unpack::{
     read_layer, Budget, FileOutput, LayerIndex, LayerSource, Limits, Progress, UnpackError,
@@ -91,39 +91,25 @@ fn unpack_files(request: &UnpackRequest, input: &File, output: &File) -> Result<
         limits.path_length,
         limits.path_depth,
     );
-    let region = |offset| {
-        Ok(FileOutput::at(
-            output.try_clone().context(write_failed)?,
-            offset,
-        ))
-    };
-    let budget = Budget::new(&limits);
     let mut known = known_layers(request, input)?;
     let mut made = Vec::new();
-    for (number, blob) in request.layers.iter().enumerate() {
-        let source = source(blob, input)?;
-        let (diff_id, digest) = (source.diff_id, source.digest);
-        let (mut data, mut index) = (region(blob.data_offset)?, region(blob.index_offset)?);
-        let lengths = read_layer(number, source, &budget, &mut data, &mut index, &Shown)
-            .map_err(|error| explain(&error))?;
+    let read = read_layers(&request.layers, input, output, &limits)?;
+    for (blob, layer) in request.layers.iter().zip(read) {
         made.push(UnpackedLayer {
-            data_length: lengths.data_length,
-            index_length: lengths.index_length,
+            data_length: layer.lengths.data_length,
+            index_length: layer.lengths.index_length,
             ..Default::default()
         });
-        let offset = blob.index_offset;
-        known.insert(
-            diff_id,
-            Known {
-                digest,
-                lengths,
-                device: output,
-                offset,
-            },
-        );
+        let new = Known {
+            digest: layer.digest,
+            lengths: layer.lengths,
+            device: output,
+            offset: blob.index_offset,
+        };
+        known.insert(layer.diff_id, new);
     }
     let indexes = indexes(request, &known)?;
-    let mut image = region(request.image_offset)?;
+    let mut image = region(output, request.image_offset)?;
     let unpacked =
         hull_image::unpack::merge(indexes, &limits, &mut image).map_err(|error| explain(&error))?;
     Ok(UnpackResponse {
@@ -131,6 +117,77 @@ fn unpack_files(request: &UnpackRequest, input: &File, output: &File) -> Result<
         files: unpacked.files,
         layers: made,
         ..Default::default()
+    })
+}
+
+fn region(output: &File, offset: u64) -> Result<FileOutput> {
+    let output = output.try_clone().context(write_failed)?;
+    Ok(FileOutput::at(output, offset))
+}
+
+/// A layer that was read now.
+struct Read {
+    diff_id: DiffId,
+    digest: Digest,
+    lengths: hull_image::unpack::UnpackedLayer,
+}
+
+/// Reads layers side by side, by a thread for each CPU; the longest are begun first. The error is
+/// that of the lowest layer that has one.
+fn read_layers(
+    blobs: &[LayerBlob],
+    input: &File,
+    output: &File,
+    limits: &Limits,
+) -> Result<Vec<Read>> {
+    let budget = Budget::new(limits);
+    let mut order: Vec<usize> = (0..blobs.len()).collect();
+    order.sort_by_key(|number| std::cmp::Reverse(blobs[*number].length));
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        while let Some(number) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let read = read_one(*number, &blobs[*number], input, output, &budget);
+            if read.is_err() {
+                // Nobody begins another.
+                next.store(order.len(), Ordering::Relaxed);
+            }
+            done.push((*number, read));
+        }
+        done
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let ends = std::thread::scope(|scope| {
+        let threads = (0..cpus.min(blobs.len())).map(|_| scope.spawn(worker));
+        let threads: Vec<_> = threads.collect();
+        let ends = threads.into_iter().map(|thread| thread.join());
+        ends.collect::<std::thread::Result<Vec<_>>>()
+    });
+    let ends = ends.map_err(|_| {
+        let text = "a thread that reads layers failed";
+        AgentError::new(Kind::Internal, text)
+    })?;
+    let mut read: Vec<(usize, Result<Read>)> = ends.into_iter().flatten().collect();
+    read.sort_by_key(|(number, _)| *number);
+    read.into_iter().map(|(_, read)| read).collect()
+}
+
+fn read_one(
+    number: usize,
+    blob: &LayerBlob,
+    input: &File,
+    output: &File,
+    budget: &Budget,
+) -> Result<Read> {
+    let source = source(blob, input)?;
+    let (diff_id, digest) = (source.diff_id, source.digest);
+    let mut data = region(output, blob.data_offset)?;
+    let mut index = region(output, blob.index_offset)?;
+    let read = read_layer(number, source, budget, &mut data, &mut index, &Shown);
+    Ok(Read {
+        diff_id,
+        digest,
+        lengths: read.map_err(|error| explain(&error))?,
     })
 }
 

@@ -32,13 +32,8 @@ impl<'a> LayerSource<'a> {
         diff_id: DiffId,
         digest: Digest,
     ) -> Self {
-        let reader = Box::new(FileRange {
-            file,
-            offset,
-            remaining: length,
-        });
         Self {
-            reader,
+            reader: Box::new(FileRange::new(file, offset, length)),
             length,
             compression,
             diff_id,
@@ -77,13 +72,8 @@ impl<'a> LayerIndex<'a> {
         diff_id: DiffId,
         digest: Digest,
     ) -> Self {
-        let reader = Box::new(FileRange {
-            file,
-            offset,
-            remaining: layer.index_length,
-        });
         Self {
-            reader,
+            reader: Box::new(FileRange::new(file, offset, layer.index_length)),
             data_length: layer.data_length,
             diff_id,
             digest,
@@ -104,6 +94,16 @@ struct FileRange<'a> {
     file: &'a File,
     offset: u64,
     remaining: u64,
+}
+
+impl<'a> FileRange<'a> {
+    fn new(file: &'a File, offset: u64, length: u64) -> Self {
+        Self {
+            file,
+            offset,
+            remaining: length,
+        }
+    }
 }
 
 impl Read for FileRange<'_> {
