@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bollard_stubs::models::ContainerConfig;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt as _};
 use hull_image::{
     Credentials, Digest, Distribution, ErrorKind, Found, Image, ImageError, Import, LayerLengths,
     LoadedImage, NoProgress, Platform, Progress, PruneReport, Pushed, Reference, RegistryConfig,
@@ -21,6 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::pipe;
+use tokio_util::io::ReaderStream;
 
 use crate::error::{chain, EngineError, ImageFailure, Kind, Result};
 use crate::paths::Paths;
@@ -74,10 +77,14 @@ impl Images {
 
     /// The image that a name means.
     pub(crate) async fn find(&self, name: &str) -> Result<Image> {
-        self.store.get(name).await.map_err(|error| match error {
-            ImageError::NoSuchImage { .. } => EngineError::NoSuchImage(with_tag(name)),
-            other => failure(&other),
-        })
+        let found = self.store.get(name).await;
+        found.map_err(|error| failure_of(name, &error))
+    }
+
+    /// The id of the image that a name means, and how many tags it has, also if it is damaged.
+    pub(crate) async fn resolve(&self, name: &str) -> Result<(Digest, usize)> {
+        let found = self.store.resolve(name).await;
+        found.map_err(|error| failure_of(name, &error))
     }
 
     /// As [`Images::find`], reduced to what a container needs.
@@ -278,17 +285,30 @@ impl Images {
         pushed.map_err(|error| failure(&error))
     }
 
-    /// Images as an archive, which is made as it is read.
-    pub(crate) fn save(&self, images: Vec<Saved>) -> std::io::Result<pipe::Receiver> {
-        let (reader, writer) = std::io::pipe()?;
-        let receiver = pipe::Receiver::from_owned_fd(OwnedFd::from(reader))?;
+    /// Images as an archive, which is made as it is read. Damaged ones are refused before.
+    pub(crate) async fn save(
+        &self,
+        images: Vec<Saved>,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + use<>> {
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.save(&images, writer) {
-                tracing::debug!(error = chain(&error), "saving images");
+        let verified = tokio::task::spawn_blocking(move || (store.verify(&images), images, store));
+        let (verified, images, store) = verified
+            .await
+            .map_err(|error| EngineError::io("verify", "images", std::io::Error::other(error)))?;
+        verified.map_err(|error| failure(&error))?;
+        let pipe = |error| EngineError::io("open", "a pipe", error);
+        let (reader, writer) = std::io::pipe().map_err(pipe)?;
+        let receiver = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(pipe)?;
+        let saving = tokio::task::spawn_blocking(move || store.save(&images, writer));
+        // An archive that breaks off is not to look like a whole one.
+        let end = futures_util::stream::once(async move {
+            match saving.await {
+                Ok(Ok(())) => Ok(Bytes::new()),
+                Ok(Err(error)) => Err(std::io::Error::other(error)),
+                Err(error) => Err(std::io::Error::other(error)),
             }
         });
-        Ok(receiver)
+        Ok(ReaderStream::new(receiver).chain(end))
     }
 
     pub(crate) async fn list(&self) -> Result<Vec<Image>> {
@@ -311,13 +331,8 @@ impl Images {
         in_use: BTreeMap<Digest, String>,
     ) -> Result<Vec<Removed>> {
         let options = RemoveOptions { force, in_use };
-        self.store
-            .remove(name, &options)
-            .await
-            .map_err(|error| match error {
-                ImageError::NoSuchImage { .. } => EngineError::NoSuchImage(with_tag(name)),
-                other => failure(&other),
-            })
+        let removed = self.store.remove(name, &options).await;
+        removed.map_err(|error| failure_of(name, &error))
     }
 
     pub(crate) async fn prune(&self, all: bool, in_use: &BTreeSet<Digest>) -> Result<PruneReport> {
@@ -339,6 +354,14 @@ pub(crate) fn parse_reference(text: &str) -> Result<Reference> {
 fn with_tag(name: &str) -> String {
     name.parse::<Reference>()
         .map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
+/// Of an operation on the image that `name` means.
+fn failure_of(name: &str, error: &ImageError) -> EngineError {
+    match error {
+        ImageError::NoSuchImage { .. } => EngineError::NoSuchImage(with_tag(name)),
+        other => failure(other),
+    }
 }
 
 fn failure(error: &ImageError) -> EngineError {

@@ -322,14 +322,12 @@ fn images_in_use(engine: &Engine) -> BTreeMap<Digest, String> {
 }
 
 async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
-    let image = engine.images.find(name).await?;
+    let (id, tags) = engine.images.resolve(name).await?;
     let in_use = images_in_use(engine);
-    let user = in_use
-        .get(&image.id)
-        .and_then(|id| engine.container(id).ok());
+    let user = in_use.get(&id).and_then(|id| engine.container(id).ok());
     // Not even with force: a running container needs its file system.
     if let Some(user) = user.filter(|user| user.status().is_live()) {
-        if image.repo_tags.len() <= 1 {
+        if tags <= 1 {
             return Err(EngineError::Conflict(format!(
                 "conflict: unable to delete {name} (cannot be forced) - image is being used by \
                  running container {}",
@@ -344,7 +342,7 @@ async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response>
         .await?;
     for item in &removed {
         match item {
-            Removed::Untagged(name) => publish(engine, "untag", &image.id.to_string(), name),
+            Removed::Untagged(name) => publish(engine, "untag", &id.to_string(), name),
             Removed::Deleted(id) => publish(engine, "delete", &id.to_string(), &id.to_string()),
         }
     }

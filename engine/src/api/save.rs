@@ -54,9 +54,7 @@ pub(super) async fn save(engine: &Arc<Engine>, names: &[String]) -> Answer<Respo
             }),
         }
     }
-    let archive = engine.images.save(saved);
-    let archive = archive.map_err(|error| EngineError::io("open", "a pipe", error))?;
-    let body = Body::from_stream(tokio_util::io::ReaderStream::new(archive));
+    let body = Body::from_stream(engine.images.save(saved).await?);
     let kind = [(axum::http::header::CONTENT_TYPE, "application/x-tar")];
     Ok((StatusCode::OK, kind, body).into_response())
 }
