@@ -209,6 +209,14 @@ fn size_of(image: &Image) -> i64 {
     i64::try_from(image.unpacked_size.unwrap_or(image.size)).unwrap_or(i64::MAX)
 }
 
+/// An image's comment, which OCI keeps with the last step of its history.
+fn comment(config: &Value) -> String {
+    let own = config["comment"].as_str().filter(|text| !text.is_empty());
+    let last = config["history"].as_array().and_then(|steps| steps.last());
+    let of_last = || last.and_then(|step| step["comment"].as_str());
+    own.or_else(of_last).unwrap_or_default().to_owned()
+}
+
 fn inspect(image: &Image) -> Result<ImageInspect> {
     let decode = |source| EngineError::Json {
         what: "decode the image's configuration",
@@ -227,7 +235,7 @@ fn inspect(image: &Image) -> Result<ImageInspect> {
         id: Some(image.id.to_string()),
         repo_tags: Some(image.repo_tags.clone()),
         repo_digests: Some(image.repo_digests.clone()),
-        comment: text("comment"),
+        comment: Some(comment(&whole)),
         created: created(image).map(|time| time.to_string()),
         author: text("author"),
         config,
@@ -392,6 +400,15 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_comment_is_that_of_the_last_step() {
+        let history = serde_json::json!({ "history": [{ "comment": "a" }, { "comment": "b" }] });
+        assert_eq!(comment(&history), "b");
+        let own = serde_json::json!({ "comment": "own", "history": [{ "comment": "b" }] });
+        assert_eq!(comment(&own), "own");
+        assert_eq!(comment(&Value::Null), "");
+    }
 
     #[test]
     fn globs_match_names_as_in_docker_images() {

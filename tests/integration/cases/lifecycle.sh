@@ -203,9 +203,9 @@ case_an_init_process_passes_signals_on_and_reaps() {
 }
 
 case_logs_are_compressed_and_carry_details() {
-    local options=(--log-opt max-size=20k --log-opt max-file=3 --log-opt compress=true --log-opt 'tag={{.Name}}/x' --log-opt labels=a)
+    local options=(--log-opt max-size=20k --log-opt max-file=3 --log-opt compress=true --log-opt 'tag={{.Name}}-x' --log-opt labels=a)
     hull run --name t-log "${options[@]}" --label a=b --label c=d "$BUSYBOX" sh -c 'for i in $(seq 400); do echo "line $i"; done' >/dev/null
-    expect_eq "$(hull logs --details -n 1 t-log)" 'a=b,tag=t-log/x line 400' details
+    expect_eq "$(hull logs --details -n 1 t-log)" 'a=b,tag=t-log-x line 400' details
     expect_eq "$(hull logs -n 1 t-log)" 'line 400' 'without details'
     local path
     path=$(hull inspect -f '{{.LogPath}}' t-log)
