@@ -1,0 +1,160 @@
+//! Interfaces: found, made, changed.
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::{Netlink, NetlinkError};
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address.
+    pub address: Vec<u8>,
+    /// Largest packet, in bytes.
+    pub mtu: u32,
+}
+
+impl Netlink {
+    /// All interfaces.
+    pub fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let action = "list the interfaces";
+        let answers = self.ask(
+            RouteNetlinkMessage::GetLink(LinkMessage::default()),
+            NLM_F_DUMP,
+            action,
+        )?;
+        Ok(answers.into_iter().filter_map(link_of).collect())
+    }
+
+    /// The interface of this name, if there is one.
+    pub fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.into())];
+        let action = format!("look for the interface {name:?}");
+        match self.ask(RouteNetlinkMessage::GetLink(message), 0, &action) {
+            Ok(answers) => Ok(answers.into_iter().find_map(link_of)),
+            Err(NetlinkError::Refused { source, .. })
+                if source.raw_os_error() == Some(libc::ENODEV) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a bridge, and returns its index.
+    pub fn add_bridge(&self, name: &str, mtu: u32) -> Result<u32, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        let action = format!("make the bridge {name}");
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.ask(RouteNetlinkMessage::NewLink(message), flags, &action)?;
+        let made = self.link(name)?;
+        made.map(|link| link.index)
+            .ok_or_else(|| NetlinkError::Answer {
+                action,
+                reason: "it is not there".into(),
+            })
+    }
+
+    /// Removes an interface.
+    pub fn delete_link(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.ask(
+            RouteNetlinkMessage::DelLink(message),
+            0,
+            &format!("remove interface {index}"),
+        )?;
+        Ok(())
+    }
+
+    /// Brings an interface up.
+    pub fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.change(message, &format!("bring interface {index} up"))
+    }
+
+    /// Names an interface that is down and sets the size of its packets.
+    pub fn set_name_and_mtu(&self, index: u32, name: &str, mtu: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Mtu(mtu)];
+        self.change(message, &format!("name interface {index} {name:?}"))
+    }
+
+    /// Sets the size of an interface's packets, in bytes.
+    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::Mtu(mtu)];
+        self.change(
+            message,
+            &format!("set the MTU of interface {index} to {mtu}"),
+        )
+    }
+
+    /// Plugs an interface into a bridge.
+    pub fn set_controller(&self, index: u32, bridge: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::Controller(bridge)];
+        self.change(message, &format!("plug interface {index} into a bridge"))
+    }
+
+    /// Lets a port of a bridge reach the bridge itself, and no other port of this kind.
+    pub fn isolate_port(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let isolated = InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)]);
+        message.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(isolated),
+        ])];
+        // A port's own settings are changed by making what is there anew.
+        let action = format!("isolate interface {index} on its bridge");
+        self.ask(RouteNetlinkMessage::NewLink(message), 0, &action)?;
+        Ok(())
+    }
+
+    fn change(&self, message: LinkMessage, action: &str) -> Result<(), NetlinkError> {
+        self.ask(RouteNetlinkMessage::SetLink(message), 0, action)?;
+        Ok(())
+    }
+}
+
+fn link_of(answer: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = answer else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        address: Vec::new(),
+        mtu: 0,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(address) => link.address = address,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            _ => {}
+        }
+    }
+    Some(link)
+}

@@ -1,0 +1,156 @@
+//! Routes, and which of them leads out.
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{family, Netlink, NetlinkError};
+use crate::Prefix;
+
+/// A route of an interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Route {
+    /// `None`: the default route, of the gateway's family.
+    pub destination: Option<Prefix>,
+    /// `None`: straight through the interface.
+    pub gateway: Option<IpAddr>,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+    /// Metric.
+    pub metric: Option<u32>,
+    /// The gateway is there though no address of the interface says so.
+    pub onlink: bool,
+}
+
+impl Netlink {
+    /// Adds a route through an interface.
+    pub fn add_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
+        let some = route.destination.map(|prefix| prefix.address);
+        let mut message = RouteMessage::default();
+        message.header.address_family = some.or(route.gateway).map_or(AddressFamily::Inet, family);
+        message.header.destination_prefix_length =
+            route.destination.map_or(0, |prefix| prefix.length);
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.scope = match route.gateway {
+            Some(_) => RouteScope::Universe,
+            None => RouteScope::Link,
+        };
+        message.header.kind = RouteType::Unicast;
+        if route.onlink {
+            message.header.flags = RouteFlags::Onlink;
+        }
+        message.attributes.push(RouteAttribute::Oif(index));
+        let destination = route.destination.filter(|prefix| 0 < prefix.length);
+        let attributes = [
+            destination.map(|prefix| RouteAttribute::Destination(route_address(prefix.address))),
+            route
+                .gateway
+                .map(|by| RouteAttribute::Gateway(route_address(by))),
+            route
+                .source
+                .map(|from| RouteAttribute::PrefSource(route_address(from))),
+            route.metric.map(RouteAttribute::Priority),
+        ];
+        message.attributes.extend(attributes.into_iter().flatten());
+        let to = destination.map_or("default".to_owned(), |prefix| prefix.to_string());
+        let action = format!("add the route to {to} on interface {index}");
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        self.ask(RouteNetlinkMessage::NewRoute(message), flags, &action)?;
+        Ok(())
+    }
+
+    /// The destinations that this namespace has routes to, without the default routes.
+    pub fn destinations(&self) -> Result<Vec<Prefix>, NetlinkError> {
+        let routes = self.routes()?;
+        Ok(routes.iter().filter_map(destination_of).collect())
+    }
+
+    /// Size in bytes of the largest packet that leaves by the default route, if there is one.
+    pub fn uplink_mtu(&self) -> Result<Option<u32>, NetlinkError> {
+        let routes = self.routes()?;
+        let Some(uplink) = routes.iter().filter_map(uplink_of).min() else {
+            return Ok(None);
+        };
+        let links = self.links()?;
+        let link = links.iter().find(|link| link.index == uplink.interface);
+        Ok(link.map(|link| link.mtu))
+    }
+
+    /// The routes of both families, in all tables.
+    fn routes(&self) -> Result<Vec<RouteMessage>, NetlinkError> {
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let action = "list the routes";
+            let answers = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, action)?;
+            routes.extend(answers.into_iter().filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(route) => Some(route),
+                _ => None,
+            }));
+        }
+        Ok(routes)
+    }
+}
+
+fn destination_of(route: &RouteMessage) -> Option<Prefix> {
+    let length = route.header.destination_prefix_length;
+    let address = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                Some(IpAddr::from(*address))
+            }
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                Some(IpAddr::from(*address))
+            }
+            _ => None,
+        })?;
+    (0 < length).then_some(Prefix { address, length })
+}
+
+/// A way out; the one that comes first is used, IPv4 before IPv6.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Uplink {
+    v6: bool,
+    metric: u32,
+    interface: u32,
+}
+
+fn uplink_of(route: &RouteMessage) -> Option<Uplink> {
+    let header = &route.header;
+    let default = header.destination_prefix_length == 0
+        && header.kind == RouteType::Unicast
+        && header.table == RouteHeader::RT_TABLE_MAIN;
+    let mut interface = None;
+    let mut metric = 0;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::MultiPath(hops) => {
+                interface = hops.first().map(|hop| hop.interface_index);
+            }
+            _ => {}
+        }
+    }
+    Some(Uplink {
+        v6: header.address_family == AddressFamily::Inet6,
+        metric,
+        interface: interface.filter(|_| default)?,
+    })
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
+}
