@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use crate::netlink::{Netlink, NetlinkError};
 use crate::sys;
 
 /// Where taps come from.
@@ -34,6 +35,14 @@ pub enum TapError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody has this tap open.
+    #[error("failed to remove the tap {name:?}, which is in use")]
+    Busy {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: NetlinkError,
+    },
 }
 
 impl TapError {
@@ -41,7 +50,7 @@ impl TapError {
     pub fn is_busy(&self) -> bool {
         match self {
             Self::Tap { source, .. } => source.kind() == io::ErrorKind::ResourceBusy,
-            Self::Device { .. } => false,
+            Self::Device { .. } | Self::Busy { .. } => false,
         }
     }
 }
@@ -52,10 +61,24 @@ pub fn create(name: &str) -> Result<(), TapError> {
     persist(&tun, name, true, "keep")
 }
 
-/// Removes a tap; one that somebody has open goes with its last descriptor.
+/// Removes a tap. A VM that has it open still is left with an end that leads nowhere.
 pub fn remove(name: &str) -> Result<(), TapError> {
-    let tun = attach(name, "find")?;
-    persist(&tun, name, false, "remove")
+    match attach(name, "find") {
+        Ok(tun) => persist(&tun, name, false, "remove"),
+        Err(error) if error.is_busy() => delete_link(name).map_err(|source| TapError::Busy {
+            name: name.to_owned(),
+            source,
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+fn delete_link(name: &str) -> Result<(), NetlinkError> {
+    let netlink = Netlink::open()?;
+    match netlink.link(name)? {
+        Some(link) => netlink.delete_link(link.index),
+        None => Ok(()),
+    }
 }
 
 /// The other end of a tap: non-blocking, with a vnet header of 12 bytes.
