@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use hull_network::ports::raise_descriptors;
 use rustix::fs::FlockOperation;
 use tokio::sync::Semaphore;
 
@@ -12,6 +13,7 @@ use crate::api;
 use crate::engine::{Defaults, Engine, Programs};
 use crate::error::{EngineError, Result};
 use crate::listen::{self, Address, Listener, TlsFiles};
+use crate::network::Denial;
 use crate::paths::Paths;
 
 /// Connections served at once; more wait to be accepted.
@@ -42,6 +44,10 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
         private_dir(dir)?;
     }
     let _lock = lock(&config.paths)?;
+    match raise_descriptors() {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
     let swept = hull_shim::sweep(config.paths.exec_root());
     tracing::debug!(?swept, "left-overs of sandboxes");
     let listeners = listen::bind(
@@ -61,7 +67,13 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     engine.images.collect_leftovers().await?;
     let rules = Arc::clone(&engine);
     let keeper = tokio::spawn(async move {
-        tokio::join!(rules.networks.keep_rules(), rules.networks.keep_lessons());
+        let networks = &rules.networks;
+        let tell = |denial: Denial| rules.tell_denied(&denial);
+        tokio::join!(
+            networks.keep_rules(),
+            networks.keep_lessons(),
+            networks.watch_denied(tell)
+        );
     });
     tracing::info!(addresses = ?config.addresses, "ready");
     listen::tell_ready();

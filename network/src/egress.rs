@@ -261,6 +261,9 @@ pub struct Restricted {
     pub address: IpAddr,
     /// Its policy.
     pub egress: Egress,
+    /// Packets that it was denied so far, by rules between networks. One of a tap's addresses
+    /// carries them.
+    pub denied: u64,
 }
 
 impl Restricted {
@@ -279,6 +282,7 @@ impl Restricted {
             tests,
             verdict,
             owner: self.tap.clone(),
+            dropped: 0,
         }
     }
 
@@ -345,7 +349,11 @@ impl Restricted {
                 self.rule(vec![Test::Transport(ICMPV6), kind], Verdict::Accept)
             }));
         }
-        rules.push(self.rule(vec![Test::NewConversation], Verdict::Drop));
+        // Each policy ends with this rule, so it is the one that goes on counting.
+        rules.push(Rule {
+            dropped: self.denied,
+            ..self.rule(vec![Test::NewConversation], Verdict::Drop)
+        });
         rules
     }
 }
@@ -434,11 +442,13 @@ mod tests {
             tap: "t".into(),
             address: [172, 17, 0, 2].into(),
             egress: "allow:10.0.0.0/8,1.2.3.4:53,fd00::/8".parse().unwrap(),
+            denied: 3,
         };
         let verdicts: Vec<_> = restricted.forward().iter().map(|r| r.verdict).collect();
         use Verdict::{Accept, Drop};
         assert_eq!(verdicts, [Accept, Accept, Accept, Drop]);
-        assert_eq!(restricted.input().last().unwrap().verdict, Drop);
+        let last = restricted.input().pop().unwrap();
+        assert_eq!((last.verdict, last.dropped), (Drop, 3));
         let v6 = Restricted {
             address: "fd12::2".parse().unwrap(),
             ..restricted

@@ -4,6 +4,7 @@
 //! Only what [`crate::rules`] needs. A transaction is applied whole or not at all.
 
 mod message;
+mod set;
 mod watch;
 
 use std::collections::HashMap;
@@ -92,6 +93,23 @@ pub enum Test {
     },
     /// It belongs to no conversation that is known, and answers none.
     NewConversation,
+    /// Its source address has more conversations than this. They are counted in a set of the
+    /// packet's family.
+    Crowded {
+        /// The set.
+        set: AddressSet,
+        /// Conversations.
+        limit: u32,
+    },
+}
+
+/// A set of a table, to which rules add addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressSet {
+    /// Of IPv4 addresses.
+    V4,
+    /// Of IPv6 addresses.
+    V6,
 }
 
 /// A header of a packet.
@@ -170,6 +188,8 @@ pub struct Rule {
     pub verdict: Verdict,
     /// Whose rule it is, at most 100 bytes; empty: nobody's. What it drops is counted for them.
     pub owner: String,
+    /// Packets that count as dropped already: by rules that this one replaces.
+    pub dropped: u64,
 }
 
 /// A chain with its rules, in order.
@@ -190,6 +210,8 @@ pub struct Table {
     pub family: Family,
     /// Its name.
     pub name: String,
+    /// Sets that its rules use.
+    pub sets: Vec<AddressSet>,
     /// Its chains. Without any, the table is not there.
     pub chains: Vec<Chain>,
 }
@@ -199,7 +221,7 @@ pub struct Table {
 pub enum Change {
     /// Puts a table in place of the one of its name.
     Replace(Table),
-    /// Adds a table's chains to the ones that are there.
+    /// Adds a table's chains to the ones that are there, each in the place of the one of its name.
     Extend(Table),
     /// Removes a chain, which has to be there, with its rules.
     Remove {

@@ -3,25 +3,23 @@
 //! They listen on the host's own stack, so a port is reachable from elsewhere, by every address of
 //! the host and by localhost alike, and one that is in use is found before anything starts.
 
-use std::collections::HashMap;
+mod room;
+mod tcp;
+mod udp;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinHandle;
 
-/// A UDP peer that is silent for so long is forgotten.
-const UDP_IDLE: Duration = Duration::from_secs(90);
-/// Most UDP peers of one port at a time.
-const MAX_UDP_PEERS: usize = 4096;
+pub use room::{raise_descriptors, Room};
+
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// Largest UDP packet, in bytes.
-const MAX_PACKET: usize = 64 << 10;
 
 /// A transport protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -152,14 +150,15 @@ impl Bound {
 
     /// Begins to pass on to the first of the `targets`, which are addresses of one container. A
     /// TCP connection that it refuses goes to the next; what is sent by UDP goes to the one of the
-    /// family that it came by, if there is one.
-    pub fn serve(self, targets: Vec<SocketAddr>) -> Published {
+    /// family that it came by, if there is one. Where there is no room for one more conversation, a
+    /// TCP client waits until another has ended, and a packet of a new UDP peer is lost.
+    pub fn serve(self, targets: Vec<SocketAddr>, room: &Room) -> Published {
         let address = self.address();
         let targets = Arc::new(Mutex::new(in_order(address, targets)));
         let to = Arc::clone(&targets);
         let task = match self {
-            Self::Tcp(listener, _) => tokio::spawn(serve_tcp(listener, to)),
-            Self::Udp(socket, _) => tokio::spawn(serve_udp(socket, to)),
+            Self::Tcp(listener, _) => tokio::spawn(tcp::serve(listener, to, room.of_port())),
+            Self::Udp(socket, _) => tokio::spawn(udp::serve(socket, to, room.clone())),
         };
         Published {
             address,
@@ -169,144 +168,16 @@ impl Bound {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, targets: Targets) {
-    // Connections end with the port: the set is dropped when this task is.
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => {
-                    let targets = Arc::clone(&lock(&targets));
-                    connections.spawn(pass_on(client, targets));
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "accepting");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn pass_on(mut client: TcpStream, targets: Arc<[SocketAddr]>) {
-    let Ok(mut server) = TcpStream::connect(&targets[..]).await else {
-        return;
-    };
-    let _ = client.set_nodelay(true);
-    let _ = server.set_nodelay(true);
-    // Either side may break off at any time.
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-}
-
-/// A peer of a UDP port, and its own way into the container.
-#[derive(Debug)]
-struct UdpPeer {
-    upstream: Arc<UdpSocket>,
-    used: Instant,
-    /// What passes answers back.
-    answers: AbortHandle,
-}
-
-type UdpPeers = Arc<Mutex<HashMap<SocketAddr, UdpPeer>>>;
-
-async fn serve_udp(socket: UdpSocket, targets: Targets) {
-    let socket = Arc::new(socket);
-    let peers = UdpPeers::default();
-    let mut answers = tokio::task::JoinSet::new();
-    let mut packet = vec![0; MAX_PACKET];
-    loop {
-        let received = tokio::select! {
-            received = socket.recv_from(&mut packet) => received,
-            Some(_) = answers.join_next() => continue,
-        };
-        let Ok((length, peer)) = received else {
-            continue;
-        };
-        let known = lock(&peers).get_mut(&peer).map(|known| {
-            known.used = Instant::now();
-            Arc::clone(&known.upstream)
-        });
-        let upstream = match known {
-            Some(upstream) => upstream,
-            None => {
-                let target = lock(&targets).first().copied();
-                let Some(upstream) = (match target {
-                    Some(target) => connect_udp(target).await,
-                    None => None,
-                }) else {
-                    continue;
-                };
-                make_room(&mut lock(&peers));
-                let (socket, others) = (Arc::clone(&socket), Arc::clone(&peers));
-                let from = Arc::clone(&upstream);
-                let answers = answers.spawn(async move {
-                    answer_udp(&socket, &from, peer).await;
-                    lock(&others).remove(&peer);
-                });
-                let new = UdpPeer {
-                    upstream: Arc::clone(&upstream),
-                    used: Instant::now(),
-                    answers,
-                };
-                lock(&peers).insert(peer, new);
-                upstream
-            }
-        };
-        let _ = upstream.send(&packet[..length]).await;
-    }
-}
-
-/// Forgets those that have been silent for longest, if there are too many. A client may well have
-/// another port for each question.
-fn make_room(peers: &mut HashMap<SocketAddr, UdpPeer>) {
-    if peers.len() < MAX_UDP_PEERS {
-        return;
-    }
-    let mut times: Vec<Instant> = peers.values().map(|peer| peer.used).collect();
-    let (_, median, _) = times.select_nth_unstable(MAX_UDP_PEERS / 2);
-    let median = *median;
-    peers.retain(|_, peer| {
-        let stays = median < peer.used;
-        if !stays {
-            peer.answers.abort();
-        }
-        stays
-    });
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn connect_udp(target: SocketAddr) -> Option<Arc<UdpSocket>> {
-    let any: IpAddr = match target {
-        SocketAddr::V4(_) => [0, 0, 0, 0].into(),
-        SocketAddr::V6(_) => [0u16; 8].into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await.ok()?;
-    socket.connect(target).await.ok()?;
-    Some(Arc::new(socket))
-}
-
-/// Passes answers back until the container is silent for long.
-async fn answer_udp(socket: &UdpSocket, from: &UdpSocket, peer: SocketAddr) {
-    let mut packet = vec![0; MAX_PACKET];
-    while let Ok(received) = tokio::time::timeout(UDP_IDLE, from.recv(&mut packet)).await {
-        match received {
-            Ok(length) => {
-                let _ = socket.send_to(&packet[..length], peer).await;
-            }
-            // Nobody listens in the container yet.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(_) => return,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -321,7 +192,7 @@ mod tests {
         let port = bind(Protocol::Tcp, any())
             .await
             .unwrap()
-            .serve(vec![target]);
+            .serve(vec![target], &Room::default());
         let mut client = TcpStream::connect(port.address()).await.unwrap();
         let (mut inside, _) = server.accept().await.unwrap();
         client.write_all(b"question").await.unwrap();
@@ -346,7 +217,7 @@ mod tests {
         let port = bind(Protocol::Udp, any())
             .await
             .unwrap()
-            .serve(vec![target]);
+            .serve(vec![target], &Room::default());
         for name in ["a", "b"] {
             let client = UdpSocket::bind(any()).await.unwrap();
             client
@@ -360,28 +231,6 @@ mod tests {
             assert_eq!(&packet[..length], name.as_bytes());
             assert_eq!(from, port.address());
         }
-    }
-
-    #[tokio::test]
-    async fn the_longest_silent_udp_peers_make_room() {
-        let upstream = Arc::new(UdpSocket::bind(any()).await.unwrap());
-        let task = tokio::spawn(std::future::pending::<()>());
-        let start = Instant::now();
-        let mut peers: HashMap<SocketAddr, UdpPeer> = (0..MAX_UDP_PEERS as u16)
-            .map(|port| {
-                let peer = UdpPeer {
-                    upstream: Arc::clone(&upstream),
-                    used: start + Duration::from_millis(port.into()),
-                    answers: task.abort_handle(),
-                };
-                (SocketAddr::from(([10, 0, 0, 1], port)), peer)
-            })
-            .collect();
-        make_room(&mut peers);
-        assert!(peers.len() < MAX_UDP_PEERS / 2 + 1);
-        assert!(peers.contains_key(&([10, 0, 0, 1], MAX_UDP_PEERS as u16 - 1).into()));
-        assert!(!peers.contains_key(&([10, 0, 0, 1], 0).into()));
-        assert!(task.await.is_err_and(|error| error.is_cancelled()));
     }
 
     #[tokio::test]
@@ -407,5 +256,27 @@ mod tests {
         let address = held.local_addr().unwrap();
         let error = bind(Protocol::Tcp, address).await.unwrap_err();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn without_room_a_client_waits_for_another_to_end() {
+        let server = TcpListener::bind(any()).await.unwrap();
+        let target = server.local_addr().unwrap();
+        let room = Room::of(2, 1);
+        let port = bind(Protocol::Tcp, any()).await.unwrap();
+        let port = port.serve(vec![target], &room);
+        let mut first = TcpStream::connect(port.address()).await.unwrap();
+        let (mut inside, _) = server.accept().await.unwrap();
+        let _second = TcpStream::connect(port.address()).await.unwrap();
+        tokio::select! {
+            biased;
+            _ = server.accept() => panic!("there was no room"),
+            () = tokio::task::yield_now() => {}
+        }
+        // The first conversation goes on meanwhile.
+        first.write_all(b"x").await.unwrap();
+        assert_eq!(inside.read_u8().await.unwrap(), b'x');
+        drop((first, inside));
+        server.accept().await.unwrap();
     }
 }

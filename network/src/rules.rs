@@ -5,14 +5,20 @@
 //! between networks; in the family `netdev`, a chain per tap that pins what a guest may send to the
 //! address that it was given ([`guard`]). A guest writes every byte of its frames.
 
+mod conversations;
+mod denied;
 mod forwarding;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Once;
+
+pub use denied::Denied;
 
 use crate::egress::Restricted;
-use crate::nft::{self, Chain, Change, Family, Header, Hook, Rule, Table, Test, Verdict};
+use crate::nft::{
+    self, AddressSet, Chain, Change, Family, Header, Hook, Rule, Table, Test, Verdict,
+};
 use crate::pool::link_local_of;
 use crate::Prefix;
 
@@ -40,6 +46,11 @@ const ARP_SENDER_ADDRESS: u32 = 14;
 /// In an IPv4 or IPv6 packet: its sender.
 const IPV4_SOURCE: u32 = 12;
 const IPV6_SOURCE: u32 = 8;
+
+/// Said once, on a kernel that can't count conversations.
+const NO_LIMIT: &str = "the conversations of a container are not limited: that needs the kernel's \
+                        module nft_connlimit";
+static UNLIMITED: Once = Once::new();
 
 /// Why the rules can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -79,20 +90,29 @@ pub struct Network {
 }
 
 /// The table that holds for these networks and policies; without networks, it has no chains.
-pub fn between(table: &str, networks: &[Network], restricted: &[Restricted]) -> Table {
+/// `limit`: conversations that the host keeps in mind for one container.
+pub fn between(
+    table: &str,
+    networks: &[Network],
+    restricted: &[Restricted],
+    limit: Option<u32>,
+) -> Table {
     let mut chains = Vec::new();
+    let crowded: Vec<Rule> = limit.map_or_else(Vec::new, |limit| crowded(networks, limit));
     if !networks.is_empty() {
         let each =
             |rules: &dyn Fn(&Network) -> Vec<Rule>| networks.iter().flat_map(rules).collect();
         // What a policy allows never leads into another network: that is decided first.
         let mut rules: Vec<Rule> = each(&|network| forward(network, networks));
+        rules.extend(crowded.iter().cloned());
         rules.extend(restricted.iter().flat_map(Restricted::forward));
         chains.push(Chain {
             name: "forward".into(),
             hook: Hook::Forward,
             rules,
         });
-        let rules: Vec<Rule> = restricted.iter().flat_map(Restricted::input).collect();
+        let policies = restricted.iter().flat_map(Restricted::input);
+        let rules: Vec<Rule> = crowded.into_iter().chain(policies).collect();
         if !rules.is_empty() {
             chains.push(Chain {
                 name: "input".into(),
@@ -109,8 +129,26 @@ pub fn between(table: &str, networks: &[Network], restricted: &[Restricted]) -> 
     Table {
         family: Family::Inet,
         name: table.to_owned(),
+        sets: limit.map_or_else(Vec::new, |_| vec![AddressSet::V4, AddressSet::V6]),
         chains,
     }
+}
+
+/// The host has room for so many conversations in all: one container must not take it from others
+/// and from the host itself.
+fn crowded(networks: &[Network], limit: u32) -> Vec<Rule> {
+    let of = |network: &Network, family: Test, set| {
+        let from = Test::From(true, network.bridge.clone());
+        let crowded = Test::Crowded { set, limit };
+        drop_if(vec![from, family, Test::NewConversation, crowded])
+    };
+    let rules = networks.iter().flat_map(|network| {
+        [
+            of(network, Test::Ipv4, AddressSet::V4),
+            of(network, Test::Ipv6, AddressSet::V6),
+        ]
+    });
+    rules.collect()
 }
 
 fn drop_if(tests: Vec<Test>) -> Rule {
@@ -118,6 +156,7 @@ fn drop_if(tests: Vec<Test>) -> Rule {
         tests,
         verdict: Verdict::Drop,
         owner: String::new(),
+        dropped: 0,
     }
 }
 
@@ -153,6 +192,7 @@ fn masquerade(network: &Network) -> Vec<Rule> {
             ],
             verdict: Verdict::Masquerade,
             owner: String::new(),
+            dropped: 0,
         })
         .collect()
 }
@@ -171,7 +211,9 @@ pub struct Pinned {
 /// The chain of one tap: only what it was given the addresses for, from these, and nothing of a
 /// router or a DHCP server. So no guest answers for another's address, routes others' packets to
 /// itself, or has a neighbour configure itself by what it says.
-pub fn guard(table: &str, tap: &str, pinned: &Pinned) -> Table {
+///
+/// `denied`: packets that the rules before these dropped.
+pub fn guard(table: &str, tap: &str, pinned: &Pinned, denied: u64) -> Table {
     let mac = differs(Header::Link, ETHERNET_SOURCE, &pinned.mac);
     let mut known = vec![is_not(IPV4), is_not(ARP)];
     known.extend(pinned.v6.map(|_| is_not(IPV6)));
@@ -186,9 +228,13 @@ pub fn guard(table: &str, tap: &str, pinned: &Pinned) -> Table {
     for rule in &mut rules {
         tap.clone_into(&mut rule.owner);
     }
+    if let Some(first) = rules.first_mut() {
+        first.dropped = denied;
+    }
     Table {
         family: Family::Netdev,
         name: table.to_owned(),
+        sets: Vec::new(),
         chains: vec![Chain {
             name: tap.to_owned(),
             hook: Hook::Ingress(tap.to_owned()),
@@ -263,10 +309,17 @@ pub fn apply(
     networks: &[Network],
     restricted: &[Restricted],
 ) -> Result<(), RulesError> {
-    commit(
-        &Change::Replace(between(table, networks, restricted)),
-        "write packet rules".into(),
-    )?;
+    let write = |limit| {
+        let change = Change::Replace(between(table, networks, restricted, limit));
+        commit(&change, "write packet rules".into())
+    };
+    match write(Some(conversations::limit())) {
+        Err(RulesError::Refused { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            UNLIMITED.call_once(|| tracing::warn!("{NO_LIMIT}"));
+            write(None)?;
+        }
+        result => result?,
+    }
     let mut subnets = networks.iter().flat_map(|network| &network.subnets);
     let v6 = subnets.any(|subnet| subnet.address.is_ipv6());
     if !networks.is_empty() {
@@ -278,12 +331,11 @@ pub fn apply(
     Ok(())
 }
 
-/// Pins what comes from a tap that is still down. The chain goes with the tap, or by [`unpin`].
-pub fn pin(table: &str, tap: &str, pinned: &Pinned) -> Result<(), RulesError> {
-    // What an earlier tap of this name left would come first.
-    unpin(table, tap);
+/// Pins what comes from a tap, in one step with the end of what an earlier tap of this name left.
+/// The chain goes with the tap, or by [`unpin`].
+pub fn pin(table: &str, tap: &str, pinned: &Pinned, denied: u64) -> Result<(), RulesError> {
     commit(
-        &Change::Extend(guard(table, tap, pinned)),
+        &Change::Extend(guard(table, tap, pinned, denied)),
         format!("pin the addresses of the tap {tap}"),
     )
 }
@@ -307,26 +359,12 @@ pub fn clear(table: &str) -> Result<(), RulesError> {
         let empty = Table {
             family,
             name: table.to_owned(),
+            sets: Vec::new(),
             chains: Vec::new(),
         };
         commit(&Change::Replace(empty), "remove packet rules".into())?;
     }
     Ok(())
-}
-
-/// How many packets were denied, by the taps that they came from.
-pub fn denied(table: &str) -> HashMap<String, u64> {
-    let mut all = HashMap::new();
-    for family in [Family::Inet, Family::Netdev] {
-        let dropped = nft::dropped(family, table).unwrap_or_else(|error| {
-            tracing::debug!(table, %error, "no counters");
-            HashMap::new()
-        });
-        for (tap, packets) in dropped {
-            *all.entry(tap).or_default() += packets;
-        }
-    }
-    all
 }
 
 fn commit(change: &Change, action: String) -> Result<(), RulesError> {
@@ -353,12 +391,12 @@ mod tests {
             network("hull-ab", "172.18.0.1/16", true),
             network("hull-cd", "172.19.0.1/16 fd00:1::1/64", false),
         ];
-        insta::assert_debug_snapshot!(between("hull", &networks, &[]));
+        insta::assert_debug_snapshot!(between("hull", &networks, &[], Some(8192)));
     }
 
     #[test]
     fn without_networks_there_is_no_chain() {
-        assert!(between("hull", &[], &[]).chains.is_empty());
+        assert!(between("hull", &[], &[], Some(8192)).chains.is_empty());
     }
 
     #[test]
@@ -368,11 +406,11 @@ mod tests {
             v4: Ipv4Addr::new(172, 17, 0, 2),
             v6: None,
         };
-        insta::assert_debug_snapshot!(guard("hull", "h0abc", &pinned));
+        insta::assert_debug_snapshot!(guard("hull", "h0abc", &pinned, 0));
         let both = Pinned {
             v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
             ..pinned
         };
-        insta::assert_debug_snapshot!(guard("hull", "h0abc", &both));
+        insta::assert_debug_snapshot!(guard("hull", "h0abc", &both, 9));
     }
 }

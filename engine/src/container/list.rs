@@ -57,7 +57,7 @@ impl Engine {
                 let mut summary = summary(
                     record,
                     self.port_summaries(&record.id),
-                    self.endpoint_settings(record, &HashMap::new()),
+                    self.endpoint_settings(record, None),
                 );
                 if options.sizes {
                     let (writable, whole) = self.disk_sizes(record);

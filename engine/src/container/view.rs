@@ -8,6 +8,7 @@ use bollard_stubs::models::{
     PortSummaryTypeEnum,
 };
 use bollard_stubs::models::{Health, HealthcheckResult};
+use hull_network::rules::Denied;
 use jiff::Timestamp;
 
 use super::Container;
@@ -53,10 +54,8 @@ impl Engine {
             .map(|exec| exec.id.clone())
             .collect();
         exec_ids.sort();
-        let denied = match record.state.status.is_live() {
-            true => self.networks.denied(),
-            false => HashMap::new(),
-        };
+        let live = record.state.status.is_live();
+        let denied = live.then(|| self.networks.denied());
         ContainerInspectResponse {
             id: Some(record.id.clone()),
             created: Some(record.created.to_string()),
@@ -95,7 +94,7 @@ impl Engine {
             mounts: Some(mount_points(&record, &self.volume_places(&record))),
             network_settings: Some(NetworkSettings {
                 ports: Some(self.networks.published(&record.id)),
-                networks: Some(self.endpoint_settings(&record, &denied)),
+                networks: Some(self.endpoint_settings(&record, denied.as_ref())),
                 ..NetworkSettings::default()
             }),
             config: Some({
@@ -110,15 +109,16 @@ impl Engine {
     }
 }
 
-/// Under driver options: packets that packet rules denied since these were last changed.
+/// Under driver options: packets that packet rules denied since the container is on the network.
 const DENIED: &str = "dev.hull.denied";
 
 impl Engine {
-    /// Docker's map of the networks that a container is on, by name.
+    /// Docker's map of the networks that a container is on, by name. `denied`: what to tell of
+    /// denied packets, if it is asked for.
     pub(super) fn endpoint_settings(
         &self,
         record: &Record,
-        denied: &HashMap<String, u64>,
+        denied: Option<&Denied>,
     ) -> HashMap<String, EndpointSettings> {
         if record.networks.is_empty() {
             let none = EndpointSettings::default();
@@ -157,8 +157,8 @@ impl Engine {
                     ),
                     global_ipv6_prefix_len: Some(v6.map_or(0, |v6| v6.prefix_length.into())),
                     ipam_config: ipam_config(wanted),
-                    driver_opts: end.map(|end| {
-                        let packets = denied.get(&end.tap).copied().unwrap_or_default();
+                    driver_opts: end.zip(denied).map(|(end, denied)| {
+                        let packets = denied.of(&end.tap);
                         HashMap::from([(DENIED.to_owned(), packets.to_string())])
                     }),
                     links: links(wanted),

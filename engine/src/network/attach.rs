@@ -128,10 +128,15 @@ impl Networks {
 
     /// Gives back one end of a container that runs.
     pub(crate) fn detach_one(&self, id: &str, endpoint: &Endpoint) {
-        if let Some(live) = self.lock().live.get_mut(id) {
-            live.endpoints.retain(|other| other.id != endpoint.id);
+        {
+            let mut state = self.lock();
+            self.note_denied(&mut state);
+            if let Some(live) = state.live.get_mut(id) {
+                live.endpoints.retain(|other| other.id != endpoint.id);
+            }
         }
         self.remove_tap(&endpoint.tap);
+        self.lock().forget_denied(&endpoint.tap);
         self.changed(id);
     }
 
@@ -176,7 +181,7 @@ impl Networks {
         let published = bound.into_iter().map(|(port, bound)| LivePort {
             key: port.key(),
             container_port: port.container_port,
-            port: bound.serve(targets(&endpoints, port.container_port)),
+            port: bound.serve(targets(&endpoints, port.container_port), &self.room),
         });
         let live = Live {
             published: published.collect(),
@@ -243,7 +248,7 @@ impl Networks {
             .endpoints
             .push(endpoint.clone());
         if *owner.egress != Egress::All {
-            self.apply_rules(&state)?;
+            self.apply_rules(&mut state)?;
         }
         Ok(endpoint)
     }
@@ -262,7 +267,7 @@ impl Networks {
             .ok_or_else(|| EngineError::BadRequest(format!("invalid MAC {}", endpoint.mac)))?;
         tap::create(tap).map_err(|error| host(&error))?;
         let table = self.tag.table();
-        let plugged = rules::pin(&table, tap, &pinned)
+        let plugged = rules::pin(&table, tap, &pinned, 0)
             .map_err(|error| host(&error))
             .and_then(|()| {
                 connect(netlink, endpoint, bridge, isolated).map_err(|error| host(&error))
@@ -284,16 +289,18 @@ impl Networks {
     pub(crate) fn detach(&self, id: &str) {
         let gone = {
             let mut state = self.lock();
+            self.note_denied(&mut state);
             let gone = state.live.remove(id);
             state.learned.forget(id);
             let mut ends = gone.iter().flat_map(|live| &live.endpoints);
             if ends.any(|end| end.egress() != Egress::All) {
-                self.apply_or_warn(&state);
+                self.apply_or_warn(&mut state);
             }
             gone
         };
         for endpoint in gone.iter().flat_map(|live| &live.endpoints) {
             self.remove_tap(&endpoint.tap);
+            self.lock().forget_denied(&endpoint.tap);
         }
         if gone.is_some() {
             self.tell_names();
@@ -414,12 +421,12 @@ fn connect(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
 
-    fn endpoint(index: usize, name: &str, gateway: bool) -> Endpoint {
+    pub(in crate::network) fn endpoint(index: usize, name: &str, gateway: bool) -> Endpoint {
         let address = Ipv4Addr::new(10, 0, 0, 2);
         Endpoint {
             network_id: name.into(),

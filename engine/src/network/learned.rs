@@ -122,7 +122,7 @@ impl Networks {
                 () = tokio::time::sleep_until(end.into()) => {
                     let mut state = self.lock();
                     if state.learned.expire(Instant::now()) {
-                        self.apply_or_warn(&state);
+                        self.apply_or_warn(&mut state);
                     }
                 }
             }
@@ -141,7 +141,7 @@ impl Networks {
                     .add(&lesson.owner, &lesson.name, *address, until);
             }
             if new {
-                self.apply_or_warn(&state);
+                self.apply_or_warn(&mut state);
             }
         }
         // Who asked may have gone.

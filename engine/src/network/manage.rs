@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use hull_network::egress::{Egress, Restricted};
 use hull_network::netlink::Netlink;
-use hull_network::nft::Watch;
-use hull_network::{pool, rules, Prefix};
+use hull_network::ports::Room;
+use hull_network::rules::Denied;
+use hull_network::{rules, Prefix};
 use jiff::Timestamp;
 
 use super::attach::Live;
 use super::bridge::checked_mtu;
+use super::denied::Denials;
 use super::dns::{Directory, Dns};
 use super::learned::{self, Learned, Lessons};
 use super::names::Tag;
@@ -27,9 +27,6 @@ use crate::ids;
 const GLOBAL_ID_DIGITS: usize = 10;
 /// Option of a network: whether containers reach each other.
 const ICC_OPTION: &str = "com.docker.network.bridge.enable_icc";
-
-/// How long after the first loss of packet rules they are put back.
-const SETTLE: Duration = Duration::from_millis(200);
 
 /// A network that is wanted.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +52,9 @@ pub(crate) struct Networks {
     pub(super) directory: Directory,
     /// Taken by the task that learns.
     lessons: Mutex<Option<Lessons>>,
+    pub(super) denials: Denials,
+    /// For conversations with published ports.
+    pub(super) room: Room,
     state: Mutex<State>,
 }
 
@@ -69,6 +69,10 @@ pub(super) struct State {
     pub(super) servers: HashMap<String, Dns>,
     /// What containers with a policy of names may reach.
     pub(super) learned: Learned,
+    /// Packets that containers were denied.
+    pub(super) denied: Denied,
+    /// Of these, by taps, the ones that were told of.
+    pub(super) told: HashMap<String, u64>,
 }
 
 pub(super) fn host(error: &(dyn std::error::Error + 'static)) -> EngineError {
@@ -96,6 +100,8 @@ impl Networks {
             file,
             directory: Directory::new(sender),
             lessons: Mutex::new(Some(lessons)),
+            denials: Denials::default(),
+            room: Room::default(),
             state: Mutex::new(State {
                 networks,
                 ..State::default()
@@ -233,103 +239,13 @@ impl Networks {
         state.servers.remove(&network.id);
         self.write(&state)?;
         self.remove_bridge(&network)?;
-        self.apply_rules(&state)?;
+        self.apply_rules(&mut state)?;
         Ok(network)
-    }
-
-    pub(super) fn apply_rules(&self, state: &State) -> Result<()> {
-        let netlink = Netlink::open().map_err(|error| host(&error))?;
-        let links = netlink.links().map_err(|error| host(&error))?;
-        let networks: Vec<_> = state
-            .networks
-            .iter()
-            .filter_map(|network| {
-                let bridge = self.tag.bridge(&network.id);
-                let there = links.iter().any(|link| link.name == bridge);
-                there.then_some(rules::Network {
-                    bridge,
-                    subnets: network.subnets().collect(),
-                    internal: network.internal,
-                    icc: network.icc,
-                })
-            })
-            .collect();
-        let live = state.live.iter();
-        let ends = live.flat_map(|(id, live)| live.endpoints.iter().map(move |end| (id, end)));
-        let restricted: Vec<_> = ends
-            .filter(|(_, end)| end.egress() != Egress::All)
-            .flat_map(|(id, end)| {
-                let egress = state.learned.resolve(id, &end.egress());
-                // With an IPv6 address comes one that reaches the host alone.
-                let pinned = end.pinned().filter(|pinned| pinned.v6.is_some());
-                let link_local = pinned.map(|pinned| pool::link_local_of(pinned.mac).into());
-                let addresses = end.addresses().chain(link_local);
-                addresses.map(move |address| Restricted {
-                    bridge: self.tag.bridge(&end.network_id),
-                    tap: end.tap.clone(),
-                    address,
-                    egress: egress.clone(),
-                })
-            })
-            .collect();
-        let table = self.tag.table();
-        if networks.is_empty() {
-            return rules::clear(&table).map_err(|error| host(&error));
-        }
-        rules::apply(&table, &networks, &restricted).map_err(|error| host(&error))
-    }
-
-    /// Keeps packet rules as they are to be, for as long as the engine runs: what somebody else
-    /// takes out is put back.
-    pub(crate) async fn keep_rules(&self) {
-        let failed = |error: &std::io::Error| {
-            tracing::warn!(%error, "packet rules are not watched");
-        };
-        let watch = match Watch::open(&self.tag.table()) {
-            Ok(watch) => watch,
-            Err(error) => return failed(&error),
-        };
-        loop {
-            if let Err(error) = watch.lost().await {
-                return failed(&error);
-            }
-            // Who starts a firewall anew takes out much at once.
-            tokio::time::sleep(SETTLE).await;
-            watch.forget();
-            tracing::warn!("somebody else changed Hull's packet rules: they are put back");
-            self.restore_rules();
-        }
     }
 
     pub(super) fn take_lessons(&self) -> Option<Lessons> {
         let mut lessons = self.lessons.lock().unwrap_or_else(PoisonError::into_inner);
         lessons.take()
-    }
-
-    pub(super) fn apply_or_warn(&self, state: &State) {
-        if let Err(error) = self.apply_rules(state) {
-            tracing::error!(
-                error = error.message(),
-                "packet rules are not as they should be"
-            );
-        }
-    }
-
-    fn restore_rules(&self) {
-        let state = self.lock();
-        self.apply_or_warn(&state);
-        let table = self.tag.table();
-        for end in state.live.values().flat_map(|live| &live.endpoints) {
-            let Some(pinned) = end.pinned() else { continue };
-            if let Err(error) = rules::pin(&table, &end.tap, &pinned) {
-                tracing::error!(tap = end.tap, error = chain(&error), "a tap is not pinned");
-            }
-        }
-    }
-
-    /// How many packets of containers were denied, by their taps. A change of rules begins anew.
-    pub(crate) fn denied(&self) -> HashMap<String, u64> {
-        rules::denied(&self.tag.table())
     }
 
     /// Removes the taps that belong to no live container.

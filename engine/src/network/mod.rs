@@ -7,7 +7,9 @@
 mod addresses;
 mod attach;
 mod bridge;
+mod denied;
 mod dns;
+mod enforce;
 mod known;
 mod learned;
 mod manage;
@@ -17,6 +19,7 @@ mod ports;
 mod records;
 
 pub(crate) use attach::{annotation, choose_route, default_route, interface, Owner};
+pub(crate) use denied::Denial;
 pub(crate) use manage::{CreateNetwork, Networks};
 pub(crate) use pools::{Pool, PoolRequest};
 pub(crate) use ports::parse_bindings;

@@ -76,10 +76,12 @@ fn table(port: u16) -> Table {
         tests,
         verdict: Verdict::Redirect(port),
         owner: String::new(),
+        dropped: 0,
     });
     Table {
         family: Family::Inet,
         name: TABLE.into(),
+        sets: Vec::new(),
         chains: vec![Chain {
             name: "output".into(),
             hook: Hook::Output,

@@ -9,6 +9,7 @@ const NF_TABLES: u16 = 10;
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const NEW_SET: u16 = 9;
 const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
@@ -41,7 +42,12 @@ pub(super) const HEADER_BYTES: usize = 16;
 /// Length of what nfnetlink puts after it.
 const GENERIC_BYTES: usize = 4;
 /// The register that conditions use.
-const REGISTER: u32 = 1;
+pub(super) const REGISTER: u32 = 1;
+
+/// States of a conversation, as bits.
+const ESTABLISHED: u32 = 1 << 1;
+const RELATED: u32 = 1 << 2;
+const NEW: u32 = 1 << 3;
 
 /// The bytes of the transaction of one change.
 pub(super) fn transaction(change: &Change) -> Vec<u8> {
@@ -174,23 +180,22 @@ impl Batch {
                 self.tables(NEW_TABLE, CREATE, table.family, &name);
                 let acknowledge = if table.chains.is_empty() { ACK } else { 0 };
                 self.tables(DELETE_TABLE, acknowledge, table.family, &name);
-                self.extend(table);
+                self.extend(table, false);
             }
-            Change::Extend(table) => self.extend(table),
+            Change::Extend(table) => self.extend(table, true),
             Change::Remove {
                 family,
                 table,
                 chain,
             } => {
-                let mut name = Attributes::default();
-                name.text(1, table);
-                name.text(3, chain);
+                let name = chain_name(table, chain);
                 self.tables(DELETE_CHAIN, ACK, *family, &name);
             }
         }
     }
 
-    fn extend(&mut self, table: &Table) {
+    /// `renew`: there may be chains of these names, which go.
+    fn extend(&mut self, table: &Table, renew: bool) {
         let Some(last) = table.chains.len().checked_sub(1) else {
             return;
         };
@@ -198,7 +203,17 @@ impl Batch {
         let mut name = Attributes::default();
         name.text(1, &table.name);
         self.tables(NEW_TABLE, CREATE, family, &name);
+        for set in &table.sets {
+            let attributes = set.attributes(&table.name);
+            self.tables(NEW_SET, CREATE, family, &attributes);
+        }
         for (index, chain) in table.chains.iter().enumerate() {
+            if renew {
+                // Made first, so that there is one to delete.
+                let name = chain_name(&table.name, &chain.name);
+                self.tables(NEW_CHAIN, CREATE, family, &name);
+                self.tables(DELETE_CHAIN, 0, family, &name);
+            }
             let attributes = chain_attributes(&table.name, chain);
             let end = index == last && chain.rules.is_empty();
             let acknowledge = if end { ACK } else { 0 };
@@ -214,6 +229,13 @@ impl Batch {
     }
 }
 
+fn chain_name(table: &str, chain: &str) -> Attributes {
+    let mut attributes = Attributes::default();
+    attributes.text(1, table);
+    attributes.text(3, chain);
+    attributes
+}
+
 fn chain_attributes(table: &str, chain: &Chain) -> Attributes {
     let (number, priority, kind) = match &chain.hook {
         Hook::Input => (1, 0i32, "filter"),
@@ -222,9 +244,7 @@ fn chain_attributes(table: &str, chain: &Chain) -> Attributes {
         Hook::Output => (3, -100, "nat"),
         Hook::Ingress(_) => (0, 0, "filter"),
     };
-    let mut attributes = Attributes::default();
-    attributes.text(1, table);
-    attributes.text(3, &chain.name);
+    let mut attributes = chain_name(table, &chain.name);
     attributes.nest(4, |hook| {
         hook.number(1, number);
         hook.number(2, priority as u32);
@@ -247,7 +267,9 @@ fn rule_attributes(table: &str, chain: &str, rule: &Rule) -> Attributes {
         }
         match rule.verdict {
             Verdict::Drop => {
-                list.expression("counter", |_| {});
+                list.expression("counter", |counter| {
+                    counter.raw(COUNTER_PACKETS, &rule.dropped.to_be_bytes());
+                });
                 list.verdict(0);
             }
             Verdict::Accept => list.verdict(1),
@@ -272,7 +294,7 @@ fn rule_attributes(table: &str, chain: &str, rule: &Rule) -> Attributes {
 
 /// Attributes of a netlink message. Numbers are in network order, as nf_tables has them.
 #[derive(Debug, Default)]
-struct Attributes(Vec<u8>);
+pub(super) struct Attributes(Vec<u8>);
 
 impl Attributes {
     fn raw(&mut self, kind: u16, value: &[u8]) {
@@ -283,23 +305,23 @@ impl Attributes {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    fn text(&mut self, kind: u16, value: &str) {
+    pub(super) fn text(&mut self, kind: u16, value: &str) {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
         self.raw(kind, &bytes);
     }
 
-    fn number(&mut self, kind: u16, value: u32) {
+    pub(super) fn number(&mut self, kind: u16, value: u32) {
         self.raw(kind, &value.to_be_bytes());
     }
 
-    fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let mut inner = Self::default();
         fill(&mut inner);
         self.raw(kind | NESTED, &inner.0);
     }
 
-    fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
+    pub(super) fn expression(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
         self.nest(1, |element| {
             element.text(1, name);
             element.nest(2, fill);
@@ -319,6 +341,34 @@ impl Attributes {
             compare.number(2, u32::from(!equal));
             compare.nest(3, |data| data.raw(1, value));
         });
+    }
+
+    /// Loads bytes of a header.
+    pub(super) fn payload(&mut self, header: Header, offset: u32, length: u32) {
+        self.expression("payload", |payload| {
+            payload.number(1, REGISTER);
+            payload.number(
+                2,
+                match header {
+                    Header::Link => 0,
+                    Header::Network => 1,
+                    Header::Transport => 2,
+                },
+            );
+            payload.number(3, offset);
+            payload.number(4, length);
+        });
+    }
+
+    /// The state of a packet's conversation is none, or is one, of these.
+    fn state(&mut self, none: bool, of: u32) {
+        self.expression("ct", |ct| {
+            ct.number(1, REGISTER);
+            ct.number(2, 0);
+        });
+        // In the host's order.
+        self.mask(&of.to_ne_bytes());
+        self.compare(none, &0u32.to_ne_bytes());
     }
 
     fn mask(&mut self, mask: &[u8]) {
@@ -371,32 +421,16 @@ impl Attributes {
                 value,
                 mask,
             } => {
-                self.expression("payload", |payload| {
-                    payload.number(1, REGISTER);
-                    payload.number(
-                        2,
-                        match header {
-                            Header::Link => 0,
-                            Header::Network => 1,
-                            Header::Transport => 2,
-                        },
-                    );
-                    payload.number(3, *offset);
-                    payload.number(4, value.len() as u32);
-                });
+                self.payload(*header, *offset, value.len() as u32);
                 if !mask.is_empty() {
                     self.mask(mask);
                 }
                 self.compare(*equal, value);
             }
-            Test::NewConversation => {
-                self.expression("ct", |ct| {
-                    ct.number(1, REGISTER);
-                    ct.number(2, 0);
-                });
-                // Established and related, in the host's order.
-                self.mask(&6u32.to_ne_bytes());
-                self.compare(true, &0u32.to_ne_bytes());
+            Test::NewConversation => self.state(true, ESTABLISHED | RELATED),
+            Test::Crowded { set, limit } => {
+                self.state(false, NEW);
+                set.count(self, *limit);
             }
         }
     }
@@ -432,6 +466,7 @@ mod tests {
         Table {
             family: Family::Inet,
             name: "t".into(),
+            sets: Vec::new(),
             chains,
         }
     }
@@ -446,6 +481,7 @@ mod tests {
             ],
             verdict: Verdict::Drop,
             owner: "tap".into(),
+            dropped: 0,
         };
         let chain = Chain {
             name: "c".into(),
@@ -458,6 +494,40 @@ mod tests {
         let acknowledged: Vec<bool> = all.iter().map(|(_, flags)| flags & ACK != 0).collect();
         assert_eq!(acknowledged.iter().position(|yes| *yes), Some(6));
         assert_eq!(acknowledged.iter().filter(|yes| **yes).count(), 1);
+    }
+
+    #[test]
+    fn a_chain_takes_the_place_of_the_one_of_its_name() {
+        let chain = Chain {
+            name: "c".into(),
+            hook: Hook::Ingress("tap".into()),
+            rules: Vec::new(),
+        };
+        let all = messages(&transaction(&Change::Extend(table(vec![chain]))));
+        let kinds: Vec<u16> = all.iter().map(|(kind, _)| *kind & 0xff).collect();
+        assert_eq!(
+            kinds,
+            [0x10, NEW_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_CHAIN, 0x11]
+        );
+        let acknowledged = all.iter().map(|(_, flags)| flags & ACK != 0);
+        assert_eq!(acknowledged.filter(|yes| *yes).count(), 1);
+    }
+
+    #[test]
+    fn a_rule_goes_on_counting() {
+        let rule = Rule {
+            tests: vec![Test::Ipv4],
+            verdict: Verdict::Drop,
+            owner: "tap".into(),
+            dropped: 41,
+        };
+        let attributes = rule_attributes("t", "c", &rule);
+        let message = Message {
+            kind: 0,
+            sequence: 0,
+            attributes: &attributes.0,
+        };
+        assert_eq!(message.drops(), Some(("tap".to_owned(), 41)));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 # Networks: reach, names, published ports, isolation.
 
 address_of() { hull inspect -f "{{.NetworkSettings.Networks.$2.IPAddress}}" "$1"; }
+PYTHON=$REGISTRY/python:latest
+python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
+taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
 web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null; }
 
 case_the_default_network_reaches_host_and_containers() {
@@ -85,7 +88,7 @@ case_killed_engine_keeps_networks() {
     hulld_start
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18081/ | grep -q served'
     hull rm -f t-keep >/dev/null
-    [ -z "$(ip -o link | grep -E ': h[0-9][0-9a-f]{13}:')" ] || fail "taps left: $(ip -o link)"
+    expect_eq "$(taps)" '' 'taps left'
     expect_clean_host
 }
 
@@ -273,6 +276,34 @@ case_flushed_rules_come_back() {
     hull rm -f t-flush >/dev/null
 }
 
+# What a container was denied is told once, and counted whatever happens to the rules.
+case_denied_packets_are_counted_and_told() {
+    command -v nft >/dev/null || skip 'no nft here'
+    local denied before
+    denied_of() { hull inspect -f '{{json .NetworkSettings.Networks}}' "$1" | jq -r '.bridge.DriverOpts["dev.hull.denied"]'; }
+    hull run -d --name t-quiet "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-deny --egress none "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(denied_of t-deny)" 0 'at first'
+    hull exec t-deny ping -c 3 -W 1 172.17.0.1 >/dev/null && fail 'the policy does not hold'
+    before=$(denied_of t-deny)
+    [ "$before" -ge 3 ] || fail "denied packets: $before"
+    hull run --rm --egress outside "$BUSYBOX" true
+    expect_eq "$(denied_of t-deny)" "$before" 'after another container'
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    hulld_start
+    expect_eq "$(denied_of t-deny)" "$before" 'after a new engine'
+    nft flush ruleset
+    wait_for 10 sh -c "nft list ruleset | grep -q 'drop comment \"h'" || fail 'no rules'
+    expect_eq "$(denied_of t-deny)" "$before" 'after a flush'
+    hull exec t-deny ping -c 1 -W 1 172.17.0.1 >/dev/null && fail 'the policy does not hold any more'
+    [ "$(denied_of t-deny)" -gt "$before" ] || fail 'it does not count any more'
+    expect_eq "$(denied_of t-quiet)" 0 'of one that was denied nothing'
+    sleep 4
+    capture docker -H "$HULL_HOST" events --since 60s --until 0s --filter event=egress-denied --format '{{.Actor.Attributes.name}} {{.Actor.Attributes.packets}}'
+    expect_out $'t-deny 1\n'
+    hull rm -f t-deny t-quiet >/dev/null
+}
+
 # Names in a policy: closed until the name server said where it is, and nothing else.
 case_egress_by_name() {
     ip netns add t-out
@@ -317,4 +348,55 @@ case_the_default_route_follows() {
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18084/ | grep -q served' || fail 'the port does not follow'
     hull rm -f t-multi >/dev/null
     hull network rm t-next >/dev/null
+}
+
+# Somebody takes a tap away: the container goes on without it, and everything ends as ever.
+case_a_tap_that_is_taken_away() {
+    hull run -d --name t-cut "$BUSYBOX" sh -c 'while :; do echo; sleep 1; done' >/dev/null
+    ip link del "$(taps | sed -n '1s/^[0-9]*: \([^:]*\):.*/\1/p')"
+    expect_eq "$(hull exec t-cut sh -c 'ping -c 1 -W 1 172.17.0.1 >/dev/null || echo cut off')" 'cut off' 'without a tap'
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-cut)" running status
+    # A new start has a new one.
+    hull restart -t 1 t-cut >/dev/null
+    hull exec t-cut ping -c 1 -W 5 172.17.0.1 >/dev/null || fail 'no network after a restart'
+    ip link del "$(taps | sed -n '1s/^[0-9]*: \([^:]*\):.*/\1/p')"
+    hull rm -f t-cut >/dev/null
+    expect_eq "$(taps)" '' 'taps left'
+    expect_clean_host
+}
+
+# One container begins conversations without end: the host keeps some in mind for it, and others
+# have theirs. Then it sends its name server what is no question, and questions.
+case_a_guest_that_floods() {
+    python_image
+    local all=/proc/sys/net/netfilter/nf_conntrack_max before count
+    hull run -d --name t-calm "$BUSYBOX" sleep 600 >/dev/null
+    before=$(cat "$all")
+    echo 4096 >"$all"
+    hull network create --subnet 10.236.0.0/24 t-flood >/dev/null
+    hull run -d --name t-flood --network t-flood --ulimit nofile=9000:9000 "$PYTHON" sleep 600 >/dev/null
+    hull exec t-flood python3 -c '
+import socket
+for port in range(20000, 26000):
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.bind(("", port))
+    try: one.sendto(b"x", ("10.236.0.1", 9))
+    except OSError: pass
+    one.close()
+'
+    count=$(cat /proc/sys/net/netfilter/nf_conntrack_count)
+    hull exec t-calm ping -c 1 -W 5 172.17.0.1 >/dev/null || fail 'a neighbour is cut off'
+    echo "$before" >"$all"
+    [ "$count" -gt 300 ] && [ "$count" -lt 1500 ] || fail "the host keeps $count conversations in mind"
+    hull exec t-flood python3 -c '
+import os, socket
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.connect(("10.236.0.1", 53))
+for number in range(20000):
+    try: one.send(os.urandom(number % 600) if number % 2 else bytes((0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 97, 0, 0, 1, 0, 1)))
+    except OSError: pass
+'
+    hull run --rm --name t-asks --network t-flood "$BUSYBOX" sh -c 'for i in 1 2 3; do nslookup -type=a t-flood && exit; done; exit 1' >/dev/null || fail 'the name server is gone'
+    hull rm -f t-flood t-calm >/dev/null
+    hull network rm t-flood >/dev/null
 }
