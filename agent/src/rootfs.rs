@@ -3,6 +3,7 @@
 //! ```text
 //! /run/hull/shared/<tag>            a shared directory, mounted once
 //! /run/hull/volumes/...             volumes, at the paths that the host chose
+//! /run/hull/disks/<slot>            the file system of a volume on a disk, mounted once
 //! /run/hull/containers/<id>/rootfs  the container's root, and beside it what it is made of
 //! ```
 
@@ -26,6 +27,8 @@ use crate::error::{AgentError, Context, Result};
 use crate::files::Layers;
 
 const RUN: &str = "/run/hull";
+/// The directory of a disk that is the volume: beside it lies what mkfs made.
+const DISK_DATA: &str = "_data";
 
 /// A container's mounted root and its files; [`ContainerFiles::remove`] undoes them.
 #[derive(Debug)]
@@ -225,8 +228,7 @@ fn mount_block(
         .context(|| format!("failed to mount the {fs_type} file system of slot {slot}"))
 }
 
-/// Mounts a shared directory, once, and binds a part of it to `target`, which is made as what the
-/// part is: a directory or a file.
+/// Mounts a shared directory, once, and binds a part of it to `target`.
 fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<()> {
     let root = shared(&share.tag)?;
     let failed = || {
@@ -245,19 +247,19 @@ fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<()> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let part =
         rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve).context(failed)?;
+    bind_opened(&part, target)
+}
+
+/// Binds what is open to `target`, which is made as what that is: a directory or a file.
+fn bind_opened(part: &impl AsRawFd, target: &Path) -> Result<()> {
+    let failed = || format!("failed to mount a volume at {}", target.display());
     let source = PathBuf::from(format!("/proc/self/fd/{}", part.as_raw_fd()));
     if fs::metadata(&source).context(failed)?.is_dir() {
         fs::create_dir_all(target).context(|| format!("failed to make {}", target.display()))?;
     } else {
         make_file(target)?;
     }
-    mount_bind_recursive(&source, target).context(|| {
-        format!(
-            "failed to mount shared directory {} at {}",
-            share.tag,
-            target.display()
-        )
-    })
+    mount_bind_recursive(&source, target).context(failed)
 }
 
 fn make_file(path: &Path) -> Result<()> {
@@ -292,35 +294,58 @@ fn shared(tag: &str) -> Result<PathBuf> {
 pub(crate) fn mount_volume(volume: &Volume) -> Result<()> {
     let target = volume_path(&volume.guest_path)?;
     match &volume.source {
-        Some(volume::Source::Share(share)) => {
-            bind_shared(share, &target)?;
-            if volume.read_only {
-                mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, "")
-                    .context(|| format!("failed to make {} read-only", target.display()))?;
-            }
-            Ok(())
+        Some(volume::Source::Share(share)) => bind_shared(share, &target)?,
+        Some(volume::Source::Block(block)) => bind_disk(block, &target)?,
+        Some(_) | None => {
+            return Err(AgentError::invalid(format!(
+                "volume {} has no source",
+                volume.guest_path
+            )))
         }
-        Some(volume::Source::Block(block)) => mount_block_volume(block, &target, volume.read_only),
-        Some(_) | None => Err(AgentError::invalid(format!(
-            "volume {} has no source",
-            volume.guest_path
-        ))),
     }
+    if volume.read_only {
+        mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, "")
+            .context(|| format!("failed to make {} read-only", target.display()))?;
+    }
+    Ok(())
 }
 
-fn mount_block_volume(block: &BlockVolume, target: &Path, read_only: bool) -> Result<()> {
-    fs::create_dir_all(target).context(|| format!("failed to make {}", target.display()))?;
-    let mut flags = MountFlags::empty();
-    if read_only {
-        flags |= MountFlags::RDONLY;
+/// Mounts the file system of a disk, once, and binds the volume in it, or a part, to `target`.
+fn bind_disk(block: &BlockVolume, target: &Path) -> Result<()> {
+    let data = disk(block)?;
+    let failed = || format!("failed to open {:?} in the volume", block.subpath);
+    let root = fs::File::open(&data).context(failed)?;
+    let subpath = match block.subpath.as_str() {
+        "" => ".",
+        subpath => subpath,
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let part =
+        rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve).context(failed)?;
+    bind_opened(&part, target)
+}
+
+/// The directory that is the volume of a disk.
+fn disk(block: &BlockVolume) -> Result<PathBuf> {
+    let dir = Path::new(RUN).join("disks").join(block.slot.to_string());
+    let data = dir.join(DISK_DATA);
+    if data.exists() {
+        return Ok(data);
     }
-    mount_block(
-        block.slot,
-        &block.fs_type,
-        target,
-        flags,
-        &block.options.join(","),
-    )
+    fs::create_dir_all(&dir).context(|| format!("failed to make {}", dir.display()))?;
+    let read_only = block.options.iter().any(|option| option == "ro");
+    let options = block.options.iter().filter(|option| *option != "ro");
+    let options = options.map(String::as_str).collect::<Vec<_>>().join(",");
+    let flags = match read_only {
+        true => MountFlags::RDONLY,
+        false => MountFlags::empty(),
+    };
+    mount_block(block.slot, &block.fs_type, &dir, flags, &options)?;
+    if !read_only {
+        fs::create_dir_all(&data).context(|| format!("failed to make {}", data.display()))?;
+    }
+    Ok(data)
 }
 
 /// Undoes [`mount_volume`].

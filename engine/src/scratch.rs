@@ -1,8 +1,10 @@
 //! Writable layers: sparse copies of an empty ext4 file system that is made once.
 
 use std::fs::{File, OpenOptions};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::process::{Command, Output};
 
 use bollard_stubs::models::HostConfig;
 use rustix::fs::SeekFrom;
@@ -28,10 +30,8 @@ pub(crate) async fn ensure_template(path: &Path) -> Result<()> {
     result
 }
 
-/// The least that a writable layer can be, in bytes: its journal takes a part of it.
-const LEAST_BYTES: u64 = 128 << 20;
-/// The most, in bytes: what ext4 can be.
-const MOST_BYTES: u64 = 16 << 40;
+/// Sizes of disks in bytes: the journal takes a part, and ext4 has an end.
+pub(crate) const SIZES: RangeInclusive<u64> = (128 << 20)..=(16 << 40);
 
 /// The size that `StorageOpt` asks for, in bytes.
 pub(crate) fn wanted_bytes(host: &HostConfig) -> Result<Option<u64>> {
@@ -46,7 +46,7 @@ pub(crate) fn wanted_bytes(host: &HostConfig) -> Result<Option<u64>> {
         let Some(bytes) = crate::logs::bytes(text) else {
             return bad(format!("invalid size in StorageOpt: '{text}'"));
         };
-        if !(LEAST_BYTES..=MOST_BYTES).contains(&bytes) {
+        if !SIZES.contains(&bytes) {
             return bad(format!(
                 "StorageOpt: a writable layer has from 128 MiB to 16 TiB, not {text}"
             ));
@@ -75,25 +75,35 @@ async fn make(path: &Path, bytes: u64) -> Result<()> {
     let file = create_private(path).map_err(io("create the scratch template"))?;
     file.set_len(bytes)
         .map_err(io("size the scratch template"))?;
-    // The file is all holes, which read as zero: nothing needs to be zeroed, now or by the
-    // kernel later.
-    let output = tokio::process::Command::new("mkfs.ext4")
-        .args(["-q", "-F", "-m", "0", "-L", "hull-scratch", "-J", "size=32"])
+    let mut mkfs = tokio::process::Command::from(mkfs(path, "hull-scratch"));
+    check_mkfs(path, mkfs.kill_on_drop(true).output().await)?;
+    file.sync_all().map_err(io("sync the scratch template"))
+}
+
+/// The program that makes an ext4 file system in a file that is all holes. They read as zero, so
+/// nothing needs to be zeroed, now or by the kernel later.
+pub(crate) fn mkfs(path: &Path, label: &str) -> Command {
+    let mut command = Command::new("mkfs.ext4");
+    command
+        .args(["-q", "-F", "-m", "0", "-L", label, "-J", "size=32"])
         .args([
             "-E",
             "assume_storage_prezeroed=1,nodiscard,lazy_itable_init=0",
         ])
         .arg(path)
-        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin")
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(io("run mkfs.ext4 (is e2fsprogs installed?) for"))?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(io("run mkfs.ext4 for")(std::io::Error::other(text)));
+        .env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
+    command
+}
+
+/// Whether it did.
+pub(crate) fn check_mkfs(path: &Path, output: std::io::Result<Output>) -> Result<()> {
+    let io = |what| move |source: std::io::Error| EngineError::io(what, path, source);
+    let output = output.map_err(io("run mkfs.ext4 (is e2fsprogs installed?) for"))?;
+    if output.status.success() {
+        return Ok(());
     }
-    file.sync_all().map_err(io("sync the scratch template"))
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(io("run mkfs.ext4 for")(std::io::Error::other(text)))
 }
 
 /// Copies the template to `path`: shared extents where the file system can, else only the data.
@@ -111,7 +121,7 @@ async fn create(template: &Path, path: &Path) -> Result<()> {
     })?
 }
 
-fn create_private(path: &Path) -> std::io::Result<File> {
+pub(crate) fn create_private(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -138,6 +138,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
                 .transpose()?,
         },
         inline: Vec::new(),
+        disks: Vec::new(),
         nodes: Vec::new(),
     };
     let options = TaskOptions {

@@ -3,6 +3,7 @@
 //! Everything that lowering needs to know of the host's files is read here, so that lowering
 //! itself touches nothing.
 
+mod disks;
 mod nodes;
 
 use std::fs::{File, OpenOptions};
@@ -27,6 +28,7 @@ pub const MAX_INLINE_BYTES: u64 = 1 << 20;
 /// Largest `config.json`, in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
+pub use disks::DiskMount;
 pub use nodes::GuestNode;
 
 /// An OCI bundle, read.
@@ -42,6 +44,8 @@ pub struct Bundle {
     pub inline: Vec<InlineMount>,
     /// Bind mounts that show devices of the guest.
     pub nodes: Vec<GuestNode>,
+    /// Mounts of file systems that lie in files.
+    pub disks: Vec<DiskMount>,
 }
 
 /// A mount as containerd's snapshotters describe it.
@@ -166,12 +170,14 @@ impl Bundle {
         let rootfs = rootfs_source(directory, &spec, mounts)?;
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
         let nodes = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;
+        let disks = disks::find(spec.mounts().as_deref().unwrap_or_default())?;
         Ok(Self {
             directory: directory.to_owned(),
             spec,
             rootfs,
             inline,
             nodes,
+            disks,
         })
     }
 }

@@ -188,6 +188,6 @@ impl Engine {
 
     /// Bytes of a volume's files.
     pub(crate) fn volume_size(&self, volume: &VolumeRecord) -> u64 {
-        crate::volumes::directory_bytes(&self.volumes.data(volume))
+        crate::volumes::bytes_of(&self.volumes.data(volume))
     }
 }

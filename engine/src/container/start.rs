@@ -290,6 +290,7 @@ impl Engine {
                 data: self.volumes.data(&volume),
                 empty: self.volumes.is_empty(&volume),
                 tmpfs: volume.tmpfs(),
+                disk: volume.is_disk(),
                 name: volume.name,
             })
         });

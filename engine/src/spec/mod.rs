@@ -50,10 +50,12 @@ pub struct Host<'a> {
 pub struct VolumePlace {
     /// The volume.
     pub name: String,
-    /// The directory.
+    /// The directory, or the disk.
     pub data: PathBuf,
-    /// Nothing is in it.
+    /// Nothing is in it, as far as the host knows.
     pub empty: bool,
+    /// It is a disk with a file system.
+    pub disk: bool,
     /// It is memory of the guest, mounted with these options.
     pub tmpfs: Option<String>,
 }

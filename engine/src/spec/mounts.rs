@@ -236,10 +236,15 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
         }
         let data = there.data.to_string_lossy();
         let mut mount = bind(&volume.target, &data, "rbind", "rprivate", volume.read_only);
+        if there.disk {
+            mount["type"] = json!("ext4");
+        }
+        // A disk that nobody writes to can be shared, so it is not filled either.
+        let stays_empty = volume.no_copy || (there.disk && volume.read_only);
         if let Some(options) = mount["options"].as_array_mut() {
             match &volume.subpath {
                 Some(subpath) => options.push(json!(format!("{WITHIN_OPTION}{subpath}"))),
-                None if there.empty && !volume.no_copy => options.push(json!(COPY_UP_OPTION)),
+                None if there.empty && !stays_empty => options.push(json!(COPY_UP_OPTION)),
                 None => {}
             }
         }

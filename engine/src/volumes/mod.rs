@@ -3,8 +3,11 @@
 //! ```text
 //! <root>/volumes/<name>/volume.json   what is known of it
 //! <root>/volumes/<name>/_data         its files
+//! <root>/volumes/<name>/disk.ext4     or the disk with them
 //! ```
 
+mod disk;
+mod options;
 mod wanted;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,7 +29,10 @@ pub(crate) const LOCAL: &str = "local";
 const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 const DESCRIPTION: &str = "volume.json";
 const DATA: &str = "_data";
+const DISK: &str = "disk.ext4";
 const TMPFS: &str = "tmpfs";
+/// A disk of its own, with a file system in it.
+const BLOCK: &str = "block";
 /// Shortest name, in bytes.
 const MIN_NAME_BYTES: usize = 2;
 /// Longest name, in bytes: that of a directory.
@@ -53,6 +59,11 @@ impl VolumeRecord {
     fn bound(&self) -> Option<PathBuf> {
         let device = self.options.get("device").map(PathBuf::from);
         device.filter(|_| self.tmpfs().is_none())
+    }
+
+    /// It is a disk, which only guests look into.
+    pub(crate) fn is_disk(&self) -> bool {
+        self.options.get("type").is_some_and(|kind| kind == BLOCK)
     }
 
     /// It is memory of each guest that has it: the options of its mount.
@@ -117,15 +128,19 @@ impl Volumes {
         found.ok_or_else(|| EngineError::NoSuchVolume(name.to_owned()))
     }
 
-    /// The directory with a volume's files.
+    /// The directory with a volume's files, or the disk with them.
     pub(crate) fn data(&self, volume: &VolumeRecord) -> PathBuf {
+        let name = if volume.is_disk() { DISK } else { DATA };
         volume
             .bound()
-            .unwrap_or_else(|| self.root.join(&volume.name).join(DATA))
+            .unwrap_or_else(|| self.root.join(&volume.name).join(name))
     }
 
-    /// Whether nothing has been put into it.
+    /// Whether nothing has been put into it. What is on a disk only the guest knows.
     pub(crate) fn is_empty(&self, volume: &VolumeRecord) -> bool {
+        if volume.is_disk() {
+            return true;
+        }
         std::fs::read_dir(self.data(volume)).is_ok_and(|mut entries| entries.next().is_none())
     }
 
@@ -134,7 +149,7 @@ impl Volumes {
         if !matches!(wanted.driver.as_str(), "" | LOCAL) {
             return Err(EngineError::NoSuchPlugin(wanted.driver));
         }
-        check_options(&wanted.options)?;
+        options::check(&wanted.options)?;
         let mut labels = wanted.labels;
         let name = match wanted.name.as_str() {
             "" => {
@@ -169,8 +184,17 @@ impl Volumes {
     fn make(&self, record: &VolumeRecord) -> Result<()> {
         let directory = self.root.join(&record.name);
         let io = |path: &Path, error| EngineError::io("create the volume", path, error);
-        let data = directory.join(DATA);
+        let data = match record.is_disk() {
+            true => directory.clone(),
+            false => directory.join(DATA),
+        };
         std::fs::create_dir_all(&data).map_err(|error| io(&data, error))?;
+        if let Some(bytes) = options::disk_bytes(&record.options)? {
+            if let Err(error) = disk::make(&directory.join(DISK), bytes) {
+                let _ = std::fs::remove_dir_all(&directory);
+                return Err(error);
+            }
+        }
         if let Some(bound) = record.bound() {
             if !bound.is_dir() {
                 let _ = std::fs::remove_dir_all(&directory);
@@ -217,8 +241,16 @@ impl Volumes {
     }
 }
 
-/// Bytes of all files below a directory; what can't be read counts nothing.
-pub(crate) fn directory_bytes(directory: &Path) -> u64 {
+/// Bytes of all files below a directory, or that a file takes; what can't be read counts nothing.
+pub(crate) fn bytes_of(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => found.blocks() * 512,
+        _ => directory_bytes(path),
+    }
+}
+
+fn directory_bytes(directory: &Path) -> u64 {
     let mut total = 0;
     let mut left = vec![directory.to_owned()];
     while let Some(directory) = left.pop() {
@@ -254,61 +286,6 @@ fn check_name(name: &str) -> Result<()> {
          \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
          absolute path"
     )))
-}
-
-/// A directory of the host can be shown as a volume; other mounts of the local driver can't.
-fn check_options(options: &HashMap<String, String>) -> Result<()> {
-    if options.is_empty() {
-        return Ok(());
-    }
-    if let Some(key) = options
-        .keys()
-        .find(|key| !["type", "o", "device"].contains(&key.as_str()))
-    {
-        return Err(EngineError::BadRequest(format!("invalid option: {key:?}")));
-    }
-    if options.get("type").is_some_and(|kind| kind == TMPFS) {
-        return check_tmpfs(options.get("o").map(String::as_str).unwrap_or_default());
-    }
-    let value = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
-    let kind = value("type");
-    let binds = value("o").split(',').any(|o| matches!(o, "bind" | "rbind"));
-    if matches!(kind, "" | "none" | "bind") && binds && value("device").starts_with('/') {
-        return Ok(());
-    }
-    Err(match kind {
-        "" | "none" | "bind" => EngineError::BadRequest(
-            "missing device in volume options: want type=none,o=bind,device=/a/directory".into(),
-        ),
-        kind => EngineError::NotBuilt(format!(
-            "a volume of type {kind:?} (mount it on the host and use o=bind)"
-        )),
-    })
-}
-
-/// Options of a tmpfs that the guest would refuse are refused now.
-fn check_tmpfs(options: &str) -> Result<()> {
-    let flags = [
-        "ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime", "relatime",
-    ];
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let good = match key {
-            "size" | "nr_blocks" | "nr_inodes" => {
-                digits(value.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']))
-            }
-            "mode" => digits(value) && i64::from_str_radix(value, 8).is_ok(),
-            "uid" | "gid" => digits(value),
-            flag => flags.contains(&flag) && value.is_empty(),
-        };
-        if !good {
-            return Err(EngineError::BadRequest(format!(
-                "invalid option of a tmpfs volume: {option:?}"
-            )));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -381,6 +358,14 @@ mod tests {
         assert_eq!(record.tmpfs().unwrap(), "size=10m,uid=1000,mode=700,noexec");
         assert!(volumes.data(&record).ends_with("_data"));
         assert!(tmpfs("size=ten").is_err() && tmpfs("mode=9").is_err() && tmpfs("x").is_err());
+        for bad in [
+            &[("type", "block")][..],
+            &[("type", "block"), ("size", "much")],
+            &[("type", "block"), ("size", "1k")],
+            &[("type", "block"), ("size", "1g"), ("device", "/dev/sda")],
+        ] {
+            assert!(volumes.create(with(bad)).is_err(), "{bad:?}");
+        }
         let bound = [("type", "none"), ("o", "bind"), ("device", path.as_str())];
         let (record, _) = volumes.create(with(&bound)).unwrap();
         assert_eq!(volumes.data(&record), dir.path());

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
+use super::disks::Disk;
 use super::{id_mapped, LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
 use crate::spec::{is_bind, Bundle, INLINE_OPTION, WITHIN_OPTION};
 use crate::user_namespace::IdMaps;
@@ -17,6 +18,8 @@ pub(super) struct GuestSpec {
     pub(super) files: Vec<InlineFile>,
     pub(super) volumes: Vec<Volume>,
     pub(super) shares: Vec<Share>,
+    /// In the order of the slots.
+    pub(super) disks: Vec<Disk>,
     pub(super) id_maps: Option<IdMaps>,
 }
 
@@ -26,6 +29,7 @@ pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec,
         files: Vec::new(),
         volumes: Vec::new(),
         shares: Vec::new(),
+        disks: super::disks::lower(&bundle.disks)?,
         id_maps: None,
     };
     guest.lower_user_namespace(options.pod)?;
@@ -116,7 +120,13 @@ impl GuestSpec {
                 continue;
             }
             let node = bundle.nodes.iter().find(|node| node.mount == index);
-            if let Some(node) = node {
+            let disk = bundle.disks.iter().find(|disk| disk.mount == index);
+            if let Some(disk) = disk {
+                let guest_path = format!("{VOLUME_ROOT}/{container}-disk-{index}");
+                let volume = super::disks::volume(&self.disks, disk, &guest_path);
+                self.volumes.push(volume);
+                show(&mut mount, &guest_path);
+            } else if let Some(node) = node {
                 mount.set_source(Some(node.path.into()));
             } else if is_bind(&mount) {
                 self.share(&mut mount, bundle, container)?;
@@ -186,10 +196,7 @@ impl GuestSpec {
             },
             read_only,
         });
-        mount.set_source(Some(PathBuf::from(guest_path)));
-        let own = |option: &String| option == INLINE_OPTION || option.starts_with(WITHIN_OPTION);
-        let options = options.into_iter().filter(|option| !own(option)).collect();
-        mount.set_options(Some(options));
+        show(mount, &guest_path);
         Ok(())
     }
 
@@ -232,6 +239,16 @@ impl GuestSpec {
         let left = hooks != Hooks::default();
         self.spec.set_hooks(left.then_some(hooks));
     }
+}
+
+/// Makes a mount of the host's one of what the guest has at `path`; options of ours are left out.
+fn show(mount: &mut Mount, path: &str) {
+    let own = |option: &String| option == INLINE_OPTION || option.starts_with(WITHIN_OPTION);
+    let options = mount.options().clone().unwrap_or_default();
+    let options = options.into_iter().filter(|option| !own(option)).collect();
+    mount.set_typ(Some("bind".to_owned()));
+    mount.set_source(Some(PathBuf::from(path)));
+    mount.set_options(Some(options));
 }
 
 /// CPU and memory node numbers are the host's; the guest has its own.

@@ -2,6 +2,7 @@
 //!
 //! Pure: no file is opened, no clock read; the same input gives the same plan.
 
+mod disks;
 mod guest_spec;
 mod id_mapped;
 mod size;
@@ -113,6 +114,8 @@ pub struct Resource {
     pub path: PathBuf,
     /// Open it for writing too.
     pub writable: bool,
+    /// No other VM may have it meanwhile, or, where it is only read, write to it.
+    pub locked: bool,
 }
 
 /// A path of the host that the guest must see below the shared directory.
@@ -179,6 +182,12 @@ pub enum LowerError {
         /// Its size, in bytes.
         length: u64,
     },
+    /// More disks than the VM has places for.
+    #[error("{count} volumes on disks of their own are too many: a container can have {}", Slot::VOLUMES.len())]
+    TooManyDisks {
+        /// Asked for.
+        count: usize,
+    },
     /// A bind mount names nothing to mount.
     #[error("the bind mount at {destination:?} has no source")]
     BindWithoutSource {
@@ -217,10 +226,10 @@ pub enum LowerError {
 /// Plans the VM for a bundle.
 pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError> {
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
-    let resources = bundle.spec.linux().as_ref();
-    let resources = resources.and_then(|linux| linux.resources().as_ref());
+    let limits = bundle.spec.linux().as_ref();
+    let limits = limits.and_then(|linux| linux.resources().as_ref());
     let of_pod = size::of_pod(Limits::of(bundle.spec.annotations().as_ref()), options.host);
-    let resources = of_pod.as_ref().or(resources);
+    let limits = of_pod.as_ref().or(limits);
 
     let mut guest = guest_spec::lower(bundle, options)?;
     let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
@@ -230,6 +239,11 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         });
     }
     let mut devices = root.devices;
+    let mut resources = root.resources;
+    for disk in &guest.disks {
+        devices.volumes.push(disk.device.clone());
+        resources.push(disk.resource.clone());
+    }
     devices.fs = (!guest.shares.is_empty()).then(|| FsConfig {
         socket: FS_FD.into(),
         tag: SHARE_TAG.into(),
@@ -243,18 +257,18 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         config: VmConfig {
             version: VM_CONFIG_VERSION,
             sandbox_id: options.sandbox_id.clone(),
-            vcpus: size::vcpus(&annotations, resources, options.host)?,
-            memory_bytes: size::memory_bytes(&annotations, resources, options.host)?,
+            vcpus: size::vcpus(&annotations, limits, options.host)?,
+            memory_bytes: size::memory_bytes(&annotations, limits, options.host)?,
             boot: boot_config(),
             devices,
             jail: options.jail.clone(),
         },
-        resources: root.resources,
+        resources,
         console: annotations.console,
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
         id_maps: guest.id_maps,
-        host_share: crate::cgroup::share(resources),
+        host_share: crate::cgroup::share(limits),
         network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),
@@ -268,9 +282,9 @@ pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, Lo
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
     let mut guest = guest_spec::lower(bundle, options)?;
     let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
-    if !root.resources.is_empty() {
+    if !root.resources.is_empty() || !guest.disks.is_empty() {
         return Err(LowerError::NotSupportedYet {
-            what: "a root on block devices for a further container of a pod".into(),
+            what: "a root or a volume on block devices for a further container of a pod".into(),
         });
     }
     Ok(Member {
@@ -451,6 +465,7 @@ pub(crate) fn resource(name: &str, path: &Path, writable: bool) -> Resource {
         name: name.into(),
         path: path.to_owned(),
         writable,
+        locked: false,
     }
 }
 

@@ -5,7 +5,7 @@ use oci_spec::runtime::Spec;
 use serde_json::json;
 
 use super::*;
-use crate::spec::{InlineMount, RootfsMount, INLINE_OPTION};
+use crate::spec::{DiskMount, InlineMount, RootfsMount, INLINE_OPTION};
 
 fn options() -> TaskOptions {
     TaskOptions {
@@ -25,12 +25,15 @@ fn options() -> TaskOptions {
     }
 }
 
-fn blocks() -> RootfsSource {
-    let file = |path: &str, fs_type: &str, length| BlockFile {
+fn file(path: &str, fs_type: &str, length: u64) -> BlockFile {
+    BlockFile {
         path: PathBuf::from(path),
         fs_type: fs_type.into(),
         length,
-    };
+    }
+}
+
+fn blocks() -> RootfsSource {
     RootfsSource::Blocks {
         image: file("/images/web.erofs", "erofs", 1_000_001),
         layers: Vec::new(),
@@ -45,6 +48,7 @@ fn bundle(config: serde_json::Value) -> Bundle {
         rootfs: blocks(),
         inline: Vec::new(),
         nodes: Vec::new(),
+        disks: Vec::new(),
     }
 }
 
@@ -158,6 +162,53 @@ fn a_bind_mount_is_shared_and_its_source_becomes_a_path_of_the_guest() {
     let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
     let source = spec.mounts().as_ref().unwrap()[0].source().clone();
     assert_eq!(source, Some(PathBuf::from("/run/hull/volumes/web-0")));
+}
+
+#[test]
+fn a_disk_has_one_slot_however_often_it_is_mounted() {
+    let mut config = config();
+    let names = ["a", "b", "a"];
+    let mounts = names.map(|name| {
+        json!({"destination": format!("/{name}"), "type": "ext4", "source": format!("/disks/{name}"),
+               "options": ["ro", "hull.within=x"]})
+    });
+    config["mounts"] = json!(mounts);
+    let mut bundle = bundle(config);
+    let disk = |(mount, name): (usize, &str)| DiskMount {
+        mount,
+        file: file(&format!("/disks/{name}"), "ext4", 1 << 30),
+        // The last mount of the first disk is the only one that writes.
+        read_only: mount < 2,
+        within: Some("x".into()),
+    };
+    bundle.disks = names.into_iter().enumerate().map(disk).collect();
+    let plan = lower(&bundle, &options()).unwrap();
+    let devices = plan.config.devices.volumes;
+    assert_eq!(devices.len(), 2);
+    assert!(!devices[0].read_only && devices[1].read_only);
+    let locked = plan.resources.iter().filter(|resource| resource.locked);
+    let locked: Vec<_> = locked.map(|it| (it.path.clone(), it.writable)).collect();
+    assert_eq!(
+        locked,
+        [("/disks/a".into(), true), ("/disks/b".into(), false)]
+    );
+    let slots = plan.create.volumes.iter().map(|volume| volume.block().slot);
+    assert_eq!(slots.collect::<Vec<_>>(), [2, 3, 2]);
+    assert!(plan.create.volumes[0].read_only && !plan.create.volumes[2].read_only);
+    let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
+    let mount = &spec.mounts().as_ref().unwrap()[1];
+    assert_eq!(mount.source(), &Some("/run/hull/volumes/web-disk-1".into()));
+    assert_eq!(mount.typ().as_deref(), Some("bind"));
+    assert_eq!(mount.options(), &Some(vec!["ro".to_owned()]));
+    // There are four slots.
+    bundle.disks = (0..5)
+        .map(|index| disk((index, &"abcde"[index..=index])))
+        .collect();
+    let error = lower(&bundle, &options()).unwrap_err();
+    assert!(
+        matches!(error, LowerError::TooManyDisks { count: 5 }),
+        "{error}"
+    );
 }
 
 #[test]

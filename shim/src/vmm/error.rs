@@ -46,6 +46,12 @@ pub enum VmmError {
         /// Why.
         source: io::Error,
     },
+    /// Another VM has a file that is for one.
+    #[error("{path:?} is in use by another running container; a volume on a disk of its own can be shared only read-only")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// No user id is free for the VMM.
     #[error("failed to reserve a user id for the VMM in {path:?}")]
     Uid {

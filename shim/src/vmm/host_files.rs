@@ -4,6 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::{flock, FlockOperation};
+use rustix::io::Errno;
+
 use super::VmmError;
 use crate::lower::Resource;
 
@@ -26,17 +29,31 @@ fn open_kvm_at(path: &str) -> Result<OwnedFd, VmmError> {
     })
 }
 
-/// Opens a file of a plan.
+/// Opens a file of a plan. Its lock is that of the open file, so it lives as long as the VM.
 pub(crate) fn open_resource(resource: &Resource) -> Result<OwnedFd, VmmError> {
-    OpenOptions::new()
+    let failed = |source| VmmError::Open {
+        path: resource.path.clone(),
+        source,
+    };
+    let opened = OpenOptions::new()
         .read(true)
         .write(resource.writable)
-        .open(&resource.path)
-        .map(OwnedFd::from)
-        .map_err(|source| VmmError::Open {
+        .open(&resource.path);
+    let file = OwnedFd::from(opened.map_err(failed)?);
+    if !resource.locked {
+        return Ok(file);
+    }
+    let kind = match resource.writable {
+        true => FlockOperation::NonBlockingLockExclusive,
+        false => FlockOperation::NonBlockingLockShared,
+    };
+    match flock(&file, kind) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(VmmError::InUse {
             path: resource.path.clone(),
-            source,
-        })
+        }),
+        Err(errno) => Err(failed(errno.into())),
+    }
 }
 
 /// Opens a file that keeps the guest's console.
@@ -52,6 +69,24 @@ pub(crate) fn create_console(path: &std::path::Path) -> Result<OwnedFd, VmmError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_locked_file_is_for_one_writer_or_for_readers() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let resource = |writable| Resource {
+            name: "volume-0".into(),
+            path: file.path().to_owned(),
+            writable,
+            locked: true,
+        };
+        let reader = open_resource(&resource(false)).unwrap();
+        let other = open_resource(&resource(false)).unwrap();
+        let error = open_resource(&resource(true)).unwrap_err();
+        assert!(matches!(error, VmmError::InUse { .. }), "{error}");
+        drop((reader, other));
+        let _writer = open_resource(&resource(true)).unwrap();
+        assert!(open_resource(&resource(false)).is_err());
+    }
 
     #[test]
     fn a_missing_device_says_what_to_do() {

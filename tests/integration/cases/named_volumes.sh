@@ -83,3 +83,48 @@ case_a_part_of_a_volume_and_memory_as_a_volume() {
     expect_err_has 'size=big'
     hull volume rm t-part t-mem >/dev/null
 }
+
+case_a_volume_that_is_a_disk() {
+    hull volume rm -f t-disk t-etc >/dev/null
+    hull volume create -o type=block -o size=256m t-disk >/dev/null
+    expect_eq "$(hull run --rm -v t-disk:/d "$BUSYBOX" sh -c 'ls -A /d; mkdir -p /d/s/deep; echo part >/d/s/deep/f; grep -c " /d ext4 rw" /proc/mounts')" 1 'an empty one'
+    # Filled once with what the image has, as any volume.
+    hull run --rm -v t-disk:/d --mount type=volume,src=t-etc,dst=/etc,volume-opt=type=block,volume-opt=size=128m "$BUSYBOX" rm /etc/group
+    expect_eq "$(hull run --rm -v t-etc:/x:ro -v t-disk:/d:ro "$BUSYBOX" sh -c 'ls /x/passwd; [ -e /x/group ] || ls /d/s; touch /d/x 2>/dev/null || echo refused')" $'/x/passwd\ndeep\nrefused' 'two disks, read-only'
+    # One who writes, or many who read.
+    hull run -d --name t-one -v t-disk:/d "$BUSYBOX" sleep 600 >/dev/null
+    local mode
+    for mode in rw ro; do
+        capture hull run --rm -v "t-disk:/d:$mode" "$BUSYBOX" true
+        expect_status 125
+        expect_err_has 'in use by another running container'
+    done
+    hull exec t-one sh -c 'echo kept >/d/kept; sync; dd if=/dev/zero of=/d/fill bs=1M count=300 2>&1 | grep -o "No space left"; rm /d/fill; sync' | grep -q 'No space left' || fail 'more than its size'
+    kill -9 "$(pgrep -f '[h]ull-vmm' | head -n 1)"
+    wait_for 20 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-one)" = exited ]'
+    # A stopped container's files are reached, and a journal is replayed by who may write.
+    hull cp t-one:/d/kept "$T/kept"
+    expect_eq "$(cat "$T/kept")" kept 'after the VM was killed'
+    hull rm t-one >/dev/null
+    hull run -d --name t-two -v t-disk:/d:ro "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull run --rm --mount type=volume,src=t-disk,dst=/s,volume-subpath=s/deep,readonly "$BUSYBOX" cat /s/f)" part 'a part, beside another reader'
+    hull rm -f t-two >/dev/null
+    local place
+    place=$(hull volume inspect -f '{{.Mountpoint}}' t-disk)
+    [ "$(($(stat -c %b "$place") / 2048))" -lt 100 ] || fail "what is deleted is not given back: $(stat -c %b "$place") blocks"
+    e2fsck -fn "$place" >"$T/fsck" 2>&1 || fail "$(cat "$T/fsck")"
+    hull volume rm t-disk t-etc >/dev/null
+    capture hull volume create -o type=block t-bad
+    expect_err_has 'size=10g'
+}
+
+case_a_volume_is_saved_and_brought_back() {
+    mkdir "$T/b"
+    hull run --name t-db -v t-from:/data "$BUSYBOX" sh -c 'mkdir /data/d; echo saved >/data/d/f; chown 1234:4321 /data/d/f; chmod 640 /data/d/f; ln -s d/f /data/l' >/dev/null
+    hull run --rm --volumes-from t-db -v "$T/b:/b" "$BUSYBOX" tar -C /data -cf /b/data.tar .
+    hull volume create -o type=block -o size=128m t-to >/dev/null
+    hull run --rm -v t-to:/data -v "$T/b:/b:ro" "$BUSYBOX" tar -C /data -xpf /b/data.tar
+    expect_eq "$(hull run --rm -v t-to:/x "$BUSYBOX" sh -c 'cat /x/l; stat -c "%u:%g %a" /x/d/f')" $'saved\n1234:4321 640' 'what came back'
+    hull rm t-db >/dev/null
+    hull volume rm t-from t-to >/dev/null
+}

@@ -1,0 +1,85 @@
+//! What the local driver's options can say.
+
+use std::collections::HashMap;
+
+use super::{BLOCK, TMPFS};
+use crate::error::{EngineError, Result};
+
+const SIZE: &str = "size";
+
+/// A directory of the host, memory or a disk can be a volume; other mounts of the local driver can't.
+pub(super) fn check(options: &HashMap<String, String>) -> Result<()> {
+    if options.is_empty() {
+        return Ok(());
+    }
+    if disk_bytes(options)?.is_some() {
+        return known(options, &["type", SIZE]);
+    }
+    known(options, &["type", "o", "device"])?;
+    if options.get("type").is_some_and(|kind| kind == TMPFS) {
+        return check_tmpfs(options.get("o").map(String::as_str).unwrap_or_default());
+    }
+    let value = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
+    let kind = value("type");
+    let binds = value("o").split(',').any(|o| matches!(o, "bind" | "rbind"));
+    if matches!(kind, "" | "none" | "bind") && binds && value("device").starts_with('/') {
+        return Ok(());
+    }
+    Err(match kind {
+        "" | "none" | "bind" => EngineError::BadRequest(
+            "missing device in volume options: want type=none,o=bind,device=/a/directory".into(),
+        ),
+        kind => EngineError::NotBuilt(format!(
+            "a volume of type {kind:?} (mount it on the host and use o=bind)"
+        )),
+    })
+}
+
+fn known(options: &HashMap<String, String>, names: &[&str]) -> Result<()> {
+    match options.keys().find(|key| !names.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(key) => Err(EngineError::BadRequest(format!("invalid option: {key:?}"))),
+    }
+}
+
+/// The size of a volume that is a disk, in bytes.
+pub(super) fn disk_bytes(options: &HashMap<String, String>) -> Result<Option<u64>> {
+    if options.get("type").is_none_or(|kind| kind != BLOCK) {
+        return Ok(None);
+    }
+    let bad = |text: &str| Err(EngineError::BadRequest(text.to_owned()));
+    let Some(size) = options.get(SIZE) else {
+        return bad("missing size in volume options: want type=block,size=10g");
+    };
+    match crate::logs::bytes(size) {
+        Some(bytes) if crate::scratch::SIZES.contains(&bytes) => Ok(Some(bytes)),
+        _ => bad(&format!(
+            "invalid size of a volume: {size:?}; want 128 MiB to 16 TiB"
+        )),
+    }
+}
+
+/// Options of a tmpfs that the guest would refuse are refused now.
+fn check_tmpfs(options: &str) -> Result<()> {
+    let flags = [
+        "ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime", "relatime",
+    ];
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let good = match key {
+            "size" | "nr_blocks" | "nr_inodes" => {
+                digits(value.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']))
+            }
+            "mode" => digits(value) && i64::from_str_radix(value, 8).is_ok(),
+            "uid" | "gid" => digits(value),
+            flag => flags.contains(&flag) && value.is_empty(),
+        };
+        if !good {
+            return Err(EngineError::BadRequest(format!(
+                "invalid option of a tmpfs volume: {option:?}"
+            )));
+        }
+    }
+    Ok(())
+}
