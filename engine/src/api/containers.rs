@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::detach::DetachKeys;
 use super::import::platform;
+use super::inspect::inspect;
 use super::logs::{framed_log, log, Form};
 use super::respond::{stream, Answer, NO_CONTENT};
 use super::streams::{Attachment, Hijack};
@@ -112,29 +113,6 @@ pub(super) async fn detached<T: Send + 'static>(
             std::io::Error::other(error),
         )),
     }
-}
-
-async fn inspect(
-    engine: Shared,
-    Path(id): Path<String>,
-    Query(query): Query,
-) -> Answer<Json<Value>> {
-    let container = engine.container(&id)?;
-    let mut shown = engine.inspect_container(&container);
-    if query.flag("size") {
-        let (writable, whole) = engine.disk_sizes(&container.record());
-        (shown.size_rw, shown.size_root_fs) = (Some(writable), Some(whole));
-    }
-    let mut shown = serde_json::to_value(shown).map_err(|source| EngineError::Json {
-        what: "describe the container",
-        source,
-    })?;
-    for (key, fields) in [("HostConfig", spec::HOST), ("Config", spec::CONFIG)] {
-        if let Some(object) = shown[key].as_object_mut() {
-            spec::complete(object, fields);
-        }
-    }
-    Ok(Json(shown))
 }
 
 async fn update(

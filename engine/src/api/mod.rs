@@ -7,6 +7,7 @@ mod detach;
 mod exec;
 mod images;
 mod import;
+mod inspect;
 mod logs;
 mod metrics;
 mod networks;

@@ -90,7 +90,7 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
         "EnableIPv6": network.v6.is_some(),
         "IPAM": {
             "Driver": "default",
-            "Options": {},
+            "Options": network.ipam_options,
             "Config": network.pools().map(pool_view).collect::<Vec<_>>(),
         },
         "Internal": network.internal,
@@ -193,6 +193,7 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
         let driver = ipam.driver.unwrap_or_default();
         return Err(EngineError::NoSuchPlugin(driver).into());
     }
+    let ipam_options = ipam.options;
     let pools = ipam.config.unwrap_or_default();
     let pools: Vec<PoolRequest> = pools.into_iter().map(pool_request).collect();
     let warning = match !ipv6 && pools.iter().any(PoolRequest::is_v6) {
@@ -208,6 +209,7 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
         pools,
         internal: request.internal.unwrap_or(false),
         options: request.options.unwrap_or_default(),
+        ipam_options,
         labels: request.labels.unwrap_or_default(),
     })?;
     publish(&engine, "create", &network);

@@ -157,10 +157,10 @@ impl Engine {
                     ),
                     global_ipv6_prefix_len: Some(v6.map_or(0, |v6| v6.prefix_length.into())),
                     ipam_config: ipam_config(wanted),
-                    driver_opts: end.zip(denied).map(|(end, denied)| {
-                        let packets = denied.of(&end.tap);
-                        HashMap::from([(DENIED.to_owned(), packets.to_string())])
-                    }),
+                    driver_opts: driver_opts(
+                        wanted,
+                        end.zip(denied).map(|(end, denied)| denied.of(&end.tap)),
+                    ),
                     links: links(wanted),
                     gw_priority: Some(wanted.priority),
                     aliases: Some(wanted.aliases.clone()),
@@ -190,6 +190,15 @@ impl Engine {
         ports.sort_by_key(|port| (port.private_port, port.public_port));
         ports
     }
+}
+
+/// What was asked for, and how many packets were denied if the container is there.
+fn driver_opts(wanted: &Wanted, denied: Option<u64>) -> Option<HashMap<String, String>> {
+    let mut all = wanted.driver_opts.clone();
+    if let Some(packets) = denied {
+        all.insert(DENIED.to_owned(), packets.to_string());
+    }
+    (!all.is_empty()).then_some(all)
 }
 
 /// The addresses that were asked for.

@@ -38,6 +38,8 @@ pub(crate) struct CreateNetwork {
     pub(crate) pools: Vec<PoolRequest>,
     pub(crate) internal: bool,
     pub(crate) options: HashMap<String, String>,
+    /// Kept and shown.
+    pub(crate) ipam_options: Option<HashMap<String, String>>,
     pub(crate) labels: HashMap<String, String>,
 }
 
@@ -202,6 +204,7 @@ impl Networks {
             icc: wanted.options.get(ICC_OPTION).is_none_or(|v| v != "false"),
             mtu: checked_mtu(wanted)?,
             options: wanted.options.clone(),
+            ipam_options: wanted.ipam_options.clone(),
             labels: wanted.labels.clone(),
         };
         state.networks.push(network.clone());
@@ -307,13 +310,10 @@ impl State {
     }
 }
 
+/// Spaces are allowed within, as by dockerd; a slash could not be asked for again.
 fn is_valid_name(name: &str) -> bool {
-    let first = name
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphanumeric());
-    let usual = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    first && name.bytes().all(usual)
+    let usual = |c: char| !c.is_control() && c != '/';
+    !name.is_empty() && name.trim() == name && name.chars().all(usual)
 }
 
 #[cfg(test)]
@@ -351,6 +351,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_have_spaces_and_ipam_options_are_kept() {
+        let (_directory, networks) = networks();
+        let made = networks.create(&CreateNetwork {
+            ipam_options: Some(HashMap::from([("k".into(), "v".into())])),
+            ..wanted("test 01", Some("10.77.6.0/24"))
+        });
+        assert_eq!(made.unwrap().ipam_options.unwrap()["k"], "v");
+        let plain = networks.create(&wanted("b", Some("10.77.7.0/24")));
+        assert_eq!(plain.unwrap().ipam_options, None);
+    }
+
+    #[test]
     fn what_can_not_be_is_refused() {
         let (_directory, networks) = networks();
         networks.create(&wanted("a", Some("10.77.0.0/16"))).unwrap();
@@ -360,7 +372,9 @@ mod tests {
             wanted("c", Some("10.79.0.0/31")),
             wanted("d", Some("nonsense")),
             wanted("bridge", None),
-            wanted("-x", None),
+            wanted("x/y", None),
+            wanted(" ", None),
+            wanted("a\nb", None),
         ] {
             assert!(networks.create(&bad).is_err(), "{bad:?}");
         }

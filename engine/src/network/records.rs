@@ -39,6 +39,9 @@ pub(crate) struct NetworkRecord {
     pub(crate) mtu: u16,
     #[serde(default)]
     pub(crate) options: HashMap<String, String>,
+    /// Of the address management: kept and shown.
+    #[serde(default)]
+    pub(crate) ipam_options: Option<HashMap<String, String>>,
     #[serde(default)]
     pub(crate) labels: HashMap<String, String>,
 }
@@ -82,6 +85,9 @@ pub(crate) struct Wanted {
     /// The network with the highest one has the default route.
     #[serde(default)]
     pub(crate) priority: i64,
+    /// Of the driver: kept and shown.
+    #[serde(default)]
+    pub(crate) driver_opts: HashMap<String, String>,
 }
 
 /// A name that a container has for another.
@@ -120,6 +126,7 @@ impl Wanted {
         self.aliases = settings.aliases.clone().unwrap_or_default();
         self.mac = text(&settings.mac_address);
         self.check_mac()?;
+        self.driver_opts = settings.driver_opts.clone().unwrap_or_default();
         self.priority = settings.gw_priority.unwrap_or_default();
         for text in settings.links.iter().flatten() {
             self.links.push(text.parse()?);
