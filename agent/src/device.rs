@@ -1,6 +1,7 @@
 //! Devices by slot. The order in which the kernel names them (`vda`, ...) means nothing.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{AgentError, Context, Result};
@@ -43,7 +44,15 @@ const DRIVER: &str = "/sys/bus/platform/drivers/virtio-mmio";
 /// Lets the kernel look again at a slot, into which something was plugged.
 pub(crate) fn bind(slot: u32) -> Result<()> {
     let failed = || format!("failed to find a device in slot {slot}");
-    fs::write(Path::new(DRIVER).join("bind"), name(slot)).context(failed)
+    let bind = || fs::write(Path::new(DRIVER).join("bind"), name(slot));
+    match bind() {
+        // What was there before was pulled out without a word: who had plugged it in has died.
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+            unbind(slot)?;
+            bind().context(failed)
+        }
+        bound => bound.context(failed),
+    }
 }
 
 /// Lets the kernel give up the device in a slot.

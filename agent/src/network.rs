@@ -87,6 +87,10 @@ fn v6_setting(interface: &str, name: &str) -> Option<String> {
 
 /// Addresses are the host's business: nobody is asked whether one is free, or what else there is.
 fn prepare_v6(interface: &str, wanted: bool) -> Result<()> {
+    if !Path::new(IPV6).join(interface).exists() {
+        // Its packets are too small for IPv6 (RFC 8200, section 5).
+        return Ok(());
+    }
     let mut settings = vec![
         ("accept_ra", "0"),
         ("accept_redirects", "0"),

@@ -33,7 +33,6 @@ use crate::error::{EngineError, Result};
 use crate::json::Params;
 use crate::lifecycle::Status;
 use crate::logs::ReadOptions;
-use crate::spec;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()

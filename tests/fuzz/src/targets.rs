@@ -128,6 +128,7 @@ fn oci_spec(data: &[u8]) {
         rootfs: RootfsSource::Directory("/rootfs".into()),
         inline: Vec::new(),
         nodes: Vec::new(),
+        disks: Vec::new(),
     };
     let options = TaskOptions {
         sandbox_id: "s".into(),
