@@ -7,52 +7,16 @@ mounts, interfaces, packet rules, cgroups, files of the engine, its open files. 
 the same seed makes the same steps.
 """
 import argparse
-import collections
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
 
+from host import LIMIT, Host, Wrong, hull, open_files, run, wait_until_as
+
 SLOTS = 3
-# A state that takes longer than this is wrong, in seconds.
-LIMIT = 40
-
-
-class Wrong(Exception):
-    """What does not fit the model."""
-
-
-def run(*command, want=0):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if want is not None and done.returncode != want:
-        text = (done.stdout + done.stderr).strip()
-        raise Wrong(f"{' '.join(command)}: exit status {done.returncode}, not {want}: {text}")
-    return done.stdout
-
-
-def hull(*arguments, want=0):
-    return run("hull", *arguments, want=want)
-
-
-def processes(pattern):
-    """PIDs and command lines of Hull's processes."""
-    found = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/cmdline", "rb") as file:
-                line = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
-            with open(f"/proc/{entry}/stat") as file:
-                state = file.read().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if re.match(pattern, line) and state not in "ZX":
-            found[int(entry)] = line
-    return found
 
 
 class Life:
@@ -199,42 +163,6 @@ class Model:
         self.check()
 
 
-class Host:
-    """What Hull could leave behind."""
-
-    def __init__(self, state):
-        self.facts = collections.OrderedDict(
-            processes=sorted(
-                processes(r"(hull-vmm|\S*containerd-shim-hull|\S*virtiofsd|\S*hull-unpack)").values()
-            ),
-            mounts=sorted(line.split()[1] for line in open("/proc/mounts")),
-            interfaces=sorted(os.listdir("/sys/class/net")),
-            rules=sorted(
-                re.sub(r"(handle|packets|bytes) \d+", "", line).strip()
-                for line in run("nft", "list", "ruleset", want=None).splitlines()
-            ),
-            cgroups=sorted(path for path, _, _ in os.walk("/sys/fs/cgroup")),
-            files=sorted(
-                os.path.join(path, name)
-                for top in state
-                for path, folders, files in os.walk(top)
-                for name in folders + files
-            ),
-        )
-
-    def differences(self, before):
-        for name, facts in self.facts.items():
-            gone = [fact for fact in before.facts[name] if fact not in facts]
-            new = [fact for fact in facts if fact not in before.facts[name]]
-            if gone or new:
-                yield f"{name}: new {new}, gone {gone}"
-
-
-def open_files(pid_file):
-    with open(pid_file) as file:
-        return len(os.listdir(f"/proc/{file.read().strip()}/fd"))
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--image", required=True)
@@ -255,11 +183,7 @@ def main():
         for _ in range(arguments.steps):
             model.step()
         model.clear()
-        until = time.monotonic() + LIMIT
-        while left := list(Host(arguments.state).differences(before)):
-            if until < time.monotonic():
-                raise Wrong("left behind: " + "; ".join(left))
-            time.sleep(0.5)
+        wait_until_as(before, arguments.state)
         if (now := open_files(arguments.pid_file)) > files + 4:
             raise Wrong(f"the engine has {now} open files, {files} before")
     except Wrong as wrong:

@@ -26,8 +26,9 @@ harness_stop() {
     [ -n "${HARNESS_KEEP:-}" ] && echo "kept: $HARNESS" || rm -rf "$HARNESS"
 }
 
+# Options are those of hulld.
 hulld_start() {
-    hulld --root "$HARNESS/state" --exec-root "$HARNESS/run" -H "$HULL_HOST" >>"$HARNESS/hulld.log" 2>&1 &
+    hulld --root "$HARNESS/state" --exec-root "$HARNESS/run" -H "$HULL_HOST" "$@" >>"$HARNESS/hulld.log" 2>&1 &
     echo $! >"$HARNESS/hulld.pid"
     wait_for 30 hull version >/dev/null 2>&1 || { echo "harness: hulld did not start" >&2; tail -20 "$HARNESS/hulld.log" >&2; return 1; }
 }
