@@ -59,6 +59,23 @@ harness_case() {
     esac
 }
 
+# Whether a case was run in a machine that has died since; its result is counted, too. The case that
+# the machine died in has failed. See tests/integration/in-machine, which tells.
+harness_ended_before() {
+    [[ ${HULL_TESTS_ENDED:-} == *,* ]] || return 1
+    local next=${HULL_TESTS_ENDED%%,*}
+    HULL_TESTS_ENDED=${HULL_TESTS_ENDED#*,}
+    case $next in
+        "pass=$1") PASSED=$((PASSED + 1)) ;;
+        "skip=$1") SKIPPED=$((SKIPPED + 1)) ;;
+        *)
+            FAILED=$((FAILED + 1))
+            FAILURES+=("$1")
+            [ "$next" = "FAIL=$1" ] || echo "FAIL  $1 (the test machine died)"
+            ;;
+    esac
+}
+
 # Many failures are no accident, and are not tried again.
 MAX_AGAIN=3
 harness_again() {

@@ -132,7 +132,7 @@ case_a_tar_of_files_becomes_an_image() {
     id=$(hull import -m note -c 'CMD ["/bin/sh","-c","echo $A"]' -c 'ENV A=imported' "$T/root.tar" t-import:v1)
     [[ $id == sha256:* ]] || fail "import printed $id"
     expect_eq "$(hull run --rm t-import:v1)" imported 'its command'
-    expect_eq "$(hull image inspect -f '{{.Comment}}{{.Os}}/{{.Architecture}}' t-import:v1)" 'linux/amd64' platform
+    expect_eq "$(hull image inspect -f '{{.Comment}} {{.Os}}/{{.Architecture}}' t-import:v1)" 'note linux/amd64' 'comment and platform'
     hull history t-import:v1 | grep -q note || fail "no comment: $(hull history t-import:v1)"
     # By a pipe, compressed, without a name.
     id=$(zstd -qc "$T/root.tar" | hull import -)
