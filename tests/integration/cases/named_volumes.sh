@@ -36,6 +36,8 @@ case_an_empty_volume_gets_what_the_image_has() {
 
 case_a_nameless_volume_goes_with_its_container() {
     local before
+    # What other cases left without a name would be pruned, too.
+    hull volume prune -f >/dev/null
     before=$(hull volume ls -q | wc -l)
     hull run --rm -v /data "$BUSYBOX" sh -c 'grep -q " /data " /proc/mounts && touch /data/f'
     expect_eq "$(hull volume ls -q | wc -l)" "$before" 'after --rm'
