@@ -85,17 +85,3 @@ case_podman_containers_have_their_network() {
     expect_status 126
     expect_err_has "host's network is not supported"
 }
-
-case_podman_a_killed_conmon_leaves_nothing() {
-    podman_setup
-    local state
-    for state in created running paused stopped; do
-        podman_hull create --name hull-test --network none localhost/hull-test sleep 600 >/dev/null
-        [ "$state" = created ] || podman_hull start hull-test >/dev/null
-        [ "$state" != paused ] || podman_hull pause hull-test >/dev/null
-        [ "$state" != stopped ] || podman_hull stop -t 0 hull-test >/dev/null
-        pkill -9 -x conmon || true
-        podman_hull rm -f -t 0 hull-test >/dev/null || fail "rm of a $state container"
-        wait_for 20 sh -c '! pgrep -x hull-vmm >/dev/null && [ -z "$(hull-runtime list -q)" ]' || fail "$state: $(hull-runtime list)"
-    done
-}
