@@ -103,7 +103,6 @@ case_output_that_nobody_reads_blocks_the_container_only() {
     [ ! -s "$T/err" ] || fail "it went on: $(cat "$T/err")"
     # The shim answers as ever.
     expect_eq "$(runtime exec f1 echo answered)" answered exec
-    expect_eq "$(runtime ps f1 -o pid,args | grep -c '^ *[0-9][0-9]* *head -c')" 1 "the blocked process"
     # A reader gets all of it, and the container goes on.
     expect_eq "$(head -c 8000000 <&9 | wc -c)" 8000000 bytes
     wait_for 20 grep -q done "$T/err" || fail "it did not go on"
