@@ -34,6 +34,20 @@ pub(crate) struct Request<'a> {
     pub(crate) what: &'a str,
 }
 
+impl<'a> Request<'a> {
+    /// Of the registry itself, not of one of its repositories.
+    pub(super) fn of_registry(registry: &'a str, what: &'a str) -> Self {
+        Self {
+            registry,
+            repository: "",
+            path: String::new(),
+            accept: &[],
+            from: 0,
+            what,
+        }
+    }
+}
+
 /// What makes a body, once for each try.
 pub(crate) type MakeBody = Box<dyn Fn() -> std::io::Result<reqwest::Body> + Send + Sync>;
 
@@ -139,14 +153,7 @@ impl RegistryClient {
     /// Whether the registry takes this client's credentials.
     pub(crate) async fn log_in(&self, registry: &str) -> Result<(), RegistryError> {
         let what = format!("the login at {registry}");
-        let request = Request {
-            registry,
-            repository: "",
-            path: String::new(),
-            accept: &[],
-            from: 0,
-            what: &what,
-        };
+        let request = Request::of_registry(registry, &what);
         self.get(&request).await.map(drop)
     }
 

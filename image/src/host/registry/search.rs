@@ -41,14 +41,7 @@ impl RegistryClient {
         limit: u32,
     ) -> Result<Vec<Found>, RegistryError> {
         let what = format!("the search for {term:?}");
-        let request = Request {
-            registry,
-            repository: "",
-            path: String::new(),
-            accept: &[],
-            from: 0,
-            what: &what,
-        };
+        let request = Request::of_registry(registry, &what);
         let host = match registry {
             "docker.io" => DOCKER_HUB_INDEX,
             host => host,
