@@ -7,10 +7,12 @@
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$here/../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/hull/machine
-state=$cache/run        # what belongs to the machine that is up
+suffix=${HULL_MACHINE:+-$HULL_MACHINE} # of one of several machines
+state=$cache/run$suffix  # what belongs to the machine that is up
 out=$project/target/machine-out
-disk=$cache/state.img
+disk=$cache/state$suffix.img
 console=$state/console.log
+failed=$cache/console-failed$suffix
 
 say() { printf 'test machine: %s\n' "$*" >&2; }
 die() { say "$*"; exit 125; }
@@ -154,8 +156,8 @@ boot() {
     for try in 1 2; do
         start_qemu
         if wait_ready; then return; fi
-        cp "$console" "$cache/console-failed-$try.log"
-        say "start $try failed; the last of its console ($cache/console-failed-$try.log):"
+        cp "$console" "$failed-$try.log"
+        say "start $try failed; the last of its console ($failed-$try.log):"
         tail -n 25 "$console" >&2
         tail -n 5 "$state/qemu.log" >&2
         kill_machine

@@ -12,7 +12,8 @@ case_health_checks_tell_how_a_container_does() {
     hull run -d --name t-slow --health-cmd 'echo slow; sleep 100' --health-interval 300ms --health-timeout 500ms --health-retries 1 "$BUSYBOX" sleep 600 >/dev/null
     wait_for 30 sh -c '[ "$(hull inspect -f "{{.State.Health.Status}}" t-slow)" = unhealthy ]' || fail 'a hanging check'
     hull inspect -f '{{json .State.Health.Log}}' t-slow | grep -q 'exceeded timeout' || fail 'the log of a hanging check'
-    expect_eq "$(hull exec t-slow sh -c 'ps | grep -c "[s]leep 100"')" 0 'a check that hangs is ended' || true
+    # The next check may be there by now, but none of those before it.
+    [ "$(hull exec t-slow sh -c 'ps | grep -c "[s]leep 100"')" -le 1 ] || fail 'a check that hangs is not ended'
 }
 
 case_stats_tell_what_is_used() {
