@@ -17,7 +17,8 @@ pub(crate) fn folder() -> Result<PathBuf> {
     Ok(PathBuf::from(home).join(".docker"))
 }
 
-fn path() -> Result<PathBuf> {
+/// Of `config.json`.
+pub(crate) fn path() -> Result<PathBuf> {
     Ok(folder()?.join("config.json"))
 }
 

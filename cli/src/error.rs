@@ -46,6 +46,9 @@ pub(crate) enum CliError {
         /// What went wrong.
         message: String,
     },
+    /// Docker's configuration of this user, or a helper that it names.
+    #[error("{}", with_cause(.0))]
+    Credentials(#[from] hull_image::credentials::CredentialsError),
     /// A file of this machine.
     #[error("{what}: {source}")]
     Io {
@@ -54,6 +57,13 @@ pub(crate) enum CliError {
         /// The cause.
         source: std::io::Error,
     },
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 impl CliError {

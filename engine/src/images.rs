@@ -33,6 +33,8 @@ const MAX_LINE: u64 = 64 << 10;
 
 /// The images of a state directory.
 pub(crate) struct Images {
+    /// How registries are talked to.
+    pub(crate) registries: RegistryConfig,
     store: hull_image::Store,
     unpacker: ProcessUnpacker,
 }
@@ -56,6 +58,7 @@ pub(crate) struct ImageInfo {
 impl Images {
     pub(crate) fn open(paths: &Paths, unpack: PathBuf, config: RegistryConfig) -> Result<Self> {
         Ok(Self {
+            registries: config.clone(),
             store: hull_image::Store::open(paths.root(), config).map_err(|e| failure(&e))?,
             unpacker: ProcessUnpacker {
                 program: unpack,

@@ -23,6 +23,8 @@ pub struct Settings {
     pub group: Option<String>,
     /// Registries without TLS.
     pub insecure_registries: Vec<String>,
+    /// Registries that are asked before others.
+    pub registry_mirrors: Vec<String>,
     /// Ask clients that come by TCP for a certificate.
     #[serde(rename = "tlsverify")]
     pub tls_verify: Option<bool>,
@@ -120,6 +122,11 @@ impl Settings {
                 "insecure-registries",
                 self.insecure_registries,
                 file.insecure_registries,
+            )?,
+            registry_mirrors: list(
+                "registry-mirrors",
+                self.registry_mirrors,
+                file.registry_mirrors,
             )?,
             tls_verify: one("tlsverify", self.tls_verify, file.tls_verify)?,
             tls_ca: one("tlscacert", self.tls_ca, file.tls_ca)?,

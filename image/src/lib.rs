@@ -6,6 +6,7 @@
 //!   lists, tags, removes and prunes images and keeps each layer's content once, with EROFS metadata
 //!   per distinct root file system. The host never looks inside a layer: [`Store::ensure_unpacked`] hands the blobs to an
 //!   [`Unpacker`], which runs a one-off microVM.
+//! - feature `credentials`, part of it and all that the command line needs: logins at registries.
 //! - feature `unpack`, used by the guest agent: [`unpack::unpack`] decompresses layers, verifies
 //!   their diff IDs, merges them and writes the EROFS image. Pure Rust, no I/O of its own.
 //!
@@ -24,6 +25,8 @@
 //! ```
 
 mod compression;
+#[cfg(feature = "credentials")]
+pub mod credentials;
 #[cfg(any(feature = "host", feature = "unpack"))]
 mod decompress;
 mod digest;
@@ -40,5 +43,7 @@ pub mod unpack;
 
 #[cfg(feature = "host")]
 mod host;
+#[cfg(feature = "credentials")]
+pub use credentials::Credentials;
 #[cfg(feature = "host")]
 pub use host::*;

@@ -37,9 +37,9 @@ hulld_stop() {
     local pid
     pid=$(cat "$HARNESS/hulld.pid" 2>/dev/null) || return 0
     hull ps -aq 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1
-    kill "$pid" 2>/dev/null
+    kill "$pid" 2>/dev/null || true
     # A case is not the parent of the one that the run has started.
-    wait "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null || true
     while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use base64::Engine as _;
+use hull_image::credentials::{self, Credentials, DockerConfig, DOCKER_HUB_KEY, TOKEN_USER};
 use hyper::Method;
 use serde_json::json;
 
@@ -12,9 +13,6 @@ use super::line;
 use crate::client::{json_body, Client};
 use crate::docker_config;
 use crate::error::{CliError, Result};
-
-/// Docker's key for Docker Hub.
-const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// `login`
 #[derive(Debug, clap::Args)]
@@ -29,7 +27,7 @@ pub(crate) struct LoginArgs {
     #[arg(long)]
     password_stdin: bool,
     /// Registry
-    #[arg(default_value = DOCKER_HUB)]
+    #[arg(default_value = DOCKER_HUB_KEY)]
     server: String,
 }
 
@@ -37,7 +35,7 @@ pub(crate) struct LoginArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogoutArgs {
     /// Registry
-    #[arg(default_value = DOCKER_HUB)]
+    #[arg(default_value = DOCKER_HUB_KEY)]
     server: String,
 }
 
@@ -76,12 +74,26 @@ pub(crate) async fn login(
         "serveraddress": args.server,
     });
     client.send(Method::POST, "/auth", json_body(&auth)).await?;
-    let mut config = docker_config::read()?;
-    let encoded = STANDARD.encode(format!("{username}:{password}"));
-    config["auths"][&args.server] = json!({ "auth": encoded });
-    docker_config::write(&config)?;
+    keep(&args.server, Credentials { username, password }).await?;
     line(out, "Login Succeeded")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// In the helper that docker's configuration names for the server, or in the configuration.
+async fn keep(server: &str, credentials: Credentials) -> Result<()> {
+    let mut config = docker_config::read()?;
+    let entry = match DockerConfig::read(&docker_config::path()?)?.helper(server) {
+        Some(helper) => {
+            credentials::keep(helper, server, &credentials).await?;
+            json!({})
+        }
+        None => {
+            let pair = format!("{}:{}", credentials.username, credentials.password);
+            json!({ "auth": STANDARD.encode(pair) })
+        }
+    };
+    config["auths"][server] = entry;
+    docker_config::write(&config)
 }
 
 pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<ExitCode> {
@@ -93,6 +105,9 @@ pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<Exit
         line(out, format!("Not logged in to {}", args.server))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(helper) = DockerConfig::read(&docker_config::path()?)?.helper(&args.server) {
+        credentials::forget(helper, &args.server).await?;
+    }
     docker_config::write(&config)?;
     line(
         out,
@@ -102,14 +117,19 @@ pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<Exit
 }
 
 /// The header for a pull or push of an image; `None`: hulld's own credentials count.
-pub(super) fn registry_auth(image: &str) -> Option<String> {
-    let config = docker_config::read().ok()?;
+pub(super) async fn registry_auth(image: &str) -> Result<Option<String>> {
     let first = image.split('/').next().unwrap_or_default();
     let is_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
-    let server = if is_host { first } else { DOCKER_HUB };
-    let auth = config["auths"][server]["auth"].as_str()?;
-    let pair = String::from_utf8(STANDARD.decode(auth).ok()?).ok()?;
-    let (username, password) = pair.split_once(':')?;
-    let value = json!({ "username": username, "password": password, "serveraddress": server });
-    Some(URL_SAFE.encode(value.to_string()))
+    let registry = if is_host { first } else { "docker.io" };
+    let config = DockerConfig::read(&docker_config::path()?)?;
+    let Some(found) = config.credentials(registry).await? else {
+        return Ok(None);
+    };
+    let value = match found.username.as_str() {
+        TOKEN_USER => json!({ "identitytoken": found.password, "serveraddress": registry }),
+        username => {
+            json!({ "username": username, "password": found.password, "serveraddress": registry })
+        }
+    };
+    Ok(Some(URL_SAFE.encode(value.to_string())))
 }

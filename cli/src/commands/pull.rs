@@ -46,7 +46,7 @@ pub(super) async fn pull(
     if let Some(platform) = platform {
         path.push_str(&format!("&platform={}", encode(platform)));
     }
-    let auth = registry_auth(image);
+    let auth = registry_auth(image).await?;
     progress::show(client.send_with_auth(Method::POST, &path, auth).await?, to).await?;
     Ok(())
 }

@@ -54,7 +54,7 @@ pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -
     // The slashes of a name are the path's.
     let name: Vec<String> = name.split('/').map(encode).collect();
     let path = format!("/images/{}/push{tag}", name.join("/"));
-    let auth = registry_auth(&args.image);
+    let auth = registry_auth(&args.image).await?;
     progress::show(client.send_with_auth(Method::POST, &path, auth).await?, to).await?;
     if args.quiet {
         line(out, with_tag(&args.image))?;

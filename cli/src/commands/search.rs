@@ -46,7 +46,7 @@ pub(crate) async fn run(
         args.limit.unwrap_or(0),
         encode(&filters),
     );
-    let auth = registry_auth(&args.term);
+    let auth = registry_auth(&args.term).await?;
     let found = read_json(client.send_with_auth(Method::GET, &path, auth).await?).await?;
     let rows = found.as_array().into_iter().flatten();
     let rows = rows.map(|row| shown(row, args.no_trunc));

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
 use base64::Engine as _;
-use hull_image::Credentials;
+use hull_image::credentials::{Credentials, TOKEN_USER};
 use serde::Deserialize;
 use serde_json::{json, Value};
 
@@ -20,8 +20,6 @@ use crate::error::{EngineError, Result};
 
 /// Docker's header of pulls and pushes.
 const HEADER: &str = "x-registry-auth";
-/// The user name that goes with an identity token.
-const TOKEN_USER: &str = "<token>";
 const DOCKER_HUB: &str = "docker.io";
 
 /// Docker's `AuthConfig`.

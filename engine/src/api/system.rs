@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bollard_stubs::models::{
-    EventMessage, LocalNodeState, PluginsInfo, Runtime, SwarmInfo, SystemInfo,
-    SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemVersion,
+    EventMessage, IndexInfo, LocalNodeState, PluginsInfo, RegistryServiceConfig, Runtime,
+    SwarmInfo, SystemInfo, SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum, SystemVersion,
     SystemVersionComponents, SystemVersionPlatform,
 };
 use bytes::Bytes;
@@ -157,6 +157,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         architecture: Some("x86_64".to_owned()),
         ncpu: i64::try_from(cpus).ok(),
         mem_total: i64::try_from(memory).ok(),
+        registry_config: Some(registries(&engine.images.registries)),
         index_server_address: Some("https://index.docker.io/v1/".to_owned()),
         name: Some(host_name()),
         labels: list(&[]),
@@ -174,6 +175,34 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         warnings: Some(kvm_warning().into_iter().collect()),
         ..SystemInfo::default()
     }))
+}
+
+/// How registries are talked to, in docker's shape: Docker Hub and those that were named.
+fn registries(config: &hull_image::RegistryConfig) -> RegistryServiceConfig {
+    const HUB: &str = "docker.io";
+    let mirrors = |registry: &str| -> Vec<String> {
+        let mirrors = config.mirrors.iter();
+        let of_it = mirrors.filter(|mirror| mirror.of() == registry);
+        of_it
+            .map(|mirror| format!("{}/", mirror.address()))
+            .collect()
+    };
+    let named = config.mirrors.iter().map(hull_image::Mirror::of);
+    let named = named.chain(config.insecure.iter().map(String::as_str));
+    let index = |name: &str| IndexInfo {
+        name: Some(name.to_owned()),
+        mirrors: Some(mirrors(name)),
+        secure: Some(!config.insecure.iter().any(|insecure| insecure == name)),
+        official: Some(name == HUB),
+    };
+    let indexes = named
+        .chain([HUB])
+        .map(|name| (name.to_owned(), index(name)));
+    RegistryServiceConfig {
+        insecure_registry_cidrs: Some(vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()]),
+        index_configs: Some(indexes.collect()),
+        mirrors: Some(mirrors(HUB)),
+    }
 }
 
 /// What stands between this host and a microVM, if anything.

@@ -36,9 +36,14 @@ struct Args {
     /// Group whose members may use the UNIX socket [default: hull, if there is one]
     #[arg(short = 'G', long, value_name = "NAME")]
     group: Option<String>,
-    /// Registry that may be spoken to without TLS (repeatable): HOST[:PORT]
+    /// Registry that may be spoken to without TLS, or with a certificate that nobody vouches for
+    /// (repeatable): HOST[:PORT]
     #[arg(long = "insecure-registry", value_name = "HOST")]
     insecure_registries: Vec<String>,
+    /// Registry that is asked before Docker Hub, or before another one (repeatable):
+    /// [REGISTRY=]http[s]://HOST[:PORT]
+    #[arg(long = "registry-mirror", value_name = "URL")]
+    registry_mirrors: Vec<String>,
     /// Serve TCP with TLS, to clients whose certificate the authority has signed
     #[arg(long = "tlsverify")]
     tls_verify: bool,
@@ -108,6 +113,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         exec_root: args.exec_root.clone(),
         group: args.group.clone(),
         insecure_registries: args.insecure_registries.clone(),
+        registry_mirrors: args.registry_mirrors.clone(),
         tls_verify: args.tls_verify.then_some(true),
         tls_ca: args.tls_ca.clone(),
         tls_certificate: args.tls_certificate.clone(),
@@ -151,6 +157,8 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         certificate: file(settings.tls_certificate, "cert.pem"),
         key: file(settings.tls_key, "key.pem"),
     });
+    let mirrors = settings.registry_mirrors.iter().map(|text| text.parse());
+    let mirrors = mirrors.collect::<Result<_, hull_image::MirrorError>>()?;
     Ok(Config {
         paths,
         addresses,
@@ -165,6 +173,7 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         },
         registries: hull_image::RegistryConfig {
             insecure: settings.insecure_registries,
+            mirrors,
             ..hull_image::RegistryConfig::default()
         },
     })

@@ -13,7 +13,7 @@ mod store;
 pub use error::{ErrorKind, ImageError};
 pub use progress::{LayerPhase, NoProgress, Progress, ProgressEvent};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Credentials, Found, Platform, RegistryConfig, RegistryError};
+pub use registry::{Found, Mirror, MirrorError, Platform, RegistryConfig, RegistryError};
 pub use store::{
     Damage, Distribution, Image, ImageLayer, Import, KnownLayer, LayerLengths, Leftovers,
     LoadedImage, PruneReport, Pushed, RemoveOptions, Removed, Rootfs, Saved, Store, UnpackJob,

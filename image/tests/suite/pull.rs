@@ -702,3 +702,58 @@ async fn a_search_gives_what_the_registry_finds_or_says_that_it_offers_none() {
         .await
         .expect_err("no answer to a search");
 }
+
+/// A store that asks `mirror` before the registry.
+async fn with_mirror(mirror: &str) -> Fixture {
+    let mut f = fixture().await;
+    let mirror = format!("{}={mirror}", f.registry.address);
+    let config = RegistryConfig {
+        mirrors: vec![mirror.parse().expect("mirror")],
+        ..config()
+    };
+    f.store = Store::open(f.folder.path(), config).expect("open");
+    f
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_and_the_registry_for_what_it_has_not() {
+    let mirror = FakeRegistry::start().await;
+    let f = with_mirror(&format!("http://{}", mirror.address)).await;
+    let layers = [layer("a"), layer("b")];
+    for registry in [&f.registry, &mirror] {
+        registry.image("app", "1", "linux/amd64", &layers);
+    }
+    let second = Digest::of(&gzip(&layers[1])).to_string();
+    mirror.fault(&second, vec![Fault::Status(404, Vec::new())]);
+    let image = f.pull("app:1").await.expect("pull");
+    // The image is the registry's, by its name.
+    assert_eq!(image.repo_tags, [format!("{}/app:1", f.registry.address)]);
+    assert!(f.registry.seen("/manifests/").is_empty());
+    let blobs: Vec<_> = f.registry.seen("/blobs/");
+    assert_eq!(blobs.len(), 1, "{blobs:?}");
+    assert!(blobs[0].path.ends_with(&second));
+}
+
+#[tokio::test]
+async fn a_mirror_that_is_down_is_passed_over() {
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let address = gone.expect("bind").local_addr().expect("address");
+    let f = with_mirror(&format!("http://{address}")).await;
+    f.registry
+        .image("app", "1", "linux/amd64", &[layer("a"), layer("b")]);
+    f.pull("app:1").await.expect("pull");
+}
+
+#[tokio::test]
+async fn a_mirror_that_sends_other_content_is_found_out() {
+    let mirror = FakeRegistry::start().await;
+    let f = with_mirror(&format!("http://{}", mirror.address)).await;
+    for registry in [&f.registry, &mirror] {
+        registry.image("app", "1", "linux/amd64", &[layer("a")]);
+    }
+    let digest = Digest::of(&gzip(&layer("a"))).to_string();
+    mirror.fault(&digest, vec![Fault::Garbage; 9]);
+    let error = f.pull("app:1").await.expect_err("other content");
+    assert!(text(&error).contains("has digest"), "{}", text(&error));
+    assert!(f.files("content/blobs").len() < 3);
+}

@@ -95,3 +95,86 @@ case_damaged_images_are_repaired() {
     expect_eq "$(sha256sum <"$blob" | cut -d' ' -f1)" "$(basename "$blob")" 'what was pulled again'
     hull rmi "$REGISTRY/fresh:latest" >/dev/null
 }
+
+# An authority of our own, a certificate for an address, and one for a client: ca.crt, server.*, client.*.
+certificates() {
+    local address=$1 name
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout "$T/ca.key" -out "$T/ca.crt" 2>/dev/null
+    for name in server client; do
+        openssl req -newkey rsa:2048 -nodes -subj "/CN=$name" -keyout "$T/$name.key" -out "$T/$name.csr" 2>/dev/null
+        openssl x509 -req -days 2 -in "$T/$name.csr" -CA "$T/ca.crt" -CAkey "$T/ca.key" -CAcreateserial \
+            -extfile <(echo "subjectAltName=IP:$address") -out "$T/$name.cert" 2>/dev/null
+    done
+}
+
+# tls_registry ADDRESS PORT [TLS-SETTING]: one that wants TLS and the password "secret" of "me".
+tls_registry() {
+    echo 'me:$2b$06$/XFvZJnrNnZmXMne6JVp8O7BDfQDJMueSf3EVYtYQ.TxkuScVBc8a' >"$T/htpasswd"
+    cat >"$T/$2.yml" <<END
+version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: $T/data-$2}}
+http: {addr: "$1:$2", tls: {certificate: $T/server.cert, key: $T/server.key${3:+, $3}}}
+auth: {htpasswd: {realm: test, path: $T/htpasswd}}
+END
+    docker-registry serve "$T/$2.yml" >"$T/$2.log" 2>&1 &
+    registries+=($!)
+    wait_for 20 python3 -c "import socket; socket.create_connection(('$1', $2))" 2>/dev/null || fail "$(cat "$T/$2.log")"
+}
+
+case_a_registry_with_tls_shows_its_certificate_and_wants_ours() {
+    local address folder
+    registries=() # for the trap, which runs when locals are gone
+    address=$(ip -4 -o addr show scope global | awk 'NR == 1 { sub("/.*", "", $4); print $4 }')
+    [ -n "$address" ] || skip 'this machine has no address but loopback'
+    folder=/etc/hull/certs.d/$address:5443
+    trap 'kill "${registries[@]}"; rm -rf "$folder" "$T"; hull images -q --filter "reference=*:544[34]/*" | xargs -r hull rmi -f >/dev/null 2>&1 || true' EXIT
+    export DOCKER_CONFIG=$T/docker
+    certificates "$address"
+    tls_registry "$address" 5443 "clientcas: [$T/ca.crt]"
+    hull tag "$BUSYBOX" "$address:5443/x:one"
+    pull_fails "$address:5443/y" UnknownIssuer
+    mkdir -p "$folder"
+    cp "$T/ca.crt" "$folder/"
+    pull_fails "$address:5443/y" 'fatal alert'
+    cp "$T/client.cert" "$folder/"
+    pull_fails "$address:5443/y" 'client.key" is missing'
+    cp "$T/client.key" "$folder/"
+    pull_fails "$address:5443/y" 'denied access'
+    # A helper keeps the password, as docker's configuration says.
+    mkdir -p "$T/bin" "$T/docker"
+    cat >"$T/bin/docker-credential-t" <<END
+#!/bin/sh
+case \$1 in
+    store) cat >$T/kept ;;
+    get) [ -e $T/kept ] && cat $T/kept || { echo credentials not found in native keychain; exit 1; } ;;
+    erase) rm $T/kept ;;
+esac
+END
+    chmod +x "$T/bin/docker-credential-t"
+    PATH=$T/bin:$PATH
+    echo "{\"credHelpers\":{\"$address:5443\":\"t\"}}" >"$T/docker/config.json"
+    echo secret | hull login -u me --password-stdin "$address:5443" | grep -q 'Login Succeeded' || fail login
+    grep -q secret "$T/kept" || fail "the helper has $(cat "$T/kept")"
+    ! grep -q "$(printf me:secret | base64)" "$T/docker/config.json" || fail 'the password is in the file'
+    hull push -q "$address:5443/x:one" >/dev/null
+    hull rmi "$address:5443/x:one" >/dev/null
+    hull pull -q "$address:5443/x:one" >/dev/null
+    hull logout "$address:5443" >/dev/null
+    [ ! -e "$T/kept" ] || fail 'kept after logout'
+    # On loopback nobody has to vouch for it.
+    tls_registry 127.0.0.1 5444
+    echo secret | hull login -u me --password-stdin 127.0.0.1:5444 | grep -q 'Login Succeeded' || fail 'login on loopback'
+    hull tag "$BUSYBOX" 127.0.0.1:5444/x:one
+    hull push -q 127.0.0.1:5444/x:one >/dev/null
+}
+
+case_a_mirror_is_asked_first() {
+    hulld_stop
+    hulld_start --registry-mirror "mirrored.example=http://$REGISTRY" --registry-mirror http://127.0.0.1:5998
+    trap 'hull rmi mirrored.example/busybox >/dev/null 2>&1 || true; hulld_stop; hulld_start' EXIT
+    hull pull -q mirrored.example/busybox >/dev/null
+    expect_eq "$(hull images -q mirrored.example/busybox)" "$(hull images -q "$BUSYBOX")" 'the image of a mirror'
+    expect_eq "$(hull info --format '{{json .RegistryConfig.Mirrors}}')" '["http://127.0.0.1:5998/"]' 'mirrors of Docker Hub'
+    pull_fails mirrored.example/nosuch mirrored.example
+}

@@ -1,28 +1,31 @@
 //! Requests to one registry: scheme, credentials, tries and what failures mean.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, ACCEPT, AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{redirect, Client, Response, StatusCode, Url};
+use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 
 use super::auth::{self, Challenge};
-use super::{Credentials, RegistryConfig, RegistryError};
+use super::mirror::Resting;
+use super::tls::{Clients, Trust};
+use super::{Credentials, Mirror, RegistryConfig, RegistryError};
 
-const USER_AGENT: &str = concat!("hull/", env!("CARGO_PKG_VERSION"));
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection that is refused is tried this often: longer waiting rarely helps.
 const CONNECT_ATTEMPTS: u32 = 2;
 const MAX_ERROR_BODY: usize = 4 << 10;
 const MAX_TOKEN_BODY: usize = 1 << 20;
 /// Where Docker Hub's registry really is.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+/// How long a registry that need not speak TLS has to show that it does.
+const TLS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One GET below `/v2/`.
 #[derive(Debug, Clone)]
 pub(crate) struct Request<'a> {
+    /// `HOST[:PORT]`; of a mirror with its scheme.
     pub(crate) registry: &'a str,
     pub(crate) repository: &'a str,
     /// `manifests/TAG` or `blobs/DIGEST`.
@@ -75,8 +78,11 @@ impl Sent {
 /// Talks to registries; one for all of them. Tokens are kept for as long as they hold.
 #[derive(Debug)]
 pub(crate) struct RegistryClient {
-    http: Client,
+    clients: Arc<Clients>,
     config: RegistryConfig,
+    /// Registries that need not speak TLS and do.
+    with_tls: Mutex<HashSet<String>>,
+    resting: Resting,
     /// `Authorization` values by registry and repository.
     tokens: Mutex<HashMap<(String, String), String>>,
 }
@@ -85,42 +91,28 @@ impl RegistryClient {
     pub(crate) fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
         // Whoever installed one before decided for the whole process; any will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let no_downgrade = redirect::Policy::custom(|attempt| {
-            let from_https = attempt
-                .previous()
-                .last()
-                .is_some_and(|url| url.scheme() == "https");
-            if from_https && attempt.url().scheme() != "https" {
-                attempt.error("redirect from HTTPS to plain HTTP")
-            } else if attempt.previous().len() > 10 {
-                attempt.error("too many redirects")
-            } else {
-                attempt.follow()
-            }
-        });
-        let http = Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(config.stall_timeout)
-            .redirect(no_downgrade)
-            .build()
-            .map_err(|source| RegistryError::Client { source })?;
-        Ok(Self {
-            http,
+        let clients = Arc::new(Clients::new(
+            config.certificates.clone(),
+            config.stall_timeout,
+        ));
+        Ok(Self::with(clients, config))
+    }
+
+    fn with(clients: Arc<Clients>, config: RegistryConfig) -> Self {
+        Self {
+            clients,
             config,
+            with_tls: Mutex::default(),
+            resting: Resting::default(),
             tokens: Mutex::default(),
-        })
+        }
     }
 
     /// A client that is somebody else at one registry; it shares no token with this one.
     pub(crate) fn acting_as(&self, registry: &str, credentials: Credentials) -> Self {
         let mut config = self.config.clone();
         config.credentials.insert(registry.to_owned(), credentials);
-        Self {
-            http: self.http.clone(),
-            config,
-            tokens: Mutex::default(),
-        }
+        Self::with(self.clients.clone(), config)
     }
 
     /// The content of an address that is no registry's.
@@ -139,7 +131,8 @@ impl RegistryClient {
         };
         let url = Url::parse(address)
             .map_err(|error| protocol(&request, format!("its address is not valid: {error}")))?;
-        let sent = self.http.get(url).send().await;
+        let http = self.clients.of(url.authority(), Trust::Verified)?;
+        let sent = http.get(url).send().await;
         let response = sent.map_err(|source| RegistryError::Unreachable {
             registry: address.to_owned(),
             what: request.what.to_owned(),
@@ -161,8 +154,12 @@ impl RegistryClient {
         &self.config
     }
 
-    /// Sends `request` until it succeeds, fails for good, or the tries are used up.
+    /// Sends `request` until it succeeds, fails for good, or the tries are used up; first, and
+    /// once, to the registry's mirrors.
     pub(crate) async fn get(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
+        if let Some(response) = self.get_from_mirror(request).await {
+            return Ok(response);
+        }
         let mut attempt = 1;
         loop {
             let failure = match self.get_once(request).await {
@@ -176,6 +173,29 @@ impl RegistryClient {
             tokio::time::sleep(pause).await;
             attempt += 1;
         }
+    }
+
+    async fn get_from_mirror(&self, request: &Request<'_>) -> Option<Response> {
+        let of_this = |mirror: &&Mirror| mirror.of() == request.registry;
+        for mirror in self.config.mirrors.iter().filter(of_this) {
+            // A login is for the registry itself.
+            if request.repository.is_empty() || !self.resting.is_awake(mirror) {
+                continue;
+            }
+            let there = Request {
+                registry: mirror.address(),
+                ..request.clone()
+            };
+            let failure = match self.get_once(&there).await {
+                Ok(response) => return Some(response),
+                Err(failure) => failure,
+            };
+            if matches!(failure, RegistryError::Unreachable { .. }) {
+                self.resting.put(mirror);
+            }
+            tracing::info!(mirror = mirror.address(), error = %failure, "a mirror is passed over");
+        }
+        None
     }
 
     /// How long to wait before try `attempt + 1`; `None`: give up.
@@ -240,11 +260,46 @@ impl RegistryClient {
         request: &Request<'_>,
         sent: &Sent,
     ) -> Result<Response, RegistryError> {
+        let answer = self.send_as_known(request, sent).await;
+        let host = authority(request.registry);
+        let in_the_clear = !request.registry.contains("://") && self.scheme(host) == "http";
+        let not_understood = match &answer {
+            Ok(response) => response.status() == StatusCode::BAD_REQUEST,
+            Err(RegistryError::Unreachable { source, .. }) => !source.is_connect(),
+            Err(_) => false,
+        };
+        if in_the_clear && sent.url.is_none() && not_understood && self.speaks_tls(host).await {
+            return self.send_as_known(request, sent).await;
+        }
+        answer
+    }
+
+    /// Whether a registry that need not speak TLS does; from then on it is spoken to so.
+    async fn speaks_tls(&self, host: &str) -> bool {
+        let Ok(client) = self.clients.of(host, Trust::Anybody) else {
+            return false;
+        };
+        let probe = client.get(format!("https://{host}/v2/"));
+        let speaks = probe.timeout(TLS_PROBE_TIMEOUT).send().await.is_ok();
+        if speaks {
+            let mut with_tls = self.with_tls.lock().unwrap_or_else(PoisonError::into_inner);
+            with_tls.insert(host.to_owned());
+        }
+        speaks
+    }
+
+    async fn send_as_known(
+        &self,
+        request: &Request<'_>,
+        sent: &Sent,
+    ) -> Result<Response, RegistryError> {
         let url = match &sent.url {
             Some(url) => url.clone(),
             None => self.url(request)?,
         };
-        let mut builder = self.http.request(sent.method.clone(), url);
+        let mut builder = self
+            .http(request.registry)?
+            .request(sent.method.clone(), url);
         for (name, value) in &sent.headers {
             builder = builder.header(name, value);
         }
@@ -263,6 +318,14 @@ impl RegistryClient {
                 what: request.what.to_owned(),
                 source,
             })
+    }
+
+    fn http(&self, registry: &str) -> Result<Client, RegistryError> {
+        let trust = match self.is_plain(registry) {
+            true => Trust::Anybody,
+            false => Trust::Verified,
+        };
+        self.clients.of(authority(registry), trust)
     }
 
     async fn send(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
@@ -285,12 +348,11 @@ impl RegistryClient {
             path,
             ..
         } = request;
-        let host = if *registry == "docker.io" {
-            DOCKER_HUB_HOST
-        } else {
-            registry
+        let (scheme, host) = match registry.split_once("://") {
+            Some(both) => both,
+            None if *registry == "docker.io" => ("https", DOCKER_HUB_HOST),
+            None => (self.scheme(registry), *registry),
         };
-        let scheme = self.scheme(registry);
         let below = match repository.is_empty() {
             true => String::new(),
             false => format!("{repository}/{path}"),
@@ -300,14 +362,19 @@ impl RegistryClient {
     }
 
     pub(super) fn scheme(&self, registry: &str) -> &'static str {
-        match self.is_plain(registry) {
+        let with_tls = self.with_tls.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.is_plain(registry) && !with_tls.contains(registry) {
             true => "http",
             false => "https",
         }
     }
 
-    /// Loopback and registries marked insecure are talked to without TLS.
+    /// Loopback and registries marked insecure may be talked to without TLS.
     fn is_plain(&self, registry: &str) -> bool {
+        if registry.starts_with("http://") {
+            return true;
+        }
+        let registry = authority(registry);
         let host = match registry.strip_prefix('[') {
             Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
             None => registry.split_once(':').map_or(registry, |(host, _)| host),
@@ -387,7 +454,7 @@ impl RegistryClient {
             .filter_map(|value| value.to_str().ok())
             .find_map(auth::parse_challenge)
             .ok_or_else(|| denied("it names no way to log in that is supported"))?;
-        let credentials = auth::credentials(&self.config, request.registry).await?;
+        let credentials = auth::credentials(&self.config, authority(request.registry)).await?;
         let value = match (challenge, credentials) {
             (Challenge::Basic, None) => return Err(denied("it wants a user name and a password")),
             (Challenge::Basic, Some(credentials)) => basic(&credentials),
@@ -435,6 +502,7 @@ impl RegistryClient {
                 format!("token realm {realm:?} is not HTTPS"),
             ));
         }
+        let http = self.http(request.registry)?;
         let service = service.unwrap_or_default();
         let builder = match &credentials {
             Some(credentials) if credentials.username == "<token>" => {
@@ -446,8 +514,7 @@ impl RegistryClient {
                     .append_pair("service", service)
                     .append_pair("scope", scope)
                     .append_pair("refresh_token", &credentials.password);
-                self.http
-                    .post(url)
+                http.post(url)
                     .header("Content-Type", "application/x-www-form-urlencoded")
                     .body(form.query().unwrap_or_default().to_owned())
             }
@@ -455,7 +522,7 @@ impl RegistryClient {
                 url.query_pairs_mut()
                     .append_pair("service", service)
                     .append_pair("scope", scope);
-                let builder = self.http.get(url);
+                let builder = http.get(url);
                 match &credentials {
                     Some(credentials) => builder.header(AUTHORIZATION, basic(credentials)),
                     None => builder,
@@ -480,6 +547,13 @@ impl RegistryClient {
         });
         token.ok_or_else(|| protocol(request, "the token answer has no token".into()))
     }
+}
+
+/// Host and port of a registry that may be named with its scheme.
+fn authority(registry: &str) -> &str {
+    registry
+        .split_once("://")
+        .map_or(registry, |(_, host)| host)
 }
 
 #[derive(Deserialize)]

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::super::ErrorKind;
+use crate::credentials::CredentialsError;
 
 /// Why a request to a registry failed. Each message names the image or blob and the registry.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,8 @@ pub enum RegistryError {
         what: String,
         source: reqwest::Error,
     },
+    #[error("failed to read the certificates for registry {registry}")]
+    Certificates { registry: String, source: io::Error },
     #[error("registry {registry} denied access to {what}: {detail} (log in, or check the name)")]
     Unauthorized {
         registry: String,
@@ -67,11 +70,10 @@ pub enum RegistryError {
         what: String,
         detail: String,
     },
-    #[error("failed to read credentials for registry {registry} from {from}")]
+    #[error("failed to get the credentials for registry {registry}")]
     Credentials {
         registry: String,
-        from: String,
-        source: io::Error,
+        source: CredentialsError,
     },
     #[error("registry {registry} offers no search")]
     NoSearch { registry: String },
@@ -99,7 +101,9 @@ impl RegistryError {
             Self::TooLarge { .. } | Self::DigestMismatch { .. } | Self::Protocol { .. } => {
                 ErrorKind::BadImage
             }
-            Self::Credentials { .. } | Self::Client { .. } => ErrorKind::Host,
+            Self::Certificates { .. } | Self::Credentials { .. } | Self::Client { .. } => {
+                ErrorKind::Host
+            }
         }
     }
 }

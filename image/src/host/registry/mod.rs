@@ -4,17 +4,21 @@ mod auth;
 mod client;
 mod error;
 mod fetch;
+mod mirror;
 mod platform;
 mod search;
+mod tls;
 mod upload;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::credentials::Credentials;
 pub(crate) use client::RegistryClient;
 pub use error::RegistryError;
 pub(crate) use fetch::{BlobSink, FetchError};
+pub use mirror::{Mirror, MirrorError};
 pub use platform::Platform;
 pub use search::Found;
 pub(crate) use upload::{Blob, Uploaded};
@@ -25,29 +29,18 @@ pub(super) fn fuzz_challenge(header: &str) {
     drop(auth::parse_challenge(header));
 }
 
-/// A user name and a password (or token) for one registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// User name; `<token>` if `password` is an identity token (docker's convention).
-    pub username: String,
-    /// Password or token.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("username", &self.username)
-            .finish_non_exhaustive()
-    }
-}
-
 /// How registries are talked to.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
-    /// Registries (`host` or `host:port`) that may be talked to over plain HTTP; loopback
-    /// addresses and `localhost` always may.
+    /// Registries (`host` or `host:port`) that may be talked to over plain HTTP, or whose
+    /// certificate is not looked at where they speak TLS. Loopback addresses and `localhost`
+    /// always may.
     pub insecure: Vec<String>,
+    /// Asked before the registries that they are mirrors of, in this order.
+    pub mirrors: Vec<Mirror>,
+    /// Folders with certificates by registry, in docker's layout
+    /// (`HOST[:PORT]/{ca.crt, client.cert, client.key}`); the first that knows a registry counts.
+    pub certificates: Vec<PathBuf>,
     /// Credentials by registry; they come before those of `docker_config`.
     pub credentials: BTreeMap<String, Credentials>,
     /// Docker's `config.json` with `auths`, `credHelpers` and `credsStore`. A file that does not
@@ -69,6 +62,8 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             insecure: Vec::new(),
+            mirrors: Vec::new(),
+            certificates: vec!["/etc/hull/certs.d".into(), "/etc/docker/certs.d".into()],
             credentials: BTreeMap::new(),
             docker_config: default_docker_config(),
             attempts: 5,

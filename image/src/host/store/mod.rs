@@ -49,7 +49,8 @@ pub use types::{
 use super::lock::{Locked, Mode};
 use super::manifest::{self, MAX_DOCUMENT};
 use super::registry::RegistryClient;
-use super::{Credentials, Found, ImageError, Platform, Progress, Reference, RegistryConfig};
+use super::{Found, ImageError, Platform, Progress, Reference, RegistryConfig};
+use crate::credentials::Credentials;
 use crate::Digest;
 use content::ContentStore;
 use records::{NameRecord, Records, Table};
