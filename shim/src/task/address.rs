@@ -5,14 +5,25 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{getpid, pidfd_open, pidfd_send_signal, PidfdFlags, Signal};
 use sha2::{Digest as _, Sha256};
 
 /// Bytes of the hash in a socket's name.
 const HASH_BYTES: usize = 16;
+/// Connections that may wait to be taken; the kernel has a lower bound.
+const BACKLOG: i32 = 4096;
+/// How long a killed server has to be gone.
+const END_LIMIT: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
 
 /// What [`listen`] found.
 #[derive(Debug)]
@@ -61,6 +72,38 @@ pub(crate) fn listen(path: &Path) -> io::Result<Listening> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Called by the process that serves from now on: whoever connects finds it by the socket, which
+/// `listen` has marked with its starter. A socket that was removed meanwhile is not served: the
+/// starter was given up on.
+pub(crate) fn take_over(listener: &UnixListener, path: &Path) -> io::Result<()> {
+    rustix::net::listen(listener, BACKLOG)?;
+    path.symlink_metadata().map(drop)
+}
+
+/// Ends the process that serves `path`, if any, and removes the socket.
+pub(crate) fn end_server(path: &Path) {
+    if let Some(server) = UnixStream::connect(path)
+        .ok()
+        .and_then(|peer| server_of(&peer))
+    {
+        // Its VMM ends with it.
+        let _ = pidfd_send_signal(&server, Signal::KILL);
+        let _ = poll(&mut [PollFd::new(&server, PollFlags::IN)], Some(&END_LIMIT));
+    }
+    remove(path);
+}
+
+/// The process at the other end, if it is another one that runs this program.
+fn server_of(peer: &UnixStream) -> Option<OwnedFd> {
+    let pid = socket_peercred(peer).ok()?.pid;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // Asked behind the descriptor, so that a number that was given anew is seen.
+    let program = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    let own = std::fs::metadata("/proc/self/exe").ok()?;
+    let same = (program.dev(), program.ino()) == (own.dev(), own.ino());
+    (same && pid != getpid()).then_some(pidfd)
 }
 
 fn is_served(path: &Path) -> bool {

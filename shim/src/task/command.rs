@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{bail, Context as _};
+use anyhow::{anyhow, bail, Context as _};
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::{Message as _, MessageField};
 
@@ -121,6 +121,9 @@ pub fn main(invocation: &Invocation) -> anyhow::Result<()> {
         "" => {
             log_to(&invocation.bundle()?, invocation.debug)?;
             let listener = inherited_listener()?;
+            let socket = address::socket_path(&exec_root(), &invocation.namespace, &invocation.id);
+            address::take_over(&listener, &socket)
+                .with_context(|| format!("failed to serve {socket:?}"))?;
             let what = Sandboxed {
                 namespace: invocation.namespace.clone(),
                 sandbox_id: invocation.id.clone(),
@@ -144,21 +147,33 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
     let socket = address::socket_path(&exec_root, &invocation.namespace, sandbox);
     let listening =
         address::listen(&socket).with_context(|| format!("failed to listen on {socket:?}"))?;
-    if let Listening::New(listener) = listening {
-        if let Some(pod) = &pod {
-            address::remove(&socket);
-            bail!("the pod {pod} of container {} does not run", invocation.id);
-        }
-        if let Err(error) = spawn_server(invocation, listener) {
-            address::remove(&socket);
-            return Err(error);
+    let address = format!("unix://{}", socket.display());
+    let keep =
+        || keep_address(&invocation.bundle()?, &address).context("failed to keep the address");
+    match listening {
+        Listening::Served => keep()?,
+        Listening::New(listener) => {
+            let started = match &pod {
+                Some(pod) => Err(anyhow!(
+                    "the pod {pod} of container {} does not run",
+                    invocation.id
+                )),
+                // The server last: it stays, and what fails behind it would leave it alone.
+                None => keep().and_then(|()| spawn_server(invocation, listener)),
+            };
+            if let Err(error) = started {
+                address::remove(&socket);
+                return Err(error);
+            }
         }
     }
-    let address = format!("unix://{}", socket.display());
-    keep_address(&invocation.bundle()?, &address).context("failed to keep the address")?;
     // Older containerd reads a bare address, and newer one takes it as such too.
     print!("{address}");
-    io::stdout().flush().context("failed to print the address")
+    let printed = io::stdout().flush().context("failed to print the address");
+    if printed.is_err() && pod.is_none() {
+        address::end_server(&socket);
+    }
+    printed
 }
 
 /// The sandbox of the pod that a bundle's container joins; `None` for a container with a sandbox
@@ -217,6 +232,12 @@ fn inherited_listener() -> anyhow::Result<UnixListener> {
 fn delete(invocation: &Invocation) -> anyhow::Result<()> {
     let exec_root = exec_root();
     let name = format!("{}-{}", invocation.namespace, invocation.id);
+    // One that was given up on may live: its starter ended, or it hangs.
+    address::end_server(&address::socket_path(
+        &exec_root,
+        &invocation.namespace,
+        &invocation.id,
+    ));
     remove_sandbox(&exec_root, &name).context("failed to remove the sandbox")?;
     address::sweep(&exec_root);
     let response = api::DeleteResponse {
