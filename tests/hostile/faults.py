@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """usage: faults.py --image IMAGE --attempts N [--seed N] [--fault NAME]... --pid-file FILE
-                 --state FOLDER... WRAPPERS
+                 --restart-hulld COMMAND --state FOLDER... WRAPPERS
 
 Starts of a container, and pulls of its image, in which a system call of Hull's fails: descriptors,
 memory or the disk run out, or a device has an error. Each call may be the one. Whatever fails, they
@@ -10,7 +10,7 @@ faults. --fault tries one by its name, as it is printed.
 
 WRAPPERS is a folder with programs that stand in for Hull's own: each runs the real one under strace
 with the options in `PROGRAM.options`, where there are any, and strace writes to `PROGRAM.trace`.
-The engine, of which PID_FILE tells, is attached to.
+The engine, of which PID_FILE tells, is attached to: the threads that it has.
 """
 import argparse
 import collections
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 
-from host import Host, Wrong, hull, wait_until_as
+from host import Host, Wrong, hull, run, wait_until_as
 
 FAULTS = {
     "ENOSPC": ["openat", "mkdir", "mkdirat", "write", "pwrite64", "ftruncate", "fallocate", "symlink",
@@ -34,14 +34,19 @@ FAULTS = {
     "EIO": ["read", "pread64", "write", "pwrite64", "readv", "writev", "ioctl", "lseek", "statx",
             "sendmsg", "recvmsg", "fsync", "fdatasync"],
 }
+# Rust programs end where memory for themselves cannot be had.
+MAY_END = "mmap", "mprotect", "munmap", "madvise"
 ENGINE = "hulld"
 NAME = "t-fault"
 # What takes longer hangs, in seconds. What is under strace takes several times as long as else.
 HANG = 120
-CALL = re.compile(r"^(\d+) +(\w+)\(")
+# The number is there where several are traced.
+CALL = re.compile(r"^(\d+ +)?(\w+)\(")
 # What a program of Rust or C ends by when it finds itself broken.
 BROKEN = re.compile(r"--- (SIG(?:ABRT|SEGV|BUS|ILL|SYS|TRAP|FPE))")
-SIGNALS = "-e signal=SIGABRT,SIGSEGV,SIGBUS,SIGILL,SIGSYS,SIGTRAP,SIGFPE"
+# The kernel has no error for them, and event loops rely on it.
+NEVER_FAILS = "<anon_inode:[eventfd]>"
+SIGNALS = "-y -e signal=SIGABRT,SIGSEGV,SIGBUS,SIGILL,SIGSYS,SIGTRAP,SIGFPE"
 
 
 class Tracing:
@@ -60,28 +65,37 @@ class Tracing:
                 return file.read()
         return ""
 
+    def injected(self, fault):
+        """What a call that failed was about."""
+        lines = self.trace(fault.split()[1]).splitlines()
+        return "\n".join(line for line in lines if "(INJECTED)" in line or line.startswith("+++"))
+
+    def engine_lives(self):
+        return hull("version", want=None) != "" and os.path.exists(f"/proc/{self.engine()}")
+
     def engine(self):
         with open(self.pid_file) as file:
             return int(file.read())
 
     @contextlib.contextmanager
-    def set(self, programs, options):
+    def set(self, program, options):
+        """Traces one program, and not those that it starts."""
         options = f"{SIGNALS} {options}"
-        for program in programs:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(self.trace_file(program))
-        wrapped = [program for program in programs if program != ENGINE]
-        for program in wrapped:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self.trace_file(program))
+        attached = None
+        if program == ENGINE:
+            attached = self.attach(options)
+        else:
             self.write_options(program, options)
-        attached = self.attach(options) if ENGINE in programs else None
         try:
             yield
         finally:
-            for program in wrapped:
-                self.write_options(program, "")
             if attached:
                 attached.terminate()
                 attached.wait()
+            else:
+                self.write_options(program, "")
 
     def write_options(self, program, text):
         with open(os.path.join(self.folder, f"{program}.options"), "w") as file:
@@ -89,10 +103,12 @@ class Tracing:
 
     def attach(self, options):
         pid = self.engine()
-        command = ["strace", "-f", "-q", "-o", self.trace_file(ENGINE), "-p", str(pid)]
-        tracer = subprocess.Popen([*command, *options.split()], stderr=subprocess.DEVNULL)
+        threads = os.listdir(f"/proc/{pid}/task")
+        command = ["strace", "-q", "-o", self.trace_file(ENGINE), *options.split()]
+        command += [word for thread in threads for word in ("-p", thread)]
+        tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         until = time.monotonic() + HANG
-        while any(self.tracer_of(pid, thread) != tracer.pid for thread in os.listdir(f"/proc/{pid}/task")):
+        while any(self.tracer_of(pid, thread) not in (None, tracer.pid) for thread in threads):
             if tracer.poll() is not None or until < time.monotonic():
                 raise Wrong(f"strace does not attach to {pid}")
             time.sleep(0.05)
@@ -100,9 +116,12 @@ class Tracing:
 
     @staticmethod
     def tracer_of(pid, thread):
-        with contextlib.suppress(FileNotFoundError):
+        """`None` for a thread that has ended."""
+        try:
             with open(f"/proc/{pid}/task/{thread}/status") as file:
                 return int(re.search(r"TracerPid:\s+(\d+)", file.read()).group(1))
+        except (FileNotFoundError, ProcessLookupError):
+            return None
 
 
 class Deed:
@@ -137,7 +156,7 @@ class Deed:
 
 class Start(Deed):
     name = "start"
-    programs = ENGINE, "shim", "hull-vmm"
+    programs = ENGINE, "start", "shim", "hull-vmm"
 
     def command(self):
         return ["hull", "run", "--rm", "--name", NAME, "-v", "t-faultv:/v", self.image, "echo", "alive"]
@@ -168,12 +187,12 @@ class Pull(Deed):
 def calls(tracing, deed):
     """How often a deed makes each call, at most in one thread: (program, call) -> count."""
     wanted = sorted({call for names in FAULTS.values() for call in names})
-    with tracing.set(deed.programs, f"-e trace={','.join(wanted)}"):
-        status, out, err = deed.run()
-    if status != 0 or not deed.done_well(out):
-        raise Wrong(f"a {deed.name} under strace: status {status}, {out!r}, {err}")
     most = collections.Counter()
     for program in deed.programs:
+        with tracing.set(program, f"-e trace={','.join(wanted)}"):
+            status, out, err = deed.run()
+        if status != 0 or not deed.done_well(out):
+            raise Wrong(f"a {deed.name} under strace: status {status}, {out!r}, {err}")
         by_thread = collections.Counter()
         for line in tracing.trace(program).splitlines():
             if found := CALL.match(line):
@@ -184,25 +203,27 @@ def calls(tracing, deed):
 
 
 def faults(deed, most):
-    """All that can be tried: "DEED PROGRAM CALL ERROR N", N: the how manieth call of a thread."""
+    """All that can be tried, a list for each program, call and error: "DEED PROGRAM CALL ERROR N",
+    N: the how manieth call of a thread."""
     return [
-        f"{deed.name} {program} {call} {error} {nth}"
+        [f"{deed.name} {program} {call} {error} {nth}" for nth in range(1, count + 1)]
         for (program, call), count in sorted(most.items())
         for error, names in FAULTS.items()
-        if call in names
-        for nth in range(1, count + 1)
+        if call in names and not (program == ENGINE and call in MAY_END)
     ]
 
 
 def attempt(tracing, deed, fault):
     """Tries one fault. Returns what came of it."""
     _, program, call, error, nth = fault.split()
-    with tracing.set([program], f"-e trace={call} -e inject={call}:error={error}:when={nth}"):
+    with tracing.set(program, f"-e trace={call} -e inject={call}:error={error}:when={nth}"):
         status, out, err = deed.run()
     trace = tracing.trace(program)
     if status is None:
         raise Wrong(f"a {deed.name} hangs: {err}")
-    if broken := BROKEN.search(trace):
+    if NEVER_FAILS in tracing.injected(fault):
+        return "not possible", ""
+    if (broken := BROKEN.search(trace)) and call not in MAY_END:
         raise Wrong(f"{program} ends by {broken.group(1)}: {err}")
     if "panicked" in err:
         raise Wrong(f"a panic reaches the user: {err}")
@@ -218,9 +239,12 @@ def attempt(tracing, deed, fault):
 def choose(tracing, deeds, arguments):
     if arguments.fault:
         return arguments.fault
-    every = [fault for deed in deeds for fault in faults(deed, calls(tracing, deed))]
-    chosen = random.Random(arguments.seed).sample(every, min(arguments.attempts, len(every)))
-    print(f"seed {arguments.seed}: {len(chosen)} of {len(every)} faults", flush=True)
+    kinds = [kind for deed in deeds for kind in faults(deed, calls(tracing, deed))]
+    # A kind first: most calls are of few kinds.
+    chance = random.Random(arguments.seed)
+    chosen = [chance.choice(chance.choice(kinds)) for _ in range(arguments.attempts)]
+    total = sum(map(len, kinds))
+    print(f"seed {arguments.seed}: {len(chosen)} of {total} faults of {len(kinds)} kinds", flush=True)
     return chosen
 
 
@@ -231,6 +255,7 @@ def main():
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--fault", action="append", default=[])
     parser.add_argument("--pid-file", required=True)
+    parser.add_argument("--restart-hulld", required=True)
     parser.add_argument("--state", action="append", default=[])
     parser.add_argument("wrappers")
     arguments = parser.parse_args()
@@ -238,7 +263,6 @@ def main():
     deeds = Start(arguments.image), Pull(arguments.image)
     hull("run", "--rm", "-v", "t-faultv:/v", arguments.image, "true")
     chosen = choose(tracing, deeds, arguments)
-    engine = tracing.engine()
     before, outcomes, wrong = Host(arguments.state), collections.Counter(), 0
     for fault in chosen:
         deed = next(deed for deed in deeds if deed.name == fault.split()[0])
@@ -247,10 +271,12 @@ def main():
             outcome, words = attempt(tracing, deed, fault)
             hull("pull", "-q", arguments.image)
             wait_until_as(before, arguments.state)
-            hull("version")
-            os.kill(engine, 0)
-        except (Wrong, ProcessLookupError) as error:
-            outcome, words, wrong = "WRONG", str(error), wrong + 1
+            if not tracing.engine_lives():
+                raise Wrong("the engine has ended")
+        except (Wrong, FileNotFoundError) as error:
+            outcome, words, wrong = "WRONG", f"{error}\n{tracing.injected(fault)}", wrong + 1
+            if not tracing.engine_lives():
+                run("sh", "-c", arguments.restart_hulld)
             before = Host(arguments.state)
         outcomes[outcome] += 1
         print(f"{fault}: {outcome} ({time.monotonic() - begun:.1f} s) {words}", flush=True)

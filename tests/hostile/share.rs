@@ -6,6 +6,11 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::fs::{renameat_with, RenameFlags, CWD};
 
 use crate::attacks::files::CANARY;
 
@@ -14,6 +19,47 @@ pub(crate) struct Share {
     root: tempfile::TempDir,
     server: Child,
     pub(crate) connection: UnixStream,
+    swapper: Swapper,
+}
+
+/// Somebody else in the directory, who puts a link in the place of a directory and back.
+struct Swapper {
+    ending: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Swapper {
+    fn start(shared: &Path) -> io::Result<Self> {
+        let (directory, link) = (shared.join("swap"), shared.join("swapped"));
+        fs::create_dir(&directory)?;
+        std::os::unix::fs::symlink("..", &link)?;
+        let ending = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ending);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                // The guest may have removed one of them.
+                let _ = renameat_with(CWD, &directory, CWD, &link, RenameFlags::EXCHANGE);
+                std::thread::yield_now();
+            }
+        });
+        Ok(Self {
+            ending,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Swapper {
+    fn end(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+impl Drop for Swapper {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 impl Share {
@@ -38,6 +84,7 @@ impl Share {
         fs::write(shared.join("f"), "of the share")?;
         fs::write(root.path().join("canary"), CANARY)?;
         std::os::unix::fs::symlink("../canary", shared.join("link"))?;
+        let swapper = Swapper::start(&shared)?;
         let path = root.path().join("socket");
         let listener = UnixListener::bind(&path)?;
         let connection = UnixStream::connect(&path)?;
@@ -56,11 +103,13 @@ impl Share {
             root,
             server,
             connection,
+            swapper,
         })
     }
 
     /// The server lives, if it must, and nothing beside the directory was changed.
     pub(crate) fn check(mut self, must_live: bool) -> Result<(), String> {
+        self.swapper.end();
         let ended = self.server.try_wait().map_err(|error| error.to_string())?;
         if let Some(status) = ended.filter(|_| must_live) {
             let log = fs::read_to_string(self.root.path().join("log")).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! Against the server of a shared directory: FUSE requests that no kernel would make.
 //!
 //! The directory holds `f`, `d/` and `link`, which leads to a file beside the directory. That file
-//! holds [`CANARY`]: no answer may.
+//! holds [`CANARY`]: no answer may. `swap/` and `swapped`, a link to what is beside the directory,
+//! change places all the time.
 
 use super::{with_share, Attack, Outcome};
 use crate::code::{Code, Width};
@@ -25,6 +26,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         LAYER,
         "opens, reads, lists and changes nodes 0 to 40 and all ones by handles 0 to 3 and all ones",
         nodes,
+    ),
+    with_share(
+        "links_in_the_place_of_directories",
+        LAYER,
+        "looks up, makes, reads and removes through a directory that another side swaps with a link to the outside all the time, 60 times",
+        swapped,
     ),
     malformed(
         "names_without_an_end",
@@ -241,6 +248,32 @@ fn names(code: &mut Code) {
         }
         client.ask(op::LOOKUP, node, b"..\0");
     }
+}
+
+/// See [`crate::share`] for who swaps them.
+fn swapped(code: &mut Code) {
+    let base = window(Slot::FS);
+    Client::started(code);
+    // The rings go on from where INIT left them, so each round begins anew.
+    code.repeat(60, |code| {
+        code.set(base + reg::STATUS, 0);
+        let mut client = Client::started(code);
+        for name in [&b"swap\0"[..], b"swapped\0"] {
+            client.ask(op::LOOKUP, ROOT, name);
+        }
+        for node in 2..4 {
+            client.ask(op::LOOKUP, node, b"canary\0");
+            client.ask(op::MKDIR, node, b"\xff\x01\0\0\0\0\0\0made\0");
+            client.ask(op::SYMLINK, node, b"stolen\0canary\0");
+            client.ask(op::RENAME, node, b"\x01\0\0\0\0\0\0\0canary\0f\0");
+            client.ask(op::UNLINK, node, b"canary\0");
+            client.ask(op::RMDIR, node, b"made\0");
+        }
+        for node in 2..8 {
+            client.ask(op::READLINK, node, &[]);
+            client.read(node, 0);
+        }
+    });
 }
 
 fn endless(code: &mut Code) {

@@ -47,6 +47,39 @@ pub(super) const ATTACKS: &[Attack] = &[
         "reads and writes of 4,000 numbers: architectural, KVM's, AMD's, Intel's, invented ones",
         msrs,
     ),
+    contained(
+        "model_specific_registers_written",
+        "KVM",
+        "writes zeros and ones to 9,000 numbers, those that move or stop the CPU's own parts among them",
+        msr_writes,
+    ),
+    served(
+        "deadlines_in_the_past",
+        "KVM",
+        "the local timer in its deadline mode, 20,000 deadlines that have passed",
+        deadlines,
+    ),
+    contained(
+        "machine_checks",
+        "KVM",
+        "all banks of the machine check architecture written, and its exception raised, with and without a handler's consent",
+        machine_checks,
+    ),
+    served(
+        "processors_that_are_not_there",
+        "KVM",
+        "10,000 times INIT and a start-up interrupt to all others and to 254 numbers",
+        processors,
+    ),
+    contained(
+        "its_own_processor_reset",
+        "KVM",
+        "INIT to all processors, its own among them",
+        |code| {
+            code.set(LOCAL_APIC + 0xf0, 0x1ff)
+                .set(LOCAL_APIC + 0x300, 0x8_4500);
+        },
+    ),
     served(
         "cpuid_of_every_leaf",
         "KVM",
@@ -78,6 +111,19 @@ pub(super) const ATTACKS: &[Attack] = &[
         "faults without a handler",
         |code| {
             code.triple_fault();
+        },
+    ),
+    ends(
+        "interrupt_that_cannot_be_masked",
+        "a vCPU triple-faulted",
+        "vCPU loop",
+        "sends itself a non-maskable interrupt without a handler",
+        |code| {
+            code.set(LOCAL_APIC + 0xf0, 0x1ff)
+                .set(LOCAL_APIC + 0x300, 0x4_4400)
+                .repeat(1_000, |code| {
+                    code.raw(&[0x90]);
+                });
         },
     ),
     ends(
@@ -227,6 +273,74 @@ fn msrs(code: &mut Code) {
                 // mov ecx, edi; xor edx, edx; push value; pop eax; wrmsr
                 code.raw(&[0x89, 0xf9, 0x31, 0xd2, 0x6a, value, 0x58, 0x0f, 0x30]);
             });
+        }
+    }
+}
+
+fn msr_writes(code: &mut Code) {
+    code.skip_faults(2);
+    let ranges = [
+        (0u32, 0x2000),
+        (0x4000_0000, 0x4000_0200),
+        (0x4b56_4d00, 0x4b56_4d20),
+        (0xc000_0080, 0xc000_0180),
+        (0xc001_0000, 0xc001_0140),
+    ];
+    for (first, end) in ranges {
+        code.sweep(first, end, 1, |code| {
+            // mov ecx, edi; xor edx, edx; xor eax, eax; wrmsr
+            code.raw(&[0x89, 0xf9, 0x31, 0xd2, 0x31, 0xc0, 0x0f, 0x30]);
+            // mov ecx, edi; or edx, -1; or eax, -1; wrmsr
+            code.raw(&[0x89, 0xf9, 0x83, 0xca, 0xff, 0x83, 0xc8, 0xff, 0x0f, 0x30]);
+        });
+    }
+}
+
+fn deadlines(code: &mut Code) {
+    code.skip_faults(2)
+        .set(LOCAL_APIC + 0xf0, 0x1ff)
+        // Masked, mode 2.
+        .set(LOCAL_APIC + 0x320, 0x5_0030)
+        .repeat(20_000, |code| {
+            // mov ecx, 0x6e0; xor edx, edx; mov eax, 1; wrmsr
+            code.ecx(0x6e0).raw(&[0x31, 0xd2]).eax(1).raw(&[0x0f, 0x30]);
+        });
+}
+
+fn machine_checks(code: &mut Code) {
+    // wrmsr, rdmsr and int have two bytes.
+    code.skip_faults(2);
+    for (first, end) in [(0x179u32, 0x17c), (0x280, 0x2a0), (0x400, 0x480)] {
+        for value in [0u8, 1, 0x7f, 0xff] {
+            code.sweep(first, end, 1, |code| {
+                // mov ecx, edi; push value; pop eax; cdq; wrmsr; rdmsr
+                code.raw(&[0x89, 0xf9, 0x6a, value, 0x58, 0x99, 0x0f, 0x30, 0x0f, 0x32]);
+            });
+        }
+    }
+    for consent in [0u8, 0x40] {
+        // mov eax, cr4; and al, 0xbf; or al, consent; mov cr4, eax; int 18
+        code.raw(&[
+            0x0f, 0x20, 0xe0, 0x24, 0xbf, 0x0c, consent, 0x0f, 0x22, 0xe0,
+        ]);
+        code.raw(&[0xcd, 18]);
+    }
+}
+
+fn processors(code: &mut Code) {
+    const INIT: u32 = 0x4500;
+    const START: u32 = 0x4610;
+    const ALL_OTHERS: u32 = 0xc_0000;
+    code.set(LOCAL_APIC + 0xf0, 0x1ff).repeat(10_000, |code| {
+        for command in [INIT, START] {
+            code.set(LOCAL_APIC + 0x300, ALL_OTHERS | command);
+        }
+    });
+    // Number 0 is the sender, and 255 are all.
+    for number in 1..=254u32 {
+        for command in [INIT, START] {
+            code.set(LOCAL_APIC + 0x310, number << 24)
+                .set(LOCAL_APIC + 0x300, command);
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::{served, Attack};
 use crate::code::{Code, Width};
-use crate::driver::{parts, reg, window, windows, DEVICES, ENTRIES, FEATURES_OK};
+use crate::driver::{
+    available, descriptor, parts, reg, window, windows, DATA, DEVICES, ENTRIES, FEATURES_OK, WRITE,
+};
 use hull_vm_config::Slot;
 
 const LAYER: &str = "virtio-mmio transport";
@@ -73,6 +75,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         LAYER,
         "acknowledges every interrupt bit 10,000 times",
         acknowledge,
+    ),
+    served(
+        "devices_that_are_not_there",
+        LAYER,
+        "drives the empty slots, those of a balloon and of pluggable memory among them: queues, page lists, requests for more memory, kicks",
+        absent,
     ),
 ];
 
@@ -269,5 +277,34 @@ fn acknowledge(code: &mut Code) {
             .repeat(2_000, |code| {
                 code.set(base + 0x64, u32::MAX);
             });
+    }
+}
+
+fn absent(code: &mut Code) {
+    const DEVICE_ID: u32 = 8;
+    let [table, ring, _] = parts(0);
+    // Page numbers of a balloon, and a request to plug memory, both far beyond what is there.
+    let pages: Vec<u8> = (0..1024u32)
+        .flat_map(|page| (page << 16).to_le_bytes())
+        .collect();
+    let chain = [
+        descriptor(DATA.into(), 4096, 0, 0),
+        descriptor(DATA.into(), 24, WRITE, 0),
+    ];
+    code.clear(3)
+        .place(DATA, &pages)
+        .place(table, &chain.concat())
+        .place(ring, &available(2, &[0, 1]));
+    for slot in [Slot::BALLOON, Slot::MEM, Slot::SPARE, Slot::VOLUMES[3]] {
+        let base = window(slot);
+        code.drive(base, 3);
+        for queue in 0..3 {
+            code.set(base + reg::NOTIFY, queue);
+        }
+        for offset in (0..64).step_by(4) {
+            code.set(base + reg::CONFIG + offset, u32::MAX);
+        }
+        code.load(Width::Long, base + DEVICE_ID)
+            .expect(u32::MAX, 0, "a device is there");
     }
 }

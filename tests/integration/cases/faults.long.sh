@@ -3,5 +3,5 @@
 
 case_a_failing_call_fails_or_spares_what_is_done() {
     . tests/integration/cases/faults.sh
-    faults --attempts "${FAULTS:-40}" ${FAULT_SEED:+--seed "$FAULT_SEED"}
+    faults --attempts "${HULL_FAULTS:-40}" ${HULL_FAULT_SEED:+--seed "$HULL_FAULT_SEED"}
 }

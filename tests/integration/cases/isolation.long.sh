@@ -10,5 +10,5 @@ case_hostile_guests_end_as_the_table_says() {
 
 case_many_random_lives_leave_nothing() {
     . tests/integration/cases/leaks.sh
-    random_lives "${LEAK_STEPS:-300}" "${LEAK_SEED:-}"
+    random_lives "${HULL_LEAK_STEPS:-300}" "${HULL_LEAK_SEED:-}"
 }

@@ -13,5 +13,5 @@ random_lives() {
 }
 
 case_random_lives_leave_nothing() {
-    random_lives "${LEAK_STEPS:-10}" "${LEAK_SEED:-8}"
+    random_lives "${HULL_LEAK_STEPS:-10}" "${HULL_LEAK_SEED:-8}"
 }
