@@ -1,7 +1,7 @@
 //! The record store: one transactional file.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -17,7 +17,10 @@ const CACHE_BYTES: usize = 1 << 20;
 /// An open store. Each write is on disk when the call returns.
 #[derive(Debug, Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    path: Arc<Path>,
+    /// `None` behind a failed write: a database that has seen one refuses all until it is opened
+    /// anew.
+    database: Arc<Mutex<Option<Database>>>,
 }
 
 fn failed<E>(what: &'static str) -> impl FnOnce(E) -> EngineError
@@ -33,66 +36,17 @@ where
 impl Store {
     /// Opens the store at `path`, or makes it.
     pub fn open(path: &Path) -> Result<Self> {
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|source| EngineError::StoreDamaged {
-                path: path.to_owned(),
-                source: Box::new(source),
-            })?;
-        let store = Self {
-            database: Arc::new(database),
-        };
-        store.check_schema(path.to_owned())?;
-        Ok(store)
-    }
-
-    fn check_schema(&self, path: PathBuf) -> Result<()> {
-        let write = self.database.begin_write().map_err(failed("begin"))?;
-        {
-            let mut meta = write.open_table(META).map_err(failed("open its header"))?;
-            let found = meta
-                .get(SCHEMA_KEY)
-                .map_err(failed("read its header"))?
-                .map(|v| v.value());
-            match found {
-                Some(found) if found > SCHEMA => {
-                    return Err(EngineError::StoreTooNew {
-                        path,
-                        found,
-                        known: SCHEMA,
-                    });
-                }
-                Some(_) => {}
-                None => {
-                    meta.insert(SCHEMA_KEY, SCHEMA)
-                        .map_err(failed("write its header"))?;
-                }
-            }
-            write
-                .open_table(CONTAINERS)
-                .map_err(failed("make its table"))?;
-        }
-        write.commit().map_err(failed("commit"))
+        let database = open_database(path)?;
+        check_schema(&database, path.to_owned())?;
+        Ok(Self {
+            path: path.into(),
+            database: Arc::new(Mutex::new(Some(database))),
+        })
     }
 
     /// Every record. One that can't be decoded is an error, not a forgotten container.
     pub fn all(&self) -> Result<Vec<Record>> {
-        let read = self.database.begin_read().map_err(failed("begin"))?;
-        let table = read
-            .open_table(CONTAINERS)
-            .map_err(failed("open its table"))?;
-        let mut records = Vec::new();
-        for entry in table.iter().map_err(failed("list"))? {
-            let (_, value) = entry.map_err(failed("read a record"))?;
-            records.push(serde_json::from_slice(value.value()).map_err(|source| {
-                EngineError::Json {
-                    what: "decode a container record",
-                    source,
-                }
-            })?);
-        }
-        Ok(records)
+        self.with(all_records)
     }
 
     /// Writes one record.
@@ -126,17 +80,90 @@ impl Store {
             + Send
             + 'static,
     ) -> Result<()> {
-        let database = Arc::clone(&self.database);
-        let written = tokio::task::spawn_blocking(move || -> Result<()> {
-            let write = database.begin_write().map_err(failed(what))?;
-            {
-                let mut table = write.open_table(CONTAINERS).map_err(failed(what))?;
-                change(&mut table).map_err(failed(what))?;
-            }
-            write.commit().map_err(failed(what))
+        let store = self.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            store.with(|database| {
+                let write = database.begin_write().map_err(failed(what))?;
+                {
+                    let mut table = write.open_table(CONTAINERS).map_err(failed(what))?;
+                    change(&mut table).map_err(failed(what))?;
+                }
+                write.commit().map_err(failed(what))
+            })
         });
         written.await.map_err(failed(what))?
     }
+
+    /// Does something with the database, and closes it if that fails.
+    fn with<T>(&self, act: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let mut place = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match place.take() {
+            Some(database) => database,
+            None => open_database(&self.path)?,
+        };
+        let done = act(&database);
+        if done.is_ok() {
+            *place = Some(database);
+        }
+        done
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database> {
+    Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)
+        .map_err(|source| EngineError::StoreDamaged {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+}
+
+fn check_schema(database: &Database, path: PathBuf) -> Result<()> {
+    let write = database.begin_write().map_err(failed("begin"))?;
+    {
+        let mut meta = write.open_table(META).map_err(failed("open its header"))?;
+        let found = meta
+            .get(SCHEMA_KEY)
+            .map_err(failed("read its header"))?
+            .map(|v| v.value());
+        match found {
+            Some(found) if found > SCHEMA => {
+                return Err(EngineError::StoreTooNew {
+                    path,
+                    found,
+                    known: SCHEMA,
+                });
+            }
+            Some(_) => {}
+            None => {
+                meta.insert(SCHEMA_KEY, SCHEMA)
+                    .map_err(failed("write its header"))?;
+            }
+        }
+        write
+            .open_table(CONTAINERS)
+            .map_err(failed("make its table"))?;
+    }
+    write.commit().map_err(failed("commit"))
+}
+
+fn all_records(database: &Database) -> Result<Vec<Record>> {
+    let read = database.begin_read().map_err(failed("begin"))?;
+    let table = read
+        .open_table(CONTAINERS)
+        .map_err(failed("open its table"))?;
+    let mut records = Vec::new();
+    for entry in table.iter().map_err(failed("list"))? {
+        let (_, value) = entry.map_err(failed("read a record"))?;
+        records.push(serde_json::from_slice(value.value()).map_err(|source| {
+            EngineError::Json {
+                what: "decode a container record",
+                source,
+            }
+        })?);
+    }
+    Ok(records)
 }
 
 #[cfg(test)]
@@ -182,6 +209,17 @@ mod tests {
             found.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(),
             ["b"]
         );
+    }
+
+    #[tokio::test]
+    async fn a_store_goes_on_behind_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("c.redb")).unwrap();
+        store.put(&record("a")).await.unwrap();
+        let failing = |_: &Database| Err::<(), _>(EngineError::BadRequest("a full disk".into()));
+        assert!(store.with(failing).is_err());
+        store.put(&record("b")).await.unwrap();
+        assert_eq!(store.all().unwrap().len(), 2);
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ import time
 
 # What takes longer than this to be as it should is wrong, in seconds.
 LIMIT = 40
+# What records and logs may grow by, in bytes.
+GROWTH = 16 << 20
 
 
 class Wrong(Exception):
@@ -43,20 +45,58 @@ def processes(pattern):
     return found
 
 
+# The engine is not one of them: it stays.
+HULLS = r"(hull-vmm|\S*containerd-shim-hull|\S*virtiofsd|\S*hull-unpack)"
+
+
+def namespaces():
+    """Of all processes."""
+    found = set()
+    for pid in processes(""):
+        try:
+            found |= {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in os.listdir(f"/proc/{pid}/ns")}
+        except OSError:
+            continue
+    return found
+
+
+def space(state):
+    """Bytes on disk."""
+    total = 0
+    for top in state:
+        for path, _, files in os.walk(top):
+            for name in files:
+                try:
+                    total += os.lstat(os.path.join(path, name)).st_blocks * 512
+                except FileNotFoundError:
+                    continue
+    return total
+
+
+def locks(state):
+    """Locked files of the engine: their inodes, which /proc/locks names."""
+    paths = [os.path.join(path, name) for top in state for path, _, files in os.walk(top) for name in files]
+    inodes = {os.lstat(path).st_ino for path in paths if os.path.lexists(path)}
+    with open("/proc/locks") as file:
+        lines = [line.split() for line in file]
+    numbers = [int(word.rsplit(":", 1)[1]) for line in lines for word in line if word.count(":") == 2]
+    return [number for number in numbers if number in inodes]
+
+
 class Host:
     """What Hull could leave behind."""
 
     def __init__(self, state):
         self.facts = collections.OrderedDict(
-            processes=sorted(
-                processes(r"(hull-vmm|\S*containerd-shim-hull|\S*virtiofsd|\S*hull-unpack)").values()
-            ),
+            processes=sorted(processes(HULLS).values()),
             mounts=sorted(line.split()[1] for line in open("/proc/mounts")),
             interfaces=sorted(os.listdir("/sys/class/net")),
             rules=sorted(
                 re.sub(r"(handle|packets|bytes) \d+", "", line).strip()
                 for line in run("nft", "list", "ruleset", want=None).splitlines()
             ),
+            namespaces=sorted(namespaces()),
+            locks=sorted(locks(state)),
             cgroups=sorted(path for path, _, _ in os.walk("/sys/fs/cgroup")),
             files=sorted(
                 os.path.join(path, name)
@@ -65,6 +105,7 @@ class Host:
                 for name in folders + files
             ),
         )
+        self.space = space(state)
 
     def differences(self, before):
         for name, facts in self.facts.items():
@@ -72,6 +113,8 @@ class Host:
             new = [fact for fact in facts if fact not in before.facts[name]]
             if gone or new:
                 yield f"{name}: new {new}, gone {gone}"
+        if before.space + GROWTH < self.space:
+            yield f"space: {self.space} bytes, {before.space} before"
 
 
 def open_files(pid_file):
@@ -79,9 +122,9 @@ def open_files(pid_file):
         return len(os.listdir(f"/proc/{file.read().strip()}/fd"))
 
 
-def wait_until_as(before, state):
+def wait_until_as(before, state, limit=LIMIT):
     """Waits until the host is as it was."""
-    until = time.monotonic() + LIMIT
+    until = time.monotonic() + limit
     while left := list(Host(state).differences(before)):
         if until < time.monotonic():
             raise Wrong("left behind: " + "; ".join(left))

@@ -269,6 +269,11 @@ async fn attach_to(client: &Client, id: &str, stdin: bool) -> Result<Attached> {
 
 async fn exit_code(waiting: Response<Incoming>) -> Result<ExitCode> {
     let answer = read_json(waiting).await?;
+    for why in [&answer["HullReason"], &answer["Error"]["Message"]] {
+        if let Some(why) = why.as_str() {
+            eprintln!("hull: {why}");
+        }
+    }
     Ok(status_byte(&answer["StatusCode"]))
 }
 

@@ -12,9 +12,10 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bollard_stubs::models::{
     ContainerCreateResponse, ContainerPruneResponse, ContainerSummary, ContainerTopResponse,
-    ContainerUpdateResponse, ContainerWaitResponse,
+    ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse,
 };
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -211,6 +212,15 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ContainerPrun
     }))
 }
 
+/// Docker's answer, and why a VM ended by itself: with `--rm` nobody could ask for it any more.
+#[derive(Serialize)]
+struct Waited {
+    #[serde(flatten)]
+    docker: ContainerWaitResponse,
+    #[serde(rename = "HullReason", skip_serializing_if = "String::is_empty")]
+    reason: String,
+}
+
 async fn wait(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<Response> {
     let container = engine.container(&id)?;
     let condition = match query.get("condition") {
@@ -224,9 +234,19 @@ async fn wait(engine: Shared, Path(id): Path<String>, Query(query): Query) -> An
     let ended = container.wait(condition);
     // The head goes out now: clients start the container once they have it.
     let body = futures_util::stream::once(async move {
-        let answer = ContainerWaitResponse {
-            status_code: ended.await,
-            error: None,
+        let status_code = ended.await;
+        let failure = match condition {
+            WaitCondition::Removed => container.progress.borrow().not_removed.clone(),
+            WaitCondition::NotRunning | WaitCondition::NextExit => None,
+        };
+        let answer = Waited {
+            docker: ContainerWaitResponse {
+                status_code,
+                error: failure.map(|message| ContainerWaitExitError {
+                    message: Some(message),
+                }),
+            },
+            reason: container.lock().state.error.clone(),
         };
         serde_json::to_vec(&answer).map(Bytes::from)
     });

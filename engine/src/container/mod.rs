@@ -58,6 +58,8 @@ pub(crate) struct Progress {
     pub(crate) live: bool,
     /// The container is gone.
     pub(crate) removed: bool,
+    /// Why its removal failed.
+    pub(crate) not_removed: Option<String>,
     /// Exit code of the last run.
     pub(crate) exit_code: i64,
 }
@@ -69,7 +71,7 @@ pub enum WaitCondition {
     NotRunning,
     /// The next end of a run.
     NextExit,
-    /// It is gone.
+    /// It is gone, or cannot be removed.
     Removed,
 }
 
@@ -165,7 +167,7 @@ impl Container {
                         || match condition {
                             WaitCondition::NotRunning => !now.live,
                             WaitCondition::NextExit => exits < now.exits,
-                            WaitCondition::Removed => false,
+                            WaitCondition::Removed => now.not_removed.is_some(),
                         }
                 })
                 .await;

@@ -78,6 +78,9 @@ impl Engine {
                     Self::advance(record, Event::RemoveFailed)
                 })
                 .await;
+            container.progress.send_modify(|progress| {
+                progress.not_removed = Some(error.message());
+            });
             return;
         }
         self.containers_mut().remove(id);

@@ -1,4 +1,5 @@
 # Random lives of containers against a model: nothing is left, whoever was killed.
+# seconds: 1500
 
 restart() { cat <<END
 cd '$PWD'; HARNESS='$HARNESS' HULL_HOST='$HULL_HOST'; . tests/integration/harness.sh; hulld_start
