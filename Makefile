@@ -6,7 +6,7 @@ MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-long bench build programs kernel virtiofsd images setup lint sbom fmt deb unit machine-test fuzz clean
+.PHONY: help demo test test-long reproducible bench build programs kernel virtiofsd images setup lint sbom fmt deb unit machine-test fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,7 @@ test: setup lint unit build machine-test ## all tests that end within an hour fr
 
 test-long: setup build images ## what takes longer than `make test` may
 	tests/integration/in-machine --timeout 7200 --machines 2 --long
+	tests/checks/reproducible
 
 bench: setup build images ## start-up time, exec, output and memory beside runc, crun and QEMU microvm
 	tests/machine/run --timeout 3600 -- tests/bench/start
@@ -28,6 +29,8 @@ setup: ## install what building and testing needs
 
 build: programs kernel virtiofsd ## everything into dist/
 
+# No path of this machine gets into a program, so the same source gives the same bytes anywhere.
+programs: export RUSTFLAGS := --remap-path-prefix=$(CURDIR)=/hull --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 programs: ## the Rust programs and the initramfs
 	cargo build --release --locked -p hull-vmm -p hull-shim -p hull-engine -p hull
 	cargo build --profile guest --locked -p hull-agent --target $(MUSL)
@@ -55,6 +58,9 @@ lint: ## formatting, clippy, licences and versions of dependencies
 sbom: ## what the programs are made of, as CycloneDX, in dist/
 	@mkdir -p $(DIST)
 	tests/checks/sbom $(DIST)/sbom.json
+
+reproducible: ## builds all programs twice, in two folders, and compares them (takes as long)
+	tests/checks/reproducible
 
 fmt:
 	cargo fmt --all

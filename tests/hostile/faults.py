@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 
-from host import Host, Wrong, hull, run, wait_until_as
+from host import Host, Wrong, attach, hull, pid_in, run, wait_until_as
 
 FAULTS = {
     "ENOSPC": ["openat", "mkdir", "mkdirat", "write", "pwrite64", "ftruncate", "fallocate", "symlink",
@@ -74,8 +74,7 @@ class Tracing:
         return hull("version", want=None) != "" and os.path.exists(f"/proc/{self.engine()}")
 
     def engine(self):
-        with open(self.pid_file) as file:
-            return int(file.read())
+        return pid_in(self.pid_file)
 
     @contextlib.contextmanager
     def set(self, program, options):
@@ -85,7 +84,7 @@ class Tracing:
             os.remove(self.trace_file(program))
         attached = None
         if program == ENGINE:
-            attached = self.attach(options)
+            attached = attach(self.pid_file, self.trace_file(ENGINE), options.split())
         else:
             self.write_options(program, options)
         try:
@@ -100,28 +99,6 @@ class Tracing:
     def write_options(self, program, text):
         with open(os.path.join(self.folder, f"{program}.options"), "w") as file:
             file.write(text)
-
-    def attach(self, options):
-        pid = self.engine()
-        threads = os.listdir(f"/proc/{pid}/task")
-        command = ["strace", "-q", "-o", self.trace_file(ENGINE), *options.split()]
-        command += [word for thread in threads for word in ("-p", thread)]
-        tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + HANG
-        while any(self.tracer_of(pid, thread) not in (None, tracer.pid) for thread in threads):
-            if tracer.poll() is not None or until < time.monotonic():
-                raise Wrong(f"strace does not attach to {pid}")
-            time.sleep(0.05)
-        return tracer
-
-    @staticmethod
-    def tracer_of(pid, thread):
-        """`None` for a thread that has ended."""
-        try:
-            with open(f"/proc/{pid}/task/{thread}/status") as file:
-                return int(re.search(r"TracerPid:\s+(\d+)", file.read()).group(1))
-        except (FileNotFoundError, ProcessLookupError):
-            return None
 
 
 class Deed:

@@ -117,9 +117,37 @@ class Host:
             yield f"space: {self.space} bytes, {before.space} before"
 
 
-def open_files(pid_file):
+def pid_in(pid_file):
     with open(pid_file) as file:
-        return len(os.listdir(f"/proc/{file.read().strip()}/fd"))
+        return int(file.read())
+
+
+def open_files(pid_file):
+    return len(os.listdir(f"/proc/{pid_in(pid_file)}/fd"))
+
+
+def attach(pid_file, trace, options):
+    """strace on the threads that the process has, and not on those that it makes."""
+    pid = pid_in(pid_file)
+    threads = os.listdir(f"/proc/{pid}/task")
+    command = ["strace", "-q", "-o", trace, *options]
+    command += [word for thread in threads for word in ("-p", thread)]
+    tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + LIMIT
+    while any(tracer_of(pid, thread) not in (None, tracer.pid) for thread in threads):
+        if tracer.poll() is not None or until < time.monotonic():
+            raise Wrong(f"strace does not attach to {pid}")
+        time.sleep(0.05)
+    return tracer
+
+
+def tracer_of(pid, thread):
+    """`None` for a thread that has ended."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/status") as file:
+            return int(re.search(r"TracerPid:\s+(\d+)", file.read()).group(1))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def wait_until_as(before, state, limit=LIMIT):

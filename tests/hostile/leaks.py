@@ -2,9 +2,10 @@
 """usage: leaks.py --image IMAGE --steps N [--seed N] --restart-hulld COMMAND --pid-file FILE
 
 Random lives of a few containers, against a model of what their states must be, with kill -9 of
-Hull's processes in between. At the end all is removed, and the host must be as it was: processes,
-mounts, interfaces, packet rules, cgroups, files of the engine, its open files. The seed is printed;
-the same seed makes the same steps.
+Hull's processes in between and in the middle of starts, with starts on a full disk, and with
+networks and volumes that come and go. At the end all is removed, and the host must be as it was:
+processes, namespaces, mounts, interfaces, packet rules, cgroups, files of the engine, their locks and
+the disk space, its open files. The seed is printed; the same seed makes the same steps.
 """
 import argparse
 import json
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from host import LIMIT, Host, Wrong, hull, open_files, run, wait_until_as
+from host import LIMIT, Host, Wrong, attach, hull, open_files, pid_in, run, wait_until_as
 
 SLOTS = 3
 
@@ -46,7 +47,10 @@ class Model:
     def steps(self, life):
         """What can be done to a container as it is."""
         return {
-            None: [self.create, self.create, self.start_new],
+            None: [
+                self.create, self.create, self.start_new, self.start_on_a_full_disk, self.cut_start,
+                self.other_network, self.other_volume,
+            ],
             "created": [self.start, self.remove, self.connect],
             "exited": [self.start, self.remove, self.restart],
             "running": [
@@ -83,6 +87,40 @@ class Model:
     def start_new(self, life):
         hull("run", "-d", "--name", life.name, *self.options(), self.arguments.image, "sleep", "600")
         life.state = "running"
+
+    def start_on_a_full_disk(self, life):
+        """Once, and anywhere in the engine's part of a start."""
+        calls = self.random.choice(["openat", "mkdir", "ftruncate", "pwrite64"])
+        nth = self.random.randrange(1, 40)
+        options = ["-e", f"trace={calls}", "-e", f"inject={calls}:error=ENOSPC:when={nth}"]
+        tracer = attach(self.arguments.pid_file, "/dev/null", options)
+        try:
+            hull("run", "-d", "--name", life.name, *self.options(), self.arguments.image, "sleep", "600",
+                 want=None)
+        finally:
+            tracer.terminate()
+            tracer.wait()
+        hull("rm", "-f", life.name, want=None)
+
+    def cut_start(self, life):
+        starting = subprocess.Popen(
+            ["hull", "run", "-d", "--name", life.name, *self.options(), self.arguments.image, "sleep", "600"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        time.sleep(self.random.random() * 2)
+        self.kill_engine(life)
+        starting.wait(timeout=LIMIT)
+        hull("rm", "-f", life.name, want=None)
+
+    def other_network(self, life):
+        hull("network", "create", "t-leako")
+        hull("run", "--rm", "--name", life.name, "--network", "t-leako", self.arguments.image, "true")
+        hull("network", "rm", "t-leako")
+
+    def other_volume(self, life):
+        hull("volume", "create", "t-leakw")
+        hull("run", "--rm", "--name", life.name, "-v", "t-leakw:/w", self.arguments.image, "touch", "/w/f")
+        hull("volume", "rm", "t-leakw")
 
     def start(self, life):
         hull("start", life.name)
@@ -152,8 +190,7 @@ class Model:
         client.wait()
 
     def kill_engine(self, _life):
-        with open(self.arguments.pid_file) as file:
-            os.kill(int(file.read()), 9)
+        os.kill(pid_in(self.arguments.pid_file), 9)
         run("sh", "-c", self.arguments.restart_hulld)
 
     def clear(self):
@@ -174,7 +211,9 @@ def main():
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {arguments.steps} steps", flush=True)
     model = Model(arguments)
-    # A network's bridge and its rules come with its first container, and stay as long as it.
+    # A network's bridge and its rules come with its first container, and stay as long as it; the
+    # default network's, too.
+    hull("run", "--rm", arguments.image, "true")
     for network in ("t-leakn", "t-leakm"):
         hull("network", "create", network)
         hull("run", "--rm", "--network", network, "-v", "t-leakv:/v", arguments.image, "true")

@@ -84,6 +84,8 @@ macro_rules! rules {
     };
 }
 
+/// A vCPU gets its work from KVM_RUN alone.
+const WAITING: &[ThreadKind] = &[Main, EventLoop];
 const EVENT_LOOP: &[ThreadKind] = &[EventLoop];
 const VCPU: &[ThreadKind] = &[Vcpu];
 const NO_EXEC: Argument = without(2, libc::PROT_EXEC as u32);
@@ -102,8 +104,7 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_gettid() ALL: "abort and panic messages name their thread";
     SYS_getpid() ALL: "abort signals its own process";
     SYS_tgkill(is_this_process(0), is(2, libc::SIGABRT as u32)) ALL: "abort ends the process";
-    SYS_nanosleep() ALL: "bounded waits";
-    SYS_clock_nanosleep() ALL: "bounded waits of the standard library";
+    SYS_clock_nanosleep() WAITING: "bounded waits of the standard library";
     SYS_clock_gettime() ALL: "time, where the vDSO can't tell it";
     SYS_getrandom() ALL: "keys of hash maps; the entropy device";
 
@@ -116,7 +117,7 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_madvise(is(2, libc::MADV_DONTNEED as u32)) ALL: "the allocator trims; the balloon takes pages";
 
     // Open descriptors.
-    SYS_read() ALL: "eventfds, taps, sockets";
+    SYS_read() WAITING: "eventfds, taps, sockets";
     SYS_write() ALL: "eventfds, taps, sockets, messages on stderr";
     SYS_close() ALL: "connections and files end";
     SYS_fcntl(is(1, libc::F_GETFD as u32)) ALL: "debug builds check that a descriptor is open as they close it";
