@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 MEDIA = "application/vnd.oci.image"
 
@@ -59,6 +60,12 @@ def compressed(raw, how):
     return raw
 
 
+class Packed(NamedTuple):
+    """A layer that is too large for memory: its blob, and the sum of what that unpacks to."""
+    blob: bytes
+    sha256: str
+
+
 class Layout:
     """An OCI image layout in memory."""
 
@@ -77,8 +84,10 @@ class Layout:
               diff_ids=None, media=None):
         """The manifest's descriptor, and those of the layers."""
         suffix = {"gzip": "+gzip", "zstd": "+zstd"}.get(compress, "")
-        descriptors = [self.add(compressed(raw, compress), media or f"{MEDIA}.layer.v1.tar{suffix}") for raw in layers]
-        ids = ["sha256:" + hashlib.sha256(raw).hexdigest() for raw in layers]
+        packed = [each if isinstance(each, Packed) else Packed(compressed(each, compress), hashlib.sha256(each).hexdigest())
+                  for each in layers]
+        descriptors = [self.add(each.blob, media or f"{MEDIA}.layer.v1.tar{suffix}") for each in packed]
+        ids = ["sha256:" + each.sha256 for each in packed]
         platform = {"architecture": architecture, "os": os, **({"variant": variant} if variant else {})}
         config = self.document({**platform, "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], **(config_extra or {})},
                                 "rootfs": {"type": "layers", "diff_ids": diff_ids or ids}}, f"{MEDIA}.config.v1+json")
@@ -215,6 +224,34 @@ def size_fields(out):
     record = padded(b"13 size=5000\n")
     pax = header("x", b"%011o\0" % 13, b"x") + record + header("pax", b"0" * 11 + b"\0") + data
     write_image(out, [busybox_layer(), base256 + pax + after + b"\0" * 1024])
+
+
+@scenario
+def beyond_4_gib(out):
+    """Two files that are longer than 32 bits can say: one has a base-256 size and a number each 64 MiB, the other a
+    size of more than 8 GiB in its PAX header and is mostly holes. Prints the sum of the first."""
+    count, step, tail = 65, 64 << 20, b"tail\n"
+    zeros = bytes(step - 512)
+    size = count * step + len(tail)
+    whole, content, blob = hashlib.sha256(), hashlib.sha256(), []
+
+    def put(data, frame=None, of_file=False):
+        whole.update(data)
+        if of_file:
+            content.update(data)
+        blob.append(frame or compressed(data, "zstd"))
+
+    put(header("large", b"\x80" + size.to_bytes(11, "big")))
+    frame = compressed(zeros, "zstd")
+    for number in range(count):
+        put(padded(b"%d\n" % number), of_file=True)
+        put(zeros, frame, of_file=True)
+    put(tail, of_file=True)
+    put(bytes(-size % 512))
+    put(layer(sparse_1_0("holes", (9 << 30) + 1, [(0, b"x" * 512), (5 << 30, b"y" * 512), (9 << 30, b"z")]),
+              entry("after", data=b"after\n")))
+    write_image(out, [busybox_layer(), Packed(b"".join(blob), whole.hexdigest())], compress="zstd")
+    print(content.hexdigest())
 
 
 @scenario
