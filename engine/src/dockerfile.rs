@@ -56,7 +56,7 @@ pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), Stri
         other => {
             return Err(format!(
                 "{} is not a valid change command",
-                other.to_lowercase()
+                other.to_uppercase()
             ))
         }
     }

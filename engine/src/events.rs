@@ -115,7 +115,7 @@ pub fn matches(event: &EventMessage, filters: &Filters) -> bool {
         "label" => wanted.iter().all(|w| label_matches(w, attributes)),
         "scope" => wanted.iter().any(|w| w == "local"),
         "network" | "volume" | "plugin" | "daemon" => {
-            typ == *key && wanted.iter().any(|w| w == actor_id)
+            typ == *key && wanted.iter().any(|w| w == name || is_prefix(w, actor_id))
         }
         _ => true,
     })

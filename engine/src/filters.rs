@@ -48,7 +48,7 @@ pub(crate) fn until(filters: &Filters) -> Result<Option<Timestamp>> {
         return Ok(None);
     };
     match values.as_slice() {
-        [value] => time("until", value).map(Some),
+        [value] => time(value).map(Some),
         _ => Err(EngineError::BadRequest(
             "more than one until filter specified".to_owned(),
         )),
@@ -72,12 +72,16 @@ pub(crate) fn booleans(filters: &Filters, key: &str) -> Result<Option<Vec<bool>>
 
 /// A time as Docker's clients write it: seconds since the epoch with a fraction, RFC 3339 in full
 /// or a part of it (UTC then), or a duration before now such as `1h30m`.
-pub(crate) fn time(key: &str, text: &str) -> Result<Timestamp> {
+pub(crate) fn time(text: &str) -> Result<Timestamp> {
     let read = of_epoch(text)
         .or_else(|| text.parse().ok())
         .or_else(|| of_date(text))
         .or_else(|| Timestamp::now().checked_sub(duration(text)?).ok());
-    read.ok_or_else(|| EngineError::BadRequest(format!("invalid value for {key}: {text:?}")))
+    read.ok_or_else(|| {
+        EngineError::BadRequest(format!(
+            "failed to parse value as time or duration: {text:?}"
+        ))
+    })
 }
 
 fn of_epoch(text: &str) -> Option<Timestamp> {
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn times_are_read_in_dockers_forms() {
-        let nanos = |text: &str| time("since", text).unwrap().as_nanosecond();
+        let nanos = |text: &str| time(text).unwrap().as_nanosecond();
         assert_eq!(nanos("12.5"), 12_500_000_000);
         assert_eq!(nanos("1970-01-01T00:00:01Z"), 1_000_000_000);
         assert_eq!(nanos("1970-01-02"), 86_400_000_000_000);
@@ -155,7 +159,7 @@ mod tests {
             "{ago}"
         );
         for bad in ["yesterday", "1x", "", "1.x", "99999999999999999999h"] {
-            assert!(time("since", bad).is_err(), "{bad}");
+            assert!(time(bad).is_err(), "{bad}");
         }
     }
 

@@ -42,6 +42,6 @@ mod streams;
 mod volumes;
 
 /// Newest Docker Engine API version that the server speaks.
-pub const API_VERSION: &str = "1.50";
+pub const API_VERSION: &str = "1.51";
 /// Oldest Docker Engine API version that the server speaks.
 pub const MIN_API_VERSION: &str = "1.24";

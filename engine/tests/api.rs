@@ -416,7 +416,7 @@ async fn what_is_not_there_is_named() {
             .await;
         assert_eq!(status, 400);
     }
-    assert_eq!(daemon.get("/v1.24/version").await["ApiVersion"], "1.50");
+    assert_eq!(daemon.get("/v1.24/version").await["ApiVersion"], "1.51");
 }
 
 #[tokio::test(flavor = "multi_thread")]

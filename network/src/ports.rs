@@ -30,9 +30,18 @@ pub enum Protocol {
     Udp,
 }
 
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
 /// A port that can't be published.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to bind host port {address}/{protocol:?}: {source}")]
+#[error("failed to bind host port {address}/{protocol}: {source}")]
 pub struct PortError {
     /// On the host.
     pub address: SocketAddr,
@@ -63,6 +72,13 @@ impl Published {
     /// [`Bound::serve`].
     pub fn retarget(&self, targets: Vec<SocketAddr>) {
         *lock(&self.targets) = in_order(self.address, targets);
+    }
+
+    /// As dropping it, and when this returns the port is free.
+    pub async fn end(mut self) {
+        self.task.abort();
+        // It was aborted, which is no failure.
+        let _ = (&mut self.task).await;
     }
 }
 
@@ -208,6 +224,15 @@ mod tests {
         drop(port);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_port_that_has_ended_can_be_taken_at_once() {
+        let address = bind(Protocol::Tcp, any()).await.unwrap().address();
+        for _ in 0..100 {
+            let port = bind(Protocol::Tcp, address).await.unwrap();
+            port.serve(vec![any()], &Room::default()).end().await;
+        }
     }
 
     #[tokio::test]

@@ -45,7 +45,7 @@ pub(crate) async fn version(
 ) -> Result<ExitCode> {
     let server = client.get_json("/version").await?;
     let document = json!({
-        "Client": { "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": "1.50" },
+        "Client": { "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": "1.51" },
         "Server": server,
     });
     if !formatted(out, args.format.as_deref(), &document)? {

@@ -21,7 +21,7 @@ use crate::logs::{self, LogRecord, ReadOptions};
 /// A time; `0` is none.
 fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
     let text = query.get(key).filter(|text| *text != "0");
-    text.map(|text| filters::time(key, text)).transpose()
+    text.map(filters::time).transpose()
 }
 
 pub(super) async fn log(

@@ -16,6 +16,7 @@ use serde_json::{json, Value};
 
 use super::respond::Answer;
 use super::{Query, Shared};
+use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
@@ -99,9 +100,29 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,
         "Containers": containers,
-        "Options": network.options,
+        "Options": options(engine, network),
         "Labels": network.labels,
     })
+}
+
+/// The default network's are dockerd's, by which clients know it.
+fn options(engine: &Engine, network: &NetworkRecord) -> HashMap<String, String> {
+    let mut options = network.options.clone();
+    if network.is_default() {
+        let bridge = engine.networks.bridge_name(network);
+        let usual = [
+            ("default_bridge", "true"),
+            ("enable_icc", "true"),
+            ("enable_ip_masquerade", "true"),
+            ("host_binding_ipv4", "0.0.0.0"),
+            ("name", &bridge),
+        ];
+        for (key, value) in usual {
+            let key = format!("com.docker.network.bridge.{key}");
+            options.entry(key).or_insert_with(|| value.to_owned());
+        }
+    }
+    options
 }
 
 fn pool_view(pool: &Pool) -> Value {
@@ -228,19 +249,33 @@ fn pool_request(pool: IpamConfig) -> PoolRequest {
 }
 
 fn publish(engine: &Engine, action: &str, network: &NetworkRecord) {
-    publish_with(engine, action, network, &[]);
+    engine.publish_network(action, &network.id, &network.name, &[]);
 }
 
-fn publish_with(engine: &Engine, action: &str, network: &NetworkRecord, more: &[(&str, &str)]) {
-    let attributes = [("name", network.name.as_str()), ("type", "bridge")];
-    let all = attributes.iter().chain(more);
-    engine.events.publish(
-        EventMessageTypeEnum::NETWORK,
-        action,
-        &network.id,
-        all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect(),
-    );
+impl Engine {
+    /// Tells of a network.
+    pub(crate) fn publish_network(
+        &self,
+        action: &str,
+        id: &str,
+        name: &str,
+        more: &[(&str, &str)],
+    ) {
+        let attributes = [("name", name), ("type", "bridge")];
+        let all = attributes.iter().chain(more);
+        self.events.publish(
+            EventMessageTypeEnum::NETWORK,
+            action,
+            id,
+            all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        );
+    }
+}
+
+fn publish_end(engine: &Engine, action: &str, network: &NetworkRecord, container: &Container) {
+    let container = [("container", container.id())];
+    engine.publish_network(action, &network.id, &network.name, &container);
 }
 
 /// Containers that are to be on a network, whether they run or not.
@@ -285,8 +320,8 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
 
 async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
     let request: NetworkConnectRequest = parse(&body)?;
-    let network = engine.networks.find(&name)?;
     let container = engine.container(&request.container)?;
+    let network = engine.networks.find(&name)?;
     let settings = request.endpoint_config.unwrap_or_default();
     let mut wanted = Wanted {
         network: network.id.clone(),
@@ -309,12 +344,7 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
         .into());
     }
     engine.connect_network(&container, wanted).await?;
-    publish_with(
-        &engine,
-        "connect",
-        &network,
-        &[("container", container.id())],
-    );
+    publish_end(&engine, "connect", &network, &container);
     Ok(StatusCode::OK)
 }
 
@@ -336,11 +366,6 @@ async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> An
         .into());
     }
     engine.disconnect_network(&container, &network.id).await?;
-    publish_with(
-        &engine,
-        "disconnect",
-        &network,
-        &[("container", container.id())],
-    );
+    publish_end(&engine, "disconnect", &network, &container);
     Ok(StatusCode::OK)
 }

@@ -227,7 +227,7 @@ fn kvm_warning() -> Option<String> {
 
 fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
     let text = query.get(key);
-    text.map(|text| filters::time(key, text)).transpose()
+    text.map(filters::time).transpose()
 }
 
 async fn events(engine: Shared, Query(query): Query) -> Answer<Response> {

@@ -89,6 +89,7 @@ pub(super) async fn push(
 ) -> Answer<Response> {
     let (wanted, credentials) = wanted(name, query, headers)?;
     // Without a tag, all tags of the repository are meant.
+    let of_tag = query.get("tag").and_then(|_| wanted.tag());
     let all = engine.images.list().await?;
     let tags = all.iter().flat_map(|image| &image.repo_tags);
     let references: Vec<_> = tags
@@ -96,7 +97,7 @@ pub(super) async fn push(
         .filter(|tag| {
             let same =
                 tag.registry() == wanted.registry() && tag.repository() == wanted.repository();
-            same && (wanted.tag().is_none() || tag.tag() == wanted.tag())
+            same && (of_tag.is_none() || tag.tag() == of_tag)
         })
         .collect();
     if references.is_empty() {

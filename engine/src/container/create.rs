@@ -1,6 +1,7 @@
 //! Making a container.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig};
@@ -154,6 +155,7 @@ impl Engine {
                 init: self.defaults.init,
             },
         )?;
+        check_bind_sources(&record)?;
         let container = self.reserve(name, record)?;
         let made = match self.take_volumes(&container) {
             Ok(()) => self.make_files(&container).await,
@@ -317,6 +319,18 @@ impl Engine {
         self.rename_on_networks(container, &old, name).await;
         self.publish(container, "rename", [("oldName", format!("/{old}"))]);
         Ok(())
+    }
+}
+
+/// What has to be there already, and is not.
+pub(super) fn check_bind_sources(record: &Record) -> Result<()> {
+    let mut binds = spec::binds_of(record)?.into_iter();
+    match binds.find(|bind| !bind.create && !Path::new(&bind.source).exists()) {
+        None => Ok(()),
+        Some(missing) => Err(EngineError::BadRequest(format!(
+            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+            missing.source
+        ))),
     }
 }
 

@@ -11,6 +11,7 @@ mod start;
 mod stop;
 mod turn;
 mod update;
+mod uses;
 mod view;
 
 use std::collections::HashMap;

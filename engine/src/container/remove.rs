@@ -63,7 +63,7 @@ impl Engine {
             tracing::error!(id, error = error.message(), "store");
         }
         self.clean_runtime(id).await;
-        self.networks.detach(id);
+        self.networks.detach(id).await;
         let dir = self.paths.container(id);
         let removed = match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -10,6 +10,7 @@ use hull_shim::annotations::FILES_ONLY;
 use hull_shim::spec::LAYER_OPTION;
 use jiff::Timestamp;
 
+use super::create::check_bind_sources;
 use super::exit::DRAIN_LIMIT;
 use super::Container;
 use crate::engine::Engine;
@@ -66,6 +67,7 @@ impl Engine {
         match self.boot(container).await {
             Ok((task, pid, pumps)) => {
                 self.mark_running(container, &task, pid).await;
+                self.publish_taken(container);
                 self.publish(container, "start", []);
                 self.follow_health(container, &task);
                 self.watch(container, task, pumps, DRAIN_LIMIT);
@@ -137,7 +139,7 @@ impl Engine {
         let booted = self.boot_in(container, &bundle).await;
         if booted.is_err() {
             self.clean_runtime(container.id()).await;
-            self.networks.detach(container.id());
+            self.networks.detach(container.id()).await;
         }
         booted
     }
@@ -354,18 +356,12 @@ pub(crate) fn log_driver(record: &Record) -> &str {
 }
 
 fn make_bind_sources(record: &Record) -> Result<()> {
+    check_bind_sources(record)?;
     for bind in spec::binds_of(record)? {
         let path = Path::new(&bind.source);
-        match (path.exists(), bind.create) {
-            (true, _) => {}
-            (false, true) => std::fs::create_dir_all(path)
-                .map_err(|source| EngineError::io("create the bind source", path, source))?,
-            (false, false) => {
-                return Err(EngineError::BadRequest(format!(
-                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                    bind.source
-                )));
-            }
+        if !path.exists() {
+            std::fs::create_dir_all(path)
+                .map_err(|source| EngineError::io("create the bind source", path, source))?;
         }
     }
     Ok(())

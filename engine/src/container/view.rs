@@ -163,7 +163,7 @@ impl Engine {
                     ),
                     links: links(wanted),
                     gw_priority: Some(wanted.priority),
-                    aliases: Some(wanted.aliases.clone()),
+                    aliases: (!wanted.aliases.is_empty()).then(|| wanted.aliases.clone()),
                     dns_names: end.map(|end| end.names.clone()),
                 },
             );

@@ -83,7 +83,7 @@ impl Networks {
             match self.attach_one(owner, wanted, index, &endpoints) {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) => {
-                    self.detach(owner.id);
+                    self.detach(owner.id).await;
                     return Err(error);
                 }
             }
@@ -286,7 +286,7 @@ impl Networks {
     }
 
     /// Gives back all that a container has.
-    pub(crate) fn detach(&self, id: &str) {
+    pub(crate) async fn detach(&self, id: &str) {
         let gone = {
             let mut state = self.lock();
             self.note_denied(&mut state);
@@ -302,8 +302,11 @@ impl Networks {
             self.remove_tap(&endpoint.tap);
             self.lock().forget_denied(&endpoint.tap);
         }
-        if gone.is_some() {
+        if let Some(gone) = gone {
             self.tell_names();
+            for live in gone.published {
+                live.port.end().await;
+            }
         }
     }
 
@@ -390,12 +393,12 @@ pub(crate) fn choose_route(endpoints: &mut [Endpoint]) -> Option<Endpoint> {
 }
 
 fn names(owner: Owner<'_>, wanted: &Wanted) -> Vec<String> {
-    let mut names = vec![owner.name.to_owned(), ids::short(owner.id).to_owned()];
+    let mut names = vec![owner.name.to_owned()];
     for name in wanted
         .aliases
         .iter()
         .map(String::as_str)
-        .chain([owner.hostname])
+        .chain([ids::short(owner.id), owner.hostname])
     {
         if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
@@ -483,6 +486,6 @@ pub(super) mod tests {
             aliases: vec!["www".into(), "web".into()],
             ..Wanted::default()
         };
-        assert_eq!(names(owner, &wanted), ["web", "0123456789ab", "www"]);
+        assert_eq!(names(owner, &wanted), ["web", "www", "0123456789ab"]);
     }
 }

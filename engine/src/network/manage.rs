@@ -115,6 +115,11 @@ impl Networks {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The name of a network's bridge on the host.
+    pub(crate) fn bridge_name(&self, network: &NetworkRecord) -> String {
+        self.tag.bridge(&network.id)
+    }
+
     /// All networks, the oldest first.
     pub(crate) fn all(&self) -> Vec<NetworkRecord> {
         self.lock().networks.clone()
@@ -232,10 +237,12 @@ impl Networks {
             )));
         }
         let mut state = self.lock();
-        if state.ends_on(&network.id) > 0 {
+        let ends = state.ends_on(&network.id);
+        if !ends.is_empty() {
             return Err(EngineError::Forbidden(format!(
-                "error while removing network: network {} id {} has active endpoints",
-                network.name, network.id
+                "error while removing network: network {} has active endpoints ({})",
+                network.name,
+                ends.join(", ")
             )));
         }
         state.networks.retain(|other| other.id != network.id);
@@ -302,11 +309,20 @@ impl Networks {
 }
 
 impl State {
-    /// Number of containers' ends on a network.
-    fn ends_on(&self, network_id: &str) -> usize {
+    /// Containers' ends on a network, as dockerd names them.
+    fn ends_on(&self, network_id: &str) -> Vec<String> {
         let all = self.live.values().flat_map(|live| &live.endpoints);
-        all.filter(|endpoint| endpoint.network_id == network_id)
-            .count()
+        let on_it = all.filter(|endpoint| endpoint.network_id == network_id);
+        on_it
+            .map(|endpoint| {
+                let name = endpoint
+                    .names
+                    .first()
+                    .map(String::as_str)
+                    .unwrap_or_default();
+                format!("name:{name:?} id:{:?}", ids::short(&endpoint.id))
+            })
+            .collect()
     }
 }
 

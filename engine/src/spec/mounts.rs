@@ -95,7 +95,12 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
     if source.is_empty() || target.is_empty() {
         return Err(bad("empty section between colons"));
     }
-    check_target(target).map_err(|why| bad(&why))?;
+    let kind = match source.starts_with('/') {
+        true => "bind",
+        false => "volume",
+    };
+    check_target(target)
+        .map_err(|why| bad(&format!("invalid mount config for type \"{kind}\": {why}")))?;
     let (mut read_only, mut no_copy, mut follow) = (false, false, false);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
@@ -171,7 +176,15 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
                 non_recursive: options.non_recursive.unwrap_or(false),
             }))
         }
-        Some(MountType::TMPFS) => check_target(&target).map_err(bad).map(|()| None),
+        Some(MountType::TMPFS) => {
+            let bad = |why: String| {
+                EngineError::BadRequest(format!("invalid mount config for type \"tmpfs\": {why}"))
+            };
+            if !source.is_empty() {
+                return Err(bad("field Source must not be specified".to_owned()));
+            }
+            check_target(&target).map_err(bad).map(|()| None)
+        }
         Some(MountType::VOLUME) => Ok(None),
         other => Err(EngineError::NotBuilt(format!(
             "a mount of type {}",

@@ -102,10 +102,12 @@ fn cpu(host: &HostConfig) -> Result<Map<String, Value>> {
 /// Numbers that cgroups do not take, in dockerd's words.
 fn check_cpu(host: &HostConfig) -> Result<()> {
     let bad = |text: String| Err(EngineError::BadRequest(text));
-    if host
-        .cpu_shares
-        .is_some_and(|shares| shares < 0 || shares == 1)
-    {
+    if let Some(shares) = host.cpu_shares.filter(|shares| *shares < 0) {
+        return bad(format!(
+            "invalid CPU shares ({shares}): value must be a positive integer"
+        ));
+    }
+    if host.cpu_shares == Some(1) {
         return bad("the minimum allowed cpu-shares is 2".to_owned());
     }
     if host

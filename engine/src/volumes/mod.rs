@@ -149,7 +149,12 @@ impl Volumes {
         if !matches!(wanted.driver.as_str(), "" | LOCAL) {
             return Err(EngineError::NoSuchPlugin(wanted.driver));
         }
-        options::check(&wanted.options)?;
+        options::check(&wanted.options).map_err(|error| match error {
+            EngineError::BadRequest(why) => {
+                EngineError::BadRequest(format!("create {}: {why}", wanted.name))
+            }
+            other => other,
+        })?;
         let mut labels = wanted.labels;
         let name = match wanted.name.as_str() {
             "" => {

@@ -53,7 +53,7 @@ pub enum ImageError {
         wanted: String,
         offered: String,
     },
-    #[error("image {reference} is for {found}, and this host runs {wanted}")]
+    #[error("image {reference} is for {found}, not for {wanted}")]
     WrongPlatform {
         reference: String,
         found: String,
