@@ -72,7 +72,7 @@ deb: ## a Debian package of dist/, with systemd units
 	packaging/deb
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (60) seconds
-	cargo run --release --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented cargo run --profile fuzz --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}
 
 machine-test: images ## tests that boot real microVMs, in the test machine where KVM here cannot
 	tests/integration/in-machine --timeout 3000 --machines 2

@@ -2,13 +2,16 @@
 //!
 //! A target takes any bytes and returns: a panic, an endless loop or memory without bound is a
 //! fault. The corpus lies in `corpus/<target>/`; the tests replay it, and `hull-fuzz` mutates it for
-//! a given time.
+//! a given time, and what it finds that reaches new code.
 
+mod coverage;
 mod mutate;
+mod sys;
 mod targets;
 
 use std::path::{Path, PathBuf};
 
+pub use coverage::Coverage;
 pub use mutate::Mutator;
 
 /// A named entry point.

@@ -1,13 +1,13 @@
 //! Runs targets on mutated inputs for a given time, and keeps the input that makes one fail.
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
-use hull_fuzz::{corpus, Mutator, Target, TARGETS};
+use hull_fuzz::{corpus, Coverage, Mutator, Target, TARGETS};
 
 /// Runs fuzz targets.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ struct Args {
     /// Where the inputs go that make a target fail
     #[arg(long, default_value = "target/fuzz")]
     failures: PathBuf,
+    /// Where the inputs go that reach code which none before reached, in a folder for each target
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// Targets; none: all
     targets: Vec<String>,
 }
@@ -53,34 +56,94 @@ fn main() -> anyhow::Result<ExitCode> {
 
 /// `false`: the target failed.
 fn run(target: &Target, args: &Args, seed: u64) -> anyhow::Result<bool> {
-    let corpus = corpus(target).with_context(|| format!("the corpus of {}", target.name))?;
-    let mut mutator = Mutator::new(seed);
-    let until = Instant::now() + Duration::from_secs(args.seconds);
-    let (mut count, mut slowest) = (0u64, Duration::ZERO);
-    while Instant::now() < until {
-        let input = mutator.next(&corpus);
-        let started = Instant::now();
-        let ran = catch_unwind(AssertUnwindSafe(|| (target.run)(&input)));
-        slowest = slowest.max(started.elapsed());
-        count += 1;
-        if ran.is_err() {
-            std::fs::create_dir_all(&args.failures)
-                .with_context(|| format!("failed to make {:?}", args.failures))?;
-            let path = args
-                .failures
-                .join(format!("{}-{seed}-{count}", target.name));
-            std::fs::write(&path, &input).with_context(|| format!("failed to write {path:?}"))?;
-            println!(
-                "{:<12} FAILED after {count} inputs: {}",
-                target.name,
-                path.display()
-            );
-            return Ok(false);
+    let kept = corpus(target).with_context(|| format!("the corpus of {}", target.name))?;
+    let mut session = Session {
+        target,
+        coverage: Coverage::begin(),
+        count: 0,
+        slowest: Duration::ZERO,
+    };
+    for input in &kept {
+        if session.try_input(input) == Tried::Failed {
+            return session.failed(args, seed, input);
         }
     }
-    println!(
-        "{:<12} {count} inputs, slowest {slowest:?}: {}",
-        target.name, target.what
-    );
+    let (mut mutator, mut inputs) = (Mutator::new(seed), kept.clone());
+    let until = Instant::now() + Duration::from_secs(args.seconds);
+    while Instant::now() < until {
+        let input = mutator.next(&inputs);
+        match session.try_input(&input) {
+            Tried::Failed => return session.failed(args, seed, &input),
+            Tried::New => inputs.push(input),
+            Tried::Known => {}
+        }
+    }
+    if let Some(folder) = &args.keep {
+        write_all(&folder.join(target.name), seed, &inputs[kept.len()..])?;
+    }
+    session.report(inputs.len() - kept.len());
     Ok(true)
+}
+
+/// One target's time.
+struct Session<'a> {
+    target: &'a Target,
+    coverage: Option<Coverage>,
+    count: u64,
+    slowest: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Tried {
+    Failed,
+    /// It reached code that none before it reached.
+    New,
+    Known,
+}
+
+impl Session<'_> {
+    fn try_input(&mut self, input: &[u8]) -> Tried {
+        if let Some(coverage) = &self.coverage {
+            coverage.clear();
+        }
+        let started = Instant::now();
+        let ran = catch_unwind(AssertUnwindSafe(|| (self.target.run)(input)));
+        self.slowest = self.slowest.max(started.elapsed());
+        self.count += 1;
+        match (ran, &mut self.coverage) {
+            (Err(_), _) => Tried::Failed,
+            (Ok(()), Some(coverage)) if coverage.note() => Tried::New,
+            (Ok(()), _) => Tried::Known,
+        }
+    }
+
+    fn failed(&self, args: &Args, seed: u64, input: &[u8]) -> anyhow::Result<bool> {
+        let (name, count) = (self.target.name, self.count);
+        std::fs::create_dir_all(&args.failures)
+            .with_context(|| format!("failed to make {:?}", args.failures))?;
+        let path = args.failures.join(format!("{name}-{seed}-{count}"));
+        std::fs::write(&path, input).with_context(|| format!("failed to write {path:?}"))?;
+        println!("{name:<12} FAILED after {count} inputs: {}", path.display());
+        Ok(false)
+    }
+
+    fn report(&self, new: usize) {
+        let reached = match &self.coverage {
+            Some(coverage) => format!("{} edges, {new} inputs new", coverage.edges()),
+            None => "built without counters".to_owned(),
+        };
+        println!(
+            "{:<12} {} inputs, {reached}, slowest {:?}: {}",
+            self.target.name, self.count, self.slowest, self.target.what
+        );
+    }
+}
+
+fn write_all(folder: &Path, seed: u64, inputs: &[Vec<u8>]) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("failed to make {folder:?}"))?;
+    for (number, input) in inputs.iter().enumerate() {
+        let path = folder.join(format!("{seed}-{number}"));
+        std::fs::write(&path, input).with_context(|| format!("failed to write {path:?}"))?;
+    }
+    Ok(())
 }
