@@ -110,7 +110,7 @@ impl Images {
             ))),
             _ if Platform::default().takes(&found) => Ok(()),
             _ => Err(EngineError::BadRequest(format!(
-                "image {} is for {found}, and this host runs {}",
+                "image {} is for {found}, not for {}",
                 with_tag(name),
                 Platform::default()
             ))),
