@@ -17,7 +17,7 @@ demo: setup build ## build all, make an image, run it in a microVM from a regist
 test: setup lint unit build machine-test ## all tests that end within an hour from nothing
 
 test-long: setup build images ## what takes longer than `make test` may
-	tests/integration/in-machine --timeout 7200 --machines 2 --long
+	tests/integration/in-machine --timeout 7200 --long
 	tests/checks/reproducible
 
 bench: setup build images ## start-up time, exec, output and memory beside runc, crun and QEMU microvm
@@ -75,7 +75,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (60) seconds
 	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented cargo run --profile fuzz --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}
 
 machine-test: images ## tests that boot real microVMs, in the test machine where KVM here cannot
-	tests/integration/in-machine --timeout 3000 --machines 2
+	tests/integration/in-machine --timeout 3000
 
 clean:
 	cargo clean
