@@ -110,10 +110,12 @@ impl Session<'_> {
         let ran = catch_unwind(AssertUnwindSafe(|| (self.target.run)(input)));
         self.slowest = self.slowest.max(started.elapsed());
         self.count += 1;
-        match (ran, &mut self.coverage) {
-            (Err(_), _) => Tried::Failed,
-            (Ok(()), Some(coverage)) if coverage.note() => Tried::New,
-            (Ok(()), _) => Tried::Known,
+        if ran.is_err() {
+            return Tried::Failed;
+        }
+        match self.coverage.as_mut().is_some_and(Coverage::note) {
+            true => Tried::New,
+            false => Tried::Known,
         }
     }
 
