@@ -104,9 +104,16 @@ harness_summary() {
 # Each case has a folder of its own ($T) and its containers are removed at its end.
 case_main() {
     T=$(mktemp -d "$HARNESS/case.XXXXXX")
-    trap 'hull ps -aq --filter "name=^t-" 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1; rm -rf "$T"' EXIT
+    trap '[ $? = 0 ] || tell_ends; hull ps -aq --filter "name=^t-" 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1; rm -rf "$T"' EXIT
     set -e
     "$1"
+}
+
+# Why VMs ended that nobody ended: a case that failed may have failed by that.
+tell_ends() {
+    hull ps -aq --filter "name=^t-" 2>/dev/null |
+        xargs -r hull inspect -f '{{.Name}} {{.State.Status}} {{.State.ExitCode}} {{.State.Error}}' 2>/dev/null |
+        awk 'NF > 3 { print "its VM ended:", $0 }'
 }
 
 skip() { echo "$*"; exit 75; }
