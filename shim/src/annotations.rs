@@ -1,6 +1,9 @@
 //! The `dev.hull.*` annotations of an OCI configuration.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
+
+use hull_vm_config::NetRates;
 
 use crate::network::Attachments;
 
@@ -19,6 +22,8 @@ pub const CONSOLE: &str = "dev.hull.console";
 pub const FILES_ONLY: &str = "dev.hull.files-only";
 /// Whether an init process runs the container's.
 pub const INIT: &str = "dev.hull.init";
+/// How much may pass through each of its network interfaces.
+pub const NET_RATE: &str = "dev.hull.net-rate";
 /// The container's network interfaces.
 pub const NETWORK: &str = "dev.hull.network";
 
@@ -67,6 +72,11 @@ pub const TABLE: &[Annotation] = &[
         example: "true",
     },
     Annotation {
+        name: NET_RATE,
+        meaning: "most bytes (with k, m or g) and packets a second of each network interface, into the container and out of it; what is not named is not limited",
+        example: "in=10m,out=2m,in-packets=20000,out-packets=5000",
+    },
+    Annotation {
         name: NETWORK,
         meaning: "the container's network interfaces, on taps of the host, as JSON",
         example: r#"{"interfaces":[{"name":"eth0","tap":"tap0","mac":"02:42:ac:11:00:02","mtu":1500,"addresses":["172.17.0.2/16"],"gateways":["172.17.0.1"]}]}"#,
@@ -88,6 +98,8 @@ pub struct Annotations {
     pub files_only: bool,
     /// [`INIT`].
     pub init: bool,
+    /// [`NET_RATE`].
+    pub net_rates: NetRates,
     /// [`NETWORK`].
     pub network: Option<Attachments>,
 }
@@ -159,11 +171,31 @@ impl Annotations {
             CONSOLE => self.console = value.parse().ok()?,
             FILES_ONLY => self.files_only = value.parse().ok()?,
             INIT => self.init = value.parse().ok()?,
+            NET_RATE => self.net_rates = parse_rates(value)?,
             NETWORK => self.network = Some(Attachments::parse(value).ok()?),
             _ => return None,
         }
         Some(())
     }
+}
+
+/// Rates of a network interface, each named at most once.
+fn parse_rates(text: &str) -> Option<NetRates> {
+    let mut rates = NetRates::default();
+    for part in text.split(',') {
+        let (name, number) = part.trim().split_once('=')?;
+        let (rate, number) = match name {
+            "in" => (&mut rates.receive.bytes_per_second, parse_bytes(number)?),
+            "out" => (&mut rates.transmit.bytes_per_second, parse_bytes(number)?),
+            "in-packets" => (&mut rates.receive.packets_per_second, number.parse().ok()?),
+            "out-packets" => (&mut rates.transmit.packets_per_second, number.parse().ok()?),
+            _ => return None,
+        };
+        if rate.replace(NonZeroU64::new(number)?).is_some() {
+            return None;
+        }
+    }
+    Some(rates)
 }
 
 /// A positive number of bytes with an optional suffix k, m or g (powers of 1024).
@@ -213,6 +245,26 @@ mod tests {
             parse("io.kubernetes.pod", "x").unwrap(),
             Annotations::default()
         );
+    }
+
+    #[test]
+    fn rates_are_named_once_and_above_zero() {
+        let rates = parse_rates("in=10m, out-packets=5").unwrap();
+        assert_eq!(rates.receive.bytes_per_second, NonZeroU64::new(10 << 20));
+        assert_eq!(rates.transmit.packets_per_second, NonZeroU64::new(5));
+        assert_eq!(rates.receive.packets_per_second, None);
+        for bad in [
+            "",
+            "in",
+            "in=",
+            "in=0",
+            "in=1,in=2",
+            "up=1",
+            "in=-1",
+            "out-packets=1k",
+        ] {
+            assert_eq!(parse_rates(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use hull_vm_config::control::{Event, ExitReason, Request};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -166,6 +167,7 @@ impl EventLoop {
     /// Waits for events, at most `timeout` milliseconds (-1: without limit), and serves them.
     fn turn(&mut self, timeout: i32) -> Result<Turn, EventLoopError> {
         let mut events = [EpollEvent::default(); BATCH];
+        let timeout = sooner(timeout, self.vm.devices.due());
         let count = match self.epoll.wait(timeout, &mut events) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
@@ -193,6 +195,7 @@ impl EventLoop {
                 }
             }
         }
+        self.vm.devices.go_on();
         self.announce_ready()?;
         Ok(Turn::GoOn)
     }
@@ -301,6 +304,18 @@ impl EventLoop {
 
     fn apply(&self, changes: Vec<SourceChange>) -> Result<(), EventLoopError> {
         apply(&self.epoll, changes)
+    }
+}
+
+/// The sooner of a timeout in milliseconds (-1: none) and a time.
+fn sooner(timeout: i32, due: Option<Instant>) -> i32 {
+    let Some(due) = due else { return timeout };
+    // Rounded up: a wait that ends early would end again and again.
+    let wait = due.saturating_duration_since(Instant::now()).as_micros();
+    let wait = i32::try_from(wait.div_ceil(1000)).unwrap_or(i32::MAX);
+    match timeout {
+        -1 => wait,
+        timeout => timeout.min(wait),
     }
 }
 

@@ -252,6 +252,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
 
     let network = options.network.lower()?;
     devices.nets = network.devices;
+    devices.net_rates = annotations.net_rates;
 
     Ok(Plan {
         config: VmConfig {

@@ -400,3 +400,22 @@ for number in range(20000):
     hull rm -f t-flood t-calm >/dev/null
     hull network rm t-flood >/dev/null
 }
+
+case_rates_hold_both_ways() {
+    web t-rated --net-rate in=64k,out=64k
+    hull run --rm --net-rate out=0 "$BUSYBOX" true 2>"$T/err" && fail 'a rate of nothing'
+    grep -q 'dev.hull.net-rate' "$T/err"
+    hull exec t-rated sh -c 'head -c 400000 /dev/zero >/www/big'
+    local ip from
+    ip=$(hull inspect -f '{{.NetworkSettings.IPAddress}}' t-rated)
+    # 400000 bytes at 65536 a second, of which a tenth of a second's are free, and a frame's.
+    from=$(date +%s%N)
+    [ "$(curl -s "http://$ip/big" | wc -c)" = 400000 ]
+    [ $((($(date +%s%N) - from) / 1000000)) -ge 4500 ] || fail 'out of it faster than the rate'
+    hull exec -d t-rated sh -c 'nc -l -p 99 | wc -c >/got'
+    wait_for 20 hull exec t-rated sh -c 'netstat -ltn | grep -q :99'
+    from=$(date +%s%N)
+    head -c 400000 /dev/zero >"/dev/tcp/$ip/99"
+    wait_for 60 hull exec t-rated sh -c '[ "$(cat /got)" = 400000 ]'
+    [ $((($(date +%s%N) - from) / 1000000)) -ge 4500 ] || fail 'into it faster than the rate'
+}

@@ -7,6 +7,8 @@
 pub mod control;
 mod slot;
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 pub use slot::{Slot, SlotKind, SLOT_COUNT};
@@ -86,6 +88,9 @@ pub struct DeviceConfig {
     /// Slots [`Slot::NETS`], in order; at most two.
     #[serde(default)]
     pub nets: Vec<NetConfig>,
+    /// What each network slot lets pass, whatever is plugged into it.
+    #[serde(default)]
+    pub net_rates: NetRates,
     /// Slot [`Slot::FS`].
     #[serde(default)]
     pub fs: Option<FsConfig>,
@@ -130,6 +135,29 @@ pub struct NetConfig {
     pub mac: [u8; 6],
     /// Bytes.
     pub mtu: u16,
+}
+
+/// What may pass through a network interface. More than that waits: it is not lost before the
+/// sender's queue is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetRates {
+    /// To the guest.
+    pub receive: Rate,
+    /// From the guest.
+    pub transmit: Rate,
+}
+
+/// A rate by bytes and by packets, of which the stricter holds. A tenth of a second's worth may pass
+/// at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rate {
+    /// Bytes of Ethernet frames; `None`: any number.
+    pub bytes_per_second: Option<NonZeroU64>,
+    /// Packets as they are on a wire: a frame that is yet to be segmented counts as its segments.
+    /// `None`: any number.
+    pub packets_per_second: Option<NonZeroU64>,
 }
 
 /// A shared directory, served by a vhost-user process (virtiofsd).

@@ -14,6 +14,7 @@ mod fs;
 pub mod fuzz;
 mod mmio;
 mod net;
+mod rate;
 mod rng;
 mod source;
 mod sys;
@@ -29,6 +30,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind};
 use serde::{Deserialize, Serialize};
@@ -197,6 +199,21 @@ impl Devices {
         changes
     }
 
+    /// When [`Devices::go_on`] is to be called, if no event comes before.
+    pub fn due(&self) -> Option<Instant> {
+        self.others.iter().filter_map(|entry| entry.due).min()
+    }
+
+    /// Lets devices go on that waited for a time which has come.
+    pub fn go_on(&self) {
+        let now = Instant::now();
+        for entry in &self.others {
+            if entry.due.is_some_and(|due| due <= now) {
+                entry.transport.wake();
+            }
+        }
+    }
+
     /// Connects a stream socket to a vsock port of the guest. The connection is held back until
     /// the agent listens; one that the guest refuses, or that is one too many, is closed.
     pub fn connect(&mut self, port: u32, socket: UnixStream) -> Vec<SourceChange> {
@@ -326,6 +343,8 @@ struct Entry<D: VirtioDevice + ?Sized> {
     active: bool,
     epoch: u64,
     failures: u64,
+    /// When the device wants to go on, if nothing happens before.
+    due: Option<Instant>,
     device: Box<D>,
 }
 
@@ -351,6 +370,7 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
                 self.device.reset(&mut sources);
             }
         }
+        self.due = None;
         let mut result = Ok(Progress::Idle);
         if !self.active && state.is_live() {
             self.active = true;
@@ -370,6 +390,7 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
         match result {
             Ok(Progress::Idle) => {}
             Ok(Progress::More) => self.transport.wake(),
+            Ok(Progress::Until(then)) => self.due = Some(then),
             Err(failure) => {
                 if self.failures == 0 {
                     // The guest can make a device fail as often as it likes: once is enough.
@@ -451,17 +472,19 @@ impl Builder<'_> {
 
     fn net(&mut self, slot: Slot) -> Result<net::Net, DeviceError> {
         let index = Slot::NETS.iter().position(|net| *net == slot);
+        let rates = self.inputs.config.net_rates;
         let Some(config) = index.and_then(|index| self.inputs.config.nets.get(index)) else {
-            return Ok(net::Net::absent());
+            return Ok(net::Net::absent().limited(rates));
         };
         let device = "net";
         let tap = self.inputs.fds.take(&config.tap);
         let tap = tap.map_err(|source| DeviceError::MissingFd { device, source })?;
-        net::Net::new(config, tap).map_err(|source| DeviceError::Host {
+        let net = net::Net::new(config, tap).map_err(|source| DeviceError::Host {
             device,
             action: "set up its tap",
             source,
-        })
+        })?;
+        Ok(net.limited(rates))
     }
 
     fn fs(&mut self) -> Result<Option<fs::Fs>, DeviceError> {
@@ -520,6 +543,7 @@ impl Builder<'_> {
             active: false,
             epoch: 0,
             failures: 0,
+            due: None,
             device,
         })
     }

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::time::Instant;
 
 use hull_vm_config::{Slot, SLOT_COUNT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -110,6 +111,7 @@ impl<D: VirtioDevice> Guest<D> {
                 active: false,
                 epoch: 0,
                 failures: 0,
+                due: None,
                 device: Box::new(device),
             },
             interrupts,
@@ -220,6 +222,11 @@ impl<D: VirtioDevice> Guest<D> {
         guest.entry.restore(&saved)?;
         guest.run();
         Ok(guest)
+    }
+
+    /// When the device wants to go on, if nothing happens before.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.entry.due
     }
 
     /// Has the event loop watch what the device is born with.

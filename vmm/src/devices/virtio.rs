@@ -1,6 +1,7 @@
 //! What a device is to the transport, and what it gets from it.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -69,6 +70,19 @@ pub(crate) enum Progress {
     Idle,
     /// It stopped for the others' sake.
     More,
+    /// It waits for an event, or this time.
+    Until(Instant),
+}
+
+impl Progress {
+    /// Of two parts of a device: the one that goes on sooner.
+    pub(crate) fn sooner(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::More, _) | (_, Self::More) => Self::More,
+            (Self::Until(one), Self::Until(two)) => Self::Until(one.min(two)),
+            (Self::Idle, rest) | (rest, Self::Idle) => rest,
+        }
+    }
 }
 
 /// Device-specific part of a saved device.

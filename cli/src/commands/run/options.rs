@@ -125,6 +125,10 @@ pub(crate) struct CreateArgs {
     /// none, or allow:CIDR[:PORT],...
     #[arg(long, value_name = "POLICY")]
     egress: Option<String>,
+    /// Most bytes and packets a second of each network interface:
+    /// in=10m,out=2m,in-packets=20000,out-packets=5000
+    #[arg(long, value_name = "RATES")]
+    net_rate: Option<String>,
     /// Number of CPUs, such as 1.5
     #[arg(long, value_parser = parse_cpus)]
     cpus: Option<i64>,
@@ -351,8 +355,14 @@ impl CreateArgs {
 
     fn annotations(&self) -> HashMap<String, String> {
         let mut all = pairs(&self.annotation);
-        if let Some(policy) = &self.egress {
-            all.insert("dev.hull.egress".to_owned(), policy.clone());
+        let own = [
+            ("dev.hull.egress", &self.egress),
+            ("dev.hull.net-rate", &self.net_rate),
+        ];
+        for (name, value) in own {
+            if let Some(value) = value {
+                all.insert(name.to_owned(), value.clone());
+            }
         }
         all
     }

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
-use hull_vm_config::NetConfig;
+use hull_vm_config::{NetConfig, NetRates, Rate};
 use vmm_sys_util::epoll::EventSet;
 
 use super::tap::{offload, Tap, HEADER_BYTES};
 use crate::devices::chain::Buffers;
+use crate::devices::rate::Limiter;
 use crate::devices::source::Sources;
 use crate::devices::virtio::{
     DeviceEvent, DeviceFailure, DeviceState, Progress, QueueSet, VirtioDevice, WrongState,
@@ -24,9 +26,11 @@ const FIRST_TAP: u64 = 1;
 /// Frames per direction before the other devices get their turn.
 const BATCH_FRAMES: usize = 64;
 /// Most bytes of a segmented frame: header, Ethernet header with a VLAN tag, 64 KiB of packet.
-const MAX_FRAME_BYTES: usize = HEADER_BYTES + 18 + (64 << 10);
+const MAX_FRAME_BYTES: usize = HEADER_BYTES + ETHERNET_BYTES + (64 << 10);
+/// Ethernet header with a VLAN tag.
+const ETHERNET_BYTES: usize = 18;
 /// Headers around the MTU.
-const FRAME_OVERHEAD: usize = HEADER_BYTES + 18;
+const FRAME_OVERHEAD: usize = HEADER_BYTES + ETHERNET_BYTES;
 
 const F_CSUM: u64 = 1;
 const F_GUEST_CSUM: u64 = 1 << 1;
@@ -62,6 +66,8 @@ pub(crate) struct Net {
     mergeable: bool,
     /// Room that a frame may need.
     frame_bytes: usize,
+    receive_limit: Limiter,
+    transmit_limit: Limiter,
 }
 
 /// One of the guest's receive buffers.
@@ -74,6 +80,18 @@ struct Slot<'a> {
 impl Net {
     pub(crate) fn new(config: &NetConfig, tap: OwnedFd) -> io::Result<Self> {
         Ok(Self::on(Tap::new(tap)?, config.mac, config.mtu))
+    }
+
+    /// Holds it to these rates, whatever is plugged in.
+    pub(crate) fn limited(mut self, rates: NetRates) -> Self {
+        self.set_limits(rates);
+        self
+    }
+
+    pub(crate) fn set_limits(&mut self, rates: NetRates) {
+        let now = Instant::now();
+        self.receive_limit = Limiter::new(rates.receive, now);
+        self.transmit_limit = Limiter::new(rates.transmit, now);
     }
 
     pub(crate) fn on(tap: Tap, mac: [u8; 6], mtu: u16) -> Self {
@@ -95,7 +113,14 @@ impl Net {
             readable: false,
             mergeable: false,
             frame_bytes: MAX_FRAME_BYTES,
+            receive_limit: Limiter::new(Rate::default(), Instant::now()),
+            transmit_limit: Limiter::new(Rate::default(), Instant::now()),
         }
+    }
+
+    /// Packets on a wire that `length` bytes with their header are.
+    fn packets(&self, length: usize) -> usize {
+        (length - HEADER_BYTES).div_ceil(usize::from(self.mtu) + ETHERNET_BYTES)
     }
 
     /// Plugs a tap in, in the place of another; it has been prepared by who opened it.
@@ -120,6 +145,10 @@ impl Net {
         let mut progress = Progress::More;
         let mut served = 0;
         while served < BATCH_FRAMES {
+            if let Some(then) = self.transmit_limit.closed_until() {
+                progress = Progress::Until(then);
+                break;
+            }
             let Some(chain) = queues.pop(TX)? else {
                 progress = Progress::Idle;
                 break;
@@ -129,6 +158,8 @@ impl Net {
                 // A frame that the tap does not take (a wrong header, a full queue) is lost, as on
                 // any network.
                 let _ = self.tap.as_ref().map(|tap| tap.write(&chain.readable));
+                let packets = self.packets(length);
+                self.transmit_limit.spend(length - HEADER_BYTES, packets);
             }
             queues.complete(TX, chain.head, 0)?;
             served += 1;
@@ -153,6 +184,9 @@ impl Net {
             if frames == BATCH_FRAMES {
                 break Progress::More;
             }
+            if let Some(then) = self.receive_limit.closed_until() {
+                break Progress::Until(then);
+            }
             if !self.gather(queues, &mut slots)? {
                 // The guest kicks when it offers more.
                 break Progress::Idle;
@@ -164,6 +198,8 @@ impl Net {
             match tap.read(&room) {
                 Ok(length) if length >= HEADER_BYTES => {
                     deliver(queues, &mut slots, length)?;
+                    let packets = self.packets(length);
+                    self.receive_limit.spend(length - HEADER_BYTES, packets);
                     frames += 1;
                 }
                 Ok(_) => frames += 1,
@@ -309,10 +345,7 @@ impl VirtioDevice for Net {
         };
         let transmit = self.transmit(&mut queues)?;
         let receive = self.receive(&mut queues)?;
-        Ok(match transmit {
-            Progress::More => Progress::More,
-            Progress::Idle => receive,
-        })
+        Ok(transmit.sooner(receive))
     }
 
     fn reset(&mut self, _sources: &mut Sources<'_>) {

@@ -1,6 +1,10 @@
 //! A network driver, good and bad, with a datagram socket in the tap's place.
 
+use std::num::NonZeroU64;
 use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use hull_vm_config::{NetRates, Rate};
 
 use super::device::Net;
 use super::tap::{Tap, HEADER_BYTES};
@@ -38,6 +42,83 @@ fn the_configuration_tells_address_and_mtu() {
     let (guest, _network) = guest(u64::MAX);
     assert_eq!(guest.get(0x100).to_le_bytes(), MAC[..4]);
     assert_eq!(guest.get(0x108) >> 16, 1400);
+}
+
+/// At a rate of a byte in a second a frame is followed by nothing for minutes.
+fn limited(rates: NetRates) -> (Guest<Net>, UnixDatagram) {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let net = Net::on_socket(theirs).limited(rates);
+    let mut guest = Guest::start_with(net, u64::MAX);
+    guest.started();
+    (guest, ours)
+}
+
+const SLOW: Rate = Rate {
+    bytes_per_second: NonZeroU64::new(1),
+    packets_per_second: None,
+};
+
+#[test]
+fn what_the_guest_sends_beyond_its_rate_waits() {
+    let (mut guest, network) = limited(NetRates {
+        transmit: SLOW,
+        ..NetRates::default()
+    });
+    for _ in 0..3 {
+        guest.submit(1, vec![Part::Out(frame(1000))]);
+    }
+    assert_eq!(guest.used(1).len(), 1);
+    let due = guest.due().unwrap();
+    assert!(Instant::now() + Duration::from_secs(900) < due);
+    let mut got = vec![0; 2000];
+    assert_eq!(network.recv(&mut got).unwrap(), 1012);
+    assert!(network.recv(&mut got).is_err());
+    // The other direction is not limited.
+    guest.submit(0, vec![Part::In(70_000)]);
+    guest.submit(0, vec![Part::In(70_000)]);
+    for _ in 0..2 {
+        network.send(&frame(100)).unwrap();
+    }
+    guest.run();
+    assert_eq!(guest.used(0).len(), 2);
+    // A limit that is no more lets the rest go.
+    guest.with(|net, _| net.set_limits(NetRates::default()));
+    assert_eq!(guest.used(1).len(), 2);
+    assert_eq!(guest.due(), None);
+}
+
+#[test]
+fn what_comes_beyond_its_rate_waits_in_the_tap() {
+    let (mut guest, network) = limited(NetRates {
+        receive: SLOW,
+        ..NetRates::default()
+    });
+    for _ in 0..3 {
+        guest.submit(0, vec![Part::In(70_000)]);
+        network.send(&frame(500)).unwrap();
+    }
+    guest.run();
+    assert_eq!(guest.used(0).len(), 1);
+    assert!(guest.due().is_some());
+    guest.with(|net, _| net.set_limits(NetRates::default()));
+    assert_eq!(guest.used(0).len(), 2);
+}
+
+#[test]
+fn a_frame_counts_as_its_segments() {
+    let (mut guest, _network) = limited(NetRates {
+        transmit: Rate {
+            bytes_per_second: None,
+            packets_per_second: NonZeroU64::new(1),
+        },
+        ..NetRates::default()
+    });
+    guest.submit(1, vec![Part::Out(frame(60_000))]);
+    guest.submit(1, vec![Part::Out(frame(60))]);
+    // 60,000 bytes are 43 packets of 1,400 bytes.
+    let due = guest.due().unwrap();
+    assert!(Instant::now() + Duration::from_secs(30) < due);
 }
 
 #[test]
