@@ -84,8 +84,19 @@ pub enum EngineError {
     #[error("{0}")]
     Network(String),
     /// A port of the host can't be had.
-    #[error("driver failed programming external connectivity: {0}")]
-    Publish(String),
+    #[error(
+        "failed to set up container networking: driver failed programming external connectivity on \
+         endpoint {container}: {why}"
+    )]
+    Publish {
+        /// Name of the container that it was for.
+        container: String,
+        /// With the port.
+        why: String,
+    },
+    /// No user or group of the image has this name.
+    #[error("{0}")]
+    NoSuchUser(String),
     /// A part of the Docker API that Hull does not have yet.
     #[error("{0} is not built yet")]
     NotBuilt(String),
@@ -126,6 +137,16 @@ pub enum EngineError {
     /// No plugin has this name.
     #[error("plugin \"{0}\" not found")]
     NoSuchPlugin(String),
+    /// The same, of a volume.
+    #[error(
+        "create {volume}: error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+    )]
+    NoSuchVolumePlugin {
+        /// Name of the volume that was to be made.
+        volume: String,
+        /// Its driver.
+        driver: String,
+    },
     /// No part of the Docker API.
     #[error("page not found")]
     PageNotFound,
@@ -266,6 +287,7 @@ impl EngineError {
             | Self::NoSuchVolume(_)
             | Self::NoSuchFile { .. }
             | Self::NoSuchPlugin(_)
+            | Self::NoSuchVolumePlugin { .. }
             | Self::PageNotFound => Kind::NotFound,
             Self::AmbiguousPrefix(_) | Self::InvalidName(_) | Self::BadRequest(_) => {
                 Kind::BadRequest
@@ -289,7 +311,8 @@ impl EngineError {
             | Self::StoreTooNew { .. }
             | Self::StoreDamaged { .. }
             | Self::Network(_)
-            | Self::Publish(_)
+            | Self::Publish { .. }
+            | Self::NoSuchUser(_)
             | Self::Listen(_)
             | Self::StateInUse(_) => Kind::Internal,
         }

@@ -310,7 +310,7 @@ fn check_live(container: &Container) -> Result<()> {
     match container.status() {
         Status::Running => Ok(()),
         Status::Paused => Err(EngineError::Conflict(format!(
-            "container {} is paused, unpause the container before exec",
+            "Container {} is paused, unpause the container before exec",
             container.name()
         ))),
         _ => Err(EngineError::Conflict(format!(

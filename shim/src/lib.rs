@@ -21,6 +21,7 @@ pub mod lower;
 pub mod network;
 pub mod pod;
 pub mod preserved;
+pub mod ps;
 pub mod report;
 mod resolver;
 pub mod runtime;

@@ -73,8 +73,8 @@ fn group_entries(text: &str) -> impl Iterator<Item = GroupEntry<'_>> {
 
 /// Resolves a user.
 ///
-/// Supplementary groups come from the group file only when `user` is given without a group, as
-/// Docker does it.
+/// Supplementary groups are, as docker has them, the first group and, only when `user` is given
+/// without a group, those of the group file.
 pub(crate) fn resolve(wanted: Wanted<'_>, passwd: &str, group: &str) -> Result<Identity> {
     let mut identity = if wanted.user.is_empty() {
         let home = passwd_entries(passwd).find(|entry| entry.uid == wanted.uid);
@@ -88,6 +88,8 @@ pub(crate) fn resolve(wanted: Wanted<'_>, passwd: &str, group: &str) -> Result<I
         by_string(wanted.user, passwd, group)?
     };
     if !wanted.user.is_empty() {
+        // As docker: a group's file permissions hold for its own members too.
+        identity.groups.insert(0, identity.gid);
         identity.groups.extend_from_slice(wanted.additional_gids);
     }
     for name in wanted.additional_groups {
@@ -252,7 +254,7 @@ mod tests {
     fn additional_groups_are_added_once() {
         assert_eq!(
             with_groups("app", &["4242", "dock"]).unwrap().groups,
-            [999, 7, 4242]
+            [1000, 999, 7, 4242]
         );
     }
 

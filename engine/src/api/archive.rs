@@ -99,7 +99,11 @@ async fn read(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Re
     let (answer, output) = detached(async move {
         let session = engine.files(&container).await?;
         match session.ask(&job(Kind::STAT, &path)).await {
-            Ok(answer) => Ok((answer, session.stream(job(Kind::READ, &path)).await?)),
+            Ok(answer) => {
+                let output = session.stream(job(Kind::READ, &path)).await?;
+                engine.publish(&container, "archive-path", []);
+                Ok((answer, output))
+            }
             Err(error) => {
                 session.close();
                 Err(error)
@@ -146,6 +150,9 @@ async fn write(
         let input = tokio_util::io::StreamReader::new(stream);
         let fed = session.feed(&job, input).await;
         session.close();
+        if fed.is_ok() {
+            engine.publish(&container, "extract-to-dir", []);
+        }
         fed
     })
     .await?;

@@ -350,36 +350,26 @@ pub(super) fn size_of(query: &Params) -> Result<(u32, u32)> {
     Ok((number("w")?, number("h")?))
 }
 
-async fn top(engine: Shared, Path(id): Path<String>) -> Answer<Json<ContainerTopResponse>> {
+async fn top(
+    engine: Shared,
+    Path(id): Path<String>,
+    Query(query): Query,
+) -> Answer<Json<ContainerTopResponse>> {
     let container = engine.container(&id)?;
-    let rows = live_task(&container)?.processes().await?;
-    let titles = ["UID", "PID", "PPID", "TTY", "TIME", "CMD"];
-    let processes = rows
-        .into_iter()
-        .map(|row| {
-            let seconds = row.cpu_ns / 1_000_000_000;
-            let tty = match row.tty.as_str() {
-                "" => "?".to_owned(),
-                tty => tty.to_owned(),
-            };
-            vec![
-                row.uid.to_string(),
-                row.pid.to_string(),
-                row.ppid.to_string(),
-                tty,
-                format!(
-                    "{:02}:{:02}:{:02}",
-                    seconds / 3600,
-                    seconds / 60 % 60,
-                    seconds % 60
-                ),
-                row.command,
-            ]
-        })
-        .collect();
+    let options = query.get("ps_args").unwrap_or("-ef").split_whitespace();
+    let options: Vec<_> = options.map(str::to_owned).collect();
+    let columns = hull_shim::ps::columns(&options)
+        .map_err(|error| EngineError::BadRequest(error.to_string()))?;
+    let processes = live_task(&container)?.processes().await?;
+    let row = |process| columns.iter().map(|column| column.cell(process)).collect();
     Ok(Json(ContainerTopResponse {
-        titles: Some(titles.map(str::to_owned).to_vec()),
-        processes: Some(processes),
+        titles: Some(
+            columns
+                .iter()
+                .map(|column| column.head().to_owned())
+                .collect(),
+        ),
+        processes: Some(processes.iter().map(row).collect()),
     }))
 }
 

@@ -92,7 +92,7 @@ async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answ
 /// Docker's sentence on a failed exec.
 fn exec_failure(error: &EngineError) -> String {
     match error {
-        EngineError::Start(failure) => format!("OCI runtime exec failed: {failure}: unknown"),
+        EngineError::Start(failure) => format!("OCI runtime exec failed: {failure}"),
         other => other.message(),
     }
 }

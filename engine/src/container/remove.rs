@@ -26,14 +26,16 @@ impl Engine {
         }
         let in_use = status.is_live() || status == Status::Restarting;
         if in_use && !force {
-            let hint = match status {
-                Status::Paused => "unpause and then stop the container",
-                _ => "stop the container before removing",
+            let what = match status {
+                Status::Paused => "paused and must be unpaused first".to_owned(),
+                other => format!(
+                    "{}: stop the container before removing or force remove",
+                    other.name()
+                ),
             };
             return Err(EngineError::Conflict(format!(
-                "cannot remove container \"{}\": container is {}: {hint} or force remove",
-                container.name(),
-                status.name()
+                "cannot remove container \"{}\": container is {what}",
+                container.name()
             )));
         }
         if in_use {

@@ -74,7 +74,7 @@ impl Engine {
             mount_label: Some(String::new()),
             process_label: Some(String::new()),
             app_armor_profile: Some(String::new()),
-            exec_ids: (!exec_ids.is_empty()).then_some(exec_ids),
+            exec_ids: Some(exec_ids),
             graph_driver: Some(DriverData {
                 name: "erofs".to_owned(),
                 data: HashMap::from([

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
-use hull_network::ports::{Bound, Published};
+use hull_network::ports::{Bound, PortError, Protocol, Published};
 use hull_network::{rules, tap};
 use hull_shim::network::{Attachment, Attachments};
 use hull_vm_config::Slot;
@@ -31,6 +31,16 @@ struct LivePort {
     key: String,
     container_port: u16,
     port: Published,
+}
+
+impl LivePort {
+    /// Whether it keeps others from an address.
+    fn has(&self, address: SocketAddr, protocol: Protocol) -> bool {
+        let own = self.port.address();
+        let overlaps =
+            own.ip() == address.ip() || own.ip().is_unspecified() || address.ip().is_unspecified();
+        own.port() == address.port() && overlaps && self.key.ends_with(&format!("/{protocol}"))
+    }
 }
 
 /// Whom ends are made for.
@@ -74,9 +84,11 @@ impl Networks {
     ) -> Result<Vec<Endpoint>> {
         let mut bound = Vec::new();
         for port in ports {
-            for one in port.bind().await? {
-                bound.push((port.clone(), one));
-            }
+            let taken = port.bind().await.map_err(|error| EngineError::Publish {
+                container: owner.name.to_owned(),
+                why: self.why_not_bound(&error),
+            })?;
+            bound.extend(taken.into_iter().map(|one| (port.clone(), one)));
         }
         let mut endpoints = Vec::new();
         for (index, wanted) in wanted.iter().enumerate() {
@@ -91,6 +103,24 @@ impl Networks {
         choose_route(&mut endpoints);
         self.insert(owner.id, endpoints.clone(), bound);
         Ok(endpoints)
+    }
+
+    /// Why a port can't be had, in docker's words where another has it.
+    fn why_not_bound(&self, error: &PortError) -> String {
+        let PortError {
+            address, protocol, ..
+        } = error;
+        if error.source.kind() != std::io::ErrorKind::AddrInUse {
+            return error.to_string();
+        }
+        let state = self.lock();
+        let mut ours = state.live.values().flat_map(|live| &live.published);
+        match ours.any(|port| port.has(*address, *protocol)) {
+            true => format!("Bind for {address} failed: port is already allocated"),
+            false => {
+                format!("failed to bind host port {address}/{protocol}: address already in use")
+            }
+        }
     }
 
     /// Makes one more end of a container that runs, in a free slot of its VM.
@@ -157,7 +187,7 @@ impl Networks {
         for port in ports {
             match port.bind().await {
                 Ok(all) => bound.extend(all.into_iter().map(|one| (port.clone(), one))),
-                Err(error) => tracing::warn!(id, error = error.message(), "a port is lost"),
+                Err(error) => tracing::warn!(id, error = %error, "a port is lost"),
             }
         }
         self.insert(id, endpoints.to_vec(), bound);

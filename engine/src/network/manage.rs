@@ -170,6 +170,11 @@ impl Networks {
                 wanted.name
             )));
         }
+        if wanted.name.trim().is_empty() {
+            return Err(EngineError::BadRequest(
+                "invalid name: name is empty".to_owned(),
+            ));
+        }
         if !is_valid_name(&wanted.name) {
             return Err(EngineError::BadRequest(format!(
                 "invalid network name: {:?}",

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bollard_stubs::models::{HostConfig, PortBinding, PortMap};
-use hull_network::ports::{bind, Bound, Protocol};
+use hull_network::ports::{bind, Bound, PortError, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EngineError, Result};
@@ -36,27 +36,21 @@ impl PublishedPort {
     }
 
     /// Takes the port, on each address that is meant.
-    pub(super) async fn bind(&self) -> Result<Vec<Bound>> {
+    pub(super) async fn bind(&self) -> Result<Vec<Bound>, PortError> {
         let (low, high) = self.host_ports;
-        let mut last = None;
-        for port in low..=high {
-            match self.bind_at(port).await {
-                Ok(bound) => return Ok(bound),
-                Err(error) => last = Some(error),
+        let mut bound = self.bind_at(low).await;
+        for port in (low..=high).skip(1) {
+            if bound.is_ok() {
+                break;
             }
+            bound = self.bind_at(port).await;
         }
-        Err(last.unwrap_or_else(|| EngineError::BadRequest(format!("no port in {low}-{high}"))))
+        bound
     }
 
-    async fn bind_at(&self, port: u16) -> Result<Vec<Bound>> {
-        let refused = |error: hull_network::ports::PortError| {
-            let text = error.to_string();
-            EngineError::Publish(text.replace("Address already in use", "address already in use"))
-        };
+    async fn bind_at(&self, port: u16) -> Result<Vec<Bound>, PortError> {
         let first = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        let bound = bind(self.protocol(), SocketAddr::new(first, port))
-            .await
-            .map_err(refused)?;
+        let bound = bind(self.protocol(), SocketAddr::new(first, port)).await?;
         let chosen = bound.address().port();
         let mut all = vec![bound];
         if self.host_ip.is_none() {

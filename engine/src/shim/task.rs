@@ -347,9 +347,12 @@ fn start_failure(call: &'static str, error: ttrpc::Error) -> EngineError {
     } else {
         format!("{call}: {}", reason(error))
     };
-    EngineError::Start(StartFailure {
-        reason: text.replace('\n', " "),
-    })
+    let reason = text.replace('\n', " ");
+    match reason.starts_with("unable to find user ") || reason.starts_with("unable to find group ")
+    {
+        true => EngineError::NoSuchUser(reason),
+        false => EngineError::Start(StartFailure { reason }),
+    }
 }
 
 fn text(path: &Path) -> String {

@@ -191,15 +191,15 @@ fn process(record: &Record, exec: &ExecSpec, is_init: bool) -> Result<Value> {
         absolute => absolute,
     };
     let host = &record.host;
-    let mut user = json!({ "uid": 0, "gid": 0 });
-    let name = or_config(&exec.user, &record.config.user);
-    if !name.is_empty() {
-        user["username"] = json!(name);
-    }
+    let name = match or_config(&exec.user, &record.config.user) {
+        // With the groups that the image gives it.
+        empty if empty.is_empty() => "0".to_owned(),
+        name => name,
+    };
     let capabilities = capabilities(host, exec.privileged)?;
     let mut process = json!({
         "terminal": exec.tty,
-        "user": user,
+        "user": { "uid": 0, "gid": 0, "username": name },
         "args": exec.argv,
         "env": environment(record, exec),
         "cwd": working_dir,

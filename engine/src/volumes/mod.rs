@@ -147,7 +147,10 @@ impl Volumes {
     /// Makes a volume, or finds the one of this name. `true`: it is new.
     pub(crate) fn create(&self, wanted: CreateVolume) -> Result<(VolumeRecord, bool)> {
         if !matches!(wanted.driver.as_str(), "" | LOCAL) {
-            return Err(EngineError::NoSuchPlugin(wanted.driver));
+            return Err(EngineError::NoSuchVolumePlugin {
+                volume: wanted.name,
+                driver: wanted.driver,
+            });
         }
         options::check(&wanted.options).map_err(|error| match error {
             EngineError::BadRequest(why) => {
@@ -382,7 +385,7 @@ mod tests {
         };
         assert!(matches!(
             volumes.create(other),
-            Err(EngineError::NoSuchPlugin(_))
+            Err(EngineError::NoSuchVolumePlugin { .. })
         ));
     }
 }

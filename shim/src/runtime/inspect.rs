@@ -14,6 +14,7 @@ use super::client::{Status, Task};
 use super::control::{find, look, Found};
 use super::error::{system, Result, RuntimeError};
 use super::{only_id, Context};
+use crate::ps::user_name;
 
 /// A container as runc prints it.
 #[derive(Serialize)]
@@ -138,17 +139,6 @@ pub(super) fn aligned<R: AsRef<[String]>>(rows: &[R]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// The name of a user, else `#UID`, as runc has it.
-pub(super) fn user_name(uid: u32) -> String {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    found.unwrap_or_else(|| format!("#{uid}"))
 }
 
 /// `events`.
