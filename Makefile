@@ -20,9 +20,12 @@ test-long: setup build images ## what takes longer than `make test` may
 	tests/integration/in-machine --timeout 7200 --long
 	tests/checks/reproducible
 
-bench: setup build images ## start-up time, exec, output and memory beside runc, crun and QEMU microvm
+bench: setup build images ## start-up, exec, output, network, storage, engine and memory beside runc, dockerd, podman and QEMU
 	tests/machine/run --timeout 3600 -- tests/bench/start
 	tests/machine/run --timeout 3600 -- tests/bench/runtime
+	tests/machine/run --timeout 3600 -- tests/bench/net
+	tests/machine/run --timeout 3600 -- tests/bench/storage
+	tests/machine/run --timeout 3600 -- tests/bench/engine
 
 setup: ## install what building and testing needs
 	tests/install
@@ -31,13 +34,17 @@ build: programs kernel virtiofsd ## everything into dist/
 
 # No path of this machine gets into a program, so the same source gives the same bytes anywhere.
 programs: export RUSTFLAGS := --remap-path-prefix=$(CURDIR)=/hull --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+# A panic ends the agent, so the tables by which others unwind would only take every guest's memory.
+AGENT_BUILD = RUSTFLAGS="$$RUSTFLAGS -Cforce-unwind-tables=no" cargo build --profile guest --locked -p hull-agent --target $(MUSL)
 programs: ## the Rust programs and the initramfs
 	cargo build --release --locked -p hull-vmm -p hull-shim -p hull-engine -p hull
-	cargo build --profile guest --locked -p hull-agent --target $(MUSL)
 	@mkdir -p $(DIST)/bin $(DIST)/libexec/hull
 	@for b in $(HOST_BINS); do cmp -s target/release/$$b $(DIST)/bin/$$b || install -m755 target/release/$$b $(DIST)/bin/$$b; done
 	@cmp -s target/release/hull-vmm $(DIST)/libexec/hull/hull-vmm || install -m755 target/release/hull-vmm $(DIST)/libexec/hull/hull-vmm
+	$(AGENT_BUILD) --no-default-features
 	agent/initramfs target/$(MUSL)/guest/hull-agent $(DIST)/libexec/hull/initramfs.cpio
+	$(AGENT_BUILD)
+	agent/initramfs target/$(MUSL)/guest/hull-agent $(DIST)/libexec/hull/unpack-initramfs.cpio
 
 kernel: ## the guest kernel, from the cache where its inputs have not changed
 	@mkdir -p $(DIST)/libexec/hull
@@ -53,6 +60,7 @@ images: ## the images that tests and the demo use, from the cache
 lint: ## formatting, clippy, licences and versions of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy -p hull-agent --no-default-features --locked -- -D warnings
 	tests/checks/dependencies
 
 sbom: ## what the programs are made of, as CycloneDX, in dist/
