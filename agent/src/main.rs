@@ -38,6 +38,7 @@ mod sandbox;
 mod serve;
 mod stdio;
 mod sys;
+#[cfg(feature = "unpack")]
 mod unpack;
 
 use std::process::ExitCode;

@@ -8,16 +8,17 @@ use hull_protocol::agent::{
     CreateProcessResponse, DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest,
     HelloResponse, ListProcessesResponse, NextEventRequest, ProcessRef, RemoveInterfaceRequest,
     ResizePtyRequest, SignalProcessRequest, StartProcessResponse, StatsContainerResponse,
-    UnpackProgressResponse, UnpackRequest, UnpackResponse, UpdateContainerRequest,
-    WaitProcessResponse,
+    UpdateContainerRequest, WaitProcessResponse,
 };
+#[cfg(feature = "unpack")]
+use hull_protocol::agent::{UnpackProgressResponse, UnpackRequest, UnpackResponse};
 use hull_protocol::{agent_ttrpc, TraceMark, PROTOCOL_VERSION};
 use ttrpc::r#async::TtrpcContext;
 
 use crate::error::{AgentError, Kind, Result};
 use crate::process::Exit;
 use crate::sandbox::Sandbox;
-use crate::{device, diagnose, network, power, ps, resolver, sys, unpack};
+use crate::{device, diagnose, network, power, ps, resolver, sys};
 
 /// The service.
 pub(crate) struct Service {
@@ -281,20 +282,22 @@ impl agent_ttrpc::Agent for Service {
         Ok(self.sandbox.events.next(request.after).await)
     }
 
+    #[cfg(feature = "unpack")]
     async fn unpack(
         &self,
         _: &TtrpcContext,
         request: UnpackRequest,
     ) -> ttrpc::Result<UnpackResponse> {
-        to_the_end(unpack::run(request)).await
+        to_the_end(crate::unpack::run(request)).await
     }
 
+    #[cfg(feature = "unpack")]
     async fn unpack_progress(
         &self,
         _: &TtrpcContext,
         _: Empty,
     ) -> ttrpc::Result<UnpackProgressResponse> {
-        Ok(unpack::progress())
+        Ok(crate::unpack::progress())
     }
 
     async fn diagnose(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<DiagnoseResponse> {

@@ -76,8 +76,10 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let uid = UidLease::take(&exec_root())?;
     let dir = RuntimeDir::create(&exec_root(), &id)?;
     let plan = plan(args, &id, &uid)?;
+    let assets = Assets::find()?;
     let boot = Boot {
-        assets: &Assets::find()?,
+        assets: &assets,
+        initramfs: &assets.initramfs,
         config: plan.config.clone(),
         resources: &plan.resources,
         console: args.console.as_deref(),

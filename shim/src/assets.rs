@@ -14,6 +14,8 @@ pub struct Assets {
     pub vmlinux: PathBuf,
     /// The guest's initial file system: an uncompressed cpio archive holding the agent.
     pub initramfs: PathBuf,
+    /// The same for microVMs that unpack images: its agent can, the other one can't.
+    pub unpack_initramfs: PathBuf,
     /// The server of shared directories. Only a sandbox that shares any needs it to exist.
     pub virtiofsd: PathBuf,
 }
@@ -28,7 +30,7 @@ pub enum AssetsError {
         source: std::io::Error,
     },
     /// A file is missing.
-    #[error("{path:?} is missing: Hull is not completely installed; install it again (from a source tree: `make`), or set {LIBEXEC_ENV} to the directory that holds hull-vmm, vmlinux and initramfs.cpio")]
+    #[error("{path:?} is missing: Hull is not completely installed; install it again (from a source tree: `make`), or set {LIBEXEC_ENV} to the directory that holds hull-vmm, vmlinux, initramfs.cpio and unpack-initramfs.cpio")]
     Missing {
         /// The file.
         path: PathBuf,
@@ -56,6 +58,7 @@ impl Assets {
             hull_vmm: file("hull-vmm")?,
             vmlinux: file("vmlinux")?,
             initramfs: file("initramfs.cpio")?,
+            unpack_initramfs: file("unpack-initramfs.cpio")?,
             virtiofsd: directory.join("virtiofsd"),
         })
     }
@@ -88,7 +91,12 @@ mod tests {
     #[test]
     fn a_complete_directory_is_accepted() {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["hull-vmm", "vmlinux", "initramfs.cpio"] {
+        for name in [
+            "hull-vmm",
+            "vmlinux",
+            "initramfs.cpio",
+            "unpack-initramfs.cpio",
+        ] {
             std::fs::write(directory.path().join(name), "").unwrap();
         }
         let assets = Assets::in_directory(directory.path()).unwrap();

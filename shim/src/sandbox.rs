@@ -63,6 +63,8 @@ pub enum SandboxError {
 pub struct Boot<'a> {
     /// Hull's own files.
     pub assets: &'a Assets,
+    /// That of them which is the guest's initial file system.
+    pub initramfs: &'a Path,
     /// The VM.
     pub config: VmConfig,
     /// Files to open for it, beside kernel and initramfs.
@@ -120,6 +122,7 @@ impl Sandbox {
         let console = plan.console.then(|| dir.path().join(CONSOLE_FILE));
         let boot = Boot {
             assets,
+            initramfs: &assets.initramfs,
             config: plan.config.clone(),
             resources: &plan.resources,
             console: console.as_deref(),
@@ -356,7 +359,7 @@ async fn end_with(virtiofsd: OwnedFd, vm: Vm) {
 fn open_files(boot: &Boot<'_>, taps: Vec<OwnedFd>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
     let own = [
         resource(KERNEL_FD, &boot.assets.vmlinux, false),
-        resource(INITRAMFS_FD, &boot.assets.initramfs, false),
+        resource(INITRAMFS_FD, boot.initramfs, false),
     ];
     let mut files = Vec::new();
     for resource in own.iter().chain(boot.resources) {

@@ -157,10 +157,15 @@ fn programs() -> Result<String, String> {
 fn guest_files() -> Result<String, String> {
     let dir = std::env::var_os("HULL_LIBEXEC")
         .map_or_else(|| own_dir().join("../libexec/hull"), PathBuf::from);
-    let missing: Vec<&str> = ["hull-vmm", "vmlinux", "initramfs.cpio"]
-        .into_iter()
-        .filter(|name| !dir.join(name).exists())
-        .collect();
+    let missing: Vec<&str> = [
+        "hull-vmm",
+        "vmlinux",
+        "initramfs.cpio",
+        "unpack-initramfs.cpio",
+    ]
+    .into_iter()
+    .filter(|name| !dir.join(name).exists())
+    .collect();
     if !missing.is_empty() {
         return Err(format!(
             "{} not in {}: install Hull again, or set HULL_LIBEXEC",

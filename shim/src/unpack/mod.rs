@@ -156,6 +156,7 @@ async fn boot(
     };
     let boot = Boot {
         assets,
+        initramfs: &assets.unpack_initramfs,
         config,
         resources: &resources,
         console: None,
