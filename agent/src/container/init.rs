@@ -324,9 +324,7 @@ fn finish_container(init: &InitRole) -> Result<()> {
     for path in &plan.readonly_paths {
         mounts::readonly(path)?;
     }
-    for path in &plan.masked_paths {
-        mounts::mask(path)?;
-    }
+    mounts::mask(&plan.masked_paths)?;
     if plan.root_readonly {
         mounts::root_readonly()?;
     }

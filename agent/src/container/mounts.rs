@@ -4,12 +4,13 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, CWD};
 use rustix::mount::{
-    mount, mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree, unmount,
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
+    unmount, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
 use super::mount_options::{MountOptions, PER_MOUNT, READ_ONLY};
@@ -79,12 +80,19 @@ fn explain(error: io::Error, destination: &Path) -> AgentError {
 }
 
 fn mount_one(plan: &MountPlan, tree: Option<&Tree>) -> io::Result<()> {
+    if let MountWhat::FileSystem { fs_type, .. } = &plan.what {
+        refuse_link(fs_type, &plan.destination)?;
+    }
     let is_file = tree.is_some_and(|tree| tree.is_file);
-    let destination = resolve::mount_point(&plan.destination, is_file)?;
+    let (destination, mode) = place(plan, is_file)?;
     match (&plan.what, tree) {
         (_, Some(tree)) => bind(tree, &destination, &plan.options)?,
         (MountWhat::FileSystem { fs_type, source }, None) => {
-            file_system(fs_type, source, &destination, &plan.options)?;
+            let options = match mode {
+                Some(mode) => &with_mode(&plan.options, mode),
+                None => &plan.options,
+            };
+            file_system(fs_type, source, &destination, options)?;
         }
         (MountWhat::Bind { .. }, None) => return Err(io::ErrorKind::InvalidInput.into()),
     }
@@ -104,6 +112,41 @@ fn mount_one(plan: &MountPlan, tree: Option<&Tree>) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Where these are, paths of the container are masked: an image must not lead them elsewhere.
+fn refuse_link(fs_type: &str, destination: &Path) -> io::Result<()> {
+    if !matches!(fs_type, "proc" | "sysfs") {
+        return Ok(());
+    }
+    match fs::symlink_metadata(destination) {
+        Ok(meta) if !meta.is_dir() => Err(io::Error::other(format!(
+            "filesystem {fs_type:?} must be mounted on ordinary directory"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The mount point, and the mode that a tmpfs takes over from it: that of the directory which was
+/// there, unless the options name one.
+fn place(plan: &MountPlan, is_file: bool) -> io::Result<(PathBuf, Option<u32>)> {
+    let is_tmpfs =
+        matches!(&plan.what, MountWhat::FileSystem { fs_type, .. } if fs_type == "tmpfs");
+    let mut data = plan.options.data.split(',');
+    let inherits = is_tmpfs && !data.any(|option| option.starts_with("mode="));
+    let existing = inherits.then(|| resolve::follow(Path::new("/"), &plan.destination));
+    let mode = match existing.transpose()?.map(fs::metadata) {
+        Some(Ok(meta)) => Some(meta.permissions().mode() & 0o7777),
+        Some(Err(_)) | None => None,
+    };
+    Ok((resolve::mount_point(&plan.destination, is_file)?, mode))
+}
+
+fn with_mode(options: &MountOptions, mode: u32) -> MountOptions {
+    let mut options = options.clone();
+    let comma = if options.data.is_empty() { "" } else { "," };
+    options.data = format!("{}{comma}mode={mode:o}", options.data);
+    options
 }
 
 fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<()> {
@@ -242,20 +285,31 @@ pub(super) fn root_readonly() -> Result<()> {
         .context(|| "failed to make the root file system read-only".to_string())
 }
 
-/// Hides a path: a directory behind an empty one, a file behind /dev/null. A path that is not
-/// there needs no hiding.
-pub(super) fn mask(path: &Path) -> Result<()> {
-    let failed = || format!("failed to mask {}", path.display());
-    let Some(meta) = existing(path).context(failed)? else {
-        return Ok(());
-    };
-    if meta.is_dir() {
-        let flags =
-            MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        mount("tmpfs", path, "tmpfs", flags, Some(c"size=0k,nr_inodes=2")).context(failed)
-    } else {
-        rustix::mount::mount_bind("/dev/null", path).context(failed)
+/// Hides paths: a directory behind an empty one, the same for all, a file behind /dev/null. A path
+/// that is not there needs no hiding.
+pub(super) fn mask(paths: &[PathBuf]) -> Result<()> {
+    // The last one that was put in place, which nothing covers.
+    let mut empty: Option<&Path> = None;
+    for path in paths {
+        let failed = || format!("failed to mask {}", path.display());
+        let Some(meta) = existing(path).context(failed)? else {
+            continue;
+        };
+        if !meta.is_dir() {
+            mount_bind("/dev/null", path).context(failed)?;
+            continue;
+        }
+        match empty.replace(path) {
+            Some(empty) => mount_bind(empty, path).context(failed)?,
+            None => mount_empty(path).context(failed)?,
+        }
     }
+    Ok(())
+}
+
+fn mount_empty(path: &Path) -> rustix::io::Result<()> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", path, "tmpfs", flags, Some(c"size=0k,nr_inodes=2"))
 }
 
 /// Makes a path read-only, with what is mounted below it; one that is not there is skipped.
