@@ -24,11 +24,13 @@ use crate::error::{AgentError, Kind, Result};
 /// Compiled filters, to be installed in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SeccompPlan {
-    /// Instructions: code, jump if true, jump if false, operand.
-    pub(crate) programs: Vec<Vec<(u16, u8, u8, u32)>>,
+    pub(crate) programs: Vec<Vec<Instruction>>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub(crate) flags: u64,
 }
+
+/// Code, jump if true, jump if false, operand.
+type Instruction = (u16, u8, u8, u32);
 
 /// Rules by system call; no rule means every call of that number.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -59,7 +61,9 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<SeccompPlan> {
     }
     let mut programs = Vec::new();
     if default != SeccompAction::Allow {
-        programs.push(build(named, default, SeccompAction::Allow)?);
+        let mut program = unknown_calls(profile);
+        program.extend(build(named, default, SeccompAction::Allow)?);
+        programs.push(program);
     }
     for (answer, rules) in groups {
         programs.push(build(rules, SeccompAction::Allow, answer)?);
@@ -68,6 +72,40 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<SeccompPlan> {
         programs,
         flags: flags(profile)?,
     })
+}
+
+/// What runc puts before a filter that forbids what it does not name: calls newer than all that it
+/// names do not exist, so that C libraries fall back to older ones. A profile that says itself what
+/// forbidden calls return has none, nor one that lets calls pass.
+fn unknown_calls(profile: &LinuxSeccomp) -> Vec<Instruction> {
+    const ARCH_X86_64: u32 = 0xc000_003e;
+    const X32: u32 = 0x4000_0000;
+    const RETURN_ENOSYS: u32 = 0x0005_0000 | libc::ENOSYS as u32;
+    let passes = matches!(
+        profile.default_action(),
+        LinuxSeccompAction::ScmpActAllow
+            | LinuxSeccompAction::ScmpActLog
+            | LinuxSeccompAction::ScmpActTrace
+    );
+    let errno = profile.default_errno_ret();
+    if passes || errno.is_some_and(|errno| errno != libc::ENOSYS as u32) {
+        return Vec::new();
+    }
+    let entries = profile.syscalls().iter().flatten();
+    let numbers = entries.flat_map(|entry| entry.names().iter());
+    let newest = numbers.filter_map(|name| x86_64::number(name)).max();
+    let Some(newest) = newest.and_then(|number| u32::try_from(number).ok()) else {
+        return Vec::new();
+    };
+    let (load, equal, at_least, above, answer) = (0x20, 0x15, 0x35, 0x25, 0x06);
+    vec![
+        (load, 0, 0, 4),
+        (equal, 0, 4, ARCH_X86_64),
+        (load, 0, 0, 0),
+        (at_least, 2, 0, X32),
+        (above, 0, 1, newest),
+        (answer, 0, 0, RETURN_ENOSYS),
+    ]
 }
 
 fn flags(profile: &LinuxSeccomp) -> Result<u64> {
@@ -165,7 +203,7 @@ fn build(
     rules: Rules,
     mismatch: SeccompAction,
     matched: SeccompAction,
-) -> Result<Vec<(u16, u8, u8, u32)>> {
+) -> Result<Vec<Instruction>> {
     let filter =
         SeccompFilter::new(rules, mismatch, matched, TargetArch::x86_64).map_err(compile_error)?;
     let program: BpfProgram = filter.try_into().map_err(compile_error)?;
@@ -211,6 +249,32 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(plan.programs.len(), 1);
+    }
+
+    #[test]
+    fn calls_newer_than_all_that_are_named_do_not_exist() {
+        let first = |extra: serde_json::Value| {
+            let mut profile = serde_json::json!({
+                "defaultAction": "SCMP_ACT_ERRNO",
+                "syscalls": [{ "names": ["read", "clone3", "dup"], "action": "SCMP_ACT_ALLOW" }]
+            });
+            for (key, value) in extra.as_object().unwrap() {
+                profile[key] = value.clone();
+            }
+            compiled(profile).unwrap().programs[0][4]
+        };
+        let stub = (0x25, 0, 1, 435);
+        assert_eq!(first(serde_json::json!({})), stub);
+        assert_eq!(first(serde_json::json!({"defaultErrnoRet": 38})), stub);
+        assert_ne!(first(serde_json::json!({"defaultErrnoRet": 1})), stub);
+        assert_ne!(
+            first(serde_json::json!({"defaultAction": "SCMP_ACT_LOG"})),
+            stub
+        );
+        assert_eq!(
+            first(serde_json::json!({"defaultAction": "SCMP_ACT_KILL_PROCESS"})),
+            stub
+        );
     }
 
     #[test]
