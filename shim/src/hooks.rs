@@ -321,10 +321,12 @@ async fn execute(hook: &Hook, bundle: &Path, state: &[u8]) -> Result<(), Problem
     if let Some((name, arguments)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(arguments);
     }
-    let env = hook.env().iter().flatten();
+    // One without an environment of its own has that of the shim, as with runc.
+    if let Some(env) = hook.env() {
+        let variables = env.iter().filter_map(|variable| variable.split_once('='));
+        command.env_clear().envs(variables);
+    }
     let mut child = command
-        .env_clear()
-        .envs(env.filter_map(|variable| variable.split_once('=')))
         .current_dir(bundle)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

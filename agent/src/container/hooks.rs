@@ -30,7 +30,8 @@ pub(crate) struct StartHooks {
 struct HookPlan {
     path: PathBuf,
     args: Vec<String>,
-    env: Vec<(String, String)>,
+    /// Without one of its own, a hook has that of the container's process.
+    env: Option<Vec<String>>,
     /// In seconds.
     timeout: Option<i64>,
 }
@@ -49,8 +50,8 @@ impl StartHooks {
         })
     }
 
-    /// Runs them in their order, up to the first that fails.
-    pub(super) fn run(&self) -> Result<()> {
+    /// Runs them in their order, up to the first that fails; `env` is the process's.
+    pub(super) fn run(&self, env: &[String]) -> Result<()> {
         if self.hooks.is_empty() {
             return Ok(());
         }
@@ -61,7 +62,7 @@ impl StartHooks {
             .map_err(io::Error::from)
             .context(|| "failed to write the state for hooks".to_string())?;
         for (index, hook) in self.hooks.iter().enumerate() {
-            run(hook, &state).map_err(|problem| {
+            run(hook, env, &state).map_err(|problem| {
                 let text = format!("error running startContainer hook #{index}: {problem}");
                 AgentError::new(Kind::Internal, text)
             })?;
@@ -71,20 +72,16 @@ impl StartHooks {
 }
 
 fn lower(hook: &Hook) -> HookPlan {
-    let env = hook.env().iter().flatten();
     HookPlan {
         path: hook.path().clone(),
         args: hook.args().clone().unwrap_or_default(),
-        env: env
-            .filter_map(|variable| variable.split_once('='))
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect(),
+        env: hook.env().clone(),
         timeout: hook.timeout().filter(|seconds| 0 < *seconds),
     }
 }
 
 /// The problem as text, or nothing.
-fn run(hook: &HookPlan, state: &[u8]) -> std::result::Result<(), String> {
+fn run(hook: &HookPlan, env: &[String], state: &[u8]) -> std::result::Result<(), String> {
     let start = || -> io::Result<(Child, [File; 2])> {
         // Files instead of pipes: a hook that reads nothing or writes much holds nothing up.
         let mut input = memory_file()?;
@@ -95,9 +92,10 @@ fn run(hook: &HookPlan, state: &[u8]) -> std::result::Result<(), String> {
         if let Some((name, arguments)) = hook.args.split_first() {
             command.arg0(name).args(arguments);
         }
+        let env = hook.env.as_deref().unwrap_or(env).iter();
         let child = command
             .env_clear()
-            .envs(hook.env.iter().map(|(name, value)| (name, value)))
+            .envs(env.filter_map(|variable| variable.split_once('=')))
             .stdin(input)
             .stdout(outputs[0].try_clone()?)
             .stderr(outputs[1].try_clone()?)
@@ -116,10 +114,23 @@ fn run(hook: &HookPlan, state: &[u8]) -> std::result::Result<(), String> {
     }
     let [stdout, stderr] = outputs.map(beginning);
     let how = match status.signal() {
-        Some(signal) => format!("signal {signal}"),
+        Some(signal) => format!("signal: {}", signal_name(signal)),
         None => format!("exit status {}", status.code().unwrap_or_default()),
     };
     Err(format!("{how}, stdout: {stdout}, stderr: {stderr}"))
+}
+
+/// In the words that runc has for it.
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        libc::SIGABRT => "aborted",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGTERM => "terminated",
+        libc::SIGSYS => "bad system call",
+        other => return format!("signal {other}"),
+    };
+    name.to_string()
 }
 
 /// Waits for its end; one that takes longer than its limit in seconds is killed: `None`.
@@ -173,11 +184,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let out = directory.path().join("out");
         let script = format!("cat > {0}; echo $A$HOME >> {0}", out.display());
-        hooks(serde_json::json!([shell(&script)])).run().unwrap();
+        hooks(serde_json::json!([shell(&script)])).run(&[]).unwrap();
         let text = std::fs::read_to_string(out).unwrap();
         assert!(text.contains(r#""id":"c1""#), "{text}");
         assert!(text.contains(r#""status":"created""#), "{text}");
         assert!(text.ends_with("}1\n"), "{text}");
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_has_the_processs() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = directory.path().join("out");
+        let mut hook = shell(&format!("echo $ONE > {}", out.display()));
+        hook.as_object_mut().unwrap().remove("env");
+        hooks(serde_json::json!([hook]))
+            .run(&["ONE=two".to_string()])
+            .unwrap();
+        assert_eq!(std::fs::read_to_string(out).unwrap(), "two\n");
     }
 
     #[test]
@@ -186,7 +209,7 @@ mod tests {
         let out = directory.path().join("out");
         let last = shell(&format!("touch {}", out.display()));
         let list = serde_json::json!([shell("true"), shell("echo no >&2; exit 3"), last]);
-        let error = hooks(list).run().unwrap_err();
+        let error = hooks(list).run(&[]).unwrap_err();
         let want = "error running startContainer hook #1: exit status 3, stdout: , stderr: no\n";
         assert_eq!(error.text(), want);
         assert!(!out.exists());
@@ -196,10 +219,10 @@ mod tests {
     fn a_hook_that_hangs_or_is_missing_is_an_error() {
         let mut hanging = shell("exec sleep 1000");
         hanging["timeout"] = 1.into();
-        let error = hooks(serde_json::json!([hanging])).run().unwrap_err();
+        let error = hooks(serde_json::json!([hanging])).run(&[]).unwrap_err();
         assert!(error.text().contains("timeout of 1.0s"), "{}", error.text());
         let missing = serde_json::json!([{"path": "/nonexistent/hook"}]);
-        let error = hooks(missing).run().unwrap_err();
+        let error = hooks(missing).run(&[]).unwrap_err();
         assert!(
             error.text().contains("/nonexistent/hook"),
             "{}",

@@ -25,6 +25,8 @@ use crate::sys;
 
 /// Longest passwd or group file that is read, in bytes: the image decides what is in them.
 const MAX_PASSWD: u64 = 4 << 20;
+/// Exit status of a process whose program the kernel does not execute.
+const EXEC_FAILURE: i32 = 255;
 
 /// Limits and the score for the OOM killer. Done by the launcher, while /proc is the guest's, and
 /// inherited.
@@ -118,23 +120,26 @@ pub(super) fn run(
         .iter()
         .map(|arg| c_string(arg.as_bytes()))
         .collect::<Result<Vec<_>>>()?;
-    let env = env
+    let variables = env
         .iter()
         .map(|var| c_string(var.as_bytes()))
         .collect::<Result<Vec<_>>>()?;
 
     announce(&channel)?;
-    hooks.run()?;
     sys::close_on_exec_from(first_closed);
     sys::reset_signals();
     if plan.no_new_privileges {
         seccomp(plan)?;
     }
+    // Under the filter, whose bounds are theirs too.
+    hooks.run(&env)?;
     let error = match init {
-        None => sys::execve(&path, &args, &env),
-        Some(file) => sys::execve_file(file.as_fd(), &reaper::arguments(&args), &env),
+        None => sys::execve(&path, &args, &variables),
+        Some(file) => sys::execve_file(file.as_fd(), &reaper::arguments(&args), &variables),
     };
-    Err(lookup::exec_failure(&program, &error))
+    // It was started: what is wrong with the program itself is told as its own output, as elsewhere.
+    eprintln!("{}", lookup::exec_failure(&program, &error).text());
+    std::process::exit(EXEC_FAILURE)
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString> {
@@ -272,6 +277,8 @@ fn enter(cwd: &Path) -> Result<()> {
 
 fn environment(plan: &ProcessPlan, identity: &Identity) -> Vec<String> {
     let mut env = plan.env.clone();
+    // An empty one counts as missing, as elsewhere.
+    env.retain(|variable| variable != "HOME=");
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
         env.push(format!("HOME={}", identity.home));
     }
