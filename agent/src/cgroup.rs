@@ -144,10 +144,13 @@ fn block_io(resources: &LinuxResources) -> Vec<Setting> {
     list
 }
 
-/// Version 1 shares (2..262144) to a version 2 weight (1..10000), by runc's formula.
+/// Version 1 shares (2..262144) to a version 2 weight (1..10000), by runc's formula since 1.3: the
+/// default, 1024, is the default, 100.
 fn cpu_weight(shares: u64) -> u64 {
-    let shares = shares.clamp(2, 262_144);
-    1 + (shares - 2) * 9999 / 262_142
+    let log = (shares.clamp(2, 262_144) as f64).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    // The last digits differ between C libraries.
+    ((10f64.powf(exponent) - 1e-9).ceil() as u64).clamp(1, 10_000)
 }
 
 /// Makes `hull/` and lets groups in it have all controllers there are. Idempotent.
@@ -506,7 +509,7 @@ mod tests {
                 "pids": { "limit": 50 }
             })),
             pairs(&[
-                ("cpu.weight", "39"),
+                ("cpu.weight", "100"),
                 ("cpu.max", "50000 100000"),
                 ("cpuset.cpus", "0-1"),
                 ("pids.max", "50")

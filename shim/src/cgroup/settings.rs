@@ -30,9 +30,13 @@ fn cpu_settings(cpu: &LinuxCpu) -> HostShare {
     settings
 }
 
-/// cgroup v1's shares (2 to 262144) as v2's weight (1 to 10000).
+/// cgroup v1's shares (2 to 262144) as v2's weight (1 to 10000): the default, 1024, is the default,
+/// 100, as with runc since 1.3.
 fn cpu_weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+    let log = (shares.clamp(2, 262_144) as f64).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    // The last digits differ between C libraries.
+    ((10f64.powf(exponent) - 1e-9).ceil() as u64).clamp(1, 10_000)
 }
 
 /// cgroup v1's weight (10 to 1000) as v2's (1 to 10000).
@@ -47,7 +51,7 @@ mod tests {
     #[test]
     fn weights_are_in_their_range() {
         assert_eq!(cpu_weight(2), 1);
-        assert_eq!(cpu_weight(1024), 39);
+        assert_eq!(cpu_weight(1024), 100);
         assert_eq!(cpu_weight(u64::MAX), 10_000);
         assert_eq!((io_weight(1), io_weight(10)), (1, 1));
         assert_eq!((io_weight(1000), io_weight(u16::MAX)), (10_000, 10_000));
@@ -61,7 +65,7 @@ mod tests {
         }));
         let share = share(Some(&resources.unwrap()));
         let want = [
-            ("cpu.weight", "20"),
+            ("cpu.weight", "59"),
             ("cpuset.cpus", "0-1"),
             ("io.weight", "4950"),
         ];
