@@ -3,6 +3,7 @@
 //! Everything that lowering needs to know of the host's files is read here, so that lowering
 //! itself touches nothing.
 
+pub(crate) mod capabilities;
 mod disks;
 mod nodes;
 
@@ -165,8 +166,11 @@ impl Bundle {
     pub fn load(directory: &Path, mounts: &[RootfsMount]) -> Result<Self, SpecError> {
         let path = directory.join("config.json");
         let (_, text) = read_bounded(&path, MAX_CONFIG_BYTES)?;
-        let spec: Spec =
-            serde_json::from_slice(&text).map_err(|source| SpecError::Parse { path, source })?;
+        let (spec, unknown) =
+            capabilities::parse_spec(&text).map_err(|source| SpecError::Parse { path, source })?;
+        if !unknown.is_empty() {
+            tracing::warn!("{}", capabilities::warning(&unknown));
+        }
         let rootfs = rootfs_source(directory, &spec, mounts)?;
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
         let nodes = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;

@@ -122,6 +122,9 @@ pub(super) struct CreateArgs {
     /// File for the PID.
     #[arg(long)]
     pub(super) pid_file: Option<PathBuf>,
+    /// Socket that takes a descriptor of the process (pidfd).
+    #[arg(long)]
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// Accepted as runc's: the guest has its own way to change the root.
     #[arg(long)]
     pub(super) no_pivot: bool,
@@ -198,6 +201,9 @@ pub(super) struct ExecArgs {
     /// File for the PID.
     #[arg(long)]
     pub(super) pid_file: Option<PathBuf>,
+    /// Socket that takes a descriptor of the process (pidfd).
+    #[arg(long)]
+    pub(super) pidfd_socket: Option<PathBuf>,
     /// Refused: the guest's kernel has no SELinux.
     #[arg(long)]
     pub(super) process_label: Option<String>,

@@ -10,11 +10,11 @@ use super::client::{ShimName, Task};
 use super::error::{io_error, Result, RuntimeError};
 use super::foreground;
 use super::store::{sandbox_id, Record};
-use super::streams::{write_pid_file, Offer, Place, Size, Wanted};
+use super::streams::{send_pidfd, write_pid_file, Offer, Place, Size, Wanted};
 use super::Context;
 use crate::cgroup::{share, Cgroup};
 use crate::holder::Network;
-use crate::spec::RootfsMount;
+use crate::spec::{capabilities, RootfsMount};
 
 /// Largest config.json, in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -69,10 +69,19 @@ impl Made {
 
 async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) -> Result<Made> {
     let pid_file = absolute(args.pid_file.as_deref())?;
+    let pidfd_socket = absolute(args.pidfd_socket.as_deref())?;
     let console_socket = absolute(args.console_socket.as_deref())?;
     let bundle = enter_bundle(args.bundle.as_deref())?;
-    let spec = load_spec(&bundle)?;
+    let (spec, unknown) = load_spec(&bundle)?;
+    if !unknown.is_empty() {
+        context.log.warn(&capabilities::warning(&unknown));
+    }
     check_spec(&spec)?;
+    let sets = spec.process().as_ref();
+    let sets = sets.and_then(|process| process.capabilities().as_ref());
+    for warning in capabilities::ambient_warnings(sets) {
+        context.log.warn(&warning);
+    }
     context.store.directory(id)?;
     let preserved = context.inherited.take().check()?;
     let wanted = wanted(&spec, console_socket, detached);
@@ -124,6 +133,9 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
             address: address.clone(),
             pid,
         };
+        if let Some(socket) = &pidfd_socket {
+            send_pidfd(socket, pid)?;
+        }
         finish(pid_file.as_deref(), claim, record)
     };
     match created.await {
@@ -179,8 +191,8 @@ fn enter_bundle(bundle: Option<&Path>) -> Result<PathBuf> {
     std::env::current_dir().map_err(io_error("find", bundle))
 }
 
-/// Reads a bundle's configuration.
-pub(super) fn load_spec(bundle: &Path) -> Result<Spec> {
+/// Reads a bundle's configuration, and the unknown capabilities that were left out of it.
+pub(super) fn load_spec(bundle: &Path) -> Result<(Spec, Vec<String>)> {
     let path = bundle.join(CONFIG_FILE);
     let metadata = std::fs::metadata(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -193,7 +205,7 @@ pub(super) fn load_spec(bundle: &Path) -> Result<Spec> {
         return Err(RuntimeError::Usage(text));
     }
     let text = std::fs::read(&path).map_err(io_error("read", &path))?;
-    serde_json::from_slice(&text).map_err(|source| RuntimeError::Json {
+    capabilities::parse_spec(&text).map_err(|source| RuntimeError::Json {
         what: path.display().to_string(),
         source,
     })

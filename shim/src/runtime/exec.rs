@@ -9,10 +9,11 @@ use super::client::Status;
 use super::control::{find, Found};
 use super::create::{check_process, load_spec};
 use super::error::{io_error, Result, RuntimeError};
-use super::streams::{random_name, write_pid_file, Place, Size, Wanted};
+use super::streams::{random_name, send_pidfd, write_pid_file, Place, Size, Wanted};
 use super::{foreground, Context};
 use crate::cgroup::Cgroup;
 use crate::holder::Network;
+use crate::spec::capabilities;
 
 /// `exec`. The exit status is the process's, or 255.
 pub(super) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8> {
@@ -38,8 +39,11 @@ async fn run(context: &Context, args: &ExecArgs, id: &str, command: &[String]) -
     let found = find(context, id).await?;
     let preserved = context.inherited.take().check()?;
     let sub_cgroup = sub_cgroup(&args.cgroup)?;
-    let process = process(args, command, &found)?;
+    let process = process(context, args, command, &found)?;
     check(&found, args.ignore_paused)?;
+    for warning in capabilities::ambient_warnings(process.capabilities().as_ref()) {
+        context.log.warn(&warning);
+    }
     let terminal = process.terminal().unwrap_or(false);
     let wanted = Wanted {
         terminal,
@@ -71,6 +75,9 @@ async fn run(context: &Context, args: &ExecArgs, id: &str, command: &[String]) -
     task.exec(&exec_id, json, &offer.streams).await?;
     let started = async {
         let pid = task.start(&exec_id).await?;
+        if let Some(socket) = &args.pidfd_socket {
+            send_pidfd(socket, pid)?;
+        }
         match &args.pid_file {
             Some(path) => write_pid_file(path, pid),
             None => Ok(()),
@@ -145,27 +152,35 @@ fn sub_cgroup(arguments: &[String]) -> Result<String> {
 }
 
 /// The process: as a file says, or the container's own with what the flags change.
-fn process(args: &ExecArgs, command: &[String], found: &Found) -> Result<Process> {
+fn process(
+    context: &Context,
+    args: &ExecArgs,
+    command: &[String],
+    found: &Found,
+) -> Result<Process> {
     if let Some(path) = &args.process {
         let text = std::fs::read(path).map_err(io_error("read", path))?;
-        let mut process = parse_process(&text).map_err(|source| RuntimeError::Json {
+        let parsed = parse_process(&text).map_err(|source| RuntimeError::Json {
             what: path.display().to_string(),
             source,
-        })?;
+        });
+        let (mut process, unknown) = parsed?;
+        warn_of_unknown(context, &unknown);
         if args.tty {
             process.set_terminal(Some(true));
         }
         return check_process(&process).map(|()| process);
     }
-    let spec = load_spec(&found.record.bundle)?;
+    let (spec, _) = load_spec(&found.record.bundle)?;
     let process = spec.process().clone();
     let process = process.ok_or_else(|| RuntimeError::Usage("no process in config.json".into()))?;
     let process = changed(process, args, command)?;
     check_process(&process).map(|()| process)
 }
 
-/// A process whose user may be left out: it is root then, as in runc.
-fn parse_process(text: &[u8]) -> serde_json::Result<Process> {
+/// A process whose user may be left out: it is root then, as in runc. With it, the unknown
+/// capabilities that were left out.
+fn parse_process(text: &[u8]) -> serde_json::Result<(Process, Vec<String>)> {
     let mut value: serde_json::Value = serde_json::from_slice(text)?;
     if let Some(process) = value.as_object_mut() {
         let user = process.entry("user").or_insert(serde_json::json!({}));
@@ -174,7 +189,8 @@ fn parse_process(text: &[u8]) -> serde_json::Result<Process> {
             user.entry("gid").or_insert(0.into());
         }
     }
-    serde_json::from_value(value)
+    let unknown = capabilities::take_unknown(&mut value);
+    Ok((serde_json::from_value(value)?, unknown))
 }
 
 fn changed(mut process: Process, args: &ExecArgs, command: &[String]) -> Result<Process> {
@@ -234,7 +250,8 @@ fn set_user(user: &mut User, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Into the sets that runc adds it to: all but the inheritable and ambient ones.
+/// Into the sets that runc adds it to: all but the inheritable one; the ambient one has only what
+/// is inheritable.
 fn add_capability(all: &mut LinuxCapabilities, capability: Capability) {
     let with = |set: &Option<Capabilities>| {
         let mut set = set.clone().unwrap_or_default();
@@ -243,6 +260,11 @@ fn add_capability(all: &mut LinuxCapabilities, capability: Capability) {
     };
     let (bounding, effective) = (with(all.bounding()), with(all.effective()));
     let permitted = with(all.permitted());
+    let inheritable = all.inheritable().as_ref();
+    if inheritable.is_some_and(|set| set.contains(&capability)) {
+        let ambient = with(all.ambient());
+        all.set_ambient(ambient);
+    }
     all.set_bounding(bounding);
     all.set_effective(effective);
     all.set_permitted(permitted);
@@ -257,11 +279,13 @@ fn known_capability(name: &str) -> Option<Capability> {
 /// As the specification says: what is unknown is told and left out.
 fn warn_of_capabilities(context: &Context, names: &[String]) {
     let unknown = names.iter().filter(|name| known_capability(name).is_none());
-    let unknown: Vec<_> = unknown.map(String::as_str).collect();
+    let unknown: Vec<_> = unknown.cloned().collect();
+    warn_of_unknown(context, &unknown);
+}
+
+fn warn_of_unknown(context: &Context, unknown: &[String]) {
     if !unknown.is_empty() {
-        let names = unknown.join(" ");
-        let text = format!("ignoring unknown or unavailable capabilities: [{names}]");
-        context.log.warn(&text);
+        context.log.warn(&capabilities::warning(unknown));
     }
 }
 
@@ -319,6 +343,20 @@ mod tests {
     }
 
     #[test]
+    fn a_capability_that_is_inheritable_becomes_ambient() {
+        let mut process = base();
+        let inheritable = Capabilities::from([Capability::Syslog]);
+        let mut capabilities = process.capabilities().clone().unwrap();
+        capabilities.set_inheritable(Some(inheritable.clone()));
+        process.set_capabilities(Some(capabilities));
+        let args = args("--cap CAP_SYSLOG --cap CAP_NET_RAW c1 true");
+        let process = changed(process, &args, &[]).unwrap();
+        let capabilities = process.capabilities().clone().unwrap();
+        assert_eq!(capabilities.ambient(), &Some(inheritable.clone()));
+        assert_eq!(capabilities.inheritable(), &Some(inheritable));
+    }
+
+    #[test]
     fn a_group_is_one_path_for_all_controllers() {
         let group = |line: &[&str]| {
             let line: Vec<_> = line.iter().map(|&argument| argument.to_owned()).collect();
@@ -334,9 +372,10 @@ mod tests {
 
     #[test]
     fn a_process_without_a_user_is_roots() {
-        let process = parse_process(br#"{"args": ["true"], "cwd": "/"}"#).unwrap();
+        let (process, _) = parse_process(br#"{"args": ["true"], "cwd": "/"}"#).unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
-        let process = parse_process(br#"{"user": {"uid": 5}, "args": [], "cwd": "/"}"#).unwrap();
+        let uid = br#"{"user": {"uid": 5}, "args": [], "cwd": "/"}"#;
+        let (process, _) = parse_process(uid).unwrap();
         assert_eq!((process.user().uid(), process.user().gid()), (5, 0));
         assert!(parse_process(b"[]").is_err());
     }

@@ -27,7 +27,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Command};
@@ -37,6 +37,9 @@ use log::Log;
 use store::Store;
 
 pub use error::RuntimeError;
+
+/// Exit status for a command that is none.
+const UNKNOWN_COMMAND: u8 = 3;
 
 /// What all commands need.
 struct Context {
@@ -103,6 +106,13 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
 }
 
 fn usage_exit(error: &clap::Error) -> ExitCode {
+    if let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(name))) =
+        (error.kind(), error.get(ContextKind::InvalidSubcommand))
+    {
+        // In runc's words and with its status.
+        eprintln!("No help topic for '{name}'");
+        return ExitCode::from(UNKNOWN_COMMAND);
+    }
     // Help goes to stdout.
     let _ = error.print();
     match error.kind() {

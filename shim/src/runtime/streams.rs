@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::{pidfd_open, Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
 use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{tcgetattr, tcsetattr, tcsetwinsize, OptionalActions, Termios, Winsize};
@@ -97,9 +98,7 @@ impl Wanted {
 
     /// A new terminal: its master goes to the socket, its slave is returned.
     fn terminal(&self, socket: &Path) -> Result<OwnedFd> {
-        let connected = UnixStream::connect(socket);
-        let connected =
-            connected.map_err(|error| RuntimeError::Usage(dial_error(socket, &error)))?;
+        let connected = dial(socket)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).map_err(system("make a terminal"))?;
         rustix::pty::unlockpt(&master).map_err(system("make a terminal"))?;
@@ -110,9 +109,15 @@ impl Wanted {
         if let Some(size) = self.size {
             set_size(&master, size)?;
         }
-        send_master(&connected, &master).map_err(io_error("send the terminal to", socket))?;
+        let sent = send_descriptor(&connected, b"/dev/ptmx", master.as_fd());
+        sent.map_err(io_error("send the terminal to", socket))?;
         Ok(slave)
     }
+}
+
+fn dial(socket: &Path) -> Result<UnixStream> {
+    let connected = UnixStream::connect(socket);
+    connected.map_err(|error| RuntimeError::Usage(dial_error(socket, &error)))
 }
 
 /// Go's words, which runc prints.
@@ -137,14 +142,24 @@ fn set_size(master: &OwnedFd, size: Size) -> Result<()> {
 }
 
 /// runc's protocol: the descriptor beside its name.
-fn send_master(socket: &UnixStream, master: &OwnedFd) -> std::io::Result<()> {
+fn send_descriptor(socket: &UnixStream, name: &[u8], fd: BorrowedFd<'_>) -> std::io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = [master.as_fd()];
+    let fds = [fd];
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let name = [IoSlice::new(b"/dev/ptmx")];
+    let name = [IoSlice::new(name)];
     rustix::net::sendmsg(socket, &name, &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+/// Sends a descriptor of the process on the host that `pid` names to whoever listens at `socket`.
+pub(super) fn send_pidfd(socket: &Path, pid: u32) -> Result<()> {
+    let connected = dial(socket)?;
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| RuntimeError::Shim("the shim named no PID".into()))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(system("open the process"))?;
+    let sent = send_descriptor(&connected, b"pidfd", pidfd.as_fd());
+    sent.map_err(io_error("send the pidfd to", socket))
 }
 
 /// What is open of this program's streams.

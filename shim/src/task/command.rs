@@ -180,7 +180,7 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
 /// of its own. A bundle that can't be read is told of when the container is made.
 fn pod_of(bundle: &Path) -> Option<String> {
     let config = std::fs::read(bundle.join("config.json")).ok()?;
-    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&config).ok()?;
+    let (spec, _) = crate::spec::capabilities::parse_spec(&config).ok()?;
     match Role::of(spec.annotations().as_ref()) {
         Role::Member(sandbox) => Some(sandbox),
         Role::None | Role::Sandbox => None,

@@ -9,6 +9,7 @@ use protobuf::Message as _;
 use tokio::sync::watch;
 
 use super::state::now;
+use crate::spec::capabilities;
 use crate::stdio::ProcessIo;
 
 /// Exit status of a process whose VM ended under it, as if it had been killed.
@@ -100,7 +101,12 @@ impl Process {
         stdio: StdioPaths,
         spec: &[u8],
     ) -> Result<Self, serde_json::Error> {
-        let mut spec: oci::Process = serde_json::from_slice(spec)?;
+        let mut spec: serde_json::Value = serde_json::from_slice(spec)?;
+        let unknown = capabilities::take_unknown(&mut spec);
+        if !unknown.is_empty() {
+            tracing::warn!("{}", capabilities::warning(&unknown));
+        }
+        let mut spec: oci::Process = serde_json::from_value(spec)?;
         // The request's word counts, as it does for containerd's own shims.
         spec.set_terminal(Some(stdio.terminal));
         Ok(Self::new(exec_id, stdio, Some(spec)))

@@ -1,0 +1,136 @@
+//! Capabilities of a configuration: one that no kernel of ours has is left out, as the
+//! specification says, and told of.
+
+use oci_spec::runtime::{Capability, LinuxCapabilities, Spec};
+use serde_json::Value;
+
+/// The sets of `process.capabilities`.
+const SETS: [&str; 5] = [
+    "bounding",
+    "effective",
+    "inheritable",
+    "permitted",
+    "ambient",
+];
+
+/// Whether a name is that of a capability.
+pub(crate) fn is_known(name: &str) -> bool {
+    serde_json::from_value::<Capability>(name.into()).is_ok()
+}
+
+/// What is told of names that were left out, in runc's words.
+pub(crate) fn warning(unknown: &[String]) -> String {
+    let names = unknown.join(" ");
+    format!("ignoring unknown or unavailable capabilities: [{names}]")
+}
+
+/// What is told of a process's ambient capabilities that stay out, in runc's words: only what is
+/// permitted and inheritable can be ambient.
+pub(crate) fn ambient_warnings(all: Option<&LinuxCapabilities>) -> Vec<String> {
+    let Some(all) = all else {
+        return Vec::new();
+    };
+    let mut names: Vec<_> = all.ambient().iter().flatten().collect();
+    names.retain(|capability| {
+        let sets = [all.permitted(), all.inheritable()];
+        !sets
+            .iter()
+            .all(|set| set.iter().flatten().any(|one| one == *capability))
+    });
+    let mut names: Vec<_> = names.iter().map(|name| format!("CAP_{name}")).collect();
+    names.sort();
+    let warning = |name| format!("can't raise ambient capability {name}: operation not permitted");
+    names.iter().map(warning).collect()
+}
+
+/// Reads a configuration, and the names of capabilities in it that were left out.
+pub(crate) fn parse_spec(text: &[u8]) -> serde_json::Result<(Spec, Vec<String>)> {
+    let strict = match serde_json::from_slice(text) {
+        Ok(spec) => return Ok((spec, Vec::new())),
+        // It has the place in the text.
+        Err(error) => error,
+    };
+    let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
+        return Err(strict);
+    };
+    let unknown = value.get_mut("process").map(take_unknown);
+    let unknown = unknown.unwrap_or_default();
+    match unknown.is_empty() {
+        true => Err(strict),
+        false => Ok((serde_json::from_value(value)?, unknown)),
+    }
+}
+
+/// Takes unknown names out of a process; returns each once, sorted.
+pub(crate) fn take_unknown(process: &mut Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let Some(sets) = process.get_mut("capabilities") else {
+        return unknown;
+    };
+    for set in SETS {
+        let Some(names) = sets.get_mut(set).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        names.retain(|name| match name.as_str() {
+            Some(name) if !is_known(name) => {
+                unknown.push(name.to_owned());
+                false
+            }
+            _ => true,
+        });
+    }
+    unknown.sort();
+    unknown.dedup();
+    unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(bounding: &str) -> String {
+        let process = format!(
+            r#""process": {{"args": ["true"], "cwd": "/", "user": {{"uid": 0, "gid": 0}}, "capabilities": {{"bounding": {bounding}}}}}"#
+        );
+        format!(r#"{{"ociVersion": "1.0.2", {process}}}"#)
+    }
+
+    #[test]
+    fn what_is_unknown_is_left_out_and_named_once() {
+        let text = config(r#"["UNKNOWN_CAP", "CAP_KILL", "CAP_UNKNOWN", "CAP_UNKNOWN"]"#);
+        let (spec, unknown) = parse_spec(text.as_bytes()).unwrap();
+        assert_eq!(
+            warning(&unknown),
+            "ignoring unknown or unavailable capabilities: [CAP_UNKNOWN UNKNOWN_CAP]"
+        );
+        let capabilities = spec.process().as_ref().unwrap().capabilities().clone();
+        let bounding = capabilities.unwrap().bounding().clone().unwrap();
+        assert_eq!(bounding, [Capability::Kill].into());
+        let (_, unknown) = parse_spec(config(r#"["CAP_KILL"]"#).as_bytes()).unwrap();
+        assert!(unknown.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_ambient_is_named() {
+        let set = |names: &[Capability]| Some(names.iter().copied().collect());
+        let mut all = LinuxCapabilities::default();
+        all.set_permitted(set(&[Capability::Kill, Capability::Chown]));
+        all.set_inheritable(set(&[Capability::Kill, Capability::Syslog]));
+        all.set_ambient(set(&[
+            Capability::Kill,
+            Capability::Chown,
+            Capability::Syslog,
+        ]));
+        let warnings = ambient_warnings(Some(&all));
+        let want = "can't raise ambient capability CAP_CHOWN: operation not permitted";
+        assert_eq!((warnings.len(), warnings[0].as_str()), (2, want));
+        assert!(ambient_warnings(None).is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_otherwise_keeps_its_place() {
+        let text = config("\n7");
+        assert_eq!(parse_spec(text.as_bytes()).unwrap_err().line(), 2);
+        assert!(parse_spec(b"{").is_err());
+    }
+}
