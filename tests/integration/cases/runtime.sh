@@ -191,3 +191,59 @@ case_runtime_a_process_that_ends_while_it_reads_ends_with_its_status() {
     done
     expect_nothing_left
 }
+
+case_runtime_mounts_hooks_and_environment_are_as_with_runc() {
+    make_bundle b '.process.args = ["sh", "-c", "echo $HOME; stat -c %a /own /new /tmp; set -- $(stat -c %d /m1 /m2); [ $1 = $2 ] && echo one; touch /m2/x || cat /hooked; grep -c CapBnd:.0000000000000020 /proc/self/status"]
+        | .process.env = ["PATH=/bin", "HOME="]
+        | .process.capabilities.bounding = ["CAP_KILL", "CAP_UNKNOWN"] | .process.capabilities.ambient = ["CAP_CHOWN"]
+        | .mounts += [{destination: "/own", type: "tmpfs", source: "tmpfs"}, {destination: "/new", type: "tmpfs", source: "tmpfs"}, {destination: "/tmp", type: "tmpfs", source: "tmpfs", options: ["mode=0700"]}]
+        | .linux.maskedPaths = ["/m1", "/m2"]
+        | .hooks.startContainer = [{path: "/bin/sh", args: ["sh", "-c", "echo $PATH$HOME >/hooked"]}]'
+    rm -f "$T/b"/rootfs*
+    cp -a "$T/root" "$T/b/rootfs"
+    mkdir "$T/b/rootfs"/{own,m1,m2}
+    chmod 0710 "$T/b/rootfs/own"
+    capture runtime run -b "$T/b" t9
+    expect_status 0
+    expect_out $'/root\n710\n1777\n700\none\n/bin/root\n1\n'
+    expect_err_has 'ignoring unknown or unavailable capabilities: [CAP_UNKNOWN]'
+    expect_err_has "can't raise ambient capability CAP_CHOWN"
+    rm -r "$T/b/rootfs/proc"
+    ln -s /tmp "$T/b/rootfs/proc"
+    capture runtime run -b "$T/b" t9
+    expect_status 1
+    expect_err_has 'filesystem \"proc\" must be mounted on ordinary directory'
+    expect_nothing_left
+}
+
+case_runtime_a_program_without_its_interpreter_says_so_itself() {
+    make_bundle b '.process.args = ["/script"]'
+    rm -f "$T/b"/rootfs*
+    cp -a "$T/root" "$T/b/rootfs"
+    printf '#!/no/such/interpreter\n' >"$T/b/rootfs/script"
+    chmod +x "$T/b/rootfs/script"
+    capture runtime run -b "$T/b" t10
+    expect_status 255
+    expect_eq "$err" 'exec /script: no such file or directory' stderr
+    expect_nothing_left
+}
+
+case_runtime_a_pidfd_socket_gets_the_process() {
+    cat >"$T/pidfd.py" <<'X'
+import array, signal, socket, subprocess, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(1)
+subprocess.run(sys.argv[2:], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+connection, _ = listener.accept()
+_, ancillary, _, _ = connection.recvmsg(64, socket.CMSG_SPACE(4))
+signal.pidfd_send_signal(array.array("i", ancillary[0][2])[0], signal.SIGKILL)
+X
+    make_bundle b '.process.args = ["sleep", "1000"]'
+    capture runtime create -b "$T/b" --pidfd-socket "$T/none" t11
+    expect_err_has "connect: no such file or directory"
+    python3 "$T/pidfd.py" "$T/sock" hull-runtime --root "$RUNTIME_ROOT" run -d -b "$T/b" --pidfd-socket "$T/sock" t11 2>/dev/null
+    wait_for 5 is_stopped t11 || fail "status $(status_of t11)"
+    runtime delete t11
+    expect_nothing_left
+}
