@@ -16,6 +16,8 @@ use super::error::{io_error, system, Result, RuntimeError};
 const SPEC_MIN: &str = "1.0.0";
 /// Newest version of the specification.
 pub(super) const SPEC_MAX: &str = "1.2.1";
+/// The template's host name.
+const HOST_NAME: &str = "hull";
 /// The mount options that the guest's agent knows.
 const MOUNT_OPTIONS: &[&str] = &[
     "async",
@@ -96,8 +98,15 @@ pub(super) fn spec(args: &SpecArgs) -> Result<u8> {
 fn template(rootless: bool) -> Result<Vec<u8>> {
     let mut spec = Spec::default();
     spec.set_version(SPEC_MAX.to_owned());
+    spec.set_hostname(Some(HOST_NAME.to_owned()));
+    spec.set_annotations(None);
     if let Some(process) = spec.process_mut() {
         process.set_terminal(Some(true));
+        // As in runc: what a process has by its user alone is not inherited by its programs.
+        if let Some(mut capabilities) = process.capabilities().clone() {
+            capabilities.set_inheritable(None).set_ambient(None);
+            process.set_capabilities(Some(capabilities));
+        }
     }
     if rootless {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
@@ -191,6 +200,15 @@ mod tests {
         assert_eq!(
             spec.process().as_ref().unwrap().args().as_ref().unwrap()[0],
             "sh"
+        );
+        assert_eq!(spec.hostname().as_deref(), Some("hull"));
+        assert_eq!(spec.annotations(), &None);
+        let process = spec.process().clone().unwrap();
+        let capabilities = process.capabilities().clone().unwrap();
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 3);
+        assert_eq!(
+            (capabilities.inheritable(), capabilities.ambient()),
+            (&None, &None)
         );
         let rootless: Spec = serde_json::from_slice(&template(true).unwrap()).unwrap();
         let linux = rootless.linux().clone().unwrap();

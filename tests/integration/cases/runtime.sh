@@ -195,7 +195,7 @@ case_runtime_a_process_that_ends_while_it_reads_ends_with_its_status() {
 case_runtime_mounts_hooks_and_environment_are_as_with_runc() {
     make_bundle b '.process.args = ["sh", "-c", "echo $HOME; stat -c %a /own /new /tmp; set -- $(stat -c %d /m1 /m2); [ $1 = $2 ] && echo one; touch /m2/x || cat /hooked; grep -c CapBnd:.0000000000000020 /proc/self/status"]
         | .process.env = ["PATH=/bin", "HOME="]
-        | .process.capabilities.bounding = ["CAP_KILL", "CAP_UNKNOWN"] | .process.capabilities.ambient = ["CAP_CHOWN"]
+        | .process.capabilities = {bounding: ["CAP_KILL", "CAP_UNKNOWN"], ambient: ["CAP_CHOWN"]}
         | .mounts += [{destination: "/own", type: "tmpfs", source: "tmpfs"}, {destination: "/new", type: "tmpfs", source: "tmpfs"}, {destination: "/tmp", type: "tmpfs", source: "tmpfs", options: ["mode=0700"]}]
         | .linux.maskedPaths = ["/m1", "/m2"]
         | .hooks.startContainer = [{path: "/bin/sh", args: ["sh", "-c", "echo $PATH$HOME >/hooked"]}]'
