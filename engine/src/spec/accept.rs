@@ -37,8 +37,8 @@ pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
     let mut options = host.security_opt.iter().flatten();
     if options.any(|option| is_profile(option)) {
         warnings.push(
-            "HostConfig.SecurityOpt: profiles of seccomp, AppArmor and SELinux are discarded: the \
-             fence is the VM."
+            "HostConfig.SecurityOpt: profiles of AppArmor and SELinux are discarded: the fence is \
+             the VM."
                 .to_owned(),
         );
     }
@@ -89,34 +89,38 @@ fn is_harmless(host: &HostConfig, name: &str) -> bool {
     }
 }
 
-/// Whether a security option names a profile that confines.
+/// Whether a security option names a profile that the guest has no means for.
 fn is_profile(option: &str) -> bool {
-    let confines = ["seccomp", "apparmor", "label"]
+    let confines = ["apparmor", "label"]
         .iter()
         .any(|kind| option.starts_with(kind));
     confines && !option.ends_with("unconfined") && !option.ends_with("disable")
 }
 
-/// Refuses security options that Docker does not know either.
+/// Refuses security options that Docker does not know either, in its words.
 fn check_security_options(options: &[String]) -> Result<()> {
-    let known = |option: &String| {
-        let key = option.split(['=', ':']).next().unwrap_or_default();
-        let keys = [
-            "no-new-privileges",
-            "seccomp",
-            "apparmor",
-            "label",
-            "systempaths",
-            "writable-cgroups",
-        ];
-        keys.contains(&key)
+    let fault = |option: &String| {
+        let (key, value) = match option.split_once(['=', ':']) {
+            Some((key, value)) => (key, Some(value)),
+            None => (option.as_str(), None),
+        };
+        let boolean = matches!(value, None | Some("true" | "false"));
+        match key {
+            "no-new-privileges" | "writable-cgroups" => (!boolean).then_some(2),
+            // It is the client that makes paths of it.
+            "systempaths" => None,
+            "apparmor" | "label" | "seccomp" => value.is_none().then_some(1),
+            _ => Some(value.map_or(1, |_| 2)),
+        }
     };
-    match options.iter().find(|option| !known(option)) {
-        Some(option) => Err(EngineError::BadRequest(format!(
-            "invalid --security-opt {option:?}"
-        ))),
-        None => Ok(()),
+    for option in options {
+        if let Some(number) = fault(option) {
+            return Err(EngineError::BadRequest(format!(
+                "invalid --security-opt {number}: {option:?}"
+            )));
+        }
     }
+    Ok(())
 }
 
 /// Why a network mode can't be served by a VM.
@@ -248,6 +252,29 @@ mod tests {
             .unwrap_err()
             .to_string()
             .contains("network mode \"host\""));
+    }
+
+    #[test]
+    fn security_options_are_checked_as_docker_does() {
+        let check = |option: &str| check_security_options(&[option.to_owned()]);
+        for good in [
+            "no-new-privileges",
+            "no-new-privileges:true",
+            "writable-cgroups=false",
+            "label=disable",
+            "seccomp=unconfined",
+        ] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for (bad, number) in [
+            ("seccomp", 1),
+            ("nope", 1),
+            ("nope=1", 2),
+            ("writable-cgroups=1", 2),
+        ] {
+            let text = check(bad).unwrap_err().to_string();
+            assert_eq!(text, format!("invalid --security-opt {number}: {bad:?}"));
+        }
     }
 
     #[test]

@@ -5,11 +5,13 @@
 
 mod accept;
 mod config;
+mod devices;
 mod fields;
 pub mod files;
 mod mounts;
 mod process;
 mod resources;
+mod seccomp;
 
 use std::path::{Path, PathBuf};
 
@@ -70,6 +72,13 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
         "maskedPaths": paths(privileged, record.host.masked_paths.as_deref(), MASKED_PATHS),
         "readonlyPaths": paths(privileged, record.host.readonly_paths.as_deref(), READONLY_PATHS),
     });
+    if let Some(profile) = seccomp::profile(&record.host)? {
+        linux["seccomp"] = profile;
+    }
+    let devices = devices::devices(&record.host)?;
+    if !devices.is_empty() {
+        linux["devices"] = json!(devices);
+    }
     if let Some(sysctls) = record
         .host
         .sysctls

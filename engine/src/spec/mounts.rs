@@ -7,7 +7,7 @@ use hull_shim::spec::WITHIN_OPTION;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::{files, Host, INLINE_OPTION};
+use super::{files, process, Host, INLINE_OPTION};
 use crate::error::{EngineError, Result};
 use crate::record::Record;
 use crate::volumes::VolumeUse;
@@ -276,7 +276,8 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
 
 fn default_mounts(record: &Record) -> Vec<Value> {
     let privileged = record.host.privileged.unwrap_or(false);
-    let access = if privileged { "rw" } else { "ro" };
+    let access = |writable: bool| if writable { "rw" } else { "ro" };
+    let cgroups = privileged || process::security_option(&record.host, "writable-cgroups");
     let shm = record
         .host
         .shm_size
@@ -314,11 +315,15 @@ fn default_mounts(record: &Record) -> Vec<Value> {
                 "gid=5",
             ],
         ),
-        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount(
+            "/sys",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", access(privileged)],
+        ),
         mount(
             "/sys/fs/cgroup",
             "cgroup",
-            &["nosuid", "noexec", "nodev", access],
+            &["nosuid", "noexec", "nodev", access(cgroups)],
         ),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         shm_mount,

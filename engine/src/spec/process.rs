@@ -251,15 +251,20 @@ fn environment(record: &Record, exec: &ExecSpec) -> Vec<String> {
 }
 
 fn no_new_privileges(host: &HostConfig) -> bool {
-    host.security_opt.iter().flatten().any(|option| {
-        matches!(
-            option.as_str(),
-            "no-new-privileges" | "no-new-privileges=true" | "no-new-privileges:true"
-        )
+    security_option(host, "no-new-privileges")
+}
+
+/// Whether a security option that is yes or no is asked for.
+pub(super) fn security_option(host: &HostConfig, name: &str) -> bool {
+    let mut options = host.security_opt.iter().flatten();
+    options.any(|option| {
+        let rest = option.strip_prefix(name);
+        rest.is_some_and(|rest| matches!(rest, "" | "=true" | ":true"))
     })
 }
 
-fn capabilities(host: &HostConfig, privileged: bool) -> Result<Vec<&'static str>> {
+/// What the container's processes may do.
+pub(super) fn capabilities(host: &HostConfig, privileged: bool) -> Result<Vec<&'static str>> {
     let add = capability_list("CapAdd", host.cap_add.as_deref())?;
     let drop = capability_list("CapDrop", host.cap_drop.as_deref())?;
     if privileged {

@@ -34,7 +34,9 @@ case_docker_cli_bad_wishes_are_named() {
     answers 125 'plugin "bogus" not found' "${run[@]}" --log-driver bogus "$BUSYBOX" true
     answers 125 'from 128 MiB' "${run[@]}" --storage-opt size=1m "$BUSYBOX" true
     answers 125 'invalid isolation (hyperv)' "${run[@]}" --isolation hyperv "$BUSYBOX" true
-    answers 125 'HostConfig.Devices is not supported' "${run[@]}" --device /dev/null "$BUSYBOX" true
+    answers 125 'HostConfig.Devices "/dev/kvm" is not supported' "${run[@]}" --device /dev/kvm "$BUSYBOX" true
+    echo '{}' >"$T/empty.json"
+    answers 125 'Decoding seccomp profile failed' "${run[@]}" --security-opt "seccomp=$T/empty.json" "$BUSYBOX" true
     answers 125 'HostConfig.DeviceRequests is not supported' "${run[@]}" --gpus all "$BUSYBOX" true
     answers 125 "two VMs can't share" "${run[@]}" --pid container:t-taken "$BUSYBOX" true
     answers 0 'HostConfig.BlkioWeight is discarded' create --name t-warned --blkio-weight 20 "$BUSYBOX"
@@ -115,4 +117,20 @@ case_docker_cli_asks_registries() {
     expect_eq "$(sed 's/.*"digest":"\([^"]*\)".*/\1/' "$T/distribution")" "$(docker image inspect -f '{{index .RepoDigests 0}}' "$BUSYBOX" | cut -d@ -f2)" digest
     curl -s -o "$T/none" -w '%{http_code}' --unix-socket "${HULL_HOST#unix://}" "http://x/distribution/$REGISTRY/none:1/json" >"$T/code"
     expect_eq "$(cat "$T/code")" 404 'what is not there'
+}
+
+case_docker_cli_devices_and_profiles_are_the_guests() {
+    docker_cli
+    cat >"$T/profile.json" <<'JSON'
+{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+    {"names": ["chown", "fchownat"], "action": "SCMP_ACT_ERRNO"},
+    {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_CHOWN"]}}]}
+JSON
+    docker run -d --name t-own --device /dev/fuse --device /dev/net/tun:/dev/mine --device-cgroup-rule 'c 7:* rwm' \
+        --security-opt "seccomp=$T/profile.json" --security-opt writable-cgroups "$BUSYBOX" sleep 600 >/dev/null
+    answers 0 '' exec t-own stat -c '%n %t:%T' /dev/fuse /dev/mine
+    expect_out $'/dev/fuse a:e5\n/dev/mine a:c8\n'
+    answers 0 '' exec t-own sh -c ': <>/dev/fuse'
+    answers 1 'Operation not permitted' exec t-own chown 7 /etc/passwd
+    answers 0 '' exec t-own mkdir /sys/fs/cgroup/below /made
 }
