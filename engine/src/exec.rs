@@ -119,6 +119,7 @@ impl Engine {
             working_dir: request.working_dir.unwrap_or_default(),
             tty: request.tty.unwrap_or(false),
             privileged: request.privileged.unwrap_or(false),
+            linked: Vec::new(),
         };
         exec_process(&container.record(), &spec)?;
         let exec = Arc::new(Exec {
@@ -204,7 +205,12 @@ impl Engine {
         let container = &exec.container;
         let task = crate::container::live_task(container)?;
         let dir: PathBuf = self.paths.bundle(container.id());
-        let process = exec_process(&container.record(), &exec.spec)?;
+        let record = container.record();
+        let spec = ExecSpec {
+            linked: self.link_variables(&record),
+            ..exec.spec.clone()
+        };
+        let process = exec_process(&record, &spec)?;
         let fifos = Fifos::new(
             &dir,
             &format!("{}-", ids::short(&exec.id)),

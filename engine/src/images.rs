@@ -321,6 +321,7 @@ impl Images {
     pub(crate) async fn tag(&self, name: &str, reference: &str) -> Result<()> {
         let image = self.find(name).await?;
         let reference = parse_reference(reference)?;
+        check_new_name(&reference)?;
         self.store
             .tag(&image.id, &reference)
             .await
@@ -348,9 +349,20 @@ impl Images {
 
 /// A reference as a user writes it.
 pub(crate) fn parse_reference(text: &str) -> Result<Reference> {
-    text.parse::<Reference>().map_err(|error| {
-        EngineError::BadRequest(format!("invalid reference format: {}", chain(&error)))
-    })
+    text.parse::<Reference>()
+        .map_err(|error| EngineError::BadRequest(chain(&error)))
+}
+
+/// Refuses names that would be taken for an image's digest.
+fn check_new_name(reference: &Reference) -> Result<()> {
+    let bad = |text: &str| Err(EngineError::BadRequest(text.to_owned()));
+    if reference.digest().is_some() {
+        return bad("refusing to create a tag with a digest reference");
+    }
+    if reference.familiar_name() == "sha256" {
+        return bad("refusing to create an ambiguous tag using digest algorithm as name");
+    }
+    Ok(())
 }
 
 /// The name with the tag that it means, for messages.

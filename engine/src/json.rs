@@ -119,9 +119,81 @@ pub(crate) fn lists_from_strings(value: &mut Value, keys: &[&str]) {
     }
 }
 
+/// Decodes a request's body.
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body)
+        .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {}", why(&error, body))))
+}
+
+/// Why a body can't be decoded, in the words that clients of dockerd know where it has such.
+fn why(error: &serde_json::Error, body: &[u8]) -> String {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return "EOF".to_owned();
+    }
+    let text = error.to_string();
+    let line = body
+        .split(|byte| *byte == b'\n')
+        .nth(error.line().saturating_sub(1));
+    let at = line.and_then(|line| {
+        let start = line.get(error.column().saturating_sub(1)..)?;
+        String::from_utf8_lossy(start).chars().next()
+    });
+    let known = [
+        (
+            "key must be a string",
+            "looking for beginning of object key string",
+        ),
+        (
+            "trailing comma",
+            "looking for beginning of object key string",
+        ),
+        ("expected value", "looking for beginning of value"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+    ];
+    if text.starts_with("trailing characters") {
+        return "unexpected content after JSON".to_owned();
+    }
+    if error.is_eof() {
+        return "unexpected EOF".to_owned();
+    }
+    match (known.iter().find(|(ours, _)| text.starts_with(ours)), at) {
+        (Some((_, place)), Some(at)) => format!("invalid character '{at}' {place}"),
+        _ => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_json_is_told_of_as_docker_does() {
+        for (body, text) in [
+            ("", "EOF"),
+            (" \n", "EOF"),
+            ("{\"a\":", "unexpected EOF"),
+            ("{} x", "unexpected content after JSON"),
+            (
+                "{invalid",
+                "invalid character 'i' looking for beginning of object key string",
+            ),
+            (
+                "{\"a\":x}",
+                "invalid character 'x' looking for beginning of value",
+            ),
+            ("{\"a\"\n x}", "invalid character 'x' after object key"),
+            (
+                "{\"a\":1 ä}",
+                "invalid character 'ä' after object key:value pair",
+            ),
+            ("[1 2]", "invalid character '2' after array element"),
+        ] {
+            let error = decode::<Value>(body.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), format!("invalid JSON: {text}"), "{body}");
+        }
+    }
 
     #[test]
     fn both_filter_shapes_are_read() {

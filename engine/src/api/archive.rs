@@ -188,6 +188,7 @@ async fn export(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
 
 async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode, Json<Value>)> {
     let text = |key: &str| query.0.get(key).unwrap_or_default().to_owned();
+    let config = body_json(body).await?;
     let container = engine.container(&text("container"))?;
     let request = CommitRequest {
         repository: text("repo"),
@@ -196,7 +197,7 @@ async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode,
         comment: text("comment"),
         changes: query.0.lines("changes"),
         pause: query.0.flag_or("pause", true),
-        config: body_json(body).await?,
+        config,
     };
     let engine = Arc::clone(&engine);
     // Not cut off half-way when the client goes away.

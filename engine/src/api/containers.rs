@@ -25,7 +25,7 @@ use super::inspect::inspect;
 use super::logs::{framed_log, log, Form};
 use super::respond::{stream, Answer, NO_CONTENT};
 use super::streams::{Attachment, Hijack};
-use super::{body_bytes, body_json, websocket, Query, Shared};
+use super::{body_bytes, body_json, websocket, Query, Shared, Version};
 use crate::container::{
     live_task, Container, CreateRequest, ListOptions, StopOptions, WaitCondition,
 };
@@ -41,6 +41,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/containers/create", post(create))
         .route("/containers/prune", post(prune))
         .route("/containers/{id}", delete(remove))
+        .route("/containers/{id}/{alias}", delete(remove_link))
         .route("/containers/{id}/json", get(inspect))
         .route("/containers/{id}/start", post(start))
         .route("/containers/{id}/stop", post(stop))
@@ -75,10 +76,12 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ContainerS
 
 async fn create(
     engine: Shared,
+    version: Version,
     Query(query): Query,
     body: Body,
 ) -> Answer<(StatusCode, Json<ContainerCreateResponse>)> {
-    let request = CreateRequest::parse(&body_bytes(body).await?)?;
+    let mut request = CreateRequest::parse(&body_bytes(body).await?)?;
+    request.adjust(version)?;
     // Not cut off when the client goes away half-way.
     let name = query.get("name").map(str::to_owned);
     let platform = query
@@ -194,21 +197,36 @@ async fn rename(engine: Shared, Path(id): Path<String>, Query(query): Query) -> 
 }
 
 async fn remove(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
-    let container = engine.container(&id)?;
     if query.flag("link") {
-        return Err(EngineError::NotBuilt("removing a link".to_owned()).into());
+        engine.remove_link(&id).await?;
+        return Ok(NO_CONTENT);
     }
+    let container = engine.container(&id)?;
     let (force, volumes) = (query.flag("force"), query.flag("v"));
     let engine = Arc::clone(&engine);
     detached(async move { engine.remove_container(&container, force, volumes).await }).await?;
     Ok(NO_CONTENT)
 }
 
+/// A link's name has a slash in it, which some clients send as it is.
+async fn remove_link(
+    engine: Shared,
+    Path((id, alias)): Path<(String, String)>,
+    Query(query): Query,
+) -> Answer<StatusCode> {
+    let name = format!("{id}/{alias}");
+    if !query.flag("link") {
+        return Err(EngineError::NoSuchContainer(name).into());
+    }
+    engine.remove_link(&name).await?;
+    Ok(NO_CONTENT)
+}
+
 async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ContainerPruneResponse>> {
-    let removed = engine.prune_containers(&query.filters()?).await?;
+    let (removed, bytes) = engine.prune_containers(&query.filters()?).await?;
     Ok(Json(ContainerPruneResponse {
         containers_deleted: Some(removed),
-        space_reclaimed: Some(0),
+        space_reclaimed: Some(bytes),
     }))
 }
 
@@ -342,12 +360,15 @@ async fn resize(engine: Shared, Path(id): Path<String>, Query(query): Query) -> 
 
 /// Width and height of a terminal, in characters.
 pub(super) fn size_of(query: &Params) -> Result<(u32, u32)> {
-    let number = |key: &str| -> Result<u32> {
-        let value = query.int(key)?.unwrap_or(0);
-        u32::try_from(value)
-            .map_err(|_| EngineError::BadRequest(format!("invalid value for {key}: {value}")))
+    let number = |key: &str, name: &str| -> Result<u32> {
+        let text = query.get(key).unwrap_or_default();
+        let bad =
+            |why: &str| EngineError::BadRequest(format!("invalid resize {name} {text:?}: {why}"));
+        let value: i64 = text.parse().map_err(|_| bad("invalid syntax"))?;
+        u32::try_from(value).map_err(|_| bad("value out of range"))
     };
-    Ok((number("w")?, number("h")?))
+    let height = number("h", "height")?;
+    Ok((number("w", "width")?, height))
 }
 
 async fn top(

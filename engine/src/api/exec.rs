@@ -34,8 +34,8 @@ async fn create(
     Path(id): Path<String>,
     body: Body,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let container = engine.container(&id)?;
     let request: ExecCreate = body_json(body).await?;
+    let container = engine.container(&id)?;
     let exec = engine.create_exec(&container, request)?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": exec.id }))))
 }
@@ -50,9 +50,9 @@ struct StartBody {
 }
 
 async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answer<Response> {
-    let exec = engine.exec(&id)?;
     let (hijack, body) = Hijack::with_body(request);
     let options: StartBody = body_json(body).await?;
+    let exec = engine.exec(&id)?;
     let size = match options.console_size.as_deref() {
         Some([height, width]) if *height != 0 && *width != 0 => Some((*height, *width)),
         _ => None,

@@ -117,9 +117,15 @@ fn keep_named(image: &mut Image, filters: &Filters) {
     }
 }
 
+/// Whether a pattern means a tag: with or without the tag, by its short name or the whole one.
 fn is_named(pattern: &str, tag: &str) -> bool {
-    let repository = tag.rsplit_once(':').map_or(tag, |(name, _)| name);
-    glob(pattern, tag) || glob(pattern, repository)
+    let whole = tag.parse::<hull_image::Reference>();
+    let whole = whole.map_or_else(|_| tag.to_owned(), |reference| reference.to_string());
+    let means = |name: &str| {
+        let repository = name.rsplit_once(':').map_or(name, |(name, _)| name);
+        glob(pattern, name) || glob(pattern, repository)
+    };
+    means(tag) || means(&whole)
 }
 
 /// All images.
@@ -415,5 +421,9 @@ mod tests {
         assert!(glob("busybox*", "busybox:latest") && glob("b?sybox", "busybox"));
         assert!(!glob("busy*", "localhost/busybox") && glob("*/busybox", "localhost/busybox"));
         assert!(!glob("", "x") && glob("*", "x"));
+        assert!(
+            is_named("docker.io/library/busybox", "busybox:1") && is_named("busybox", "busybox:1")
+        );
+        assert!(is_named("*5000*/*", "host:5000/app:2") && !is_named("busybox:2", "busybox:1"));
     }
 }

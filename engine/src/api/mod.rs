@@ -41,7 +41,7 @@ use tower::ServiceExt as _;
 
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::json::Params;
+use crate::json::{self, Params};
 use crate::listen::Stream;
 use crate::{API_VERSION, MIN_API_VERSION};
 
@@ -100,9 +100,14 @@ pub(crate) async fn serve(stream: impl Stream, router: Router) {
 
 async fn answer(mut request: Request, router: Router) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = match strip_version(request.uri()) {
-        Ok(uri) => {
+    let checked = strip_version(request.uri()).and_then(|(uri, version)| {
+        check_content_type(&request, uri.path())?;
+        Ok((uri, version))
+    });
+    let mut response = match checked {
+        Ok((uri, version)) => {
             *request.uri_mut() = uri;
+            request.extensions_mut().insert(version);
             match router.oneshot(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
@@ -122,8 +127,77 @@ async fn answer(mut request: Request, router: Router) -> Response {
     response
 }
 
+/// Whether a request's body is read as JSON.
+fn reads_json(method: &Method, path: &str) -> bool {
+    let whole = [
+        "/auth",
+        "/commit",
+        "/containers/create",
+        "/networks/create",
+        "/volumes/create",
+    ];
+    let ends = ["/exec", "/update", "/start", "/connect", "/disconnect"];
+    let below = ["/containers/", "/exec/", "/networks/"];
+    // A container's start has no body any more, but old clients send one.
+    let of_container = path.starts_with("/containers/") && path.ends_with("/start");
+    let named = below.iter().any(|part| path.starts_with(part))
+        && ends.iter().any(|end| path.ends_with(end));
+    method == Method::POST && !of_container && (whole.contains(&path) || named)
+}
+
+/// Refuses a body that says of itself that it is no JSON where that is wanted.
+fn check_content_type(request: &Request, path: &str) -> Result<(), EngineError> {
+    let headers = request.headers();
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let kind = text.split(';').next().unwrap_or_default().trim();
+    let empty = match headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length == "0",
+        None => !headers.contains_key(header::TRANSFER_ENCODING),
+    };
+    match kind.eq_ignore_ascii_case("application/json") || empty {
+        false if reads_json(request.method(), path) => Err(EngineError::BadRequest(format!(
+            "unsupported Content-Type header ({text}): must be 'application/json'"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The version of the API that a client speaks, such as (1, 44).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(u32, u32);
+
+impl Version {
+    /// Whether it is older than 1.`minor`.
+    pub(crate) fn is_before(self, minor: u32) -> bool {
+        self < Self(1, minor)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once('.')?;
+        Some(Self(major.parse().ok()?, minor.parse().ok()?))
+    }
+}
+
+/// Who names no version speaks the newest.
+impl Default for Version {
+    fn default() -> Self {
+        Self::parse(API_VERSION).unwrap_or(Self(1, u32::MAX))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Version {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or_default())
+    }
+}
+
 /// Removes `/vN.M` from the path, and checks it.
-fn strip_version(uri: &Uri) -> Result<Uri, EngineError> {
+fn strip_version(uri: &Uri) -> Result<(Uri, Version), EngineError> {
     let path = uri.path();
     let Some((version, rest)) = path.strip_prefix("/v").and_then(|rest| {
         let (version, _) = rest.split_once('/')?;
@@ -132,20 +206,16 @@ fn strip_version(uri: &Uri) -> Result<Uri, EngineError> {
             .all(|b| b.is_ascii_digit() || b == b'.')
             .then(|| (version, &rest[version.len()..]))
     }) else {
-        return Ok(uri.clone());
+        return Ok((uri.clone(), Version::default()));
     };
-    let parse = |text: &str| -> Option<(u32, u32)> {
-        let (major, minor) = text.split_once('.')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    };
-    let wanted = parse(version)
+    let wanted = Version::parse(version)
         .ok_or_else(|| EngineError::BadRequest(format!("invalid API version {version:?}")))?;
-    if parse(API_VERSION).is_some_and(|newest| newest < wanted) {
+    if Version::parse(API_VERSION).is_some_and(|newest| newest < wanted) {
         return Err(EngineError::BadRequest(format!(
             "client version {version} is too new. Maximum supported API version is {API_VERSION}"
         )));
     }
-    if parse(MIN_API_VERSION).is_some_and(|oldest| wanted < oldest) {
+    if Version::parse(MIN_API_VERSION).is_some_and(|oldest| wanted < oldest) {
         return Err(EngineError::BadRequest(format!(
             "client version {version} is too old. Minimum supported API version is \
              {MIN_API_VERSION}, please upgrade your client to a newer version"
@@ -157,6 +227,7 @@ fn strip_version(uri: &Uri) -> Result<Uri, EngineError> {
         .unwrap_or_default();
     format!("{rest}{query}")
         .parse()
+        .map(|uri| (uri, wanted))
         .map_err(|_| EngineError::BadRequest(format!("invalid path {path:?}")))
 }
 
@@ -227,8 +298,7 @@ where
     if bytes.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {error}")))
+    json::decode(&bytes)
 }
 
 #[cfg(test)]
@@ -236,7 +306,7 @@ mod tests {
     use super::*;
 
     fn strip(path: &str) -> Result<String, EngineError> {
-        strip_version(&path.parse().unwrap()).map(|uri| uri.to_string())
+        strip_version(&path.parse().unwrap()).map(|(uri, _)| uri.to_string())
     }
 
     #[test]
@@ -244,8 +314,32 @@ mod tests {
         assert_eq!(strip("/v1.41/info?x=1").unwrap(), "/info?x=1");
         assert_eq!(strip("/info").unwrap(), "/info");
         assert_eq!(strip("/volumes").unwrap(), "/volumes");
+        let version = |path: &str| strip_version(&path.parse().unwrap()).unwrap().1;
+        assert!(version("/v1.41/info").is_before(42) && !version("/v1.42/info").is_before(42));
+        assert!(!version("/info").is_before(44));
         for bad in ["/v1.52/info", "/v1.23/info", "/v1/info", "/v9.9.9/info"] {
             assert!(strip(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn json_has_to_be_called_so() {
+        let check = |path: &str, kind: &str, body: &'static str| {
+            let request = hyper::Request::post(path)
+                .header("content-type", kind)
+                .header("content-length", body.len());
+            check_content_type(&request.body(Body::from(body)).unwrap(), path)
+        };
+        let json = "application/json; charset=utf-8";
+        assert!(check("/containers/create", json, "{}").is_ok());
+        assert!(check("/containers/create", "text/plain", "").is_ok());
+        assert!(check("/containers/x/attach", "text/plain", "{}").is_ok());
+        for path in ["/containers/create", "/exec/1/start", "/networks/x/connect"] {
+            let text = check(path, "text/plain", "{}").unwrap_err().to_string();
+            assert!(
+                text.contains("unsupported Content-Type header (text/plain)"),
+                "{text}"
+            );
         }
     }
 

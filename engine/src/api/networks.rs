@@ -18,9 +18,9 @@ use super::respond::Answer;
 use super::{Query, Shared};
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::error::{EngineError, Result};
+use crate::error::EngineError;
 use crate::events::label_matches;
-use crate::json::Filters;
+use crate::json::{decode, Filters};
 use crate::network::{CreateNetwork, NetworkRecord, Pool, PoolRequest, Wanted, DEFAULT, NONE};
 
 /// Filters of a list, and of what is pruned.
@@ -33,6 +33,8 @@ const NONE_ID: &str = "6e6f6e650000000000000000000000000000000000000000000000000
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/networks", get(list))
+        // Of all lists this one alone is asked for so, by clients of old.
+        .route("/networks/", get(list))
         .route("/networks/create", post(create))
         .route("/networks/prune", post(prune))
         .route("/networks/{name}", get(inspect).delete(remove))
@@ -95,7 +97,7 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
             "Config": network.pools().map(pool_view).collect::<Vec<_>>(),
         },
         "Internal": network.internal,
-        "Attachable": false,
+        "Attachable": network.attachable,
         "Ingress": false,
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,
@@ -187,13 +189,8 @@ async fn inspect(engine: Shared, Path(name): Path<String>) -> Answer<Json<Value>
     Ok(Json(view(&engine, &network, true)))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body)
-        .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {error}")))
-}
-
 async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)> {
-    let request: NetworkCreateRequest = parse(&body)?;
+    let request: NetworkCreateRequest = decode(&body)?;
     if request.config_only.unwrap_or(false) || request.ingress.unwrap_or(false) {
         return Err(EngineError::NotBuilt("a ConfigOnly or Ingress network".to_owned()).into());
     }
@@ -229,6 +226,7 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
         ipv6,
         pools,
         internal: request.internal.unwrap_or(false),
+        attachable: request.attachable.unwrap_or(false),
         options: request.options.unwrap_or_default(),
         ipam_options,
         labels: request.labels.unwrap_or_default(),
@@ -319,7 +317,7 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
 }
 
 async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
-    let request: NetworkConnectRequest = parse(&body)?;
+    let request: NetworkConnectRequest = decode(&body)?;
     let container = engine.container(&request.container)?;
     let network = engine.networks.find(&name)?;
     let settings = request.endpoint_config.unwrap_or_default();
@@ -329,7 +327,6 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
     };
     wanted.fill(&settings)?;
     wanted.check_on(&network)?;
-    engine.check_links(&wanted)?;
     let taken = container
         .lock()
         .networks
@@ -349,7 +346,7 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
 }
 
 async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
-    let request: NetworkDisconnectRequest = parse(&body)?;
+    let request: NetworkDisconnectRequest = decode(&body)?;
     let network = engine.networks.find(&name)?;
     let container = engine.container(&request.container)?;
     let there = container

@@ -61,6 +61,10 @@ async fn version() -> Json<SystemVersion> {
             version: version.clone(),
             details: Some(HashMap::from([
                 ("ApiVersion".to_owned(), API_VERSION.to_owned()),
+                ("BuildTime".to_owned(), String::new()),
+                ("Experimental".to_owned(), "false".to_owned()),
+                ("GitCommit".to_owned(), String::new()),
+                ("GoVersion".to_owned(), String::new()),
                 ("MinAPIVersion".to_owned(), MIN_API_VERSION.to_owned()),
                 ("Os".to_owned(), "linux".to_owned()),
                 ("Arch".to_owned(), "amd64".to_owned()),
@@ -149,7 +153,8 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         debug: Some(false),
         system_time: Some(Timestamp::now().to_string()),
         logging_driver: Some("json-file".to_owned()),
-        cgroup_driver: Some(SystemInfoCgroupDriverEnum::NONE),
+        // The agent's, in the guest. `none` would tell clients that there are no limits.
+        cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
         cgroup_version: Some(SystemInfoCgroupVersionEnum::_2),
         kernel_version: Some(kernel_release()),
         operating_system: Some(operating_system()),

@@ -11,7 +11,7 @@ use bollard_stubs::models::{EventMessageTypeEnum, VolumeCreateRequest};
 use serde_json::{json, Value};
 
 use super::respond::Answer;
-use super::{body_json, Query, Shared};
+use super::{body_json, Query, Shared, Version};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
@@ -122,13 +122,15 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
+async fn prune(engine: Shared, version: Version, Query(query): Query) -> Answer<Json<Value>> {
     let mut filters = query.filters()?;
     filters::check(&filters, &["all", "label", "label!"])?;
     let all = filters.remove("all").unwrap_or_default();
-    let all = all
-        .iter()
-        .any(|value| matches!(value.as_str(), "1" | "true"));
+    // There was no difference before, and who asks so means all.
+    let all = version.is_before(42)
+        || all
+            .iter()
+            .any(|value| matches!(value.as_str(), "1" | "true"));
     let mut deleted = Vec::new();
     let mut space = 0;
     for volume in engine.volumes.all() {

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{defaults, Container};
+use crate::api::Version;
 use crate::engine::Engine;
 use crate::error::{EngineError, Kind, Result};
 use crate::images::ImageInfo;
-use crate::json::lists_from_strings;
+use crate::json::{decode, lists_from_strings};
 use crate::network::{self, Wanted};
 use crate::record::{ImageUse, Record, State};
 use crate::{health, ids, names, scratch, spec, volumes};
@@ -36,9 +37,11 @@ impl CreateRequest {
     pub(crate) fn parse(body: &[u8]) -> Result<Self> {
         let bad =
             |error: serde_json::Error| EngineError::BadRequest(format!("invalid JSON: {error}"));
-        let mut value: Value = serde_json::from_slice(body).map_err(bad)?;
-        if !value.is_object() {
-            return Err(EngineError::BadRequest("config cannot be empty".to_owned()));
+        let mut value: Value = decode(body)?;
+        if !names_a_config(&value) {
+            return Err(EngineError::BadRequest(
+                "config cannot be empty in order to create a container".to_owned(),
+            ));
         }
         lists_from_strings(&mut value, &["Cmd", "Entrypoint", "Shell"]);
         let mut host = value
@@ -75,9 +78,24 @@ impl CreateRequest {
         })
     }
 
+    /// What clients mean that speak an older version of the API.
+    pub(crate) fn adjust(&mut self, version: Version) -> Result<()> {
+        if version.is_before(44) && 1 < self.networks.len() {
+            return Err(EngineError::BadRequest(
+                "Container cannot be created with multiple network endpoints".to_owned(),
+            ));
+        }
+        let ipc = &mut self.host.ipc_mode;
+        if version.is_before(40) && ipc.as_deref().is_none_or(str::is_empty) {
+            *ipc = Some("shareable".to_owned());
+        }
+        Ok(())
+    }
+
     /// What is wrong with it, or warnings.
     pub(crate) fn check(&self) -> Result<Vec<String>> {
         self.check_hostname()?;
+        self.check_environment()?;
         scratch::wanted_bytes(&self.host)?;
         network::egress_of(&self.host)?;
         network::parse_bindings(&self.host, self.config.exposed_ports.as_deref())?;
@@ -105,7 +123,25 @@ impl CreateRequest {
         let mut warnings = spec::accept(&self.host)?;
         let unknown = self.unknown.iter();
         warnings.extend(unknown.map(|name| format!("{name} is not known: discarded.")));
+        if self.networks.values().any(asks_for_link_local) {
+            warnings.push(
+                "LinkLocalIPs are shown, but the interface does not get them: the network pins a \
+                 container to one address of each family."
+                    .to_owned(),
+            );
+        }
         Ok(warnings)
+    }
+
+    /// Variables have a name.
+    fn check_environment(&self) -> Result<()> {
+        let mut variables = self.config.env.iter().flatten();
+        match variables.find(|variable| variable.is_empty() || variable.starts_with('=')) {
+            Some(variable) => Err(EngineError::BadRequest(format!(
+                "invalid environment variable: {variable}"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn check_hostname(&self) -> Result<()> {
@@ -153,6 +189,7 @@ impl Engine {
                 bundle: &self.paths.bundle(&record.id),
                 volumes: &[],
                 init: self.defaults.init,
+                linked: &[],
             },
         )?;
         check_bind_sources(&record)?;
@@ -229,14 +266,15 @@ impl Engine {
         for text in request.host.links.iter().flatten() {
             wanted[0].links.push(text.parse()?);
         }
-        wanted
-            .iter()
-            .try_for_each(|wanted| self.check_links(wanted))?;
+        // On other networks a link is a name, which may be of one that comes later.
+        if network::is_default_mode(mode) {
+            self.check_links(&wanted[0])?;
+        }
         Ok(wanted)
     }
 
     /// Refuses links to containers that are not there.
-    pub(crate) fn check_links(&self, wanted: &Wanted) -> Result<()> {
+    fn check_links(&self, wanted: &Wanted) -> Result<()> {
         for link in &wanted.links {
             self.container(&link.target).map_err(|error| {
                 EngineError::BadRequest(format!(
@@ -322,6 +360,37 @@ impl Engine {
     }
 }
 
+/// An absolute path without what adds nothing to it.
+fn clean_path(path: &str) -> String {
+    if !path.starts_with('/') {
+        return path.to_owned();
+    }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn asks_for_link_local(settings: &EndpointSettings) -> bool {
+    let ipam = settings.ipam_config.as_ref();
+    let asked = ipam.and_then(|ipam| ipam.link_local_ips.as_ref());
+    asked.is_some_and(|asked| !asked.is_empty())
+}
+
+/// Whether the body says anything about the container itself, and not only of its place.
+fn names_a_config(body: &Value) -> bool {
+    let beside = ["HostConfig", "NetworkingConfig"];
+    let mut fields = body.as_object().into_iter().flatten();
+    fields.any(|(name, _)| !beside.contains(&name.as_str()))
+}
+
 /// What has to be there already, and is not.
 pub(super) fn check_bind_sources(record: &Record) -> Result<()> {
     let mut binds = spec::binds_of(record)?.into_iter();
@@ -370,7 +439,8 @@ fn new_record(
     rootfs: hull_image::Rootfs,
     reference: String,
 ) -> Result<Record> {
-    let config = spec::merge_image(request.config, &image.config);
+    let mut config = spec::merge_image(request.config, &image.config);
+    config.working_dir = config.working_dir.map(|path| clean_path(&path));
     Ok(Record {
         id: ids::new_id(),
         name: String::new(),
@@ -396,6 +466,7 @@ fn new_record(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn create_body_of_the_docker_command_line_is_read() {
@@ -422,13 +493,41 @@ mod tests {
     }
 
     #[test]
+    fn a_working_directory_is_written_down_clean() {
+        for (path, clean) in [
+            ("/tmp/", "/tmp"),
+            ("/", "/"),
+            ("//a/./b/../c", "/a/c"),
+            ("/..", "/"),
+            ("a/", "a/"),
+        ] {
+            assert_eq!(clean_path(path), clean, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_a_name() {
+        let check = |variable: &str| {
+            let body = json!({ "Image": "x", "Env": [variable] }).to_string();
+            CreateRequest::parse(body.as_bytes()).unwrap().check()
+        };
+        for bad in ["", "=", "=value"] {
+            let text = check(bad).unwrap_err().to_string();
+            assert_eq!(text, format!("invalid environment variable: {bad}"));
+        }
+        assert!(check("NAME=").is_ok() && check("NAME").is_ok());
+    }
+
+    #[test]
     fn malformed_bodies_are_bad_requests() {
         for bad in [
             "",
             "[]",
             "{",
             r#"{"Cmd":1}"#,
-            r#"{"HostConfig":{"Memory":"x"}}"#,
+            r#"{"Image":"x","HostConfig":{"Memory":"x"}}"#,
+            "{}",
+            r#"{"HostConfig":{}}"#,
         ] {
             let error = CreateRequest::parse(bad.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), crate::error::Kind::BadRequest, "{bad}");

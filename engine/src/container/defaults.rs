@@ -37,7 +37,7 @@ pub(super) fn fill(host: &mut HostConfig, masked: &[&str], read_only: &[&str]) {
         host.shm_size = Some(SHM_BYTES);
     }
     host.memory_swappiness = host.memory_swappiness.filter(|value| 0 <= *value);
-    host.pids_limit = host.pids_limit.filter(|limit| *limit != 0);
+    host.pids_limit = host.pids_limit.filter(|limit| 0 < *limit);
     let memory = host.memory.unwrap_or(0);
     if 0 < memory && host.memory_swap.unwrap_or(0) == 0 {
         host.memory_swap = Some(memory.saturating_mul(2));

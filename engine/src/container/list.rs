@@ -44,6 +44,7 @@ impl Engine {
             .map(|container| container.record())
             .collect();
         records.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        let links = self.link_names(&records);
         // `status` and a limit mean all states.
         let all = options.all || options.limit.is_some() || options.filters.contains_key("status");
         let mut found: Vec<_> = records
@@ -59,6 +60,9 @@ impl Engine {
                     self.port_summaries(&record.id),
                     self.endpoint_settings(record, None),
                 );
+                let by_links = links.iter().filter(|(id, _)| *id == record.id);
+                let names = summary.names.get_or_insert_default();
+                names.extend(by_links.map(|(_, name)| name.clone()));
                 if options.sizes {
                     let (writable, whole) = self.disk_sizes(record);
                     (summary.size_rw, summary.size_root_fs) = (Some(writable), Some(whole));

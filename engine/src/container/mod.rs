@@ -4,6 +4,7 @@ mod connect;
 mod create;
 mod defaults;
 mod exit;
+mod links;
 mod list;
 mod remove;
 mod restore;

@@ -97,14 +97,16 @@ impl Engine {
             .send_modify(|progress| progress.removed = true);
     }
 
-    /// Removes all ended containers that pass the filters. Returns their ids.
-    pub(crate) async fn prune_containers(&self, filters: &Filters) -> Result<Vec<String>> {
+    /// Removes all ended containers that pass the filters. Returns their ids, and how many bytes of
+    /// the disk they had.
+    pub(crate) async fn prune_containers(&self, filters: &Filters) -> Result<(Vec<String>, i64)> {
         filters::check(filters, &["label", "label!", "until"])?;
         let until = filters::until(filters)?;
         let all: Vec<_> = self.containers().values().cloned().collect();
-        let mut removed = Vec::new();
+        let (mut removed, mut bytes) = (Vec::new(), 0);
         for container in all {
             let record = container.record();
+            let (writable, _) = self.disk_sizes(&record);
             let labels = record.config.labels.unwrap_or_default();
             let ended = matches!(
                 record.state.status,
@@ -120,8 +122,9 @@ impl Engine {
                     .is_ok()
             {
                 removed.push(container.id().to_owned());
+                bytes += writable;
             }
         }
-        Ok(removed)
+        Ok((removed, bytes))
     }
 }

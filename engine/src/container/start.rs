@@ -262,6 +262,7 @@ impl Engine {
             bundle,
             volumes: &volumes,
             init: self.defaults.init,
+            linked: &self.link_variables(record),
         };
         let spec = spec::build(record, host)?;
         let mut of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();

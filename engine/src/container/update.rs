@@ -37,6 +37,10 @@ fn changed(old: &HostConfig, body: &Value) -> Result<HostConfig> {
         }
         value[name] = body[name].clone();
     }
+    // Here alone 0 says something, and less means the same.
+    if let Some(limit) = body["PidsLimit"].as_i64() {
+        value["PidsLimit"] = limit.max(0).into();
+    }
     spec::check_words(&value)?;
     let host: HostConfig = serde_json::from_value(value)
         .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {error}")))?;
@@ -131,7 +135,10 @@ mod tests {
             (Some(32 << 20), Some(128 << 20))
         );
         assert_eq!((new.pids_limit, new.cpu_shares), (Some(7), None));
-        assert_eq!((new.restart_policy, new.binds), (None, None));
+        assert!(new.restart_policy.is_none() && new.binds.is_none());
+        let limit = |body| changed(&new, &body).unwrap().pids_limit;
+        assert_eq!(limit(json!({ "PidsLimit": null })), Some(7));
+        assert_eq!(limit(json!({ "PidsLimit": -1 })), Some(0));
     }
 
     #[test]

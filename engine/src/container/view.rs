@@ -103,7 +103,12 @@ impl Engine {
                 config.image = Some(record.image.reference.clone());
                 config
             }),
-            host_config: Some(record.host),
+            host_config: Some({
+                let links = self.shown_links(&record);
+                let mut host = record.host;
+                host.links = links.or(host.links);
+                host
+            }),
             ..ContainerInspectResponse::default()
         }
     }
@@ -146,7 +151,11 @@ impl Engine {
                     ),
                     ip_address: Some(end.map(|end| end.address.to_string()).unwrap_or_default()),
                     ip_prefix_len: Some(end.map_or(0, |end| end.prefix_length.into())),
-                    mac_address: Some(end.map(|end| end.mac.clone()).unwrap_or_default()),
+                    mac_address: Some(match end {
+                        Some(end) => end.mac.clone(),
+                        // What was asked for is known before.
+                        None => wanted.mac.clone().unwrap_or_default(),
+                    }),
                     ipv6_gateway: Some(
                         v6.and_then(|v6| v6.gateway)
                             .map(|gateway| gateway.to_string())
@@ -203,12 +212,12 @@ fn driver_opts(wanted: &Wanted, denied: Option<u64>) -> Option<HashMap<String, S
 
 /// The addresses that were asked for.
 fn ipam_config(wanted: &Wanted) -> Option<EndpointIpamConfig> {
-    let any = wanted.address.is_some() || wanted.address_v6.is_some();
-    any.then(|| EndpointIpamConfig {
+    let shown = EndpointIpamConfig {
         ipv4_address: wanted.address.map(|address| address.to_string()),
         ipv6_address: wanted.address_v6.map(|address| address.to_string()),
-        ..EndpointIpamConfig::default()
-    })
+        link_local_ips: (!wanted.link_local.is_empty()).then(|| wanted.link_local.clone()),
+    };
+    (shown != EndpointIpamConfig::default()).then_some(shown)
 }
 
 fn links(wanted: &Wanted) -> Option<Vec<String>> {

@@ -7,9 +7,13 @@ use super::records::{Endpoint, Link};
 impl Networks {
     /// Changes names of a container that runs.
     pub(crate) fn rename(&self, id: &str, change: impl Fn(&mut String)) {
+        self.change_ends(id, |end| end.names.iter_mut().for_each(&change));
+    }
+
+    /// Changes what others, or it, know by name of a container that runs.
+    pub(crate) fn change_ends(&self, id: &str, change: impl Fn(&mut Endpoint)) {
         if let Some(live) = self.lock().live.get_mut(id) {
-            let names = live.endpoints.iter_mut().flat_map(|end| &mut end.names);
-            names.for_each(change);
+            live.endpoints.iter_mut().for_each(change);
         }
         self.tell_names();
     }

@@ -41,6 +41,8 @@ pub(crate) struct CreateNetwork {
     /// Kept and shown.
     pub(crate) ipam_options: Option<HashMap<String, String>>,
     pub(crate) labels: HashMap<String, String>,
+    /// Kept and shown.
+    pub(crate) attachable: bool,
 }
 
 /// All networks of an engine.
@@ -134,15 +136,14 @@ impl Networks {
         };
         {
             let state = self.lock();
-            let named = state
-                .networks
-                .iter()
-                .find(|network| network.name == reference);
+            // A network may be called as another's id begins, or even as it is.
+            let whole = state.networks.iter().find(|one| one.id == reference);
+            let named = state.networks.iter().find(|one| one.name == reference);
             let mut with_prefix = state
                 .networks
                 .iter()
                 .filter(|network| network.id.starts_with(reference));
-            if let Some(network) = named {
+            if let Some(network) = whole.or(named) {
                 return Ok(network.clone());
             }
             match (with_prefix.next(), with_prefix.next()) {
@@ -216,6 +217,7 @@ impl Networks {
             options: wanted.options.clone(),
             ipam_options: wanted.ipam_options.clone(),
             labels: wanted.labels.clone(),
+            attachable: wanted.attachable,
         };
         state.networks.push(network.clone());
         self.write(&state)?;
@@ -235,6 +237,11 @@ impl Networks {
 
     /// Removes a network that no running container is on.
     pub(crate) fn remove(&self, reference: &str) -> Result<NetworkRecord> {
+        if reference == NONE {
+            return Err(EngineError::Forbidden(format!(
+                "{NONE} is a pre-defined network and cannot be removed"
+            )));
+        }
         let network = self.find(reference)?;
         if network.is_default() {
             return Err(EngineError::Forbidden(format!(

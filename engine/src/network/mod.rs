@@ -30,5 +30,10 @@ pub(crate) const DEFAULT: &str = "bridge";
 /// Name of the network without interfaces.
 pub(crate) const NONE: &str = "none";
 
+/// Whether a `NetworkMode` means the default network.
+pub(crate) fn is_default_mode(mode: &str) -> bool {
+    matches!(mode, "" | "default" | DEFAULT)
+}
+
 #[cfg(feature = "fuzz")]
 pub(crate) use dns::answer_for_fuzzing;

@@ -44,6 +44,9 @@ pub(crate) struct NetworkRecord {
     pub(crate) ipam_options: Option<HashMap<String, String>>,
     #[serde(default)]
     pub(crate) labels: HashMap<String, String>,
+    /// Of a swarm's networks: kept and shown.
+    #[serde(default)]
+    pub(crate) attachable: bool,
 }
 
 impl NetworkRecord {
@@ -76,6 +79,9 @@ pub(crate) struct Wanted {
     /// A fixed IPv6 address.
     #[serde(default)]
     pub(crate) address_v6: Option<Ipv6Addr>,
+    /// Link-local addresses: kept and shown.
+    #[serde(default)]
+    pub(crate) link_local: Vec<String>,
     /// A fixed hardware address.
     #[serde(default)]
     pub(crate) mac: Option<String>,
@@ -134,6 +140,7 @@ impl Wanted {
         let ipam = settings.ipam_config.as_ref();
         self.address = fixed(ipam.and_then(|ipam| text(&ipam.ipv4_address)), 4)?;
         self.address_v6 = fixed(ipam.and_then(|ipam| text(&ipam.ipv6_address)), 6)?;
+        self.link_local = link_local(ipam.and_then(|ipam| ipam.link_local_ips.as_deref()))?;
         Ok(())
     }
 }
@@ -144,6 +151,21 @@ fn fixed<A: FromStr>(text: Option<String>, family: u8) -> Result<Option<A>> {
             .map_err(|_| EngineError::BadRequest(format!("invalid IPv{family} address: {text}")))
     };
     text.map(parse).transpose()
+}
+
+fn link_local(asked: Option<&[String]>) -> Result<Vec<String>> {
+    let asked = asked.unwrap_or_default();
+    let is_one = |text: &String| match text.parse() {
+        Ok(IpAddr::V4(address)) => address.is_link_local(),
+        Ok(IpAddr::V6(address)) => address.is_unicast_link_local(),
+        Err(_) => false,
+    };
+    match asked.iter().find(|text| !is_one(text)) {
+        Some(bad) => Err(EngineError::BadRequest(format!(
+            "invalid link-local IP address: {bad}"
+        ))),
+        None => Ok(asked.to_vec()),
+    }
 }
 
 impl Wanted {

@@ -196,6 +196,17 @@ fn check_values(host: &HostConfig) -> Result<()> {
     mode("UTSMode", &host.uts_mode, &["private", "host"])?;
     mode("UsernsMode", &host.userns_mode, &["host"])?;
     let bad = |text: String| Err(EngineError::BadRequest(text));
+    if host
+        .annotations
+        .iter()
+        .flatten()
+        .any(|(key, _)| key.is_empty())
+    {
+        return bad(
+            "invalid Annotations: the empty string is not permitted as an annotation key"
+                .to_owned(),
+        );
+    }
     crate::logs::LogOptions::check(host)?;
     if let Some(driver) = host.log_config.as_ref().and_then(|log| log.typ.as_deref()) {
         if OTHER_LOG_DRIVERS.contains(&driver) {

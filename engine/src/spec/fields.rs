@@ -107,7 +107,7 @@ pub(crate) const HOST: &[Field] = &[
     field("Init", Honoured, Zero::Absent, "the agent's program as `/sbin/docker-init`; not with `PidMode` `host`"),
     field("IpcMode", Guest, Zero::Text, "`host` is the guest's; `container:` is refused, two VMs can't share memory"),
     field("Isolation", Honoured, Zero::Text, "`default` alone"),
-    field("Links", Honoured, Zero::Null, "names of the others; no variables"),
+    field("Links", Honoured, Zero::Null, "names of the others; variables too on the default network"),
     field("LogConfig", Honoured, Zero::Map, "drivers `json-file` (with `compress`, `labels`, `env`, `tag`), `local`, `none`; others are refused by name"),
     field("MaskedPaths", Guest, Zero::Null, ""),
     field("Memory", Honoured, Zero::Number, "also sizes the VM"),

@@ -45,6 +45,8 @@ pub struct Host<'a> {
     pub volumes: &'a [VolumePlace],
     /// Containers that don't say have an init process.
     pub init: bool,
+    /// Variables of the container's links.
+    pub linked: &'a [String],
 }
 
 /// Where a volume's files are on the host.
@@ -89,7 +91,7 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     }
     let mut spec = json!({
         "ociVersion": "1.2.0",
-        "process": process::init_process(record)?,
+        "process": process::init_process(record, host.linked)?,
         "root": {
             "path": "rootfs",
             "readonly": record.host.readonly_rootfs.unwrap_or(false),

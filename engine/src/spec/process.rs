@@ -155,11 +155,13 @@ pub struct ExecSpec {
     pub tty: bool,
     /// With all capabilities.
     pub privileged: bool,
+    /// Variables of the container's links.
+    pub linked: Vec<String>,
 }
 
 /// The init process.
-pub(super) fn init_process(record: &Record) -> Result<Value> {
-    process(record, &as_exec(record), true)
+pub(super) fn init_process(record: &Record, linked: &[String]) -> Result<Value> {
+    process(record, &as_exec(record, linked), true)
 }
 
 /// One more process.
@@ -167,11 +169,12 @@ pub fn exec_process(record: &Record, exec: &ExecSpec) -> Result<Value> {
     process(record, exec, false)
 }
 
-fn as_exec(record: &Record) -> ExecSpec {
+fn as_exec(record: &Record, linked: &[String]) -> ExecSpec {
     ExecSpec {
         argv: record.argv.clone(),
         tty: record.tty(),
         privileged: record.host.privileged.unwrap_or(false),
+        linked: linked.to_vec(),
         ..ExecSpec::default()
     }
 }
@@ -234,6 +237,7 @@ fn environment(record: &Record, exec: &ExecSpec) -> Vec<String> {
     if exec.tty {
         env.push("TERM=xterm".to_owned());
     }
+    env.extend_from_slice(&exec.linked);
     let own = record.config.env.iter().flatten().chain(&exec.env);
     for entry in own {
         let at = env.iter().position(|have| key_of(have) == key_of(entry));

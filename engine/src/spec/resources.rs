@@ -19,7 +19,8 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Value> {
     if !cpu.is_empty() {
         all.insert("cpu".to_owned(), Value::Object(cpu));
     }
-    if let Some(limit) = host.pids_limit.filter(|limit| *limit != 0) {
+    // 0 takes a limit away.
+    if let Some(limit) = host.pids_limit {
         all.insert("pids".to_owned(), json!({ "limit": limit }));
     }
     Ok(Value::Object(all))

@@ -40,6 +40,7 @@ fn build_checked(record: &Record) -> Value {
         Host {
             volumes: &[],
             init: false,
+            linked: &[],
             bundle: Path::new("/run/hull/bundles/x"),
         },
     )

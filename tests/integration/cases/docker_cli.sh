@@ -37,6 +37,7 @@ case_docker_cli_bad_wishes_are_named() {
     answers 125 'HostConfig.Devices "/dev/kvm" is not supported' "${run[@]}" --device /dev/kvm "$BUSYBOX" true
     echo '{}' >"$T/empty.json"
     answers 125 'Decoding seccomp profile failed' "${run[@]}" --security-opt "seccomp=$T/empty.json" "$BUSYBOX" true
+    answers 125 'invalid environment variable: =x' "${run[@]}" -e =x "$BUSYBOX" true
     answers 125 'HostConfig.DeviceRequests is not supported' "${run[@]}" --gpus all "$BUSYBOX" true
     answers 125 "two VMs can't share" "${run[@]}" --pid container:t-taken "$BUSYBOX" true
     answers 0 'HostConfig.BlkioWeight is discarded' create --name t-warned --blkio-weight 20 "$BUSYBOX"
@@ -117,6 +118,22 @@ case_docker_cli_asks_registries() {
     expect_eq "$(sed 's/.*"digest":"\([^"]*\)".*/\1/' "$T/distribution")" "$(docker image inspect -f '{{index .RepoDigests 0}}' "$BUSYBOX" | cut -d@ -f2)" digest
     curl -s -o "$T/none" -w '%{http_code}' --unix-socket "${HULL_HOST#unix://}" "http://x/distribution/$REGISTRY/none:1/json" >"$T/code"
     expect_eq "$(cat "$T/code")" 404 'what is not there'
+}
+
+case_docker_cli_links_tell_of_the_other() {
+    docker_cli
+    docker run -d --name t-db -e COLOUR=red --expose 5432 "$BUSYBOX" sleep 600 >/dev/null
+    docker run -d --name t-web --link t-db:my-db "$BUSYBOX" sleep 600 >/dev/null
+    answers 0 '' exec t-web sh -c 'env | grep ^MY_DB | sort'
+    expect_out_has MY_DB_ENV_COLOUR=red
+    expect_out_has MY_DB_NAME=/t-web/my-db
+    expect_out_has "MY_DB_PORT_5432_TCP_ADDR=$(docker inspect -f '{{.NetworkSettings.IPAddress}}' t-db)"
+    answers 0 '' exec t-web ping -c 1 my-db
+    answers 0 '[/t-db:/t-web/my-db]' inspect -f '{{.HostConfig.Links}}' t-web
+    answers 0 't-db,t-web/my-db' ps --no-trunc --filter name=t-db --format '{{.Names}}'
+    answers 0 t-web/my-db rm --link t-web/my-db
+    answers 1 '' exec t-web ping -c 1 -W 1 my-db
+    answers 1 'No such container' rm --link t-web/my-db
 }
 
 case_docker_cli_devices_and_profiles_are_the_guests() {
