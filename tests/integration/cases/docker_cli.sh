@@ -144,7 +144,7 @@ case_docker_cli_devices_and_profiles_are_the_guests() {
     {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_CHOWN"]}}]}
 JSON
     docker run -d --name t-own --device /dev/fuse --device /dev/net/tun:/dev/mine --device-cgroup-rule 'c 7:* rwm' \
-        --security-opt "seccomp=$T/profile.json" --security-opt writable-cgroups "$BUSYBOX" sleep 600 >/dev/null
+        --security-opt "seccomp=$T/profile.json" --security-opt writable-cgroups=true "$BUSYBOX" sleep 600 >/dev/null
     answers 0 '' exec t-own stat -c '%n %t:%T' /dev/fuse /dev/mine
     expect_out $'/dev/fuse a:e5\n/dev/mine a:c8\n'
     answers 0 '' exec t-own sh -c ': <>/dev/fuse'
