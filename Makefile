@@ -34,8 +34,7 @@ build: programs kernel virtiofsd ## everything into dist/
 
 # No path of this machine gets into a program, so the same source gives the same bytes anywhere.
 programs: export RUSTFLAGS := --remap-path-prefix=$(CURDIR)=/hull --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
-# A panic ends the agent, so the tables by which others unwind would only take every guest's memory.
-AGENT_BUILD = RUSTFLAGS="$$RUSTFLAGS -Cforce-unwind-tables=no" cargo build --profile guest --locked -p hull-agent --target $(MUSL)
+AGENT_BUILD = cargo build --profile guest --locked -p hull-agent --target $(MUSL)
 programs: ## the Rust programs and the initramfs
 	cargo build --release --locked -p hull-vmm -p hull-shim -p hull-engine -p hull
 	@mkdir -p $(DIST)/bin $(DIST)/libexec/hull

@@ -211,14 +211,14 @@ mod tests {
             (app.uid, app.gid, app.home.as_str()),
             (1000, 1000, "/home/app")
         );
-        assert_eq!(app.groups, [999, 7]);
+        assert_eq!(app.groups, [1000, 999, 7]);
         assert_eq!(user("1000").unwrap(), app);
     }
 
     #[test]
     fn named_group_replaces_supplementary_groups() {
         let app = user("app:app").unwrap();
-        assert_eq!((app.gid, app.groups.len()), (1000, 0));
+        assert_eq!((app.gid, app.groups), (1000, vec![1000]));
         assert_eq!(user("app:dock").unwrap().gid, 999);
         assert_eq!(user("7777:8888").unwrap().gid, 8888);
     }
