@@ -59,7 +59,6 @@ images: ## the images that tests and the demo use, from the cache
 lint: ## formatting, clippy, licences and versions of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	cargo clippy -p hull-agent --no-default-features --locked -- -D warnings
 	tests/checks/dependencies
 
 sbom: ## what the programs are made of, as CycloneDX, in dist/
