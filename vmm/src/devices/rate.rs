@@ -37,12 +37,13 @@ impl Limiter {
         Some(now + wait)
     }
 
-    /// Pays for what has passed.
-    pub(crate) fn spend(&mut self, bytes: usize, packets: usize) {
-        for (bucket, count) in [(&mut self.bytes, bytes), (&mut self.packets, packets)] {
-            if let Some(bucket) = bucket {
-                bucket.spend(count);
-            }
+    /// Pays for what has passed. Packets are counted only where there is a limit to them.
+    pub(crate) fn spend(&mut self, bytes: usize, packets: impl FnOnce() -> usize) {
+        if let Some(bucket) = &mut self.bytes {
+            bucket.spend(bytes);
+        }
+        if let Some(bucket) = &mut self.packets {
+            bucket.spend(packets());
         }
     }
 }
@@ -183,12 +184,12 @@ mod tests {
             packets_per_second: NonZeroU64::new(packets),
         };
         let mut none = Limiter::new(Rate::default(), now);
-        none.spend(1 << 40, 1 << 40);
+        none.spend(1 << 40, || 1 << 40);
         assert_eq!(none.closed_until(), None);
         for (bytes, packets) in [(0, 10), (1 << 40, 10), (10_000, 0), (10_000, 1 << 40)] {
             let mut limiter = Limiter::new(rate(bytes, packets), now);
             assert_eq!(limiter.closed_until(), None);
-            limiter.spend(15_000, 15);
+            limiter.spend(15_000, || 15);
             let until = limiter.closed_until().unwrap();
             assert!(now + Duration::from_secs(1) < until, "{bytes} {packets}");
         }

@@ -118,11 +118,6 @@ impl Net {
         }
     }
 
-    /// Packets on a wire that `length` bytes with their header are.
-    fn packets(&self, length: usize) -> usize {
-        (length - HEADER_BYTES).div_ceil(usize::from(self.mtu) + ETHERNET_BYTES)
-    }
-
     /// Plugs a tap in, in the place of another; it has been prepared by who opened it.
     pub(crate) fn plug(&mut self, tap: Tap, mac: [u8; 6], mtu: u16, sources: &mut Sources<'_>) {
         self.unplug(sources);
@@ -158,8 +153,8 @@ impl Net {
                 // A frame that the tap does not take (a wrong header, a full queue) is lost, as on
                 // any network.
                 let _ = self.tap.as_ref().map(|tap| tap.write(&chain.readable));
-                let packets = self.packets(length);
-                self.transmit_limit.spend(length - HEADER_BYTES, packets);
+                self.transmit_limit
+                    .spend(length - HEADER_BYTES, || packets(&chain.readable, length));
             }
             queues.complete(TX, chain.head, 0)?;
             served += 1;
@@ -197,9 +192,9 @@ impl Net {
             }
             match tap.read(&room) {
                 Ok(length) if length >= HEADER_BYTES => {
+                    self.receive_limit
+                        .spend(length - HEADER_BYTES, || packets(&room, length));
                     deliver(queues, &mut slots, length)?;
-                    let packets = self.packets(length);
-                    self.receive_limit.spend(length - HEADER_BYTES, packets);
                     frames += 1;
                 }
                 Ok(_) => frames += 1,
@@ -249,6 +244,18 @@ impl Net {
                 return Ok(false);
             }
         }
+    }
+}
+
+/// Packets on a wire that a frame of `length` bytes with its header becomes: the guest chooses how
+/// small its segments are (`gso_size`, virtio 1.2, 5.1.6).
+fn packets(frame: &Buffers<'_>, length: usize) -> usize {
+    let mut header = [0; HEADER_BYTES];
+    frame.copy_to(&mut header);
+    let [_, gso_type, _, _, low, high, ..] = header;
+    match gso_type {
+        0 => 1,
+        _ => (length - HEADER_BYTES).div_ceil(u16::from_le_bytes([low, high]).max(1).into()),
     }
 }
 

@@ -16,9 +16,13 @@ const GUEST_TSO: u64 = 1 << 7 | 1 << 8;
 
 /// A guest that accepts the features in `mask`, and the network at the other end of its tap.
 fn guest(mask: u64) -> (Guest<Net>, UnixDatagram) {
+    guest_at(mask, NetRates::default())
+}
+
+fn guest_at(mask: u64, rates: NetRates) -> (Guest<Net>, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
-    let mut guest = Guest::start_with(Net::on_socket(theirs), mask);
+    let mut guest = Guest::start_with(Net::on_socket(theirs).limited(rates), mask);
     guest.started();
     (guest, ours)
 }
@@ -44,16 +48,7 @@ fn the_configuration_tells_address_and_mtu() {
     assert_eq!(guest.get(0x108) >> 16, 1400);
 }
 
-/// At a rate of a byte in a second a frame is followed by nothing for minutes.
-fn limited(rates: NetRates) -> (Guest<Net>, UnixDatagram) {
-    let (ours, theirs) = UnixDatagram::pair().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    let net = Net::on_socket(theirs).limited(rates);
-    let mut guest = Guest::start_with(net, u64::MAX);
-    guest.started();
-    (guest, ours)
-}
-
+/// A frame is followed by nothing for minutes.
 const SLOW: Rate = Rate {
     bytes_per_second: NonZeroU64::new(1),
     packets_per_second: None,
@@ -61,10 +56,13 @@ const SLOW: Rate = Rate {
 
 #[test]
 fn what_the_guest_sends_beyond_its_rate_waits() {
-    let (mut guest, network) = limited(NetRates {
-        transmit: SLOW,
-        ..NetRates::default()
-    });
+    let (mut guest, network) = guest_at(
+        u64::MAX,
+        NetRates {
+            transmit: SLOW,
+            ..NetRates::default()
+        },
+    );
     for _ in 0..3 {
         guest.submit(1, vec![Part::Out(frame(1000))]);
     }
@@ -90,10 +88,13 @@ fn what_the_guest_sends_beyond_its_rate_waits() {
 
 #[test]
 fn what_comes_beyond_its_rate_waits_in_the_tap() {
-    let (mut guest, network) = limited(NetRates {
-        receive: SLOW,
-        ..NetRates::default()
-    });
+    let (mut guest, network) = guest_at(
+        u64::MAX,
+        NetRates {
+            receive: SLOW,
+            ..NetRates::default()
+        },
+    );
     for _ in 0..3 {
         guest.submit(0, vec![Part::In(70_000)]);
         network.send(&frame(500)).unwrap();
@@ -107,16 +108,21 @@ fn what_comes_beyond_its_rate_waits_in_the_tap() {
 
 #[test]
 fn a_frame_counts_as_its_segments() {
-    let (mut guest, _network) = limited(NetRates {
-        transmit: Rate {
-            bytes_per_second: None,
-            packets_per_second: NonZeroU64::new(1),
+    let (mut guest, _network) = guest_at(
+        u64::MAX,
+        NetRates {
+            transmit: Rate {
+                bytes_per_second: None,
+                packets_per_second: NonZeroU64::new(1),
+            },
+            ..NetRates::default()
         },
-        ..NetRates::default()
-    });
-    guest.submit(1, vec![Part::Out(frame(60_000))]);
+    );
+    let mut segmented = frame(60_000);
+    segmented[1] = 1; // VIRTIO_NET_HDR_GSO_TCPV4
+    segmented[4..6].copy_from_slice(&1000_u16.to_le_bytes());
+    guest.submit(1, vec![Part::Out(segmented)]);
     guest.submit(1, vec![Part::Out(frame(60))]);
-    // 60,000 bytes are 43 packets of 1,400 bytes.
     let due = guest.due().unwrap();
     assert!(Instant::now() + Duration::from_secs(30) < due);
 }
