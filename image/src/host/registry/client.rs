@@ -4,76 +4,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, ACCEPT, AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE};
 use reqwest::{Client, Response, StatusCode, Url};
-use serde::Deserialize;
 
-use super::auth::{self, Challenge};
+use super::answer::check;
 use super::mirror::Resting;
+use super::request::{authority, protocol, Request, Sent};
 use super::tls::{Clients, Trust};
 use super::{Credentials, Mirror, RegistryConfig, RegistryError};
 
 /// A connection that is refused is tried this often: longer waiting rarely helps.
 const CONNECT_ATTEMPTS: u32 = 2;
-const MAX_ERROR_BODY: usize = 4 << 10;
-const MAX_TOKEN_BODY: usize = 1 << 20;
 /// Where Docker Hub's registry really is.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 /// How long a registry that need not speak TLS has to show that it does.
 const TLS_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// One GET below `/v2/`.
-#[derive(Debug, Clone)]
-pub(crate) struct Request<'a> {
-    /// `HOST[:PORT]`; of a mirror with its scheme.
-    pub(crate) registry: &'a str,
-    pub(crate) repository: &'a str,
-    /// `manifests/TAG` or `blobs/DIGEST`.
-    pub(crate) path: String,
-    pub(crate) accept: &'a [&'a str],
-    /// First byte wanted.
-    pub(crate) from: u64,
-    /// For messages: `image reg/repo:tag`, `layer sha256:...`.
-    pub(crate) what: &'a str,
-}
-
-impl<'a> Request<'a> {
-    /// Of the registry itself, not of one of its repositories.
-    pub(super) fn of_registry(registry: &'a str, what: &'a str) -> Self {
-        Self {
-            registry,
-            repository: "",
-            path: String::new(),
-            accept: &[],
-            from: 0,
-            what,
-        }
-    }
-}
-
-/// What makes a body, once for each try.
-pub(crate) type MakeBody = Box<dyn Fn() -> std::io::Result<reqwest::Body> + Send + Sync>;
-
-/// A request that is no GET.
-pub(crate) struct Sent {
-    pub(crate) method: reqwest::Method,
-    /// In the place of the request's own.
-    pub(crate) url: Option<Url>,
-    pub(crate) headers: Vec<(reqwest::header::HeaderName, String)>,
-    pub(crate) body: Option<MakeBody>,
-}
-
-impl Sent {
-    /// Without a body.
-    pub(crate) fn empty(method: reqwest::Method) -> Self {
-        Self {
-            method,
-            url: None,
-            headers: Vec::new(),
-            body: None,
-        }
-    }
-}
 
 /// Talks to registries; one for all of them. Tokens are kept for as long as they hold.
 #[derive(Debug)]
@@ -84,7 +29,7 @@ pub(crate) struct RegistryClient {
     with_tls: Mutex<HashSet<String>>,
     resting: Resting,
     /// `Authorization` values by registry and repository.
-    tokens: Mutex<HashMap<(String, String), String>>,
+    pub(super) tokens: Mutex<HashMap<(String, String), String>>,
 }
 
 impl RegistryClient {
@@ -138,7 +83,7 @@ impl RegistryClient {
             what: request.what.to_owned(),
             source,
         })?;
-        let response = self.check(&request, response).await?;
+        let response = check(&request, response, self.config.attempts).await?;
         let pieces = response.bytes_stream().map_err(std::io::Error::other);
         Ok(tokio_util::io::StreamReader::new(Box::pin(pieces)))
     }
@@ -233,11 +178,11 @@ impl RegistryClient {
     async fn get_once(&self, request: &Request<'_>) -> Result<Response, RegistryError> {
         let first = self.send(request).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
-            return self.check(request, first).await;
+            return check(request, first, self.config.attempts).await;
         }
         self.authorize(request, first.headers()).await?;
         let second = self.send(request).await?;
-        self.check(request, second).await
+        check(request, second, self.config.attempts).await
     }
 
     /// Sends a request that is no GET, with a login where the registry wants one.
@@ -248,11 +193,11 @@ impl RegistryClient {
     ) -> Result<Response, RegistryError> {
         let first = self.send_once(request, sent).await?;
         if first.status() != StatusCode::UNAUTHORIZED {
-            return self.check(request, first).await;
+            return check(request, first, self.config.attempts).await;
         }
         self.authorize(request, first.headers()).await?;
         let second = self.send_once(request, sent).await?;
-        self.check(request, second).await
+        check(request, second, self.config.attempts).await
     }
 
     async fn send_once(
@@ -320,7 +265,7 @@ impl RegistryClient {
             })
     }
 
-    fn http(&self, registry: &str) -> Result<Client, RegistryError> {
+    pub(super) fn http(&self, registry: &str) -> Result<Client, RegistryError> {
         let trust = match self.is_plain(registry) {
             true => Trust::Anybody,
             false => Trust::Verified,
@@ -370,7 +315,7 @@ impl RegistryClient {
     }
 
     /// Loopback and registries marked insecure may be talked to without TLS.
-    fn is_plain(&self, registry: &str) -> bool {
+    pub(super) fn is_plain(&self, registry: &str) -> bool {
         if registry.starts_with("http://") {
             return true;
         }
@@ -390,255 +335,4 @@ impl RegistryClient {
                 .iter()
                 .any(|entry| entry == registry || entry == host)
     }
-
-    fn token(&self, request: &Request<'_>) -> Option<String> {
-        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens
-            .get(&(request.registry.to_owned(), request.repository.to_owned()))
-            .cloned()
-    }
-
-    /// Turns a response that is no success into its error.
-    async fn check(
-        &self,
-        request: &Request<'_>,
-        response: Response,
-    ) -> Result<Response, RegistryError> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let (registry, what) = (request.registry.to_owned(), request.what.to_owned());
-        let retry_after = retry_after(response.headers());
-        let detail = error_detail(response).await;
-        Err(match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Unauthorized {
-                registry,
-                what,
-                detail,
-            },
-            StatusCode::NOT_FOUND => RegistryError::NotFound {
-                registry,
-                what,
-                detail,
-            },
-            StatusCode::TOO_MANY_REQUESTS => RegistryError::RateLimited {
-                registry,
-                what,
-                attempts: self.config.attempts,
-                retry_after,
-            },
-            _ => RegistryError::Status {
-                registry,
-                what,
-                status: status.as_u16(),
-                detail,
-            },
-        })
-    }
-
-    /// Answers a 401's challenge and keeps the `Authorization` value.
-    async fn authorize(
-        &self,
-        request: &Request<'_>,
-        headers: &HeaderMap,
-    ) -> Result<(), RegistryError> {
-        let denied = |detail: &str| RegistryError::Unauthorized {
-            registry: request.registry.to_owned(),
-            what: request.what.to_owned(),
-            detail: detail.to_owned(),
-        };
-        let challenge = headers
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .find_map(auth::parse_challenge)
-            .ok_or_else(|| denied("it names no way to log in that is supported"))?;
-        let credentials = auth::credentials(&self.config, authority(request.registry)).await?;
-        let value = match (challenge, credentials) {
-            (Challenge::Basic, None) => return Err(denied("it wants a user name and a password")),
-            (Challenge::Basic, Some(credentials)) => basic(&credentials),
-            (
-                Challenge::Bearer {
-                    realm,
-                    service,
-                    scope,
-                },
-                credentials,
-            ) => {
-                let scope = scope.unwrap_or_else(|| match request.repository {
-                    "" => String::new(),
-                    repository => format!("repository:{repository}:pull"),
-                });
-                let token = self
-                    .fetch_token(request, &realm, service.as_deref(), &scope, credentials)
-                    .await?;
-                format!("Bearer {token}")
-            }
-        };
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.insert(
-            (request.registry.to_owned(), request.repository.to_owned()),
-            value,
-        );
-        Ok(())
-    }
-
-    /// The token flow (distribution, "Token Authentication Specification").
-    async fn fetch_token(
-        &self,
-        request: &Request<'_>,
-        realm: &str,
-        service: Option<&str>,
-        scope: &str,
-        credentials: Option<Credentials>,
-    ) -> Result<String, RegistryError> {
-        let mut url = Url::parse(realm)
-            .map_err(|_| protocol(request, format!("token realm {realm:?} is no URL")))?;
-        // Credentials must not leave TLS because a registry says so.
-        if url.scheme() != "https" && !self.is_plain(request.registry) {
-            return Err(protocol(
-                request,
-                format!("token realm {realm:?} is not HTTPS"),
-            ));
-        }
-        let http = self.http(request.registry)?;
-        let service = service.unwrap_or_default();
-        let builder = match &credentials {
-            Some(credentials) if credentials.username == "<token>" => {
-                let mut form =
-                    Url::parse("form:").map_err(|error| protocol(request, error.to_string()))?;
-                form.query_pairs_mut()
-                    .append_pair("grant_type", "refresh_token")
-                    .append_pair("client_id", "hull")
-                    .append_pair("service", service)
-                    .append_pair("scope", scope)
-                    .append_pair("refresh_token", &credentials.password);
-                http.post(url)
-                    .header("Content-Type", "application/x-www-form-urlencoded")
-                    .body(form.query().unwrap_or_default().to_owned())
-            }
-            _ => {
-                url.query_pairs_mut()
-                    .append_pair("service", service)
-                    .append_pair("scope", scope);
-                let builder = http.get(url);
-                match &credentials {
-                    Some(credentials) => builder.header(AUTHORIZATION, basic(credentials)),
-                    None => builder,
-                }
-            }
-        };
-        let response = builder
-            .send()
-            .await
-            .map_err(|source| RegistryError::Unreachable {
-                registry: request.registry.to_owned(),
-                what: format!("a token for {}", request.what),
-                source,
-            })?;
-        let response = self.check(request, response).await?;
-        let body = read_limited(response, MAX_TOKEN_BODY).await;
-        let answer: TokenAnswer = serde_json::from_slice(&body)
-            .map_err(|error| protocol(request, format!("the token is not valid: {error}")))?;
-        let token = answer.token.or(answer.access_token).filter(|token| {
-            // It becomes a header's value.
-            !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
-        });
-        token.ok_or_else(|| protocol(request, "the token answer has no token".into()))
-    }
-}
-
-/// Host and port of a registry that may be named with its scheme.
-fn authority(registry: &str) -> &str {
-    registry
-        .split_once("://")
-        .map_or(registry, |(_, host)| host)
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-}
-
-fn basic(credentials: &Credentials) -> String {
-    use base64::engine::general_purpose::STANDARD;
-    use base64::Engine as _;
-    format!(
-        "Basic {}",
-        STANDARD.encode(format!("{}:{}", credentials.username, credentials.password))
-    )
-}
-
-pub(super) fn protocol(request: &Request<'_>, detail: String) -> RegistryError {
-    RegistryError::Protocol {
-        registry: request.registry.to_owned(),
-        what: request.what.to_owned(),
-        detail,
-    }
-}
-
-/// `Retry-After`: seconds. (Its date form is not used by registries; the back-off covers it.)
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    value.parse().ok().map(Duration::from_secs)
-}
-
-#[derive(Deserialize)]
-struct ErrorBody {
-    errors: Vec<ErrorItem>,
-}
-
-#[derive(Deserialize)]
-struct ErrorItem {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
-/// The registry's own words, made fit for one line.
-async fn error_detail(response: Response) -> String {
-    let status = response.status();
-    let body = read_limited(response, MAX_ERROR_BODY).await;
-    let text = match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(body) => body
-            .errors
-            .iter()
-            .take(3)
-            .map(|error| {
-                if error.message.is_empty() {
-                    error.code.as_str()
-                } else {
-                    error.message.as_str()
-                }
-            })
-            .collect::<Vec<_>>()
-            .join("; "),
-        Err(_) => String::new(),
-    };
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(200)
-        .collect();
-    if text.trim().is_empty() {
-        status.to_string()
-    } else {
-        text
-    }
-}
-
-/// Up to `limit` bytes of a body; what cannot be read is left out.
-async fn read_limited(mut response: Response, limit: usize) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        let room = limit.saturating_sub(body.len());
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() >= limit {
-            break;
-        }
-    }
-    body
 }

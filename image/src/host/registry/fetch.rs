@@ -5,7 +5,8 @@ use std::io;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use reqwest::{Response, StatusCode};
 
-use super::client::{RegistryClient, Request};
+use super::client::RegistryClient;
+use super::request::Request;
 use super::RegistryError;
 use crate::host::manifest::{ACCEPT, MAX_DOCUMENT};
 use crate::host::Reference;

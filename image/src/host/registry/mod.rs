@@ -1,13 +1,16 @@
 //! The registry client (OCI distribution specification).
 
+mod answer;
 mod auth;
 mod client;
 mod error;
 mod fetch;
 mod mirror;
 mod platform;
+mod request;
 mod search;
 mod tls;
+mod token;
 mod upload;
 
 use std::collections::BTreeMap;

@@ -3,8 +3,9 @@
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
-use super::client::{protocol, RegistryClient, Request, Sent};
+use super::client::RegistryClient;
 use super::fetch::read_document;
+use super::request::{protocol, Request, Sent};
 use super::RegistryError;
 
 /// Where Docker Hub's index really is.

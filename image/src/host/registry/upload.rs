@@ -6,7 +6,8 @@ use futures_util::TryStreamExt as _;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::{Body, Method, Response, StatusCode};
 
-use super::client::{RegistryClient, Request, Sent};
+use super::client::RegistryClient;
+use super::request::{Request, Sent};
 use super::RegistryError;
 use crate::host::Reference;
 use crate::Digest;

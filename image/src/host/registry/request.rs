@@ -1,0 +1,73 @@
+//! A request to a registry, before it is known how to reach it.
+
+use reqwest::Url;
+
+use super::RegistryError;
+
+/// One GET below `/v2/`.
+#[derive(Debug, Clone)]
+pub(crate) struct Request<'a> {
+    /// `HOST[:PORT]`; of a mirror with its scheme.
+    pub(crate) registry: &'a str,
+    pub(crate) repository: &'a str,
+    /// `manifests/TAG` or `blobs/DIGEST`.
+    pub(crate) path: String,
+    pub(crate) accept: &'a [&'a str],
+    /// First byte wanted.
+    pub(crate) from: u64,
+    /// For messages: `image reg/repo:tag`, `layer sha256:...`.
+    pub(crate) what: &'a str,
+}
+
+impl<'a> Request<'a> {
+    /// Of the registry itself, not of one of its repositories.
+    pub(super) fn of_registry(registry: &'a str, what: &'a str) -> Self {
+        Self {
+            registry,
+            repository: "",
+            path: String::new(),
+            accept: &[],
+            from: 0,
+            what,
+        }
+    }
+}
+
+/// What makes a body, once for each try.
+pub(crate) type MakeBody = Box<dyn Fn() -> std::io::Result<reqwest::Body> + Send + Sync>;
+
+/// A request that is no GET.
+pub(crate) struct Sent {
+    pub(crate) method: reqwest::Method,
+    /// In the place of the request's own.
+    pub(crate) url: Option<Url>,
+    pub(crate) headers: Vec<(reqwest::header::HeaderName, String)>,
+    pub(crate) body: Option<MakeBody>,
+}
+
+impl Sent {
+    /// Without a body.
+    pub(crate) fn empty(method: reqwest::Method) -> Self {
+        Self {
+            method,
+            url: None,
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+}
+
+pub(super) fn protocol(request: &Request<'_>, detail: String) -> RegistryError {
+    RegistryError::Protocol {
+        registry: request.registry.to_owned(),
+        what: request.what.to_owned(),
+        detail,
+    }
+}
+
+/// Host and port of a registry that may be named with its scheme.
+pub(super) fn authority(registry: &str) -> &str {
+    registry
+        .split_once("://")
+        .map_or(registry, |(_, host)| host)
+}
