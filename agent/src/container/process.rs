@@ -277,8 +277,6 @@ fn enter(cwd: &Path) -> Result<()> {
 
 fn environment(plan: &ProcessPlan, identity: &Identity) -> Vec<String> {
     let mut env = plan.env.clone();
-    // An empty one counts as missing, as elsewhere.
-    env.retain(|variable| variable != "HOME=");
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
         env.push(format!("HOME={}", identity.home));
     }
