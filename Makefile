@@ -14,7 +14,7 @@ help: ## this list
 demo: setup build ## build all, make an image, run it in a microVM from a registry on loopback
 	tests/demo/run
 
-test: setup lint unit build machine-test ## all tests that end within an hour from nothing
+test: setup lint unit build machine-test ## all tests that end within an hour from nothing; the others are in test-long
 
 test-long: setup build images ## what takes longer than `make test` may
 	tests/integration/in-machine --timeout 7200 --long
@@ -80,8 +80,8 @@ deb: ## a Debian package of dist/, with systemd units
 fuzz: ## every fuzz target for FUZZ_SECONDS (60) seconds
 	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented cargo run --profile fuzz --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}
 
-machine-test: images ## tests that boot real microVMs, in the test machine where KVM here cannot
-	tests/integration/in-machine --timeout 3000
+machine-test: images ## the core of the tests that boot real microVMs, in the test machine where KVM here cannot
+	tests/integration/in-machine --timeout 3000 --core
 
 clean:
 	cargo clean

@@ -121,7 +121,7 @@ start_qemu() {
     # kernels that find them clear and copy every page that way.
     setsid qemu-system-x86_64 -M q35 -cpu max,-erms,-fsrm,-fzrm,-fsrs,-fsrc "${accel[@]}" -smp "$cpus" -m "$mem" \
         -kernel "$image/vmlinuz" -initrd "$state/initrd" \
-        -append "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable cgroup_no_v1=all" \
+        -append "console=ttyS0 loglevel=4 panic=-1 mitigations=off tsc=reliable cgroup_no_v1=all init_on_alloc=0" \
         -virtfs "local,path=/,mount_tag=root,security_model=none,multidevs=remap,readonly=on" \
         -virtfs "local,path=${project//,/,,},mount_tag=project,security_model=none,multidevs=remap,readonly=on" \
         -virtfs "local,path=${out//,/,,},mount_tag=out,security_model=none,multidevs=remap" \

@@ -25,6 +25,7 @@ X
 
 hull_ctr() { ctr run --runtime io.containerd.hull.v2 "$@"; }
 
+# Core.
 case_ctr_run() {
     containerd_start
     capture timeout 90 ctr run --rm --runtime io.containerd.hull.v2 "$IMAGE" one sh -c 'uname -r; echo err >&2; echo x >/written; exit 3'
@@ -125,6 +126,7 @@ case_a_shim_killed_in_every_state_leaves_nothing() {
     done
 }
 
+# Core.
 case_killed_vmm_is_an_exit_for_containerd() {
     containerd_start
     hull_ctr -d "$IMAGE" four sleep 600
@@ -136,6 +138,7 @@ case_killed_vmm_is_an_exit_for_containerd() {
 }
 
 # CNI comes between create and start: the interface is plugged into the running VM.
+# Core.
 case_ctr_cni() {
     [ -x /usr/lib/cni/bridge ] || skip 'the CNI plugins are not installed'
     containerd_start

@@ -2,6 +2,7 @@
 
 container_vmm() { pgrep -f "[h]ull-vmm" | head -n 1; }
 
+# Core.
 case_killed_vmm_ends_its_container() {
     hull run -d --name t-v "$BUSYBOX" sleep 600 >/dev/null
     kill -9 "$(container_vmm)"
@@ -13,6 +14,7 @@ case_killed_vmm_ends_its_container() {
     expect_clean_host
 }
 
+# Core.
 case_a_guest_that_panics_tells_why() {
     hull run -d --name t-panic --privileged "$BUSYBOX" \
         sh -c 'echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 60' >/dev/null
@@ -23,6 +25,7 @@ case_a_guest_that_panics_tells_why() {
     [[ $reason == "the VM ended: "*panic* ]] || fail "the reason is not told: $reason"
 }
 
+# Core.
 case_killed_shim_takes_its_vmm_along() {
     hull run -d --name t-s "$BUSYBOX" sleep 600 >/dev/null
     pkill -9 -f '[c]ontainerd-shim-hull'
@@ -32,6 +35,7 @@ case_killed_shim_takes_its_vmm_along() {
     expect_clean_host
 }
 
+# Core.
 case_killed_hulld_finds_its_containers_again() {
     hull run -d --name t-h "$BUSYBOX" sh -c 'i=0; while :; do echo $i; i=$((i+1)); sleep 0.5; done' >/dev/null
     wait_for 20 sh -c 'hull logs t-h | grep -q 2'

@@ -17,6 +17,7 @@ docker_start() {
     tar -C "$T/root" -c . | docker import -c 'ENV PATH=/bin' - hull-test >/dev/null
 }
 
+# Core.
 case_docker_containers_have_their_networks() {
     docker_start
     capture timeout 60 docker run --rm hull-test sh -c 'uname -r; ip route; exit 7'

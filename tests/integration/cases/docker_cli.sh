@@ -15,6 +15,7 @@ answers() {
     [[ $out$err == *"$text"* ]] || fail "docker $*: no $(printf %q "$text") in: $out$err"
 }
 
+# Core.
 case_docker_cli_bad_wishes_are_named() {
     docker_cli
     local run=(run --rm --network none)
@@ -50,6 +51,7 @@ case_docker_cli_bad_wishes_are_named() {
     answers 1 'No such container: nosuch' ps -a --filter before=nosuch
 }
 
+# Core.
 case_docker_cli_a_life() {
     docker_cli
     docker run -d --name t-cli --label a=b --storage-opt size=150M "$BUSYBOX" sh -c 'echo hello world; trap "exit 3" TERM; while :; do sleep 0.1; done' >/dev/null

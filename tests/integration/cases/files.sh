@@ -1,5 +1,6 @@
 # Files of containers: cp, diff, export, commit; of those that run and those that do not.
 
+# Core.
 case_cp_goes_both_ways() {
     hull run -d --name t-cp "$BUSYBOX" sh -c 'mkdir -p /d/sub; echo inside >/d/sub/f; ln -s sub/f /d/link; chmod 751 /d/sub/f; sleep 600' >/dev/null
     wait_for 10 hull exec t-cp test -e /d/link
@@ -48,6 +49,7 @@ case_diff_tells_what_changed() {
     if grep -q ' /bin' "$T/diff"; then fail 'more than changed'; fi
 }
 
+# Core.
 case_export_and_commit() {
     hull run --name t-exp "$BUSYBOX" sh -c 'echo made >/made; rm /etc/group; mknod /fifo p; mkdir -p /opt/x; ln /made /opt/x/hard' >/dev/null
     hull export -o "$T/root.tar" t-exp

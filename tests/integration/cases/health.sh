@@ -1,5 +1,6 @@
 # Health checks and figures.
 
+# Core.
 case_health_checks_tell_how_a_container_does() {
     hull run -d --name t-health --health-cmd 'test -e /well' --health-interval 500ms --health-retries 2 "$BUSYBOX" sleep 600 >/dev/null
     hull ps --filter name=t-health | grep -q 'health: starting' || fail "$(hull ps)"

@@ -22,6 +22,7 @@ dev_without_kvm='mkdir -p "$T/dev" && mount -t tmpfs -o mode=755 tmpfs "$T/dev" 
         [ ! -e "/dev/$node" ] || cp -a "/dev/$node" "$T/dev/$node"
     done && mount --move "$T/dev" /dev'
 
+# Core.
 case_a_host_without_kvm_is_told_so() {
     hulld_apart "$dev_without_kvm"
     capture hull -H "$APART" run --rm "$BUSYBOX" true

@@ -14,6 +14,7 @@ refused() {
     expect_clean_host
 }
 
+# Core.
 case_whiteouts_and_opaque_directories() {
     load whiteouts
     expect_eq "$(inside whiteouts 'ls -A d | tr "\n" " "')" 'new sub ' 'opaque directory, marker last'
@@ -32,6 +33,7 @@ case_hard_and_symbolic_links() {
     expect_eq "$(inside links 'readlink out')" '/etc/../../../etc/passwd' 'link out of the root stays text'
 }
 
+# Core.
 case_modes_owners_times_and_attributes() {
     load attributes
     expect_eq "$(inside attributes 'stat -c "%n %a %u %g" ro ro/f suid sgid sticky nobody bigid')" \
@@ -76,6 +78,7 @@ case_strange_but_legal_layers() {
     [ ! -e /etc/x ] || fail 'a layer wrote on the host'
 }
 
+# Core.
 case_bad_layers_are_refused_by_name() {
     refused name_too_long 'name too long'
     refused deep_path 'path'
@@ -105,6 +108,7 @@ case_entrypoint_and_command_of_the_image() {
     expect_eq "$(hull run --rm -e PATH=/app:/bin workdir_entrypoint)" ran 'found on PATH'
 }
 
+# Core.
 case_images_are_listed_tagged_and_removed() {
     hull images | grep -q busybox
     hull tag "$BUSYBOX" t-tag:v1

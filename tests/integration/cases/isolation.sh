@@ -5,6 +5,7 @@ same_cgroups() { [ "$(cgroups)" = "$1" ]; }
 vmm_of() { hull inspect --vm "$1" | sed -n 's/.*"vmm_pid": *\([0-9]*\).*/\1/p'; }
 cgroup_of() { sed -n 's/^0:://p' "/proc/$1/cgroup"; }
 
+# Core.
 case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
     local before pid cgroup
     before=$(cgroups)
@@ -26,6 +27,7 @@ case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
     wait_for 10 same_cgroups "$before" || fail "left: $(diff <(echo "$before") <(cgroups))"
 }
 
+# Core.
 case_killed_shim_leaves_no_cgroup() {
     local before
     before=$(cgroups)

@@ -13,6 +13,7 @@ random_lives() {
         --state "$HARNESS/run/sandboxes" --state "$HARNESS/run/bundles" --state "$HARNESS/state"
 }
 
+# Core.
 case_random_lives_leave_nothing() {
     random_lives "${HULL_LEAK_STEPS:-10}" "${HULL_LEAK_SEED:-8}"
 }

@@ -1,5 +1,6 @@
 # ps, logs, exec, stop, kill, rm, wait, and what the engine remembers.
 
+# Core.
 case_detached_container_lives_and_is_listed() {
     local id
     id=$(hull run -d --name t-d "$BUSYBOX" sh -c 'echo started; sleep 600')
@@ -14,6 +15,7 @@ case_detached_container_lives_and_is_listed() {
     expect_clean_host
 }
 
+# Core.
 case_stop_uses_signal_then_kill() {
     hull run -d --name t-trap "$BUSYBOX" sh -c 'trap "exit 7" TERM; echo up; while :; do sleep 0.1; done' >/dev/null
     wait_for 20 sh -c 'hull logs t-trap | grep -q up'
@@ -36,6 +38,7 @@ case_kill_and_wait() {
     [ "$status" != 0 ] || fail "kill of a stopped container succeeded"
 }
 
+# Core.
 case_exec() {
     hull run -d --name t-e -e A=1 -u app "$BUSYBOX" sleep 600 >/dev/null
     capture hull exec t-e sh -c 'echo a; echo b >&2; exit 3'
@@ -55,6 +58,7 @@ case_exec() {
     expect_out_has /dev/pts/
 }
 
+# Core.
 case_exec_status_of_signals() {
     hull run -d --name t-es "$BUSYBOX" sleep 600 >/dev/null
     local signal want
@@ -124,6 +128,7 @@ case_rm_flag_leaves_nothing() {
     expect_clean_host
 }
 
+# Core.
 case_memory_limit_is_seen_and_enforced() {
     capture hull run --rm -m 128m "$BUSYBOX" sh -c 'cat /sys/fs/cgroup/memory.max; sed -n "s/MemTotal: *\([0-9]*\) kB/\1/p" /proc/meminfo'
     expect_eq "$(sed -n 1p "$T/out")" 134217728 memory.max
@@ -134,6 +139,8 @@ case_memory_limit_is_seen_and_enforced() {
     expect_eq "$(hull inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' t-oom)" 'true 137' 'state after an OOM kill'
 }
 
+# Core.
+# SMP.
 case_cpus_are_there_from_the_start() {
     capture hull run --rm --cpus 2 "$BUSYBOX" nproc
     expect_out $'2\n'

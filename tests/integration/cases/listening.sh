@@ -23,6 +23,7 @@ certificates() {
     )
 }
 
+# Core.
 case_listening_tcp_wants_certificates() {
     command -v openssl >/dev/null || skip 'openssl is not installed'
     certificates
@@ -50,6 +51,7 @@ case_listening_is_refused_where_it_is_unsafe() {
     expect_err_has 'unix:///path'
 }
 
+# Core.
 case_listening_on_a_socket_that_was_handed_over() {
     O=$(mktemp -d /run/hull-own.XXXX)
     trap 'kill $OWN 2>/dev/null; wait $OWN 2>/dev/null || true; rm -rf "$T" "$O"' EXIT

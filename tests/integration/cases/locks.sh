@@ -35,6 +35,7 @@ if what == "hold":
 PY
 }
 
+# Core.
 case_flock_holds_between_containers_and_the_host() {
     two_containers t-one t-two
     : >"$T/d/l"

@@ -1,5 +1,6 @@
 # Volumes with and without names.
 
+# Core.
 case_a_named_volume_outlives_its_containers() {
     expect_eq "$(hull volume create t-data)" t-data name
     hull run --rm -v t-data:/data "$BUSYBOX" sh -c 'echo kept >/data/f; mkdir /data/d'
@@ -52,6 +53,7 @@ case_a_nameless_volume_goes_with_its_container() {
     expect_eq "$(hull volume ls -q | wc -l)" "$before" 'after rm -v'
 }
 
+# Core.
 case_bad_volumes_are_refused() {
     capture hull volume create a/b
     expect_status 125

@@ -6,6 +6,7 @@ python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTH
 taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
 web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null; }
 
+# Core.
 case_the_default_network_reaches_host_and_containers() {
     capture hull run --rm "$BUSYBOX" sh -c 'ip -o -4 addr show eth0; ip route; tail -n 1 /etc/hosts; hostname'
     expect_status 0
@@ -20,6 +21,7 @@ case_the_default_network_reaches_host_and_containers() {
     expect_clean_host
 }
 
+# Core.
 case_published_ports() {
     web t-pub -p 18080:80 -p 127.0.0.1::80
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18080/ | grep -q served'
@@ -36,6 +38,7 @@ case_published_ports() {
     expect_clean_host
 }
 
+# Core.
 case_names_on_a_user_defined_network() {
     hull network create t-net >/dev/null
     hull run -d --name t-db --network t-net --network-alias data "$BUSYBOX" sleep 600 >/dev/null
@@ -67,6 +70,7 @@ case_networks_are_apart() {
     hull network rm t-one t-inner >/dev/null
 }
 
+# Core.
 case_bad_networks_are_named() {
     capture hull run --rm --network t-nothing "$BUSYBOX" true
     expect_status 125
@@ -92,6 +96,7 @@ case_killed_engine_keeps_networks() {
     expect_clean_host
 }
 
+# Core.
 case_large_transfer() {
     web t-big
     hull exec t-big sh -c 'dd if=/dev/zero bs=1M count=64 2>/dev/null | tr "\0" x >/www/big'
@@ -100,6 +105,7 @@ case_large_transfer() {
     expect_eq "$(curl -s --max-time 60 "http://$address/big" | wc -c)" 67108864 'bytes'
 }
 
+# Core.
 case_a_guest_sends_from_its_own_address_only() {
     hull network create --subnet 10.231.0.0/24 t-guard >/dev/null
     hull run -d --name t-peer --network t-guard --ip 10.231.0.9 "$BUSYBOX" sleep 600 >/dev/null
@@ -114,6 +120,7 @@ case_a_guest_sends_from_its_own_address_only() {
     hull network rm t-guard >/dev/null
 }
 
+# Core.
 case_egress_policies() {
     local gateway
     hull network create --subnet 10.232.0.0/24 t-egress >/dev/null
@@ -134,6 +141,7 @@ case_egress_policies() {
     hull network rm t-egress >/dev/null
 }
 
+# Core.
 case_ports_on_ipv6_localhost() {
     web t-six -p 18083:80
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18083/ | grep -q served'
@@ -229,6 +237,7 @@ case_mtu_of_the_way_out() {
 }
 
 # No container is started for any of these.
+# Core.
 case_networks_that_can_not_be() {
     hull network create --subnet 10.62.0.0/24 t-taken >/dev/null
     local wrong

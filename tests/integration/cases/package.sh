@@ -1,5 +1,6 @@
 # The Debian package: installed, upgraded and purged in a root of its own.
 
+# Core.
 case_package_leaves_nothing_behind() {
     command -v dpkg-deb >/dev/null || skip 'dpkg is not installed'
     local deb root=$T/root

@@ -39,6 +39,7 @@ podman_setup() {
     tar -C "$T/root" -c . | podman import -c 'ENV PATH=/bin' - localhost/hull-test >/dev/null
 }
 
+# Core.
 case_podman_run_has_output_and_status() {
     podman_setup
     capture podman_hull run --rm --network none localhost/hull-test sh -c 'echo out; echo err >&2; exit 7'
@@ -71,6 +72,7 @@ case_podman_a_container_lives_and_stops() {
     podman_hull rm hull-test >/dev/null
 }
 
+# Core.
 case_podman_containers_have_their_network() {
     podman_setup
     podman_hull run -d --name hull-test -p 127.0.0.1:18098:80 localhost/hull-test \

@@ -31,8 +31,10 @@ pull_fails() {
     expect_clean_host
 }
 
+# Core.
 case_registry_down() { pull_fails 127.0.0.1:5999/busybox:latest 127.0.0.1:5999; }
 
+# Core.
 case_unknown_image_and_tag() {
     pull_fails "$REGISTRY/nothing:latest" nothing
     pull_fails "$REGISTRY/busybox:no-such-tag" no-such-tag
@@ -47,6 +49,7 @@ case_refusals_are_named() {
     pull_fails "$BAD/always429/fresh:latest" 'limits the rate' '429'
 }
 
+# Core.
 case_damaged_blobs_are_refused() {
     bad_registry
     fresh_image
@@ -74,6 +77,7 @@ case_broken_download_is_resumed() {
     [ "$sent" -lt $((size * 12 / 10)) ] || fail "$sent bytes sent for an image of $size"
 }
 
+# Core.
 case_token_flow() {
     bad_registry
     fresh_image
@@ -169,6 +173,7 @@ END
     hull push -q 127.0.0.1:5444/x:one >/dev/null
 }
 
+# Core.
 case_a_mirror_is_asked_first() {
     hulld_stop
     hulld_start --registry-mirror "mirrored.example=http://$REGISTRY" --registry-mirror http://127.0.0.1:5998

@@ -1,5 +1,6 @@
 # `hull run`: output, exit status, and how the process is set up.
 
+# Core.
 case_output_and_status_are_the_process_own() {
     capture hull run --rm "$BUSYBOX" sh -c 'echo out; echo err >&2; exit 7'
     expect_status 7
@@ -7,6 +8,7 @@ case_output_and_status_are_the_process_own() {
     expect_eq "$err" err stderr
 }
 
+# Core.
 case_signal_death_is_128_plus_n() {
     # The init process of a PID namespace gets from inside no signal that it has no handler for; its children do.
     capture hull run --rm "$BUSYBOX" sh -c 'sh -c "kill -9 \$\$"; exit $?'
@@ -17,6 +19,7 @@ case_signal_death_is_128_plus_n() {
     [ "$status" = 143 ] || [ "$status" = 125 ] || fail "status $status"
 }
 
+# Core.
 case_missing_program_is_127() {
     capture hull run --rm --name t-127 "$BUSYBOX" nonexistent-prog
     expect_status 127
@@ -42,6 +45,7 @@ case_missing_interpreter_is_127() {
     expect_status 127
 }
 
+# Core.
 case_hull_errors_are_125() {
     capture hull run --rm --no-such-flag "$BUSYBOX" true
     expect_status 125
@@ -77,6 +81,7 @@ case_working_directory_is_made() {
     expect_err_has /etc/passwd
 }
 
+# Core.
 case_user_by_name_and_number() {
     capture hull run --rm -u app "$BUSYBOX" sh -c 'id -u; id -g; id -Gn; echo "$HOME"'
     expect_out $'1000\n1000\napp dock\n/home/app\n'
@@ -98,6 +103,7 @@ case_entrypoint_override() {
     expect_err_has 'no command specified'
 }
 
+# Core.
 case_arguments_arrive_exactly() {
     local long
     long=$(head -c 65000 /dev/zero | tr '\0' a)
@@ -106,6 +112,7 @@ case_arguments_arrive_exactly() {
     cmp "$T/got" "$T/want"
 }
 
+# Core.
 case_stdin_reaches_its_end() {
     capture hull run -i --rm "$BUSYBOX" cat <<<hi
     expect_status 0
@@ -114,6 +121,7 @@ case_stdin_reaches_its_end() {
     expect_eq "$(hull run -i --rm "$BUSYBOX" sha256sum <"$T/random" | cut -d' ' -f1)" "$(sha256sum <"$T/random" | cut -d' ' -f1)" "sum of 20 MB of stdin"
 }
 
+# Core.
 case_output_is_never_cut() {
     local i want
     want=$(seq 1 150000 | sha256sum)
@@ -125,6 +133,7 @@ case_output_is_never_cut() {
     expect_eq "$(hull logs t-cut | sha256sum)" "$want" "logs"
 }
 
+# Core.
 case_terminal() {
     capture script -qec "hull run -it --rm $BUSYBOX sh -c 'tty; test -t 0 && test -t 1 && echo both; stty size; exit 5'" /dev/null </dev/null
     expect_out_has /dev/pts/

@@ -48,6 +48,7 @@ kill_in() {
 }
 
 case_kill_9_of_the_shim_in_every_state_leaves_nothing() { victim=shim kill_in created running paused stopped; }
+# Core.
 case_kill_9_of_the_vmm_in_every_state_leaves_nothing() { victim=vmm kill_in created running paused stopped; }
 # With a container that has stopped its holder is gone.
 case_kill_9_of_the_holder_in_every_state_leaves_nothing() { victim=holder kill_in created running paused; }
@@ -140,6 +141,7 @@ case_input_that_ends_early_ends_for_the_process() {
     expect_nothing_left
 }
 
+# Core.
 case_many_execs_at_once_have_each_its_status() {
     local count=${EXECS:-60} number failed=0 pids=()
     make_bundle b '.process.args = ["sleep", "1000"] | .linux.resources = {} | .annotations = {"dev.hull.memory": "512m"}'

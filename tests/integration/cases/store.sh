@@ -19,6 +19,7 @@ last_blob() {
     echo "$HARNESS/state/content/blobs/sha256/${digest:0:2}/$digest"
 }
 
+# Core.
 case_two_pulls_of_one_image_at_once() {
     fresh twice
     hull pull -q "$REGISTRY/twice" >"$T/one" 2>&1 &

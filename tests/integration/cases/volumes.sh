@@ -1,5 +1,6 @@
 # Directories and files of the host in a container.
 
+# Core.
 case_bind_mounts_are_shared_both_ways() {
     mkdir "$T/d"
     echo host >"$T/d/f"
@@ -11,6 +12,7 @@ case_bind_mounts_are_shared_both_ways() {
     expect_clean_host
 }
 
+# Core.
 case_read_only_bind_and_single_file() {
     mkdir "$T/d"
     echo one >"$T/f"
@@ -64,6 +66,7 @@ case_programs_and_large_files_in_a_share() {
     expect_eq "$(cat "$T/d/many.299")" 299 'one of many'
 }
 
+# Core.
 case_missing_source_and_bad_forms() {
     hull run --rm -v "$T/made:/data" "$BUSYBOX" touch /data/x
     [ -f "$T/made/x" ] || fail 'a missing source directory was not made, as docker does'
