@@ -1,6 +1,5 @@
 //! Copying between the user's terminal or pipes and an attached stream.
 
-use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
@@ -121,8 +120,8 @@ async fn copy_output(mut from: impl AsyncRead + Unpin, multiplexed: bool) -> Res
 /// A piece of one stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Piece {
-    Stdout(Bytes),
-    Stderr(Bytes),
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
 }
 
 /// Takes frames apart, however they were cut on their way.
@@ -145,11 +144,12 @@ impl Demux {
         }
     }
 
+    /// In their order; what follows of the same stream is one piece, because each is a write.
     fn pieces(&mut self, mut data: &[u8]) -> Vec<Piece> {
         if !self.multiplexed {
-            return vec![Piece::Stdout(Bytes::copy_from_slice(data))];
+            return vec![Piece::Stdout(data.to_vec())];
         }
-        let mut pieces = Vec::new();
+        let mut pieces: Vec<Piece> = Vec::new();
         while !data.is_empty() {
             if self.left == 0 {
                 let wanted = (HEAD_BYTES - self.head.len()).min(data.len());
@@ -164,11 +164,12 @@ impl Demux {
                 continue;
             }
             let (now, later) = data.split_at(self.left.min(data.len()));
-            let bytes = Bytes::copy_from_slice(now);
-            pieces.push(match self.head.first() {
-                Some(2) => Piece::Stderr(bytes),
-                _ => Piece::Stdout(bytes),
-            });
+            match (self.head.first(), pieces.last_mut()) {
+                (Some(2), Some(Piece::Stderr(bytes))) => bytes.extend_from_slice(now),
+                (Some(2), _) => pieces.push(Piece::Stderr(now.to_vec())),
+                (_, Some(Piece::Stdout(bytes))) => bytes.extend_from_slice(now),
+                _ => pieces.push(Piece::Stdout(now.to_vec())),
+            }
             self.left -= now.len();
             data = later;
             if self.left == 0 {
@@ -202,6 +203,22 @@ async fn write_flushed(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_follows_of_one_stream_is_one_piece() {
+        let mut demux = Demux::new(true);
+        let pieces = demux.pieces(
+            b"\x01\0\0\0\0\0\0\x02a\n\x01\0\0\0\0\0\0\x02b\n\x02\0\0\0\0\0\0\x01e\x01\0\0\0\0\0\0\x01c",
+        );
+        assert_eq!(
+            pieces,
+            [
+                Piece::Stdout(b"a\nb\n".to_vec()),
+                Piece::Stderr(b"e".to_vec()),
+                Piece::Stdout(b"c".to_vec()),
+            ]
+        );
+    }
 
     #[tokio::test]
     async fn frames_are_taken_apart_wherever_they_are_cut() {

@@ -8,6 +8,8 @@
 pub mod egress;
 #[cfg(feature = "host")]
 pub mod foreign;
+#[cfg(feature = "host")]
+pub mod macvtap;
 pub mod netlink;
 #[cfg(feature = "host")]
 pub mod nft;

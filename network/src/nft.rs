@@ -61,6 +61,8 @@ pub enum Hook {
     Output,
     /// Frames that enter this interface.
     Ingress(String),
+    /// Frames that leave by this interface.
+    Egress(String),
 }
 
 /// What a rule asks of a packet.

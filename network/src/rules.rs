@@ -206,6 +206,8 @@ pub struct Pinned {
     pub v4: Ipv4Addr,
     /// Its IPv6 address; `None`: it sends no IPv6.
     pub v6: Option<Ipv6Addr>,
+    /// It is a macvtap: what a guest sends does not enter by it but leaves by it.
+    pub macvtap: bool,
 }
 
 /// The chain of one tap: only what it was given the addresses for, from these, and nothing of a
@@ -237,7 +239,10 @@ pub fn guard(table: &str, tap: &str, pinned: &Pinned, denied: u64) -> Table {
         sets: Vec::new(),
         chains: vec![Chain {
             name: tap.to_owned(),
-            hook: Hook::Ingress(tap.to_owned()),
+            hook: match pinned.macvtap {
+                true => Hook::Egress(tap.to_owned()),
+                false => Hook::Ingress(tap.to_owned()),
+            },
             rules,
         }],
     }
@@ -405,6 +410,7 @@ mod tests {
             mac: [2, 0x42, 172, 17, 0, 2],
             v4: Ipv4Addr::new(172, 17, 0, 2),
             v6: None,
+            macvtap: false,
         };
         insta::assert_debug_snapshot!(guard("hull", "h0abc", &pinned, 0));
         let both = Pinned {
@@ -412,5 +418,11 @@ mod tests {
             ..pinned
         };
         insta::assert_debug_snapshot!(guard("hull", "h0abc", &both, 9));
+        let macvtap = Pinned {
+            macvtap: true,
+            ..pinned
+        };
+        let hook = &guard("hull", "h0abc", &macvtap, 0).chains[0].hook;
+        assert_eq!(*hook, Hook::Egress("h0abc".into()));
     }
 }

@@ -4,7 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
+use crate::macvtap;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::sys;
 
@@ -63,6 +65,12 @@ pub fn create(name: &str) -> Result<(), TapError> {
 
 /// Removes a tap. A VM that has it open still is left with an end that leads nowhere.
 pub fn remove(name: &str) -> Result<(), TapError> {
+    if macvtap::is_one(name) {
+        return delete_link(name).map_err(|source| TapError::Busy {
+            name: name.to_owned(),
+            source,
+        });
+    }
     match attach(name, "find") {
         Ok(tun) => persist(&tun, name, false, "remove"),
         Err(error) if error.is_busy() => delete_link(name).map_err(|source| TapError::Busy {
@@ -83,16 +91,38 @@ fn delete_link(name: &str) -> Result<(), NetlinkError> {
 
 /// The other end of a tap: non-blocking, with a vnet header of 12 bytes.
 pub fn open(name: &str) -> Result<OwnedFd, TapError> {
-    attach(name, "open").map(OwnedFd::from)
+    match macvtap::is_one(name) {
+        true => macvtap::open(name),
+        false => attach(name, "open").map(OwnedFd::from),
+    }
+}
+
+/// The other end of the interface `name`, which is behind a device of its own.
+pub(crate) fn open_device(device: &Path, name: &str) -> Result<OwnedFd, TapError> {
+    let file = open_file(device).map_err(|source| TapError::Tap {
+        action: "open the device of",
+        name: name.to_owned(),
+        source,
+    })?;
+    set_up(&file, name, "open")?;
+    Ok(file.into())
 }
 
 fn attach(name: &str, action: &'static str) -> Result<File, TapError> {
-    let tun = OpenOptions::new()
+    let tun = open_file(Path::new(TUN_DEVICE)).map_err(|source| TapError::Device { source })?;
+    set_up(&tun, name, action)?;
+    Ok(tun)
+}
+
+fn open_file(device: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open(TUN_DEVICE)
-        .map_err(|source| TapError::Device { source })?;
+        .open(device)
+}
+
+fn set_up(tun: &File, name: &str, action: &'static str) -> Result<(), TapError> {
     sys::set_interface(tun.as_fd(), name, FLAGS).map_err(|source| TapError::Tap {
         action,
         name: name.to_owned(),
@@ -102,8 +132,7 @@ fn attach(name: &str, action: &'static str) -> Result<File, TapError> {
         action: "set the header size of",
         name: name.to_owned(),
         source,
-    })?;
-    Ok(tun)
+    })
 }
 
 fn persist(tun: &File, name: &str, stay: bool, action: &'static str) -> Result<(), TapError> {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::extract::Path;
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::respond::{stream, Answer};
-use super::streams::{body_channel, frame, media_type};
+use super::streams::{body_channel, media_type, put_framed};
 use super::{Query, Shared};
 use crate::container::Container;
 use crate::error::{EngineError, Result};
@@ -103,16 +103,16 @@ pub(super) fn framed_log(
     options: ReadOptions,
     form: Form,
 ) -> mpsc::Receiver<Bytes> {
-    let mut records = logs::read(Arc::clone(&container.log), options);
-    let (sender, receiver) = mpsc::channel(16);
+    let mut batches = logs::read(Arc::clone(&container.log), options);
+    let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
-            let record = tokio::select! {
-                record = records.recv() => record,
+            let batch = tokio::select! {
+                batch = batches.recv() => batch,
                 () = sender.closed() => return,
             };
-            let piece = match record {
-                Some(Ok(record)) => framed_record(&record, form),
+            let piece = match batch {
+                Some(Ok(batch)) => framed(&batch, form),
                 Some(Err(error)) => {
                     tracing::error!(error = error.message(), "reading a log");
                     return;
@@ -127,7 +127,20 @@ pub(super) fn framed_log(
     receiver
 }
 
-fn framed_record(record: &LogRecord, form: Form) -> Bytes {
+fn framed(batch: &[LogRecord], form: Form) -> Bytes {
+    let mut bytes = BytesMut::new();
+    for record in batch {
+        put_framed(
+            &mut bytes,
+            form.tty,
+            record.stream,
+            text_of(record, form).as_bytes(),
+        );
+    }
+    bytes.freeze()
+}
+
+fn text_of(record: &LogRecord, form: Form) -> String {
     let mut text = String::new();
     if form.timestamps {
         text.push_str(&format!("{:.9} ", record.time));
@@ -137,7 +150,7 @@ fn framed_record(record: &LogRecord, form: Form) -> Bytes {
         text.push(' ');
     }
     text.push_str(&record.log);
-    frame(form.tty, record.stream, text.as_bytes())
+    text
 }
 
 /// `key=value`, separated by commas, with what could be taken for these escaped.
@@ -173,7 +186,7 @@ mod tests {
                 details,
                 tty: true,
             };
-            String::from_utf8(framed_record(&record, form).to_vec()).unwrap()
+            String::from_utf8(framed(std::slice::from_ref(&record), form).to_vec()).unwrap()
         };
         assert_eq!(shown(false, false), "hello\n");
         assert_eq!(shown(false, true), "com.x=1%2C2,tag=a+b hello\n");

@@ -88,7 +88,7 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
         "Id": network.id,
         "Created": network.created,
         "Scope": "local",
-        "Driver": "bridge",
+        "Driver": network.driver(),
         "EnableIPv4": true,
         "EnableIPv6": network.v6.is_some(),
         "IPAM": {

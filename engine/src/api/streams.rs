@@ -22,6 +22,8 @@ const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 const READ_BYTES: usize = 32 << 10;
 /// Pieces of a body on their way to a client.
 const QUEUE: usize = 16;
+/// Bytes of a header: the stream's number, three zeroes, the length.
+const HEAD_BYTES: usize = 8;
 
 /// The media type of output, by whether it has a terminal.
 pub(crate) fn media_type(tty: bool) -> &'static str {
@@ -34,16 +36,20 @@ pub(crate) fn media_type(tty: bool) -> &'static str {
 
 /// Output in the form for the client: as it is, or behind a header of stream number and length.
 pub(crate) fn frame(tty: bool, stream: Stream, data: &[u8]) -> Bytes {
-    if tty {
-        return Bytes::copy_from_slice(data);
-    }
-    let mut framed = BytesMut::with_capacity(data.len() + 8);
-    framed.put_u8(stream.number());
-    framed.put_bytes(0, 3);
-    // Chunks are bounded by the readers' buffers, far below 4 GiB.
-    framed.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
-    framed.put_slice(data);
+    let mut framed = BytesMut::with_capacity(data.len() + HEAD_BYTES);
+    put_framed(&mut framed, tty, stream, data);
     framed.freeze()
+}
+
+/// Puts what [`frame`] makes behind what is there.
+pub(super) fn put_framed(to: &mut BytesMut, tty: bool, stream: Stream, data: &[u8]) {
+    if !tty {
+        to.put_u8(stream.number());
+        to.put_bytes(0, 3);
+        // Chunks are bounded by the readers' buffers, far below 4 GiB.
+        to.put_u32(u32::try_from(data.len()).unwrap_or(u32::MAX));
+    }
+    to.put_slice(data);
 }
 
 /// A body fed through a bounded queue.

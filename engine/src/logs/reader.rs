@@ -13,8 +13,12 @@ use super::{Log, LogRecord, Stream};
 use crate::error::{EngineError, Result};
 
 const BLOCK_BYTES: u64 = 64 << 10;
-/// Records on their way to a client; a slow one stops the reader, not the container.
-const QUEUE: usize = 64;
+/// Batches of records on their way to a client, of a block each; a slow one stops the reader, not the
+/// container.
+const QUEUE: usize = 2;
+
+/// Records that were read at once: one by one they would cost a client of a long log most of its time.
+pub(super) type Batch = Vec<LogRecord>;
 
 /// What to read.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +38,7 @@ pub struct ReadOptions {
 }
 
 /// Starts to read a log.
-pub fn read(log: Arc<Log>, options: ReadOptions) -> mpsc::Receiver<Result<LogRecord>> {
+pub fn read(log: Arc<Log>, options: ReadOptions) -> mpsc::Receiver<Result<Vec<LogRecord>>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         if let Err(error) = read_into(&log, &options, &sender).await {
@@ -47,7 +51,7 @@ pub fn read(log: Arc<Log>, options: ReadOptions) -> mpsc::Receiver<Result<LogRec
 async fn read_into(
     log: &Log,
     options: &ReadOptions,
-    sender: &mpsc::Sender<Result<LogRecord>>,
+    sender: &mpsc::Sender<Result<Batch>>,
 ) -> Result<()> {
     let io = |what| move |source: std::io::Error| EngineError::io(what, log.path(), source);
     let mut progress = log.subscribe();
@@ -134,7 +138,7 @@ async fn read_older(
     log: &Log,
     mut left: Option<u64>,
     options: &ReadOptions,
-    sender: &mpsc::Sender<Result<LogRecord>>,
+    sender: &mpsc::Sender<Result<Batch>>,
 ) -> std::io::Result<bool> {
     let mut parts = Vec::new();
     for number in 1.. {
@@ -179,7 +183,7 @@ async fn read_older(
 async fn emit(
     pending: &mut Vec<u8>,
     options: &ReadOptions,
-    sender: &mpsc::Sender<Result<LogRecord>>,
+    sender: &mpsc::Sender<Result<Batch>>,
 ) -> bool {
     let end = pending
         .iter()
@@ -187,6 +191,8 @@ async fn emit(
         .map_or(0, |at| at + 1);
     let rest = pending.split_off(end);
     let whole = std::mem::replace(pending, rest);
+    let mut batch = Batch::new();
+    let mut over = false;
     for line in whole
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
@@ -195,8 +201,9 @@ async fn emit(
         let Ok(record) = serde_json::from_slice::<LogRecord>(line) else {
             continue;
         };
-        if options.until.is_some_and(|until| until < record.time) {
-            return false;
+        over = options.until.is_some_and(|until| until < record.time);
+        if over {
+            break;
         }
         let wanted = match record.stream {
             Stream::Stdout => !options.no_stdout,
@@ -205,11 +212,10 @@ async fn emit(
         if !wanted || options.since.is_some_and(|since| record.time < since) {
             continue;
         }
-        if sender.send(Ok(record)).await.is_err() {
-            return false;
-        }
+        batch.push(record);
     }
-    true
+    let sent = batch.is_empty() || sender.send(Ok(batch)).await.is_ok();
+    sent && !over
 }
 
 /// Offset of the last `count` records of the first `length` bytes, and how many there are.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 async fn all(log: &Arc<Log>, options: ReadOptions) -> Vec<LogRecord> {
     let mut receiver = read(Arc::clone(log), options);
     let mut records = Vec::new();
-    while let Some(record) = receiver.recv().await {
-        records.push(record.unwrap());
+    while let Some(batch) = receiver.recv().await {
+        records.extend(batch.unwrap());
     }
     records
 }
@@ -79,9 +79,9 @@ async fn follow_sees_later_lines_and_ends_with_the_run() {
             ..Default::default()
         },
     );
-    assert_eq!(receiver.recv().await.unwrap().unwrap().log, "one\n");
+    assert_eq!(receiver.recv().await.unwrap().unwrap()[0].log, "one\n");
     log.write(Stream::Stdout, b"two\n");
-    assert_eq!(receiver.recv().await.unwrap().unwrap().log, "two\n");
+    assert_eq!(receiver.recv().await.unwrap().unwrap()[0].log, "two\n");
     log.end();
     assert!(receiver.recv().await.is_none());
 }
@@ -127,8 +127,8 @@ async fn a_log_begins_anew_and_is_read_whole() {
     let mut follower = read(Arc::clone(&log), follow);
     for number in 0..20 {
         log.write(Stream::Stdout, format!("line {number}\n").as_bytes());
-        let record = follower.recv().await.unwrap().unwrap();
-        assert_eq!(record.log, format!("line {number}\n"));
+        let batch = follower.recv().await.unwrap().unwrap();
+        assert_eq!(batch[0].log, format!("line {number}\n"));
     }
     log.end();
     let lines = |records: Vec<LogRecord>| -> Vec<String> {

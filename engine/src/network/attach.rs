@@ -10,9 +10,10 @@ use hull_shim::network::{Attachment, Attachments};
 use hull_vm_config::Slot;
 
 use super::addresses::{choose_addresses, v4_of};
-use super::manage::{host, Networks};
+use super::macvlan;
+use super::manage::{host, Networks, State};
 use super::ports::{port_map, PublishedPort};
-use super::records::{Endpoint, Wanted};
+use super::records::{Endpoint, Macvlan, NetworkRecord, Wanted};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 use crate::record::Record;
@@ -41,6 +42,18 @@ impl LivePort {
             own.ip() == address.ip() || own.ip().is_unspecified() || address.ip().is_unspecified();
         own.port() == address.port() && overlaps && self.key.ends_with(&format!("/{protocol}"))
     }
+}
+
+/// What an end is plugged into.
+#[derive(Debug)]
+enum Place {
+    Bridge {
+        index: u32,
+        /// Reaches no other port of the bridge.
+        isolated: bool,
+    },
+    /// An interface of the host.
+    Parent(Macvlan),
 }
 
 /// Whom ends are made for.
@@ -83,7 +96,7 @@ impl Networks {
         ports: &[PublishedPort],
     ) -> Result<Vec<Endpoint>> {
         let mut bound = Vec::new();
-        for port in ports {
+        for port in self.publishable(wanted, ports)? {
             let taken = port.bind().await.map_err(|error| EngineError::Publish {
                 container: owner.name.to_owned(),
                 why: self.why_not_bound(&error),
@@ -103,6 +116,19 @@ impl Networks {
         choose_route(&mut endpoints);
         self.insert(owner.id, endpoints.clone(), bound);
         Ok(endpoints)
+    }
+
+    /// The ports that can be published: none where the host can't reach the container.
+    fn publishable<'a>(
+        &self,
+        wanted: &[Wanted],
+        ports: &'a [PublishedPort],
+    ) -> Result<&'a [PublishedPort]> {
+        let mut reachable = wanted.is_empty();
+        for one in wanted {
+            reachable |= self.find(&one.network)?.macvlan.is_none();
+        }
+        Ok(if reachable { ports } else { &[] })
     }
 
     /// Why a port can't be had, in docker's words where another has it.
@@ -196,6 +222,9 @@ impl Networks {
             let Ok(network) = self.find(&endpoint.network_id) else {
                 continue;
             };
+            if network.macvlan.is_some() {
+                continue;
+            }
             // Its bridge is there, since the tap is; what comes anew is the name server.
             let served = netlink
                 .as_ref()
@@ -237,15 +266,14 @@ impl Networks {
         }
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let mut state = self.lock();
-        let mtu = self.mtu(&netlink, &network);
-        let bridge = self.bridge(&netlink, &network, mtu, &mut state)?;
+        let (place, mtu) = self.place(owner, &netlink, &network, &mut state)?;
         let (address, v6) = choose_addresses(&mut state, &network, wanted)?;
-        let isolated = !network.icc;
         let upstreams = owner.upstreams();
         // On the default network a container asks whom it names. Links, and what a policy of names
         // opens, are known to ours alone.
         let needs_ours = !wanted.links.is_empty() || owner.egress.names().next().is_some();
-        let own_resolver = network.is_default() && !upstreams.is_empty() && !needs_ours;
+        let own_resolver = network.is_default() && !upstreams.is_empty() && !needs_ours
+            || network.macvlan.is_some();
         let gateway = v4_of(network.v4.gateway)?;
         let endpoint = Endpoint {
             id: ids::new_id(),
@@ -266,10 +294,11 @@ impl Networks {
             upstreams,
             links: wanted.links.clone(),
             egress: owner.egress.to_string(),
+            macvlan: network.macvlan.is_some(),
             network_id: network.id,
             network_name: network.name,
         };
-        self.plug(&netlink, &endpoint, bridge, isolated)?;
+        self.plug(&netlink, &endpoint, &place)?;
         // Taken from here on, also while the rest of the container is made.
         state
             .live
@@ -283,24 +312,48 @@ impl Networks {
         Ok(endpoint)
     }
 
-    /// Makes the tap of an end. It is fenced before it carries anything.
-    fn plug(
+    /// What an end on a network is plugged into, and the bytes of its packets.
+    fn place(
         &self,
+        owner: Owner<'_>,
         netlink: &Netlink,
-        endpoint: &Endpoint,
-        bridge: u32,
-        isolated: bool,
-    ) -> Result<()> {
+        network: &NetworkRecord,
+        state: &mut State,
+    ) -> Result<(Place, u16)> {
+        if let Some(on) = &network.macvlan {
+            macvlan::check(&owner, network)?;
+            return Ok((
+                Place::Parent(on.clone()),
+                macvlan::mtu(netlink, network, on)?,
+            ));
+        }
+        let mtu = self.mtu(netlink, network);
+        let bridge = Place::Bridge {
+            index: self.bridge(netlink, network, mtu, state)?,
+            isolated: !network.icc,
+        };
+        Ok((bridge, mtu))
+    }
+
+    /// Makes the tap of an end. It is fenced before it carries anything.
+    fn plug(&self, netlink: &Netlink, endpoint: &Endpoint, place: &Place) -> Result<()> {
         let tap = &endpoint.tap;
         let pinned = endpoint
             .pinned()
             .ok_or_else(|| EngineError::BadRequest(format!("invalid MAC {}", endpoint.mac)))?;
-        tap::create(tap).map_err(|error| host(&error))?;
+        match place {
+            Place::Bridge { .. } => tap::create(tap).map_err(|error| host(&error))?,
+            // Nobody has it open yet, so it carries nothing.
+            Place::Parent(on) => macvlan::plug(netlink, endpoint, on, pinned.mac)?,
+        }
         let table = self.tag.table();
         let plugged = rules::pin(&table, tap, &pinned, 0)
             .map_err(|error| host(&error))
-            .and_then(|()| {
-                connect(netlink, endpoint, bridge, isolated).map_err(|error| host(&error))
+            .and_then(|()| match place {
+                Place::Bridge { index, isolated } => {
+                    connect(netlink, endpoint, *index, *isolated).map_err(|error| host(&error))
+                }
+                Place::Parent(_) => Ok(()),
             });
         if plugged.is_err() {
             self.remove_tap(tap);
@@ -366,8 +419,9 @@ impl Networks {
 
 /// Where a published port leads: the first network that has a way out, as Docker does it.
 fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
-    let open = endpoints.iter().find(|end| end.gateway.is_some());
-    let end = open.or(endpoints.first());
+    let mut reachable = endpoints.iter().filter(|end| !end.macvlan);
+    let open = reachable.clone().find(|end| end.gateway.is_some());
+    let end = open.or(reachable.next());
     let addresses = end.into_iter().flat_map(Endpoint::addresses);
     addresses
         .map(|address| SocketAddr::new(address, port))
@@ -479,6 +533,7 @@ pub(super) mod tests {
             upstreams: Vec::new(),
             links: Vec::new(),
             egress: String::new(),
+            macvlan: false,
         }
     }
 

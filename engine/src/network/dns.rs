@@ -1,8 +1,9 @@
 //! The name server of a network, on its bridge's address.
 //!
 //! It answers for the containers of the networks that the asker is on and passes everything else on,
-//! as it came, to the servers that the asker wants or the host's. Packets come from guests: each is parsed by a library that is made for
-//! hostile input, bounded in size, and worked on for a bounded time.
+//! as it came, to the servers that the asker wants or the host's. Packets come from guests: each is
+//! parsed by a library that is made for hostile input, bounded in size, and worked on for a bounded
+//! time.
 
 mod directory;
 
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
-use directory::{reply, to_bytes};
+use directory::{fitted, reply, to_bytes};
 pub(super) use directory::{Asker, Content, Directory, Zone};
 
 /// Where names are asked for.
@@ -242,7 +243,10 @@ impl Server {
         if let Some(answer) = &passed_on {
             self.directory.teach(&asker, &name, answer).await;
         }
-        passed_on.or_else(|| reply(&message, no_answer).to_vec().ok())
+        match passed_on {
+            Some(answer) => fitted(answer, &message, tcp),
+            None => reply(&message, no_answer).to_vec().ok(),
+        }
     }
 
     async fn pass_on(&self, question: &[u8], asker: &Asker, tcp: bool) -> Option<Vec<u8>> {
@@ -351,6 +355,18 @@ mod tests {
     }
 
     const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+
+    #[test]
+    fn an_answer_that_a_client_has_no_room_for_says_so() {
+        let mut asked = Message::from_vec(&question("many.example.")).unwrap();
+        let large = vec![0; 4000];
+        assert_eq!(fitted(large.clone(), &asked, true), Some(large.clone()));
+        let cut = Message::from_vec(&fitted(large.clone(), &asked, false).unwrap()).unwrap();
+        assert!(cut.metadata.truncation && cut.metadata.id == 7 && cut.answers.is_empty());
+        assert_eq!(cut.queries, asked.queries);
+        asked.edns.get_or_insert_default().set_max_payload(4096);
+        assert_eq!(fitted(large.clone(), &asked, false), Some(large));
+    }
 
     fn question(name: &str) -> Vec<u8> {
         let mut message = Message::new(7, MessageType::Query, OpCode::Query);

@@ -35,7 +35,8 @@ impl Networks {
             .collect();
         let restricted = self.restricted(state);
         let table = self.tag.table();
-        if networks.is_empty() {
+        let any_end = state.live.values().any(|live| !live.endpoints.is_empty());
+        if networks.is_empty() && !any_end {
             return rules::clear(&table).map_err(|error| host(&error));
         }
         rules::apply(&table, &networks, &restricted).map_err(|error| host(&error))

@@ -18,8 +18,8 @@ use super::dns::{Directory, Dns};
 use super::learned::{self, Learned, Lessons};
 use super::names::Tag;
 use super::pools::PoolRequest;
-use super::records::NetworkRecord;
-use super::{DEFAULT, NONE};
+use super::records::{NetworkRecord, MACVLAN};
+use super::{macvlan, DEFAULT, NONE};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 
@@ -189,10 +189,10 @@ impl Networks {
             )));
         }
         match wanted.driver.as_str() {
-            "" | "bridge" => self.add(wanted),
-            driver @ ("macvlan" | "ipvlan" | "overlay" | "host") => Err(EngineError::NotBuilt(
-                format!("the network driver {driver}"),
-            )),
+            "" | "bridge" | MACVLAN => self.add(wanted),
+            driver @ ("ipvlan" | "overlay" | "host") => Err(EngineError::NotBuilt(format!(
+                "the network driver {driver}"
+            ))),
             driver => Err(EngineError::NoSuchPlugin(driver.to_owned())),
         }
     }
@@ -204,6 +204,7 @@ impl Networks {
             // Another request was faster.
             return Ok(made.clone());
         }
+        let macvlan = macvlan::of(&netlink, wanted)?;
         let (v4, v6) = self.pools(&netlink, &state, wanted)?;
         let network = NetworkRecord {
             id: ids::new_id(),
@@ -218,6 +219,7 @@ impl Networks {
             ipam_options: wanted.ipam_options.clone(),
             labels: wanted.labels.clone(),
             attachable: wanted.attachable,
+            macvlan,
         };
         state.networks.push(network.clone());
         self.write(&state)?;

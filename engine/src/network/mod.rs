@@ -12,6 +12,7 @@ mod dns;
 mod enforce;
 mod known;
 mod learned;
+mod macvlan;
 mod manage;
 mod names;
 mod pools;

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::pools::Pool;
 use crate::error::{EngineError, Result};
 
+/// Name of a driver.
+pub(super) const MACVLAN: &str = "macvlan";
 /// Annotation of a container: its egress policy.
 pub(crate) const EGRESS_ANNOTATION: &str = "dev.hull.egress";
 
@@ -47,9 +49,29 @@ pub(crate) struct NetworkRecord {
     /// Of a swarm's networks: kept and shown.
     #[serde(default)]
     pub(crate) attachable: bool,
+    /// It is the network that an interface of the host is on; `None`: a bridge of its own.
+    #[serde(default)]
+    pub(crate) macvlan: Option<Macvlan>,
+}
+
+/// A network of the driver `macvlan`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Macvlan {
+    /// Name of the host's interface.
+    pub(crate) parent: String,
+    /// Who hears whom, in docker's words.
+    pub(crate) mode: String,
 }
 
 impl NetworkRecord {
+    /// Name of its driver.
+    pub(crate) fn driver(&self) -> &'static str {
+        match self.macvlan {
+            Some(_) => MACVLAN,
+            None => super::DEFAULT,
+        }
+    }
+
     /// Its addresses of each family.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
         std::iter::once(&self.v4).chain(&self.v6)
@@ -240,6 +262,9 @@ pub(crate) struct Endpoint {
     /// Where it may begin conversations to ([`Egress`], as text); empty: anywhere.
     #[serde(default)]
     pub(crate) egress: String,
+    /// It is on the network of an interface of the host, where the host itself can't reach it.
+    #[serde(default)]
+    pub(crate) macvlan: bool,
 }
 
 /// An IPv6 address of a container.
@@ -307,6 +332,7 @@ impl Endpoint {
             mac: pool::parse_mac(&self.mac)?,
             v4: self.address,
             v6: self.v6.map(|v6| v6.address),
+            macvtap: self.macvlan,
         })
     }
 

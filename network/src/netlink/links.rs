@@ -5,9 +5,13 @@ use netlink_packet_route::link::{
     InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage,
 };
+#[cfg(feature = "host")]
+use netlink_packet_route::link::{InfoData, InfoMacVtap, MacVtapMode};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{Netlink, NetlinkError};
+#[cfg(feature = "host")]
+use crate::macvtap::{Macvtap, Mode};
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,10 +59,46 @@ impl Netlink {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.into()),
-            LinkAttribute::Mtu(mtu),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
-        let action = format!("make the bridge {name}");
+        let index = self.add(message, name, format!("make the bridge {name}"))?;
+        // Not at once: br_netfilter cuts what it has put together to the size that a bridge was
+        // given later, and else to 1500 bytes.
+        if let Err(error) = self.set_mtu(index, mtu) {
+            let _ = self.delete_link(index);
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    /// Makes a macvtap, and returns its index.
+    #[cfg(feature = "host")]
+    pub(crate) fn add_macvtap(&self, wanted: &Macvtap<'_>) -> Result<u32, NetlinkError> {
+        let mode = match wanted.mode {
+            Mode::Bridge => MacVtapMode::Bridge,
+            Mode::Vepa => MacVtapMode::Vepa,
+            Mode::Private => MacVtapMode::Private,
+        };
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(wanted.name.into()),
+            LinkAttribute::Link(wanted.parent),
+            LinkAttribute::Address(wanted.mac.to_vec()),
+            LinkAttribute::Mtu(wanted.mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::MacVtap),
+                LinkInfo::Data(InfoData::MacVtap(vec![InfoMacVtap::Mode(mode)])),
+            ]),
+        ];
+        let action = format!(
+            "make the macvtap {} (module macvtap) on interface {}",
+            wanted.name, wanted.parent
+        );
+        self.add(message, wanted.name, action)
+    }
+
+    /// Makes an interface, and returns its index.
+    fn add(&self, message: LinkMessage, name: &str, action: String) -> Result<u32, NetlinkError> {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.ask(RouteNetlinkMessage::NewLink(message), flags, &action)?;
         let made = self.link(name)?;

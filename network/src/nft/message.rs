@@ -243,12 +243,13 @@ fn chain_attributes(table: &str, chain: &Chain) -> Attributes {
         Hook::Postrouting => (4, 100, "nat"),
         Hook::Output => (3, -100, "nat"),
         Hook::Ingress(_) => (0, 0, "filter"),
+        Hook::Egress(_) => (1, 0, "filter"),
     };
     let mut attributes = chain_name(table, &chain.name);
     attributes.nest(4, |hook| {
         hook.number(1, number);
         hook.number(2, priority as u32);
-        if let Hook::Ingress(interface) = &chain.hook {
+        if let Hook::Ingress(interface) | Hook::Egress(interface) = &chain.hook {
             hook.text(3, interface);
         }
     });

@@ -428,3 +428,145 @@ case_rates_hold_both_ways() {
     wait_for 60 hull exec t-rated sh -c '[ "$(cat /got)" = 400000 ]'
     [ $((($(date +%s%N) - from) / 1000000)) -ge 4500 ] || fail 'into it faster than the rate'
 }
+
+# A name server that knows 200 addresses for one name and does not care how much fits into a packet.
+case_large_answers_of_name_servers() {
+    python_image
+    python3 -c '
+import socket, threading
+def answer(question):
+    count = 200 if question[-4:-2] == b"\0\1" else 0
+    head = question[:2] + b"\x81\x80\0\1" + count.to_bytes(2, "big") + bytes(4)
+    end = question.index(b"\0", 12) + 5
+    return head + question[12:end] + b"".join(
+        b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4\x0a\x63\0" + bytes([host]) for host in range(count))
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("127.0.0.9", 53))
+tcp = socket.create_server(("127.0.0.9", 53))
+def by_tcp():
+    while True:
+        connection = tcp.accept()[0]
+        question = connection.recv(4096)
+        reply = answer(question[2:])
+        connection.sendall(len(reply).to_bytes(2, "big") + reply)
+        connection.close()
+threading.Thread(target=by_tcp, daemon=True).start()
+while True:
+    question, peer = udp.recvfrom(4096)
+    udp.sendto(answer(question), peer)
+' &
+    local server=$!
+    # On the default network it would ask by itself.
+    hull network create t-asks >/dev/null
+    capture hull run --rm --network t-asks --dns 127.0.0.9 "$PYTHON" python3 -c '
+import socket
+print(len(socket.getaddrinfo("many.test", 80, socket.AF_INET, socket.SOCK_STREAM)))
+ask = b"\0\7\1\0\0\1\0\0\0\0\0\0\4many\4test\0\0\1\0\1"
+server = [line.split()[1] for line in open("/etc/resolv.conf") if line.startswith("nameserver")][0]
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.sendto(ask, (server, 53))
+answer = udp.recv(65535)
+print(len(answer) <= 512, bool(answer[2] & 2))'
+    kill "$server"
+    expect_out $'200\nTrue True\n'
+}
+
+# A receiver that does not read while small packets come as fast as they can leaves a queue that is
+# full; afterwards all goes on as before.
+case_a_flooded_interface_recovers() {
+    python_image
+    hull run -d --name t-flooded "$PYTHON" python3 -c '
+import os, signal, socket, time
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.bind(("", 9999))
+print("bound", flush=True)
+time.sleep(600)' >/dev/null
+    wait_for 20 sh -c 'hull logs t-flooded | grep -q bound'
+    local address
+    address=$(address_of t-flooded bridge)
+    python3 -c '
+import socket, sys, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end = time.time() + 10
+while time.time() < end:
+    for _ in range(100):
+        try: out.sendto(b"x", (sys.argv[1], 9999))
+        except OSError: pass' "$address"
+    busybox ping -c 3 -W 5 "$address" | grep -q '3 packets received' || fail 'no answer after the flood'
+    hull exec t-flooded python3 -c '
+import socket
+port = socket.create_server(("", 8000))
+peer = port.accept()[0]
+count = 0
+while data := peer.recv(1 << 16): count += len(data)
+print(count)' >"$T/got" &
+    local receiver=$!
+    wait_for 20 python3 -c '
+import socket, sys
+try: out = socket.create_connection((sys.argv[1], 8000), 5)
+except OSError: sys.exit(1)
+for _ in range(160): out.sendall(bytes(1 << 16))' "$address"
+    wait "$receiver"
+    expect_eq "$(cat "$T/got")" 10485760 'bytes after the flood'
+}
+
+# The smallest and a large MTU: packets of that size pass, larger ones are cut.
+case_small_and_large_mtus() {
+    local mtu
+    for mtu in 576 9000; do
+        hull network create --opt com.docker.network.driver.mtu=$mtu "t-mtu-$mtu" >/dev/null
+        web "t-web-$mtu" --network "t-mtu-$mtu"
+        capture hull run --rm --network "t-mtu-$mtu" "$BUSYBOX" sh -c "
+            cat /sys/class/net/eth0/mtu
+            ping -c 1 -W 5 -s $((mtu - 28)) t-web-$mtu >/dev/null && echo whole
+            ping -c 1 -W 5 -s $((mtu * 3)) t-web-$mtu >/dev/null && echo in pieces
+            wget -q -O- http://t-web-$mtu/"
+        expect_out "$mtu"$'\nwhole\nin pieces\nserved\n'
+        hull rm -f "t-web-$mtu" >/dev/null
+        hull network rm "t-mtu-$mtu" >/dev/null
+    done
+    expect_clean_host
+}
+
+# Containers on the network of an interface of the host: others there reach them under their own
+# hardware addresses, the host does not.
+case_a_macvlan_network() {
+    ip netns add t-lan
+    ip link add t-p0 type veth peer name t-p1 netns t-lan
+    ip link set t-p0 up mtu 1400
+    ip -n t-lan addr add 10.240.0.1/24 dev t-p1
+    ip -n t-lan link set t-p1 up
+    capture hull network create -d macvlan -o parent=no-such0 t-bad
+    [ "$status" != 0 ] || fail 'made on no interface'
+    expect_err_has 'no-such0'
+    capture hull network create -d macvlan t-bad
+    expect_err_has 'parent='
+    hull network create -d macvlan --subnet 10.240.0.0/24 -o parent=t-p0 t-mac >/dev/null
+    expect_eq "$(hull network inspect -f '{{.Driver}} {{.Options.parent}}' t-mac)" 'macvlan t-p0' driver
+    capture hull run --rm --network t-mac --egress none "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'egress policy'
+    web t-one --network t-mac --ip 10.240.0.9 -p 80 --cap-add NET_ADMIN
+    expect_eq "$(hull port t-one)" '' 'published ports'
+    capture hull exec t-one sh -c 'cat /sys/class/net/eth0/mtu; ip route | head -n 1; ping -c 1 -W 5 10.240.0.1 >/dev/null && echo out'
+    expect_out $'1400\ndefault via 10.240.0.1 dev eth0 \nout\n'
+    ip netns exec t-lan busybox ping -c 1 -W 5 10.240.0.9 >/dev/null || fail 'not reached from the network'
+    expect_eq "$(ip netns exec t-lan cat /proc/net/arp | awk '$1 == "10.240.0.9" { print $4 }')" \
+        "$(hull inspect -f '{{(index .NetworkSettings.Networks "t-mac").MacAddress}}' t-one)" 'its hardware address'
+    capture hull run --rm --network t-mac "$BUSYBOX" wget -q -T 10 -O- http://10.240.0.9/
+    expect_out $'served\n'
+    # From no other address.
+    capture hull exec t-one sh -c 'ip addr add 10.240.0.77/24 dev eth0; ping -c 1 -W 2 -I 10.240.0.77 10.240.0.1 >/dev/null || echo pinned'
+    expect_out $'pinned\n'
+    # An engine that starts anew finds it again.
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start
+    hull exec t-one ping -c 1 -W 5 10.240.0.1 >/dev/null || fail 'no network after a crash of the engine'
+    hull rm -f t-one >/dev/null
+    expect_eq "$(taps)" '' 'taps left'
+    hull network rm t-mac >/dev/null
+    ip link del t-p0
+    ip netns del t-lan
+    expect_clean_host
+}

@@ -227,13 +227,34 @@ pub(super) fn reply(message: &Message, code: ResponseCode) -> Message {
 
 /// The bytes of an answer. By UDP one that is too large for the client says so, and is asked for
 /// again by TCP.
-pub(super) fn to_bytes(mut answer: Message, question: &Message, tcp: bool) -> Option<Vec<u8>> {
+pub(super) fn to_bytes(answer: Message, question: &Message, tcp: bool) -> Option<Vec<u8>> {
     let bytes = answer.to_vec().ok()?;
-    let edns = question.edns.as_ref();
-    let limit = edns.map_or(LEAST_ANSWER, |edns| edns.max_payload().max(LEAST_ANSWER));
-    if tcp || bytes.len() <= usize::from(limit) {
-        return Some(bytes);
+    match bytes.len() <= room(question, tcp) {
+        true => Some(bytes),
+        false => cut(answer),
     }
+}
+
+/// An answer of another server, for this client: see [`to_bytes`]. Not every server looks at how much
+/// the client has room for.
+pub(super) fn fitted(answer: Vec<u8>, question: &Message, tcp: bool) -> Option<Vec<u8>> {
+    match answer.len() <= room(question, tcp) {
+        true => Some(answer),
+        false => cut(reply(question, ResponseCode::NoError)),
+    }
+}
+
+/// How many bytes of an answer a client takes (RFC 1035, 4.2.1; RFC 6891, 6.2.3).
+fn room(question: &Message, tcp: bool) -> usize {
+    let edns = question.edns.as_ref();
+    let by_udp = edns.map_or(LEAST_ANSWER, |edns| edns.max_payload().max(LEAST_ANSWER));
+    match tcp {
+        true => usize::from(u16::MAX),
+        false => by_udp.into(),
+    }
+}
+
+fn cut(mut answer: Message) -> Option<Vec<u8>> {
     answer.answers.clear();
     answer.metadata.truncation = true;
     answer.to_vec().ok()
