@@ -2,20 +2,27 @@
 
 use std::io::{self, Write};
 
-/// Prints rows under their heads, each column as wide as its widest cell and three spaces more.
+/// Least width of a column, with the space behind it.
+const LEAST: usize = 10;
+/// Space behind a column's widest cell.
+const SPACE: usize = 3;
+
+/// Prints rows under their heads, each column as wide as its widest cell and three spaces more, and at
+/// least ten.
 pub(crate) fn print(out: &mut dyn Write, heads: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |column: usize| {
         let cells = rows
             .iter()
             .filter_map(|row| row.get(column))
             .map(|cell| cell.chars().count());
-        cells.chain([heads[column].len()]).max().unwrap_or(0)
+        let widest = cells.chain([heads[column].len()]).max().unwrap_or(0);
+        (widest + SPACE).max(LEAST)
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (cell, width) in cells.zip(&widths) {
-            text.push_str(&format!("{cell:<width$}   "));
+            text.push_str(&format!("{cell:<width$}"));
         }
         writeln!(out, "{}", text.trim_end())
     };
@@ -40,7 +47,7 @@ mod tests {
         print(&mut out, &["ID", "NAME"], &rows).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "ID     NAME\na      b\nlong   c\n"
+            "ID        NAME\na         b\nlong      c\n"
         );
     }
 }

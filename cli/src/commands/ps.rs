@@ -8,8 +8,9 @@ use serde_json::{json, Value};
 use super::{filters, line};
 use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
+use crate::table;
+use crate::template::Template;
 use crate::units::ago;
-use crate::{table, template};
 
 /// Longest command that is shown, in characters.
 const MAX_COMMAND: usize = 20;
@@ -95,12 +96,59 @@ pub(super) fn print(
                 .collect();
             table::print(out, &heads, &cells).map_err(CliError::io("cannot write the output"))
         }
-        Some(format) => {
-            let format = format.strip_prefix("table ").unwrap_or(format);
-            rows.iter()
-                .try_for_each(|row| line(out, template::render(format, row)?))
-        }
+        Some(format) => match format.strip_prefix("table ") {
+            Some(format) => print_columns(out, rows, format, columns),
+            None => {
+                let template = Template::parse(format)?;
+                rows.iter()
+                    .try_for_each(|row| line(out, template.render(row)?))
+            }
+        },
     }
+}
+
+/// Prints rows under heads, in the columns that a template separates by tabs.
+fn print_columns(
+    out: &mut dyn Write,
+    rows: &[Value],
+    format: &str,
+    columns: &[(&str, &str)],
+) -> Result<()> {
+    let template = Template::parse(format)?;
+    // Each field's head is the value that it has in the first row.
+    let fields = rows.iter().filter_map(Value::as_object).flatten();
+    let named = fields.map(|(field, _)| (field.clone(), head_of(field)));
+    let usual = columns
+        .iter()
+        .map(|(head, field)| ((*field).to_owned(), (*head).to_owned()));
+    let heads: serde_json::Map<String, Value> = named
+        .chain(usual)
+        .map(|(field, head)| (field, head.into()))
+        .collect();
+    let cells = |text: String| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
+    // Without rows, a field that has no usual head is not known.
+    let heads = template
+        .render(&heads.into())
+        .map(cells)
+        .unwrap_or_default();
+    let rows = rows.iter().map(|row| template.render(row).map(cells));
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+    table::print(out, &heads, &rows).map_err(CliError::io("cannot write the output"))
+}
+
+/// `CreatedAt` as `CREATED AT`.
+fn head_of(field: &str) -> String {
+    let mut head = String::new();
+    let mut before = None;
+    for c in field.chars() {
+        if c.is_uppercase() && before.is_some_and(char::is_lowercase) {
+            head.push(' ');
+        }
+        before = Some(c);
+        head.extend(c.to_uppercase());
+    }
+    head
 }
 
 fn row(item: &Value, full: bool) -> Value {
@@ -171,6 +219,28 @@ fn ports(item: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_has_the_columns_of_its_template() {
+        let rows =
+            [json!({"ID": "abc", "Names": "one", "CreatedAt": "now", "RunningFor": "2 days ago"})];
+        let columns = [("CONTAINER ID", "ID"), ("CREATED", "RunningFor")];
+        let shown = |format: &str, rows: &[Value]| {
+            let mut out = Vec::new();
+            print(&mut out, rows, Some(format), &columns).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            shown(
+                "table {{.ID}}\\t{{.Names}}\\t{{.CreatedAt}}\\t{{.RunningFor}}",
+                &rows
+            ),
+            "CONTAINER ID   NAMES     CREATED AT   CREATED\n\
+             abc            one       now          2 days ago\n"
+        );
+        assert_eq!(shown("table {{.ID}}", &[]), "CONTAINER ID\n");
+        assert_eq!(shown("{{.ID}}={{upper .Names}}", &rows), "abc=ONE\n");
+    }
 
     #[test]
     fn published_ports_are_written_as_docker_does() {

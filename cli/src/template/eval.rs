@@ -1,0 +1,203 @@
+//! A tree filled from a document.
+
+use serde_json::Value;
+
+use super::functions;
+use super::parse::{Node, Operand, Pipeline};
+
+/// Fills a template.
+pub(super) fn run(nodes: &[Node], document: &Value) -> Result<String, String> {
+    let mut state = State {
+        out: String::new(),
+        // `$` is the document.
+        variables: vec![(String::new(), document.clone())],
+    };
+    state.list(nodes, document)?;
+    Ok(state.out)
+}
+
+/// How a list of nodes ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Flow {
+    On,
+    Break,
+    Continue,
+}
+
+struct State {
+    out: String,
+    variables: Vec<(String, Value)>,
+}
+
+impl State {
+    fn list(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
+        for node in nodes {
+            let flow = self.node(node, dot)?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    /// As [`Self::list`], and what it declares is forgotten.
+    fn block(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
+        let before = self.variables.len();
+        let flow = self.list(nodes, dot);
+        self.variables.truncate(before);
+        flow
+    }
+
+    fn node(&mut self, node: &Node, dot: &Value) -> Result<Flow, String> {
+        match node {
+            Node::Text(text) => self.out.push_str(text),
+            Node::Print(pipeline) => {
+                let value = self.pipeline(pipeline, dot)?;
+                match pipeline.variables.is_empty() {
+                    true => self.out.push_str(&functions::plain(&value)),
+                    false => self.keep(pipeline, value)?,
+                }
+            }
+            Node::If(pipeline, then, otherwise) => {
+                let before = self.variables.len();
+                let value = self.pipeline(pipeline, dot)?;
+                let holds = functions::is_true(&value);
+                if !pipeline.variables.is_empty() {
+                    self.keep(pipeline, value)?;
+                }
+                let flow = self.block(if holds { then } else { otherwise }, dot);
+                self.variables.truncate(before);
+                return flow;
+            }
+            Node::With(pipeline, then, otherwise) => {
+                let before = self.variables.len();
+                let value = self.pipeline(pipeline, dot)?;
+                if !pipeline.variables.is_empty() {
+                    self.keep(pipeline, value.clone())?;
+                }
+                let flow = match functions::is_true(&value) {
+                    true => self.block(then, &value),
+                    false => self.block(otherwise, dot),
+                };
+                self.variables.truncate(before);
+                return flow;
+            }
+            Node::Range(pipeline, body, otherwise) => {
+                return self.range(pipeline, body, otherwise, dot)
+            }
+            Node::Break => return Ok(Flow::Break),
+            Node::Continue => return Ok(Flow::Continue),
+        }
+        Ok(Flow::On)
+    }
+
+    fn range(
+        &mut self,
+        pipeline: &Pipeline,
+        body: &[Node],
+        otherwise: &[Node],
+        dot: &Value,
+    ) -> Result<Flow, String> {
+        let items: Vec<(Value, Value)> = match self.pipeline(pipeline, dot)? {
+            Value::Array(items) => (0..).map(Value::from).zip(items).collect(),
+            Value::Object(map) => {
+                let mut items: Vec<_> = map.into_iter().collect();
+                items.sort_by(|(one, _), (other, _)| one.cmp(other));
+                let items = items.into_iter();
+                items.map(|(key, value)| (key.into(), value)).collect()
+            }
+            Value::Null => Vec::new(),
+            other => return Err(format!("range can't go over {}", functions::plain(&other))),
+        };
+        if items.is_empty() {
+            return self.block(otherwise, dot);
+        }
+        let before = self.variables.len();
+        for (key, value) in items {
+            match pipeline.variables.as_slice() {
+                [] => {}
+                [one] => self.variables.push((one.clone(), value.clone())),
+                [one, other, ..] => {
+                    self.variables.push((one.clone(), key));
+                    self.variables.push((other.clone(), value.clone()));
+                }
+            }
+            let flow = self.block(body, &value);
+            self.variables.truncate(before);
+            if flow? == Flow::Break {
+                break;
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    /// Keeps a value in the pipeline's variable.
+    fn keep(&mut self, pipeline: &Pipeline, value: Value) -> Result<(), String> {
+        let Some(name) = pipeline.variables.last() else {
+            return Ok(());
+        };
+        if pipeline.declares {
+            self.variables.push((name.clone(), value));
+            return Ok(());
+        }
+        let mut known = self.variables.iter_mut().rev();
+        let slot = known.find(|(known, _)| known == name);
+        slot.ok_or_else(|| format!("there is no variable ${name}"))?
+            .1 = value;
+        Ok(())
+    }
+
+    fn pipeline(&self, pipeline: &Pipeline, dot: &Value) -> Result<Value, String> {
+        let mut last = None;
+        for command in &pipeline.commands {
+            last = Some(self.command(command, last, dot)?);
+        }
+        Ok(last.unwrap_or(Value::Null))
+    }
+
+    fn command(
+        &self,
+        command: &[Operand],
+        last: Option<Value>,
+        dot: &Value,
+    ) -> Result<Value, String> {
+        let Some((first, arguments)) = command.split_first() else {
+            return Err("an action is empty".into());
+        };
+        let Operand::Function(name) = first else {
+            return match (arguments, last) {
+                ([], None) => self.operand(first, dot),
+                _ => Err("only a function has arguments".into()),
+            };
+        };
+        let values = arguments.iter().map(|argument| self.operand(argument, dot));
+        let mut values = values.collect::<Result<Vec<_>, _>>()?;
+        values.extend(last);
+        functions::call(name, &values)
+    }
+
+    fn operand(&self, operand: &Operand, dot: &Value) -> Result<Value, String> {
+        match operand {
+            Operand::Fields(fields) => field_of(dot, fields),
+            Operand::Variable(name, fields) => {
+                let mut known = self.variables.iter().rev();
+                let known = known.find(|(known, _)| known == name);
+                let (_, value) = known.ok_or_else(|| format!("there is no variable ${name}"))?;
+                field_of(value, fields)
+            }
+            Operand::Function(name) => functions::call(name, &[]),
+            Operand::Constant(value) => Ok(value.clone()),
+            Operand::Pipeline(pipeline, fields) => field_of(&self.pipeline(pipeline, dot)?, fields),
+        }
+    }
+}
+
+fn field_of(value: &Value, fields: &[String]) -> Result<Value, String> {
+    let mut value = value;
+    for field in fields {
+        value = value
+            .get(field)
+            .ok_or_else(|| format!("there is no field {field:?} (in .{})", fields.join(".")))?;
+    }
+    Ok(value.clone())
+}

@@ -1,0 +1,172 @@
+//! Go's text/template, as far as `--format` uses it: fields, pipelines, variables, `if`, `range`,
+//! `with`, trimmed space, and the functions of Go and of docker's command line. Templates in
+//! templates (`define`, `template`, `block`) are not built.
+//!
+//! Documents are JSON. So a field that is not there is an error, as in docker where it has no type
+//! for the document, and maps print as `map[key:value]`.
+
+mod eval;
+mod functions;
+mod lex;
+mod parse;
+
+use serde_json::Value;
+
+use crate::error::{CliError, Result};
+
+/// A template that was read.
+#[derive(Debug)]
+pub(crate) struct Template {
+    text: String,
+    nodes: Vec<parse::Node>,
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// What is no template, or uses what is not built.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let unescaped = unescape(text);
+        let nodes = parse::parse(&unescaped).map_err(|why| failed(text, &why))?;
+        Ok(Self {
+            text: text.to_owned(),
+            nodes,
+        })
+    }
+
+    /// Fills it from a JSON document.
+    ///
+    /// # Errors
+    /// A field that is not there, an argument that does not fit.
+    pub(crate) fn render(&self, document: &Value) -> Result<String> {
+        eval::run(&self.nodes, document).map_err(|why| failed(&self.text, &why))
+    }
+}
+
+/// Fills a template from a JSON document.
+pub(crate) fn render(template: &str, document: &Value) -> Result<String> {
+    Template::parse(template)?.render(document)
+}
+
+fn failed(template: &str, why: &str) -> CliError {
+    CliError::usage(format!("template {template:?}: {why}"))
+}
+
+/// Shells leave these as they are.
+fn unescape(text: &str) -> String {
+    text.replace("\\t", "\t").replace("\\n", "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn document() -> Value {
+        json!({
+            "State": {"ExitCode": 7, "OOMKilled": true, "Error": ""},
+            "Name": "/x", "L": ["a", "b"], "None": null, "Big": 1234567890123u64, "F": 1.5,
+            "Config": {"Labels": {"b.c": "2", "a": "1"}, "Env": []},
+            "NetworkSettings": {
+                "Networks": {"n-1": {"IPAddress": "10.0.0.2"}, "m": {"IPAddress": "10.1.0.2"}},
+                "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "53/udp": null},
+            },
+            "Mounts": [{"Type": "bind", "Source": "/a"}, {"Type": "volume", "Source": "/b"}],
+        })
+    }
+
+    fn text(template: &str) -> String {
+        render(template, &document()).unwrap()
+    }
+
+    #[test]
+    fn fields_and_json() {
+        assert_eq!(text("{{.State.OOMKilled}} {{ .State.ExitCode }}"), "true 7");
+        assert_eq!(text("n={{.Name}}\\t{{json .L}}"), "n=/x\t[\"a\",\"b\"]");
+        assert_eq!(
+            text("{{.L}} {{.None}} {{.Big}} {{.F}}"),
+            "[a b] <no value> 1234567890123 1.5"
+        );
+        assert_eq!(text("{{json .}}"), document().to_string());
+        assert_eq!(text("{{.Config.Labels}}"), "map[a:1 b.c:2]");
+        assert_eq!(text("{{println .Name}}{{$.Name}}"), "/x\n/x");
+    }
+
+    #[test]
+    fn what_users_of_docker_write() {
+        for (template, expected) in [
+            ("{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", "10.1.0.2 10.0.0.2 "),
+            ("{{(index .NetworkSettings.Networks \"n-1\").IPAddress}}", "10.0.0.2"),
+            ("{{(index (index .NetworkSettings.Ports \"80/tcp\") 0).HostPort}}", "8080"),
+            ("{{index .Config.Labels \"b.c\"}}|{{index .Config.Labels \"no\"}}|", "2||"),
+            (
+                "{{range $p, $conf := .NetworkSettings.Ports}}{{if $conf}}{{$p}} -> {{(index $conf 0).HostPort}}{{end}}{{end}}",
+                "80/tcp -> 8080",
+            ),
+            ("{{range $k, $v := .NetworkSettings.Networks}}{{$k}},{{end}}", "m,n-1,"),
+            ("{{if .State.OOMKilled}}oom{{else}}fine{{end}}", "oom"),
+            ("{{if not .State.OOMKilled}}a{{else if eq .State.ExitCode 7}}b{{else}}c{{end}}", "b"),
+            ("{{with .Config.Env}}some{{else}}none{{end}}", "none"),
+            ("{{range .Config.Env}}{{.}}{{else}}empty{{end}}", "empty"),
+            ("{{join .L \",\"}} {{.L | len}} {{len .Mounts}}", "a,b 2 2"),
+            ("{{upper .Name}}{{lower \"AB\"}}{{title \"ab\"}}", "/XabAb"),
+            ("{{slice .Name 1}} {{truncate \"abcdef\" 3}} {{pad .Name 1 2}}|", "x abc  /x  |"),
+            ("{{printf \"%s=%d %v %q %5.1f|%-4s|\" .Name .State.ExitCode .State.OOMKilled .Name .F \"x\"}}", "/x=7 true \"/x\"   1.5|x   |"),
+            ("{{range .Mounts}}{{- if eq .Type \"bind\" \"tmpfs\" -}} {{.Source}} {{- end -}}{{end}}", "/a"),
+            ("{{$x := .Name}}{{$x}} {{- /* nothing */ -}} {{range .L}}{{$x}}{{.}}{{end}}", "/x/xa/xb"),
+            ("{{$n := 0}}{{range .L}}{{$n = len .}}{{end}}{{$n}}", "1"),
+            ("{{and .Name .State.Error}}|{{or .State.Error .Name}}", "|/x"),
+            ("{{range split \"a:b:c\" \":\"}}{{if eq . \"b\"}}{{continue}}{{end}}{{.}}{{end}}", "ac"),
+            ("{{json .Config.Labels | printf \"%s\"}}", "{\"a\":\"1\",\"b.c\":\"2\"}"),
+            ("{{if and (gt .State.ExitCode 1) (le .F 1.5)}}yes{{end}}{{ne .Name `y`}}", "yestrue"),
+            ("{{\"a\\\"b\"}}{{true}}{{-3}}", "a\"btrue-3"),
+        ] {
+            let shown = render(template, &document());
+            assert_eq!(shown.map_err(|error| error.to_string()).as_deref(), Ok(expected), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (template, part) in [
+            ("{{.Nope}}", "no field \"Nope\""),
+            ("{{.Name.First}}", "First"),
+            ("{{range .L}}", "not closed"),
+            ("{{end}}", "end"),
+            ("{{else}}", "else"),
+            ("{{.X", "not closed"),
+            ("{{}}", "empty"),
+            ("{{nosuch .L}}", "nosuch"),
+            ("{{$y}}", "$y"),
+            ("{{index .L 9}}", "out of range"),
+            ("{{index .L \"x\"}}", "index"),
+            ("{{range .Name}}{{end}}", "range"),
+            ("{{define \"x\"}}{{end}}", "define"),
+            ("{{\"a}}", "not closed"),
+            ("{{(.L}}", ")"),
+            ("{{len}}", "len"),
+            ("{{.L | }}", "missing"),
+            ("{{slice .Name 9}}", "out of range"),
+            ("{{printf \"%d\"}}", "%d"),
+            ("{{eq .L .L}}", "compare"),
+            ("{{#}}", "#"),
+        ] {
+            let error = render(template, &document()).unwrap_err().to_string();
+            assert!(error.contains(part), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_template_and_no_document_brings_it_down() {
+        let nested = format!("{}x{}", "{{if true}}".repeat(2000), "{{end}}".repeat(2000));
+        assert!(render(&nested, &document()).is_err());
+        let parentheses = format!("{{{{{}.{}}}}}", "(".repeat(5000), ")".repeat(5000));
+        assert!(render(&parentheses, &document()).is_err());
+        for end in 0..40 {
+            let whole = "{{- range $k, $v := (index .L 0) | len -}}";
+            let _ = whole.get(..end).map(|part| render(part, &document()));
+        }
+        assert!(render("{{printf \"%999999999d\" 1}}", &document()).is_err());
+    }
+}
