@@ -553,7 +553,7 @@ case_a_macvlan_network() {
     ip netns exec t-lan busybox ping -c 1 -W 5 10.240.0.9 >/dev/null || fail 'not reached from the network'
     expect_eq "$(ip netns exec t-lan cat /proc/net/arp | awk '$1 == "10.240.0.9" { print $4 }')" \
         "$(hull inspect -f '{{(index .NetworkSettings.Networks "t-mac").MacAddress}}' t-one)" 'its hardware address'
-    capture hull run --rm --network t-mac "$BUSYBOX" wget -q -T 10 -O- http://10.240.0.9/
+    capture hull run --rm --network t-mac "$BUSYBOX" timeout 10 wget -q -O- http://10.240.0.9/
     expect_out $'served\n'
     # From no other address.
     capture hull exec t-one sh -c 'ip addr add 10.240.0.77/24 dev eth0; ping -c 1 -W 2 -I 10.240.0.77 10.240.0.1 >/dev/null || echo pinned'
