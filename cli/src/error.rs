@@ -78,11 +78,24 @@ impl CliError {
         move |source| Self::Io { what, source }
     }
 
-    /// Exit status of a command that failed so.
+    /// Exit status of a command that failed so, as docker has it.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Failed { status, .. } => *status,
-            _ => 125,
+            Self::Usage(_) => 125,
+            _ => 1,
+        }
+    }
+
+    /// As an error of `run`, whose other statuses are those of the process.
+    pub(crate) fn of_run(self) -> Self {
+        match self {
+            failed @ Self::Failed { .. } => failed,
+            broken if broken.is_broken_pipe() => broken,
+            other => Self::Failed {
+                status: 125,
+                message: other.to_string(),
+            },
         }
     }
 
@@ -135,6 +148,23 @@ impl From<ApiError> for CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_command_line_and_run_have_a_status_of_their_own() {
+        let refused = || CliError::Engine {
+            status: 409,
+            message: "taken".into(),
+        };
+        assert_eq!(refused().exit_status(), 1);
+        assert_eq!(refused().of_run().exit_status(), 125);
+        assert_eq!(refused().of_run().to_string(), refused().to_string());
+        assert_eq!(CliError::usage("x").exit_status(), 125);
+        let missing = CliError::Failed {
+            status: 127,
+            message: "x".into(),
+        };
+        assert_eq!(missing.of_run().exit_status(), 127);
+    }
 
     #[test]
     fn start_failures_map_to_dockers_statuses() {

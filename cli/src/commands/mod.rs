@@ -133,9 +133,14 @@ pub(crate) async fn run(
     if let Command::Doctor(args) = &command {
         return doctor::run(args, endpoint, out).await;
     }
-    let client = &Client::connect(endpoint).await?;
+    let is_run = matches!(&command, Command::Verb(groups::ContainerVerb::Run(_)));
+    let failed = |error: CliError| match is_run {
+        true => error.of_run(),
+        false => error,
+    };
+    let client = &Client::connect(endpoint).await.map_err(failed)?;
     match command {
-        Command::Verb(verb) => verb.run(client, out).await,
+        Command::Verb(verb) => verb.run(client, out).await.map_err(failed),
         Command::Ps(args) => ps::run(args, client, out).await,
         Command::Inspect(args) => inspect::run(args, client, out).await,
         Command::Trace(args) => trace::run(args, client, out).await,

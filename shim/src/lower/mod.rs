@@ -2,6 +2,7 @@
 //!
 //! Pure: no file is opened, no clock read; the same input gives the same plan.
 
+mod contradictions;
 mod disks;
 mod guest_spec;
 mod id_mapped;
@@ -206,6 +207,12 @@ pub enum LowerError {
         /// Why.
         reason: &'static str,
     },
+    /// It asks for what cannot be.
+    #[error("{reason}")]
+    Contradiction {
+        /// What.
+        reason: String,
+    },
     /// The configuration has no process.
     #[error("the configuration has no process")]
     NoProcess,
@@ -225,6 +232,7 @@ pub enum LowerError {
 
 /// Plans the VM for a bundle.
 pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError> {
+    contradictions::check(&bundle.spec)?;
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
     let limits = bundle.spec.linux().as_ref();
     let limits = limits.and_then(|linux| linux.resources().as_ref());
@@ -280,6 +288,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
 
 /// Plans a further container of a VM that runs.
 pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, LowerError> {
+    contradictions::check(&bundle.spec)?;
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
     let mut guest = guest_spec::lower(bundle, options)?;
     let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;

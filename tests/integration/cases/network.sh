@@ -537,7 +537,7 @@ case_a_macvlan_network() {
     ip -n t-lan addr add 10.240.0.1/24 dev t-p1
     ip -n t-lan link set t-p1 up
     capture hull network create -d macvlan -o parent=no-such0 t-bad
-    [ "$status" != 0 ] || fail 'made on no interface'
+    expect_status 1
     expect_err_has 'no-such0'
     capture hull network create -d macvlan t-bad
     expect_err_has 'parent='

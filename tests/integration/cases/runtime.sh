@@ -168,6 +168,13 @@ case_runtime_bad_input_is_refused_in_runcs_words() {
 .process.cwd="relative" Cwd must be an absolute path
 .root=null root must be specified
 .root.path="/nonexistent" invalid rootfs
+.linux.namespaces+=[.linux.namespaces[0]] duplicated ns
+.linux.namespaces+=[{"type":"time","path":"relative"}] is not absolute
+.linux.resources.memory.limit=-5 memory.limit is -5
+.linux.resources.memory={"limit":67108864,"swap":1048576} memory+swap limit
+.linux.resources.cpu.cpus="a-b" no list such as
+.linux.intelRdt={"closID":"x"} no Intel RDT
+.process.rlimits=[{"type":"RLIMIT_NOFILE","hard":1,"soft":2}] soft limit 2 is above
 CASES
     jq --arg socket "${HULL_HOST#unix://}" '.mounts += [{"destination": "/s", "source": $socket, "options": ["bind"]}]' "$T/good.json" >"$T/b/config.json"
     capture runtime run -b "$T/b" t7

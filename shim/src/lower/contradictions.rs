@@ -1,0 +1,194 @@
+//! Configurations that ask for what cannot be, told before a VM is started for them.
+
+use std::collections::HashSet;
+
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxNamespace, PosixRlimit, Spec};
+
+use super::LowerError;
+
+/// Refuses them by name.
+pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
+    let linux = spec.linux().as_ref();
+    let process = spec.process().as_ref();
+    namespaces(linux.and_then(|linux| linux.namespaces().as_deref()))?;
+    rlimits(process.and_then(|process| process.rlimits().as_deref()))?;
+    if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
+        return refused("intelRdt is specified in config, but a microVM has no Intel RDT".into());
+    }
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let Some(resources) = resources else {
+        return Ok(());
+    };
+    resources.memory().as_ref().map_or(Ok(()), memory)?;
+    resources.cpu().as_ref().map_or(Ok(()), cpu)
+}
+
+fn refused(reason: String) -> Result<(), LowerError> {
+    Err(LowerError::Contradiction { reason })
+}
+
+fn namespaces(namespaces: Option<&[LinuxNamespace]>) -> Result<(), LowerError> {
+    let mut known = HashSet::new();
+    for namespace in namespaces.unwrap_or_default() {
+        let kind = namespace.typ();
+        if !known.insert(kind) {
+            return refused(format!("malformed spec file: duplicated ns {kind}"));
+        }
+        // An empty path is none.
+        let path = namespace.path().as_ref();
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        if let Some(path) = path.filter(|path| !path.is_absolute()) {
+            return refused(format!(
+                "the path of the {kind} namespace, {path:?}, is not absolute"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn rlimits(rlimits: Option<&[PosixRlimit]>) -> Result<(), LowerError> {
+    for limit in rlimits.unwrap_or_default() {
+        let (kind, soft, hard) = (limit.typ(), limit.soft(), limit.hard());
+        if hard < soft {
+            return refused(format!(
+                "{kind}: the soft limit {soft} is above the hard one, {hard}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn memory(memory: &LinuxMemory) -> Result<(), LowerError> {
+    for (name, bytes) in [
+        ("limit", memory.limit()),
+        ("swap", memory.swap()),
+        ("reservation", memory.reservation()),
+    ] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes < -1) {
+            return refused(format!(
+                "memory.{name} is {bytes}: want a number of bytes, or -1 for no limit"
+            ));
+        }
+    }
+    let (limit, swap) = (memory.limit().unwrap_or(0), memory.swap().unwrap_or(0));
+    if 0 < swap && swap < limit {
+        return refused(format!(
+            "memory+swap limit should be >= memory limit: memory.swap is {swap}, memory.limit {limit}"
+        ));
+    }
+    Ok(())
+}
+
+fn cpu(cpu: &LinuxCpu) -> Result<(), LowerError> {
+    for (name, list) in [("cpus", cpu.cpus()), ("mems", cpu.mems())] {
+        let list = list.as_deref().unwrap_or_default();
+        if !is_list(list) {
+            return refused(format!("cpu.{name} {list:?} is no list such as 0-2,7"));
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's list format (cpuset(7)); empty: none is named.
+fn is_list(list: &str) -> bool {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let mut ranges = list
+        .split(',')
+        .map(str::trim)
+        .filter(|range| !range.is_empty());
+    ranges.all(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{json, Value};
+
+    use super::*;
+
+    fn check_with(pointer: &str, value: Value) -> Result<(), LowerError> {
+        let mut spec = json!({
+            "ociVersion": "1.2.0",
+            "process": {"cwd": "/", "args": ["x"], "user": {"uid": 0, "gid": 0}},
+            "root": {"path": "r"},
+            "linux": {"namespaces": [{"type": "pid"}], "resources": {"memory": {}, "cpu": {}}},
+        });
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        spec.pointer_mut(parent).unwrap()[key] = value;
+        check(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn what_can_not_be_is_named() {
+        for (pointer, value, part) in [
+            (
+                "/linux/namespaces",
+                json!([{"type": "pid"}, {"type": "pid"}]),
+                "duplicated ns pid",
+            ),
+            (
+                "/linux/namespaces",
+                json!([{"type": "network", "path": "x"}]),
+                "not absolute",
+            ),
+            ("/linux/intelRdt", json!({"closID": "x"}), "intelRdt"),
+            (
+                "/linux/resources/memory/limit",
+                json!(-5),
+                "memory.limit is -5",
+            ),
+            (
+                "/linux/resources/memory/swap",
+                json!(-2),
+                "memory.swap is -2",
+            ),
+            (
+                "/linux/resources/memory",
+                json!({"limit": 64, "swap": 63}),
+                "memory+swap",
+            ),
+            ("/linux/resources/cpu/cpus", json!("a-b"), "cpu.cpus"),
+            ("/linux/resources/cpu/cpus", json!("2-1"), "cpu.cpus"),
+            ("/linux/resources/cpu/mems", json!("0,-"), "cpu.mems"),
+            (
+                "/process/rlimits",
+                json!([{"type": "RLIMIT_NOFILE", "hard": 1, "soft": 2}]),
+                "RLIMIT_NOFILE: the soft limit 2",
+            ),
+        ] {
+            let error = check_with(pointer, value.clone()).unwrap_err().to_string();
+            assert!(error.contains(part), "{pointer} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_passes() {
+        for (pointer, value) in [
+            (
+                "/linux/namespaces",
+                json!([{"type": "pid", "path": ""}, {"type": "network", "path": "/x"}]),
+            ),
+            ("/linux/resources/memory", json!({"limit": -1, "swap": -1})),
+            (
+                "/linux/resources/memory",
+                json!({"limit": 64, "swap": 64, "reservation": 0}),
+            ),
+            ("/linux/resources/memory", json!({"limit": 64, "swap": -1})),
+            (
+                "/linux/resources/cpu",
+                json!({"cpus": "0-2,7, 9", "mems": ""}),
+            ),
+            (
+                "/process/rlimits",
+                json!([{"type": "RLIMIT_CORE", "hard": 1, "soft": 1}]),
+            ),
+        ] {
+            assert!(
+                check_with(pointer, value.clone()).is_ok(),
+                "{pointer} {value}"
+            );
+        }
+    }
+}
