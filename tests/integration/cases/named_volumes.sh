@@ -56,13 +56,13 @@ case_a_nameless_volume_goes_with_its_container() {
 # Core.
 case_bad_volumes_are_refused() {
     capture hull volume create a/b
-    expect_status 125
+    expect_status 1
     expect_err_has 'invalid characters'
     capture hull volume create --driver flocker t-x
-    expect_status 125
+    expect_status 1
     expect_err_has flocker
     capture hull volume create -o type=nfs -o o=addr=1.2.3.4 t-x
-    expect_status 125
+    expect_status 1
     expect_err_has nfs
     capture hull run --rm -v t-a:/x -v t-b:/x "$BUSYBOX" true
     expect_status 125
