@@ -15,10 +15,12 @@ pub(crate) fn print(out: &mut dyn Write, heads: &[&str], rows: &[Vec<String>]) -
             .iter()
             .filter_map(|row| row.get(column))
             .map(|cell| cell.chars().count());
-        let widest = cells.chain([heads[column].len()]).max().unwrap_or(0);
+        let head = heads.get(column).map(|head| head.chars().count());
+        let widest = cells.chain(head).max().unwrap_or(0);
         (widest + SPACE).max(LEAST)
     };
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let columns = rows.iter().map(Vec::len).chain([heads.len()]).max();
+    let widths: Vec<usize> = (0..columns.unwrap_or(0)).map(width).collect();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
         for (cell, width) in cells.zip(&widths) {
@@ -36,6 +38,13 @@ pub(crate) fn print(out: &mut dyn Write, heads: &[&str], rows: &[Vec<String>]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_column_without_a_head_is_shown() {
+        let mut out = Vec::new();
+        print(&mut out, &[], &[vec!["a".to_owned(), "b".to_owned()]]).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "\na         b\n");
+    }
 
     #[test]
     fn columns_are_aligned() {

@@ -115,7 +115,7 @@ fn print_columns(
     columns: &[(&str, &str)],
 ) -> Result<()> {
     let template = Template::parse(format)?;
-    // Each field's head is the value that it has in the first row.
+    // The line of heads is the template, filled with each field's head.
     let fields = rows.iter().filter_map(Value::as_object).flatten();
     let named = fields.map(|(field, _)| (field.clone(), head_of(field)));
     let usual = columns
@@ -126,7 +126,7 @@ fn print_columns(
         .map(|(field, head)| (field, head.into()))
         .collect();
     let cells = |text: String| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
-    // Without rows, a field that has no usual head is not known.
+    // A field is not known without rows, and a head may not be what a function takes.
     let heads = template
         .render(&heads.into())
         .map(cells)

@@ -17,6 +17,9 @@ const BLOCK_BYTES: u64 = 64 << 10;
 /// container.
 const QUEUE: usize = 2;
 
+/// Most records of a batch: what is read at the end of a file may be long.
+const MAX_BATCH: usize = 1024;
+
 /// Records that were read at once: one by one they would cost a client of a long log most of its time.
 pub(super) type Batch = Vec<LogRecord>;
 
@@ -213,6 +216,9 @@ async fn emit(
             continue;
         }
         batch.push(record);
+        if batch.len() == MAX_BATCH && sender.send(Ok(std::mem::take(&mut batch))).await.is_err() {
+            return false;
+        }
     }
     let sent = batch.is_empty() || sender.send(Ok(batch)).await.is_ok();
     sent && !over
