@@ -173,7 +173,6 @@ fn as_exec(record: &Record, linked: &[String]) -> ExecSpec {
     ExecSpec {
         argv: record.argv.clone(),
         tty: record.tty(),
-        privileged: record.host.privileged.unwrap_or(false),
         linked: linked.to_vec(),
         ..ExecSpec::default()
     }
@@ -199,7 +198,9 @@ fn process(record: &Record, exec: &ExecSpec, is_init: bool) -> Result<Value> {
         empty if empty.is_empty() => "0".to_owned(),
         name => name,
     };
-    let capabilities = capabilities(host, exec.privileged)?;
+    // What runs in a privileged container later has them, too.
+    let privileged = exec.privileged || host.privileged.unwrap_or(false);
+    let capabilities = capabilities(host, privileged)?;
     let mut process = json!({
         "terminal": exec.tty,
         "user": { "uid": 0, "gid": 0, "username": name },

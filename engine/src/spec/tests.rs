@@ -226,3 +226,26 @@ fn entrypoint_and_command_follow_dockers_rules() {
         }
     }
 }
+
+#[test]
+fn what_runs_later_in_a_privileged_container_is_privileged() {
+    let held = |privileged| {
+        let host = HostConfig {
+            privileged: Some(privileged),
+            ..HostConfig::default()
+        };
+        let record = record(
+            ContainerConfig {
+                cmd: Some(vec!["x".into()]),
+                ..ContainerConfig::default()
+            },
+            host,
+        );
+        let process = super::exec_process(&record, &super::ExecSpec::default()).unwrap();
+        process["capabilities"]["effective"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+    assert!(held(false) < held(true));
+}
