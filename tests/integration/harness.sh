@@ -4,7 +4,7 @@
 REGISTRY_PORT=${REGISTRY_PORT:-5000}
 REGISTRY=127.0.0.1:$REGISTRY_PORT
 BUSYBOX=$REGISTRY/busybox:latest
-CASE_TIMEOUT=${CASE_TIMEOUT:-180}
+CASE_TIMEOUT=${CASE_TIMEOUT:-300}
 
 # --- of the run ---------------------------------------------------------------------------------
 
