@@ -153,11 +153,22 @@ impl Contexts {
         docker_config::replace(&self.meta(&context.name).join("meta.json"), &text)
     }
 
+    /// One in a folder.
+    #[cfg(test)]
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// Keeps a certificate or key.
+    pub(crate) fn put_tls_content(&self, name: &str, file: &str, content: &[u8]) -> Result<()> {
+        docker_config::replace(&self.tls(name).join(DOCKER).join(file), content)
+    }
+
     /// Keeps a copy of a certificate or key.
     pub(crate) fn put_tls(&self, name: &str, file: &str, source: &Path) -> Result<()> {
         let content = std::fs::read(source)
             .map_err(CliError::io(format!("cannot read {}", source.display())))?;
-        docker_config::replace(&self.tls(name).join(DOCKER).join(file), &content)
+        self.put_tls_content(name, file, &content)
     }
 
     /// Removes a context with its certificates.

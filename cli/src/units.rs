@@ -122,6 +122,13 @@ pub(crate) fn human_size(bytes: i64) -> String {
     format!("{value:.1}TB")
 }
 
+/// A time in seconds since 1970, as Go writes it: `2026-01-31 12:00:00 +0100 CET`.
+pub(crate) fn local_time(seconds: i64) -> String {
+    let time = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+    let zoned = time.to_zoned(jiff::tz::TimeZone::system());
+    zoned.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+}
+
 /// How long ago, for people: `3 minutes ago`.
 pub(crate) fn ago(seconds: i64) -> String {
     let (count, unit) = match seconds.max(0) {
@@ -155,6 +162,25 @@ pub(crate) fn parse_env_file(text: &str) -> Result<Vec<String>> {
         variables.extend(env_word(line));
     }
     Ok(variables)
+}
+
+/// Reads the lines of a label file: `KEY=VALUE` or `KEY`, comments and empty lines.
+pub(crate) fn parse_label_file(text: &str) -> Result<Vec<String>> {
+    let mut labels = Vec::new();
+    for line in text.lines() {
+        let line = line.trim_start().trim_end_matches('\r');
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let key = line.split('=').next().unwrap_or_default();
+        if key.is_empty() || key.contains(char::is_whitespace) {
+            return Err(CliError::usage(format!(
+                "invalid label '{key}': contains whitespaces or is empty"
+            )));
+        }
+        labels.push(line.to_owned());
+    }
+    Ok(labels)
 }
 
 /// An `-e` word: with a value as it is; without one from this process's environment, if set there.

@@ -269,6 +269,21 @@ impl Images {
         found.map_err(|error| failure(&error))
     }
 
+    /// All that a registry has of a repository, by its tags.
+    pub(crate) async fn tags(
+        &self,
+        repository: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Vec<Reference>> {
+        let store = self.store_of(repository.registry(), credentials);
+        let tags = store
+            .tags(repository)
+            .await
+            .map_err(|error| failure(&error))?;
+        let with_tag = |tag: &String| repository.with_tag(tag).ok();
+        Ok(tags.iter().filter_map(with_tag).collect())
+    }
+
     /// Whether a registry takes credentials.
     pub(crate) async fn log_in(&self, registry: &str, credentials: Credentials) -> Result<()> {
         let store = self.store.acting_as(registry, credentials);

@@ -1,5 +1,7 @@
 //! `context`: names for engines, in docker's own store.
 
+mod archive;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,7 +22,13 @@ const OVERRIDES: [&str; 3] = ["HULL_HOST", "DOCKER_HOST", "DOCKER_CONTEXT"];
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ContextCommand {
     /// Make a context
-    Create(CreateArgs),
+    Create {
+        /// Context to copy
+        #[arg(long, conflicts_with = "docker")]
+        from: Option<String>,
+        #[command(flatten)]
+        args: CreateArgs,
+    },
     /// Change a context
     Update(CreateArgs),
     /// List contexts
@@ -36,6 +44,10 @@ pub(crate) enum ContextCommand {
         /// Its name; `default` is the engine of this machine
         name: String,
     },
+    /// Write a context as an archive
+    Export(archive::ExportArgs),
+    /// Make a context of an archive
+    Import(archive::ImportArgs),
     /// Print the name of the context in use
     Show,
 }
@@ -92,7 +104,13 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     let store = Contexts::of_user()?;
     match command {
-        ContextCommand::Create(args) => create(&args, &store, out)?,
+        ContextCommand::Create { from: None, args } => create(&args, &store, out)?,
+        ContextCommand::Create {
+            from: Some(from),
+            args,
+        } => copy(&from, &args, &store, out)?,
+        ContextCommand::Export(args) => archive::export(&args, &store, out)?,
+        ContextCommand::Import(args) => archive::import(&args, &store, out)?,
         ContextCommand::Update(args) => update(&args, &store, out)?,
         ContextCommand::Ls(args) => list(&args, &store, engine, out)?,
         ContextCommand::Inspect(args) => inspect(&args, &store, engine, out)?,
@@ -175,6 +193,31 @@ fn create(args: &CreateArgs, store: &Contexts, out: &mut dyn Write) -> Result<()
         let _ = store.remove(&args.name);
     }
     made?;
+    line(out, &args.name)?;
+    eprintln!("Successfully created context \"{}\"", args.name);
+    Ok(())
+}
+
+/// Makes a context that is as another one.
+fn copy(from: &str, args: &CreateArgs, store: &Contexts, out: &mut dyn Write) -> Result<()> {
+    check_name(&args.name)?;
+    if store.get(&args.name).is_ok() {
+        return Err(failed(format!("context {:?} already exists", args.name)));
+    }
+    let mut context = match from {
+        DEFAULT => own(),
+        from => store.get(from)?,
+    };
+    context.name.clone_from(&args.name);
+    if let Some(description) = &args.description {
+        context.describe(description);
+    }
+    let there = |file| Some((file, store.tls_file(from, file)?));
+    let fields = Fields {
+        host: context.host().to_owned(),
+        tls: TLS_FILES.into_iter().filter_map(there).collect(),
+    };
+    keep(store, &context, &fields)?;
     line(out, &args.name)?;
     eprintln!("Successfully created context \"{}\"", args.name);
     Ok(())

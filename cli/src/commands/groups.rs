@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::prune::{PruneArgs, What};
 use super::{
-    cp, exec, files, inspect, lifecycle, logs, network, ps, run, stats, system, top, update,
-    Command,
+    cp, disk_usage, exec, files, inspect, lifecycle, logs, network, ps, run, stats, system, top,
+    update, Command,
 };
 use crate::client::Client;
 use crate::error::Result;
@@ -81,7 +81,7 @@ pub(crate) enum ContainerCommand {
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum SystemCommand {
     /// Print what takes how much disk
-    Df,
+    Df(disk_usage::DiskUsageArgs),
     /// Print events as they happen
     Events(system::EventsArgs),
     /// Print facts about the engine and this machine
@@ -135,7 +135,7 @@ impl SystemCommand {
     /// The command without its group.
     pub(super) fn plain(self) -> Command {
         match self {
-            Self::Df => Command::DiskUsage,
+            Self::Df(args) => Command::DiskUsage(args),
             Self::Events(args) => Command::Events(args),
             Self::Info(args) => Command::Info(args),
             Self::Prune(args) => Command::Prune(What::All, args),

@@ -7,7 +7,7 @@ use hyper::Method;
 use serde_json::{json, Value};
 
 use super::load::body_of;
-use super::{files, filters, images, inspect, line, load, ps, pull, push};
+use super::{files, filters, images, inspect, line, load, platform, ps, pull, push};
 use crate::client::{empty, encode, read_json, Client};
 use crate::error::{CliError, Result};
 use crate::progress::{self, To};
@@ -48,6 +48,9 @@ pub(crate) enum ImageCommand {
 /// `image inspect`
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImageInspectArgs {
+    /// Only if the image is for this platform: OS/ARCH[/VARIANT]
+    #[arg(long)]
+    platform: Option<String>,
     /// `json` or a template such as '{{.Os}}'
     #[arg(short, long)]
     format: Option<String>,
@@ -96,6 +99,9 @@ pub(crate) struct HistoryArgs {
         default_missing_value = "true"
     )]
     human: bool,
+    /// Only if the image is for this platform: OS/ARCH[/VARIANT]
+    #[arg(long)]
+    platform: Option<String>,
     /// Name or id
     image: String,
 }
@@ -121,7 +127,10 @@ pub(crate) async fn run(
 ) -> Result<ExitCode> {
     match command {
         ImageCommand::Ls(args) => images::list(args, client, out).await,
-        ImageCommand::Inspect(args) => inspect::images(args.format, args.names, client, out).await,
+        ImageCommand::Inspect(args) => {
+            let platform = args.platform.as_deref();
+            inspect::images(args.format, platform, args.names, client, out).await
+        }
         ImageCommand::History(args) => history(args, client, out).await,
         ImageCommand::Import(args) => import(args, client, out).await,
         ImageCommand::Load(args) => load::run(args, client, out).await,
@@ -177,7 +186,8 @@ pub(crate) async fn history(
     client: &Client,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
-    let path = format!("/images/{}/history", encode(&args.image));
+    let platform = platform::query("platform", args.platform.as_deref())?;
+    let path = format!("/images/{}/history?{platform}", encode(&args.image));
     let answer = client.get_json(&path).await?;
     let steps = answer.as_array().into_iter().flatten();
     let rows: Vec<Value> = steps.map(|step| history_row(step, &args)).collect();
@@ -237,11 +247,11 @@ fn history_row(step: &Value, args: &HistoryArgs) -> Value {
 }
 
 async fn prune(args: PruneArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    if !args.force {
-        return Err(CliError::usage(
-            "image prune removes images without asking again: say --force",
-        ));
-    }
+    let which = match args.all {
+        true => "all images that no container has",
+        false => "all images without a name",
+    };
+    super::prune::confirm(args.force, which)?;
     let mut wanted = filters(&args.filter)?;
     wanted.insert("dangling".to_owned(), vec![(!args.all).to_string()]);
     let path = format!(

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use hyper::Method;
 use serde_json::{json, Value};
 
-use super::{filters, line, ps};
+use super::{filters, line, platform, ps};
 use crate::client::{empty, encode, read_json, Client};
 use crate::error::Result;
-use crate::units::{ago, human_size};
+use crate::units::{ago, human_size, local_time};
 
 /// `images`
 #[derive(Debug, clap::Args)]
@@ -42,6 +42,12 @@ pub(crate) struct RmiArgs {
     /// Also if several names or stopped containers hold it
     #[arg(short, long)]
     force: bool,
+    /// Without effect: an image has no parents of its own
+    #[arg(long)]
+    no_prune: bool,
+    /// Only if the image is for this platform: OS/ARCH[/VARIANT]
+    #[arg(long)]
+    platform: Option<String>,
     /// Names or ids
     #[arg(required = true)]
     images: Vec<String>,
@@ -133,7 +139,13 @@ fn rows(item: &Value, args: &ImagesArgs) -> Vec<Value> {
                 "Digest": digest.unwrap_or("<none>"),
                 "ID": if args.no_trunc { id } else { short.get(..12).unwrap_or(short) },
                 "CreatedSince": ago(jiff::Timestamp::now().as_second() - created),
+                "CreatedAt": local_time(created),
                 "Size": human_size(item["Size"].as_i64().unwrap_or(0)),
+                "VirtualSize": human_size(item["Size"].as_i64().unwrap_or(0)),
+                // As docker: what a list would have to work out is left to `system df -v`.
+                "Containers": "N/A",
+                "SharedSize": "N/A",
+                "UniqueSize": "N/A",
             })
         })
         .collect()
@@ -141,8 +153,14 @@ fn rows(item: &Value, args: &ImagesArgs) -> Vec<Value> {
 
 pub(crate) async fn rmi(args: RmiArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     let mut status = ExitCode::SUCCESS;
+    let query = format!(
+        "force={}&noprune={}&{}",
+        args.force,
+        args.no_prune,
+        platform::query("platforms", args.platform.as_deref())?
+    );
     for name in &args.images {
-        let path = format!("/images/{}?force={}", encode(name), args.force);
+        let path = format!("/images/{}?{query}", encode(name));
         let removed = async { read_json(client.send(Method::DELETE, &path, empty()).await?).await };
         match removed.await {
             Ok(answer) => {

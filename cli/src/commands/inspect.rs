@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{json, Value};
 
-use super::line;
+use super::{line, platform};
 use crate::client::{broken, encode, Client};
 use crate::error::{CliError, Result};
 use crate::template;
@@ -19,9 +19,15 @@ pub(crate) struct InspectArgs {
     /// Only objects of this kind
     #[arg(long = "type", value_enum)]
     kind: Option<Kind>,
+    /// Also how much containers have written, and how much it is with their images
+    #[arg(short, long)]
+    size: bool,
     /// The microVM of a running container: its size, its cost, its jail
     #[arg(long, conflicts_with = "kind")]
     vm: bool,
+    /// Of `image inspect`.
+    #[arg(skip)]
+    platform: String,
     /// Names or ids
     #[arg(required = true)]
     names: Vec<String>,
@@ -37,11 +43,11 @@ enum Kind {
 }
 
 impl Kind {
-    fn path(self, name: &str) -> String {
+    fn path(self, name: &str, args: &InspectArgs) -> String {
         let name = encode(name);
         match self {
-            Self::Container => format!("/containers/{name}/json"),
-            Self::Image => format!("/images/{name}/json"),
+            Self::Container => format!("/containers/{name}/json?size={}", args.size),
+            Self::Image => format!("/images/{name}/json?{}", args.platform),
             Self::Network => format!("/networks/{name}"),
             Self::Volume => format!("/volumes/{name}"),
         }
@@ -61,7 +67,7 @@ pub(crate) async fn run(
                 let path = format!("/hull/containers/{}/vm", encode(name));
                 client.get_json(&path).await
             }
-            false => find(client, name, args.kind).await,
+            false => find(client, name, &args).await,
         };
         match document {
             Ok(document) => found.push(document),
@@ -89,6 +95,7 @@ pub(crate) async fn run(
 /// `image inspect`.
 pub(super) async fn images(
     format: Option<String>,
+    platform: Option<&str>,
     names: Vec<String>,
     client: &Client,
     out: &mut dyn Write,
@@ -97,18 +104,20 @@ pub(super) async fn images(
         format,
         kind: Some(Kind::Image),
         vm: false,
+        size: false,
+        platform: platform::query("platform", platform)?,
         names,
     };
     run(args, client, out).await
 }
 
-async fn find(client: &Client, name: &str, kind: Option<Kind>) -> Result<Value> {
+async fn find(client: &Client, name: &str, args: &InspectArgs) -> Result<Value> {
     let all = [Kind::Container, Kind::Image, Kind::Network, Kind::Volume];
     for candidate in all
         .into_iter()
-        .filter(|candidate| kind.is_none_or(|kind| kind == *candidate))
+        .filter(|candidate| args.kind.is_none_or(|kind| kind == *candidate))
     {
-        match client.get_json(&candidate.path(name)).await {
+        match client.get_json(&candidate.path(name, args)).await {
             Err(error) if error.is_not_found() => {}
             other => return other,
         }

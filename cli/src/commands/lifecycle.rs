@@ -29,6 +29,9 @@ pub(crate) struct StartArgs {
     /// Attach to its input
     #[arg(short, long)]
     interactive: bool,
+    /// Keys that detach from the container
+    #[arg(long)]
+    detach_keys: Option<String>,
     #[command(flatten)]
     names: Names,
 }
@@ -37,8 +40,8 @@ pub(crate) struct StartArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopArgs {
     /// Seconds to wait before killing; -1: for ever
-    #[arg(short, long, alias = "timeout", allow_hyphen_values = true)]
-    time: Option<i64>,
+    #[arg(short = 't', long, alias = "time", allow_hyphen_values = true)]
+    timeout: Option<i64>,
     /// Signal to send instead of the container's stop signal
     #[arg(short, long)]
     signal: Option<String>,
@@ -62,6 +65,9 @@ pub(crate) struct RmArgs {
     /// Kill the container if it runs
     #[arg(short, long)]
     force: bool,
+    /// Remove the link of this name (/CONTAINER/NAME), not the container
+    #[arg(short, long)]
+    link: bool,
     /// Remove its anonymous volumes
     #[arg(short, long)]
     volumes: bool,
@@ -124,8 +130,8 @@ pub(crate) async fn start(
     };
     let args = AttachArgs {
         no_stdin: !args.interactive,
-        detach_keys: None,
-        no_sig_proxy: false,
+        detach_keys: args.detach_keys,
+        sig_proxy: true,
         container: container.clone(),
     };
     super::run::start_attached(args, client).await
@@ -133,7 +139,7 @@ pub(crate) async fn start(
 
 fn stop_action(action: &str, args: &StopArgs) -> String {
     let mut words = Vec::new();
-    words.extend(args.time.map(|seconds| format!("t={seconds}")));
+    words.extend(args.timeout.map(|seconds| format!("t={seconds}")));
     words.extend(
         args.signal
             .as_deref()
@@ -181,7 +187,7 @@ pub(crate) async fn wait(names: Names, client: &Client, out: &mut dyn Write) -> 
 }
 
 pub(crate) async fn rm(args: RmArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    let query = format!("force={}&v={}", args.force, args.volumes);
+    let query = format!("force={}&v={}&link={}", args.force, args.volumes, args.link);
     let query = &query;
     each(&args.names, out, |name| async move {
         let path = format!("/containers/{}?{query}", encode(&name));

@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use hyper::Method;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::line;
+use super::{line, platform};
 use crate::client::{Client, RequestBody};
 use crate::error::{CliError, Result};
 use crate::progress::{self, To};
@@ -24,6 +24,9 @@ pub(crate) struct LoadArgs {
     /// Archive to read instead of standard input
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
+    /// Only if the images are for this platform: OS/ARCH[/VARIANT]
+    #[arg(long)]
+    platform: Option<String>,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -42,7 +45,8 @@ pub(crate) async fn run(args: LoadArgs, client: &Client, out: &mut dyn Write) ->
         }
         None => body_of(tokio::io::stdin()),
     };
-    let path = format!("/images/load?quiet={}", args.quiet);
+    let platform = platform::query("platform", args.platform.as_deref())?;
+    let path = format!("/images/load?quiet={}&{platform}", args.quiet);
     let to = if args.quiet { To::Quiet } else { To::Stderr };
     for result in progress::show(client.send(Method::POST, &path, body).await?, to).await? {
         line(out, result)?;

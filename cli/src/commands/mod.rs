@@ -3,6 +3,7 @@
 
 mod context;
 mod cp;
+mod disk_usage;
 mod doctor;
 mod exec;
 mod files;
@@ -16,6 +17,7 @@ mod load;
 mod login;
 mod logs;
 mod network;
+mod platform;
 mod prune;
 mod ps;
 mod pull;
@@ -113,7 +115,7 @@ pub(crate) enum Command {
     Prune(prune::What, prune::PruneArgs),
     /// `system df`.
     #[command(skip)]
-    DiskUsage,
+    DiskUsage(disk_usage::DiskUsageArgs),
 }
 
 /// Runs a command.
@@ -165,7 +167,7 @@ pub(crate) async fn run(
         Command::Container(command) => Box::pin(run(command.plain(), engine, out)).await,
         Command::System(command) => Box::pin(run(command.plain(), engine, out)).await,
         Command::Prune(what, args) => prune::prune(what, args, client, out).await,
-        Command::DiskUsage => prune::disk_usage(client, out).await,
+        Command::DiskUsage(args) => disk_usage::run(&args, client, out).await,
         // Handled above: they must not start an engine.
         Command::Completion { shell } => completion(shell, out),
         Command::Man { directory } => manual(&directory),

@@ -4,16 +4,16 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use bollard::models::{
-    EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest,
+    ConfigReference, EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, NetworkConnectRequest,
     NetworkCreateRequest, NetworkDisconnectRequest,
 };
-use serde_json::Value;
+use serde_json::{json, Value};
 
-use super::line;
 use super::volume::{exit, filters, query};
+use super::{line, ps};
 use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
-use crate::{table, template};
+use crate::template;
 
 /// `network`
 #[derive(Debug, clap::Subcommand)]
@@ -27,7 +27,7 @@ pub(crate) enum NetworkCommand {
     Inspect(InspectArgs),
     /// Remove networks
     #[command(alias = "remove")]
-    Rm(Names),
+    Rm(RemoveArgs),
     /// Remove the networks that no container is on
     Prune(PruneArgs),
     /// Put a container on a network
@@ -42,9 +42,30 @@ pub(crate) struct CreateArgs {
     /// Its kind
     #[arg(short, long, default_value = "bridge")]
     driver: String,
+    /// It has IPv4 addresses
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    ipv4: Option<bool>,
     /// It has IPv6 addresses, too
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    ipv6: Option<bool>,
+    /// Who gives out its addresses
+    #[arg(long, value_name = "DRIVER")]
+    ipam_driver: Option<String>,
+    /// Option of who gives out its addresses: KEY=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    ipam_opt: Vec<String>,
+    /// Refused: of Swarm
+    #[arg(long, hide_short_help = true)]
+    ingress: bool,
+    /// Of this host (local) or, refused, of a swarm
     #[arg(long)]
-    ipv6: bool,
+    scope: Option<String>,
+    /// Only a configuration for networks to be made of
+    #[arg(long)]
+    config_only: bool,
+    /// The network that has the configuration
+    #[arg(long, value_name = "NETWORK")]
+    config_from: Option<String>,
     /// Its addresses, such as 10.5.0.0/16 (repeatable: one of IPv4, one of IPv6)
     #[arg(long)]
     subnet: Vec<String>,
@@ -96,14 +117,20 @@ pub(crate) struct InspectArgs {
     /// Go template instead of JSON
     #[arg(short, long)]
     format: Option<String>,
+    /// Also what a swarm knows, of which there is none
+    #[arg(short, long)]
+    verbose: bool,
     /// Names or ids
     #[arg(required = true)]
     names: Vec<String>,
 }
 
-/// Networks.
+/// `network rm`
 #[derive(Debug, clap::Args)]
-pub(crate) struct Names {
+pub(crate) struct RemoveArgs {
+    /// One that is not there is no error
+    #[arg(short, long)]
+    force: bool,
     /// Names or ids
     #[arg(required = true)]
     names: Vec<String>,
@@ -126,6 +153,12 @@ pub(crate) struct ConnectArgs {
     /// Further name of the container there
     #[arg(long)]
     alias: Vec<String>,
+    /// Option of the network's driver: KEY=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    driver_opt: Vec<String>,
+    /// Further link-local address
+    #[arg(long, value_name = "ADDRESS")]
+    link_local_ip: Vec<String>,
     /// Fixed IPv4 address
     #[arg(long)]
     ip: Option<String>,
@@ -242,6 +275,7 @@ async fn create(args: CreateArgs, client: &Client, out: &mut dyn Write) -> Resul
         (key.to_owned(), value.to_owned())
     };
     let pools = pools(&args)?;
+    let said = !pools.is_empty() || args.ipam_driver.is_some() || !args.ipam_opt.is_empty();
     let made = client
         .api
         .create_network(NetworkCreateRequest {
@@ -249,14 +283,22 @@ async fn create(args: CreateArgs, client: &Client, out: &mut dyn Write) -> Resul
             driver: Some(args.driver),
             internal: Some(args.internal),
             attachable: Some(args.attachable),
-            enable_ipv6: args.ipv6.then_some(true),
+            enable_ipv4: args.ipv4,
+            enable_ipv6: args.ipv6,
+            ingress: args.ingress.then_some(true),
+            scope: args.scope,
+            config_only: args.config_only.then_some(true),
+            config_from: args.config_from.map(|network| ConfigReference {
+                network: Some(network),
+            }),
             options: Some(args.opt.iter().map(pair).collect()),
             labels: Some(args.label.iter().map(pair).collect()),
-            ipam: (!pools.is_empty()).then(|| Ipam {
-                config: Some(pools),
-                ..Ipam::default()
+            ipam: said.then(|| Ipam {
+                driver: args.ipam_driver,
+                config: (!pools.is_empty()).then_some(pools),
+                options: (!args.ipam_opt.is_empty())
+                    .then(|| args.ipam_opt.iter().map(pair).collect()),
             }),
-            ..NetworkCreateRequest::default()
         })
         .await?;
     if !made.warning.is_empty() {
@@ -278,26 +320,40 @@ async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<(
         }
         return Ok(());
     }
-    if let Some(format) = &args.format {
-        for network in all {
-            let mut network = network.clone();
-            network["ID"] = id(&network).into();
-            line(out, template::render(format, &network)?)?;
-        }
-        return Ok(());
-    }
-    let rows: Vec<Vec<String>> = all
+    let rows: Vec<Value> = all
         .map(|network| {
-            vec![
-                id(network),
-                text(network, "Name"),
-                text(network, "Driver"),
-                text(network, "Scope"),
-            ]
+            let labels = network["Labels"].as_object().into_iter().flatten();
+            let labels =
+                labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+            let flag = |key: &str| (network[key] == true).to_string();
+            json!({
+                "ID": id(network),
+                "Name": text(network, "Name"),
+                "Driver": text(network, "Driver"),
+                "Scope": text(network, "Scope"),
+                "CreatedAt": created_at(network),
+                "IPv4": (network["EnableIPv4"] != false).to_string(),
+                "IPv6": flag("EnableIPv6"),
+                "Internal": flag("Internal"),
+                "Labels": labels.collect::<Vec<_>>().join(","),
+            })
         })
         .collect();
-    table::print(out, &["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows)
-        .map_err(CliError::io("cannot write the output"))
+    let columns = [
+        ("NETWORK ID", "ID"),
+        ("NAME", "Name"),
+        ("DRIVER", "Driver"),
+        ("SCOPE", "Scope"),
+    ];
+    ps::print(out, &rows, args.format.as_deref(), &columns)
+}
+
+fn created_at(network: &Value) -> String {
+    let text = network["Created"].as_str().unwrap_or_default();
+    let time = text
+        .parse::<jiff::Timestamp>()
+        .map(jiff::Timestamp::as_second);
+    time.map_or_else(|_| text.to_owned(), crate::units::local_time)
 }
 
 async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
@@ -305,7 +361,11 @@ async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Re
     let mut failed = false;
     for name in &args.names {
         match client
-            .get_json(&format!("/networks/{}", encode(name)))
+            .get_json(&format!(
+                "/networks/{}?verbose={}",
+                encode(name),
+                args.verbose
+            ))
             .await
         {
             Ok(network) => found.push(network),
@@ -329,13 +389,17 @@ async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Re
     Ok(exit(failed))
 }
 
-async fn remove(args: &Names, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
+async fn remove(args: &RemoveArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     let mut failed = false;
     for name in &args.names {
         match client.api.remove_network(name).await {
             Ok(()) => line(out, name)?,
             Err(error) => {
-                eprintln!("hull: {}", CliError::from(error));
+                let error = CliError::from(error);
+                if args.force && error.is_not_found() {
+                    continue;
+                }
+                eprintln!("hull: {error}");
                 failed = true;
             }
         }
@@ -344,11 +408,7 @@ async fn remove(args: &Names, client: &Client, out: &mut dyn Write) -> Result<Ex
 }
 
 async fn prune(args: &PruneArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
-    if !args.force {
-        return Err(CliError::usage(
-            "network prune removes all unused networks: say --force",
-        ));
-    }
+    super::prune::confirm(args.force, "all networks that no container is on")?;
     let options = bollard::query_parameters::PruneNetworksOptions {
         filters: Some(filters(&args.filter)?),
     };
@@ -360,15 +420,21 @@ async fn prune(args: &PruneArgs, client: &Client, out: &mut dyn Write) -> Result
 }
 
 async fn connect(args: ConnectArgs, client: &Client) -> Result<()> {
-    let fixed = args.ip.is_some() || args.ip6.is_some();
+    let fixed = args.ip.is_some() || args.ip6.is_some() || !args.link_local_ip.is_empty();
+    let pair = |word: &String| {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        (key.to_owned(), value.to_owned())
+    };
     let settings = EndpointSettings {
         aliases: (!args.alias.is_empty()).then_some(args.alias),
         links: (!args.link.is_empty()).then_some(args.link),
         gw_priority: args.gw_priority,
+        driver_opts: (!args.driver_opt.is_empty())
+            .then(|| args.driver_opt.iter().map(pair).collect()),
         ipam_config: fixed.then(|| EndpointIpamConfig {
             ipv4_address: args.ip,
             ipv6_address: args.ip6,
-            ..EndpointIpamConfig::default()
+            link_local_ips: (!args.link_local_ip.is_empty()).then_some(args.link_local_ip),
         }),
         ..EndpointSettings::default()
     };

@@ -1,4 +1,4 @@
-//! `container prune`, `system prune`, `system df`.
+//! `container prune`, `system prune`, and the question before any prune.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -66,6 +66,25 @@ fn steps(what: What, args: &PruneArgs) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
+/// Asks before things are removed for good, as docker does; an answer that is not yes is an error.
+pub(super) fn confirm(force: bool, what: &str) -> Result<()> {
+    if force {
+        return Ok(());
+    }
+    eprint!("WARNING! This will remove {what}.\nAre you sure you want to continue? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(CliError::io("cannot read the answer"))?;
+    match answer.trim() {
+        "y" | "Y" => Ok(()),
+        _ => Err(CliError::Failed {
+            status: 1,
+            message: "nothing is removed: the answer was not 'y' (--force asks nothing)".to_owned(),
+        }),
+    }
+}
+
 /// The line about one removed object.
 fn name_of(item: &Value) -> String {
     let image = |key: &str, word: &str| item[key].as_str().map(|name| format!("{word}: {name}"));
@@ -80,9 +99,22 @@ pub(crate) async fn prune(
     client: &Client,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
-    if !args.force {
-        return Err(CliError::usage("prune removes for good: say --force"));
-    }
+    let all_images = match args.all {
+        true => "images that no container has",
+        false => "images without a name",
+    };
+    let volumes = if args.volumes {
+        ", volumes without a name that no container has"
+    } else {
+        ""
+    };
+    let warning = match what {
+        What::Containers => "all containers that have ended".to_owned(),
+        What::All => format!(
+            "all containers that have ended, networks that no container is on{volumes} and {all_images}"
+        ),
+    };
+    confirm(args.force, &warning)?;
     let mut bytes = 0;
     for step in steps(what, &args)? {
         let answer = read_json(client.send(Method::POST, &step.path, empty()).await?).await?;
@@ -97,58 +129,6 @@ pub(crate) async fn prune(
         bytes += answer["SpaceReclaimed"].as_i64().unwrap_or_default();
     }
     line(out, format!("Total reclaimed space: {}", human_size(bytes)))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// One row: number, those in use, bytes, and bytes that a prune would free.
-fn row(name: &str, items: &[(i64, bool)]) -> Vec<String> {
-    let sum = |in_use: bool| -> i64 {
-        let wanted = items.iter().filter(|(_, used)| in_use || !used);
-        wanted.map(|(bytes, _)| bytes.max(&0)).sum()
-    };
-    let active = items.iter().filter(|(_, used)| *used).count();
-    vec![
-        name.to_owned(),
-        items.len().to_string(),
-        active.to_string(),
-        human_size(sum(true)),
-        human_size(sum(false)),
-    ]
-}
-
-pub(crate) async fn disk_usage(client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    let usage = client.get_json("/system/df").await?;
-    let items = |key: &str| usage[key].as_array().cloned().unwrap_or_default();
-    let number = |value: &Value| value.as_i64().unwrap_or_default();
-    let images: Vec<_> = items("Images")
-        .iter()
-        .map(|image| (number(&image["Size"]), 0 < number(&image["Containers"])))
-        .collect();
-    let containers: Vec<_> = items("Containers")
-        .iter()
-        .map(|container| {
-            let live = ["running", "paused", "restarting"];
-            let used = live.contains(&container["State"].as_str().unwrap_or_default());
-            (number(&container["SizeRw"]), used)
-        })
-        .collect();
-    let volumes: Vec<_> = items("Volumes")
-        .iter()
-        .map(|volume| {
-            let usage = &volume["UsageData"];
-            (number(&usage["Size"]), 0 < number(&usage["RefCount"]))
-        })
-        .collect();
-    crate::table::print(
-        out,
-        &["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
-        &[
-            row("Images", &images),
-            row("Containers", &containers),
-            row("Local Volumes", &volumes),
-        ],
-    )
-    .map_err(CliError::io("cannot write the output"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -173,12 +153,5 @@ mod tests {
             ["/containers/prune?filters=%7B%22until%22%3A%5B%2224h%22%5D%7D"]
         );
         assert_eq!(paths(What::All).len(), 4);
-    }
-
-    #[test]
-    fn rows_count_what_a_prune_would_free() {
-        let row = row("Images", &[(1000, true), (500, false), (-1, false)]);
-        assert_eq!(row[..3], ["Images", "3", "1"]);
-        assert_eq!(row[4], human_size(500));
     }
 }

@@ -10,10 +10,12 @@ use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
 use crate::table;
 use crate::template::Template;
-use crate::units::ago;
+use crate::units::{ago, human_size, local_time};
 
 /// Longest command that is shown, in characters.
 const MAX_COMMAND: usize = 20;
+/// Longest name of a mount that is shown, in characters.
+const MAX_MOUNT: usize = 15;
 
 /// `ps`
 #[derive(Debug, clap::Args)]
@@ -33,6 +35,9 @@ pub(crate) struct PsArgs {
     /// Full ids and commands
     #[arg(long)]
     no_trunc: bool,
+    /// Also how much is written, and how much with the image
+    #[arg(short, long)]
+    size: bool,
     /// Only what passes: KEY=VALUE
     #[arg(short, long)]
     filter: Vec<String>,
@@ -46,6 +51,15 @@ pub(crate) async fn run(args: PsArgs, client: &Client, out: &mut dyn Write) -> R
     let limit = if args.latest { Some(1) } else { args.last };
     if let Some(limit) = limit {
         query.push_str(&format!("&limit={limit}"));
+    }
+    // As docker: what a template shows is asked for.
+    let shows = |field: &str| {
+        args.format
+            .as_deref()
+            .is_some_and(|text| text.contains(field))
+    };
+    if args.size || shows(".Size") {
+        query.push_str("&size=1");
     }
     if !args.filter.is_empty() {
         let filters = json!(filters(&args.filter)?).to_string();
@@ -64,7 +78,7 @@ pub(crate) async fn run(args: PsArgs, client: &Client, out: &mut dyn Write) -> R
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let columns = [
+    let mut columns = vec![
         ("CONTAINER ID", "ID"),
         ("IMAGE", "Image"),
         ("COMMAND", "Command"),
@@ -73,6 +87,9 @@ pub(crate) async fn run(args: PsArgs, client: &Client, out: &mut dyn Write) -> R
         ("PORTS", "Ports"),
         ("NAMES", "Names"),
     ];
+    if args.size {
+        columns.push(("SIZE", "Size"));
+    }
     print(out, &rows, args.format.as_deref(), &columns)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -151,7 +168,7 @@ fn head_of(field: &str) -> String {
     head
 }
 
-fn row(item: &Value, full: bool) -> Value {
+pub(super) fn row(item: &Value, full: bool) -> Value {
     let text = |key: &str| item[key].as_str().unwrap_or_default().to_owned();
     let id = text("Id");
     let command = text("Command");
@@ -186,17 +203,50 @@ fn row(item: &Value, full: bool) -> Value {
         "Image": text("Image"),
         "Command": format!("\"{command}\""),
         "RunningFor": ago(now - created),
-        "CreatedAt": jiff::Timestamp::from_second(created).map(|t| t.to_string()).unwrap_or_default(),
+        "CreatedAt": local_time(created),
         "Status": text("Status"),
         "State": text("State"),
         "Ports": ports(item),
         "Names": names.join(","),
         "Labels": labels.join(","),
         "Networks": networks.join(","),
-        "Mounts": "",
-        "LocalVolumes": "0",
-        "Size": "0B",
+        "Mounts": mounts(item, full),
+        "LocalVolumes": local_volumes(item).to_string(),
+        "Size": size(item),
     })
+}
+
+fn mounted(item: &Value) -> impl Iterator<Item = &Value> {
+    item["Mounts"].as_array().into_iter().flatten()
+}
+
+/// What is mounted, by the volume's name or the path on the host; long ones are cut.
+fn mounts(item: &Value, full: bool) -> String {
+    let name = |mount: &Value| {
+        let text = |key: &str| mount[key].as_str().filter(|text| !text.is_empty());
+        let name = text("Name").or(text("Source")).unwrap_or_default();
+        match !full && MAX_MOUNT < name.chars().count() {
+            true => name.chars().take(MAX_MOUNT - 1).chain(['…']).collect(),
+            false => name.to_owned(),
+        }
+    };
+    mounted(item).map(name).collect::<Vec<String>>().join(",")
+}
+
+fn local_volumes(item: &Value) -> usize {
+    mounted(item)
+        .filter(|mount| mount["Driver"] == "local")
+        .count()
+}
+
+/// What is written, and with it the image.
+fn size(item: &Value) -> String {
+    let bytes = |key: &str| item[key].as_i64().unwrap_or_default();
+    let written = human_size(bytes("SizeRw"));
+    match bytes("SizeRootFs") {
+        0 => written,
+        whole => format!("{written} (virtual {})", human_size(whole)),
+    }
 }
 
 /// As docker writes them: `0.0.0.0:8080->80/tcp, [::]:8080->80/tcp`.
@@ -240,6 +290,21 @@ mod tests {
         );
         assert_eq!(shown("table {{.ID}}", &[]), "CONTAINER ID\n");
         assert_eq!(shown("{{.ID}}={{upper .Names}}", &rows), "abc=ONE\n");
+    }
+
+    #[test]
+    fn mounts_and_sizes_are_the_containers() {
+        let item = json!({
+            "Mounts": [
+                {"Type": "volume", "Name": "data", "Driver": "local", "Source": "/var/x"},
+                {"Type": "bind", "Source": "/a/long/path/of/the/host"},
+            ],
+            "SizeRw": 5000, "SizeRootFs": 1_005_000,
+        });
+        let row = row(&item, false);
+        assert_eq!(row["Mounts"], "data,/a/long/path/o…");
+        assert_eq!(row["LocalVolumes"], "1");
+        assert_eq!(row["Size"], "5kB (virtual 1MB)");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use hyper::Method;
 use super::line;
 use super::login::registry_auth;
 use crate::client::{encode, Client};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::progress::{self, To};
 
 /// `pull`
@@ -20,13 +20,27 @@ pub(crate) struct PullArgs {
     /// Platform: OS/ARCH
     #[arg(long)]
     platform: Option<String>,
+    /// All tags of the repository
+    #[arg(short, long)]
+    all_tags: bool,
+    /// Without effect: signatures by the Notary are not checked
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    disable_content_trust: Option<bool>,
     /// Name, with an optional registry, tag or digest
     image: String,
 }
 
 pub(crate) async fn run(args: PullArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    let name = with_tag(&args.image);
     let to = if args.quiet { To::Quiet } else { To::Stdout };
+    let name = with_tag(&args.image);
+    if args.all_tags {
+        if name == args.image {
+            return Err(CliError::usage("tag can't be used with --all-tags/-a"));
+        }
+        fetch(client, &args.image, args.platform.as_deref(), to).await?;
+        line(out, &args.image)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if !args.quiet && name != args.image {
         line(out, "Using default tag: latest")?;
     }
@@ -42,7 +56,12 @@ pub(super) async fn pull(
     platform: Option<&str>,
     to: To,
 ) -> Result<()> {
-    let mut path = format!("/images/create?fromImage={}", encode(&with_tag(image)));
+    fetch(client, &with_tag(image), platform, to).await
+}
+
+/// Pulls what a name means to the engine: without a tag, all of the repository.
+async fn fetch(client: &Client, image: &str, platform: Option<&str>, to: To) -> Result<()> {
+    let mut path = format!("/images/create?fromImage={}", encode(image));
     if let Some(platform) = platform {
         path.push_str(&format!("&platform={}", encode(platform)));
     }

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use hyper::Method;
 
 use super::files::{refuse_terminal, write_body};
-use super::line;
 use super::login::registry_auth;
 use super::pull::with_tag;
+use super::{line, platform};
 use crate::client::{empty, encode, Client};
 use crate::error::Result;
 use crate::progress::{self, To};
@@ -23,6 +23,12 @@ pub(crate) struct PushArgs {
     /// Print only the image's name
     #[arg(short, long)]
     quiet: bool,
+    /// Only if the image is for this platform: OS/ARCH[/VARIANT]
+    #[arg(long)]
+    platform: Option<String>,
+    /// Without effect: images are not signed by the Notary
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    disable_content_trust: Option<bool>,
     /// Name, with its registry
     image: String,
 }
@@ -33,6 +39,9 @@ pub(crate) struct SaveArgs {
     /// File to write instead of standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Only if the images are for this platform: OS/ARCH[/VARIANT]
+    #[arg(long)]
+    platform: Option<String>,
     /// Names or ids
     #[arg(required = true)]
     images: Vec<String>,
@@ -41,7 +50,7 @@ pub(crate) struct SaveArgs {
 pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     let to = if args.quiet { To::Quiet } else { To::Stdout };
     let (name, tag) = match args.all_tags {
-        true => (args.image.clone(), String::new()),
+        true => (args.image.clone(), "?".to_owned()),
         false => {
             let full = with_tag(&args.image);
             let (name, tag) = full.rsplit_once(':').unwrap_or((&full, "latest"));
@@ -53,7 +62,8 @@ pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -
     }
     // The slashes of a name are the path's.
     let name: Vec<String> = name.split('/').map(encode).collect();
-    let path = format!("/images/{}/push{tag}", name.join("/"));
+    let platform = platform::query("platform", args.platform.as_deref())?;
+    let path = format!("/images/{}/push{tag}&{platform}", name.join("/"));
     let auth = registry_auth(&args.image).await?;
     progress::show(client.send_with_auth(Method::POST, &path, auth).await?, to).await?;
     if args.quiet {
@@ -69,7 +79,8 @@ pub(crate) async fn save(args: SaveArgs, client: &Client, out: &mut dyn Write) -
         .iter()
         .map(|name| format!("names={}", encode(name)))
         .collect();
-    let path = format!("/images/get?{}", names.join("&"));
+    let platform = platform::query("platform", args.platform.as_deref())?;
+    let path = format!("/images/get?{}&{platform}", names.join("&"));
     let answer = client.send(Method::GET, &path, empty()).await?;
     write_body(answer, args.output.as_deref(), out).await?;
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,9 @@
 //! `run`, `create`, `attach`.
 
+mod devices;
 mod limits;
 mod mount;
+mod networks;
 mod options;
 mod publish;
 
@@ -14,6 +16,7 @@ use hyper::{Method, Response};
 use serde_json::Value;
 
 pub(crate) use options::CreateArgs;
+use options::Streams;
 
 use super::{line, pull};
 use crate::attach::{Attached, Ended};
@@ -51,9 +54,9 @@ pub(crate) struct AttachArgs {
     /// Keys that detach from the container
     #[arg(long)]
     pub(crate) detach_keys: Option<String>,
-    /// Do not forward signals
-    #[arg(long)]
-    pub(crate) no_sig_proxy: bool,
+    /// Forward signals to the container
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) sig_proxy: bool,
     /// Name or id
     pub(crate) container: String,
 }
@@ -72,16 +75,27 @@ pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> 
     if args.detach && args.create.rm && args.create.restarts() {
         return Err(CliError::usage("conflicting options: --restart and --rm"));
     }
+    if args.detach && !args.create.attach.is_empty() {
+        return Err(CliError::usage(
+            "conflicting options: cannot specify both --attach and --detach",
+        ));
+    }
     let mut body = args.create.body()?;
     let foreground = !args.detach;
-    let (tty, stdin) = (args.create.tty, args.create.interactive);
-    if foreground && tty && stdin && !stdin_is_terminal() {
+    let (tty, streams) = (args.create.tty, args.create.streams());
+    if foreground && tty && streams.stdin && !stdin_is_terminal() {
         return Err(CliError::usage("the input device is not a TTY"));
     }
-    body.attach_stdin = Some(foreground && stdin);
-    body.attach_stdout = Some(foreground);
-    body.attach_stderr = Some(foreground);
-    body.stdin_once = Some(foreground && stdin);
+    if args.detach {
+        for stream in [
+            &mut body.attach_stdin,
+            &mut body.attach_stdout,
+            &mut body.attach_stderr,
+            &mut body.stdin_once,
+        ] {
+            *stream = Some(false);
+        }
+    }
     let keys = detach_keys(args.detach_keys.as_deref(), tty)?;
     let id = create_container(&args.create, body, client).await?;
     if !foreground {
@@ -92,7 +106,7 @@ pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> 
     let session = Session {
         id: &id,
         tty,
-        stdin,
+        streams,
         sig_proxy: args.sig_proxy,
         keys,
     };
@@ -186,7 +200,7 @@ fn detach_keys(given: Option<&str>, tty: bool) -> Result<Option<DetachKeys>> {
 struct Session<'a> {
     id: &'a str,
     tty: bool,
-    stdin: bool,
+    streams: Streams,
     sig_proxy: bool,
     keys: Option<DetachKeys>,
 }
@@ -194,7 +208,7 @@ struct Session<'a> {
 impl Session<'_> {
     /// Attaches, starts the container if asked to, and stays to its end.
     async fn run(self, client: &Client, condition: &str, starts: bool) -> Result<ExitCode> {
-        let attached = attach_to(client, self.id, self.stdin).await?;
+        let attached = attach_to(client, self.id, self.streams).await?;
         // Its head has come when this returns: no end can be missed.
         let waiting = client
             .send(
@@ -218,7 +232,7 @@ impl Session<'_> {
     }
 
     async fn stay(self, client: &Client, attached: Attached) -> Result<Stayed> {
-        let _raw = match self.tty && self.stdin {
+        let _raw = match self.tty && self.streams.stdin {
             true => RawMode::enter()?,
             false => None,
         };
@@ -226,7 +240,7 @@ impl Session<'_> {
         if self.tty {
             signals::send_size(client, sized).await;
         }
-        let copying = attached.copy(self.stdin, self.keys);
+        let copying = attached.copy(self.streams.stdin, self.keys);
         let sizes = async {
             match self.tty {
                 true => signals::follow_size(client, sized).await,
@@ -259,10 +273,12 @@ enum Stayed {
     Until(ExitCode),
 }
 
-async fn attach_to(client: &Client, id: &str, stdin: bool) -> Result<Attached> {
+async fn attach_to(client: &Client, id: &str, streams: Streams) -> Result<Attached> {
     let path = format!(
-        "/containers/{id}/attach?stream=1&stdout=1&stderr=1&stdin={}",
-        u8::from(stdin)
+        "/containers/{id}/attach?stream=1&stdout={}&stderr={}&stdin={}",
+        u8::from(streams.stdout),
+        u8::from(streams.stderr),
+        u8::from(streams.stdin)
     );
     client.hijack(&path, empty()).await
 }
@@ -317,8 +333,12 @@ async fn attached(
     let session = Session {
         id: inspect["Id"].as_str().unwrap_or_default(),
         tty,
-        stdin: !args.no_stdin && inspect["Config"]["OpenStdin"] == true,
-        sig_proxy: !args.no_sig_proxy,
+        streams: Streams {
+            stdin: !args.no_stdin && inspect["Config"]["OpenStdin"] == true,
+            stdout: true,
+            stderr: true,
+        },
+        sig_proxy: args.sig_proxy,
         keys: detach_keys(args.detach_keys.as_deref(), tty)?,
     };
     session.run(client, condition, starts).await

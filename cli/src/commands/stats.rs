@@ -24,6 +24,9 @@ pub(crate) struct StatsArgs {
     /// Print once
     #[arg(long)]
     no_stream: bool,
+    /// Whole ids
+    #[arg(long)]
+    no_trunc: bool,
     /// Containers; none: all that run
     containers: Vec<String>,
 }
@@ -95,11 +98,11 @@ async fn look(args: &StatsArgs, client: &Client) -> Result<Vec<Value>> {
     let documents = futures_util::future::join_all(looks).await;
     documents
         .into_iter()
-        .map(|document| document.map(|document| row(&document)))
+        .map(|document| document.map(|document| row(&document, args.no_trunc)))
         .collect()
 }
 
-fn row(document: &Value) -> Value {
+fn row(document: &Value, full: bool) -> Value {
     let number = |path: &str| {
         document
             .pointer(path)
@@ -127,7 +130,7 @@ fn row(document: &Value) -> Value {
         .as_str()
         .unwrap_or_default()
         .chars()
-        .take(12)
+        .take(if full { usize::MAX } else { 12 })
         .collect();
     let name = document["name"].as_str().unwrap_or_default();
     json!({
@@ -185,7 +188,7 @@ mod tests {
             "networks": {"eth0": {"rx_bytes": 5, "tx_bytes": 7}},
             "pids_stats": {"current": 3},
         });
-        let row = row(&document);
+        let row = row(&document, false);
         assert_eq!(row["ID"], "0123456789ab");
         assert_eq!(row["CPUPerc"], "50.00%");
         assert_eq!(row["MemPerc"], "25.00%");

@@ -32,6 +32,24 @@ pub(crate) struct UpdateArgs {
     /// CPUs to use, such as 0-1
     #[arg(long)]
     cpuset_cpus: Option<String>,
+    /// Memory nodes to use: a VM has node 0
+    #[arg(long)]
+    cpuset_mems: Option<String>,
+    /// Period of the CPU quota in microseconds
+    #[arg(long)]
+    cpu_period: Option<i64>,
+    /// CPU time in each period in microseconds
+    #[arg(long, allow_hyphen_values = true)]
+    cpu_quota: Option<i64>,
+    /// Refused: real-time periods are of cgroup v1
+    #[arg(long)]
+    cpu_rt_period: Option<i64>,
+    /// Refused: real-time periods are of cgroup v1
+    #[arg(long)]
+    cpu_rt_runtime: Option<i64>,
+    /// Weight of its disk accesses, 10 to 1000
+    #[arg(long)]
+    blkio_weight: Option<i64>,
     /// Most processes; -1: no limit
     #[arg(long, allow_hyphen_values = true)]
     pids_limit: Option<i64>,
@@ -58,14 +76,24 @@ fn body(args: &UpdateArgs) -> Result<Value> {
         ("NanoCpus", args.cpus),
         ("CpuShares", args.cpu_shares),
         ("PidsLimit", args.pids_limit),
+        ("CpuPeriod", args.cpu_period),
+        ("CpuQuota", args.cpu_quota),
+        ("CpuRealtimePeriod", args.cpu_rt_period),
+        ("CpuRealtimeRuntime", args.cpu_rt_runtime),
+        ("BlkioWeight", args.blkio_weight),
     ];
     for (key, value) in numbers {
         if let Some(value) = value {
             body[key] = json!(value);
         }
     }
-    if let Some(cpus) = &args.cpuset_cpus {
-        body["CpusetCpus"] = json!(cpus);
+    for (key, value) in [
+        ("CpusetCpus", &args.cpuset_cpus),
+        ("CpusetMems", &args.cpuset_mems),
+    ] {
+        if let Some(value) = value {
+            body[key] = json!(value);
+        }
     }
     if let Some(policy) = &args.restart {
         let (name, count) = policy.split_once(':').unwrap_or((policy, "0"));

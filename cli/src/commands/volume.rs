@@ -5,12 +5,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use bollard::models::VolumeCreateRequest;
-use serde_json::Value;
+use serde_json::{json, Value};
 
-use super::line;
+use super::{line, ps};
 use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
-use crate::{table, template};
+use crate::template;
 
 /// `volume`
 #[derive(Debug, clap::Subcommand)]
@@ -163,18 +163,27 @@ async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<(
         }
         return Ok(());
     }
-    if let Some(format) = &args.format {
-        for volume in volumes {
-            line(out, template::render(format, volume)?)?;
-        }
-        return Ok(());
-    }
-    let rows: Vec<Vec<String>> = volumes
-        .iter()
-        .map(|volume| vec![text(volume, "Driver"), text(volume, "Name")])
-        .collect();
-    table::print(out, &["DRIVER", "VOLUME NAME"], &rows)
-        .map_err(CliError::io("cannot write the output"))
+    let rows: Vec<Value> = volumes.iter().map(row).collect();
+    let columns = [("DRIVER", "Driver"), ("VOLUME NAME", "Name")];
+    ps::print(out, &rows, args.format.as_deref(), &columns)
+}
+
+/// A volume as docker's templates see it.
+fn row(volume: &Value) -> Value {
+    let labels = volume["Labels"].as_object().into_iter().flatten();
+    let labels = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    json!({
+        "Name": volume["Name"],
+        "Driver": volume["Driver"],
+        "Scope": volume["Scope"],
+        "Mountpoint": volume["Mountpoint"],
+        "Labels": labels.collect::<Vec<_>>().join(","),
+        "Links": "N/A",
+        "Size": "N/A",
+        "Availability": "N/A",
+        "Group": "N/A",
+        "Status": "N/A",
+    })
 }
 
 async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
@@ -226,11 +235,11 @@ async fn remove(args: &RemoveArgs, client: &Client, out: &mut dyn Write) -> Resu
 }
 
 async fn prune(args: &PruneArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
-    if !args.force {
-        return Err(CliError::usage(
-            "volume prune removes volumes with all that is in them: say --force",
-        ));
-    }
+    let which = match args.all {
+        true => "all volumes that no container has",
+        false => "the volumes without a name that no container has",
+    };
+    super::prune::confirm(args.force, &format!("{which}, with all that is in them"))?;
     let mut filters = filters(&args.filter)?;
     if args.all {
         filters.insert("all".to_owned(), vec!["true".to_owned()]);

@@ -15,6 +15,7 @@ use bollard_stubs::models::{
 use hull_image::{Digest, Image, Removed};
 use serde_json::Value;
 
+use super::platform;
 use super::respond::Answer;
 use super::save::{load, save, save_many};
 use super::transfer::{create, push};
@@ -50,9 +51,15 @@ async fn one(
         _ => (rest.as_str(), ""),
     };
     match (method.as_str(), action) {
-        ("GET", "json") => Ok(Json(inspect(&engine.images.find(name).await?)?).into_response()),
-        ("GET", "history") => Ok(Json(history(&engine.images.find(name).await?)?).into_response()),
-        ("GET", "get") => save(&engine, &[name.to_owned()]).await,
+        ("GET", "json") => {
+            let image = platform::find(&engine, name, &query, "platform").await?;
+            Ok(Json(inspect(&image)?).into_response())
+        }
+        ("GET", "history") => {
+            let image = platform::find(&engine, name, &query, "platform").await?;
+            Ok(Json(history(&image)?).into_response())
+        }
+        ("GET", "get") => save(&engine, &[name.to_owned()], &query).await,
         ("POST", "push") => push(&engine, name, &query, &headers).await,
         ("POST", "tag") => tag(&engine, name, &query).await,
         ("DELETE", _) => remove(&engine, name, &query).await,
@@ -336,6 +343,7 @@ fn images_in_use(engine: &Engine) -> BTreeMap<Digest, String> {
 }
 
 async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
+    platform::find(engine, name, query, "platforms").await?;
     let (id, tags) = engine.images.resolve(name).await?;
     let in_use = images_in_use(engine);
     let user = in_use.get(&id).and_then(|id| engine.container(id).ok());

@@ -11,6 +11,7 @@ mod inspect;
 mod logs;
 mod metrics;
 mod networks;
+mod platform;
 mod progress;
 mod read_to_end;
 mod registry;

@@ -9,12 +9,14 @@ use futures_util::TryStreamExt as _;
 use serde_json::json;
 
 use super::images::publish;
+use super::platform;
 use super::progress::{with_progress, ProgressLines};
 use super::respond::Answer;
 use super::{Query, Shared};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::images::parse_reference;
+use crate::json::Params;
 
 /// `?names=A&names=B`.
 pub(super) async fn save_many(engine: Shared, query: Query) -> Answer<Response> {
@@ -22,16 +24,21 @@ pub(super) async fn save_many(engine: Shared, query: Query) -> Answer<Response> 
     let names: Vec<String> = values
         .flat_map(|value| value.split(',').map(str::to_owned))
         .collect();
-    save(&engine, &names).await
+    save(&engine, &names, &query.0).await
 }
 
-pub(super) async fn save(engine: &Arc<Engine>, names: &[String]) -> Answer<Response> {
+/// Images as an archive, if each is for the platform that the query may name.
+pub(super) async fn save(
+    engine: &Arc<Engine>,
+    names: &[String],
+    query: &Params,
+) -> Answer<Response> {
     if names.is_empty() {
         return Err(EngineError::BadRequest("no image is named".to_owned()).into());
     }
     let mut saved: Vec<hull_image::Saved> = Vec::new();
     for name in names {
-        let image = engine.images.find(name).await?;
+        let image = platform::find(engine, name, query, "platform").await?;
         // An id is saved without a name; a repository with all its tags, a tag with itself.
         let tags = image
             .repo_tags
@@ -60,6 +67,7 @@ pub(super) async fn save(engine: &Arc<Engine>, names: &[String]) -> Answer<Respo
 }
 
 pub(super) async fn load(engine: Shared, Query(query): Query, body: Body) -> Answer<Response> {
+    platform::check_own(&query)?;
     let engine = Arc::clone(&engine);
     let operation = move |progress: ProgressLines| async move {
         let pieces = body.into_data_stream().map_err(std::io::Error::other);

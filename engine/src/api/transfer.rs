@@ -11,6 +11,7 @@ use serde_json::json;
 use super::auth;
 use super::images::publish;
 use super::import;
+use super::platform;
 use super::progress::{with_progress, ProgressLines};
 use super::respond::Answer;
 use super::{Query, Shared};
@@ -58,27 +59,37 @@ async fn pull(
 ) -> Answer<Response> {
     let (reference, credentials) = wanted(name, query, headers)?;
     let platform = import::platform(query)?;
+    let all_tags = query.get("tag").is_none_or(str::is_empty) && !says_which(name);
     let engine = Arc::clone(engine);
     let operation = move |progress: ProgressLines| async move {
-        let before = engine
-            .images
-            .find(&reference.familiar())
-            .await
-            .ok()
-            .map(|image| image.id);
-        let image = engine
-            .images
-            .pull(&reference, &platform, credentials, &progress)
-            .await?;
-        let name = reference.familiar();
-        publish(&engine, "pull", &name, &name);
-        let status = match before == Some(image.id) {
-            true => format!("Status: Image is up to date for {name}"),
-            false => format!("Status: Downloaded newer image for {name}"),
+        let references = match all_tags {
+            true => engine.images.tags(&reference, credentials.clone()).await?,
+            false => vec![reference],
         };
-        Ok(vec![json!({ "status": status })])
+        let mut lines = Vec::new();
+        for reference in references {
+            let image = &engine.images;
+            let before = image.find(&reference.familiar()).await.ok();
+            let image = image
+                .pull(&reference, &platform, credentials.clone(), &progress)
+                .await?;
+            let name = reference.familiar();
+            publish(&engine, "pull", &name, &name);
+            let status = match before.is_some_and(|before| before.id == image.id) {
+                true => format!("Status: Image is up to date for {name}"),
+                false => format!("Status: Downloaded newer image for {name}"),
+            };
+            lines.push(json!({ "status": status }));
+        }
+        Ok(lines)
     };
     with_progress(operation, false).await
+}
+
+/// Whether a name has a tag or a digest; without both, all tags of the repository are meant.
+fn says_which(name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.contains([':', '@'])
 }
 
 pub(super) async fn push(
@@ -100,6 +111,9 @@ pub(super) async fn push(
             same && (of_tag.is_none() || tag.tag() == of_tag)
         })
         .collect();
+    for reference in &references {
+        platform::find(engine, &reference.familiar(), query, "platform").await?;
+    }
     if references.is_empty() {
         return Err(EngineError::BadRequest(format!(
             "An image does not exist locally with the tag: {}",

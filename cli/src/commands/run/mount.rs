@@ -43,7 +43,7 @@ pub(super) fn parse(text: &str) -> Result<Mount> {
 
 /// The fields of a line of comma-separated values, as RFC 4180 has it: a field with a comma in it
 /// is put in double quotes.
-fn fields(text: &str) -> Vec<String> {
+pub(super) fn fields(text: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut quoted = false;
     let mut characters = text.chars().peekable();

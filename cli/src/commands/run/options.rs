@@ -1,17 +1,19 @@
 //! The flags of `run` and `create`, and the API's request that they mean.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig,
-    HostConfigLogConfig, NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, ResourcesUlimits,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 
 use super::publish;
 use crate::error::{CliError, Result};
 use crate::terminal;
-use crate::units::{env_word, parse_bytes, parse_cpus, parse_duration, parse_env_file};
+use crate::units::{
+    env_word, parse_bytes, parse_cpus, parse_duration, parse_env_file, parse_label_file,
+};
 
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -25,12 +27,31 @@ pub(super) enum Pull {
     Never,
 }
 
+/// A stream of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Stream {
+    Stdin,
+    Stdout,
+    Stderr,
+}
+
+/// The streams that a client is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Streams {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+}
+
 /// Flags of `run` and `create`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateArgs {
     /// Print help (`-h` is the host name, as docker has it)
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
+    /// Attach to these streams alone: stdin, stdout, stderr (repeatable)
+    #[arg(short, long, value_enum, value_name = "STREAM", ignore_case = true)]
+    pub(super) attach: Vec<Stream>,
     /// Keep its input open
     #[arg(short, long)]
     pub(super) interactive: bool,
@@ -103,24 +124,8 @@ pub(crate) struct CreateArgs {
     /// Say that the container serves a port
     #[arg(long, value_name = "PORT")]
     expose: Vec<String>,
-    /// Network of the container (repeatable)
-    #[arg(long, alias = "net")]
-    network: Vec<String>,
-    /// Further name of the container on its network
-    #[arg(long, alias = "net-alias")]
-    network_alias: Vec<String>,
-    /// Fixed IPv4 address
-    #[arg(long, value_name = "ADDRESS")]
-    ip: Option<String>,
-    /// Fixed IPv6 address
-    #[arg(long, value_name = "ADDRESS")]
-    ip6: Option<String>,
-    /// A name for another container on its network: CONTAINER[:NAME]
-    #[arg(long, value_name = "CONTAINER[:NAME]")]
-    link: Vec<String>,
-    /// Hardware address
-    #[arg(long, value_name = "ADDRESS")]
-    mac_address: Option<String>,
+    #[command(flatten)]
+    networks: super::networks::NetworkOptions,
     /// Where it may begin conversations to: all, outside (not the host, not link-local addresses),
     /// none, or allow:CIDR[:PORT],...
     #[arg(long, value_name = "POLICY")]
@@ -155,6 +160,9 @@ pub(crate) struct CreateArgs {
     /// Host name
     #[arg(long, short = 'h')]
     hostname: Option<String>,
+    /// NIS domain name
+    #[arg(long)]
+    domainname: Option<String>,
     /// Fixed host address: NAME:ADDRESS
     #[arg(long)]
     add_host: Vec<String>,
@@ -182,12 +190,18 @@ pub(crate) struct CreateArgs {
     /// Platform of the image: OS/ARCH
     #[arg(long)]
     pub(super) platform: Option<String>,
+    /// Without effect: signatures by the Notary are not checked
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    disable_content_trust: Option<bool>,
     /// Say nothing of pulls
     #[arg(short, long)]
     pub(super) quiet: bool,
     /// Set a label: KEY[=VALUE]
     #[arg(short, long)]
     label: Vec<String>,
+    /// Read labels from a file
+    #[arg(long, value_name = "FILE")]
+    label_file: Vec<PathBuf>,
     /// Set an annotation: KEY=VALUE
     #[arg(long)]
     annotation: Vec<String>,
@@ -234,6 +248,24 @@ impl CreateArgs {
             .is_some_and(|policy| !matches!(policy, "" | "no"))
     }
 
+    /// What a client in the foreground attaches to: output, and input where it is kept open, unless
+    /// streams are named.
+    pub(super) fn streams(&self) -> Streams {
+        let named = |stream| self.attach.contains(&stream);
+        match self.attach.is_empty() {
+            true => Streams {
+                stdin: self.interactive,
+                stdout: true,
+                stderr: true,
+            },
+            false => Streams {
+                stdin: named(Stream::Stdin),
+                stdout: named(Stream::Stdout),
+                stderr: named(Stream::Stderr),
+            },
+        }
+    }
+
     /// The image; its place can be taken by a flag that does not exist.
     pub(super) fn image(&self) -> Result<&str> {
         match self.words.first().map(String::as_str) {
@@ -256,9 +288,14 @@ impl CreateArgs {
             working_dir: self.workdir.clone(),
             user: self.user.clone(),
             hostname: self.hostname.clone(),
+            domainname: self.domainname.clone(),
             tty: Some(self.tty),
             open_stdin: Some(self.interactive),
-            labels: Some(pairs(&self.label)),
+            attach_stdin: Some(self.streams().stdin),
+            attach_stdout: Some(self.streams().stdout),
+            attach_stderr: Some(self.streams().stderr),
+            stdin_once: Some(self.interactive && self.streams().stdin),
+            labels: Some(self.labels()?),
             stop_signal: self.stop_signal.clone(),
             stop_timeout: self.stop_timeout,
             host_config: Some(self.host_config()?),
@@ -271,9 +308,19 @@ impl CreateArgs {
             ),
             healthcheck: self.health()?,
             exposed_ports: some(self.exposed_ports()?),
-            networking_config: self.networking_config(),
+            networking_config: self.networks.config()?,
             ..ContainerCreateBody::default()
         })
+    }
+
+    /// Files first: a flag overrides what a file says.
+    fn labels(&self) -> Result<HashMap<String, String>> {
+        let mut labels = HashMap::new();
+        for path in &self.label_file {
+            labels.extend(pairs(&parse_label_file(&read(path)?)?));
+        }
+        labels.extend(pairs(&self.label));
+        Ok(labels)
     }
 
     fn health(&self) -> Result<Option<HealthConfig>> {
@@ -321,38 +368,6 @@ impl CreateArgs {
         Ok(ports)
     }
 
-    /// What is said of each network; aliases and addresses are for the first one.
-    fn networking_config(&self) -> Option<NetworkingConfig> {
-        let default = "default".to_owned();
-        let said = self.ip.is_some() || self.ip6.is_some() || !self.network_alias.is_empty();
-        let first = match self.network.first() {
-            Some(first) => first,
-            None if said => &default,
-            None => return None,
-        };
-        let mut all = HashMap::new();
-        for network in &self.network {
-            all.insert(network.clone(), EndpointSettings::default());
-        }
-        let fixed = self.ip.is_some() || self.ip6.is_some();
-        let address = fixed.then(|| EndpointIpamConfig {
-            ipv4_address: self.ip.clone(),
-            ipv6_address: self.ip6.clone(),
-            ..EndpointIpamConfig::default()
-        });
-        let settings = EndpointSettings {
-            aliases: some(self.network_alias.clone()),
-            ipam_config: address,
-            mac_address: self.mac_address.clone(),
-            ..EndpointSettings::default()
-        };
-        all.insert(first.clone(), settings);
-        let shared = matches!(first.as_str(), "none" | "host") || first.starts_with("container:");
-        (!shared).then_some(NetworkingConfig {
-            endpoints_config: Some(all),
-        })
-    }
-
     fn annotations(&self) -> HashMap<String, String> {
         let mut all = pairs(&self.annotation);
         let own = [
@@ -377,7 +392,7 @@ impl CreateArgs {
 
     fn host_config(&self) -> Result<HostConfig> {
         let size = terminal::size().filter(|_| self.tty);
-        Ok(self.limits.fill(HostConfig {
+        self.limits.fill(HostConfig {
             auto_remove: Some(self.rm),
             binds: some(
                 self.volume
@@ -394,7 +409,7 @@ impl CreateArgs {
                     .collect::<Result<_>>()?,
             ),
             tmpfs: Some(self.tmpfs.iter().map(|text| split(text, ':')).collect()),
-            network_mode: self.network.first().cloned(),
+            network_mode: self.networks.mode()?,
             port_bindings: Some(publish::parse_all(&self.publish)?),
             publish_all_ports: Some(self.publish_all),
             nano_cpus: self.cpus,
@@ -413,7 +428,7 @@ impl CreateArgs {
             dns: some(self.dns.clone()),
             dns_search: some(self.dns_search.clone()),
             dns_options: some(self.dns_option.clone()),
-            links: some(self.link.clone()),
+            links: some(self.networks.links()),
             group_add: some(self.group_add.clone()),
             restart_policy: self.restart.as_deref().map(restart_policy).transpose()?,
             cap_add: some(self.cap_add.clone()),
@@ -427,23 +442,25 @@ impl CreateArgs {
             log_config: self.log_config(),
             console_size: size.map(|(width, height)| vec![height.into(), width.into()]),
             ..HostConfig::default()
-        }))
+        })
     }
 
     /// Files first: a flag overrides what a file says.
     fn environment(&self) -> Result<Vec<String>> {
         let mut env = Vec::new();
         for path in &self.env_file {
-            let text = std::fs::read_to_string(path)
-                .map_err(CliError::io(format!("cannot read {}", path.display())))?;
-            env.extend(parse_env_file(&text)?);
+            env.extend(parse_env_file(&read(path)?)?);
         }
         env.extend(self.env.iter().filter_map(|word| env_word(word)));
         Ok(env)
     }
 }
 
-fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(CliError::io(format!("cannot read {}", path.display())))
+}
+
+pub(super) fn some<T>(items: Vec<T>) -> Option<Vec<T>> {
     (!items.is_empty()).then_some(items)
 }
 
@@ -452,7 +469,7 @@ fn split(text: &str, at: char) -> (String, String) {
     (key.to_owned(), value.to_owned())
 }
 
-fn pairs(words: &[String]) -> HashMap<String, String> {
+pub(super) fn pairs(words: &[String]) -> HashMap<String, String> {
     words.iter().map(|word| split(word, '=')).collect()
 }
 
@@ -559,6 +576,34 @@ mod tests {
         );
         assert_eq!(host.restart_policy.unwrap().maximum_retry_count, Some(3));
         assert_eq!(host.ulimits.unwrap()[0].hard, Some(2));
+    }
+
+    #[test]
+    fn named_streams_are_all_that_is_attached_to() {
+        let both = body(&["-a", "stdout", "-a", "STDERR", "-i", "x"]);
+        assert_eq!(
+            (both.attach_stdin, both.stdin_once),
+            (Some(false), Some(false))
+        );
+        assert_eq!(
+            (both.attach_stdout, both.attach_stderr),
+            (Some(true), Some(true))
+        );
+        let usual = body(&["-i", "x"]);
+        assert_eq!(
+            (usual.attach_stdin, usual.attach_stdout),
+            (Some(true), Some(true))
+        );
+    }
+
+    #[test]
+    fn labels_come_from_files_and_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("labels");
+        std::fs::write(&file, "# c\na=1\nb=x y\n").unwrap();
+        let labels = body(&["--label-file", file.to_str().unwrap(), "-l", "a=2", "x"]).labels;
+        let labels = labels.unwrap();
+        assert_eq!((labels["a"].as_str(), labels["b"].as_str()), ("2", "x y"));
     }
 
     #[test]

@@ -207,6 +207,14 @@ impl Store {
         Ok(self.inner.client.search(registry, term, limit).await?)
     }
 
+    /// All tags of a reference's repository that its registry has.
+    ///
+    /// # Errors
+    /// Registry errors.
+    pub async fn tags(&self, reference: &Reference) -> Result<Vec<String>, ImageError> {
+        Ok(self.inner.client.tags(reference).await?)
+    }
+
     /// Whether a registry takes the credentials that this store has for it.
     ///
     /// # Errors

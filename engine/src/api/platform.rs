@@ -1,0 +1,78 @@
+//! The platform that a request about an image names. Each image that is here is for one platform,
+//! so a request either means it or an image that is not here.
+
+use hull_image::{Image, Platform};
+use serde::Deserialize;
+
+use crate::engine::Engine;
+use crate::error::{EngineError, Result};
+use crate::json::Params;
+
+/// A platform as the OCI image specification's index has it ("OCI Image Index Specification",
+/// `platform`).
+#[derive(Debug, Deserialize)]
+struct Named {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+/// Those that a query names under `key`, as JSON.
+fn asked(query: &Params, key: &str) -> Result<Vec<Platform>> {
+    let parse = |text: &String| {
+        let named: Named = serde_json::from_str(text).map_err(|error| {
+            EngineError::BadRequest(format!("failed to parse platform {text:?}: {error}"))
+        })?;
+        Ok(Platform::new(
+            &named.os,
+            &named.architecture,
+            named.variant.as_deref(),
+        ))
+    };
+    let texts = query.all(key).iter().filter(|text| !text.is_empty());
+    texts.map(parse).collect()
+}
+
+/// An image by its name, if it is for the platform that the query names.
+pub(super) async fn find(engine: &Engine, name: &str, query: &Params, key: &str) -> Result<Image> {
+    let image = engine.images.find(name).await?;
+    for wanted in asked(query, key)? {
+        let found = image.platform();
+        if !wanted.takes(&found) {
+            return Err(EngineError::NoSuchImage(format!(
+                "{name} for {wanted} (it is here for {found})"
+            )));
+        }
+    }
+    Ok(image)
+}
+
+/// Refuses an archive's other platforms than this machine's.
+pub(super) fn check_own(query: &Params) -> Result<()> {
+    let own = Platform::default();
+    match asked(query, "platform")?
+        .into_iter()
+        .find(|wanted| !wanted.takes(&own))
+    {
+        None => Ok(()),
+        Some(other) => Err(EngineError::NotBuilt(format!(
+            "loading an image for {other} on a machine of {own}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_json() {
+        let said = |text: &str| Params::from_iter([("platform".to_owned(), text.to_owned())]);
+        let query = said(r#"{"os":"linux","architecture":"arm","variant":"v7"}"#);
+        let found = asked(&query, "platform").unwrap();
+        assert_eq!(found, [Platform::new("linux", "arm", Some("v7"))]);
+        assert_eq!(asked(&query, "platforms").unwrap(), []);
+        assert!(asked(&said("linux/arm"), "platform").is_err());
+        assert!(check_own(&query).is_err());
+    }
+}
