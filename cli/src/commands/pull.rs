@@ -35,7 +35,10 @@ pub(crate) async fn run(args: PullArgs, client: &Client, out: &mut dyn Write) ->
     let name = with_tag(&args.image);
     if args.all_tags {
         if name == args.image {
-            return Err(CliError::usage("tag can't be used with --all-tags/-a"));
+            return Err(CliError::Failed {
+                status: 1,
+                message: "tag can't be used with --all-tags/-a".to_owned(),
+            });
         }
         fetch(client, &args.image, args.platform.as_deref(), to).await?;
         line(out, &args.image)?;

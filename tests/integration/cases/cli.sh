@@ -1,0 +1,72 @@
+# Docker's flags and verbs at Hull's own command line.
+
+case_flags_of_run_mean_what_they_mean_to_docker() {
+    hull network create t-cli >/dev/null
+    printf '# labels\nfrom=file\nboth=file\n' >"$T/labels"
+    capture hull run --name t-one --network name=t-cli,alias=first,gw-priority=5 --label-file "$T/labels" -l both=flag \
+        --device /dev/fuse:/dev/inside:rw --domainname example.test -v t-cli:/data -a stdout "$BUSYBOX" \
+        sh -c 'echo out; echo err >&2; ls /dev/inside; dd if=/dev/zero of=/big bs=1024 count=2000 2>/dev/null'
+    expect_status 0
+    expect_out $'out\n/dev/inside\n'
+    expect_eq "$err" '' 'what was not attached to'
+    expect_eq "$(hull inspect -f '{{.Config.Domainname}} {{index .Config.Labels "from"}} {{index .Config.Labels "both"}} {{.HostConfig.NetworkMode}}' t-one)" 'example.test file flag t-cli'
+    expect_eq "$(hull inspect -f '{{range .NetworkSettings.Networks}}{{.Aliases}} {{.GwPriority}}{{end}}' t-one)" '[first] 5'
+    # What is written is counted where it is asked for.
+    expect_eq "$(hull ps -a -s --filter name=t-one --format '{{.Mounts}} {{.LocalVolumes}}')" 't-cli 1'
+    [[ $(hull ps -a --filter name=t-one --format '{{.Size}}') =~ ^[2-9]\.[0-9]*MB\ \(virtual\  ]] || fail "size: $(hull ps -a --filter name=t-one --format '{{.Size}}')"
+    [ "$(hull inspect -s -f '{{.SizeRw}}' t-one)" -gt 2000000 ] || fail 'SizeRw'
+    # Contradictions and what a VM can't have are named, before anything is made.
+    for words in '-d -a stdout' '--network name=t-cli,ip=10.0.0.1 --ip 10.0.0.2' '--network host --network t-cli' '--cgroupns shared'; do
+        # shellcheck disable=SC2086
+        capture hull run --name t-two $words "$BUSYBOX" true
+        expect_status 125
+    done
+    capture hull run --name t-two --gpus all "$BUSYBOX" true
+    expect_status 125
+    expect_err_has GPU
+    capture hull run --name t-two --device-read-bps /dev/sda:1mb "$BUSYBOX" true
+    expect_status 125
+    expect_err_has BlkioDeviceReadBps
+    hull rm t-one >/dev/null
+    hull network rm t-cli >/dev/null
+    hull volume rm t-cli >/dev/null
+}
+
+case_images_are_asked_for_by_platform_and_by_all_their_tags() {
+    local name=$REGISTRY/t-tags
+    for tag in one two; do registry_push "$IMAGES/busybox" "$name:$tag"; done
+    capture hull pull -a "$name"
+    expect_status 0
+    expect_eq "$(hull images --format '{{.Tag}}' "$name" | sort | tr '\n' ' ')" 'one two ' tags
+    capture hull pull -a "$name:one"
+    expect_status 1
+    hull image inspect --platform linux/amd64 "$name:one" >/dev/null
+    for command in 'image inspect' 'history' 'push' 'save -o /dev/null' 'rmi'; do
+        # shellcheck disable=SC2086
+        capture hull $command --platform linux/arm64 "$name:one"
+        expect_status 1
+        expect_err_has linux/arm64
+    done
+    hull rmi "$name:one" "$name:two" >/dev/null
+}
+
+case_a_prune_asks_first() {
+    hull create --name t-old "$BUSYBOX" true >/dev/null
+    hull network create t-unused >/dev/null
+    for command in 'container prune' 'network prune' 'volume prune' 'image prune' 'system prune'; do
+        # shellcheck disable=SC2086
+        capture hull $command <<<n
+        expect_status 1
+        expect_err_has 'Are you sure'
+    done
+    hull inspect t-old >/dev/null
+    capture hull network prune --filter label!=keep <<<y
+    expect_status 0
+    expect_out_has t-unused
+    expect_eq "$(hull network rm -f t-unused; echo $?)" 0 'removal of what is gone, with force'
+    capture hull system df -v
+    expect_out_has 'Local Volumes space usage'
+    expect_out_has t-old
+    expect_eq "$(hull system df --format '{{.Type}}' | tr '\n' ',')" 'Images,Containers,Local Volumes,Build Cache,'
+    hull rm t-old >/dev/null
+}
