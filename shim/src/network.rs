@@ -142,6 +142,7 @@ impl Attachments {
             let mac = interface.mac()?;
             lowered.devices.push(NetConfig {
                 tap: fd_name(index).into(),
+                vhost: None,
                 mac,
                 mtu: interface.mtu,
             });

@@ -9,7 +9,7 @@ use hull_network::foreign::Foreign;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, RemoveInterfaceRequest,
 };
-use hull_vm_config::{FdName, Slot, VmConfig};
+use hull_vm_config::{FdName, NetConfig, Slot, VmConfig};
 
 use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
@@ -24,7 +24,7 @@ use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{ShareError, ShareServer};
 use crate::spec::SpecError;
 use crate::user_namespace::IdMaps;
-use crate::vmm::{open_kvm, Launch, UidLease, Vm, VmEnd, VmmError};
+use crate::vmm::{open_kvm, open_vhost_net, Launch, UidLease, Vm, VmEnd, VmmError};
 
 /// Name of the console's file in the runtime directory.
 pub const CONSOLE_FILE: &str = "console.log";
@@ -77,6 +77,8 @@ pub struct Boot<'a> {
     pub id_maps: Option<&'a IdMaps>,
     /// Taps, one for each network device of the configuration.
     pub taps: Vec<OwnedFd>,
+    /// The host's kernel may serve them.
+    pub vhost_net: bool,
     /// The namespace that they are in, if it is not the engine's; kept as long as the VM.
     pub foreign: Option<Foreign>,
     /// Their interfaces in the guest.
@@ -105,6 +107,7 @@ pub struct Sandbox {
     shares: Option<ShareServer>,
     size: VmSize,
     dir: RuntimeDir,
+    vhost_net: bool,
     foreign: Mutex<Vec<Foreign>>,
     _uid: UidLease,
 }
@@ -129,6 +132,7 @@ impl Sandbox {
             shares: &plan.shares,
             id_maps: plan.id_maps.as_ref(),
             taps,
+            vhost_net: plan.vhost_net,
             foreign,
             network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
@@ -151,6 +155,9 @@ impl Sandbox {
         let doors = open_cgroups(&boot, &mut dir)?;
         let taps = std::mem::take(&mut boot.taps);
         let mut files = open_files(&boot, taps)?;
+        if boot.vhost_net {
+            files.extend(open_vhosts(&mut boot.config.devices.nets));
+        }
         let mut shares = None;
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
@@ -190,6 +197,7 @@ impl Sandbox {
             shares,
             size,
             dir,
+            vhost_net: boot.vhost_net,
             foreign: Mutex::new(boot.foreign.into_iter().collect()),
             _uid: uid,
         })
@@ -211,8 +219,9 @@ impl Sandbox {
             .skip(first)
             .zip(devices.zip(interfaces))
         {
+            let vhost = self.vhost_net.then(open_vhost_net).flatten();
             self.vm
-                .attach_net(slot, tap, device.mac, device.mtu)
+                .attach_net(slot, tap, vhost, device.mac, device.mtu)
                 .await?;
             interface.slot = slot_number(slot);
         }
@@ -354,6 +363,17 @@ async fn end_with(virtiofsd: OwnedFd, vm: Vm) {
         }
         _ = vm.ended() => {}
     }
+}
+
+/// Has the host's kernel serve the interfaces, if it can.
+fn open_vhosts(nets: &mut [NetConfig]) -> Vec<(FdName, OwnedFd)> {
+    let open = |(index, net): (usize, &mut NetConfig)| {
+        let file = open_vhost_net()?;
+        let name = FdName::from(format!("vhost-{index}"));
+        net.vhost = Some(name.clone());
+        Some((name, file))
+    };
+    nets.iter_mut().enumerate().filter_map(open).collect()
 }
 
 fn open_files(boot: &Boot<'_>, taps: Vec<OwnedFd>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {

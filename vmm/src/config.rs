@@ -5,7 +5,8 @@ use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 
 use hull_vm_config::{
-    BlockConfig, NetConfig, Slot, VmConfig, MAX_VCPUS, MIN_MEMORY_BYTES, VM_CONFIG_VERSION,
+    BlockConfig, NetConfig, NetRates, Slot, VmConfig, MAX_VCPUS, MIN_MEMORY_BYTES,
+    VM_CONFIG_VERSION,
 };
 
 /// No configuration is larger.
@@ -122,7 +123,13 @@ fn devices(check: &mut Check, config: &VmConfig) {
     }
     at_most(check, "devices.nets", devices.nets.len(), Slot::NETS.len());
     for (index, interface) in devices.nets.iter().enumerate() {
-        net(check, &format!("devices.nets[{index}]"), interface);
+        let path = format!("devices.nets[{index}]");
+        net(check, &path, interface);
+        check.that(
+            interface.vhost.is_none() || devices.net_rates == NetRates::default(),
+            &format!("{path}.vhost"),
+            || "is given, but vhost-net knows nothing of devices.net_rates".into(),
+        );
     }
     if let Some(fs) = &devices.fs {
         check.that(
@@ -320,11 +327,26 @@ pub(crate) mod tests {
         let bad = bad_fields(|config| {
             config.devices.nets = vec![NetConfig {
                 tap: "tap".into(),
+                vhost: None,
                 mac: [1, 0, 0, 0, 0, 1],
                 mtu: 10,
             }];
         });
         assert_eq!(bad, ["devices.nets[0].mac", "devices.nets[0].mtu"]);
+    }
+
+    #[test]
+    fn rates_that_nobody_would_hold_are_refused() {
+        let bad = bad_fields(|config| {
+            config.devices.net_rates.receive.packets_per_second = std::num::NonZeroU64::new(9);
+            config.devices.nets = vec![NetConfig {
+                tap: "tap".into(),
+                vhost: Some("vhost".into()),
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: 1500,
+            }];
+        });
+        assert_eq!(bad, ["devices.nets[0].vhost"]);
     }
 
     #[test]

@@ -220,24 +220,26 @@ impl EventLoop {
             Received::Closed => return Ok(false),
             Received::Nothing => {}
             Received::Bad(bad) => self.refuse(describe(&bad))?,
-            Received::Request(request, fd) => self.serve(request, fd)?,
+            Received::Request(request, fds) => self.serve(request, fds)?,
         }
         Ok(true)
     }
 
-    fn serve(&mut self, request: Request, fd: Option<OwnedFd>) -> Result<(), EventLoopError> {
+    fn serve(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<(), EventLoopError> {
+        // `Control` lets no request through without its descriptors.
+        let mut fds = fds.into_iter();
         let answer = match request {
             Request::Connect { port } => {
-                // `Control` lets no connect through without its descriptor.
-                if let Some(fd) = fd {
+                if let Some(fd) = fds.next() {
                     let changes = self.vm.devices.connect(port, UnixStream::from(fd));
                     self.apply(changes)?;
                 }
                 return Ok(());
             }
-            Request::AttachNet { slot, mac, mtu } => {
-                let Some(fd) = fd else { return Ok(()) };
-                let changed = self.vm.devices.attach_net(slot, fd, mac, mtu);
+            Request::AttachNet { slot, mac, mtu, .. } => {
+                let Some(tap) = fds.next() else { return Ok(()) };
+                let devices = &mut self.vm.devices;
+                let changed = devices.attach_net(slot, tap, fds.next(), mac, mtu);
                 return self.replugged(changed, Event::NetAttached);
             }
             Request::DetachNet { slot } => {
@@ -258,6 +260,9 @@ impl EventLoop {
             },
             Request::Jail => Event::Jail {
                 holds: self.jail.holds(),
+            },
+            Request::Nets => Event::Nets {
+                interfaces: self.vm.devices.nets(),
             },
         };
         Ok(self.control.send(&answer)?)

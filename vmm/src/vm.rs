@@ -18,7 +18,7 @@ use crate::arch::x86_64::layout;
 use crate::arch::x86_64::registers::{self, RegisterError};
 use crate::arch::x86_64::state::{self, ChipState, StateError};
 use crate::cmdline::{self, CmdlineError};
-use crate::devices::{DeviceError, DeviceInputs, Devices, Interrupt, MissingFd, TakeFd};
+use crate::devices::{DeviceError, DeviceInputs, Devices, Interrupt, MissingFd, Notifier, TakeFd};
 use crate::fds::FdTable;
 use crate::memory::{self, MemoryError};
 use crate::pio::IoPorts;
@@ -273,13 +273,16 @@ fn build_devices(
 
 /// Lets KVM signal kicks without leaving to the VMM.
 fn register_notifiers(vm: &VmFd, devices: &Devices) -> Result<(), VmError> {
-    for (slot, notifier) in devices.notifiers() {
+    for Notifier { slot, queue, event } in devices.notifiers() {
         let address = IoEventAddress::Mmio(slot.mmio_base() + QUEUE_NOTIFY);
-        vm.register_ioevent(notifier, &address, NoDatamatch)
-            .map_err(failed(&format!(
-                "register the notifier of slot {}",
-                slot.index()
-            )))?;
+        let registered = match queue {
+            Some(queue) => vm.register_ioevent(event, &address, queue),
+            None => vm.register_ioevent(event, &address, NoDatamatch),
+        };
+        registered.map_err(failed(&format!(
+            "register the notifier of slot {}",
+            slot.index()
+        )))?;
     }
     Ok(())
 }
@@ -290,5 +293,9 @@ struct IrqFd(EventFd);
 impl Interrupt for IrqFd {
     fn trigger(&self) -> io::Result<()> {
         self.0.write(1)
+    }
+
+    fn eventfd(&self) -> Option<&EventFd> {
+        Some(&self.0)
     }
 }

@@ -98,6 +98,8 @@ pub struct Plan {
     pub id_maps: Option<IdMaps>,
     /// How the VM shares the host with others.
     pub host_share: HostShare,
+    /// The host's kernel may serve the interfaces.
+    pub vhost_net: bool,
     /// How the agent sets the interfaces up.
     pub network: ConfigureNetworkRequest,
     /// First request to the agent; clock and entropy are filled in when it is sent.
@@ -278,6 +280,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         shares: guest.shares,
         id_maps: guest.id_maps,
         host_share: crate::cgroup::share(limits),
+        vhost_net: annotations.vhost_net(),
         network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),

@@ -131,6 +131,10 @@ pub struct Extent {
 pub struct NetConfig {
     /// The tap, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
     pub tap: FdName,
+    /// `/dev/vhost-net`, opened for this interface alone: the host's kernel serves its queues. Not
+    /// together with [`DeviceConfig::net_rates`], which only the VMM holds it to.
+    #[serde(default)]
+    pub vhost: Option<FdName>,
     /// Ethernet address.
     pub mac: [u8; 6],
     /// Bytes.

@@ -4,9 +4,13 @@
 //! lock per device covers both, so a reset returns only when nothing touches the driver's memory
 //! any more (virtio 1.2, 2.4). The interrupt registers, the only ones in use while a device works,
 //! are outside of the lock.
+//!
+//! A [`Server`] outside of the event loop raises the interrupt by itself, so while there is one, the
+//! interrupt status always says that buffers may have been used. It is stopped under the lock, by
+//! whichever thread takes its queues away.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_vm_config::{Slot, SLOT_COUNT};
 use serde::{Deserialize, Serialize};
@@ -14,7 +18,9 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::virtio::{QueueSet, VirtioDevice, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use super::virtio::{
+    Outside, QueueSet, Server, VirtioDevice, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1,
+};
 use super::Interrupt;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -75,6 +81,8 @@ pub(crate) struct Transport {
     memory: GuestMemoryMmap,
     interrupt: Box<dyn Interrupt>,
     interrupt_status: AtomicU32,
+    /// Whether [`State::server`] is there.
+    served_outside: AtomicBool,
     /// Tells the event loop that the driver kicked, became ready or reset the device. Watched
     /// edge-triggered and never read.
     notifier: EventFd,
@@ -91,6 +99,8 @@ pub(crate) struct State {
     setup: Vec<QueueSetup>,
     /// The queues from `DRIVER_OK` to the next reset.
     live: Option<Vec<Queue>>,
+    /// Who serves them in the place of the event loop.
+    server: Option<Arc<dyn Server>>,
     /// Counts resets and failures, so that the event loop misses none.
     epoch: u64,
     config: Vec<u8>,
@@ -168,6 +178,7 @@ impl Transport {
             memory,
             interrupt,
             interrupt_status: AtomicU32::new(0),
+            served_outside: AtomicBool::new(false),
             notifier: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             state: Mutex::new(State {
                 status: 0,
@@ -177,6 +188,7 @@ impl Transport {
                 queue_sel: 0,
                 setup: setup.map(QueueSetup::new).collect(),
                 live: None,
+                server: None,
                 epoch: 0,
                 config: device.config(),
                 config_generation: 0,
@@ -224,6 +236,7 @@ impl Transport {
 
     /// Stops the device until the driver resets it (virtio 1.2, 2.1.2).
     pub(crate) fn fail(&self, state: &mut State) {
+        self.dismiss(state);
         state.live = None;
         state.epoch += 1;
         state.status |= status::NEEDS_RESET;
@@ -243,7 +256,60 @@ impl Transport {
             memory: &self.memory,
             queues,
             raise,
+            outside: Outside {
+                server: &mut state.server,
+                serves: &self.served_outside,
+                call: self.interrupt.eventfd(),
+            },
         })
+    }
+
+    /// Takes the queues away from who serves them outside of the event loop; from the positions that
+    /// they have then, anybody may go on with them.
+    pub(crate) fn withdraw(&self, state: &mut State) {
+        let server = state.server.clone();
+        self.dismiss(state);
+        let queues = state.live.iter_mut().flatten().enumerate();
+        for (index, queue) in queues.filter(|(_, queue)| queue.ready()) {
+            if let Some(position) = server.as_ref().and_then(|by| by.position(index)) {
+                queue.set_next_avail(position);
+                if let Ok(used) = queue.used_idx(&self.memory, Ordering::Acquire) {
+                    queue.set_next_used(used.0);
+                }
+            }
+        }
+    }
+
+    /// Stops who serves the queues outside of the event loop.
+    fn dismiss(&self, state: &mut State) {
+        let Some(server) = state.server.take() else {
+            return;
+        };
+        let queues = state.live.as_ref().map_or(0, Vec::len);
+        (0..queues).for_each(|queue| server.stop(queue));
+        // The guest may not have looked at what came last.
+        self.interrupt_status
+            .fetch_or(INTERRUPT_USED, Ordering::SeqCst);
+        self.served_outside.store(false, Ordering::SeqCst);
+    }
+
+    /// What the driver reads as interrupt status.
+    fn interrupt_status(&self) -> u32 {
+        let outside = match self.served_outside.load(Ordering::SeqCst) {
+            true => INTERRUPT_USED,
+            false => 0,
+        };
+        self.interrupt_status.load(Ordering::SeqCst) | outside
+    }
+
+    /// A kick that KVM did not pass on.
+    fn kick(&self, queue: u32) {
+        if self.served_outside.load(Ordering::SeqCst) {
+            if let Some(server) = &self.lock().server {
+                return server.kick(queue as usize);
+            }
+        }
+        self.wake();
     }
 
     /// A driver's load from the window. Registers take aligned 4-byte accesses (virtio 1.2,
@@ -268,7 +334,7 @@ impl Transport {
             reg::VERSION => return VERSION,
             reg::DEVICE_ID => return self.device_type.load(Ordering::SeqCst),
             reg::VENDOR_ID => return VENDOR,
-            reg::INTERRUPT_STATUS => return self.interrupt_status.load(Ordering::SeqCst),
+            reg::INTERRUPT_STATUS => return self.interrupt_status(),
             // No shared memory region exists: length and address are all ones.
             reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH => return u32::MAX,
             _ => {}
@@ -296,7 +362,7 @@ impl Transport {
         };
         let value = u32::from_le_bytes(bytes);
         match offset {
-            reg::QUEUE_NOTIFY => self.wake(),
+            reg::QUEUE_NOTIFY => self.kick(value),
             reg::INTERRUPT_ACK => {
                 self.interrupt_status.fetch_and(!value, Ordering::SeqCst);
             }
@@ -308,6 +374,7 @@ impl Transport {
     fn write_status(&self, value: u32) {
         let mut state = self.lock();
         if value == 0 {
+            self.dismiss(&mut state);
             state.reset();
             self.interrupt_status.store(0, Ordering::SeqCst);
             drop(state);
@@ -363,7 +430,7 @@ impl Transport {
             driver_features_sel: state.driver_features_sel,
             driver_features: state.driver_features,
             queue_sel: state.queue_sel,
-            interrupt_status: self.interrupt_status.load(Ordering::SeqCst),
+            interrupt_status: self.interrupt_status(),
             config_generation: state.config_generation,
             config: state.config.clone(),
             queues: state.setup.clone(),
@@ -481,6 +548,9 @@ impl State {
             if value & 1 == 0 {
                 queue.ready = false;
                 if let Some(live) = self.live.as_mut().and_then(|live| live.get_mut(index)) {
+                    if let Some(server) = &self.server {
+                        server.stop(index);
+                    }
                     live.set_ready(false);
                 }
             } else if self.live.is_none() && self.status & status::FEATURES_OK != 0 {

@@ -32,6 +32,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hull_vm_config::control::NetState;
 use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
@@ -54,6 +55,10 @@ const DEVICE_STATES_VERSION: u32 = 1;
 pub trait Interrupt: Send + Sync {
     /// Raises the (edge-triggered) interrupt.
     fn trigger(&self) -> io::Result<()>;
+    /// Written, it raises the interrupt too: for who does so from outside of this process.
+    fn eventfd(&self) -> Option<&EventFd> {
+        None
+    }
 }
 
 /// The descriptors handed to the VMM.
@@ -87,7 +92,18 @@ pub struct Devices {
     tail: Arc<ConsoleTail>,
     vsock: Entry<vsock::Vsock>,
     others: Vec<Entry<dyn VirtioDevice>>,
+    memory: GuestMemoryMmap,
     paused: bool,
+}
+
+/// Where KVM signals kicks to.
+pub struct Notifier<'a> {
+    /// Of which device.
+    pub slot: Slot,
+    /// Of which queue; `None`: of any.
+    pub queue: Option<u32>,
+    /// The eventfd.
+    pub event: &'a EventFd,
 }
 
 /// The saved devices of a paused VM.
@@ -135,6 +151,7 @@ impl Devices {
             tail,
             vsock,
             others,
+            memory: builder.inputs.memory,
             paused: false,
         })
     }
@@ -153,15 +170,13 @@ impl Devices {
         Arc::clone(&self.bus)
     }
 
-    /// The eventfd of each device in use. Writing it (by ioeventfd, for stores to `QueueNotify`,
-    /// whatever the queue) makes the event loop look at all of the device's queues. Kicks of the
-    /// other devices come through [`MmioBus::write`].
-    pub fn notifiers(&self) -> Vec<(Slot, &EventFd)> {
+    /// The eventfds of each device in use, for stores to `QueueNotify` (by ioeventfd). Kicks of the
+    /// other devices, and of queues that are not named, come through [`MmioBus::write`].
+    pub fn notifiers(&self) -> Vec<Notifier<'_>> {
         let others = self.others.iter().filter(|entry| entry.in_use);
-        let others = others.map(|entry| (entry.slot, entry.transport.notifier()));
-        std::iter::once((Slot::VSOCK, self.vsock.transport.notifier()))
-            .chain(others)
-            .collect()
+        let mut all = self.vsock.notifiers();
+        all.extend(others.flat_map(Entry::notifiers));
+        all
     }
 
     /// What the event loop watches from the start. Event sets are to be passed on as they are:
@@ -228,16 +243,32 @@ impl Devices {
     }
 
     /// Plugs a tap into a network slot while the VM runs. The tap is non-blocking and has a vnet
-    /// header of 12 bytes. A driver finds the device when it looks again.
+    /// header of 12 bytes; with `vhost`, `/dev/vhost-net`, the host's kernel serves it. A driver
+    /// finds the device when it looks again.
     pub fn attach_net(
         &mut self,
         slot: Slot,
         tap: OwnedFd,
+        vhost: Option<OwnedFd>,
         mac: [u8; 6],
         mtu: u16,
     ) -> Result<Vec<SourceChange>, DeviceError> {
-        let tap = net::Tap::prepared(tap);
-        self.replug(slot, |net, sources| net.plug(tap, mac, mtu, sources))
+        let plug = net::Plug {
+            tap: net::Tap::prepared(tap),
+            vhost: vhost.map(|vhost| kernel(vhost, &self.memory)),
+            mac,
+            mtu,
+        };
+        self.replug(slot, |net, sources| net.plug(plug, sources))
+    }
+
+    /// Who serves the network interfaces that are plugged in.
+    pub fn nets(&mut self) -> Vec<NetState> {
+        let state = |entry: &mut Entry<dyn VirtioDevice>| {
+            let (slot, net) = (entry.slot, entry.device.as_net()?);
+            net.path().map(|path| NetState { slot, path })
+        };
+        self.others.iter_mut().filter_map(state).collect()
     }
 
     /// Pulls the tap out of a network slot.
@@ -280,9 +311,12 @@ impl Devices {
         self.vsock.device.ready()
     }
 
-    /// From here on no device touches guest memory. The vCPUs must have stopped before.
+    /// From here on nothing of a device touches guest memory. The vCPUs must have stopped before.
     pub fn pause(&mut self) {
         self.paused = true;
+        for entry in &self.others {
+            entry.transport.withdraw(&mut entry.transport.lock());
+        }
     }
 
     /// Ends a pause. Every device looks at its queues again, so nothing that came meanwhile is
@@ -357,6 +391,20 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
             SourceId::new(slot, SourceId::NOTIFIER),
         ));
         self.device.start(&mut Sources { slot, changes });
+    }
+
+    fn notifiers(&self) -> Vec<Notifier<'_>> {
+        let notifier = |queue, event| Notifier {
+            slot: self.slot,
+            queue,
+            event,
+        };
+        let kicks = (0..).zip(self.device.kicks());
+        let kicks: Vec<_> = kicks.map(|(q, kick)| notifier(Some(q), kick)).collect();
+        match kicks.is_empty() {
+            true => vec![notifier(None, self.transport.notifier())],
+            false => kicks,
+        }
     }
 
     fn handle(&mut self, event: DeviceEvent, paused: bool, changes: &mut Vec<SourceChange>) {
@@ -479,7 +527,11 @@ impl Builder<'_> {
         let device = "net";
         let tap = self.inputs.fds.take(&config.tap);
         let tap = tap.map_err(|source| DeviceError::MissingFd { device, source })?;
-        let net = net::Net::new(config, tap).map_err(|source| DeviceError::Host {
+        let vhost = config.vhost.as_ref();
+        let vhost = vhost.map(|name| self.inputs.fds.take(name)).transpose();
+        let vhost = vhost.map_err(|source| DeviceError::MissingFd { device, source })?;
+        let vhost = vhost.map(|vhost| kernel(vhost, &self.inputs.memory));
+        let net = net::Net::new(config, tap, vhost).map_err(|source| DeviceError::Host {
             device,
             action: "set up its tap",
             source,
@@ -547,6 +599,10 @@ impl Builder<'_> {
             device,
         })
     }
+}
+
+fn kernel(vhost: OwnedFd, memory: &GuestMemoryMmap) -> Box<dyn net::Backend> {
+    Box::new(net::Kernel::new(vhost, memory))
 }
 
 fn at_most(device: &'static str, count: usize, slots: usize) -> Result<(), DeviceError> {

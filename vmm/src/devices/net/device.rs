@@ -2,13 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
+use hull_vm_config::control::DataPath;
 use hull_vm_config::{NetConfig, NetRates, Rate};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::tap::{offload, Tap, HEADER_BYTES};
+use super::vhost::{Backend, Lines, VhostNet, QUEUES_EACH};
 use crate::devices::chain::Buffers;
 use crate::devices::rate::Limiter;
 use crate::devices::source::Sources;
@@ -22,6 +26,10 @@ const RX: usize = 0;
 const TX: usize = 1;
 /// Token of the first tap.
 const FIRST_TAP: u64 = 1;
+/// Token of the first queue's kicks, behind those of all taps.
+const FIRST_KICK: u64 = 1 << 32;
+/// Token of vhost-net's errors.
+const VHOST_ERROR: u64 = (1 << 32) - 1;
 
 /// Frames per direction before the other devices get their turn.
 const BATCH_FRAMES: usize = 64;
@@ -42,7 +50,7 @@ const F_GUEST_ECN: u64 = 1 << 9;
 const F_HOST_TSO4: u64 = 1 << 11;
 const F_HOST_TSO6: u64 = 1 << 12;
 const F_HOST_ECN: u64 = 1 << 13;
-const F_MRG_RXBUF: u64 = 1 << 15;
+pub(super) const F_MRG_RXBUF: u64 = 1 << 15;
 
 /// Which tap flag each accepted feature allows.
 const OFFLOADS: [(u64, u32); 4] = [
@@ -60,6 +68,12 @@ pub(crate) struct Net {
     token: u64,
     mac: [u8; 6],
     mtu: u16,
+    /// The host's kernel serves the queues, or will when the driver is ready; `None`: this does.
+    vhost: Option<Arc<VhostNet>>,
+    /// There from the first tap on that vhost-net was to serve.
+    lines: Option<Arc<Lines>>,
+    /// What the driver accepted.
+    features: u64,
     /// The tap's events are edge-triggered: this holds until a read would block.
     readable: bool,
     /// Whether a frame may span several of the guest's buffers.
@@ -70,6 +84,14 @@ pub(crate) struct Net {
     transmit_limit: Limiter,
 }
 
+/// What is plugged in while the VM runs.
+pub(crate) struct Plug {
+    pub(crate) tap: Tap,
+    pub(crate) vhost: Option<Box<dyn Backend>>,
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: u16,
+}
+
 /// One of the guest's receive buffers.
 struct Slot<'a> {
     head: u16,
@@ -78,8 +100,27 @@ struct Slot<'a> {
 }
 
 impl Net {
-    pub(crate) fn new(config: &NetConfig, tap: OwnedFd) -> io::Result<Self> {
-        Ok(Self::on(Tap::new(tap)?, config.mac, config.mtu))
+    pub(crate) fn new(
+        config: &NetConfig,
+        tap: OwnedFd,
+        vhost: Option<Box<dyn Backend>>,
+    ) -> io::Result<Self> {
+        let mut net = Self::on(Tap::new(tap)?, config.mac, config.mtu);
+        if let Some(backend) = vhost {
+            net.serve_by(backend)?;
+        }
+        Ok(net)
+    }
+
+    /// From the next start of a driver on the kernel serves the queues.
+    pub(super) fn serve_by(&mut self, backend: Box<dyn Backend>) -> io::Result<()> {
+        let lines = match &self.lines {
+            Some(lines) => Arc::clone(lines),
+            None => Arc::new(Lines::new(QUEUES_EACH)?),
+        };
+        self.vhost = Some(Arc::new(VhostNet::new(backend, Arc::clone(&lines))));
+        self.lines = Some(lines);
+        Ok(())
     }
 
     /// Holds it to these rates, whatever is plugged in.
@@ -110,6 +151,9 @@ impl Net {
             token: FIRST_TAP,
             mac: [0; 6],
             mtu: 0,
+            vhost: None,
+            lines: None,
+            features: 0,
             readable: false,
             mergeable: false,
             frame_bytes: MAX_FRAME_BYTES,
@@ -119,16 +163,97 @@ impl Net {
     }
 
     /// Plugs a tap in, in the place of another; it has been prepared by who opened it.
-    pub(crate) fn plug(&mut self, tap: Tap, mac: [u8; 6], mtu: u16, sources: &mut Sources<'_>) {
+    pub(crate) fn plug(&mut self, new: Plug, sources: &mut Sources<'_>) {
         self.unplug(sources);
         self.token += 1;
-        (self.mac, self.mtu) = (mac, mtu);
-        self.tap = Some(tap);
-        self.start(sources);
+        (self.mac, self.mtu) = (new.mac, new.mtu);
+        let watched = self.lines.is_some();
+        if let Some(Err(error)) = new.vhost.map(|backend| self.serve_by(backend)) {
+            log::warn!("a network device is served in process: {error}");
+        }
+        self.tap = Some(new.tap);
+        match watched {
+            true => self.watch_kicks(sources),
+            false => self.add_lines(sources),
+        }
+        self.add_tap(sources);
+    }
+
+    /// Who moves frames; `None` where nothing is plugged in.
+    pub(crate) fn path(&self) -> Option<DataPath> {
+        self.tap.as_ref()?;
+        Some(match self.vhost {
+            Some(_) => DataPath::VhostNet,
+            None => DataPath::InProcess,
+        })
+    }
+
+    /// Where the kernel tells of broken queues.
+    #[cfg(test)]
+    pub(super) fn vhost_error(&self) -> &EventFd {
+        &self.lines.as_ref().unwrap().error
+    }
+
+    /// What wakes this device: nothing, as long as the kernel does the work.
+    fn events(&self) -> EventSet {
+        match self.vhost {
+            Some(_) => EventSet::empty(),
+            None => EventSet::IN | EventSet::EDGE_TRIGGERED,
+        }
+    }
+
+    fn add_tap(&self, sources: &mut Sources<'_>) {
+        if let Some(tap) = &self.tap {
+            sources.add(tap, self.events(), self.token);
+        }
+    }
+
+    fn add_lines(&self, sources: &mut Sources<'_>) {
+        let Some(lines) = &self.lines else { return };
+        let error = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        sources.add(&lines.error, error, VHOST_ERROR);
+        for (kick, token) in lines.kicks.iter().zip(FIRST_KICK..) {
+            sources.add(kick, self.events(), token);
+        }
+    }
+
+    fn watch_kicks(&self, sources: &mut Sources<'_>) {
+        let kicks = self.lines.iter().flat_map(|lines| &lines.kicks);
+        for (kick, token) in kicks.zip(FIRST_KICK..) {
+            sources.modify(kick, self.events(), token);
+        }
+    }
+
+    /// Gives the queues to the kernel, if it is to have them; `false`: they are to be served here.
+    fn serve_outside(&mut self, queues: &mut QueueSet<'_>, sources: &mut Sources<'_>) -> bool {
+        let (Some(vhost), Some(tap)) = (&self.vhost, &self.tap) else {
+            return false;
+        };
+        if queues.outside.server.is_some() {
+            // A kick that came by here.
+            vhost.kick_all();
+            return true;
+        }
+        let server = Arc::clone(vhost);
+        queues.outside.give(server);
+        let Err(error) = vhost.start(queues, tap.as_fd(), self.features) else {
+            return true;
+        };
+        queues.outside.take_back();
+        log::warn!("a network device is served in process: {error}");
+        self.vhost = None;
+        self.watch_kicks(sources);
+        if let Some(tap) = &self.tap {
+            sources.modify(tap, self.events(), self.token);
+        }
+        false
     }
 
     /// Pulls the tap out, if one is in.
     pub(crate) fn unplug(&mut self, sources: &mut Sources<'_>) {
+        if let Some(vhost) = self.vhost.take() {
+            vhost.stop_all();
+        }
         if let Some(tap) = self.tap.take() {
             sources.remove(tap);
         }
@@ -312,10 +437,12 @@ impl VirtioDevice for Net {
     }
 
     fn start(&mut self, sources: &mut Sources<'_>) {
-        let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        if let Some(tap) = &self.tap {
-            sources.add(tap, events, self.token);
-        }
+        self.add_tap(sources);
+        self.add_lines(sources);
+    }
+
+    fn kicks(&self) -> &[EventFd] {
+        self.lines.as_ref().map_or(&[], |lines| &lines.kicks)
     }
 
     fn activate(&mut self, features: u64) -> Result<(), DeviceFailure> {
@@ -324,6 +451,7 @@ impl VirtioDevice for Net {
         if flags & offload::CSUM == 0 {
             flags = 0; // The others stand on it.
         }
+        self.features = features;
         self.mergeable = features & F_MRG_RXBUF != 0;
         self.frame_bytes = match flags & (offload::TSO4 | offload::TSO6) {
             0 => FRAME_OVERHEAD + usize::from(self.mtu),
@@ -342,14 +470,22 @@ impl VirtioDevice for Net {
         &mut self,
         event: DeviceEvent,
         queues: Option<QueueSet<'_>>,
-        _sources: &mut Sources<'_>,
+        sources: &mut Sources<'_>,
     ) -> Result<Progress, DeviceFailure> {
-        if matches!(event, DeviceEvent::Source(token, _) if token == self.token) {
-            self.readable = true;
+        match event {
+            DeviceEvent::Source(token, _) if token == self.token => self.readable = true,
+            DeviceEvent::Source(VHOST_ERROR, _) if self.vhost.is_some() => {
+                let reason = "vhost-net found a queue broken".to_owned();
+                return Err(DeviceFailure::Backend(reason));
+            }
+            _ => {}
         }
         let Some(mut queues) = queues else {
             return Ok(Progress::Idle);
         };
+        if self.serve_outside(&mut queues, sources) {
+            return Ok(Progress::Idle);
+        }
         let transmit = self.transmit(&mut queues)?;
         let receive = self.receive(&mut queues)?;
         Ok(transmit.sooner(receive))

@@ -1,7 +1,7 @@
 //! The tap descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{fcntl_setfl, OFlags};
 
@@ -78,6 +78,12 @@ impl Tap {
 impl From<Tap> for OwnedFd {
     fn from(tap: Tap) -> Self {
         tap.fd
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

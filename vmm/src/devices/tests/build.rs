@@ -93,7 +93,7 @@ fn empty_slots_are_placeholders() {
 #[test]
 fn only_devices_in_use_have_notifiers() {
     let mut devices = build(&usual(), &["image", "layer", "scratch"]).unwrap();
-    let slots: Vec<Slot> = devices.notifiers().iter().map(|(slot, _)| *slot).collect();
+    let slots: Vec<Slot> = devices.notifiers().iter().map(|one| one.slot).collect();
     let want = [
         Slot::VSOCK,
         Slot::IMAGE,
@@ -117,18 +117,32 @@ fn a_network_device_comes_and_goes_while_the_vm_runs() {
     let slot = Slot::NETS[1];
     let mac = [2, 0, 0, 0, 0, 9];
     let tap = || OwnedFd::from(tempfile::tempfile().unwrap());
-    assert_eq!(devices.attach_net(slot, tap(), mac, 1400).unwrap().len(), 1);
+    assert_eq!(
+        devices
+            .attach_net(slot, tap(), None, mac, 1400)
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(id(&devices, slot), 1);
     let mut config = [0; 12];
     devices.bus().read(slot.mmio_base() + 0x100, &mut config);
     assert_eq!(config[..6], mac);
     assert_eq!(u16::from_le_bytes([config[10], config[11]]), 1400);
     // Another in its place: the first is closed.
-    assert_eq!(devices.attach_net(slot, tap(), mac, 1500).unwrap().len(), 2);
+    assert_eq!(
+        devices
+            .attach_net(slot, tap(), None, mac, 1500)
+            .unwrap()
+            .len(),
+        2
+    );
     assert_eq!(devices.detach_net(slot).unwrap().len(), 1);
     assert_eq!(id(&devices, slot), 0);
     assert!(devices.detach_net(slot).unwrap().is_empty());
-    let error = devices.attach_net(Slot::RNG, tap(), mac, 1500).unwrap_err();
+    let error = devices
+        .attach_net(Slot::RNG, tap(), None, mac, 1500)
+        .unwrap_err();
     assert!(error.to_string().contains("slot 10"), "{error}");
 }
 
@@ -144,6 +158,7 @@ fn missing_descriptors_and_devices_are_named() {
     let mut config = DeviceConfig {
         nets: vec![NetConfig {
             tap: "tap".into(),
+            vhost: None,
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
         }],
