@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hull_vm_config::control::{Event, Request};
-use hull_vm_config::{BlockConfig, Extent, FsConfig, NetConfig, VmConfig};
+use hull_vm_config::{BlockConfig, Extent, FsConfig, NetConfig, QueuePair, VmConfig};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::attacks::{Attack, Outcome};
@@ -206,8 +206,10 @@ fn start(
         tag: "hull".into(),
     });
     config.devices.nets.extend(tap.map(|_| NetConfig {
-        tap: "tap".into(),
-        vhost: vhost.as_ref().map(|_| "vhost".into()),
+        pairs: vec![QueuePair {
+            tap: "tap".into(),
+            vhost: vhost.as_ref().map(|_| "vhost".into()),
+        }],
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
     }));

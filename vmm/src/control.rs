@@ -5,14 +5,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use hull_vm_config::control::{Event, Request, MAX_MESSAGE_BYTES};
+use hull_vm_config::MAX_QUEUE_PAIRS;
 use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendFlags, SocketType,
 };
 
-/// No request carries more than two descriptors; room for three shows that there was one too many.
-const MAX_FDS: usize = 3;
+/// Most descriptors that a request carries, for taps and vhost-net, and room that shows that there was
+/// one too many.
+const MAX_FDS: usize = 2 * MAX_QUEUE_PAIRS as usize + 1;
 
 /// The control socket failed: the VM cannot be told anything more.
 #[derive(Debug, thiserror::Error)]
@@ -155,7 +157,10 @@ fn decode(packet: &[u8], fds: Vec<OwnedFd>) -> Result<(Request, Vec<OwnedFd>), B
         serde_json::from_slice(packet).map_err(|source| BadPacket::Parse { source })?;
     let (name, expected) = match request {
         Request::Connect { .. } => ("connect", 1),
-        Request::AttachNet { vhost, .. } => ("attach_net", 1 + usize::from(vhost)),
+        Request::AttachNet { pairs, vhost, .. } => {
+            let each = 1 + usize::from(vhost);
+            ("attach_net", each * usize::from(pairs))
+        }
         Request::DetachNet { .. } => ("detach_net", 0),
         Request::Pause => ("pause", 0),
         Request::Resume => ("resume", 0),
@@ -220,6 +225,10 @@ mod tests {
             (&br#"{"connect":{"port":1}}"#[..], &[][..]),
             (br#"{"connect":{"port":1}}"#, &[fd, fd]),
             (br#"{"connect":{"port":1}}"#, &[fd, fd, fd, fd, fd]),
+            (
+                br#"{"attach_net":{"slot":6,"mac":[2,0,0,0,0,1],"mtu":1500,"pairs":255}}"#,
+                &[fd; 8],
+            ),
             (
                 br#"{"attach_net":{"slot":6,"mac":[2,0,0,0,0,1],"mtu":1500}}"#,
                 &[fd, fd],

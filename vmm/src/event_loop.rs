@@ -9,7 +9,7 @@ use hull_vm_config::control::{Event, ExitReason, Request};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::control::{Control, ControlError, Received};
-use crate::devices::{DeviceError, SourceChange, SourceId};
+use crate::devices::{DeviceError, NetEnds, SourceChange, SourceId};
 use crate::exit::{self, VcpuEnd};
 use crate::jail::JailReport;
 use crate::seccomp::{self, SeccompError, ThreadKind};
@@ -236,10 +236,19 @@ impl EventLoop {
                 }
                 return Ok(());
             }
-            Request::AttachNet { slot, mac, mtu, .. } => {
-                let Some(tap) = fds.next() else { return Ok(()) };
-                let devices = &mut self.vm.devices;
-                let changed = devices.attach_net(slot, tap, fds.next(), mac, mtu);
+            Request::AttachNet {
+                slot,
+                pairs,
+                mac,
+                mtu,
+                ..
+            } => {
+                let taps = fds.by_ref().take(pairs.into()).collect();
+                let ends = NetEnds {
+                    taps,
+                    vhosts: fds.collect(),
+                };
+                let changed = self.vm.devices.attach_net(slot, ends, mac, mtu);
                 return self.replugged(changed, Event::NetAttached);
             }
             Request::DetachNet { slot } => {

@@ -420,7 +420,7 @@ async fn vm(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
     let interfaces: Vec<Value> = vm
         .interfaces
         .into_iter()
-        .map(|one| serde_json::json!({ "index": one.index, "path": one.path }))
+        .map(|one| serde_json::json!({ "index": one.index, "path": one.path, "queue_pairs": one.queue_pairs }))
         .collect();
     Ok(Json(serde_json::json!({
         "vmm_pid": vm.vmm_pid,

@@ -71,7 +71,8 @@ impl Sandbox for SandboxService {
             extended.map_err(|error| errors::failed(&error))?;
             return Ok(InterfaceResponse::default());
         }
-        let tap = hull_network::tap::open(&tap).map_err(|e| errors::failed(&e))?;
+        let pairs = crate::network::queue_pairs(sandbox.size().vcpus);
+        let tap = hull_network::tap::open(&tap, pairs).map_err(|e| errors::failed(&e))?;
         let first = request.index as usize;
         let attached = sandbox.attach_network(first, &attachments, vec![tap], None);
         attached.await.map_err(|error| errors::failed(&error))?;
@@ -135,6 +136,7 @@ fn interface(net: &hull_vm_config::control::NetState) -> Option<Interface> {
     Some(Interface {
         index: u32::try_from(index).ok()?,
         path: net.path.to_string(),
+        queue_pairs: net.pairs.into(),
         ..Interface::default()
     })
 }

@@ -146,23 +146,24 @@ impl Vm {
         UnixStream::from_std(ours).map_err(failed)
     }
 
-    /// Plugs a tap into a network slot; the agent is to look for it then. `vhost`: the host's kernel
-    /// serves it.
+    /// Plugs a tap into a network slot; the agent is to look for it then. `taps` are its descriptors,
+    /// `vhosts` as many or none: the host's kernel serves it.
     pub async fn attach_net(
         &self,
         slot: Slot,
-        tap: OwnedFd,
-        vhost: Option<OwnedFd>,
+        taps: Vec<OwnedFd>,
+        vhosts: Vec<OwnedFd>,
         mac: [u8; 6],
         mtu: u16,
     ) -> Result<(), VmmError> {
         let request = Request::AttachNet {
-            vhost: vhost.is_some(),
+            pairs: u8::try_from(taps.len()).unwrap_or(u8::MAX),
+            vhost: !vhosts.is_empty(),
             slot,
             mac,
             mtu,
         };
-        let fds: Vec<_> = std::iter::once(tap).chain(vhost).collect();
+        let fds: Vec<_> = taps.into_iter().chain(vhosts).collect();
         match self.ask_with(request, &fds).await? {
             Event::NetAttached => Ok(()),
             other => Err(VmmError::unexpected("attach_net", &other)),

@@ -1,6 +1,6 @@
 # Networks: reach, names, published ports, isolation.
 
-address_of() { hull inspect -f "{{.NetworkSettings.Networks.$2.IPAddress}}" "$1"; }
+address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$1"; }
 PYTHON=$REGISTRY/python:latest
 python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
@@ -651,4 +651,28 @@ case_without_vhost_net_the_vmm_moves_the_frames() {
     expect_eq "$(path_of t-none)" in-process path
     same_both_ways t-none "$(address_of t-none bridge)"
     hull rm -f t-none >/dev/null
+}
+
+# As many queues as CPUs, whoever serves them; with one CPU all is as it was.
+# SMP.
+case_each_cpu_has_a_queue() {
+    local option address pid
+    for option in --label=a=b --net-rate=in=1g; do
+        hull run -d --name t-mq --cpus 2 "$option" "$BUSYBOX" sh -c 'nc -l -p 98 -e cat & exec sleep 600' >/dev/null
+        expect_eq "$(hull inspect --vm t-mq | sed -n 's/.*"queue_pairs": *\([0-9]*\).*/\1/p')" 2 "pairs with $option"
+        expect_eq "$(hull exec t-mq sh -c 'ls -d /sys/class/net/eth0/queues/tx-* | wc -l')" 2 'queues in the guest'
+        echo "$option: $(path_of t-mq)"
+        address=$(address_of t-mq bridge)
+        same_both_ways t-mq "$address" &
+        pid=$!
+        expect_eq "$(echo beside it | timeout 30 busybox nc "$address" 98)" 'beside it' 'a second connection'
+        wait "$pid"
+        hull rm -f t-mq >/dev/null
+    done
+    hull run -d --name t-single "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull inspect --vm t-single | sed -n 's/.*"queue_pairs": *\([0-9]*\).*/\1/p')" 1 'pairs of one CPU'
+    # IFF_MULTI_QUEUE is 0x100.
+    expect_eq $(($(cat "/sys/class/net/$(taps | sed -n 's/^[0-9]*: \([^:@]*\).*/\1/p')/tun_flags") & 0x100)) 0 'its tap'
+    hull rm -f t-single >/dev/null
+    expect_clean_host
 }

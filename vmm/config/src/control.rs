@@ -29,10 +29,14 @@ pub enum Request {
         /// The guest's port.
         port: u32,
     },
-    /// Plug a tap into a network slot. It travels with the request, is non-blocking, and has a
-    /// vnet header of 12 bytes. Answered by [`Event::NetAttached`]; the guest is not told.
+    /// Plug a tap into a network slot. Its descriptors travel with the request, one for each pair of
+    /// queues, are non-blocking, and have a vnet header of 12 bytes. Answered by
+    /// [`Event::NetAttached`]; the guest is not told.
     AttachNet {
-        /// `/dev/vhost-net`, opened for this tap alone, travels behind it.
+        /// How many: 1..=[`crate::MAX_QUEUE_PAIRS`].
+        #[serde(default = "one")]
+        pairs: u8,
+        /// As many of `/dev/vhost-net`, opened for this tap alone, travel behind them.
         #[serde(default)]
         vhost: bool,
         /// One of [`crate::Slot::NETS`].
@@ -102,6 +106,10 @@ pub enum Event {
     },
 }
 
+fn one() -> u8 {
+    1
+}
+
 /// A network interface that is plugged in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +118,8 @@ pub struct NetState {
     pub slot: Slot,
     /// Who serves its queues.
     pub path: DataPath,
+    /// Pairs of queues that the guest's driver uses, at least 1.
+    pub pairs: u8,
 }
 
 /// Who moves frames between a guest's queues and its tap.

@@ -77,7 +77,6 @@ const INTERRUPT_CONFIG: u32 = 2;
 pub(crate) struct Transport {
     /// 0 where no device is plugged in (virtio 1.2, 4.2.2.1).
     device_type: AtomicU32,
-    features: u64,
     memory: GuestMemoryMmap,
     interrupt: Box<dyn Interrupt>,
     interrupt_status: AtomicU32,
@@ -91,6 +90,7 @@ pub(crate) struct Transport {
 
 /// What the lock covers.
 pub(crate) struct State {
+    offered_features: u64,
     status: u32,
     device_features_sel: u32,
     driver_features_sel: u32,
@@ -174,13 +174,13 @@ impl Transport {
         let setup = device.queue_sizes().iter().copied();
         Ok(Self {
             device_type: AtomicU32::new(device.device_type()),
-            features: device.features() | F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX,
             memory,
             interrupt,
             interrupt_status: AtomicU32::new(0),
             served_outside: AtomicBool::new(false),
             notifier: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             state: Mutex::new(State {
+                offered_features: offered(device),
                 status: 0,
                 device_features_sel: 0,
                 driver_features_sel: 0,
@@ -203,6 +203,8 @@ impl Transport {
         if state.status != 0 {
             self.fail(&mut state);
         }
+        state.offered_features = offered(device);
+        state.set_queues(device.queue_sizes());
         state.config = device.config();
         state.config_generation = state.config_generation.wrapping_add(1);
         self.device_type
@@ -305,8 +307,10 @@ impl Transport {
     /// A kick that KVM did not pass on.
     fn kick(&self, queue: u32) {
         if self.served_outside.load(Ordering::SeqCst) {
-            if let Some(server) = &self.lock().server {
-                return server.kick(queue as usize);
+            let state = self.lock();
+            let server = state.server.as_ref();
+            if server.is_some_and(|server| server.kick(queue as usize)) {
+                return;
             }
         }
         self.wake();
@@ -343,8 +347,8 @@ impl Transport {
         let queue = state.setup.get(state.queue_sel as usize);
         match offset {
             reg::DEVICE_FEATURES => match state.device_features_sel {
-                0 => self.features as u32,
-                1 => (self.features >> 32) as u32,
+                0 => state.offered_features as u32,
+                1 => (state.offered_features >> 32) as u32,
                 _ => 0,
             },
             reg::QUEUE_NUM_MAX => queue.map_or(0, |queue| u32::from(queue.max_size)),
@@ -386,7 +390,7 @@ impl Transport {
             return; // A driver must not clear a bit (virtio 1.2, 2.1.1).
         }
         let mut accepted = added & !(status::FEATURES_OK | status::DRIVER_OK);
-        if added & status::FEATURES_OK != 0 && self.features_acceptable(state.driver_features) {
+        if added & status::FEATURES_OK != 0 && state.features_acceptable() {
             accepted |= status::FEATURES_OK;
         }
         let ready = (before | accepted) & status::FEATURES_OK != 0;
@@ -401,10 +405,6 @@ impl Transport {
             drop(state);
             self.wake();
         }
-    }
-
-    fn features_acceptable(&self, accepted: u64) -> bool {
-        accepted & !self.features == 0 && accepted & F_VERSION_1 != 0
     }
 
     /// Replaces the configuration and tells the driver.
@@ -446,7 +446,7 @@ impl Transport {
         if sizes(&saved.queues) != sizes(&state.setup) {
             return Err("its queues differ");
         }
-        if saved.driver_features & !self.features != 0 {
+        if saved.driver_features & !state.offered_features != 0 {
             return Err("the driver uses features that the device no longer offers");
         }
         state.status = saved.status;
@@ -489,6 +489,16 @@ impl State {
     /// What the driver accepted.
     pub(crate) fn features(&self) -> u64 {
         self.driver_features
+    }
+
+    fn features_acceptable(&self) -> bool {
+        let accepted = self.driver_features;
+        accepted & !self.offered_features == 0 && accepted & F_VERSION_1 != 0
+    }
+
+    /// Forgets what a driver said of queues, and has those of these sizes.
+    fn set_queues(&mut self, sizes: &[u16]) {
+        self.setup = sizes.iter().copied().map(QueueSetup::new).collect();
     }
 
     fn reset(&mut self) {
@@ -574,6 +584,11 @@ impl State {
             _ => {}
         }
     }
+}
+
+/// The features of a device and of its queues.
+fn offered(device: &(impl VirtioDevice + ?Sized)) -> u64 {
+    device.features() | F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX
 }
 
 /// All windows; vCPU threads hand their MMIO exits to it.

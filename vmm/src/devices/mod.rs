@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hull_vm_config::control::NetState;
-use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind};
+use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind, MAX_QUEUE_PAIRS};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
@@ -94,6 +94,14 @@ pub struct Devices {
     others: Vec<Entry<dyn VirtioDevice>>,
     memory: GuestMemoryMmap,
     paused: bool,
+}
+
+/// The host's side of a network device, one of each for each pair of queues.
+pub struct NetEnds {
+    /// Descriptors of one tap, non-blocking, with a vnet header of 12 bytes.
+    pub taps: Vec<OwnedFd>,
+    /// `/dev/vhost-net`, if the host's kernel is to serve them; else none.
+    pub vhosts: Vec<OwnedFd>,
 }
 
 /// Where KVM signals kicks to.
@@ -242,31 +250,55 @@ impl Devices {
         changes
     }
 
-    /// Plugs a tap into a network slot while the VM runs. The tap is non-blocking and has a vnet
-    /// header of 12 bytes; with `vhost`, `/dev/vhost-net`, the host's kernel serves it. A driver
-    /// finds the device when it looks again.
+    /// Plugs a tap into a network slot while the VM runs. A driver finds the device when it looks
+    /// again.
     pub fn attach_net(
         &mut self,
         slot: Slot,
-        tap: OwnedFd,
-        vhost: Option<OwnedFd>,
+        ends: NetEnds,
         mac: [u8; 6],
         mtu: u16,
     ) -> Result<Vec<SourceChange>, DeviceError> {
+        let most = usize::from(MAX_QUEUE_PAIRS);
+        let pairs = ends.taps.len();
+        if !(1..=most).contains(&pairs) || ![0, pairs].contains(&ends.vhosts.len()) {
+            return Err(DeviceError::BadConfig {
+                device: "net",
+                reason: format!(
+                    "{pairs} pairs of queues with {} of vhost-net: must be 1 to {most} that are alike",
+                    ends.vhosts.len()
+                ),
+            });
+        }
         let plug = net::Plug {
-            tap: net::Tap::prepared(tap),
-            vhost: vhost.map(|vhost| kernel(vhost, &self.memory)),
+            taps: ends.taps.into_iter().map(net::Tap::prepared).collect(),
+            vhosts: kernels(ends.vhosts, &self.memory),
             mac,
             mtu,
         };
         self.replug(slot, |net, sources| net.plug(plug, sources))
     }
 
+    /// Plugs in a network device with a pair of queues on each datagram socket.
+    #[cfg(feature = "fuzz")]
+    fn attach_fake(&mut self, slot: Slot, sockets: Vec<OwnedFd>) -> Result<(), DeviceError> {
+        let taps = sockets.into_iter().flat_map(net::Tap::fake).collect();
+        let plug = net::Plug {
+            taps,
+            vhosts: Vec::new(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+        };
+        self.replug(slot, |net, sources| net.plug(plug, sources))
+            .map(drop)
+    }
+
     /// Who serves the network interfaces that are plugged in.
     pub fn nets(&mut self) -> Vec<NetState> {
         let state = |entry: &mut Entry<dyn VirtioDevice>| {
             let (slot, net) = (entry.slot, entry.device.as_net()?);
-            net.path().map(|path| NetState { slot, path })
+            let (path, pairs) = net.state()?;
+            Some(NetState { slot, path, pairs })
         };
         self.others.iter_mut().filter_map(state).collect()
     }
@@ -525,13 +557,17 @@ impl Builder<'_> {
             return Ok(net::Net::absent().limited(rates));
         };
         let device = "net";
-        let tap = self.inputs.fds.take(&config.tap);
-        let tap = tap.map_err(|source| DeviceError::MissingFd { device, source })?;
-        let vhost = config.vhost.as_ref();
-        let vhost = vhost.map(|name| self.inputs.fds.take(name)).transpose();
-        let vhost = vhost.map_err(|source| DeviceError::MissingFd { device, source })?;
-        let vhost = vhost.map(|vhost| kernel(vhost, &self.inputs.memory));
-        let net = net::Net::new(config, tap, vhost).map_err(|source| DeviceError::Host {
+        let mut take = |name| {
+            let fd = self.inputs.fds.take(name);
+            fd.map_err(|source| DeviceError::MissingFd { device, source })
+        };
+        let taps = config.pairs.iter().map(|pair| take(&pair.tap));
+        let taps = taps.collect::<Result<_, _>>()?;
+        let vhosts = config.pairs.iter().filter_map(|pair| pair.vhost.as_ref());
+        let vhosts = vhosts.map(take).collect::<Result<_, _>>()?;
+        let vhosts = kernels(vhosts, &self.inputs.memory);
+        let net = net::Plug::prepare(taps, vhosts, config.mac, config.mtu).and_then(net::Net::new);
+        let net = net.map_err(|source| DeviceError::Host {
             device,
             action: "set up its tap",
             source,
@@ -601,8 +637,9 @@ impl Builder<'_> {
     }
 }
 
-fn kernel(vhost: OwnedFd, memory: &GuestMemoryMmap) -> Box<dyn net::Backend> {
-    Box::new(net::Kernel::new(vhost, memory))
+fn kernels(vhosts: Vec<OwnedFd>, memory: &GuestMemoryMmap) -> Vec<Box<dyn net::Backend>> {
+    let kernel = |fd| Box::new(net::Kernel::new(fd, memory)) as Box<dyn net::Backend>;
+    vhosts.into_iter().map(kernel).collect()
 }
 
 fn at_most(device: &'static str, count: usize, slots: usize) -> Result<(), DeviceError> {

@@ -90,6 +90,22 @@ pub(crate) fn tap_set_header_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io:
     checked(|| result as isize).map(|_| ())
 }
 
+/// `TUNSETQUEUE`: attaches a descriptor of a tap with several to it, or detaches it.
+pub(crate) fn tap_set_queue(fd: BorrowedFd<'_>, attached: bool) -> io::Result<()> {
+    // SAFETY: `ifreq` is plain data, for which all zeroes is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let flag = match attached {
+        true => libc::IFF_ATTACH_QUEUE,
+        false => libc::IFF_DETACH_QUEUE,
+    };
+    request.ifr_ifru.ifru_flags = flag as libc::c_short;
+    let request: *const libc::ifreq = &request;
+    // SAFETY: the request reads one `ifreq` through the pointer, which outlives the call; any other
+    // kind of descriptor refuses it.
+    let call = || unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE as _, request) };
+    checked(|| call() as isize).map(|_| ())
+}
+
 /// `TUNSETOFFLOAD`: which frames the reader of a tap takes unfinished.
 pub(crate) fn tap_set_offload(fd: BorrowedFd<'_>, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: the request takes an integer and no pointer; any other kind of descriptor refuses it.

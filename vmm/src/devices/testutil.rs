@@ -229,6 +229,11 @@ impl<D: VirtioDevice> Guest<D> {
         let mut guest = Self::on(self.memory, device);
         guest.rings = self.rings;
         guest.free = self.free;
+        let mut sources = Sources {
+            slot: SLOT,
+            changes: &mut guest.changes,
+        };
+        guest.entry.device.start(&mut sources);
         guest.entry.restore(&saved)?;
         guest.run();
         Ok(guest)
@@ -378,7 +383,8 @@ impl<D: VirtioDevice> Guest<D> {
     /// Offers a well-formed chain and kicks.
     pub(crate) fn submit(&mut self, queue: usize, parts: Vec<Part>) -> Sent {
         let sent = self.prepare(queue, parts);
-        self.kick();
+        self.set(reg::QUEUE_NOTIFY, queue as u32);
+        self.run();
         sent
     }
 

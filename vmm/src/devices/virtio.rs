@@ -52,7 +52,7 @@ pub(crate) trait VirtioDevice: Send {
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState>;
     /// Eventfds for the kicks of the first queues, one each, of a device whose queues may be served
     /// outside of the event loop; empty: kicks of all queues go to the transport's notifier.
-    fn kicks(&self) -> &[EventFd] {
+    fn kicks(&self) -> &[Arc<EventFd>] {
         &[]
     }
     /// Network devices may be plugged in and pulled out while the VM runs.
@@ -63,8 +63,8 @@ pub(crate) trait VirtioDevice: Send {
 
 /// What serves the queues of a live device in the place of the event loop.
 pub(crate) trait Server: Send + Sync {
-    /// The driver kicked a queue.
-    fn kick(&self, queue: usize);
+    /// The driver kicked a queue; `false`: it serves no such queue.
+    fn kick(&self, queue: usize) -> bool;
     /// Stops serving a queue, if it does: when this returns, nothing touches the driver's memory
     /// for it any more.
     fn stop(&self, queue: usize);
@@ -115,6 +115,11 @@ pub(crate) enum DeviceState {
         ready: bool,
         /// The next host port that no connection has used.
         next_port: u32,
+    },
+    /// virtio-net with several pairs of queues.
+    Net {
+        /// How many the driver uses.
+        pairs: u8,
     },
 }
 

@@ -167,6 +167,7 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_shutdown() EVENT_LOOP: "half-close of a connection";
     SYS_ioctl(is(1, libc::TUNSETOFFLOAD as u32)) EVENT_LOOP: "a tap hands over frames as unfinished as the guest's driver takes them";
     SYS_eventfd2(is(0, 0)) EVENT_LOOP: "kicks and errors of an interface that vhost-net is to serve, plugged in later";
+    SYS_ioctl(is(1, libc::TUNSETQUEUE as u32)) EVENT_LOOP: "a tap sends to as many queues as the guest's driver uses";
     SYS_ioctl(is(1, vhost(0, 0x01, 0))) EVENT_LOOP: "VHOST_SET_OWNER: the kernel serves a tap for this process";
     SYS_ioctl(is(1, vhost(WRITE, 0x00, 8))) EVENT_LOOP: "VHOST_SET_FEATURES: what the guest's driver accepted";
     SYS_ioctl(is(1, vhost(WRITE, 0x03, 8))) EVENT_LOOP: "VHOST_SET_MEM_TABLE: where the guest's memory is";

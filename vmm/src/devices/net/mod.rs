@@ -3,7 +3,9 @@
 //! The host's kernel moves them where it has vhost-net and nothing is to be limited, this process
 //! elsewhere.
 
+mod control;
 mod device;
+mod frames;
 mod tap;
 #[cfg(test)]
 mod tests;

@@ -70,60 +70,116 @@ pub(crate) trait Backend: Send + Sync {
 
 /// The eventfds between driver, kernel and event loop. KVM keeps those of the kicks, so they stay
 /// the same whatever is plugged in.
+#[derive(Clone)]
 pub(super) struct Lines {
     /// Of each queue.
-    pub(super) kicks: Vec<EventFd>,
+    pub(super) kicks: Vec<Arc<EventFd>>,
     /// The kernel found a queue broken.
-    pub(super) error: EventFd,
+    pub(super) error: Arc<EventFd>,
 }
 
 impl Lines {
-    pub(super) fn new(queues: usize) -> io::Result<Self> {
-        let eventfd = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            kicks: (0..queues).map(|_| eventfd()).collect::<io::Result<_>>()?,
+            kicks: Vec::new(),
             error: eventfd()?,
         })
     }
+
+    /// Has kicks for so many queues at least.
+    pub(super) fn extend_to(&mut self, queues: usize) -> io::Result<()> {
+        while self.kicks.len() < queues {
+            self.kicks.push(eventfd()?);
+        }
+        Ok(())
+    }
 }
 
-/// The queues of one device, served by the kernel.
+fn eventfd() -> io::Result<Arc<EventFd>> {
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map(Arc::new)
+}
+
+/// The pairs of queues of one device, served by the kernel.
 pub(super) struct VhostNet {
+    pairs: Vec<Pair>,
+    lines: Lines,
+}
+
+/// One of them, with an instance of vhost-net, and so a thread of the kernel, of its own.
+struct Pair {
     backend: Box<dyn Backend>,
-    lines: Arc<Lines>,
     owned: AtomicBool,
     served: [AtomicBool; QUEUES_EACH],
+    /// Served since the last start, and no more.
+    left: [AtomicBool; QUEUES_EACH],
 }
 
 impl VhostNet {
-    pub(super) fn new(backend: Box<dyn Backend>, lines: Arc<Lines>) -> Self {
-        Self {
+    /// `lines` are for as many queues at least.
+    pub(super) fn new(backends: Vec<Box<dyn Backend>>, lines: Lines) -> Self {
+        let pair = |backend| Pair {
             backend,
-            lines,
             owned: AtomicBool::new(false),
             served: [const { AtomicBool::new(false) }; QUEUES_EACH],
+            left: [const { AtomicBool::new(false) }; QUEUES_EACH],
+        };
+        Self {
+            pairs: backends.into_iter().map(pair).collect(),
+            lines,
         }
     }
 
-    /// Serves the queues that are ready, from where they are.
-    pub(super) fn start(
+    /// Serves the queues of the first pairs, one on each tap, from where the queues are; those that
+    /// are not ready are left out.
+    pub(super) fn start<'t>(
         &self,
         queues: &QueueSet<'_>,
-        tap: BorrowedFd<'_>,
+        taps: impl Iterator<Item = BorrowedFd<'t>>,
         features: u64,
     ) -> Result<(), VhostError> {
-        let started = self.try_start(queues, tap, features);
-        match started {
-            // What was offered before nobody kicks for again.
-            Ok(()) => self.kick_all(),
-            Err(_) => self.stop_all(),
+        for left in self.pairs.iter().flat_map(|pair| &pair.left) {
+            left.store(false, Ordering::SeqCst);
         }
-        started
+        let pairs = self.pairs.iter().zip(taps).enumerate();
+        for (index, (pair, tap)) in pairs {
+            let started = pair.start(index * QUEUES_EACH, queues, &self.lines, tap, features);
+            if let Err(error) = started {
+                self.stop_all();
+                return Err(error);
+            }
+        }
+        // What was offered before nobody kicks for again.
+        self.kick_all();
+        Ok(())
     }
 
-    fn try_start(
+    /// Lets the kernel look at all queues that it serves.
+    pub(super) fn kick_all(&self) {
+        for queue in 0..self.pairs.len() * QUEUES_EACH {
+            self.kick(queue);
+        }
+    }
+
+    /// Stops serving, wherever it is.
+    pub(super) fn stop_all(&self) {
+        for queue in 0..self.pairs.len() * QUEUES_EACH {
+            self.stop(queue);
+        }
+    }
+
+    fn find(&self, queue: usize) -> Option<(&Pair, usize)> {
+        let pair = self.pairs.get(queue / QUEUES_EACH)?;
+        Some((pair, queue % QUEUES_EACH))
+    }
+}
+
+impl Pair {
+    /// `first` is the device's number of its first queue.
+    fn start(
         &self,
+        first: usize,
         queues: &QueueSet<'_>,
+        lines: &Lines,
         tap: BorrowedFd<'_>,
         features: u64,
     ) -> Result<(), VhostError> {
@@ -134,18 +190,19 @@ impl VhostNet {
         }
         self.backend.set_up(features & QUEUE_FEATURES)?;
         let ready = || {
-            let all = queues.queues.iter().enumerate().take(QUEUES_EACH);
-            all.filter(|(_, queue)| queue.ready())
+            let all = queues.queues.iter().zip(&lines.kicks).skip(first);
+            let own = all.take(QUEUES_EACH).enumerate();
+            own.filter(|(_, (queue, _))| queue.ready())
         };
-        for (index, queue) in ready() {
+        for (index, (queue, kick)) in ready() {
             if !in_one_piece(queue, queues.memory) {
-                return Err(VhostError::Rings(index));
+                return Err(VhostError::Rings(first + index));
             }
             let ring = Ring {
                 queue,
-                kick: &self.lines.kicks[index],
+                kick,
                 call,
-                error: &self.lines.error,
+                error: &lines.error,
             };
             self.backend.set_ring(index, &ring)?;
         }
@@ -155,40 +212,38 @@ impl VhostNet {
         }
         Ok(())
     }
-
-    /// Lets the kernel look at all queues.
-    pub(super) fn kick_all(&self) {
-        (0..QUEUES_EACH).for_each(|index| self.kick(index));
-    }
-
-    /// Stops serving, wherever it is.
-    pub(super) fn stop_all(&self) {
-        for index in 0..QUEUES_EACH {
-            self.stop(index);
-        }
-    }
 }
 
 impl Server for VhostNet {
-    fn kick(&self, queue: usize) {
-        if let Some(kick) = self.lines.kicks.get(queue) {
-            // Refused only when it is readable anyway.
-            let _ = kick.write(1);
+    fn kick(&self, queue: usize) -> bool {
+        let served = self
+            .find(queue)
+            .is_some_and(|(pair, index)| pair.served[index].load(Ordering::SeqCst));
+        match self.lines.kicks.get(queue) {
+            Some(kick) if served => {
+                // Refused only when it is readable anyway.
+                let _ = kick.write(1);
+                true
+            }
+            _ => false,
         }
     }
 
     fn stop(&self, queue: usize) {
-        let Some(served) = self.served.get(queue) else {
+        let Some((pair, index)) = self.find(queue) else {
             return;
         };
-        if served.swap(false, Ordering::SeqCst) {
+        if pair.served[index].swap(false, Ordering::SeqCst) {
             // Nothing that was served is refused this.
-            note(queue, self.backend.set_tap(queue, None));
+            note(queue, pair.backend.set_tap(index, None));
+            pair.left[index].store(true, Ordering::SeqCst);
         }
     }
 
     fn position(&self, queue: usize) -> Option<u16> {
-        (queue < QUEUES_EACH).then(|| note(queue, self.backend.position(queue)))?
+        let (pair, index) = self.find(queue)?;
+        let left = pair.left[index].load(Ordering::SeqCst);
+        left.then(|| note(queue, pair.backend.position(index)))?
     }
 }
 

@@ -90,9 +90,8 @@ impl Backend for Fake {
 fn net(fake: &Fake) -> (Net, UnixDatagram) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
-    let mut net = Net::on_socket(theirs);
-    net.serve_by(Box::new(fake.clone())).unwrap();
-    (net, ours)
+    let backend = Box::new(fake.clone()) as Box<dyn Backend>;
+    (Net::on_sockets(vec![theirs], vec![backend]), ours)
 }
 
 fn guest(fake: &Fake) -> (Guest<Net>, UnixDatagram) {
@@ -122,7 +121,7 @@ fn the_kernel_has_the_queues_of_a_driver_that_is_ready() {
         assert_eq!(known.rings, [Some((16, 0)); 2]);
         assert_eq!(known.served, [true; 2]);
     }
-    assert_eq!(guest.device().path(), Some(DataPath::VhostNet));
+    assert_eq!(guest.device().state(), Some((DataPath::VhostNet, 1)));
     // Nothing is done here, even when a kick comes by.
     guest.submit(1, vec![Part::Out(frame())]);
     assert!(guest.used(1).is_empty());
@@ -229,7 +228,7 @@ fn what_the_kernel_refuses_is_done_here() {
         fake.known().refuses = Some(refused);
         let (mut guest, network) = guest(&fake);
         assert_eq!(fake.served(), [false; 2], "{refused}");
-        assert_eq!(guest.device().path(), Some(DataPath::InProcess));
+        assert_eq!(guest.device().state(), Some((DataPath::InProcess, 1)));
         guest.prepare(1, vec![Part::Out(frame())]);
         // KVM writes this one, whoever serves the queue.
         guest.device().kicks()[1].write(1).unwrap();
@@ -263,14 +262,17 @@ fn what_is_plugged_in_decides_who_serves_it() {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let plug = |socket: UnixDatagram, vhost: Option<&Fake>| Plug {
-        tap: Tap::fake(socket.into()),
-        vhost: vhost.map(|fake| Box::new(fake.clone()) as Box<dyn Backend>),
+        taps: vec![Tap::fake(socket.into()).unwrap()],
+        vhosts: vhost
+            .into_iter()
+            .map(|fake| Box::new(fake.clone()) as Box<dyn Backend>)
+            .collect(),
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
     };
     let mut guest = Guest::new(Net::absent());
     guest.started();
-    assert_eq!(guest.device().path(), None);
+    assert_eq!(guest.device().state(), None);
     let first = Fake::default();
     let unused = UnixDatagram::unbound().unwrap();
     guest.with(|net, sources| net.plug(plug(unused, Some(&first)), sources));
@@ -291,7 +293,79 @@ fn what_is_plugged_in_decides_who_serves_it() {
     guest.run();
     assert!(arrived(&ours));
     guest.with(Net::unplug);
-    assert_eq!(guest.device().path(), None);
+    assert_eq!(guest.device().state(), None);
+}
+
+/// A guest with as many pairs of queues as there are kernels.
+fn guest_of_pairs(fakes: &[Fake], mask: u64) -> (Guest<Net>, Vec<UnixDatagram>) {
+    let pairs = fakes.iter().map(|_| UnixDatagram::pair().unwrap());
+    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.unzip();
+    let backend = |fake: &Fake| Box::new(fake.clone()) as Box<dyn Backend>;
+    let net = Net::on_sockets(theirs, fakes.iter().map(backend).collect());
+    let mut guest = Guest::new(net);
+    guest.started();
+    guest.drive(mask);
+    (guest, ours)
+}
+
+#[test]
+fn each_pair_is_anothers_and_commands_are_this_devices() {
+    let fakes = [Fake::default(), Fake::default(), Fake::default()];
+    let (mut guest, _networks) = guest_of_pairs(&fakes, u64::MAX);
+    assert!(fakes.iter().all(|fake| fake.served() == [true; 2]));
+    let command = vec![Part::Out(vec![4, 0, 3, 0]), Part::In(1)];
+    let sent = guest.submit(6, command);
+    assert_eq!(guest.answer(&sent), [0]);
+    assert_eq!(guest.device().state(), Some((DataPath::VhostNet, 3)));
+    // A kick of the control queue that comes as a store reaches it.
+    guest.prepare(6, vec![Part::Out(vec![4, 0, 2, 0]), Part::In(1)]);
+    guest.set(reg::QUEUE_NOTIFY, 6);
+    guest.run();
+    assert_eq!(guest.device().state(), Some((DataPath::VhostNet, 2)));
+    for (index, fake) in fakes.iter().enumerate() {
+        fake.known().positions = [index as u16, 10];
+    }
+    guest.pause();
+    assert!(fakes.iter().all(|fake| fake.served() == [false; 2]));
+    guest.resume();
+    for (index, fake) in fakes.iter().enumerate() {
+        let rings = fake.known().rings;
+        assert_eq!(rings, [Some((16, index as u16)), Some((16, 10))]);
+    }
+    // The control queue went on where it was.
+    let sent = guest.submit(6, vec![Part::Out(vec![4, 0, 1, 0]), Part::In(1)]);
+    assert_eq!(guest.answer(&sent), [0]);
+    guest.set(reg::STATUS, 0);
+    assert!(fakes.iter().all(|fake| fake.served() == [false; 2]));
+}
+
+#[test]
+fn a_driver_of_one_pair_has_one_kernel() {
+    let fakes = [Fake::default(), Fake::default()];
+    let (mut guest, _networks) = guest_of_pairs(&fakes, !(1 << 22));
+    assert_eq!(fakes[0].served(), [true; 2]);
+    assert_eq!(fakes[1].served(), [false; 2]);
+    assert_eq!(fakes[1].known().owners, 0);
+    // KVM writes the third queue's eventfd for the control queue then.
+    guest.prepare(2, vec![Part::Out(vec![4, 0, 1, 0]), Part::In(1)]);
+    guest.device().kicks()[2].write(1).unwrap();
+    guest.run();
+    assert_eq!(guest.used(2).len(), 1);
+    guest.pause();
+    guest.resume();
+    guest.submit(2, vec![Part::Out(vec![4, 0, 1, 0]), Part::In(1)]);
+    assert_eq!(guest.used(2).len(), 1);
+}
+
+#[test]
+fn one_kernel_that_refuses_leaves_all_pairs_to_this_process() {
+    let fakes = [Fake::default(), Fake::default()];
+    fakes[1].known().refuses = Some("own");
+    let (mut guest, networks) = guest_of_pairs(&fakes, u64::MAX);
+    assert!(fakes.iter().all(|fake| fake.served() == [false; 2]));
+    assert_eq!(guest.device().state(), Some((DataPath::InProcess, 1)));
+    guest.submit(3, vec![Part::Out(frame())]);
+    assert!(arrived(&networks[1]));
 }
 
 #[test]
