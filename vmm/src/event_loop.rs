@@ -249,6 +249,7 @@ impl EventLoop {
                     vhosts: fds.collect(),
                 };
                 let changed = self.vm.devices.attach_net(slot, ends, mac, mtu);
+                self.vm.register_plugged(slot);
                 return self.replugged(changed, Event::NetAttached);
             }
             Request::DetachNet { slot } => {

@@ -180,11 +180,17 @@ impl Devices {
 
     /// The eventfds of each device in use, for stores to `QueueNotify` (by ioeventfd). Kicks of the
     /// other devices, and of queues that are not named, come through [`MmioBus::write`].
-    pub fn notifiers(&self) -> Vec<Notifier<'_>> {
-        let others = self.others.iter().filter(|entry| entry.in_use);
+    pub fn notifiers(&mut self) -> Vec<Notifier<'_>> {
+        let others = self.others.iter_mut().filter(|entry| entry.in_use);
         let mut all = self.vsock.notifiers();
         all.extend(others.flat_map(Entry::notifiers));
         all
+    }
+
+    /// Those of a slot that came with what was plugged in, and were not named before.
+    pub fn new_notifiers(&mut self, slot: Slot) -> Vec<Notifier<'_>> {
+        let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
+        entry.map(Entry::new_kicks).unwrap_or_default()
     }
 
     /// What the event loop watches from the start. Event sets are to be passed on as they are:
@@ -406,6 +412,8 @@ struct Entry<D: VirtioDevice + ?Sized> {
     slot: Slot,
     transport: Arc<Transport>,
     in_use: bool,
+    /// How many of its queues' kicks were named, so that KVM signals them.
+    known_kicks: usize,
     active: bool,
     epoch: u64,
     failures: u64,
@@ -425,18 +433,30 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
         self.device.start(&mut Sources { slot, changes });
     }
 
-    fn notifiers(&self) -> Vec<Notifier<'_>> {
-        let notifier = |queue, event| Notifier {
-            slot: self.slot,
-            queue,
-            event,
-        };
-        let kicks = (0..).zip(self.device.kicks());
-        let kicks: Vec<_> = kicks.map(|(q, kick)| notifier(Some(q), kick)).collect();
-        match kicks.is_empty() {
-            true => vec![notifier(None, self.transport.notifier())],
-            false => kicks,
+    fn notifiers(&mut self) -> Vec<Notifier<'_>> {
+        if !self.device.kicks().is_empty() {
+            return self.new_kicks();
         }
+        // It gets all kicks of this slot from here on.
+        self.known_kicks = usize::MAX;
+        vec![Notifier {
+            slot: self.slot,
+            queue: None,
+            event: self.transport.notifier(),
+        }]
+    }
+
+    fn new_kicks(&mut self) -> Vec<Notifier<'_>> {
+        let kicks = self.device.kicks();
+        let known = self.known_kicks;
+        self.known_kicks = known.max(kicks.len());
+        let new = (0..).zip(kicks).skip(known);
+        new.map(|(queue, kick)| Notifier {
+            slot: self.slot,
+            queue: Some(queue),
+            event: kick,
+        })
+        .collect()
     }
 
     fn handle(&mut self, event: DeviceEvent, paused: bool, changes: &mut Vec<SourceChange>) {
@@ -628,6 +648,7 @@ impl Builder<'_> {
             slot,
             transport: Arc::new(transport),
             in_use,
+            known_kicks: 0,
             active: false,
             epoch: 0,
             failures: 0,

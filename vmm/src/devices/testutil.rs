@@ -118,6 +118,7 @@ impl<D: VirtioDevice> Guest<D> {
                 slot: SLOT,
                 transport,
                 in_use: true,
+                known_kicks: 0,
                 active: false,
                 epoch: 0,
                 failures: 0,

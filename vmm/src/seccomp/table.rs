@@ -82,6 +82,11 @@ const WRITE: u32 = 1;
 /// `_IOWR`.
 const READ_WRITE: u32 = 3;
 
+/// `_IOW(KVMIO, nr, [u8; size])`.
+const fn kvm_write(nr: u32, size: u32) -> u32 {
+    1 << 30 | size << 16 | kvm(nr)
+}
+
 macro_rules! rules {
     ($($name:ident($($when:expr),*) $threads:ident: $reason:literal;)*) => {
         &[$(Rule {
@@ -166,6 +171,7 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_sendto(is_null(4)) EVENT_LOOP: "bytes of a connection, to its peer only";
     SYS_shutdown() EVENT_LOOP: "half-close of a connection";
     SYS_ioctl(is(1, libc::TUNSETOFFLOAD as u32)) EVENT_LOOP: "a tap hands over frames as unfinished as the guest's driver takes them";
+    SYS_ioctl(is(1, kvm_write(0x79, 64))) EVENT_LOOP: "KVM_IOEVENTFD: kicks of an interface that is plugged in later go to the kernel";
     SYS_eventfd2(is(0, 0)) EVENT_LOOP: "kicks and errors of an interface that vhost-net is to serve, plugged in later";
     SYS_ioctl(is(1, libc::TUNSETQUEUE as u32)) EVENT_LOOP: "a tap sends to as many queues as the guest's driver uses";
     SYS_ioctl(is(1, vhost(0, 0x01, 0))) EVENT_LOOP: "VHOST_SET_OWNER: the kernel serves a tap for this process";
@@ -196,6 +202,7 @@ mod tests {
     fn ioctl_numbers_are_those_of_the_kernel() {
         assert_eq!(kvm(0x80), 0xae80); // KVM_RUN
         assert_eq!(kvm_read(0x81, 144), 0x8090_ae81); // KVM_GET_REGS
+        assert_eq!(kvm_write(0x79, 64), 0x4040_ae79); // KVM_IOEVENTFD
     }
 
     #[test]
