@@ -34,6 +34,8 @@ pub struct Programs {
 pub struct Defaults {
     /// An init process runs the program.
     pub init: bool,
+    /// The host's kernel may serve network interfaces (vhost-net), unless the container says no.
+    pub vhost_net: bool,
 }
 
 /// All that a hulld serves.

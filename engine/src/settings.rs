@@ -39,6 +39,8 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// Containers that don't say have an init process.
     pub init: Option<bool>,
+    /// The host's kernel may serve network interfaces.
+    pub vhost_net: Option<bool>,
     /// Log more.
     pub debug: Option<bool>,
 }
@@ -133,6 +135,7 @@ impl Settings {
             tls_certificate: one("tlscert", self.tls_certificate, file.tls_certificate)?,
             tls_key: one("tlskey", self.tls_key, file.tls_key)?,
             init: one("init", self.init, file.init)?,
+            vhost_net: one("vhost-net", self.vhost_net, file.vhost_net)?,
             debug: one("debug", self.debug, file.debug)?,
         })
     }

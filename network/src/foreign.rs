@@ -144,8 +144,8 @@ pub struct Interface {
 #[derive(Debug)]
 pub struct Foreign {
     namespace: Arc<Namespace>,
-    /// What they are, and the tap of each.
-    pub interfaces: Vec<(Interface, OwnedFd)>,
+    /// What they are, and the descriptors of the tap of each.
+    pub interfaces: Vec<(Interface, Vec<OwnedFd>)>,
     redirected: Vec<u32>,
 }
 
@@ -215,9 +215,16 @@ impl Foreign {
     ///
     /// At most `most` are taken; more are an error, and so is the namespace of this process.
     ///
+    /// `queues`: so many descriptors of each tap are wanted.
+    ///
     /// `host_side`: programs of the host (a resolver) answer in the namespace, and need to reach
     /// their own servers from there.
-    pub fn take(namespace: Namespace, most: usize, host_side: bool) -> Result<Self, ForeignError> {
+    pub fn take(
+        namespace: Namespace,
+        most: usize,
+        queues: usize,
+        host_side: bool,
+    ) -> Result<Self, ForeignError> {
         if namespace.is_own() {
             let path = namespace.path.clone();
             return Err(ForeignError::Hosts { path });
@@ -229,7 +236,7 @@ impl Foreign {
             redirected: Vec::new(),
         };
         // What is half done is undone by the value's drop.
-        namespace.run(|| foreign.take_all(most, host_side))?;
+        namespace.run(|| foreign.take_all(most, queues, host_side))?;
         Ok(foreign)
     }
 
@@ -238,7 +245,12 @@ impl Foreign {
         Arc::clone(&self.namespace)
     }
 
-    fn take_all(&mut self, most: usize, host_side: bool) -> Result<(), ForeignError> {
+    fn take_all(
+        &mut self,
+        most: usize,
+        queues: usize,
+        host_side: bool,
+    ) -> Result<(), ForeignError> {
         let namespace = Arc::clone(&self.namespace);
         let netlink = namespace.netlink(Netlink::open())?;
         let surveyed = namespace.netlink(survey::interfaces(&netlink))?;
@@ -256,7 +268,7 @@ impl Foreign {
             self.set("ipv4/ip_local_port_range", &format!("{first} {last}"))?;
         }
         for interface in surveyed.interfaces {
-            let tap = self.redirect(&netlink, &interface, host_side)?;
+            let tap = self.redirect(&netlink, &interface, queues, host_side)?;
             self.interfaces.push((interface, tap));
         }
         Ok(())
@@ -266,12 +278,13 @@ impl Foreign {
         &mut self,
         netlink: &Netlink,
         interface: &Interface,
+        queues: usize,
         host_side: bool,
-    ) -> Result<OwnedFd, ForeignError> {
+    ) -> Result<Vec<OwnedFd>, ForeignError> {
         let namespace = Arc::clone(&self.namespace);
         let path = || namespace.path.clone();
         let name = format!("{TAP_PREFIX}{}", interface.index);
-        let tap = tap::open(&name).map_err(|source| match source.is_busy() {
+        let tap = tap::open_new(&name, queues).map_err(|source| match source.is_busy() {
             true => ForeignError::Shared {
                 path: path(),
                 name: interface.name.clone(),

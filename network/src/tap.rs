@@ -55,11 +55,20 @@ impl TapError {
             Self::Device { .. } | Self::Busy { .. } => false,
         }
     }
+
+    /// It was made for one descriptor, and several are wanted, or the other way round.
+    fn is_of_another_kind(&self) -> bool {
+        match self {
+            Self::Tap { source, .. } => source.raw_os_error() == Some(libc::EINVAL),
+            Self::Device { .. } | Self::Busy { .. } => false,
+        }
+    }
 }
 
-/// Makes a tap that stays until [`remove`].
-pub fn create(name: &str) -> Result<(), TapError> {
-    let tun = attach(name, "make")?;
+/// Makes a tap that stays until [`remove`]; `several`: it can be opened several times.
+pub fn create(name: &str, several: bool) -> Result<(), TapError> {
+    let flags = if several { libc::IFF_MULTI_QUEUE } else { 0 };
+    let tun = attach(name, flags, "make")?;
     persist(&tun, name, true, "keep")
 }
 
@@ -71,12 +80,14 @@ pub fn remove(name: &str) -> Result<(), TapError> {
             source,
         });
     }
-    match attach(name, "find") {
+    match attach(name, 0, "find") {
         Ok(tun) => persist(&tun, name, false, "remove"),
-        Err(error) if error.is_busy() => delete_link(name).map_err(|source| TapError::Busy {
-            name: name.to_owned(),
-            source,
-        }),
+        Err(error) if error.is_busy() || error.is_of_another_kind() => {
+            delete_link(name).map_err(|source| TapError::Busy {
+                name: name.to_owned(),
+                source,
+            })
+        }
         Err(error) => Err(error),
     }
 }
@@ -89,12 +100,40 @@ fn delete_link(name: &str) -> Result<(), NetlinkError> {
     }
 }
 
-/// The other end of a tap: non-blocking, with a vnet header of 12 bytes.
-pub fn open(name: &str) -> Result<OwnedFd, TapError> {
-    match macvtap::is_one(name) {
-        true => macvtap::open(name),
-        false => attach(name, "open").map(OwnedFd::from),
+/// The other end of a tap: non-blocking, with a vnet header of 12 bytes. As many descriptors as are
+/// wanted, each with a queue of its own, if the tap was made for several; else one.
+pub fn open(name: &str, wanted: usize) -> Result<Vec<OwnedFd>, TapError> {
+    if macvtap::is_one(name) {
+        return Ok(vec![macvtap::open(name)?]);
     }
+    if 1 < wanted {
+        match open_several(name, wanted, 0) {
+            Err(error) if error.is_of_another_kind() => {}
+            other => return other,
+        }
+    }
+    match attach(name, 0, "open") {
+        Err(error) if error.is_of_another_kind() => open_several(name, 1, 0),
+        other => Ok(vec![other?.into()]),
+    }
+}
+
+/// Makes a tap that goes with its last descriptor, and opens it as [`open`] does. An interface of
+/// that name is an error ([`TapError::is_busy`]).
+pub(crate) fn open_new(name: &str, wanted: usize) -> Result<Vec<OwnedFd>, TapError> {
+    match wanted {
+        0 | 1 => Ok(vec![attach(name, libc::IFF_TUN_EXCL, "open")?.into()]),
+        _ => open_several(name, wanted, libc::IFF_TUN_EXCL),
+    }
+}
+
+/// `first`: further flags for the first descriptor.
+fn open_several(name: &str, count: usize, first: libc::c_int) -> Result<Vec<OwnedFd>, TapError> {
+    let flags = std::iter::once(first).chain(std::iter::repeat(0));
+    flags
+        .take(count)
+        .map(|flags| Ok(attach(name, libc::IFF_MULTI_QUEUE | flags, "open")?.into()))
+        .collect()
 }
 
 /// The other end of the interface `name`, which is behind a device of its own.
@@ -104,13 +143,13 @@ pub(crate) fn open_device(device: &Path, name: &str) -> Result<OwnedFd, TapError
         name: name.to_owned(),
         source,
     })?;
-    set_up(&file, name, "open")?;
+    set_up(&file, name, 0, "open")?;
     Ok(file.into())
 }
 
-fn attach(name: &str, action: &'static str) -> Result<File, TapError> {
+fn attach(name: &str, flags: libc::c_int, action: &'static str) -> Result<File, TapError> {
     let tun = open_file(Path::new(TUN_DEVICE)).map_err(|source| TapError::Device { source })?;
-    set_up(&tun, name, action)?;
+    set_up(&tun, name, flags, action)?;
     Ok(tun)
 }
 
@@ -122,8 +161,13 @@ fn open_file(device: &Path) -> io::Result<File> {
         .open(device)
 }
 
-fn set_up(tun: &File, name: &str, action: &'static str) -> Result<(), TapError> {
-    sys::set_interface(tun.as_fd(), name, FLAGS).map_err(|source| TapError::Tap {
+fn set_up(
+    tun: &File,
+    name: &str,
+    flags: libc::c_int,
+    action: &'static str,
+) -> Result<(), TapError> {
+    sys::set_interface(tun.as_fd(), name, FLAGS | flags).map_err(|source| TapError::Tap {
         action,
         name: name.to_owned(),
         source,

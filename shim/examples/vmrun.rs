@@ -86,6 +86,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         shares: &plan.shares,
         id_maps: plan.id_maps.as_ref(),
         taps: Vec::new(),
+        vhost_net: false,
         foreign: None,
         network: plan.network.clone(),
         sandbox: plan.sandbox.clone(),

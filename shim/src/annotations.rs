@@ -24,6 +24,8 @@ pub const FILES_ONLY: &str = "dev.hull.files-only";
 pub const INIT: &str = "dev.hull.init";
 /// How much may pass through each of its network interfaces.
 pub const NET_RATE: &str = "dev.hull.net-rate";
+/// Whether the host's kernel may serve its network interfaces.
+pub const VHOST_NET: &str = "dev.hull.vhost-net";
 /// The container's network interfaces.
 pub const NETWORK: &str = "dev.hull.network";
 
@@ -77,6 +79,11 @@ pub const TABLE: &[Annotation] = &[
         example: "in=10m,out=2m,in-packets=20000,out-packets=5000",
     },
     Annotation {
+        name: VHOST_NET,
+        meaning: "`false`: the VMM serves the network interfaces even where the host's kernel could (vhost-net)",
+        example: "false",
+    },
+    Annotation {
         name: NETWORK,
         meaning: "the container's network interfaces, on taps of the host, as JSON",
         example: r#"{"interfaces":[{"name":"eth0","tap":"tap0","mac":"02:42:ac:11:00:02","mtu":1500,"addresses":["172.17.0.2/16"],"gateways":["172.17.0.1"]}]}"#,
@@ -100,6 +107,8 @@ pub struct Annotations {
     pub init: bool,
     /// [`NET_RATE`].
     pub net_rates: NetRates,
+    /// [`VHOST_NET`]; `None`: where it can be.
+    pub vhost_net: Option<bool>,
     /// [`NETWORK`].
     pub network: Option<Attachments>,
 }
@@ -156,6 +165,12 @@ impl Annotations {
         Ok(parsed)
     }
 
+    /// Whether the host's kernel is to serve the network interfaces, where it can. Rates are the
+    /// VMM's to hold.
+    pub fn vhost_net(&self) -> bool {
+        self.vhost_net != Some(false) && self.net_rates == NetRates::default()
+    }
+
     fn set(&mut self, name: &str, value: &str) -> Option<()> {
         match name {
             VCPUS => self.vcpus = Some(value.parse().ok().filter(|count| 0 < *count)?),
@@ -172,6 +187,7 @@ impl Annotations {
             FILES_ONLY => self.files_only = value.parse().ok()?,
             INIT => self.init = value.parse().ok()?,
             NET_RATE => self.net_rates = parse_rates(value)?,
+            VHOST_NET => self.vhost_net = Some(value.parse().ok()?),
             NETWORK => self.network = Some(Attachments::parse(value).ok()?),
             _ => return None,
         }
@@ -245,6 +261,16 @@ mod tests {
             parse("io.kubernetes.pod", "x").unwrap(),
             Annotations::default()
         );
+    }
+
+    #[test]
+    fn the_hosts_kernel_serves_what_is_not_limited() {
+        let may = |name: &str, value: &str| parse(name, value).unwrap().vhost_net();
+        assert!(Annotations::default().vhost_net());
+        assert!(may(VHOST_NET, "true"));
+        assert!(!may(VHOST_NET, "false"));
+        assert!(!may(NET_RATE, "in-packets=5"));
+        assert!(parse(VHOST_NET, "no").is_err());
     }
 
     #[test]

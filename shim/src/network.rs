@@ -6,7 +6,7 @@ use hull_network::Prefix;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, NetworkInterface, NetworkNeighbour, NetworkRoute,
 };
-use hull_vm_config::{NetConfig, Slot};
+use hull_vm_config::{NetConfig, Slot, MAX_QUEUE_PAIRS};
 use serde::{Deserialize, Serialize};
 
 /// Longest name of an interface, in bytes.
@@ -110,15 +110,15 @@ pub enum NetworkError {
 /// What a network means for the VM and the guest.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lowered {
-    /// The VM's devices.
+    /// The VM's devices; their pairs of queues are those of the taps, which are opened later.
     pub devices: Vec<NetConfig>,
     /// What the agent is asked.
     pub request: ConfigureNetworkRequest,
 }
 
-/// Name of the descriptor of a tap.
-fn fd_name(index: usize) -> String {
-    format!("net-{index}")
+/// Pairs of queues of the interfaces of a VM with so many vCPUs.
+pub fn queue_pairs(vcpus: u8) -> usize {
+    vcpus.clamp(1, MAX_QUEUE_PAIRS).into()
 }
 
 impl Attachments {
@@ -137,11 +137,11 @@ impl Attachments {
         }
         let mut lowered = Lowered::default();
         lowered.request.resolvers = self.resolvers.clone();
-        for (index, interface) in self.interfaces.iter().enumerate() {
+        for interface in &self.interfaces {
             interface.check()?;
             let mac = interface.mac()?;
             lowered.devices.push(NetConfig {
-                tap: fd_name(index).into(),
+                pairs: Vec::new(),
                 mac,
                 mtu: interface.mtu,
             });

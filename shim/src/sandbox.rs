@@ -9,7 +9,7 @@ use hull_network::foreign::Foreign;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, RemoveInterfaceRequest,
 };
-use hull_vm_config::{FdName, Slot, VmConfig};
+use hull_vm_config::{FdName, NetConfig, QueuePair, Slot, VmConfig};
 
 use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
@@ -24,7 +24,7 @@ use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{ShareError, ShareServer};
 use crate::spec::SpecError;
 use crate::user_namespace::IdMaps;
-use crate::vmm::{open_kvm, Launch, UidLease, Vm, VmEnd, VmmError};
+use crate::vmm::{open_kvm, open_vhost_net, Launch, UidLease, Vm, VmEnd, VmmError};
 
 /// Name of the console's file in the runtime directory.
 pub const CONSOLE_FILE: &str = "console.log";
@@ -75,8 +75,11 @@ pub struct Boot<'a> {
     pub shares: &'a [Share],
     /// Whose ids those on the shares are; `None`: the host's.
     pub id_maps: Option<&'a IdMaps>,
-    /// Taps, one for each network device of the configuration.
-    pub taps: Vec<OwnedFd>,
+    /// The descriptors of a tap for each network device of the configuration, one for each pair of
+    /// queues.
+    pub taps: Vec<Vec<OwnedFd>>,
+    /// The host's kernel may serve them.
+    pub vhost_net: bool,
     /// The namespace that they are in, if it is not the engine's; kept as long as the VM.
     pub foreign: Option<Foreign>,
     /// Their interfaces in the guest.
@@ -105,6 +108,7 @@ pub struct Sandbox {
     shares: Option<ShareServer>,
     size: VmSize,
     dir: RuntimeDir,
+    vhost_net: bool,
     foreign: Mutex<Vec<Foreign>>,
     _uid: UidLease,
 }
@@ -114,7 +118,7 @@ impl Sandbox {
     pub async fn boot_plan(
         assets: &Assets,
         plan: &Plan,
-        (taps, foreign): (Vec<OwnedFd>, Option<Foreign>),
+        (taps, foreign): (Vec<Vec<OwnedFd>>, Option<Foreign>),
         own_cgroups: bool,
         dir: RuntimeDir,
         uid: UidLease,
@@ -129,6 +133,7 @@ impl Sandbox {
             shares: &plan.shares,
             id_maps: plan.id_maps.as_ref(),
             taps,
+            vhost_net: plan.vhost_net,
             foreign,
             network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
@@ -150,7 +155,11 @@ impl Sandbox {
         let kvm = open_kvm()?;
         let doors = open_cgroups(&boot, &mut dir)?;
         let taps = std::mem::take(&mut boot.taps);
-        let mut files = open_files(&boot, taps)?;
+        let mut files = open_files(&boot)?;
+        for (index, (net, taps)) in boot.config.devices.nets.iter_mut().zip(taps).enumerate() {
+            let vhosts = open_vhosts(boot.vhost_net, taps.len());
+            files.extend(name_pairs(index, net, taps, vhosts));
+        }
         let mut shares = None;
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
@@ -190,6 +199,7 @@ impl Sandbox {
             shares,
             size,
             dir,
+            vhost_net: boot.vhost_net,
             foreign: Mutex::new(boot.foreign.into_iter().collect()),
             _uid: uid,
         })
@@ -200,19 +210,20 @@ impl Sandbox {
         &self,
         first: usize,
         attachments: &Attachments,
-        taps: Vec<OwnedFd>,
+        taps: Vec<Vec<OwnedFd>>,
         foreign: Option<Foreign>,
     ) -> Result<(), SandboxError> {
         let mut lowered = attachments.lower().map_err(LowerError::from)?;
         let interfaces = lowered.request.interfaces.iter_mut();
         let devices = lowered.devices.iter().zip(taps);
-        for (slot, ((device, tap), interface)) in Slot::NETS
+        for (slot, ((device, taps), interface)) in Slot::NETS
             .into_iter()
             .skip(first)
             .zip(devices.zip(interfaces))
         {
+            let vhosts = open_vhosts(self.vhost_net, taps.len());
             self.vm
-                .attach_net(slot, tap, device.mac, device.mtu)
+                .attach_net(slot, taps, vhosts, device.mac, device.mtu)
                 .await?;
             interface.slot = slot_number(slot);
         }
@@ -356,7 +367,36 @@ async fn end_with(virtiofsd: OwnedFd, vm: Vm) {
     }
 }
 
-fn open_files(boot: &Boot<'_>, taps: Vec<OwnedFd>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
+/// What the host's kernel serves so many pairs of queues by; none, if it may not or can't.
+fn open_vhosts(may: bool, pairs: usize) -> Vec<OwnedFd> {
+    let all: Option<Vec<_>> = match may {
+        true => (0..pairs).map(|_| open_vhost_net()).collect(),
+        false => None,
+    };
+    all.unwrap_or_default()
+}
+
+/// Makes the pairs of queues of an interface of its tap's descriptors.
+fn name_pairs(
+    index: usize,
+    net: &mut NetConfig,
+    taps: Vec<OwnedFd>,
+    vhosts: Vec<OwnedFd>,
+) -> Vec<(FdName, OwnedFd)> {
+    let name = |kind: &str, pair: usize| FdName::from(format!("{kind}-{index}-{pair}"));
+    let pair = |pair| QueuePair {
+        tap: name("net", pair),
+        vhost: (pair < vhosts.len()).then(|| name("vhost", pair)),
+    };
+    net.pairs = (0..taps.len()).map(pair).collect();
+    let named = |kind: &'static str, fds: Vec<OwnedFd>| {
+        let numbered = fds.into_iter().enumerate();
+        numbered.map(move |(pair, fd)| (name(kind, pair), fd))
+    };
+    named("net", taps).chain(named("vhost", vhosts)).collect()
+}
+
+fn open_files(boot: &Boot<'_>) -> Result<Vec<(FdName, OwnedFd)>, SandboxError> {
     let own = [
         resource(KERNEL_FD, &boot.assets.vmlinux, false),
         resource(INITRAMFS_FD, boot.initramfs, false),
@@ -365,9 +405,6 @@ fn open_files(boot: &Boot<'_>, taps: Vec<OwnedFd>) -> Result<Vec<(FdName, OwnedF
     for resource in own.iter().chain(boot.resources) {
         let file = crate::vmm::open_resource(resource)?;
         files.push((resource.name.clone(), file));
-    }
-    for (net, tap) in boot.config.devices.nets.iter().zip(taps) {
-        files.push((net.tap.clone(), tap));
     }
     if let Some(console) = boot.console {
         files.push((CONSOLE_FD.into(), crate::vmm::create_console(console)?));

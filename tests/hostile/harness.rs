@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hull_vm_config::control::{Event, Request};
-use hull_vm_config::{BlockConfig, Extent, FsConfig, NetConfig, VmConfig};
+use hull_vm_config::{BlockConfig, Extent, FsConfig, NetConfig, QueuePair, VmConfig};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::attacks::{Attack, Outcome};
@@ -61,8 +61,13 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
         Some(Ok(tap)) => Some(tap),
         Some(Err(why)) => return Ok(Done::Skipped(why)),
     };
+    let vhost = match attack.vhost.then(open_vhost) {
+        None => None,
+        Some(Ok(vhost)) => Some(vhost),
+        Some(Err(why)) => return Ok(Done::Skipped(format!("no vhost-net: {why}"))),
+    };
     let disks = Disks::make().map_err(|error| format!("no disks: {error}"))?;
-    let attacker = start(ours, &disks, share.as_ref(), tap.as_ref(), attack)?;
+    let attacker = start(ours, &disks, share.as_ref(), tap.as_ref(), vhost, attack)?;
     expect(
         &attacker,
         |event| event == Event::Started,
@@ -188,6 +193,7 @@ fn start(
     disks: &Disks,
     share: Option<&Share>,
     tap: Option<&Tap>,
+    vhost: Option<OwnedFd>,
     attack: &Attack,
 ) -> Result<Vmm, String> {
     let mut program = Code::new();
@@ -200,7 +206,10 @@ fn start(
         tag: "hull".into(),
     });
     config.devices.nets.extend(tap.map(|_| NetConfig {
-        tap: "tap".into(),
+        pairs: vec![QueuePair {
+            tap: "tap".into(),
+            vhost: vhost.as_ref().map(|_| "vhost".into()),
+        }],
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
     }));
@@ -224,10 +233,21 @@ fn start(
         let socket = share.connection.try_clone().map_err(failed)?;
         files.push(("fs", socket.into()));
     }
+    if let Some(vhost) = vhost {
+        files.push(("vhost", vhost));
+    }
     if let Some(tap) = tap {
         files.push(("tap", tap.open()?));
     }
     Ok(Vmm::start_with(files))
+}
+
+fn open_vhost() -> std::io::Result<OwnedFd> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/vhost-net")?;
+    Ok(file.into())
 }
 
 fn attackers_config() -> VmConfig {

@@ -19,7 +19,7 @@ impl Tap {
         let tap = Self {
             name: format!("hx{}", std::process::id()),
         };
-        tap::create(&tap.name).map_err(|error| error.to_string())?;
+        tap::create(&tap.name, false).map_err(|error| error.to_string())?;
         let up = Netlink::open().and_then(|netlink| match netlink.link(&tap.name)? {
             Some(link) => netlink.set_up(link.index),
             None => Ok(()),
@@ -30,7 +30,8 @@ impl Tap {
 
     /// The end for the VMM.
     pub(crate) fn open(&self) -> Result<OwnedFd, String> {
-        tap::open(&self.name).map_err(|error| error.to_string())
+        let opened = tap::open(&self.name, 1).map_err(|error| error.to_string())?;
+        opened.into_iter().next().ok_or("no tap".into())
     }
 }
 

@@ -5,7 +5,8 @@ use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
 
 use hull_vm_config::{
-    BlockConfig, NetConfig, Slot, VmConfig, MAX_VCPUS, MIN_MEMORY_BYTES, VM_CONFIG_VERSION,
+    BlockConfig, NetConfig, NetRates, Slot, VmConfig, MAX_QUEUE_PAIRS, MAX_VCPUS, MIN_MEMORY_BYTES,
+    VM_CONFIG_VERSION,
 };
 
 /// No configuration is larger.
@@ -122,7 +123,14 @@ fn devices(check: &mut Check, config: &VmConfig) {
     }
     at_most(check, "devices.nets", devices.nets.len(), Slot::NETS.len());
     for (index, interface) in devices.nets.iter().enumerate() {
-        net(check, &format!("devices.nets[{index}]"), interface);
+        let path = format!("devices.nets[{index}]");
+        net(check, &path, interface);
+        check.that(
+            devices.net_rates == NetRates::default()
+                || interface.pairs.iter().all(|pair| pair.vhost.is_none()),
+            &format!("{path}.pairs"),
+            || "has vhost-net, which knows nothing of devices.net_rates".into(),
+        );
     }
     if let Some(fs) = &devices.fs {
         check.that(
@@ -186,6 +194,20 @@ fn block(check: &mut Check, path: &str, block: &BlockConfig) {
 }
 
 fn net(check: &mut Check, path: &str, net: &NetConfig) {
+    let vhosts = net.pairs.iter().filter(|pair| pair.vhost.is_some());
+    let vhosts = vhosts.count();
+    check.that(
+        (1..=MAX_QUEUE_PAIRS.into()).contains(&net.pairs.len())
+            && (vhosts == 0 || vhosts == net.pairs.len()),
+        &format!("{path}.pairs"),
+        || {
+            format!(
+                "has {} entries, {vhosts} of them with vhost-net; must have 1 to {MAX_QUEUE_PAIRS} that \
+                 are alike",
+                net.pairs.len()
+            )
+        },
+    );
     check.that(
         net.mac[0] & 1 == 0 && net.mac != [0; 6],
         &format!("{path}.mac"),
@@ -231,7 +253,7 @@ impl Check {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use hull_vm_config::{BootConfig, DeviceConfig, Extent, JailConfig};
+    use hull_vm_config::{BootConfig, DeviceConfig, Extent, JailConfig, QueuePair};
 
     /// A configuration that is right.
     pub(crate) fn sample() -> VmConfig {
@@ -315,16 +337,47 @@ pub(crate) mod tests {
         assert_eq!(bad, ["devices.volumes"]);
     }
 
+    fn interface(vhosts: &[bool]) -> NetConfig {
+        let pair = |vhost: &bool| QueuePair {
+            tap: "tap".into(),
+            vhost: vhost.then(|| "vhost".into()),
+        };
+        NetConfig {
+            pairs: vhosts.iter().map(pair).collect(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+        }
+    }
+
     #[test]
     fn multicast_mac_is_refused() {
         let bad = bad_fields(|config| {
             config.devices.nets = vec![NetConfig {
-                tap: "tap".into(),
                 mac: [1, 0, 0, 0, 0, 1],
                 mtu: 10,
+                ..interface(&[false])
             }];
         });
         assert_eq!(bad, ["devices.nets[0].mac", "devices.nets[0].mtu"]);
+    }
+
+    #[test]
+    fn queue_pairs_are_counted_and_alike() {
+        for wrong in [&[][..], &[false; 5], &[true, false]] {
+            let bad = bad_fields(|config| config.devices.nets = vec![interface(wrong)]);
+            assert_eq!(bad, ["devices.nets[0].pairs"], "{wrong:?}");
+        }
+        let fine = bad_fields(|config| config.devices.nets = vec![interface(&[true; 4])]);
+        assert!(fine.is_empty());
+    }
+
+    #[test]
+    fn rates_that_nobody_would_hold_are_refused() {
+        let bad = bad_fields(|config| {
+            config.devices.net_rates.receive.packets_per_second = std::num::NonZeroU64::new(9);
+            config.devices.nets = vec![interface(&[true])];
+        });
+        assert_eq!(bad, ["devices.nets[0].pairs"]);
     }
 
     #[test]

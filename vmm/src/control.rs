@@ -5,14 +5,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use hull_vm_config::control::{Event, Request, MAX_MESSAGE_BYTES};
+use hull_vm_config::MAX_QUEUE_PAIRS;
 use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendFlags, SocketType,
 };
 
-/// No request carries more than one descriptor; room for two shows that there was one too many.
-const MAX_FDS: usize = 2;
+/// Most descriptors that a request carries, for taps and vhost-net, and room that shows that there was
+/// one too many.
+const MAX_FDS: usize = 2 * MAX_QUEUE_PAIRS as usize + 1;
 
 /// The control socket failed: the VM cannot be told anything more.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +63,8 @@ pub enum BadPacket {
 /// What one packet held.
 #[derive(Debug)]
 pub enum Received {
-    /// A request and, for [`Request::Connect`] and [`Request::AttachNet`], its descriptor.
-    Request(Request, Option<OwnedFd>),
+    /// A request and as many descriptors as it needs.
+    Request(Request, Vec<OwnedFd>),
     /// Something else.
     Bad(BadPacket),
     /// Nothing is there to receive now.
@@ -120,7 +122,7 @@ impl Control {
             return Ok(Received::Bad(BadPacket::TooLong));
         }
         Ok(match decode(&self.buffer[..received.bytes], fds) {
-            Ok((request, fd)) => Received::Request(request, fd),
+            Ok((request, fds)) => Received::Request(request, fds),
             Err(bad) => Received::Bad(bad),
         })
     }
@@ -150,20 +152,24 @@ impl AsRawFd for Control {
     }
 }
 
-fn decode(packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<(Request, Option<OwnedFd>), BadPacket> {
+fn decode(packet: &[u8], fds: Vec<OwnedFd>) -> Result<(Request, Vec<OwnedFd>), BadPacket> {
     let request: Request =
         serde_json::from_slice(packet).map_err(|source| BadPacket::Parse { source })?;
     let (name, expected) = match request {
         Request::Connect { .. } => ("connect", 1),
-        Request::AttachNet { .. } => ("attach_net", 1),
+        Request::AttachNet { pairs, vhost, .. } => {
+            let each = 1 + usize::from(vhost);
+            ("attach_net", each * usize::from(pairs))
+        }
         Request::DetachNet { .. } => ("detach_net", 0),
         Request::Pause => ("pause", 0),
         Request::Resume => ("resume", 0),
         Request::Trace => ("trace", 0),
         Request::Jail => ("jail", 0),
+        Request::Nets => ("nets", 0),
     };
     if fds.len() == expected {
-        Ok((request, fds.pop()))
+        Ok((request, fds))
     } else {
         Err(BadPacket::Descriptors {
             request: name,
@@ -206,7 +212,7 @@ mod tests {
         send(&peer, br#"{"connect":{"port":1024}}"#, &[peer.as_fd()]);
         assert!(matches!(
             control.receive().unwrap(),
-            Received::Request(Request::Connect { port: 1024 }, Some(_))
+            Received::Request(Request::Connect { port: 1024 }, fds) if fds.len() == 1
         ));
         assert!(matches!(control.receive().unwrap(), Received::Nothing));
     }
@@ -219,6 +225,18 @@ mod tests {
             (&br#"{"connect":{"port":1}}"#[..], &[][..]),
             (br#"{"connect":{"port":1}}"#, &[fd, fd]),
             (br#"{"connect":{"port":1}}"#, &[fd, fd, fd, fd, fd]),
+            (
+                br#"{"attach_net":{"slot":6,"mac":[2,0,0,0,0,1],"mtu":1500,"pairs":255}}"#,
+                &[fd; 8],
+            ),
+            (
+                br#"{"attach_net":{"slot":6,"mac":[2,0,0,0,0,1],"mtu":1500}}"#,
+                &[fd, fd],
+            ),
+            (
+                br#"{"attach_net":{"slot":6,"mac":[2,0,0,0,0,1],"mtu":1500,"vhost":true}}"#,
+                &[fd],
+            ),
             (br#""pause""#, &[fd]),
         ] {
             send(&peer, packet, fds);

@@ -9,7 +9,7 @@ use hull_vm_config::control::{Event, ExitReason, Request};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::control::{Control, ControlError, Received};
-use crate::devices::{DeviceError, SourceChange, SourceId};
+use crate::devices::{DeviceError, NetEnds, SourceChange, SourceId};
 use crate::exit::{self, VcpuEnd};
 use crate::jail::JailReport;
 use crate::seccomp::{self, SeccompError, ThreadKind};
@@ -220,24 +220,36 @@ impl EventLoop {
             Received::Closed => return Ok(false),
             Received::Nothing => {}
             Received::Bad(bad) => self.refuse(describe(&bad))?,
-            Received::Request(request, fd) => self.serve(request, fd)?,
+            Received::Request(request, fds) => self.serve(request, fds)?,
         }
         Ok(true)
     }
 
-    fn serve(&mut self, request: Request, fd: Option<OwnedFd>) -> Result<(), EventLoopError> {
+    fn serve(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<(), EventLoopError> {
+        // `Control` lets no request through without its descriptors.
+        let mut fds = fds.into_iter();
         let answer = match request {
             Request::Connect { port } => {
-                // `Control` lets no connect through without its descriptor.
-                if let Some(fd) = fd {
+                if let Some(fd) = fds.next() {
                     let changes = self.vm.devices.connect(port, UnixStream::from(fd));
                     self.apply(changes)?;
                 }
                 return Ok(());
             }
-            Request::AttachNet { slot, mac, mtu } => {
-                let Some(fd) = fd else { return Ok(()) };
-                let changed = self.vm.devices.attach_net(slot, fd, mac, mtu);
+            Request::AttachNet {
+                slot,
+                pairs,
+                mac,
+                mtu,
+                ..
+            } => {
+                let taps = fds.by_ref().take(pairs.into()).collect();
+                let ends = NetEnds {
+                    taps,
+                    vhosts: fds.collect(),
+                };
+                let changed = self.vm.devices.attach_net(slot, ends, mac, mtu);
+                self.vm.register_plugged(slot);
                 return self.replugged(changed, Event::NetAttached);
             }
             Request::DetachNet { slot } => {
@@ -258,6 +270,9 @@ impl EventLoop {
             },
             Request::Jail => Event::Jail {
                 holds: self.jail.holds(),
+            },
+            Request::Nets => Event::Nets {
+                interfaces: self.vm.devices.nets(),
             },
         };
         Ok(self.control.send(&answer)?)

@@ -18,7 +18,7 @@ use crate::arch::x86_64::layout;
 use crate::arch::x86_64::registers::{self, RegisterError};
 use crate::arch::x86_64::state::{self, ChipState, StateError};
 use crate::cmdline::{self, CmdlineError};
-use crate::devices::{DeviceError, DeviceInputs, Devices, Interrupt, MissingFd, TakeFd};
+use crate::devices::{DeviceError, DeviceInputs, Devices, Interrupt, MissingFd, Notifier, TakeFd};
 use crate::fds::FdTable;
 use crate::memory::{self, MemoryError};
 use crate::pio::IoPorts;
@@ -127,8 +127,10 @@ impl Vm {
         register_memory(&vm, &memory)?;
         trace.mark("memory");
 
-        let devices = build_devices(config, fds, &vm, &memory)?;
-        register_notifiers(&vm, &devices)?;
+        let mut devices = build_devices(config, fds, &vm, &memory)?;
+        for notifier in devices.notifiers() {
+            register_notifier(&vm, &notifier)?;
+        }
         trace.mark("devices");
 
         let cpuid = SupportedCpuid::of(&kvm)?;
@@ -169,6 +171,16 @@ impl Vm {
     /// Guest memory, for a VM snapshot. The vCPUs and the devices must be paused.
     pub fn memory(&self) -> &GuestMemoryMmap {
         &self.memory
+    }
+
+    /// Has KVM signal the kicks of what was plugged into a slot, if there are any of its own. Those
+    /// that it does not signal come as exits.
+    pub(crate) fn register_plugged(&mut self, slot: Slot) {
+        for notifier in self.devices.new_notifiers(slot) {
+            if let Err(error) = register_notifier(&self.vm, &notifier) {
+                log::warn!("{error}");
+            }
+        }
     }
 
     /// What vCPU threads reach.
@@ -272,16 +284,17 @@ fn build_devices(
 }
 
 /// Lets KVM signal kicks without leaving to the VMM.
-fn register_notifiers(vm: &VmFd, devices: &Devices) -> Result<(), VmError> {
-    for (slot, notifier) in devices.notifiers() {
-        let address = IoEventAddress::Mmio(slot.mmio_base() + QUEUE_NOTIFY);
-        vm.register_ioevent(notifier, &address, NoDatamatch)
-            .map_err(failed(&format!(
-                "register the notifier of slot {}",
-                slot.index()
-            )))?;
-    }
-    Ok(())
+fn register_notifier(vm: &VmFd, notifier: &Notifier<'_>) -> Result<(), VmError> {
+    let Notifier { slot, queue, event } = notifier;
+    let address = IoEventAddress::Mmio(slot.mmio_base() + QUEUE_NOTIFY);
+    let registered = match *queue {
+        Some(queue) => vm.register_ioevent(event, &address, queue),
+        None => vm.register_ioevent(event, &address, NoDatamatch),
+    };
+    registered.map_err(failed(&format!(
+        "register the notifier of slot {}",
+        slot.index()
+    )))
 }
 
 /// An interrupt line that KVM raises when its eventfd is written.
@@ -290,5 +303,9 @@ struct IrqFd(EventFd);
 impl Interrupt for IrqFd {
     fn trigger(&self) -> io::Result<()> {
         self.0.write(1)
+    }
+
+    fn eventfd(&self) -> Option<&EventFd> {
+        Some(&self.0)
     }
 }

@@ -78,6 +78,10 @@ pub(crate) async fn run(
             outcome: kvm(Path::new("/dev/kvm")),
         },
         Check {
+            name: "vhost-net",
+            outcome: Ok(vhost_net(Path::new("/dev/vhost-net"))),
+        },
+        Check {
             name: "programs",
             outcome: programs(),
         },
@@ -130,6 +134,22 @@ fn kvm(path: &Path) -> Result<String, String> {
             ),
             _ => format!("{} can't be opened: {error}", path.display()),
         }),
+    }
+}
+
+/// Who serves network interfaces; either is well.
+fn vhost_net(path: &Path) -> String {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path);
+    match opened {
+        Ok(_) => format!("{} serves network interfaces", path.display()),
+        Err(_) => format!(
+            "{} can't be opened, so VMMs serve network interfaces; `modprobe vhost_net` makes them \
+             faster",
+            path.display()
+        ),
     }
 }
 

@@ -417,6 +417,11 @@ async fn vm(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
         .into_iter()
         .map(|fact| (fact.name, fact.value.into()))
         .collect();
+    let interfaces: Vec<Value> = vm
+        .interfaces
+        .into_iter()
+        .map(|one| serde_json::json!({ "index": one.index, "path": one.path, "queue_pairs": one.queue_pairs }))
+        .collect();
     Ok(Json(serde_json::json!({
         "vmm_pid": vm.vmm_pid,
         "vcpus": vm.vcpus,
@@ -426,6 +431,7 @@ async fn vm(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
         "guest_total_bytes": vm.guest.memory_total_bytes,
         "guest_available_bytes": vm.guest.memory_available_bytes,
         "agent_resident_bytes": vm.guest.agent_resident_bytes,
+        "interfaces": interfaces,
         "jail": jail,
     })))
 }

@@ -71,6 +71,9 @@ struct Args {
     /// Run containers with an init process unless they say otherwise
     #[arg(long)]
     init: bool,
+    /// Serve containers' network interfaces in their VMMs, even where the kernel has vhost-net
+    #[arg(long)]
+    no_vhost_net: bool,
     /// Log more
     #[arg(short = 'D', long)]
     debug: bool,
@@ -119,6 +122,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         tls_certificate: args.tls_certificate.clone(),
         tls_key: args.tls_key.clone(),
         init: args.init.then_some(true),
+        vhost_net: args.no_vhost_net.then_some(false),
         debug: args.debug.then_some(true),
     };
     Ok(flags.join(file)?)
@@ -170,6 +174,7 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         },
         defaults: Defaults {
             init: settings.init.unwrap_or(false),
+            vhost_net: settings.vhost_net.unwrap_or(true),
         },
         registries: hull_image::RegistryConfig {
             insecure: settings.insecure_registries,

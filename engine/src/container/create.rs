@@ -188,7 +188,7 @@ impl Engine {
             spec::Host {
                 bundle: &self.paths.bundle(&record.id),
                 volumes: &[],
-                init: self.defaults.init,
+                defaults: self.defaults,
                 linked: &[],
             },
         )?;

@@ -261,7 +261,7 @@ impl Engine {
         let host = spec::Host {
             bundle,
             volumes: &volumes,
-            init: self.defaults.init,
+            defaults: self.defaults,
             linked: &self.link_variables(record),
         };
         let spec = spec::build(record, host)?;

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bollard_stubs::models::HostConfig;
 use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::ports::{Bound, PortError, Protocol, Published};
@@ -65,6 +66,8 @@ pub(crate) struct Owner<'a> {
     pub(crate) egress: &'a Egress,
     /// Name servers that it asks for.
     pub(crate) dns: &'a [String],
+    /// Its VM may have several vCPUs, each of which wants a queue.
+    pub(crate) several_cpus: bool,
 }
 
 impl<'a> Owner<'a> {
@@ -76,6 +79,7 @@ impl<'a> Owner<'a> {
             hostname: crate::spec::hostname(record),
             egress,
             dns: record.host.dns.as_deref().unwrap_or_default(),
+            several_cpus: may_have_several_cpus(&record.host),
         }
     }
 
@@ -85,6 +89,22 @@ impl<'a> Owner<'a> {
             .filter_map(|text| text.parse().ok())
             .collect()
     }
+}
+
+/// Whether the shim may find several vCPUs for a container (see `hull_shim::lower`). A tap for
+/// several queues serves one as well, it only takes more of the host's memory.
+fn may_have_several_cpus(host: &HostConfig) -> bool {
+    const ONE_CPU: i64 = 1_000_000_000;
+    const DEFAULT_PERIOD: i64 = 100_000;
+    let period = host.cpu_period.filter(|period| 0 < *period);
+    let quota = host.cpu_quota.unwrap_or(0);
+    let set = host.cpuset_cpus.as_deref().unwrap_or_default();
+    let annotations = host.annotations.as_ref();
+    let said = annotations.and_then(|all| all.get(hull_shim::annotations::VCPUS));
+    ONE_CPU < host.nano_cpus.unwrap_or(0)
+        || period.unwrap_or(DEFAULT_PERIOD) < quota
+        || set.contains(['-', ','])
+        || said.is_some_and(|count| count != "1")
 }
 
 impl Networks {
@@ -298,7 +318,7 @@ impl Networks {
             network_id: network.id,
             network_name: network.name,
         };
-        self.plug(&netlink, &endpoint, &place)?;
+        self.plug(&netlink, &endpoint, &place, owner.several_cpus)?;
         // Taken from here on, also while the rest of the container is made.
         state
             .live
@@ -336,13 +356,21 @@ impl Networks {
     }
 
     /// Makes the tap of an end. It is fenced before it carries anything.
-    fn plug(&self, netlink: &Netlink, endpoint: &Endpoint, place: &Place) -> Result<()> {
+    fn plug(
+        &self,
+        netlink: &Netlink,
+        endpoint: &Endpoint,
+        place: &Place,
+        several_queues: bool,
+    ) -> Result<()> {
         let tap = &endpoint.tap;
         let pinned = endpoint
             .pinned()
             .ok_or_else(|| EngineError::BadRequest(format!("invalid MAC {}", endpoint.mac)))?;
         match place {
-            Place::Bridge { .. } => tap::create(tap).map_err(|error| host(&error))?,
+            Place::Bridge { .. } => {
+                tap::create(tap, several_queues).map_err(|error| host(&error))?;
+            }
             // Nobody has it open yet, so it carries nothing.
             Place::Parent(on) => macvlan::plug(netlink, endpoint, on, pinned.mac)?,
         }
@@ -559,6 +587,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn several_cpus_want_several_queues() {
+        let several = |change: fn(&mut HostConfig)| {
+            let mut host = HostConfig::default();
+            change(&mut host);
+            may_have_several_cpus(&host)
+        };
+        assert!(!several(|_| {}));
+        assert!(!several(|host| host.nano_cpus = Some(1_000_000_000)));
+        assert!(several(|host| host.nano_cpus = Some(1_500_000_000)));
+        assert!(several(|host| host.cpu_quota = Some(150_000)));
+        assert!(!several(|host| host.cpuset_cpus = Some("3".into())));
+        assert!(several(|host| host.cpuset_cpus = Some("0-1".into())));
+        assert!(several(|host| {
+            let said = (hull_shim::annotations::VCPUS.to_owned(), "2".to_owned());
+            host.annotations = Some([said].into());
+        }));
+    }
+
+    #[test]
     fn a_container_has_each_name_once() {
         let owner = Owner {
             id: "0123456789abcdef",
@@ -566,6 +613,7 @@ pub(super) mod tests {
             hostname: "0123456789ab",
             egress: &Egress::All,
             dns: &[],
+            several_cpus: false,
         };
         let wanted = Wanted {
             aliases: vec!["www".into(), "web".into()],

@@ -26,6 +26,7 @@ pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::resources;
 
+use crate::engine::Defaults;
 use crate::error::Result;
 use crate::record::Record;
 
@@ -43,8 +44,8 @@ pub struct Host<'a> {
     pub bundle: &'a Path,
     /// The container's volumes.
     pub volumes: &'a [VolumePlace],
-    /// Containers that don't say have an init process.
-    pub init: bool,
+    /// What holds for containers that don't say.
+    pub defaults: Defaults,
     /// Variables of the container's links.
     pub linked: &'a [String],
 }
@@ -98,7 +99,7 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
         },
         "hostname": hostname(record),
         "mounts": mounts::mounts(record, host)?,
-        "annotations": annotations(record, host.init),
+        "annotations": annotations(record, host.defaults),
         "linux": linux,
     });
     if let Some(domain) = record
@@ -165,7 +166,7 @@ pub fn hostname(record: &Record) -> &str {
     }
 }
 
-fn annotations(record: &Record, init: bool) -> Value {
+fn annotations(record: &Record, defaults: Defaults) -> Value {
     let mut all = record.host.annotations.clone().unwrap_or_default();
     let groups = record.host.group_add.as_deref().unwrap_or_default();
     if !groups.is_empty() {
@@ -173,8 +174,13 @@ fn annotations(record: &Record, init: bool) -> Value {
     }
     // As with dockerd, PID 1 of another's namespace is not replaced.
     let own_pids = record.host.pid_mode.as_deref().is_none_or(str::is_empty);
-    if record.host.init.unwrap_or(init) && own_pids {
+    if record.host.init.unwrap_or(defaults.init) && own_pids {
         all.insert(hull_shim::annotations::INIT.to_owned(), "true".to_owned());
+    }
+    // What the operator turned off nobody turns on.
+    if !defaults.vhost_net {
+        let off = "false".to_owned();
+        all.insert(hull_shim::annotations::VHOST_NET.to_owned(), off);
     }
     // Which taps a VM opens is never a client's to say.
     all.remove(hull_shim::annotations::NETWORK);

@@ -39,7 +39,10 @@ fn build_checked(record: &Record) -> Value {
         record,
         Host {
             volumes: &[],
-            init: false,
+            defaults: Defaults {
+                init: false,
+                vhost_net: true,
+            },
             linked: &[],
             bundle: Path::new("/run/hull/bundles/x"),
         },
@@ -48,6 +51,35 @@ fn build_checked(record: &Record) -> Value {
     let typed: Spec = serde_json::from_value(spec.clone()).unwrap();
     assert!(typed.process().is_some());
     spec
+}
+
+#[test]
+fn what_the_operator_turned_off_no_container_turns_on() {
+    let key = hull_shim::annotations::VHOST_NET;
+    let config = ContainerConfig {
+        cmd: words(&["true"]),
+        ..ContainerConfig::default()
+    };
+    let wanted = |value: &str| HostConfig {
+        annotations: Some(HashMap::from([(key.to_owned(), value.to_owned())])),
+        ..HostConfig::default()
+    };
+    let built = |value: &str, vhost_net| {
+        let host = Host {
+            volumes: &[],
+            defaults: Defaults {
+                init: false,
+                vhost_net,
+            },
+            linked: &[],
+            bundle: Path::new("/run/hull/bundles/x"),
+        };
+        let spec = build(&record(config.clone(), wanted(value)), host).unwrap();
+        spec["annotations"][key].clone()
+    };
+    assert_eq!(built("true", false), "false");
+    assert_eq!(built("false", true), "false");
+    assert_eq!(built("true", true), "true");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use hull_vm_config::{
     BlockConfig, BootConfig, DeviceConfig, Extent, FdName, FsConfig, JailConfig, Slot, VmConfig,
     VM_CONFIG_VERSION,
 };
+use oci_spec::runtime::LinuxResources;
 use protobuf::MessageField;
 
 use crate::annotations::{AnnotationError, Annotations};
@@ -98,6 +99,8 @@ pub struct Plan {
     pub id_maps: Option<IdMaps>,
     /// How the VM shares the host with others.
     pub host_share: HostShare,
+    /// The host's kernel may serve the interfaces.
+    pub vhost_net: bool,
     /// How the agent sets the interfaces up.
     pub network: ConfigureNetworkRequest,
     /// First request to the agent; clock and entropy are filled in when it is sent.
@@ -230,14 +233,29 @@ pub enum LowerError {
     },
 }
 
+/// The limits of a bundle's VM: its pod's, or else its own.
+fn limits(bundle: &Bundle, host: HostFacts) -> Option<LinuxResources> {
+    let own = bundle.spec.linux().as_ref();
+    let own = own.and_then(|linux| linux.resources().clone());
+    size::of_pod(Limits::of(bundle.spec.annotations().as_ref()), host).or(own)
+}
+
+/// Pairs of queues that the network interfaces of a bundle's VM are to have: one for each vCPU, up
+/// to what is of use. For a bundle that can't be lowered any number will do.
+pub fn queue_pairs(bundle: &Bundle, host: HostFacts) -> usize {
+    let annotations = Annotations::parse(bundle.spec.annotations().as_ref());
+    let vcpus = annotations
+        .map_err(LowerError::from)
+        .and_then(|annotations| size::vcpus(&annotations, limits(bundle, host).as_ref(), host));
+    crate::network::queue_pairs(vcpus.unwrap_or(1))
+}
+
 /// Plans the VM for a bundle.
 pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError> {
     contradictions::check(&bundle.spec)?;
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
-    let limits = bundle.spec.linux().as_ref();
-    let limits = limits.and_then(|linux| linux.resources().as_ref());
-    let of_pod = size::of_pod(Limits::of(bundle.spec.annotations().as_ref()), options.host);
-    let limits = of_pod.as_ref().or(limits);
+    let limits = limits(bundle, options.host);
+    let limits = limits.as_ref();
 
     let mut guest = guest_spec::lower(bundle, options)?;
     let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
@@ -278,6 +296,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         shares: guest.shares,
         id_maps: guest.id_maps,
         host_share: crate::cgroup::share(limits),
+        vhost_net: annotations.vhost_net(),
         network: network.request,
         sandbox: ConfigureSandboxRequest {
             hostname: bundle.spec.hostname().clone().unwrap_or_default(),

@@ -24,8 +24,8 @@ const MAX_RESOLV_CONF: u64 = 64 << 10;
 pub(super) struct Prepared {
     /// The interfaces.
     pub(super) attachments: Attachments,
-    /// The tap of each.
-    pub(super) taps: Vec<OwnedFd>,
+    /// The descriptors of the tap of each, one for each pair of queues.
+    pub(super) taps: Vec<Vec<OwnedFd>>,
     /// The namespace that they are in, unless they are the engine's.
     pub(super) foreign: Option<Foreign>,
 }
@@ -70,13 +70,15 @@ impl Source {
         })
     }
 
-    /// What there is now: a namespace may get its interfaces later.
-    pub(super) async fn prepare(&self) -> ttrpc::Result<Prepared> {
+    /// What there is now: a namespace may get its interfaces later. `pairs`: of queues that each
+    /// interface is to have.
+    pub(super) async fn prepare(&self, pairs: usize) -> ttrpc::Result<Prepared> {
         match self {
-            Self::Engine(attachments) => engines_own(attachments.clone()),
+            Self::Engine(attachments) => engines_own(attachments.clone(), pairs),
             Self::Namespace { path, resolv_conf } => {
                 let (path, resolv_conf) = (path.clone(), resolv_conf.clone());
-                let taken = tokio::task::spawn_blocking(move || take(&path, resolv_conf.as_ref()));
+                let taken =
+                    tokio::task::spawn_blocking(move || take(&path, resolv_conf.as_ref(), pairs));
                 taken.await.map_err(|error| errors::failed(&error))?
             }
         }
@@ -98,9 +100,9 @@ fn hosts_network() -> ttrpc::Error {
     )
 }
 
-fn engines_own(attachments: Attachments) -> ttrpc::Result<Prepared> {
+fn engines_own(attachments: Attachments, pairs: usize) -> ttrpc::Result<Prepared> {
     let taps = attachments.interfaces.iter().map(|interface| {
-        hull_network::tap::open(&interface.tap).map_err(|error| errors::failed(&error))
+        hull_network::tap::open(&interface.tap, pairs).map_err(|error| errors::failed(&error))
     });
     Ok(Prepared {
         taps: taps.collect::<ttrpc::Result<_>>()?,
@@ -109,7 +111,7 @@ fn engines_own(attachments: Attachments) -> ttrpc::Result<Prepared> {
     })
 }
 
-fn take(path: &Path, resolv_conf: Option<&PathBuf>) -> ttrpc::Result<Prepared> {
+fn take(path: &Path, resolv_conf: Option<&PathBuf>, pairs: usize) -> ttrpc::Result<Prepared> {
     let text = resolv_conf.and_then(read_small);
     let resolvers = text.map(|text| resolver::on_loopback(&text));
     let resolvers = resolvers.unwrap_or_default();
@@ -117,7 +119,7 @@ fn take(path: &Path, resolv_conf: Option<&PathBuf>) -> ttrpc::Result<Prepared> {
     if namespace.is_own() {
         return Err(hosts_network());
     }
-    let taken = Foreign::take(namespace, Slot::NETS.len(), !resolvers.is_empty());
+    let taken = Foreign::take(namespace, Slot::NETS.len(), pairs, !resolvers.is_empty());
     let mut foreign = taken.map_err(|error| errors::failed(&error))?;
     let (interfaces, taps): (Vec<_>, Vec<_>) =
         std::mem::take(&mut foreign.interfaces).into_iter().unzip();

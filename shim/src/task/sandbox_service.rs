@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use containerd_shim_protos::ttrpc;
 use hull_protocol::agent::{ContainerRef, Empty, ListProcessesResponse};
 use hull_protocol::sandbox::{
-    AttachInterfaceRequest, DetachInterfaceRequest, Fact, InterfaceResponse, Mark,
+    AttachInterfaceRequest, DetachInterfaceRequest, Fact, Interface, InterfaceResponse, Mark,
     ProcessesRequest, VmRequest, VmResponse,
 };
 use hull_protocol::sandbox_ttrpc::Sandbox;
+use hull_vm_config::Slot;
 use protobuf::MessageField;
 use ttrpc::r#async::TtrpcContext;
 
@@ -70,7 +71,8 @@ impl Sandbox for SandboxService {
             extended.map_err(|error| errors::failed(&error))?;
             return Ok(InterfaceResponse::default());
         }
-        let tap = hull_network::tap::open(&tap).map_err(|e| errors::failed(&e))?;
+        let pairs = crate::network::queue_pairs(sandbox.size().vcpus);
+        let tap = hull_network::tap::open(&tap, pairs).map_err(|e| errors::failed(&e))?;
         let first = request.index as usize;
         let attached = sandbox.attach_network(first, &attachments, vec![tap], None);
         attached.await.map_err(|error| errors::failed(&error))?;
@@ -99,9 +101,10 @@ impl Sandbox for SandboxService {
             .map_err(|error| errors::of_agent(&error))?;
         let vm = sandbox.vm();
         let failed = |error: crate::vmm::VmmError| errors::failed(&error);
-        let (trace, jail) = (
+        let (trace, jail, nets) = (
             vm.trace().await.map_err(failed)?,
             vm.jail().await.map_err(failed)?,
+            vm.nets().await.map_err(failed)?,
         );
         let size = sandbox.size();
         let share = vm.memory_share(size.memory_bytes).map_err(failed)?;
@@ -114,6 +117,7 @@ impl Sandbox for SandboxService {
             guest: MessageField::some(guest),
             trace: trace.into_iter().map(mark).collect(),
             jail: jail.into_iter().map(fact).collect(),
+            interfaces: nets.iter().filter_map(interface).collect(),
             ..Default::default()
         })
     }
@@ -125,6 +129,16 @@ fn mark(mark: hull_vm_config::control::Mark) -> Mark {
         at_ns: mark.at_ns,
         ..Mark::default()
     }
+}
+
+fn interface(net: &hull_vm_config::control::NetState) -> Option<Interface> {
+    let index = Slot::NETS.iter().position(|slot| *slot == net.slot)?;
+    Some(Interface {
+        index: u32::try_from(index).ok()?,
+        path: net.path.to_string(),
+        queue_pairs: net.pairs.into(),
+        ..Interface::default()
+    })
 }
 
 fn fact((name, value): (String, String)) -> Fact {

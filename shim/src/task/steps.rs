@@ -25,7 +25,7 @@ use crate::agent::CALL_LIMIT;
 use crate::holder::Network;
 use crate::hooks::Moment;
 use crate::loopback;
-use crate::lower::{lower, lower_member, HostFacts, Pod, TaskOptions};
+use crate::lower::{lower, lower_member, queue_pairs, HostFacts, Pod, TaskOptions};
 use crate::network::Attachments;
 use crate::pod::Role;
 use crate::report::chain;
@@ -117,14 +117,15 @@ impl Service {
         let fail = |error: &dyn std::error::Error| errors::failed(error);
         let uid = UidLease::take(&self.shim.exec_root).map_err(|error| fail(&error))?;
         let source = Source::of(bundle, side.holder.as_ref())?;
-        let prepared = source.prepare().await?;
+        let host = HostFacts::read();
+        let prepared = source.prepare(queue_pairs(bundle, host)).await?;
         let later = prepared.is_empty().then_some(source);
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
             terminal: request.terminal,
             jail: uid.jail(),
-            host: HostFacts::read(),
+            host,
             network: prepared.attachments,
             pod: None,
         };
@@ -225,7 +226,8 @@ impl Service {
         let Some(source) = &container.network else {
             return Ok(());
         };
-        let prepared = source.prepare().await?;
+        let vcpus = container.sandbox.size().vcpus;
+        let prepared = source.prepare(crate::network::queue_pairs(vcpus)).await?;
         if prepared.is_empty() {
             return Ok(());
         }

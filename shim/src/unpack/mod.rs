@@ -163,6 +163,7 @@ async fn boot(
         shares: &[],
         id_maps: None,
         taps: Vec::new(),
+        vhost_net: false,
         foreign: None,
         network: Default::default(),
         sandbox: Default::default(),

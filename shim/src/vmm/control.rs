@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hull_vm_config::control::{Event, Request, MAX_MESSAGE_BYTES};
+use hull_vm_config::MAX_QUEUE_PAIRS;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::unix::AsyncFd;
@@ -18,6 +19,9 @@ use crate::sys;
 
 /// How long the VMM has to answer a request; it answers from its event loop.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// Descriptors beside a request.
+const MAX_FDS: usize = 2 * MAX_QUEUE_PAIRS as usize;
 
 /// The socket. Requests that have an answer are answered in their order.
 #[derive(Debug)]
@@ -35,24 +39,20 @@ impl Control {
         })
     }
 
-    /// Sends a request, with a descriptor for the VMM beside it.
-    pub(super) async fn send(&self, request: &Request, fd: Option<OwnedFd>) -> io::Result<()> {
+    /// Sends a request, with descriptors for the VMM beside it.
+    pub(super) async fn send(&self, request: &Request, fds: &[OwnedFd]) -> io::Result<()> {
         let packet = serde_json::to_vec(request)?;
         loop {
             let mut guard = self.socket.writable().await?;
-            match guard.try_io(|socket| send_now(socket.get_ref(), &packet, fd.as_ref())) {
+            match guard.try_io(|socket| send_now(socket.get_ref(), &packet, fds)) {
                 Ok(sent) => return sent,
                 Err(_would_block) => {}
             }
         }
     }
 
-    /// Sends a request, with a descriptor for the VMM beside it, and waits for its answer.
-    pub(super) async fn ask(
-        &self,
-        request: &Request,
-        fd: Option<&OwnedFd>,
-    ) -> Result<Event, VmmError> {
+    /// Sends a request, with descriptors for the VMM beside it, and waits for its answer.
+    pub(super) async fn ask(&self, request: &Request, fds: &[OwnedFd]) -> Result<Event, VmmError> {
         let (answer, answered) = oneshot::channel();
         // Queue and send in one step, or two requests could get each other's answer. The send
         // does not wait: requests are small and the VMM reads them at once.
@@ -61,7 +61,7 @@ impl Control {
             let packet = serde_json::to_vec(request).map_err(|error| VmmError::Send {
                 source: error.into(),
             })?;
-            send_now(self.socket.get_ref(), &packet, fd)
+            send_now(self.socket.get_ref(), &packet, fds)
                 .map_err(|source| VmmError::Send { source })?;
             waiting.push_back(answer);
         }
@@ -117,14 +117,12 @@ impl Control {
     }
 }
 
-fn send_now(socket: &OwnedFd, packet: &[u8], fd: Option<&OwnedFd>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send_now(socket: &OwnedFd, packet: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = fd.map(|fd| [fd.as_fd()]);
-    if let Some(fds) = &fds {
-        if !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(Errno::NOBUFS.into());
-        }
+    let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(Errno::NOBUFS.into());
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut ancillary, flags)?;
@@ -150,7 +148,7 @@ mod tests {
     }
 
     fn say(vmm: &OwnedFd, event: &Event) {
-        send_now(vmm, &serde_json::to_vec(event).unwrap(), None).unwrap();
+        send_now(vmm, &serde_json::to_vec(event).unwrap(), &[]).unwrap();
     }
 
     #[tokio::test]
@@ -159,7 +157,7 @@ mod tests {
         say(&vmm, &Event::Started);
         say(&vmm, &Event::Paused);
         say(&vmm, &Event::Ready);
-        let asked = control.ask(&Request::Pause, None);
+        let asked = control.ask(&Request::Pause, &[]);
         let events = async { (control.next().await, control.next().await) };
         let (answer, events) = tokio::join!(asked, events);
         assert_eq!(answer.unwrap(), Event::Paused);
@@ -174,7 +172,7 @@ mod tests {
         };
         say(&vmm, &end);
         assert_eq!(control.next().await, Some(end));
-        send_now(&vmm, b"no event", None).unwrap();
+        send_now(&vmm, b"no event", &[]).unwrap();
         assert_eq!(control.next().await, None);
         drop(vmm);
         assert_eq!(control.next().await, None);
@@ -183,7 +181,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_never_comes_is_an_error() {
         let (control, _vmm) = pair();
-        let answer = control.ask(&Request::Trace, None).await;
+        let answer = control.ask(&Request::Trace, &[]).await;
         assert!(matches!(answer, Err(VmmError::NoAnswer { .. })));
     }
 }

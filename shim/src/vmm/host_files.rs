@@ -29,6 +29,28 @@ fn open_kvm_at(path: &str) -> Result<OwnedFd, VmmError> {
     })
 }
 
+/// Opens `/dev/vhost-net`, once for each interface that the host's kernel is to serve. `None`: it
+/// can't, and the VMM does.
+pub(crate) fn open_vhost_net() -> Option<OwnedFd> {
+    open_vhost_net_at("/dev/vhost-net")
+}
+
+fn open_vhost_net_at(path: &str) -> Option<OwnedFd> {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    let absent = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound
+            || matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
+    };
+    match opened {
+        Ok(file) => Some(file.into()),
+        Err(error) if absent(&error) => None,
+        Err(error) => {
+            tracing::warn!(path, %error, "network interfaces are served in process");
+            None
+        }
+    }
+}
+
 /// Opens a file of a plan. Its lock is that of the open file, so it lives as long as the VM.
 pub(crate) fn open_resource(resource: &Resource) -> Result<OwnedFd, VmmError> {
     let failed = |source| VmmError::Open {
@@ -86,6 +108,11 @@ mod tests {
         drop((reader, other));
         let _writer = open_resource(&resource(true)).unwrap();
         assert!(open_resource(&resource(false)).is_err());
+    }
+
+    #[test]
+    fn a_host_without_vhost_net_does_without() {
+        assert!(open_vhost_net_at("/nonexistent/vhost-net").is_none());
     }
 
     #[test]

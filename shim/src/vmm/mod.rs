@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use hull_vm_config::control::{Event, ExitReason, Mark, Request};
+use hull_vm_config::control::{Event, ExitReason, Mark, NetState, Request};
 use hull_vm_config::Slot;
 use rustix::process::{pidfd_send_signal, Signal};
 use tokio::net::UnixStream;
@@ -29,7 +29,7 @@ pub use error::VmmError;
 #[cfg(test)]
 pub(crate) use fake::FakeVmm;
 pub use host_files::open_kvm;
-pub(crate) use host_files::{create_console, open_resource};
+pub(crate) use host_files::{create_console, open_resource, open_vhost_net};
 pub use launch::Launch;
 pub use memory::MemoryShare;
 pub use uid::UidLease;
@@ -140,24 +140,41 @@ impl Vm {
         let request = Request::Connect { port };
         self.inner
             .control
-            .send(&request, Some(theirs.into()))
+            .send(&request, &[theirs.into()])
             .await
             .map_err(failed)?;
         UnixStream::from_std(ours).map_err(failed)
     }
 
-    /// Plugs a tap into a network slot; the agent is to look for it then.
+    /// Plugs a tap into a network slot; the agent is to look for it then. `taps` are its descriptors,
+    /// `vhosts` as many or none: the host's kernel serves it.
     pub async fn attach_net(
         &self,
         slot: Slot,
-        tap: OwnedFd,
+        taps: Vec<OwnedFd>,
+        vhosts: Vec<OwnedFd>,
         mac: [u8; 6],
         mtu: u16,
     ) -> Result<(), VmmError> {
-        let request = Request::AttachNet { slot, mac, mtu };
-        match self.ask_with(request, Some(tap)).await? {
+        let request = Request::AttachNet {
+            pairs: u8::try_from(taps.len()).unwrap_or(u8::MAX),
+            vhost: !vhosts.is_empty(),
+            slot,
+            mac,
+            mtu,
+        };
+        let fds: Vec<_> = taps.into_iter().chain(vhosts).collect();
+        match self.ask_with(request, &fds).await? {
             Event::NetAttached => Ok(()),
             other => Err(VmmError::unexpected("attach_net", &other)),
+        }
+    }
+
+    /// Who serves the network interfaces that are plugged in.
+    pub async fn nets(&self) -> Result<Vec<NetState>, VmmError> {
+        match self.ask(Request::Nets).await? {
+            Event::Nets { interfaces } => Ok(interfaces),
+            other => Err(VmmError::unexpected("nets", &other)),
         }
     }
 
@@ -210,11 +227,11 @@ impl Vm {
     }
 
     async fn ask(&self, request: Request) -> Result<Event, VmmError> {
-        self.ask_with(request, None).await
+        self.ask_with(request, &[]).await
     }
 
-    async fn ask_with(&self, request: Request, fd: Option<OwnedFd>) -> Result<Event, VmmError> {
-        let answer = self.inner.control.ask(&request, fd.as_ref());
+    async fn ask_with(&self, request: Request, fds: &[OwnedFd]) -> Result<Event, VmmError> {
+        let answer = self.inner.control.ask(&request, fds);
         tokio::select! {
             answer = answer => answer,
             end = self.ended() => Err(VmmError::Ended { end }),

@@ -2,11 +2,12 @@
 
 use hull_vm_config::Slot;
 
-use super::{rings, with_tap, Attack};
+use super::{rings, with_tap, with_vhost, Attack};
 use crate::code::{Code, Width};
 use crate::driver::{available, descriptor, parts, reg, window, DATA};
 
 const LAYER: &str = "network device and the kernel's tap";
+const KERNEL: &str = "vhost-net in the host's kernel";
 const SLOT: Slot = Slot::NETS[0];
 const QUEUES: u32 = 2;
 const TRANSMIT: u32 = 1;
@@ -37,6 +38,33 @@ pub(super) const ATTACKS: &[Attack] = &[
             rings::chains_of(code, &[(SLOT, QUEUES)], &rings::loops());
             rings::chains_of(code, &[(SLOT, QUEUES)], &rings::indirect());
         },
+    ),
+    with_vhost(
+        "frames_that_the_host_kernel_takes",
+        KERNEL,
+        "frames of 0 bytes to 4 GiB, and every kind of segmentation with headers that lie, in queues that the host's kernel serves",
+        |code| {
+            for length in LENGTHS {
+                Sender::ready(code).send(length);
+            }
+            offloads(code);
+        },
+    ),
+    with_vhost(
+        "rings_that_the_host_kernel_reads",
+        KERNEL,
+        "chains and indirect tables that loop, overlap and lead outside, and an available index that jumps, in queues that the host's kernel serves",
+        |code| {
+            rings::chains_of(code, &[(SLOT, QUEUES)], &rings::loops());
+            rings::chains_of(code, &[(SLOT, QUEUES)], &rings::indirect());
+            jumps(code);
+        },
+    ),
+    with_vhost(
+        "resets_while_the_host_kernel_works",
+        KERNEL,
+        "300 times: 16 frames, a kick, a queue taken back or a reset at once, and zeros where the rings were",
+        resets,
     ),
 ];
 
@@ -81,15 +109,56 @@ fn packet() -> Vec<u8> {
     bytes
 }
 
+const LENGTHS: [u32; 17] = [
+    0,
+    1,
+    11,
+    12,
+    13,
+    25,
+    26,
+    27,
+    60,
+    1514,
+    9000,
+    MOST - 1,
+    MOST,
+    MOST + 1,
+    1 << 20,
+    32 << 20,
+    u32::MAX,
+];
+
 fn lengths(code: &mut Code) {
     let mut sender = Sender::ready(code);
-    for length in [0, 1, 11, 12, 13, 25, 26, 27, 60, 1514, 9000] {
-        sender.send(length);
-    }
-    for length in [MOST - 1, MOST, MOST + 1, 1 << 20, 32 << 20, u32::MAX] {
+    for length in LENGTHS {
         sender.send(length);
     }
     sender.send(HEADER + 60);
+}
+
+fn jumps(code: &mut Code) {
+    let ring = parts(TRANSMIT)[1];
+    for ahead in [17, 255, 0x8000, u16::MAX] {
+        Sender::ready(code);
+        code.store(Width::Word, ring + 2, ahead.into())
+            .kick(window(SLOT), TRANSMIT);
+    }
+}
+
+fn resets(code: &mut Code) {
+    let [table, ring, _] = parts(TRANSMIT);
+    let base = window(SLOT);
+    code.repeat(300, |code| {
+        Sender::ready(code);
+        code.set(table + LENGTH, HEADER + 60)
+            .store(Width::Word, ring + 2, 16)
+            .set(base + reg::NOTIFY, TRANSMIT)
+            .set(base + reg::QUEUE_SEL, 0)
+            .set(base + reg::QUEUE_READY, 0)
+            .set(base + reg::STATUS, 0)
+            .clear(QUEUES);
+    });
 }
 
 fn offloads(code: &mut Code) {

@@ -33,6 +33,8 @@ pub(crate) struct Attack {
     pub(crate) share: bool,
     /// It has a network.
     pub(crate) tap: bool,
+    /// The host's kernel serves that.
+    pub(crate) vhost: bool,
     /// Its instructions.
     pub(crate) write: fn(&mut Code),
 }
@@ -49,6 +51,7 @@ const fn served(
         layer,
         share: false,
         tap: false,
+        vhost: false,
         outcome: Outcome::Served,
         write,
     }
@@ -75,6 +78,18 @@ const fn with_tap(
     Attack {
         tap: true,
         ..served(name, layer, what, write)
+    }
+}
+
+const fn with_vhost(
+    name: &'static str,
+    layer: &'static str,
+    what: &'static str,
+    write: fn(&mut Code),
+) -> Attack {
+    Attack {
+        vhost: true,
+        ..with_tap(name, layer, what, write)
     }
 }
 

@@ -1,6 +1,6 @@
 # Networks: reach, names, published ports, isolation.
 
-address_of() { hull inspect -f "{{.NetworkSettings.Networks.$2.IPAddress}}" "$1"; }
+address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$1"; }
 PYTHON=$REGISTRY/python:latest
 python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
@@ -568,5 +568,111 @@ case_a_macvlan_network() {
     hull network rm t-mac >/dev/null
     ip link del t-p0
     ip netns del t-lan
+    expect_clean_host
+}
+
+# Where frames go: "vhost-net" or "in-process".
+path_of() { hull inspect --vm "$1" | sed -n 's/.*"path": *"\([a-z-]*\)".*/\1/p'; }
+# 8 MiB into a container's port and back at the same time, no part of which is like another.
+same_both_ways() {
+    hull exec -d "$1" nc -l -p 99 -e cat
+    wait_for 20 hull exec "$1" sh -c 'netstat -ltn | grep -q :99'
+    timeout 90 python3 -c '
+import os, socket, sys, threading
+sent = os.urandom(8 << 20)
+stream = socket.create_connection((sys.argv[1], 99), 20)
+stream.settimeout(60)
+def send():
+    stream.sendall(sent)
+    stream.shutdown(socket.SHUT_WR)
+threading.Thread(target=send).start()
+got = bytearray()
+while part := stream.recv(1 << 20): got += part
+sys.exit(got != sent)' "$2" || fail "what came back is not what went into $1"
+}
+
+# Core.
+case_the_hosts_kernel_moves_the_frames() {
+    modprobe vhost_net 2>/dev/null || true
+    [ -c /dev/vhost-net ] || skip 'no vhost-net here'
+    web t-vhost
+    expect_eq "$(path_of t-vhost)" vhost-net path
+    local address
+    address=$(address_of t-vhost bridge)
+    same_both_ways t-vhost "$address"
+    # Its counters are those of the interface, whoever serves it.
+    hull stats --no-stream --format '{{.NetIO}}' t-vhost | grep -Eq '(8\.[0-9]+|9)[0-9.]*MB / (8\.[0-9]+|9)[0-9.]*MB' || fail "counted: $(hull stats --no-stream --format '{{.NetIO}}' t-vhost)"
+    hull pause t-vhost >/dev/null
+    hull unpause t-vhost >/dev/null
+    busybox ping -c 1 -W 5 "$address" >/dev/null || fail 'no answer after a pause'
+    hull doctor --jail t-vhost >/dev/null || fail 'the jail does not hold'
+    hull rm -f t-vhost >/dev/null
+    expect_clean_host
+}
+
+case_who_moves_the_frames_can_be_said() {
+    modprobe vhost_net 2>/dev/null || true
+    [ -c /dev/vhost-net ] || skip 'no vhost-net here'
+    # An interface that comes later, goes, and comes again.
+    hull network create t-late >/dev/null
+    hull run -d --name t-plug "$BUSYBOX" sleep 600 >/dev/null
+    hull network connect t-late t-plug
+    expect_eq "$(path_of t-plug)" $'vhost-net\nvhost-net' 'paths of both'
+    same_both_ways t-plug "$(address_of t-plug t-late)"
+    hull network disconnect t-late t-plug
+    expect_eq "$(path_of t-plug)" vhost-net 'path of what is left'
+    hull network connect t-late t-plug
+    busybox ping -c 1 -W 5 "$(address_of t-plug t-late)" >/dev/null || fail 'no answer the second time'
+    hull rm -f t-plug >/dev/null
+    hull network rm t-late >/dev/null
+    # Rates are the VMM's to hold; a container, and the operator, may say no.
+    hull run -d --name t-rate --net-rate in=100m "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(path_of t-rate)" in-process 'path with a rate'
+    hull run -d --name t-no --annotation dev.hull.vhost-net=false "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(path_of t-no)" in-process 'path of who said no'
+    hull rm -f t-rate t-no >/dev/null
+    kill "$(cat "$HARNESS/hulld.pid")"
+    wait_for 20 sh -c "! kill -0 $(cat "$HARNESS/hulld.pid") 2>/dev/null"
+    hulld_start --no-vhost-net
+    hull run -d --name t-off --annotation dev.hull.vhost-net=true "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(path_of t-off)" in-process 'path that the operator turned off'
+    hull rm -f t-off >/dev/null
+    kill "$(cat "$HARNESS/hulld.pid")"
+    wait_for 20 sh -c "! kill -0 $(cat "$HARNESS/hulld.pid") 2>/dev/null"
+    hulld_start
+}
+
+# A host without the device, whose containers have a network all the same.
+case_without_vhost_net_the_vmm_moves_the_frames() {
+    [ -c /dev/vhost-net ] || skip 'no vhost-net here to take away'
+    mv /dev/vhost-net /dev/vhost-net.away
+    web t-none || true
+    mv /dev/vhost-net.away /dev/vhost-net
+    expect_eq "$(path_of t-none)" in-process path
+    same_both_ways t-none "$(address_of t-none bridge)"
+    hull rm -f t-none >/dev/null
+}
+
+# As many queues as CPUs, whoever serves them; with one CPU all is as it was.
+# SMP.
+case_each_cpu_has_a_queue() {
+    local option address pid
+    for option in --label=a=b --net-rate=in=1g; do
+        hull run -d --name t-mq --cpus 2 "$option" "$BUSYBOX" sh -c 'nc -l -p 98 -e cat & exec sleep 600' >/dev/null
+        expect_eq "$(hull inspect --vm t-mq | sed -n 's/.*"queue_pairs": *\([0-9]*\).*/\1/p')" 2 "pairs with $option"
+        expect_eq "$(hull exec t-mq sh -c 'ls -d /sys/class/net/eth0/queues/tx-* | wc -l')" 2 'queues in the guest'
+        echo "$option: $(path_of t-mq)"
+        address=$(address_of t-mq bridge)
+        same_both_ways t-mq "$address" &
+        pid=$!
+        expect_eq "$(echo beside it | timeout 30 busybox nc "$address" 98)" 'beside it' 'a second connection'
+        wait "$pid"
+        hull rm -f t-mq >/dev/null
+    done
+    hull run -d --name t-single "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull inspect --vm t-single | sed -n 's/.*"queue_pairs": *\([0-9]*\).*/\1/p')" 1 'pairs of one CPU'
+    # IFF_MULTI_QUEUE is 0x100.
+    expect_eq $(($(cat "/sys/class/net/$(taps | sed -n 's/^[0-9]*: \([^:@]*\).*/\1/p')/tun_flags") & 0x100)) 0 'its tap'
+    hull rm -f t-single >/dev/null
     expect_clean_host
 }

@@ -29,9 +29,16 @@ pub enum Request {
         /// The guest's port.
         port: u32,
     },
-    /// Plug a tap into a network slot. It travels with the request, is non-blocking, and has a
-    /// vnet header of 12 bytes. Answered by [`Event::NetAttached`]; the guest is not told.
+    /// Plug a tap into a network slot. Its descriptors travel with the request, one for each pair of
+    /// queues, are non-blocking, and have a vnet header of 12 bytes. Answered by
+    /// [`Event::NetAttached`]; the guest is not told.
     AttachNet {
+        /// How many: 1..=[`crate::MAX_QUEUE_PAIRS`].
+        #[serde(default = "one")]
+        pairs: u8,
+        /// As many of `/dev/vhost-net`, opened for this tap alone, travel behind them.
+        #[serde(default)]
+        vhost: bool,
         /// One of [`crate::Slot::NETS`].
         slot: Slot,
         /// Hardware address of the guest's interface.
@@ -52,6 +59,8 @@ pub enum Request {
     Trace,
     /// Ask for what the jail holds; answered by [`Event::Jail`].
     Jail,
+    /// Ask who serves the network interfaces; answered by [`Event::Nets`].
+    Nets,
 }
 
 /// VMM to host.
@@ -80,6 +89,11 @@ pub enum Event {
         /// Name and value pairs, read back from the kernel.
         holds: Vec<(String, String)>,
     },
+    /// Answer to [`Request::Nets`]: the slots into which something is plugged, in order.
+    Nets {
+        /// Who serves each.
+        interfaces: Vec<NetState>,
+    },
     /// A request that was not understood or could not be done; the VM goes on.
     Refused {
         /// Why.
@@ -90,6 +104,41 @@ pub enum Event {
         /// Why.
         reason: ExitReason,
     },
+}
+
+fn one() -> u8 {
+    1
+}
+
+/// A network interface that is plugged in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetState {
+    /// Where.
+    pub slot: Slot,
+    /// Who serves its queues.
+    pub path: DataPath,
+    /// Pairs of queues that the guest's driver uses, at least 1.
+    pub pairs: u8,
+}
+
+/// Who moves frames between a guest's queues and its tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataPath {
+    /// The VMM.
+    InProcess,
+    /// The host's kernel.
+    VhostNet,
+}
+
+impl std::fmt::Display for DataPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::InProcess => "in-process",
+            Self::VhostNet => "vhost-net",
+        })
+    }
 }
 
 /// A point of the boot.

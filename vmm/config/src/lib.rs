@@ -19,6 +19,9 @@ pub const VM_CONFIG_VERSION: u32 = 1;
 /// Largest number of vCPUs of one VM.
 pub const MAX_VCPUS: u8 = 64;
 
+/// Largest number of queue pairs of a network interface: more than there are vCPUs are of no use.
+pub const MAX_QUEUE_PAIRS: u8 = 4;
+
 /// Smallest guest memory that the guest kernel and agent boot in, in bytes.
 pub const MIN_MEMORY_BYTES: u64 = 48 << 20;
 
@@ -125,16 +128,30 @@ pub struct Extent {
     pub length: u64,
 }
 
-/// A network interface: an open tap descriptor.
+/// A network interface: a tap, opened once for each pair of queues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetConfig {
-    /// The tap, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
-    pub tap: FdName,
+    /// 1..=[`MAX_QUEUE_PAIRS`].
+    pub pairs: Vec<QueuePair>,
     /// Ethernet address.
     pub mac: [u8; 6],
     /// Bytes.
     pub mtu: u16,
+}
+
+/// A receive and a transmit queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueuePair {
+    /// The tap, opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, and `IFF_MULTI_QUEUE` where it has
+    /// several pairs.
+    pub tap: FdName,
+    /// `/dev/vhost-net`, opened for this pair alone: the host's kernel serves it. All pairs of an
+    /// interface have it or none. Not together with [`DeviceConfig::net_rates`], which only the VMM
+    /// holds it to.
+    #[serde(default)]
+    pub vhost: Option<FdName>,
 }
 
 /// What may pass through a network interface. More than that waits: it is not lost before the

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use hull_vm_config::{BlockConfig, DeviceConfig, Extent, FdName, Slot};
 use rustix::fs::MemfdFlags;
@@ -20,6 +20,8 @@ use super::{DeviceInputs, Devices, Interrupt, MissingFd, SourceId, TakeFd};
 const MEMORY: usize = 1 << 20;
 /// Steps of one input.
 const MAX_STEPS: usize = 512;
+/// Of a network device of three pairs of queues.
+const CONTROL_QUEUE: u32 = 6;
 /// Turns of the event loop after a step.
 const TURNS: usize = 4;
 
@@ -42,6 +44,10 @@ impl TakeFd for Files {
 /// Runs one input.
 pub fn guest(data: &[u8]) {
     let Some((mut devices, memory)) = devices() else {
+        return;
+    };
+    // The other ends of the network devices, with a frame for the guest in each.
+    let Some(_networks) = networks(&mut devices) else {
         return;
     };
     let mut input = Input(data);
@@ -127,6 +133,23 @@ fn devices() -> Option<(Devices, GuestMemoryMmap)> {
     Some((devices, memory))
 }
 
+/// Plugs in a network device of one pair of queues, and one of three.
+fn networks(devices: &mut Devices) -> Option<Vec<UnixDatagram>> {
+    let mut ends = Vec::new();
+    for (slot, pairs) in Slot::NETS.into_iter().zip([1, 3]) {
+        let mut sockets = Vec::new();
+        for _ in 0..pairs {
+            let (ours, theirs) = UnixDatagram::pair().ok()?;
+            ours.set_nonblocking(true).ok()?;
+            ours.send(&[0; 100]).ok()?;
+            ends.push(ours);
+            sockets.push(theirs.into());
+        }
+        devices.attach_fake(slot, sockets).ok()?;
+    }
+    Some(ends)
+}
+
 /// Brings a device to life, so that deeper code is reached: all features, queues at places that the
 /// input knows.
 fn start_driver(devices: &Devices, slot: Slot, input: &mut Input<'_>) {
@@ -151,9 +174,9 @@ fn start_driver(devices: &Devices, slot: Slot, input: &mut Input<'_>) {
         );
     }
     set(reg::STATUS, 11);
-    for queue in 0..3u32 {
+    for queue in 0..=CONTROL_QUEUE {
         set(reg::QUEUE_SEL, queue);
-        set(reg::QUEUE_NUM, 8 << (input.byte().unwrap_or_default() % 6));
+        set(reg::QUEUE_NUM, 8 << queue_size(queue, input));
         let base = 0x1000 * (queue + 1);
         set(reg::QUEUE_DESC_LOW, base);
         set(reg::QUEUE_DRIVER_LOW, base + 0x800);
@@ -163,9 +186,21 @@ fn start_driver(devices: &Devices, slot: Slot, input: &mut Input<'_>) {
     set(reg::STATUS, 15);
 }
 
+/// The others' are those that the input has room for.
+fn queue_size(queue: u32, input: &mut Input<'_>) -> u8 {
+    match queue {
+        0..3 => input.byte().unwrap_or_default() % 6,
+        _ => 0,
+    }
+}
+
 /// A descriptor in a table, and its offer in the ring beside it.
 fn descriptor(memory: &GuestMemoryMmap, input: &mut Input<'_>) {
-    let base = 0x1000 * (1 + u64::from(input.byte().unwrap_or_default() % 3));
+    let queue = match input.byte().unwrap_or_default() {
+        0xf0.. => CONTROL_QUEUE,
+        other => u32::from(other % 3),
+    };
+    let base = 0x1000 * (1 + u64::from(queue));
     let index = u64::from(input.byte().unwrap_or_default());
     let address = u64::from(input.long()) % (2 * MEMORY as u64);
     let length = input.long();

@@ -4,9 +4,13 @@
 //! lock per device covers both, so a reset returns only when nothing touches the driver's memory
 //! any more (virtio 1.2, 2.4). The interrupt registers, the only ones in use while a device works,
 //! are outside of the lock.
+//!
+//! A [`Server`] outside of the event loop raises the interrupt by itself, so while there is one, the
+//! interrupt status always says that buffers may have been used. It is stopped under the lock, by
+//! whichever thread takes its queues away.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_vm_config::{Slot, SLOT_COUNT};
 use serde::{Deserialize, Serialize};
@@ -14,7 +18,9 @@ use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::virtio::{QueueSet, VirtioDevice, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
+use super::virtio::{
+    Outside, QueueSet, Server, VirtioDevice, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1,
+};
 use super::Interrupt;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -71,10 +77,11 @@ const INTERRUPT_CONFIG: u32 = 2;
 pub(crate) struct Transport {
     /// 0 where no device is plugged in (virtio 1.2, 4.2.2.1).
     device_type: AtomicU32,
-    features: u64,
     memory: GuestMemoryMmap,
     interrupt: Box<dyn Interrupt>,
     interrupt_status: AtomicU32,
+    /// Whether [`State::server`] is there.
+    served_outside: AtomicBool,
     /// Tells the event loop that the driver kicked, became ready or reset the device. Watched
     /// edge-triggered and never read.
     notifier: EventFd,
@@ -83,6 +90,7 @@ pub(crate) struct Transport {
 
 /// What the lock covers.
 pub(crate) struct State {
+    offered_features: u64,
     status: u32,
     device_features_sel: u32,
     driver_features_sel: u32,
@@ -91,6 +99,8 @@ pub(crate) struct State {
     setup: Vec<QueueSetup>,
     /// The queues from `DRIVER_OK` to the next reset.
     live: Option<Vec<Queue>>,
+    /// Who serves them in the place of the event loop.
+    server: Option<Arc<dyn Server>>,
     /// Counts resets and failures, so that the event loop misses none.
     epoch: u64,
     config: Vec<u8>,
@@ -164,12 +174,13 @@ impl Transport {
         let setup = device.queue_sizes().iter().copied();
         Ok(Self {
             device_type: AtomicU32::new(device.device_type()),
-            features: device.features() | F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX,
             memory,
             interrupt,
             interrupt_status: AtomicU32::new(0),
+            served_outside: AtomicBool::new(false),
             notifier: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             state: Mutex::new(State {
+                offered_features: offered(device),
                 status: 0,
                 device_features_sel: 0,
                 driver_features_sel: 0,
@@ -177,6 +188,7 @@ impl Transport {
                 queue_sel: 0,
                 setup: setup.map(QueueSetup::new).collect(),
                 live: None,
+                server: None,
                 epoch: 0,
                 config: device.config(),
                 config_generation: 0,
@@ -191,6 +203,8 @@ impl Transport {
         if state.status != 0 {
             self.fail(&mut state);
         }
+        state.offered_features = offered(device);
+        state.set_queues(device.queue_sizes());
         state.config = device.config();
         state.config_generation = state.config_generation.wrapping_add(1);
         self.device_type
@@ -224,6 +238,7 @@ impl Transport {
 
     /// Stops the device until the driver resets it (virtio 1.2, 2.1.2).
     pub(crate) fn fail(&self, state: &mut State) {
+        self.dismiss(state);
         state.live = None;
         state.epoch += 1;
         state.status |= status::NEEDS_RESET;
@@ -243,7 +258,62 @@ impl Transport {
             memory: &self.memory,
             queues,
             raise,
+            outside: Outside {
+                server: &mut state.server,
+                serves: &self.served_outside,
+                call: self.interrupt.eventfd(),
+            },
         })
+    }
+
+    /// Takes the queues away from who serves them outside of the event loop; from the positions that
+    /// they have then, anybody may go on with them.
+    pub(crate) fn withdraw(&self, state: &mut State) {
+        let server = state.server.clone();
+        self.dismiss(state);
+        let queues = state.live.iter_mut().flatten().enumerate();
+        for (index, queue) in queues.filter(|(_, queue)| queue.ready()) {
+            if let Some(position) = server.as_ref().and_then(|by| by.position(index)) {
+                queue.set_next_avail(position);
+                if let Ok(used) = queue.used_idx(&self.memory, Ordering::Acquire) {
+                    queue.set_next_used(used.0);
+                }
+            }
+        }
+    }
+
+    /// Stops who serves the queues outside of the event loop.
+    fn dismiss(&self, state: &mut State) {
+        let Some(server) = state.server.take() else {
+            return;
+        };
+        let queues = state.live.as_ref().map_or(0, Vec::len);
+        (0..queues).for_each(|queue| server.stop(queue));
+        // The guest may not have looked at what came last.
+        self.interrupt_status
+            .fetch_or(INTERRUPT_USED, Ordering::SeqCst);
+        self.served_outside.store(false, Ordering::SeqCst);
+    }
+
+    /// What the driver reads as interrupt status.
+    fn interrupt_status(&self) -> u32 {
+        let outside = match self.served_outside.load(Ordering::SeqCst) {
+            true => INTERRUPT_USED,
+            false => 0,
+        };
+        self.interrupt_status.load(Ordering::SeqCst) | outside
+    }
+
+    /// A kick that KVM did not pass on.
+    fn kick(&self, queue: u32) {
+        if self.served_outside.load(Ordering::SeqCst) {
+            let state = self.lock();
+            let server = state.server.as_ref();
+            if server.is_some_and(|server| server.kick(queue as usize)) {
+                return;
+            }
+        }
+        self.wake();
     }
 
     /// A driver's load from the window. Registers take aligned 4-byte accesses (virtio 1.2,
@@ -268,7 +338,7 @@ impl Transport {
             reg::VERSION => return VERSION,
             reg::DEVICE_ID => return self.device_type.load(Ordering::SeqCst),
             reg::VENDOR_ID => return VENDOR,
-            reg::INTERRUPT_STATUS => return self.interrupt_status.load(Ordering::SeqCst),
+            reg::INTERRUPT_STATUS => return self.interrupt_status(),
             // No shared memory region exists: length and address are all ones.
             reg::SHM_LEN_LOW..=reg::SHM_BASE_HIGH => return u32::MAX,
             _ => {}
@@ -277,8 +347,8 @@ impl Transport {
         let queue = state.setup.get(state.queue_sel as usize);
         match offset {
             reg::DEVICE_FEATURES => match state.device_features_sel {
-                0 => self.features as u32,
-                1 => (self.features >> 32) as u32,
+                0 => state.offered_features as u32,
+                1 => (state.offered_features >> 32) as u32,
                 _ => 0,
             },
             reg::QUEUE_NUM_MAX => queue.map_or(0, |queue| u32::from(queue.max_size)),
@@ -296,7 +366,7 @@ impl Transport {
         };
         let value = u32::from_le_bytes(bytes);
         match offset {
-            reg::QUEUE_NOTIFY => self.wake(),
+            reg::QUEUE_NOTIFY => self.kick(value),
             reg::INTERRUPT_ACK => {
                 self.interrupt_status.fetch_and(!value, Ordering::SeqCst);
             }
@@ -308,6 +378,7 @@ impl Transport {
     fn write_status(&self, value: u32) {
         let mut state = self.lock();
         if value == 0 {
+            self.dismiss(&mut state);
             state.reset();
             self.interrupt_status.store(0, Ordering::SeqCst);
             drop(state);
@@ -319,7 +390,7 @@ impl Transport {
             return; // A driver must not clear a bit (virtio 1.2, 2.1.1).
         }
         let mut accepted = added & !(status::FEATURES_OK | status::DRIVER_OK);
-        if added & status::FEATURES_OK != 0 && self.features_acceptable(state.driver_features) {
+        if added & status::FEATURES_OK != 0 && state.features_acceptable() {
             accepted |= status::FEATURES_OK;
         }
         let ready = (before | accepted) & status::FEATURES_OK != 0;
@@ -334,10 +405,6 @@ impl Transport {
             drop(state);
             self.wake();
         }
-    }
-
-    fn features_acceptable(&self, accepted: u64) -> bool {
-        accepted & !self.features == 0 && accepted & F_VERSION_1 != 0
     }
 
     /// Replaces the configuration and tells the driver.
@@ -363,7 +430,7 @@ impl Transport {
             driver_features_sel: state.driver_features_sel,
             driver_features: state.driver_features,
             queue_sel: state.queue_sel,
-            interrupt_status: self.interrupt_status.load(Ordering::SeqCst),
+            interrupt_status: self.interrupt_status(),
             config_generation: state.config_generation,
             config: state.config.clone(),
             queues: state.setup.clone(),
@@ -379,7 +446,7 @@ impl Transport {
         if sizes(&saved.queues) != sizes(&state.setup) {
             return Err("its queues differ");
         }
-        if saved.driver_features & !self.features != 0 {
+        if saved.driver_features & !state.offered_features != 0 {
             return Err("the driver uses features that the device no longer offers");
         }
         state.status = saved.status;
@@ -422,6 +489,16 @@ impl State {
     /// What the driver accepted.
     pub(crate) fn features(&self) -> u64 {
         self.driver_features
+    }
+
+    fn features_acceptable(&self) -> bool {
+        let accepted = self.driver_features;
+        accepted & !self.offered_features == 0 && accepted & F_VERSION_1 != 0
+    }
+
+    /// Forgets what a driver said of queues, and has those of these sizes.
+    fn set_queues(&mut self, sizes: &[u16]) {
+        self.setup = sizes.iter().copied().map(QueueSetup::new).collect();
     }
 
     fn reset(&mut self) {
@@ -481,6 +558,9 @@ impl State {
             if value & 1 == 0 {
                 queue.ready = false;
                 if let Some(live) = self.live.as_mut().and_then(|live| live.get_mut(index)) {
+                    if let Some(server) = &self.server {
+                        server.stop(index);
+                    }
                     live.set_ready(false);
                 }
             } else if self.live.is_none() && self.status & status::FEATURES_OK != 0 {
@@ -504,6 +584,11 @@ impl State {
             _ => {}
         }
     }
+}
+
+/// The features of a device and of its queues.
+fn offered(device: &(impl VirtioDevice + ?Sized)) -> u64 {
+    device.features() | F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX
 }
 
 /// All windows; vCPU threads hand their MMIO exits to it.

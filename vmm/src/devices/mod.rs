@@ -32,7 +32,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind};
+use hull_vm_config::control::NetState;
+use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind, MAX_QUEUE_PAIRS};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
@@ -54,6 +55,10 @@ const DEVICE_STATES_VERSION: u32 = 1;
 pub trait Interrupt: Send + Sync {
     /// Raises the (edge-triggered) interrupt.
     fn trigger(&self) -> io::Result<()>;
+    /// Written, it raises the interrupt too: for who does so from outside of this process.
+    fn eventfd(&self) -> Option<&EventFd> {
+        None
+    }
 }
 
 /// The descriptors handed to the VMM.
@@ -87,7 +92,26 @@ pub struct Devices {
     tail: Arc<ConsoleTail>,
     vsock: Entry<vsock::Vsock>,
     others: Vec<Entry<dyn VirtioDevice>>,
+    memory: GuestMemoryMmap,
     paused: bool,
+}
+
+/// The host's side of a network device, one of each for each pair of queues.
+pub struct NetEnds {
+    /// Descriptors of one tap, non-blocking, with a vnet header of 12 bytes.
+    pub taps: Vec<OwnedFd>,
+    /// `/dev/vhost-net`, if the host's kernel is to serve them; else none.
+    pub vhosts: Vec<OwnedFd>,
+}
+
+/// Where KVM signals kicks to.
+pub struct Notifier<'a> {
+    /// Of which device.
+    pub slot: Slot,
+    /// Of which queue; `None`: of any.
+    pub queue: Option<u32>,
+    /// The eventfd.
+    pub event: &'a EventFd,
 }
 
 /// The saved devices of a paused VM.
@@ -135,6 +159,7 @@ impl Devices {
             tail,
             vsock,
             others,
+            memory: builder.inputs.memory,
             paused: false,
         })
     }
@@ -153,15 +178,19 @@ impl Devices {
         Arc::clone(&self.bus)
     }
 
-    /// The eventfd of each device in use. Writing it (by ioeventfd, for stores to `QueueNotify`,
-    /// whatever the queue) makes the event loop look at all of the device's queues. Kicks of the
-    /// other devices come through [`MmioBus::write`].
-    pub fn notifiers(&self) -> Vec<(Slot, &EventFd)> {
-        let others = self.others.iter().filter(|entry| entry.in_use);
-        let others = others.map(|entry| (entry.slot, entry.transport.notifier()));
-        std::iter::once((Slot::VSOCK, self.vsock.transport.notifier()))
-            .chain(others)
-            .collect()
+    /// The eventfds of each device in use, for stores to `QueueNotify` (by ioeventfd). Kicks of the
+    /// other devices, and of queues that are not named, come through [`MmioBus::write`].
+    pub fn notifiers(&mut self) -> Vec<Notifier<'_>> {
+        let others = self.others.iter_mut().filter(|entry| entry.in_use);
+        let mut all = self.vsock.notifiers();
+        all.extend(others.flat_map(Entry::notifiers));
+        all
+    }
+
+    /// Those of a slot that came with what was plugged in, and were not named before.
+    pub fn new_notifiers(&mut self, slot: Slot) -> Vec<Notifier<'_>> {
+        let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
+        entry.map(Entry::new_kicks).unwrap_or_default()
     }
 
     /// What the event loop watches from the start. Event sets are to be passed on as they are:
@@ -227,17 +256,57 @@ impl Devices {
         changes
     }
 
-    /// Plugs a tap into a network slot while the VM runs. The tap is non-blocking and has a vnet
-    /// header of 12 bytes. A driver finds the device when it looks again.
+    /// Plugs a tap into a network slot while the VM runs. A driver finds the device when it looks
+    /// again.
     pub fn attach_net(
         &mut self,
         slot: Slot,
-        tap: OwnedFd,
+        ends: NetEnds,
         mac: [u8; 6],
         mtu: u16,
     ) -> Result<Vec<SourceChange>, DeviceError> {
-        let tap = net::Tap::prepared(tap);
-        self.replug(slot, |net, sources| net.plug(tap, mac, mtu, sources))
+        let most = usize::from(MAX_QUEUE_PAIRS);
+        let pairs = ends.taps.len();
+        if !(1..=most).contains(&pairs) || ![0, pairs].contains(&ends.vhosts.len()) {
+            return Err(DeviceError::BadConfig {
+                device: "net",
+                reason: format!(
+                    "{pairs} pairs of queues with {} of vhost-net: must be 1 to {most} that are alike",
+                    ends.vhosts.len()
+                ),
+            });
+        }
+        let plug = net::Plug {
+            taps: ends.taps.into_iter().map(net::Tap::prepared).collect(),
+            vhosts: kernels(ends.vhosts, &self.memory),
+            mac,
+            mtu,
+        };
+        self.replug(slot, |net, sources| net.plug(plug, sources))
+    }
+
+    /// Plugs in a network device with a pair of queues on each datagram socket.
+    #[cfg(feature = "fuzz")]
+    fn attach_fake(&mut self, slot: Slot, sockets: Vec<OwnedFd>) -> Result<(), DeviceError> {
+        let taps = sockets.into_iter().flat_map(net::Tap::fake).collect();
+        let plug = net::Plug {
+            taps,
+            vhosts: Vec::new(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+        };
+        self.replug(slot, |net, sources| net.plug(plug, sources))
+            .map(drop)
+    }
+
+    /// Who serves the network interfaces that are plugged in.
+    pub fn nets(&mut self) -> Vec<NetState> {
+        let state = |entry: &mut Entry<dyn VirtioDevice>| {
+            let (slot, net) = (entry.slot, entry.device.as_net()?);
+            let (path, pairs) = net.state()?;
+            Some(NetState { slot, path, pairs })
+        };
+        self.others.iter_mut().filter_map(state).collect()
     }
 
     /// Pulls the tap out of a network slot.
@@ -280,9 +349,12 @@ impl Devices {
         self.vsock.device.ready()
     }
 
-    /// From here on no device touches guest memory. The vCPUs must have stopped before.
+    /// From here on nothing of a device touches guest memory. The vCPUs must have stopped before.
     pub fn pause(&mut self) {
         self.paused = true;
+        for entry in &self.others {
+            entry.transport.withdraw(&mut entry.transport.lock());
+        }
     }
 
     /// Ends a pause. Every device looks at its queues again, so nothing that came meanwhile is
@@ -340,6 +412,8 @@ struct Entry<D: VirtioDevice + ?Sized> {
     slot: Slot,
     transport: Arc<Transport>,
     in_use: bool,
+    /// How many of its queues' kicks were named, so that KVM signals them.
+    known_kicks: usize,
     active: bool,
     epoch: u64,
     failures: u64,
@@ -357,6 +431,32 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
             SourceId::new(slot, SourceId::NOTIFIER),
         ));
         self.device.start(&mut Sources { slot, changes });
+    }
+
+    fn notifiers(&mut self) -> Vec<Notifier<'_>> {
+        if !self.device.kicks().is_empty() {
+            return self.new_kicks();
+        }
+        // It gets all kicks of this slot from here on.
+        self.known_kicks = usize::MAX;
+        vec![Notifier {
+            slot: self.slot,
+            queue: None,
+            event: self.transport.notifier(),
+        }]
+    }
+
+    fn new_kicks(&mut self) -> Vec<Notifier<'_>> {
+        let kicks = self.device.kicks();
+        let known = self.known_kicks;
+        self.known_kicks = known.max(kicks.len());
+        let new = (0..).zip(kicks).skip(known);
+        new.map(|(queue, kick)| Notifier {
+            slot: self.slot,
+            queue: Some(queue),
+            event: kick,
+        })
+        .collect()
     }
 
     fn handle(&mut self, event: DeviceEvent, paused: bool, changes: &mut Vec<SourceChange>) {
@@ -477,9 +577,17 @@ impl Builder<'_> {
             return Ok(net::Net::absent().limited(rates));
         };
         let device = "net";
-        let tap = self.inputs.fds.take(&config.tap);
-        let tap = tap.map_err(|source| DeviceError::MissingFd { device, source })?;
-        let net = net::Net::new(config, tap).map_err(|source| DeviceError::Host {
+        let mut take = |name| {
+            let fd = self.inputs.fds.take(name);
+            fd.map_err(|source| DeviceError::MissingFd { device, source })
+        };
+        let taps = config.pairs.iter().map(|pair| take(&pair.tap));
+        let taps = taps.collect::<Result<_, _>>()?;
+        let vhosts = config.pairs.iter().filter_map(|pair| pair.vhost.as_ref());
+        let vhosts = vhosts.map(take).collect::<Result<_, _>>()?;
+        let vhosts = kernels(vhosts, &self.inputs.memory);
+        let net = net::Plug::prepare(taps, vhosts, config.mac, config.mtu).and_then(net::Net::new);
+        let net = net.map_err(|source| DeviceError::Host {
             device,
             action: "set up its tap",
             source,
@@ -540,6 +648,7 @@ impl Builder<'_> {
             slot,
             transport: Arc::new(transport),
             in_use,
+            known_kicks: 0,
             active: false,
             epoch: 0,
             failures: 0,
@@ -547,6 +656,11 @@ impl Builder<'_> {
             device,
         })
     }
+}
+
+fn kernels(vhosts: Vec<OwnedFd>, memory: &GuestMemoryMmap) -> Vec<Box<dyn net::Backend>> {
+    let kernel = |fd| Box::new(net::Kernel::new(fd, memory)) as Box<dyn net::Backend>;
+    vhosts.into_iter().map(kernel).collect()
 }
 
 fn at_most(device: &'static str, count: usize, slots: usize) -> Result<(), DeviceError> {

@@ -89,6 +89,13 @@ impl Sources<'_> {
             .push(SourceChange::Add(fd.as_raw_fd(), events, id));
     }
 
+    /// Watches `fd`, which was added under `token`, for other events; none, and it costs nothing.
+    pub(crate) fn modify(&mut self, fd: &impl AsRawFd, events: EventSet, token: u64) {
+        let id = SourceId::new(self.slot, token);
+        self.changes
+            .push(SourceChange::Modify(fd.as_raw_fd(), events, id));
+    }
+
     /// Stops watching `fd` and closes it.
     pub(crate) fn remove(&mut self, fd: impl Into<OwnedFd>) {
         self.changes.push(SourceChange::Remove(fd.into()));

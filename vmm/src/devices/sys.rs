@@ -1,4 +1,4 @@
-//! Vectored I/O straight into and out of guest memory, and a tap's settings.
+//! Vectored I/O straight into and out of guest memory, and the settings of a tap and of vhost-net.
 //!
 //! `unsafe` is needed because no `&[u8]` of guest memory may exist (the guest changes it at any
 //! moment), so the standard library's vectored calls cannot be used.
@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use vhost::vhost_kern::vhost_binding::{vhost_vring_file, VHOST_NET_SET_BACKEND};
 use vm_memory::VolatileSlice;
 
 /// `IOV_MAX`; a longer list is cut, and the call moves fewer bytes than asked for.
@@ -89,6 +90,22 @@ pub(crate) fn tap_set_header_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> io:
     checked(|| result as isize).map(|_| ())
 }
 
+/// `TUNSETQUEUE`: attaches a descriptor of a tap with several to it, or detaches it.
+pub(crate) fn tap_set_queue(fd: BorrowedFd<'_>, attached: bool) -> io::Result<()> {
+    // SAFETY: `ifreq` is plain data, for which all zeroes is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let flag = match attached {
+        true => libc::IFF_ATTACH_QUEUE,
+        false => libc::IFF_DETACH_QUEUE,
+    };
+    request.ifr_ifru.ifru_flags = flag as libc::c_short;
+    let request: *const libc::ifreq = &request;
+    // SAFETY: the request reads one `ifreq` through the pointer, which outlives the call; any other
+    // kind of descriptor refuses it.
+    let call = || unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE as _, request) };
+    checked(|| call() as isize).map(|_| ())
+}
+
 /// `TUNSETOFFLOAD`: which frames the reader of a tap takes unfinished.
 pub(crate) fn tap_set_offload(fd: BorrowedFd<'_>, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: the request takes an integer and no pointer; any other kind of descriptor refuses it.
@@ -100,6 +117,25 @@ pub(crate) fn tap_set_offload(fd: BorrowedFd<'_>, flags: libc::c_uint) -> io::Re
         )
     };
     checked(|| result as isize).map(|_| ())
+}
+
+/// `VHOST_NET_SET_BACKEND`: the tap that a queue of vhost-net is served on; `None`: none.
+pub(crate) fn vhost_net_set_backend(
+    vhost: BorrowedFd<'_>,
+    queue: usize,
+    tap: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let backend = vhost_vring_file {
+        index: u32::try_from(queue).map_err(|_| io::ErrorKind::InvalidInput)?,
+        fd: tap.map_or(-1, |tap| tap.as_raw_fd()),
+    };
+    let backend: *const vhost_vring_file = &backend;
+    // SAFETY: the request reads one `vhost_vring_file` through the pointer, which outlives the
+    // call; any other kind of descriptor refuses it. What the kernel then reads and writes is
+    // guest memory as `VHOST_SET_MEM_TABLE` and `VHOST_SET_VRING_ADDR` gave it, which the VM's owner
+    // keeps mapped until the process ends.
+    let call = || unsafe { libc::ioctl(vhost.as_raw_fd(), VHOST_NET_SET_BACKEND() as _, backend) };
+    checked(|| call() as isize).map(|_| ())
 }
 
 /// Receives from a stream socket without blocking; 0 is the end of the stream.

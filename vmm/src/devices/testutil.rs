@@ -9,6 +9,7 @@ use std::time::Instant;
 use hull_vm_config::{Slot, SLOT_COUNT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{Epoll, EpollEvent};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::mmio::{reg, status, MmioBus, Transport};
 use super::source::{SourceChange, SourceId, Sources};
@@ -61,13 +62,19 @@ struct Ring {
     seen: u16,
 }
 
-#[derive(Default)]
-struct Counter(Arc<AtomicUsize>);
+struct Counter {
+    count: Arc<AtomicUsize>,
+    event: EventFd,
+}
 
 impl Interrupt for Counter {
     fn trigger(&self) -> io::Result<()> {
-        self.0.fetch_add(1, Ordering::SeqCst);
+        self.count.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn eventfd(&self) -> Option<&EventFd> {
+        Some(&self.event)
     }
 }
 
@@ -92,8 +99,11 @@ impl<D: VirtioDevice> Guest<D> {
     }
 
     fn on(memory: GuestMemoryMmap, device: D) -> Self {
-        let counter = Counter::default();
-        let interrupts = Arc::clone(&counter.0);
+        let interrupts = Arc::new(AtomicUsize::new(0));
+        let counter = Counter {
+            count: Arc::clone(&interrupts),
+            event: EventFd::new(0).unwrap(),
+        };
         let transport = Transport::new(&device, memory.clone(), Box::new(counter)).unwrap();
         let transport = Arc::new(transport);
         let mut windows = [const { None }; SLOT_COUNT];
@@ -108,6 +118,7 @@ impl<D: VirtioDevice> Guest<D> {
                 slot: SLOT,
                 transport,
                 in_use: true,
+                known_kicks: 0,
                 active: false,
                 epoch: 0,
                 failures: 0,
@@ -219,9 +230,28 @@ impl<D: VirtioDevice> Guest<D> {
         let mut guest = Self::on(self.memory, device);
         guest.rings = self.rings;
         guest.free = self.free;
+        let mut sources = Sources {
+            slot: SLOT,
+            changes: &mut guest.changes,
+        };
+        guest.entry.device.start(&mut sources);
         guest.entry.restore(&saved)?;
         guest.run();
         Ok(guest)
+    }
+
+    /// From here on nothing touches guest memory.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+        let transport = &self.entry.transport;
+        transport.withdraw(&mut transport.lock());
+    }
+
+    /// Ends a pause.
+    pub(crate) fn resume(&mut self) {
+        self.paused = false;
+        self.entry.transport.wake();
+        self.run();
     }
 
     /// When the device wants to go on, if nothing happens before.
@@ -354,7 +384,8 @@ impl<D: VirtioDevice> Guest<D> {
     /// Offers a well-formed chain and kicks.
     pub(crate) fn submit(&mut self, queue: usize, parts: Vec<Part>) -> Sent {
         let sent = self.prepare(queue, parts);
-        self.kick();
+        self.set(reg::QUEUE_NOTIFY, queue as u32);
+        self.run();
         sent
     }
 
@@ -395,6 +426,16 @@ impl<D: VirtioDevice> Guest<D> {
             }
         }
         panic!("the device never comes to rest");
+    }
+
+    /// Gives a chain back in the place of the device.
+    pub(crate) fn use_up(&self, queue: usize, head: u16) {
+        let ring = &self.rings[queue];
+        let index = GuestAddress(ring.used + 2);
+        let next = self.memory.read_obj::<u16>(index).unwrap();
+        let at = ring.used + 4 + 8 * u64::from(next % ring.size);
+        self.write(at, &u32::from(head).to_le_bytes());
+        self.write(ring.used + 2, &next.wrapping_add(1).to_le_bytes());
     }
 
     /// What the device gave back since the last call.

@@ -1,12 +1,14 @@
 //! What a device is to the transport, and what it gets from it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
 use super::source::Sources;
@@ -48,10 +50,26 @@ pub(crate) trait VirtioDevice: Send {
     fn save(&self) -> DeviceState;
     /// The reverse of [`VirtioDevice::save`], before the first event.
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState>;
+    /// Eventfds for the kicks of the first queues, one each, of a device whose queues may be served
+    /// outside of the event loop; empty: kicks of all queues go to the transport's notifier.
+    fn kicks(&self) -> &[Arc<EventFd>] {
+        &[]
+    }
     /// Network devices may be plugged in and pulled out while the VM runs.
     fn as_net(&mut self) -> Option<&mut super::net::Net> {
         None
     }
+}
+
+/// What serves the queues of a live device in the place of the event loop.
+pub(crate) trait Server: Send + Sync {
+    /// The driver kicked a queue; `false`: it serves no such queue.
+    fn kick(&self, queue: usize) -> bool;
+    /// Stops serving a queue, if it does: when this returns, nothing touches the driver's memory
+    /// for it any more.
+    fn stop(&self, queue: usize);
+    /// Where it stopped in the available ring of a queue; `None` if it never served it.
+    fn position(&self, queue: usize) -> Option<u16>;
 }
 
 /// Why a device is asked to work.
@@ -97,6 +115,11 @@ pub(crate) enum DeviceState {
         ready: bool,
         /// The next host port that no connection has used.
         next_port: u32,
+    },
+    /// virtio-net with several pairs of queues.
+    Net {
+        /// How many the driver uses.
+        pairs: u8,
     },
 }
 
@@ -175,6 +198,31 @@ pub(crate) struct QueueSet<'a> {
     pub(crate) memory: &'a GuestMemoryMmap,
     pub(crate) queues: &'a mut [Queue],
     pub(crate) raise: &'a dyn Fn() -> std::io::Result<()>,
+    pub(crate) outside: Outside<'a>,
+}
+
+/// The part of a transport that lets queues be served outside of the event loop.
+pub(crate) struct Outside<'a> {
+    /// Who does.
+    pub(crate) server: &'a mut Option<Arc<dyn Server>>,
+    /// Whether somebody does: what interrupts the guest does not come by here then.
+    pub(crate) serves: &'a AtomicBool,
+    /// Written, it interrupts the guest.
+    pub(crate) call: Option<&'a EventFd>,
+}
+
+impl Outside<'_> {
+    /// Before the server touches a queue.
+    pub(crate) fn give(&mut self, server: Arc<dyn Server>) {
+        *self.server = Some(server);
+        self.serves.store(true, Ordering::SeqCst);
+    }
+
+    /// The server was not able to begin, and touches no queue.
+    pub(crate) fn take_back(&mut self) {
+        *self.server = None;
+        self.serves.store(false, Ordering::SeqCst);
+    }
 }
 
 impl<'a> QueueSet<'a> {

@@ -72,6 +72,21 @@ const fn kvm_read(nr: u32, size: u32) -> u32 {
     2 << 30 | size << 16 | kvm(nr)
 }
 
+/// `VHOST_VIRTIO`'s ioctls: `_IOC(direction, 0xaf, nr, size)`.
+const fn vhost(direction: u32, nr: u32, size: u32) -> u32 {
+    direction << 30 | size << 16 | 0xaf00 | nr
+}
+
+/// `_IOW`.
+const WRITE: u32 = 1;
+/// `_IOWR`.
+const READ_WRITE: u32 = 3;
+
+/// `_IOW(KVMIO, nr, [u8; size])`.
+const fn kvm_write(nr: u32, size: u32) -> u32 {
+    1 << 30 | size << 16 | kvm(nr)
+}
+
 macro_rules! rules {
     ($($name:ident($($when:expr),*) $threads:ident: $reason:literal;)*) => {
         &[$(Rule {
@@ -156,6 +171,20 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_sendto(is_null(4)) EVENT_LOOP: "bytes of a connection, to its peer only";
     SYS_shutdown() EVENT_LOOP: "half-close of a connection";
     SYS_ioctl(is(1, libc::TUNSETOFFLOAD as u32)) EVENT_LOOP: "a tap hands over frames as unfinished as the guest's driver takes them";
+    SYS_ioctl(is(1, kvm_write(0x79, 64))) EVENT_LOOP: "KVM_IOEVENTFD: kicks of an interface that is plugged in later go to the kernel";
+    SYS_eventfd2(is(0, 0)) EVENT_LOOP: "kicks and errors of an interface that vhost-net is to serve, plugged in later";
+    SYS_ioctl(is(1, libc::TUNSETQUEUE as u32)) EVENT_LOOP: "a tap sends to as many queues as the guest's driver uses";
+    SYS_ioctl(is(1, vhost(0, 0x01, 0))) EVENT_LOOP: "VHOST_SET_OWNER: the kernel serves a tap for this process";
+    SYS_ioctl(is(1, vhost(WRITE, 0x00, 8))) EVENT_LOOP: "VHOST_SET_FEATURES: what the guest's driver accepted";
+    SYS_ioctl(is(1, vhost(WRITE, 0x03, 8))) EVENT_LOOP: "VHOST_SET_MEM_TABLE: where the guest's memory is";
+    SYS_ioctl(is(1, vhost(WRITE, 0x10, 8))) EVENT_LOOP: "VHOST_SET_VRING_NUM: the size of a queue";
+    SYS_ioctl(is(1, vhost(WRITE, 0x11, 40))) EVENT_LOOP: "VHOST_SET_VRING_ADDR: the rings of a queue";
+    SYS_ioctl(is(1, vhost(WRITE, 0x12, 8))) EVENT_LOOP: "VHOST_SET_VRING_BASE: where a queue goes on";
+    SYS_ioctl(is(1, vhost(READ_WRITE, 0x12, 8))) EVENT_LOOP: "VHOST_GET_VRING_BASE: where a paused queue stopped";
+    SYS_ioctl(is(1, vhost(WRITE, 0x20, 8))) EVENT_LOOP: "VHOST_SET_VRING_KICK: the guest's kicks go to the kernel";
+    SYS_ioctl(is(1, vhost(WRITE, 0x21, 8))) EVENT_LOOP: "VHOST_SET_VRING_CALL: the kernel interrupts the guest";
+    SYS_ioctl(is(1, vhost(WRITE, 0x22, 8))) EVENT_LOOP: "VHOST_SET_VRING_ERR: the kernel tells of a broken queue";
+    SYS_ioctl(is(1, vhost(WRITE, 0x30, 8))) DEVICES: "VHOST_NET_SET_BACKEND: a tap is served, or no more before a guest's reset returns";
     SYS_ioctl(is(1, libc::FIONBIO as u32)) EVENT_LOOP: "makes a received connection non-blocking";
     SYS_fcntl(is(1, libc::F_GETFL as u32)) EVENT_LOOP: "makes a received connection non-blocking";
     SYS_fcntl(is(1, libc::F_SETFL as u32)) EVENT_LOOP: "makes a received connection non-blocking";
@@ -173,5 +202,27 @@ mod tests {
     fn ioctl_numbers_are_those_of_the_kernel() {
         assert_eq!(kvm(0x80), 0xae80); // KVM_RUN
         assert_eq!(kvm_read(0x81, 144), 0x8090_ae81); // KVM_GET_REGS
+        assert_eq!(kvm_write(0x79, 64), 0x4040_ae79); // KVM_IOEVENTFD
+    }
+
+    #[test]
+    fn vhosts_ioctl_numbers_are_those_that_are_called() {
+        use ::vhost::vhost_kern::vhost_binding as called;
+        let named = [
+            (vhost(0, 0x01, 0), called::VHOST_SET_OWNER()),
+            (vhost(WRITE, 0x00, 8), called::VHOST_SET_FEATURES()),
+            (vhost(WRITE, 0x03, 8), called::VHOST_SET_MEM_TABLE()),
+            (vhost(WRITE, 0x10, 8), called::VHOST_SET_VRING_NUM()),
+            (vhost(WRITE, 0x11, 40), called::VHOST_SET_VRING_ADDR()),
+            (vhost(WRITE, 0x12, 8), called::VHOST_SET_VRING_BASE()),
+            (vhost(READ_WRITE, 0x12, 8), called::VHOST_GET_VRING_BASE()),
+            (vhost(WRITE, 0x20, 8), called::VHOST_SET_VRING_KICK()),
+            (vhost(WRITE, 0x21, 8), called::VHOST_SET_VRING_CALL()),
+            (vhost(WRITE, 0x22, 8), called::VHOST_SET_VRING_ERR()),
+            (vhost(WRITE, 0x30, 8), called::VHOST_NET_SET_BACKEND()),
+        ];
+        for (ours, theirs) in named {
+            assert_eq!(u64::from(ours), theirs);
+        }
     }
 }

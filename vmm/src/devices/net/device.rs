@@ -1,36 +1,34 @@
-//! The device and its two queues.
+//! The device: what is plugged into it, and who serves its queues.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
-use hull_vm_config::{NetConfig, NetRates, Rate};
+use hull_vm_config::control::DataPath;
+use hull_vm_config::{NetRates, Rate, MAX_QUEUE_PAIRS};
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::eventfd::EventFd;
 
-use super::tap::{offload, Tap, HEADER_BYTES};
-use crate::devices::chain::Buffers;
+use super::control::{self, Command};
+use super::frames::{Framing, Port, FRAME_OVERHEAD, MAX_FRAME_BYTES};
+use super::tap::{offload, Tap};
+use super::vhost::{Backend, Lines, VhostNet, QUEUES_EACH};
 use crate::devices::rate::Limiter;
 use crate::devices::source::Sources;
 use crate::devices::virtio::{
     DeviceEvent, DeviceFailure, DeviceState, Progress, QueueSet, VirtioDevice, WrongState,
 };
 
-/// Receive (to the guest) and transmit queue.
-const QUEUE_SIZES: [u16; 2] = [256, 256];
-const RX: usize = 0;
-const TX: usize = 1;
-/// Token of the first tap.
+/// Most queues: receive (to the guest) and transmit queue of each pair, and the control queue.
+const MAX_QUEUES: usize = QUEUES_EACH * MAX_QUEUE_PAIRS as usize + 1;
+const QUEUE_SIZES: [u16; MAX_QUEUES] = [256; MAX_QUEUES];
+/// Token of the first tap's first descriptor.
 const FIRST_TAP: u64 = 1;
-
-/// Frames per direction before the other devices get their turn.
-const BATCH_FRAMES: usize = 64;
-/// Most bytes of a segmented frame: header, Ethernet header with a VLAN tag, 64 KiB of packet.
-const MAX_FRAME_BYTES: usize = HEADER_BYTES + ETHERNET_BYTES + (64 << 10);
-/// Ethernet header with a VLAN tag.
-const ETHERNET_BYTES: usize = 18;
-/// Headers around the MTU.
-const FRAME_OVERHEAD: usize = HEADER_BYTES + ETHERNET_BYTES;
+/// Token of the first queue's kicks, behind those of all taps.
+const FIRST_KICK: u64 = 1 << 32;
+/// Token of vhost-net's errors.
+const VHOST_ERROR: u64 = FIRST_KICK - 1;
 
 const F_CSUM: u64 = 1;
 const F_GUEST_CSUM: u64 = 1 << 1;
@@ -42,7 +40,9 @@ const F_GUEST_ECN: u64 = 1 << 9;
 const F_HOST_TSO4: u64 = 1 << 11;
 const F_HOST_TSO6: u64 = 1 << 12;
 const F_HOST_ECN: u64 = 1 << 13;
-const F_MRG_RXBUF: u64 = 1 << 15;
+pub(super) const F_MRG_RXBUF: u64 = 1 << 15;
+const F_CTRL_VQ: u64 = 1 << 17;
+const F_MQ: u64 = 1 << 22;
 
 /// Which tap flag each accepted feature allows.
 const OFFLOADS: [(u64, u32); 4] = [
@@ -54,32 +54,78 @@ const OFFLOADS: [(u64, u32); 4] = [
 
 /// A network device.
 pub(crate) struct Net {
-    /// `None`: nothing is plugged in.
-    tap: Option<Tap>,
-    /// Token of the tap's events: another for each.
+    /// The tap's descriptors, one for each pair of queues; none: nothing is plugged in.
+    ports: Vec<Port>,
+    /// Token of the first one's events: others for each tap.
     token: u64,
     mac: [u8; 6],
     mtu: u16,
-    /// The tap's events are edge-triggered: this holds until a read would block.
-    readable: bool,
-    /// Whether a frame may span several of the guest's buffers.
-    mergeable: bool,
-    /// Room that a frame may need.
-    frame_bytes: usize,
+    /// The host's kernel serves the queues, or will when the driver is ready; `None`: this does.
+    vhost: Option<Arc<VhostNet>>,
+    /// There from the first tap on that vhost-net was to serve.
+    lines: Option<Lines>,
+    /// What the driver accepted.
+    features: u64,
+    framing: Framing,
+    /// Pairs of queues that the driver uses.
+    used_pairs: usize,
+    /// The same, of a saved driver that is yet to go on.
+    saved_pairs: Option<usize>,
     receive_limit: Limiter,
     transmit_limit: Limiter,
 }
 
-/// One of the guest's receive buffers.
-struct Slot<'a> {
-    head: u16,
-    position: u16,
-    room: Buffers<'a>,
+/// What is plugged in: a tap's descriptors, and as many instances of vhost-net or none.
+pub(crate) struct Plug {
+    pub(crate) taps: Vec<Tap>,
+    pub(crate) vhosts: Vec<Box<dyn Backend>>,
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: u16,
+}
+
+impl Plug {
+    /// A tap that somebody else opened.
+    pub(crate) fn prepare(
+        taps: Vec<OwnedFd>,
+        vhosts: Vec<Box<dyn Backend>>,
+        mac: [u8; 6],
+        mtu: u16,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            taps: taps.into_iter().map(Tap::new).collect::<io::Result<_>>()?,
+            vhosts,
+            mac,
+            mtu,
+        })
+    }
 }
 
 impl Net {
-    pub(crate) fn new(config: &NetConfig, tap: OwnedFd) -> io::Result<Self> {
-        Ok(Self::on(Tap::new(tap)?, config.mac, config.mtu))
+    pub(crate) fn new(plug: Plug) -> io::Result<Self> {
+        let mut net = Self::absent();
+        net.put_in(plug)?;
+        Ok(net)
+    }
+
+    /// A slot into which nothing is plugged.
+    pub(crate) fn absent() -> Self {
+        Self {
+            ports: Vec::new(),
+            token: FIRST_TAP,
+            mac: [0; 6],
+            mtu: 0,
+            vhost: None,
+            lines: None,
+            features: 0,
+            framing: Framing {
+                mergeable: false,
+                bytes: MAX_FRAME_BYTES,
+            },
+            used_pairs: 1,
+            saved_pairs: None,
+            receive_limit: Limiter::new(Rate::default(), Instant::now()),
+            transmit_limit: Limiter::new(Rate::default(), Instant::now()),
+        }
     }
 
     /// Holds it to these rates, whatever is plugged in.
@@ -94,277 +140,309 @@ impl Net {
         self.transmit_limit = Limiter::new(rates.transmit, now);
     }
 
-    pub(crate) fn on(tap: Tap, mac: [u8; 6], mtu: u16) -> Self {
-        Self {
-            tap: Some(tap),
-            mac,
-            mtu,
-            ..Self::absent()
-        }
-    }
-
-    /// A slot into which nothing is plugged.
-    pub(crate) fn absent() -> Self {
-        Self {
-            tap: None,
-            token: FIRST_TAP,
-            mac: [0; 6],
-            mtu: 0,
-            readable: false,
-            mergeable: false,
-            frame_bytes: MAX_FRAME_BYTES,
-            receive_limit: Limiter::new(Rate::default(), Instant::now()),
-            transmit_limit: Limiter::new(Rate::default(), Instant::now()),
-        }
-    }
-
     /// Plugs a tap in, in the place of another; it has been prepared by who opened it.
-    pub(crate) fn plug(&mut self, tap: Tap, mac: [u8; 6], mtu: u16, sources: &mut Sources<'_>) {
+    pub(crate) fn plug(&mut self, new: Plug, sources: &mut Sources<'_>) {
         self.unplug(sources);
-        self.token += 1;
-        (self.mac, self.mtu) = (mac, mtu);
-        self.tap = Some(tap);
-        self.start(sources);
+        self.token += u64::from(MAX_QUEUE_PAIRS);
+        let watched = self.lines.as_ref().map(|lines| lines.kicks.len());
+        if let Err(error) = self.put_in(new) {
+            log::warn!("a network device is served in process: {error}");
+        }
+        self.add_ports(sources);
+        self.add_lines(watched, sources);
+        self.watch_kicks(sources);
+    }
+
+    /// The tap is in also where vhost-net can't be.
+    fn put_in(&mut self, new: Plug) -> io::Result<()> {
+        (self.mac, self.mtu) = (new.mac, new.mtu);
+        let port = |tap| Port {
+            tap,
+            readable: false,
+        };
+        self.ports = new.taps.into_iter().map(port).collect();
+        if new.vhosts.is_empty() {
+            return Ok(());
+        }
+        let mut lines = match &self.lines {
+            Some(lines) => lines.clone(),
+            None => Lines::new()?,
+        };
+        lines.extend_to(new.vhosts.len() * QUEUES_EACH)?;
+        self.vhost = Some(Arc::new(VhostNet::new(new.vhosts, lines.clone())));
+        self.lines = Some(lines);
+        Ok(())
     }
 
     /// Pulls the tap out, if one is in.
     pub(crate) fn unplug(&mut self, sources: &mut Sources<'_>) {
-        if let Some(tap) = self.tap.take() {
-            sources.remove(tap);
+        if let Some(vhost) = self.vhost.take() {
+            vhost.stop_all();
         }
-        self.readable = false;
+        for port in self.ports.drain(..) {
+            sources.remove(port.tap);
+        }
     }
 
-    /// Guest to host.
-    fn transmit(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
-        let mut progress = Progress::More;
-        let mut served = 0;
-        while served < BATCH_FRAMES {
-            if let Some(then) = self.transmit_limit.closed_until() {
-                progress = Progress::Until(then);
-                break;
-            }
-            let Some(chain) = queues.pop(TX)? else {
-                progress = Progress::Idle;
-                break;
-            };
-            let length = chain.readable.len();
-            if (HEADER_BYTES + 1..=MAX_FRAME_BYTES).contains(&length) {
-                // A frame that the tap does not take (a wrong header, a full queue) is lost, as on
-                // any network.
-                let _ = self.tap.as_ref().map(|tap| tap.write(&chain.readable));
-                self.transmit_limit
-                    .spend(length - HEADER_BYTES, || packets(&chain.readable, length));
-            }
-            queues.complete(TX, chain.head, 0)?;
-            served += 1;
+    /// Who moves frames, and over how many pairs of queues; `None` where nothing is plugged in.
+    pub(crate) fn state(&self) -> Option<(DataPath, u8)> {
+        self.ports.first()?;
+        let path = match self.vhost {
+            Some(_) => DataPath::VhostNet,
+            None => DataPath::InProcess,
+        };
+        Some((path, u8::try_from(self.used_pairs).ok()?))
+    }
+
+    /// Where the kernel tells of broken queues.
+    #[cfg(test)]
+    pub(super) fn vhost_error(&self) -> &EventFd {
+        &self.lines.as_ref().unwrap().error
+    }
+
+    /// Pairs of queues that the driver may use.
+    fn pairs(&self) -> usize {
+        match self.features & F_MQ {
+            0 => self.ports.len().min(1),
+            _ => self.ports.len(),
         }
-        if served > 0 {
-            queues.notify(TX)?;
+    }
+
+    /// The control queue, which lies behind those (virtio 1.2, 5.1.2).
+    fn control_queue(&self) -> Option<usize> {
+        (self.features & F_CTRL_VQ != 0).then(|| self.pairs() * QUEUES_EACH)
+    }
+
+    /// The tap sends to the first pairs, and to no other.
+    fn use_pairs(&mut self, count: usize) -> io::Result<()> {
+        for (index, port) in self.ports.iter_mut().enumerate().skip(1) {
+            let used = index < count;
+            port.tap.set_attached(used)?;
+            port.readable |= used;
+        }
+        self.used_pairs = count;
+        Ok(())
+    }
+}
+
+/// What wakes the event loop, and what does not.
+impl Net {
+    /// Of what the kernel serves: nothing.
+    fn events(&self) -> EventSet {
+        match self.vhost {
+            Some(_) => EventSet::empty(),
+            None => EventSet::IN | EventSet::EDGE_TRIGGERED,
+        }
+    }
+
+    fn add_ports(&self, sources: &mut Sources<'_>) {
+        for (port, token) in self.ports.iter().zip(self.token..) {
+            sources.add(&port.tap, self.events(), token);
+        }
+    }
+
+    fn watch_ports(&self, sources: &mut Sources<'_>) {
+        for (port, token) in self.ports.iter().zip(self.token..) {
+            sources.modify(&port.tap, self.events(), token);
+        }
+    }
+
+    /// Adds those of the lines that are new; `before`: how many kicks there were, if any lines.
+    fn add_lines(&self, before: Option<usize>, sources: &mut Sources<'_>) {
+        let Some(lines) = &self.lines else { return };
+        if before.is_none() {
+            let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            sources.add(&*lines.error, events, VHOST_ERROR);
+        }
+        let kicks = lines.kicks.iter().zip(FIRST_KICK..);
+        for (kick, token) in kicks.skip(before.unwrap_or(0)) {
+            sources.add(&**kick, EventSet::empty(), token);
+        }
+    }
+
+    /// Kicks that the kernel does not take are taken here.
+    fn watch_kicks(&self, sources: &mut Sources<'_>) {
+        let kicks = self.lines.iter().flat_map(|lines| &lines.kicks);
+        for (index, kick) in kicks.enumerate() {
+            let events = match index < self.pairs() * QUEUES_EACH {
+                true => self.events(),
+                false => EventSet::IN | EventSet::EDGE_TRIGGERED,
+            };
+            sources.modify(&**kick, events, FIRST_KICK + index as u64);
+        }
+    }
+}
+
+/// Serving queues.
+impl Net {
+    /// Gives the queues to the kernel, if it is to have them; `false`: they are to be served here.
+    fn serve_outside(&mut self, queues: &mut QueueSet<'_>, sources: &mut Sources<'_>) -> bool {
+        let Some(vhost) = &self.vhost else {
+            return false;
+        };
+        if queues.outside.server.is_some() {
+            // A kick that came by here.
+            vhost.kick_all();
+            return true;
+        }
+        let server = Arc::clone(vhost);
+        queues.outside.give(server);
+        let taps = self.ports.iter().map(|port| port.tap.as_fd());
+        let started = vhost.start(queues, taps.take(self.pairs()), self.features);
+        if let Err(error) = &started {
+            queues.outside.take_back();
+            log::warn!("a network device is served in process: {error}");
+            self.vhost = None;
+            self.watch_ports(sources);
+        }
+        self.watch_kicks(sources);
+        started.is_ok()
+    }
+
+    fn serve_here(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
+        let mut progress = Progress::Idle;
+        let pairs = self.pairs();
+        for (index, port) in self.ports.iter_mut().enumerate().take(pairs) {
+            let (rx, tx) = (index * QUEUES_EACH, index * QUEUES_EACH + 1);
+            let sent = port.transmit(queues, tx, &mut self.transmit_limit)?;
+            let received = port.receive(queues, rx, self.framing, &mut self.receive_limit)?;
+            progress = progress.sooner(sent).sooner(received);
         }
         Ok(progress)
     }
 
-    /// Host to guest.
-    fn receive(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
-        let Some(tap) = &self.tap else {
+    fn serve_control(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
+        let Some(queue) = self.control_queue() else {
             return Ok(Progress::Idle);
         };
-        let mut slots = VecDeque::new();
-        let mut frames = 0;
-        let progress = loop {
-            if !self.readable {
-                break Progress::Idle;
-            }
-            if frames == BATCH_FRAMES {
-                break Progress::More;
-            }
-            if let Some(then) = self.receive_limit.closed_until() {
-                break Progress::Until(then);
-            }
-            if !self.gather(queues, &mut slots)? {
-                // The guest kicks when it offers more.
-                break Progress::Idle;
-            }
-            let mut room = Buffers::default();
-            for slot in &slots {
-                room.append(&slot.room);
-            }
-            match tap.read(&room) {
-                Ok(length) if length >= HEADER_BYTES => {
-                    self.receive_limit
-                        .spend(length - HEADER_BYTES, || packets(&room, length));
-                    deliver(queues, &mut slots, length)?;
-                    frames += 1;
-                }
-                Ok(_) => frames += 1,
-                // An interface that is down gives an error; an edge follows when it is up again.
-                Err(_) => self.readable = false,
-            }
-        };
-        if let Some(first) = slots.front() {
-            queues.rewind(RX, first.position);
-        }
-        if frames > 0 {
-            queues.notify(RX)?;
-        }
-        Ok(progress)
+        let more = control::serve(queues, queue, |Command::QueuePairs(count)| {
+            let count = usize::from(count);
+            (1..=self.pairs()).contains(&count) && self.use_pairs(count).is_ok()
+        })?;
+        Ok(match more {
+            true => Progress::More,
+            false => Progress::Idle,
+        })
     }
-
-    /// Collects buffers until the largest frame fits; `false` if there are too few.
-    fn gather<'a>(
-        &self,
-        queues: &mut QueueSet<'a>,
-        slots: &mut VecDeque<Slot<'a>>,
-    ) -> Result<bool, DeviceFailure> {
-        let mut room: usize = slots.iter().map(|slot| slot.room.len()).sum();
-        loop {
-            let enough = match self.mergeable {
-                true => room >= self.frame_bytes,
-                // Without merging the driver makes each buffer large enough for a frame.
-                false => !slots.is_empty(),
-            };
-            if enough {
-                return Ok(true);
-            }
-            let Some(chain) = queues.pop(RX)? else {
-                return Ok(false);
-            };
-            if chain.writable.len() > HEADER_BYTES {
-                room += chain.writable.len();
-                slots.push_back(Slot {
-                    head: chain.head,
-                    position: chain.position,
-                    room: chain.writable,
-                });
-            } else if slots.is_empty() {
-                queues.complete(RX, chain.head, 0)?;
-            } else {
-                queues.rewind(RX, chain.position);
-                return Ok(false);
-            }
-        }
-    }
-}
-
-/// Packets on a wire that a frame of `length` bytes with its header becomes: the guest chooses how
-/// small its segments are (`gso_size`, virtio 1.2, 5.1.6).
-fn packets(frame: &Buffers<'_>, length: usize) -> usize {
-    let mut header = [0; HEADER_BYTES];
-    frame.copy_to(&mut header);
-    let [_, gso_type, _, _, low, high, ..] = header;
-    match gso_type {
-        0 => 1,
-        _ => (length - HEADER_BYTES).div_ceil(u16::from_le_bytes([low, high]).max(1).into()),
-    }
-}
-
-/// Gives the guest the buffers that a frame of `length` bytes fills.
-fn deliver(
-    queues: &mut QueueSet<'_>,
-    slots: &mut VecDeque<Slot<'_>>,
-    length: usize,
-) -> Result<(), DeviceFailure> {
-    let mut rest = length;
-    let mut used = Vec::new();
-    let mut first = None;
-    while rest > 0 {
-        let Some(slot) = slots.pop_front() else {
-            break;
-        };
-        let count = rest.min(slot.room.len());
-        rest -= count;
-        used.push((slot.head, count as u32));
-        first.get_or_insert(slot.room);
-    }
-    // `num_buffers`, the last field of the header (virtio 1.2, 5.1.6.4).
-    if let Some(mut header) = first {
-        header.take_front(HEADER_BYTES - 2);
-        header.copy_from(&(used.len() as u16).to_le_bytes());
-    }
-    for (head, count) in used {
-        queues.complete(RX, head, count)?;
-    }
-    Ok(())
 }
 
 impl VirtioDevice for Net {
     fn device_type(&self) -> u32 {
-        u32::from(self.tap.is_some())
+        u32::from(!self.ports.is_empty())
     }
 
     fn features(&self) -> u64 {
         let guest = F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN;
         let host = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN;
-        F_MAC | F_MTU | F_MRG_RXBUF | guest | host
+        let pairs = match self.ports.len() {
+            0 | 1 => 0,
+            _ => F_CTRL_VQ | F_MQ,
+        };
+        F_MAC | F_MTU | F_MRG_RXBUF | guest | host | pairs
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &QUEUE_SIZES
+        match self.ports.len() {
+            0 | 1 => &QUEUE_SIZES[..QUEUES_EACH],
+            pairs => &QUEUE_SIZES[..MAX_QUEUES.min(QUEUES_EACH * pairs + 1)],
+        }
     }
 
     /// `struct virtio_net_config` up to the MTU (virtio 1.2, 5.1.4).
     fn config(&self) -> Vec<u8> {
         let mut config = self.mac.to_vec();
-        config.extend([0; 4]); // status and max_virtqueue_pairs, which need features
+        config.extend([0; 2]); // the status, which needs a feature
+        let pairs = match self.ports.len() {
+            0 | 1 => 0,
+            pairs => pairs as u16,
+        };
+        config.extend(pairs.to_le_bytes());
         config.extend(self.mtu.to_le_bytes());
         config
     }
 
     fn start(&mut self, sources: &mut Sources<'_>) {
-        let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        if let Some(tap) = &self.tap {
-            sources.add(tap, events, self.token);
-        }
+        self.add_ports(sources);
+        self.add_lines(None, sources);
+        self.watch_kicks(sources);
+    }
+
+    fn kicks(&self) -> &[Arc<EventFd>] {
+        self.lines.as_ref().map_or(&[], |lines| &lines.kicks)
     }
 
     fn activate(&mut self, features: u64) -> Result<(), DeviceFailure> {
+        // Another tap may be in by now, with fewer descriptors.
+        self.features = features & (self.features() | !(F_CTRL_VQ | F_MQ));
         let accepted = OFFLOADS.iter().filter(|(bit, _)| features & bit != 0);
         let mut flags = accepted.fold(0, |flags, (_, flag)| flags | flag);
         if flags & offload::CSUM == 0 {
             flags = 0; // The others stand on it.
         }
-        self.mergeable = features & F_MRG_RXBUF != 0;
-        self.frame_bytes = match flags & (offload::TSO4 | offload::TSO6) {
-            0 => FRAME_OVERHEAD + usize::from(self.mtu),
-            _ => MAX_FRAME_BYTES,
+        self.framing = Framing {
+            mergeable: features & F_MRG_RXBUF != 0,
+            bytes: match flags & (offload::TSO4 | offload::TSO6) {
+                0 => FRAME_OVERHEAD + usize::from(self.mtu),
+                _ => MAX_FRAME_BYTES,
+            },
         };
-        // What waited in the tap was meant for another driver, or came before this one.
-        self.readable = true;
-        let Some(tap) = &self.tap else {
+        let failed = |error| DeviceFailure::Backend(format!("the tap's settings: {error}"));
+        let pairs = self.saved_pairs.take().unwrap_or(1);
+        self.use_pairs(pairs.clamp(1, self.pairs().max(1)))
+            .map_err(failed)?;
+        let Some(first) = self.ports.first_mut() else {
             return Ok(());
         };
-        tap.set_offload(flags)
-            .map_err(|error| DeviceFailure::Backend(format!("the tap's offloads: {error}")))
+        // What waited in the tap was meant for another driver, or came before this one.
+        first.readable = true;
+        first.tap.set_offload(flags).map_err(failed)
     }
 
     fn handle(
         &mut self,
         event: DeviceEvent,
         queues: Option<QueueSet<'_>>,
-        _sources: &mut Sources<'_>,
+        sources: &mut Sources<'_>,
     ) -> Result<Progress, DeviceFailure> {
-        if matches!(event, DeviceEvent::Source(token, _) if token == self.token) {
-            self.readable = true;
+        if let DeviceEvent::Source(token, _) = event {
+            if token == VHOST_ERROR && self.vhost.is_some() {
+                let reason = "vhost-net found a queue broken".to_owned();
+                return Err(DeviceFailure::Backend(reason));
+            }
+            let index = token.checked_sub(self.token);
+            let index = index.and_then(|index| usize::try_from(index).ok());
+            if let Some(port) = index.and_then(|index| self.ports.get_mut(index)) {
+                port.readable = true;
+            }
         }
         let Some(mut queues) = queues else {
             return Ok(Progress::Idle);
         };
-        let transmit = self.transmit(&mut queues)?;
-        let receive = self.receive(&mut queues)?;
-        Ok(transmit.sooner(receive))
+        let moved = match self.serve_outside(&mut queues, sources) {
+            true => Progress::Idle,
+            false => self.serve_here(&mut queues)?,
+        };
+        Ok(moved.sooner(self.serve_control(&mut queues)?))
     }
 
     fn reset(&mut self, _sources: &mut Sources<'_>) {
-        self.mergeable = false;
+        self.features = 0;
+        self.framing.mergeable = false;
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Stateless
+        match u8::try_from(self.used_pairs) {
+            Ok(pairs) if 1 < pairs => DeviceState::Net { pairs },
+            _ => DeviceState::Stateless,
+        }
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {
-        state.is_stateless()
+        match state {
+            DeviceState::Net { pairs } => self.saved_pairs = Some(usize::from(*pairs)),
+            other => other.is_stateless()?,
+        }
+        Ok(())
     }
 
     fn as_net(&mut self) -> Option<&mut Net> {

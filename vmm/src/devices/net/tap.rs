@@ -1,7 +1,7 @@
 //! The tap descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{fcntl_setfl, OFlags};
 
@@ -22,7 +22,7 @@ pub(crate) mod offload {
 /// An open tap, made non-blocking and given our header size.
 pub(crate) struct Tap {
     fd: OwnedFd,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     fake: bool,
 }
 
@@ -33,7 +33,7 @@ impl Tap {
         sys::tap_set_header_size(fd.as_fd(), HEADER_BYTES as i32)?;
         Ok(Self {
             fd,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "fuzz"))]
             fake: false,
         })
     }
@@ -43,21 +43,34 @@ impl Tap {
     pub(crate) fn prepared(fd: OwnedFd) -> Self {
         Self {
             fd,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "fuzz"))]
             fake: false,
         }
     }
 
     /// A datagram socket in a tap's place: it keeps frames apart, too.
-    #[cfg(test)]
-    pub(crate) fn fake(fd: OwnedFd) -> Self {
-        fcntl_setfl(&fd, OFlags::NONBLOCK).unwrap();
-        Self { fd, fake: true }
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn fake(fd: OwnedFd) -> io::Result<Self> {
+        fcntl_setfl(&fd, OFlags::NONBLOCK)?;
+        Ok(Self { fd, fake: true })
+    }
+
+    /// Whether this descriptor, one of several of its tap, gets frames and may send them.
+    pub(crate) fn set_attached(&self, attached: bool) -> io::Result<()> {
+        #[cfg(any(test, feature = "fuzz"))]
+        if self.fake {
+            return Ok(());
+        }
+        match sys::tap_set_queue(self.fd.as_fd(), attached) {
+            // It is so already.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
     }
 
     /// Sets the [`offload`] bits.
     pub(crate) fn set_offload(&self, flags: u32) -> io::Result<()> {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "fuzz"))]
         if self.fake {
             return Ok(());
         }
@@ -78,6 +91,12 @@ impl Tap {
 impl From<Tap> for OwnedFd {
     fn from(tap: Tap) -> Self {
         tap.fd
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

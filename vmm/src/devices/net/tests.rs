@@ -4,14 +4,19 @@ use std::num::NonZeroU64;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use hull_vm_config::control::DataPath;
 use hull_vm_config::{NetRates, Rate};
 
-use super::device::Net;
+use super::device::{Net, Plug};
 use super::tap::{Tap, HEADER_BYTES};
+use super::vhost::Backend;
+use crate::devices::mmio::reg;
 use crate::devices::testutil::{broken_rings, malformed_chains, Guest, Part};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MERGEABLE: u64 = 1 << 15;
+const CONTROL: u64 = 1 << 17;
+const SEVERAL: u64 = 1 << 22;
 const GUEST_TSO: u64 = 1 << 7 | 1 << 8;
 
 /// A guest that accepts the features in `mask`, and the network at the other end of its tap.
@@ -30,8 +35,46 @@ fn guest_at(mask: u64, rates: NetRates) -> (Guest<Net>, UnixDatagram) {
 impl Net {
     /// A device on a datagram socket.
     pub(crate) fn on_socket(socket: UnixDatagram) -> Self {
-        Self::on(Tap::fake(socket.into()), MAC, 1400)
+        Self::on_sockets(vec![socket], Vec::new())
     }
+
+    /// A device with a pair of queues on each socket.
+    pub(super) fn on_sockets(sockets: Vec<UnixDatagram>, vhosts: Vec<Box<dyn Backend>>) -> Self {
+        let tap = |socket: UnixDatagram| Tap::fake(socket.into()).unwrap();
+        let plug = Plug {
+            taps: sockets.into_iter().map(tap).collect(),
+            vhosts,
+            mac: MAC,
+            mtu: 1400,
+        };
+        Self::new(plug).unwrap()
+    }
+}
+
+/// A guest with so many pairs of queues, and the network at the other end of each.
+fn guest_of_pairs(pairs: usize, mask: u64) -> (Guest<Net>, Vec<UnixDatagram>) {
+    let socket = |_| {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    };
+    let (ours, theirs) = (0..pairs).map(socket).unzip();
+    let mut guest = Guest::start_with(Net::on_sockets(theirs, Vec::new()), mask);
+    guest.started();
+    (guest, ours)
+}
+
+/// Asks for so many pairs; what the device answers.
+fn ask_pairs(guest: &mut Guest<Net>, control: usize, pairs: u16) -> u8 {
+    let mut command = vec![4, 0];
+    command.extend(pairs.to_le_bytes());
+    ask(guest, control, vec![Part::Out(command), Part::In(1)])
+}
+
+fn ask(guest: &mut Guest<Net>, control: usize, parts: Vec<Part>) -> u8 {
+    let sent = guest.submit(control, parts);
+    assert_eq!(guest.used(control)[0].head, sent.head);
+    guest.answer(&sent)[0]
 }
 
 /// A frame behind a header, as a tap carries it.
@@ -46,6 +89,106 @@ fn the_configuration_tells_address_and_mtu() {
     let (guest, _network) = guest(u64::MAX);
     assert_eq!(guest.get(0x100).to_le_bytes(), MAC[..4]);
     assert_eq!(guest.get(0x108) >> 16, 1400);
+}
+
+#[test]
+fn a_device_of_one_pair_has_no_control_queue() {
+    let (guest, _network) = guest(u64::MAX);
+    assert_eq!(guest.offered() & (CONTROL | SEVERAL), 0);
+    guest.set(reg::QUEUE_SEL, 2);
+    assert_eq!(guest.get(reg::QUEUE_NUM_MAX), 0);
+    assert_eq!(guest.get(0x108) & 0xffff, 0);
+}
+
+#[test]
+fn each_pair_has_a_descriptor_of_the_tap() {
+    let (mut guest, networks) = guest_of_pairs(3, u64::MAX);
+    assert_eq!(guest.get(0x108) & 0xffff, 3);
+    assert_eq!(guest.device().state(), Some((DataPath::InProcess, 1)));
+    assert_eq!(ask_pairs(&mut guest, 6, 3), 0);
+    assert_eq!(guest.device().state(), Some((DataPath::InProcess, 3)));
+    for (pair, network) in networks.iter().enumerate() {
+        guest.submit(2 * pair + 1, vec![Part::Out(frame(100 + pair))]);
+        assert_eq!(guest.used(2 * pair + 1).len(), 1);
+        assert_eq!(network.recv(&mut [0; 200]).unwrap(), 112 + pair);
+        guest.submit(2 * pair, vec![Part::In(70_000)]);
+        network.send(&frame(50 + pair)).unwrap();
+        guest.run();
+        assert_eq!(guest.used(2 * pair)[0].len, 62 + pair as u32);
+    }
+    // A new driver begins with one.
+    guest.drive(u64::MAX);
+    assert_eq!(guest.device().state(), Some((DataPath::InProcess, 1)));
+}
+
+#[test]
+fn commands_that_make_no_sense_change_nothing() {
+    let (mut guest, _networks) = guest_of_pairs(2, u64::MAX);
+    assert_eq!(ask_pairs(&mut guest, 4, 2), 0);
+    for wrong in [0, 3, 4, 0x7fff, 0x8000, u16::MAX] {
+        assert_eq!(ask_pairs(&mut guest, 4, wrong), 1, "{wrong}");
+    }
+    let wrong: [&[u8]; 8] = [
+        &[],
+        &[4],
+        &[4, 0],
+        &[4, 0, 1],
+        &[4, 0, 1, 0, 0],
+        &[4, 1, 1, 0],
+        &[0, 0, 1, 0],
+        &[0xff; 64],
+    ];
+    for command in wrong {
+        let mut parts = vec![Part::In(1)];
+        if !command.is_empty() {
+            parts.insert(0, Part::Out(command.to_vec()));
+        }
+        assert_eq!(ask(&mut guest, 4, parts), 1, "{command:?}");
+    }
+    // Nowhere to answer, so nothing is done; room for more than the answer.
+    guest.submit(4, vec![Part::Out(vec![4, 0, 1, 0])]);
+    assert_eq!(guest.used(4)[0].len, 0);
+    assert_eq!(guest.device().state(), Some((DataPath::InProcess, 2)));
+    let parts = vec![Part::Out(vec![4]), Part::Out(vec![0, 1, 0]), Part::In(9)];
+    assert_eq!(ask(&mut guest, 4, parts), 0);
+    assert_eq!(guest.device().state(), Some((DataPath::InProcess, 1)));
+    malformed_chains(&mut guest, 4);
+    broken_rings(&mut guest, 4);
+}
+
+#[test]
+fn a_flood_of_commands_is_served_in_turns() {
+    let (mut guest, _networks) = guest_of_pairs(2, u64::MAX);
+    for round in 0..50 {
+        for _ in 0..8 {
+            guest.prepare(4, vec![Part::Out(vec![4, 0, 2, 0]), Part::In(1)]);
+        }
+        guest.kick();
+        assert_eq!(guest.used(4).len(), 8, "round {round}");
+    }
+}
+
+#[test]
+fn a_driver_of_one_pair_has_its_control_queue_behind_that() {
+    let (mut guest, networks) = guest_of_pairs(2, !SEVERAL);
+    assert_eq!(ask_pairs(&mut guest, 2, 1), 0);
+    assert_eq!(ask_pairs(&mut guest, 2, 2), 1);
+    // What it puts into queues that it has not agreed on is not looked at.
+    guest.submit(3, vec![Part::Out(frame(60))]);
+    assert!(guest.used(3).is_empty());
+    assert!(networks.iter().all(|one| one.recv(&mut [0; 100]).is_err()));
+}
+
+#[test]
+fn the_pairs_in_use_are_saved() {
+    let (mut guest, _networks) = guest_of_pairs(4, u64::MAX);
+    assert_eq!(ask_pairs(&mut guest, 8, 3), 0);
+    let (_ours, theirs): (Vec<_>, Vec<_>) = (0..4).map(|_| UnixDatagram::pair().unwrap()).unzip();
+    let mut guest = guest.restored(Net::on_sockets(theirs, Vec::new())).unwrap();
+    assert_eq!(guest.device().state(), Some((DataPath::InProcess, 3)));
+    // Not into a device of another shape.
+    let (_ours, theirs) = UnixDatagram::pair().unwrap();
+    assert!(guest.restored(Net::on_socket(theirs)).is_err());
 }
 
 /// A frame is followed by nothing for minutes.

@@ -5,11 +5,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use hull_vm_config::{BlockConfig, DeviceConfig, Extent, FdName, FsConfig, NetConfig, Slot};
+use hull_vm_config::{
+    BlockConfig, DeviceConfig, Extent, FdName, FsConfig, NetConfig, QueuePair, Slot,
+};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::devices::{
-    DeviceError, DeviceInputs, DeviceStates, Devices, Interrupt, MissingFd, TakeFd,
+    DeviceError, DeviceInputs, DeviceStates, Devices, Interrupt, MissingFd, NetEnds, TakeFd,
 };
 
 struct Silent;
@@ -93,7 +95,7 @@ fn empty_slots_are_placeholders() {
 #[test]
 fn only_devices_in_use_have_notifiers() {
     let mut devices = build(&usual(), &["image", "layer", "scratch"]).unwrap();
-    let slots: Vec<Slot> = devices.notifiers().iter().map(|(slot, _)| *slot).collect();
+    let slots: Vec<Slot> = devices.notifiers().iter().map(|one| one.slot).collect();
     let want = [
         Slot::VSOCK,
         Slot::IMAGE,
@@ -116,20 +118,48 @@ fn a_network_device_comes_and_goes_while_the_vm_runs() {
     };
     let slot = Slot::NETS[1];
     let mac = [2, 0, 0, 0, 0, 9];
-    let tap = || OwnedFd::from(tempfile::tempfile().unwrap());
-    assert_eq!(devices.attach_net(slot, tap(), mac, 1400).unwrap().len(), 1);
+    let file = || OwnedFd::from(tempfile::tempfile().unwrap());
+    let ends = |taps, vhosts| NetEnds {
+        taps: (0..taps).map(|_| file()).collect(),
+        vhosts: (0..vhosts).map(|_| file()).collect(),
+    };
+    let attached = devices.attach_net(slot, ends(1, 0), mac, 1400);
+    assert_eq!(attached.unwrap().len(), 1);
     assert_eq!(id(&devices, slot), 1);
     let mut config = [0; 12];
     devices.bus().read(slot.mmio_base() + 0x100, &mut config);
     assert_eq!(config[..6], mac);
     assert_eq!(u16::from_le_bytes([config[10], config[11]]), 1400);
-    // Another in its place: the first is closed.
-    assert_eq!(devices.attach_net(slot, tap(), mac, 1500).unwrap().len(), 2);
-    assert_eq!(devices.detach_net(slot).unwrap().len(), 1);
+    assert_eq!(queues(&devices, slot), 2);
+    // Another in its place, with several queues: the first is closed.
+    let attached = devices.attach_net(slot, ends(3, 0), mac, 1500);
+    assert_eq!(attached.unwrap().len(), 4);
+    assert_eq!(queues(&devices, slot), 7);
+    assert_eq!(devices.nets()[0].slot, slot);
+    assert_eq!(devices.detach_net(slot).unwrap().len(), 3);
     assert_eq!(id(&devices, slot), 0);
     assert!(devices.detach_net(slot).unwrap().is_empty());
-    let error = devices.attach_net(Slot::RNG, tap(), mac, 1500).unwrap_err();
+    assert!(devices.nets().is_empty());
+    let error = devices.attach_net(Slot::RNG, ends(1, 0), mac, 1500);
+    let error = error.unwrap_err();
     assert!(error.to_string().contains("slot 10"), "{error}");
+    for (taps, vhosts) in [(0, 0), (5, 0), (2, 1), (1, 2)] {
+        let error = devices.attach_net(slot, ends(taps, vhosts), mac, 1500);
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("pairs of queues"), "{error}");
+    }
+}
+
+/// Queues that a device has: those whose largest size is not zero.
+fn queues(devices: &Devices, slot: Slot) -> u32 {
+    let bus = devices.bus();
+    let there = |queue: &u32| {
+        let mut size = [0; 4];
+        bus.write(slot.mmio_base() + 0x30, &queue.to_le_bytes());
+        bus.read(slot.mmio_base() + 0x34, &mut size);
+        size != [0; 4]
+    };
+    (0..64).take_while(there).count() as u32
 }
 
 #[test]
@@ -143,7 +173,10 @@ fn missing_descriptors_and_devices_are_named() {
     assert!(missing.contains("layer"), "{missing}");
     let mut config = DeviceConfig {
         nets: vec![NetConfig {
-            tap: "tap".into(),
+            pairs: vec![QueuePair {
+                tap: "tap".into(),
+                vhost: None,
+            }],
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
         }],
