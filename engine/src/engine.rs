@@ -34,6 +34,8 @@ pub struct Programs {
 pub struct Defaults {
     /// An init process runs the program.
     pub init: bool,
+    /// They can't have the network `host`, whatever they say.
+    pub no_host_network: bool,
 }
 
 /// All that a hulld serves.

@@ -39,6 +39,8 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// Containers that don't say have an init process.
     pub init: Option<bool>,
+    /// No container is on the network `host`.
+    pub no_host_network: Option<bool>,
     /// Log more.
     pub debug: Option<bool>,
 }
@@ -133,6 +135,11 @@ impl Settings {
             tls_certificate: one("tlscert", self.tls_certificate, file.tls_certificate)?,
             tls_key: one("tlskey", self.tls_key, file.tls_key)?,
             init: one("init", self.init, file.init)?,
+            no_host_network: one(
+                "no-host-network",
+                self.no_host_network,
+                file.no_host_network,
+            )?,
             debug: one("debug", self.debug, file.debug)?,
         })
     }

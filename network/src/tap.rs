@@ -65,7 +65,7 @@ pub fn create(name: &str) -> Result<(), TapError> {
 
 /// Removes a tap. A VM that has it open still is left with an end that leads nowhere.
 pub fn remove(name: &str) -> Result<(), TapError> {
-    if macvtap::is_one(name) {
+    if macvtap::class_folder(name).is_some() {
         return delete_link(name).map_err(|source| TapError::Busy {
             name: name.to_owned(),
             source,
@@ -91,9 +91,9 @@ fn delete_link(name: &str) -> Result<(), NetlinkError> {
 
 /// The other end of a tap: non-blocking, with a vnet header of 12 bytes.
 pub fn open(name: &str) -> Result<OwnedFd, TapError> {
-    match macvtap::is_one(name) {
-        true => macvtap::open(name),
-        false => attach(name, "open").map(OwnedFd::from),
+    match macvtap::class_folder(name) {
+        Some(folder) => macvtap::open(name, &folder),
+        None => attach(name, "open").map(OwnedFd::from),
     }
 }
 

@@ -71,6 +71,9 @@ struct Args {
     /// Run containers with an init process unless they say otherwise
     #[arg(long)]
     init: bool,
+    /// Refuse containers with --network host
+    #[arg(long)]
+    no_host_network: bool,
     /// Log more
     #[arg(short = 'D', long)]
     debug: bool,
@@ -119,6 +122,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         tls_certificate: args.tls_certificate.clone(),
         tls_key: args.tls_key.clone(),
         init: args.init.then_some(true),
+        no_host_network: args.no_host_network.then_some(true),
         debug: args.debug.then_some(true),
     };
     Ok(flags.join(file)?)
@@ -170,6 +174,7 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         },
         defaults: Defaults {
             init: settings.init.unwrap_or(false),
+            no_host_network: settings.no_host_network.unwrap_or(false),
         },
         registries: hull_image::RegistryConfig {
             insecure: settings.insecure_registries,
