@@ -167,8 +167,8 @@ mod tests {
         let ports = parse_bindings(&bindings("53/udp", "127.0.0.1", "5300-5310"), None).unwrap();
         assert_eq!(ports[0].host_ports, (5300, 5310));
         assert_eq!(ports[0].protocol, Protocol::Udp);
-        let ports = parse_bindings(&bindings("7/sctp", "", ""), None).unwrap();
-        assert_eq!(ports[0].key(), "7/sctp");
+        let sctp = parse_bindings(&bindings("7/sctp", "", ""), None).unwrap();
+        assert_eq!(sctp[0].key(), "7/sctp");
         assert_eq!(ports[0].host_ip, "127.0.0.1".parse().ok());
         for (key, ip, port) in [
             ("x", "", ""),
