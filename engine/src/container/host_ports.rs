@@ -18,6 +18,10 @@ use crate::shim::Task;
 const WAIT: Duration = Duration::from_secs(2);
 /// Between two changes. A guest may say what it likes as often as it likes.
 const PAUSE: Duration = Duration::from_millis(100);
+/// After ports were told of that can't be had.
+const TOLD_PAUSE: Duration = Duration::from_secs(1);
+/// Most ports that are listened to when a guest tells of them.
+const MOST_TOLD: usize = 1024;
 /// After a call that failed.
 const RETRY: Duration = Duration::from_secs(5);
 /// An event of a container.
@@ -54,7 +58,7 @@ impl Engine {
         let mut told = BTreeSet::new();
         loop {
             let local = self.networks.local_ports(container.id());
-            let open = match task.open_ports(known.clone(), local, WAIT).await {
+            let mut open = match task.open_ports(known.clone(), local, WAIT).await {
                 Ok(open) => open,
                 Err(error) => {
                     let (id, error) = (container.id(), error.message());
@@ -63,21 +67,23 @@ impl Engine {
                     continue;
                 }
             };
+            open.truncate(MOST_TOLD);
             let (allowed, mut refused) = network::sort_open(open.iter().filter_map(port_of), low);
             refused.extend(self.networks.open_on_host(container.id(), &allowed).await);
-            self.tell_refused(container, &mut told, refused);
+            let any_new = self.tell_refused(container, &mut told, refused);
             known = open;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(if any_new { TOLD_PAUSE } else { PAUSE }).await;
         }
     }
 
-    /// Tells of ports that the host could not give, of each once for as long as it is so.
+    /// Tells of ports that the host could not give, of each once for as long as it is so. `true` if
+    /// there were such.
     fn tell_refused(
         &self,
         container: &Container,
         told: &mut BTreeSet<HostPort>,
         refused: Vec<Refusal>,
-    ) {
+    ) -> bool {
         let new: Vec<&Refusal> = refused
             .iter()
             .filter(|refusal| !told.contains(&refusal.port))
@@ -92,7 +98,9 @@ impl Engine {
                 [("ports", ports), ("reason", first.why.clone())],
             );
         }
+        let any_new = !new.is_empty();
         *told = refused.into_iter().map(|refusal| refusal.port).collect();
+        any_new
     }
 }
 

@@ -154,7 +154,10 @@ impl Networks {
         if live.endpoints.iter().any(|end| end.egress() != Egress::All) {
             return (Vec::new(), String::new());
         }
-        let own = |port: &u16| live.open.iter().any(|open| open.container_port == *port);
+        let own = |port: &u16| {
+            let key = format!("{port}/{}", Protocol::Tcp);
+            live.open.iter().any(|open| open.key == key)
+        };
         let others = ports.into_iter().filter(|port| !own(port));
         (
             others.take(MOST_LOCAL_PORTS).collect(),
