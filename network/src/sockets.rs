@@ -11,6 +11,8 @@ use std::os::fd::OwnedFd;
 use rustix::net::netlink::{SocketAddrNetlink, SOCK_DIAG};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+/// The kernel looks for the modules by itself where that is allowed.
+const NO_DIAGNOSIS: &str = "the kernel has no socket diagnosis (modules tcp_diag and udp_diag)";
 /// Kinds of netlink messages, and flags of a request for a whole table.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const ERROR: u16 = 2;
@@ -80,8 +82,11 @@ fn each(wanted: &[(u8, u32)], take: &mut dyn FnMut(u8, IpAddr, u16)) -> io::Resu
                 _ => {}
             };
             match dump(&socket, family, *protocol, *states, &mut read) {
-                // A kernel without IPv6.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => match family {
+                    AddressFamily::INET => return Err(io::Error::other(NO_DIAGNOSIS)),
+                    // A kernel without IPv6.
+                    _ => {}
+                },
                 result => result?,
             }
         }

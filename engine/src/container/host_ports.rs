@@ -68,8 +68,9 @@ impl Engine {
                 }
             };
             open.truncate(MOST_TOLD);
-            let (allowed, mut refused) = network::sort_open(open.iter().filter_map(port_of), low);
-            refused.extend(self.networks.open_on_host(container.id(), &allowed).await);
+            let (allowed, refused) = network::sort_open(open.iter().filter_map(port_of), low);
+            let id = container.id();
+            let refused = self.networks.open_on_host(id, &allowed, refused).await;
             let any_new = self.tell_refused(container, &mut told, refused);
             known = open;
             tokio::time::sleep(if any_new { TOLD_PAUSE } else { PAUSE }).await;

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Once;
 
 use hull_network::egress::Egress;
 use hull_network::ports::{Bound, Protocol};
@@ -22,6 +23,9 @@ use crate::error::{EngineError, Result};
 /// Most ports that one container has on the host at a time.
 pub(crate) const MOST_PORTS: usize = 256;
 
+/// Said once, where the host's sockets can't be listed.
+const NOT_LOCAL: &str = "containers on the network host don't reach what listens at 127.0.0.1";
+static UNKNOWN: Once = Once::new();
 /// Most ports of the host's loopback address that a container reaches.
 const MOST_LOCAL_PORTS: usize = 512;
 
@@ -78,13 +82,18 @@ impl Networks {
         reference == HOST || 3 < reference.len() && HOST_ID.starts_with(reference)
     }
 
-    /// Has a running container's ports on the host be these. The result are those that can't be.
-    pub(crate) async fn open_on_host(&self, id: &str, wanted: &BTreeSet<HostPort>) -> Vec<Refusal> {
+    /// Has a running container's ports on the host be these. The result are those that can't be,
+    /// with the ones that it is `refused` already.
+    pub(crate) async fn open_on_host(
+        &self,
+        id: &str,
+        wanted: &BTreeSet<HostPort>,
+        mut refused: Vec<Refusal>,
+    ) -> Vec<Refusal> {
         let (gone, missing) = self.split_open(id, wanted);
         for port in gone {
             port.port.end().await;
         }
-        let mut refused = Vec::new();
         for port in missing {
             let published = PublishedPort::from(port);
             match published.bind().await {
@@ -142,7 +151,7 @@ impl Networks {
     /// it may not reach the host, and never those that are its own.
     pub(crate) fn local_ports(&self, id: &str) -> (Vec<u16>, String) {
         let ports = sockets::local_ports().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the host's ports are not known");
+            UNKNOWN.call_once(|| tracing::warn!(%error, "{NOT_LOCAL}"));
             BTreeSet::new()
         });
         let state = self.lock();
@@ -261,9 +270,12 @@ mod tests {
         };
         // Of a container that is gone, nothing is published.
         let wanted = BTreeSet::from([free, taken]);
-        assert!(networks.open_on_host("c", &wanted).await.is_empty());
+        assert!(networks
+            .open_on_host("c", &wanted, Vec::new())
+            .await
+            .is_empty());
         networks.lock().live.entry("c".to_owned()).or_default();
-        let refused = networks.open_on_host("c", &wanted).await;
+        let refused = networks.open_on_host("c", &wanted, Vec::new()).await;
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].port, taken);
         assert!(
@@ -277,7 +289,9 @@ mod tests {
             (vec![free.to_string()], vec![taken.to_string()])
         );
         assert!(std::net::TcpStream::connect(("127.0.0.1", free.number)).is_ok());
-        networks.open_on_host("c", &BTreeSet::new()).await;
+        networks
+            .open_on_host("c", &BTreeSet::new(), Vec::new())
+            .await;
         assert!(std::net::TcpStream::connect(("127.0.0.1", free.number)).is_err());
     }
 }

@@ -723,30 +723,18 @@ case_the_hosts_network_is_one() {
 }
 
 case_the_hosts_network() {
-    local here
+    local here holder
     here=$(uplink_address)
     hull run -d --name t-host --network host "$BUSYBOX" sh -c '
         mkdir /www; echo served >/www/index.html; httpd -p 18086 -h /www
-        httpd -p 127.0.0.1:18087 -h /www; nc -u -l -p 18087 -e cat; sleep 600' >/dev/null
+        httpd -p 127.0.0.1:18087 -h /www; sleep 600' >/dev/null
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18086/ | grep -q served' || fail 'not at localhost'
     curl -s --max-time 5 "http://$here:18086/" | grep -q served || fail "not at $here"
     [ ! -e /proc/net/if_inet6 ] || curl -s --max-time 5 'http://[::1]:18086/' | grep -q served || fail 'not by IPv6'
-    expect_eq "$(echo word | busybox timeout 5 nc -u -w 2 127.0.0.1 18087)" word 'by UDP'
     curl -s --max-time 3 http://127.0.0.1:18087/ >/dev/null && fail "the guest's own localhost is not the host's"
     expect_eq "$(hull exec t-host hostname)" "$(uname -n)" 'host name'
     capture hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-host
-    expect_eq "$(jq -r '.IPAddress + .DriverOpts["dev.hull.host-ports"]' <<<"$out")" 18086/tcp,18087/udp inspect
-    # Another's port is told of, and taken when it is free.
-    python3 -c 'import socket, time
-held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); held.bind(("0.0.0.0", 18088)); time.sleep(600)' &
-    local holder=$!
-    wait_for 10 sh -c 'ss -lun | grep -q :18088'
-    hull exec -d t-host nc -u -l -p 18088 -e cat
-    wait_for 10 sh -c "hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-host | jq -e '.DriverOpts[\"dev.hull.host-ports-refused\"] == \"18088/udp\"' >/dev/null" || fail 'no word of a port in use'
-    capture docker -H "$HULL_HOST" events --since 60s --until 0s --filter event=host-port-refused --format '{{.Actor.Attributes.ports}} {{.Actor.Attributes.reason}}'
-    expect_out_has '18088/udp failed to bind host port'
-    kill "$holder"
-    wait_for 20 sh -c 'echo word | busybox timeout 5 nc -u -w 2 127.0.0.1 18088 | grep -q word' || fail 'not taken when it was free'
+    expect_eq "$(jq -r '.IPAddress + .DriverOpts["dev.hull.host-ports"]' <<<"$out")" 18086/tcp inspect
     # The host's services, and others' ports.
     web t-beside
     capture hull exec t-host sh -c "wget -q -O- http://$here:18086/; wget -q -O- http://$(address_of t-beside bridge)/"
@@ -768,8 +756,47 @@ held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); held.bind(("0.0.0.0", 1
     wait_for 10 sh -c '! curl -s --max-time 3 http://127.0.0.1:18086/' || fail 'a port that was closed is served'
     hull rm -f t-host t-beside >/dev/null
     expect_eq "$(taps)" '' 'taps left'
-    capture hull run --rm --network host --cap-drop NET_BIND_SERVICE --egress none "$BUSYBOX" sh -c "ping -c 1 -W 2 $here >/dev/null || echo closed"
+    capture hull run --rm --network host --egress none "$BUSYBOX" sh -c "ping -c 1 -W 2 $here >/dev/null || echo closed"
     expect_out $'closed\n'
+    expect_clean_host
+}
+
+UDP_ASK='
+import socket, sys
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.settimeout(2)
+one.sendto(b"word", ("127.0.0.1", int(sys.argv[1])))
+print(one.recv(9).decode())
+'
+
+# A port that the host has for another is told of, and taken when it is free; what a container may not
+# have it does not get.
+case_the_hosts_network_refuses_ports() {
+    python_image
+    python3 -c 'import socket, time
+held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); held.bind(("0.0.0.0", 18088)); time.sleep(600)' &
+    local holder=$!
+    wait_for 10 sh -c 'ss -lun | grep -q :18088'
+    hull run -d --name t-udp --network host --cap-drop NET_BIND_SERVICE --sysctl net.ipv4.ip_unprivileged_port_start=0 "$PYTHON" python3 -c '
+import selectors, socket
+all = selectors.DefaultSelector()
+for port in 18087, 18088, 1018:
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.bind(("", port))
+    all.register(one, selectors.EVENT_READ)
+while True:
+    for key, _ in all.select():
+        data, peer = key.fileobj.recvfrom(99)
+        key.fileobj.sendto(data, peer)
+' >/dev/null
+    wait_for 20 sh -c "hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-udp | jq -e '.DriverOpts[\"dev.hull.host-ports\"] == \"18087/udp\"' >/dev/null" || fail "$(hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-udp; hull logs t-udp 2>&1)"
+    expect_eq "$(hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-udp | jq -r '.DriverOpts["dev.hull.host-ports-refused"]')" 1018/udp,18088/udp refused
+    expect_eq "$(timeout 5 python3 -c "$UDP_ASK" 18087)" word 'by UDP'
+    capture docker -H "$HULL_HOST" events --since 60s --until 0s --filter event=host-port-refused --format '{{.Actor.Attributes.ports}} {{.Actor.Attributes.reason}}'
+    expect_out_has '1018/udp,18088/udp'
+    kill "$holder"
+    wait_for 20 sh -c "timeout 5 python3 -c '$UDP_ASK' 18088 | grep -q word" || fail 'not taken when it was free'
+    hull rm -f t-udp >/dev/null
     expect_clean_host
 }
 
