@@ -53,6 +53,9 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
     }
     // The container may have been told to do without.
     let v6_off = v6_setting(&wanted.name, "disable_ipv6").is_none_or(|value| value != "0");
+    if wanted.without_arp {
+        netlink.switch_off_arp(link.index).map_err(failed)?;
+    }
     netlink.set_up(link.index).map_err(failed)?;
     for address in addresses {
         if v6_off && address.address.is_ipv6() {

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, ContainerRef, CreateContainerRequest,
     CreateProcessResponse, DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest,
-    HelloResponse, ListProcessesResponse, NextEventRequest, ProcessRef, RemoveInterfaceRequest,
-    ResizePtyRequest, SignalProcessRequest, StartProcessResponse, StatsContainerResponse,
-    UpdateContainerRequest, WaitProcessResponse,
+    HelloResponse, ListProcessesResponse, NextEventRequest, OpenPortsRequest, OpenPortsResponse,
+    ProcessRef, RemoveInterfaceRequest, ResizePtyRequest, SignalProcessRequest,
+    StartProcessResponse, StatsContainerResponse, UpdateContainerRequest, WaitProcessResponse,
 };
 #[cfg(feature = "unpack")]
 use hull_protocol::agent::{UnpackProgressResponse, UnpackRequest, UnpackResponse};
@@ -16,14 +16,16 @@ use hull_protocol::{agent_ttrpc, TraceMark, PROTOCOL_VERSION};
 use ttrpc::r#async::TtrpcContext;
 
 use crate::error::{AgentError, Kind, Result};
+use crate::host_ports::HostPorts;
 use crate::process::Exit;
 use crate::sandbox::Sandbox;
-use crate::{device, diagnose, network, power, ps, resolver, sys};
+use crate::{device, diagnose, network, open_ports, power, ps, resolver, sys};
 
 /// The service.
 pub(crate) struct Service {
     sandbox: Sandbox,
     greeted: AtomicBool,
+    host_ports: HostPorts,
 }
 
 impl Service {
@@ -32,6 +34,7 @@ impl Service {
         Self {
             sandbox,
             greeted: AtomicBool::new(false),
+            host_ports: HostPorts::default(),
         }
     }
 }
@@ -101,6 +104,16 @@ impl agent_ttrpc::Agent for Service {
         network::configure(&request)?;
         resolver::serve(&request.resolvers).await?;
         Ok(Empty::default())
+    }
+
+    async fn open_ports(
+        &self,
+        _: &TtrpcContext,
+        request: OpenPortsRequest,
+    ) -> ttrpc::Result<OpenPortsResponse> {
+        let ports = &self.host_ports;
+        ports.set(&request.relay, &request.host_ports).await?;
+        Ok(open_ports::changed(&request).await?)
     }
 
     async fn remove_interface(

@@ -36,6 +36,8 @@ pub struct Defaults {
     pub init: bool,
     /// The host's kernel may serve network interfaces (vhost-net), unless the container says no.
     pub vhost_net: bool,
+    /// They can't have the network `host`, whatever they say.
+    pub no_host_network: bool,
 }
 
 /// All that a hulld serves.

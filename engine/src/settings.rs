@@ -41,6 +41,8 @@ pub struct Settings {
     pub init: Option<bool>,
     /// The host's kernel may serve network interfaces.
     pub vhost_net: Option<bool>,
+    /// No container is on the network `host`.
+    pub no_host_network: Option<bool>,
     /// Log more.
     pub debug: Option<bool>,
 }
@@ -136,6 +138,11 @@ impl Settings {
             tls_key: one("tlskey", self.tls_key, file.tls_key)?,
             init: one("init", self.init, file.init)?,
             vhost_net: one("vhost-net", self.vhost_net, file.vhost_net)?,
+            no_host_network: one(
+                "no-host-network",
+                self.no_host_network,
+                file.no_host_network,
+            )?,
             debug: one("debug", self.debug, file.debug)?,
         })
     }

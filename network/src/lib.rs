@@ -1,5 +1,5 @@
-//! Networks of containers: what is the same on the host and in a guest ([`netlink`]), and, with the
-//! feature `host`, what only a host has: taps, address pools, packet rules and published ports.
+//! Networks of containers: what is the same on the host and in a guest ([`netlink`], [`sockets`]),
+//! and, with the feature `host`, what only a host has: taps, address pools, packet rules and published ports.
 //!
 //! **Invariant:** no program is run for any of it: interfaces and packet rules are made by netlink
 //! and ioctl.
@@ -8,6 +8,8 @@
 pub mod egress;
 #[cfg(feature = "host")]
 pub mod foreign;
+#[cfg(feature = "host")]
+pub mod ipvtap;
 #[cfg(feature = "host")]
 pub mod macvtap;
 pub mod netlink;
@@ -20,6 +22,7 @@ pub mod ports;
 mod prefix;
 #[cfg(feature = "host")]
 pub mod rules;
+pub mod sockets;
 #[cfg(feature = "host")]
 mod sys;
 #[cfg(feature = "host")]

@@ -1,5 +1,6 @@
 //! Taps on an interface of the host (macvtap): what a guest sends leaves by that interface, under a
-//! hardware address of the guest's own. Their descriptor is used as a tap's is.
+//! hardware address of the guest's own. Their descriptor, and that of [`crate::ipvtap`], is used as
+//! a tap's is.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -45,24 +46,21 @@ pub fn create(netlink: &Netlink, wanted: &Macvtap<'_>) -> Result<(), NetlinkErro
     up
 }
 
-/// Whether the interface of this name is one.
-pub(crate) fn is_one(name: &str) -> bool {
-    class_folder(name).is_dir()
+/// Where the kernel shows the device of the interface of this name, if it is on one of the host's.
+pub(crate) fn class_folder(name: &str) -> Option<PathBuf> {
+    let interface = Path::new("/sys/class/net").join(name);
+    let folders = ["macvtap", "ipvtap"].map(|class| interface.join(class));
+    folders.into_iter().find(|folder| folder.is_dir())
 }
 
-/// Where the kernel shows the device of one.
-fn class_folder(name: &str) -> PathBuf {
-    Path::new("/sys/class/net").join(name).join("macvtap")
-}
-
-/// Its other end; see [`tap::open`].
-pub(crate) fn open(name: &str) -> Result<OwnedFd, TapError> {
+/// The other end of the interface whose device is shown in `folder`; see [`tap::open`].
+pub(crate) fn open(name: &str, folder: &Path) -> Result<OwnedFd, TapError> {
     let failed = |source| TapError::Tap {
         action: "find the device of",
         name: name.to_owned(),
         source,
     };
-    let mut devices = fs::read_dir(class_folder(name)).map_err(failed)?;
+    let mut devices = fs::read_dir(folder).map_err(failed)?;
     let entry = devices
         .next()
         .unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()));

@@ -3,7 +3,10 @@
 //! They listen on the host's own stack, so a port is reachable from elsewhere, by every address of
 //! the host and by localhost alike, and one that is in use is found before anything starts.
 
+mod connections;
+mod relay;
 mod room;
+mod sctp;
 mod tcp;
 mod udp;
 
@@ -17,17 +20,20 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 
 pub use room::{raise_descriptors, Room};
+pub use sctp::SctpListener;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP.
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl std::fmt::Display for Protocol {
@@ -35,6 +41,7 @@ impl std::fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }
@@ -101,6 +108,8 @@ pub enum Bound {
     Tcp(TcpListener, SocketAddr),
     /// UDP.
     Udp(UdpSocket, SocketAddr),
+    /// SCTP.
+    Sctp(SctpListener, SocketAddr),
 }
 
 /// Takes a port of the host; port 0: one that is free.
@@ -121,7 +130,29 @@ pub async fn bind(protocol: Protocol, address: SocketAddr) -> Result<Bound, Port
             let address = socket.local_addr().map_err(failed)?;
             Ok(Bound::Udp(socket, address))
         }
+        Protocol::Sctp => {
+            let listener = SctpListener::bind(address).map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            Ok(Bound::Sctp(listener, address))
+        }
     }
+}
+
+/// A port that leads to others, of which a client names one by the first two bytes that it sends
+/// (big-endian). Which there are is said by [`Published::retarget`].
+pub fn relay(address: SocketAddr, room: &Room) -> io::Result<Published> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let address = listener.local_addr()?;
+    let targets = Targets::default();
+    let to = Arc::clone(&targets);
+    let served = connections::serve(relay::Relay(listener), to, room.of_port());
+    Ok(Published {
+        address,
+        targets,
+        task: tokio::spawn(served),
+    })
 }
 
 async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -160,20 +191,25 @@ impl Bound {
     /// The address on the host.
     pub fn address(&self) -> SocketAddr {
         match self {
-            Self::Tcp(_, address) | Self::Udp(_, address) => *address,
+            Self::Tcp(_, address) | Self::Udp(_, address) | Self::Sctp(_, address) => *address,
         }
     }
 
     /// Begins to pass on to the first of the `targets`, which are addresses of one container. A
-    /// TCP connection that it refuses goes to the next; what is sent by UDP goes to the one of the
+    /// connection that it refuses goes to the next; what is sent by UDP goes to the one of the
     /// family that it came by, if there is one. Where there is no room for one more conversation, a
-    /// TCP client waits until another has ended, and a packet of a new UDP peer is lost.
+    /// client waits until another has ended, and a packet of a new UDP peer is lost.
     pub fn serve(self, targets: Vec<SocketAddr>, room: &Room) -> Published {
         let address = self.address();
         let targets = Arc::new(Mutex::new(in_order(address, targets)));
         let to = Arc::clone(&targets);
         let task = match self {
-            Self::Tcp(listener, _) => tokio::spawn(tcp::serve(listener, to, room.of_port())),
+            Self::Tcp(listener, _) => {
+                tokio::spawn(connections::serve(listener, to, room.of_port()))
+            }
+            Self::Sctp(listener, _) => {
+                tokio::spawn(connections::serve(listener, to, room.of_port()))
+            }
             Self::Udp(socket, _) => tokio::spawn(udp::serve(socket, to, room.clone())),
         };
         Published {
@@ -272,6 +308,33 @@ mod tests {
                     "{error}"
                 ),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_leads_to_the_port_that_is_named() {
+        let server = TcpListener::bind(any()).await.unwrap();
+        let target = server.local_addr().unwrap();
+        let relay = relay(any(), &Room::default()).unwrap();
+        relay.retarget(vec![target]);
+        let mut other = TcpStream::connect(relay.address()).await.unwrap();
+        other.write_u16(target.port() ^ 1).await.unwrap();
+        assert!(other.read_u8().await.is_err());
+        let mut client = TcpStream::connect(relay.address()).await.unwrap();
+        client.write_u16(target.port()).await.unwrap();
+        client.write_u8(b'q').await.unwrap();
+        let (mut inside, _) = server.accept().await.unwrap();
+        assert_eq!(inside.read_u8().await.unwrap(), b'q');
+    }
+
+    #[tokio::test]
+    async fn sctp_is_served_or_said_to_be_missing() {
+        match bind(Protocol::Sctp, any()).await {
+            Ok(port) => {
+                let again = bind(Protocol::Sctp, port.address()).await.unwrap_err();
+                assert_eq!(again.source.kind(), io::ErrorKind::AddrInUse, "{again}");
+            }
+            Err(error) => assert!(error.to_string().contains("modprobe sctp"), "{error}"),
         }
     }
 

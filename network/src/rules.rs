@@ -87,6 +87,8 @@ pub struct Network {
     pub internal: bool,
     /// Containers on it reach each other.
     pub icc: bool,
+    /// Containers on it reach those of other networks, as the host does.
+    pub host: bool,
 }
 
 /// The table that holds for these networks and policies; without networks, it has no chains.
@@ -112,7 +114,8 @@ pub fn between(
             rules,
         });
         let policies = restricted.iter().flat_map(Restricted::input);
-        let rules: Vec<Rule> = crowded.into_iter().chain(policies).collect();
+        let mut rules: Vec<Rule> = each(&closed_to_others);
+        rules.extend(crowded.into_iter().chain(policies));
         if !rules.is_empty() {
             chains.push(Chain {
                 name: "input".into(),
@@ -164,7 +167,11 @@ fn drop_if(tests: Vec<Test>) -> Rule {
 fn forward(network: &Network, all: &[Network]) -> Vec<Rule> {
     let from = |equal| Test::From(equal, network.bridge.clone());
     let to = |equal| Test::To(equal, network.bridge.clone());
-    let others = all.iter().filter(|other| other.bridge != network.bridge);
+    // Those that the host reaches answer.
+    let meet = |a: &Network, b: &Network| a.host && !b.internal;
+    let others = all.iter().filter(|other| {
+        other.bridge != network.bridge && !meet(network, other) && !meet(other, network)
+    });
     let mut rules: Vec<Rule> = others
         .map(|other| drop_if(vec![from(true), Test::To(true, other.bridge.clone())]))
         .collect();
@@ -176,9 +183,29 @@ fn forward(network: &Network, all: &[Network]) -> Vec<Rule> {
         rules.push(drop_if(vec![to(true), from(false)]));
     } else {
         // Nobody outside begins a conversation with a container: ports are published by the host.
-        rules.push(drop_if(vec![to(true), from(false), Test::NewConversation]));
+        let mut begun_outside = vec![to(true), from(false)];
+        let as_host = all.iter().filter(|other| other.host && !network.host);
+        begun_outside.extend(as_host.map(|host| Test::From(false, host.bridge.clone())));
+        begun_outside.push(Test::NewConversation);
+        rules.push(drop_if(begun_outside));
     }
     rules
+}
+
+/// What the host has at its own address on its network is for the containers there: services that
+/// listen for the host alone.
+fn closed_to_others(network: &Network) -> Vec<Rule> {
+    let subnets = network.subnets.iter().filter(|_| network.host);
+    let rules = subnets.map(|subnet| {
+        drop_if(vec![
+            Test::family(subnet.address),
+            Test::destination(true, *subnet),
+            Test::From(false, network.bridge.clone()),
+            Test::From(false, "lo".to_owned()),
+            Test::NewConversation,
+        ])
+    });
+    rules.collect()
 }
 
 fn masquerade(network: &Network) -> Vec<Rule> {
@@ -206,8 +233,8 @@ pub struct Pinned {
     pub v4: Ipv4Addr,
     /// Its IPv6 address; `None`: it sends no IPv6.
     pub v6: Option<Ipv6Addr>,
-    /// It is a macvtap: what a guest sends does not enter by it but leaves by it.
-    pub macvtap: bool,
+    /// It is on an interface of the host: what a guest sends does not enter by it but leaves by it.
+    pub leaves: bool,
 }
 
 /// The chain of one tap: only what it was given the addresses for, from these, and nothing of a
@@ -239,7 +266,7 @@ pub fn guard(table: &str, tap: &str, pinned: &Pinned, denied: u64) -> Table {
         sets: Vec::new(),
         chains: vec![Chain {
             name: tap.to_owned(),
-            hook: match pinned.macvtap {
+            hook: match pinned.leaves {
                 true => Hook::Egress(tap.to_owned()),
                 false => Hook::Ingress(tap.to_owned()),
             },
@@ -386,6 +413,7 @@ mod tests {
             subnets: subnet.split(' ').map(|one| one.parse().unwrap()).collect(),
             internal,
             icc: true,
+            host: false,
         }
     }
 
@@ -400,6 +428,20 @@ mod tests {
     }
 
     #[test]
+    fn from_the_hosts_network_others_are_reached() {
+        let networks = [
+            network("hull0", "172.17.0.1/16", false),
+            network("hull-ab", "172.18.0.1/16", true),
+            Network {
+                icc: false,
+                host: true,
+                ..network("hull-h", "192.168.240.1/20", false)
+            },
+        ];
+        insta::assert_debug_snapshot!(between("hull", &networks, &[], None));
+    }
+
+    #[test]
     fn without_networks_there_is_no_chain() {
         assert!(between("hull", &[], &[], Some(8192)).chains.is_empty());
     }
@@ -410,7 +452,7 @@ mod tests {
             mac: [2, 0x42, 172, 17, 0, 2],
             v4: Ipv4Addr::new(172, 17, 0, 2),
             v6: None,
-            macvtap: false,
+            leaves: false,
         };
         insta::assert_debug_snapshot!(guard("hull", "h0abc", &pinned, 0));
         let both = Pinned {
@@ -418,11 +460,11 @@ mod tests {
             ..pinned
         };
         insta::assert_debug_snapshot!(guard("hull", "h0abc", &both, 9));
-        let macvtap = Pinned {
-            macvtap: true,
+        let on_uplink = Pinned {
+            leaves: true,
             ..pinned
         };
-        let hook = &guard("hull", "h0abc", &macvtap, 0).chains[0].hook;
+        let hook = &guard("hull", "h0abc", &on_uplink, 0).chains[0].hook;
         assert_eq!(*hook, Hook::Egress("h0abc".into()));
     }
 }

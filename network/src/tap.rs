@@ -74,7 +74,7 @@ pub fn create(name: &str, several: bool) -> Result<(), TapError> {
 
 /// Removes a tap. A VM that has it open still is left with an end that leads nowhere.
 pub fn remove(name: &str) -> Result<(), TapError> {
-    if macvtap::is_one(name) {
+    if macvtap::class_folder(name).is_some() {
         return delete_link(name).map_err(|source| TapError::Busy {
             name: name.to_owned(),
             source,
@@ -103,8 +103,8 @@ fn delete_link(name: &str) -> Result<(), NetlinkError> {
 /// The other end of a tap: non-blocking, with a vnet header of 12 bytes. As many descriptors as are
 /// wanted, each with a queue of its own, if the tap was made for several; else one.
 pub fn open(name: &str, wanted: usize) -> Result<Vec<OwnedFd>, TapError> {
-    if macvtap::is_one(name) {
-        return Ok(vec![macvtap::open(name)?]);
+    if let Some(folder) = macvtap::class_folder(name) {
+        return Ok(vec![macvtap::open(name, &folder)?]);
     }
     if 1 < wanted {
         match open_several(name, wanted, 0) {

@@ -44,6 +44,9 @@ pub struct Attachment {
     /// the guest about addresses and routes.
     #[serde(default)]
     pub static_v6: bool,
+    /// There are no hardware addresses to ask for: all goes straight through the interface.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_arp: bool,
     /// Further routes, in the order in which they are made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
@@ -151,6 +154,7 @@ impl Attachments {
                 mtu: interface.mtu.into(),
                 addresses: interface.addresses.clone(),
                 static_v6: interface.static_v6,
+                without_arp: interface.without_arp,
                 routes: interface.lower_routes(),
                 neighbours: interface.lower_neighbours()?,
                 ..Default::default()
@@ -249,6 +253,7 @@ mod tests {
             addresses: vec!["172.17.0.2/16".into()],
             gateways: vec!["172.17.0.1".into()],
             static_v6: false,
+            without_arp: false,
             routes: Vec::new(),
             neighbours: Vec::new(),
         }

@@ -21,7 +21,10 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::events::label_matches;
 use crate::json::{decode, Filters};
-use crate::network::{CreateNetwork, NetworkRecord, Pool, PoolRequest, Wanted, DEFAULT, NONE};
+use crate::network::{
+    self, CreateNetwork, NetworkRecord, Networks, Pool, PoolRequest, Wanted, DEFAULT, HOST,
+    HOST_ID, NONE,
+};
 
 /// Filters of a list, and of what is pruned.
 const LIST_FILTERS: [&str; 7] = ["name", "id", "driver", "scope", "type", "label", "dangling"];
@@ -43,12 +46,32 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
 }
 
 fn none() -> Value {
+    builtin(NONE, NONE_ID, "null")
+}
+
+/// The network whose containers have the host's ports: of their own addresses nobody needs to know.
+fn host(engine: &Engine, with_containers: bool) -> Value {
+    let mut view = builtin(HOST, HOST_ID, "host");
+    let members = engine.networks.members(HOST_ID).into_iter();
+    for (id, end) in members.filter(|_| with_containers) {
+        view["Containers"][&id] = json!({
+            "Name": engine.containers().get(&id).map(|container| container.name()),
+            "EndpointID": end.id,
+            "MacAddress": "",
+            "IPv4Address": "",
+            "IPv6Address": "",
+        });
+    }
+    view
+}
+
+fn builtin(name: &str, id: &str, driver: &str) -> Value {
     json!({
-        "Name": NONE,
-        "Id": NONE_ID,
+        "Name": name,
+        "Id": id,
         "Created": "1970-01-01T00:00:00Z",
         "Scope": "local",
-        "Driver": "null",
+        "Driver": driver,
         "EnableIPv4": true,
         "EnableIPv6": false,
         "IPAM": { "Driver": "default", "Options": null, "Config": [] },
@@ -147,8 +170,10 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
         .networks
         .all()
         .iter()
+        .filter(|network| !network.host)
         .map(|network| view(&engine, network, false))
         .collect();
+    all.push(host(&engine, false));
     all.push(none());
     all.retain(|network| passes(&engine, network, &filters));
     Ok(Json(all))
@@ -156,7 +181,7 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
 
 fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
     let text = |key: &str| network[key].as_str().unwrap_or_default();
-    let builtin = matches!(text("Name"), DEFAULT | NONE);
+    let builtin = matches!(text("Name"), DEFAULT | HOST | NONE);
     filters.iter().all(|(key, wanted)| {
         let any = |test: &dyn Fn(&String) -> bool| wanted.iter().any(test);
         match key.as_str() {
@@ -184,6 +209,9 @@ async fn inspect(engine: Shared, Path(name): Path<String>) -> Answer<Json<Value>
     let is_none_id = 3 < name.len() && NONE_ID.starts_with(&name);
     if name == NONE || is_none_id {
         return Ok(Json(none()));
+    }
+    if Networks::is_host(&name) {
+        return Ok(Json(host(&engine, true)));
     }
     let network = engine.networks.find(&name)?;
     Ok(Json(view(&engine, &network, true)))
@@ -276,6 +304,13 @@ fn publish_end(engine: &Engine, action: &str, network: &NetworkRecord, container
     engine.publish_network(action, &network.id, &network.name, &container);
 }
 
+fn stays_on_host() -> EngineError {
+    EngineError::BadRequest(
+        "container cannot be disconnected from host network or connected to host network"
+            .to_owned(),
+    )
+}
+
 /// Containers that are to be on a network, whether they run or not.
 fn users(engine: &Engine, network: &NetworkRecord) -> usize {
     let containers = engine.containers();
@@ -298,7 +333,7 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let until = crate::filters::until(&filters)?;
     let mut deleted = Vec::new();
     for network in engine.networks.all() {
-        let unused = !network.is_default() && users(&engine, &network) == 0;
+        let unused = !network.is_builtin() && users(&engine, &network) == 0;
         let wanted = filters.iter().all(|(key, values)| match key.as_str() {
             "label" => values
                 .iter()
@@ -319,6 +354,10 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
 async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
     let request: NetworkConnectRequest = decode(&body)?;
     let container = engine.container(&request.container)?;
+    let of_host = network::is_host_mode(&container.lock().host);
+    if of_host != Networks::is_host(&name) {
+        return Err(stays_on_host().into());
+    }
     let network = engine.networks.find(&name)?;
     let settings = request.endpoint_config.unwrap_or_default();
     let mut wanted = Wanted {
@@ -347,8 +386,11 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
 
 async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
     let request: NetworkDisconnectRequest = decode(&body)?;
-    let network = engine.networks.find(&name)?;
     let container = engine.container(&request.container)?;
+    if network::is_host_mode(&container.lock().host) && Networks::is_host(&name) {
+        return Err(stays_on_host().into());
+    }
+    let network = engine.networks.find(&name)?;
     let there = container
         .lock()
         .networks

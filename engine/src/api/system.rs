@@ -137,7 +137,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         docker_root_dir: Some(engine.paths.root().to_string_lossy().into_owned()),
         plugins: Some(PluginsInfo {
             volume: list(&["local"]),
-            network: list(&["bridge", "macvlan", "null"]),
+            network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             authorization: None,
             log: list(&["json-file", "local", "none"]),
         }),

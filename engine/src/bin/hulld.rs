@@ -74,6 +74,9 @@ struct Args {
     /// Serve containers' network interfaces in their VMMs, even where the kernel has vhost-net
     #[arg(long)]
     no_vhost_net: bool,
+    /// Refuse containers with --network host
+    #[arg(long)]
+    no_host_network: bool,
     /// Log more
     #[arg(short = 'D', long)]
     debug: bool,
@@ -123,6 +126,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         tls_key: args.tls_key.clone(),
         init: args.init.then_some(true),
         vhost_net: args.no_vhost_net.then_some(false),
+        no_host_network: args.no_host_network.then_some(true),
         debug: args.debug.then_some(true),
     };
     Ok(flags.join(file)?)
@@ -175,6 +179,7 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         defaults: Defaults {
             init: settings.init.unwrap_or(false),
             vhost_net: settings.vhost_net.unwrap_or(true),
+            no_host_network: settings.no_host_network.unwrap_or(false),
         },
         registries: hull_image::RegistryConfig {
             insecure: settings.insecure_registries,

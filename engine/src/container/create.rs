@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Kind, Result};
 use crate::images::ImageInfo;
 use crate::json::{decode, lists_from_strings};
-use crate::network::{self, Wanted};
+use crate::network::{self, Networks, Wanted};
 use crate::record::{ImageUse, Record, State};
 use crate::{health, ids, names, scratch, spec, volumes};
 
@@ -172,6 +172,10 @@ impl Engine {
         if request.config.network_disabled.unwrap_or(false) {
             request.host.network_mode = Some(network::NONE.to_owned());
         }
+        self.check_host_network(&request.host)?;
+        if network::is_host_mode(&request.host) && !has_hostname(&request.config) {
+            request.config.hostname = Some(host_name());
+        }
         let reference = request.config.image.clone().unwrap_or_default();
         if reference.is_empty() {
             return Err(EngineError::BadRequest("no image specified".to_owned()));
@@ -239,6 +243,16 @@ impl Engine {
         if mode == network::NONE {
             return without_network(request).map(|()| Vec::new());
         }
+        if mode == network::HOST {
+            let others = request.networks.keys().any(|name| !Networks::is_host(name));
+            let settings = request.networks.values();
+            let mac = request.mac_address.is_some()
+                || settings
+                    .clone()
+                    .any(|one| one.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()));
+            let links = request.host.links.iter().flatten().next().is_some();
+            network::check_conflicts(mac, links, others)?;
+        }
         let main = self.networks.find(mode)?;
         let mut wanted = vec![Wanted {
             network: main.id.clone(),
@@ -271,6 +285,18 @@ impl Engine {
             self.check_links(&wanted[0])?;
         }
         Ok(wanted)
+    }
+
+    /// Refuses the network `host` where whoever runs this engine does not want it.
+    pub(super) fn check_host_network(&self, host: &HostConfig) -> Result<()> {
+        match network::is_host_mode(host) && self.defaults.no_host_network {
+            true => Err(EngineError::Forbidden(
+                "network mode \"host\" is switched off (hulld --no-host-network): publish ports \
+                 with -p"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Refuses links to containers that are not there.
@@ -423,6 +449,19 @@ fn without_network(request: &CreateRequest) -> Result<()> {
         )),
         false => Ok(()),
     }
+}
+
+fn has_hostname(config: &ContainerConfig) -> bool {
+    config
+        .hostname
+        .as_ref()
+        .is_some_and(|name| !name.is_empty())
+}
+
+/// The host's own name.
+fn host_name() -> String {
+    let about = rustix::system::uname();
+    about.nodename().to_string_lossy().into_owned()
 }
 
 /// What else is missing is a fault of the request.

@@ -4,6 +4,7 @@ mod connect;
 mod create;
 mod defaults;
 mod exit;
+mod host_ports;
 mod links;
 mod list;
 mod remove;

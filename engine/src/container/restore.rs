@@ -96,6 +96,7 @@ impl Engine {
                             ENDED_DRAIN_LIMIT
                         };
                         self.follow_health(container, &task);
+                        self.follow_host_ports(container, &task);
                         self.watch(container, task, pumps, limit);
                     }
                     Err(error) => {

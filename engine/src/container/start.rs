@@ -25,8 +25,8 @@ use crate::shim::{self, RootfsMount, Task};
 use crate::spec::{self, files};
 use crate::streams::{CloseStdin, Fifos, Pumps};
 
-/// Largest resolver configuration of the host that is passed on, in bytes.
-const MAX_RESOLV_CONF: usize = 64 << 10;
+/// Largest file of the host that is passed on, in bytes.
+const MAX_FILE_OF_HOST: u64 = 64 << 10;
 
 impl Engine {
     /// Starts a container.
@@ -70,6 +70,7 @@ impl Engine {
                 self.publish_taken(container);
                 self.publish(container, "start", []);
                 self.follow_health(container, &task);
+                self.follow_host_ports(container, &task);
                 self.watch(container, task, pumps, DRAIN_LIMIT);
                 Ok(())
             }
@@ -226,6 +227,7 @@ impl Engine {
     /// Makes the container's ends on its networks, and takes its ports.
     async fn attach_networks(&self, container: &Container) -> Result<()> {
         let record = container.record();
+        self.check_host_network(&record.host)?;
         let exposed = record.config.exposed_ports.as_deref();
         let ports = network::parse_bindings(&record.host, exposed)?;
         let egress = network::egress_of(&record.host)?;
@@ -265,14 +267,15 @@ impl Engine {
             linked: &self.link_variables(record),
         };
         let spec = spec::build(record, host)?;
-        let mut of_host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        if MAX_RESOLV_CONF < of_host.len() {
-            of_host.clear();
-        }
+        let of_host = file_of_host("/etc/resolv.conf");
+        let hosts = match network::is_host_mode(&record.host) {
+            true => file_of_host("/etc/hosts"),
+            false => String::new(),
+        };
         let contents = [
             ("config.json", spec.to_string()),
             (files::HOSTNAME.name, files::hostname_file(record)),
-            (files::HOSTS.name, files::hosts_file(record)),
+            (files::HOSTS.name, files::hosts_file(record, &hosts)),
             (
                 files::RESOLV_CONF.name,
                 files::resolv_conf_file(record, &of_host),
@@ -311,6 +314,13 @@ impl Engine {
         }
         let _ = std::fs::remove_dir_all(&bundle);
     }
+}
+
+/// A small file of the host; empty if there is none, or if it is not small.
+fn file_of_host(path: &str) -> String {
+    let small = std::fs::metadata(path).is_ok_and(|about| about.len() <= MAX_FILE_OF_HOST);
+    let text = small.then(|| std::fs::read_to_string(path).ok());
+    text.flatten().unwrap_or_default()
 }
 
 /// The image and the writable layer.

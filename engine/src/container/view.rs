@@ -15,7 +15,7 @@ use super::Container;
 use crate::engine::Engine;
 use crate::health::Word;
 use crate::lifecycle::Status;
-use crate::network::Wanted;
+use crate::network::{Endpoint, Wanted, HOST_ID};
 use crate::record::Record;
 use crate::spec::{binds_of, VolumePlace};
 
@@ -116,6 +116,9 @@ impl Engine {
 
 /// Under driver options: packets that packet rules denied since the container is on the network.
 const DENIED: &str = "dev.hull.denied";
+/// Ports of a container of the network `host`: those that the host has for it, and those that it
+/// could not have.
+const HOST_PORTS: [&str; 2] = ["dev.hull.host-ports", "dev.hull.host-ports-refused"];
 
 impl Engine {
     /// Docker's map of the networks that a container is on, by name. `denied`: what to tell of
@@ -134,10 +137,14 @@ impl Engine {
         for wanted in &record.networks {
             let end = record.endpoints.iter().filter(|_| live);
             let end = end.into_iter().find(|end| end.network_id == wanted.network);
-            let name = match self.networks.find(&wanted.network) {
-                Ok(network) => network.name,
-                Err(_) => continue,
+            let Ok(network) = self.networks.find(&wanted.network) else {
+                continue;
             };
+            if network.host {
+                all.insert(network.name, self.host_settings(record, end, denied));
+                continue;
+            }
+            let name = network.name;
             let v6 = end.and_then(|end| end.v6);
             all.insert(
                 name,
@@ -180,6 +187,32 @@ impl Engine {
         all
     }
 
+    /// On the network `host` a container has the host's addresses, so none is shown.
+    fn host_settings(
+        &self,
+        record: &Record,
+        end: Option<&Endpoint>,
+        denied: Option<&Denied>,
+    ) -> EndpointSettings {
+        let mut options = HashMap::new();
+        if let Some((end, denied)) = end.zip(denied) {
+            options.insert(DENIED.to_owned(), denied.of(&end.tap).to_string());
+            let open = self.networks.open_of(&record.id);
+            let lists = HOST_PORTS.iter().zip([open.ports, open.refused]);
+            options.extend(lists.map(|(key, ports)| ((*key).to_owned(), ports.join(","))));
+        }
+        EndpointSettings {
+            network_id: Some(HOST_ID.to_owned()),
+            endpoint_id: Some(end.map(|end| end.id.clone()).unwrap_or_default()),
+            gateway: Some(String::new()),
+            ip_address: Some(String::new()),
+            ip_prefix_len: Some(0),
+            mac_address: Some(String::new()),
+            driver_opts: (!options.is_empty()).then_some(options),
+            ..EndpointSettings::default()
+        }
+    }
+
     pub(super) fn port_summaries(&self, id: &str) -> Vec<PortSummary> {
         let mut ports = Vec::new();
         for (key, bindings) in self.networks.published(id) {
@@ -191,6 +224,7 @@ impl Engine {
                     public_port: binding.host_port.and_then(|port| port.parse().ok()),
                     typ: Some(match protocol {
                         "udp" => PortSummaryTypeEnum::UDP,
+                        "sctp" => PortSummaryTypeEnum::SCTP,
                         _ => PortSummaryTypeEnum::TCP,
                     }),
                 });

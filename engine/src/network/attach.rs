@@ -7,14 +7,14 @@ use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::ports::{Bound, PortError, Protocol, Published};
 use hull_network::{rules, tap};
-use hull_shim::network::{Attachment, Attachments};
+use hull_shim::network::{Attachment, Attachments, Route};
 use hull_vm_config::Slot;
 
 use super::addresses::{choose_addresses, v4_of};
-use super::macvlan;
 use super::manage::{host, Networks, State};
 use super::ports::{port_map, PublishedPort};
-use super::records::{Endpoint, Macvlan, NetworkRecord, Wanted};
+use super::records::{Endpoint, NetworkRecord, Uplink, Wanted};
+use super::uplink;
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 use crate::record::Record;
@@ -24,15 +24,25 @@ use crate::record::Record;
 pub(super) struct Live {
     pub(super) endpoints: Vec<Endpoint>,
     published: Vec<LivePort>,
+    /// What it has opened, on the network `host`.
+    pub(super) open: Vec<LivePort>,
+    /// What it has opened there and the host could not give.
+    pub(super) refused: Vec<String>,
+}
+
+impl Live {
+    fn ports(&self) -> impl Iterator<Item = &LivePort> {
+        self.published.iter().chain(&self.open)
+    }
 }
 
 /// A published port of a running container.
 #[derive(Debug)]
-struct LivePort {
+pub(super) struct LivePort {
     /// Docker's key, such as `80/tcp`.
-    key: String,
-    container_port: u16,
-    port: Published,
+    pub(super) key: String,
+    pub(super) container_port: u16,
+    pub(super) port: Published,
 }
 
 impl LivePort {
@@ -54,7 +64,7 @@ enum Place {
         isolated: bool,
     },
     /// An interface of the host.
-    Parent(Macvlan),
+    Parent(Uplink),
 }
 
 /// Whom ends are made for.
@@ -146,13 +156,15 @@ impl Networks {
     ) -> Result<&'a [PublishedPort]> {
         let mut reachable = wanted.is_empty();
         for one in wanted {
-            reachable |= self.find(&one.network)?.macvlan.is_none();
+            let network = self.find(&one.network)?;
+            // On the network `host` they follow what the container does.
+            reachable |= network.uplink.is_none() && !network.host;
         }
         Ok(if reachable { ports } else { &[] })
     }
 
     /// Why a port can't be had, in docker's words where another has it.
-    fn why_not_bound(&self, error: &PortError) -> String {
+    pub(super) fn why_not_bound(&self, error: &PortError) -> String {
         let PortError {
             address, protocol, ..
         } = error;
@@ -160,7 +172,7 @@ impl Networks {
             return error.to_string();
         }
         let state = self.lock();
-        let mut ours = state.live.values().flat_map(|live| &live.published);
+        let mut ours = state.live.values().flat_map(Live::ports);
         match ours.any(|port| port.has(*address, *protocol)) {
             true => format!("Bind for {address} failed: port is already allocated"),
             false => {
@@ -219,7 +231,7 @@ impl Networks {
     /// Lets all know that a container that runs has other ends.
     fn changed(&self, id: &str) {
         if let Some(live) = self.lock().live.get(id) {
-            for port in &live.published {
+            for port in live.ports() {
                 port.port
                     .retarget(targets(&live.endpoints, port.container_port));
             }
@@ -242,7 +254,7 @@ impl Networks {
             let Ok(network) = self.find(&endpoint.network_id) else {
                 continue;
             };
-            if network.macvlan.is_some() {
+            if network.uplink.is_some() {
                 continue;
             }
             // Its bridge is there, since the tap is; what comes anew is the name server.
@@ -265,6 +277,7 @@ impl Networks {
         let live = Live {
             published: published.collect(),
             endpoints,
+            ..Live::default()
         };
         self.lock().live.insert(id.to_owned(), live);
         self.tell_names();
@@ -292,8 +305,8 @@ impl Networks {
         // On the default network a container asks whom it names. Links, and what a policy of names
         // opens, are known to ours alone.
         let needs_ours = !wanted.links.is_empty() || owner.egress.names().next().is_some();
-        let own_resolver = network.is_default() && !upstreams.is_empty() && !needs_ours
-            || network.macvlan.is_some();
+        let own_resolver = network.is_builtin() && !upstreams.is_empty() && !needs_ours
+            || network.uplink.is_some();
         let gateway = v4_of(network.v4.gateway)?;
         let endpoint = Endpoint {
             id: ids::new_id(),
@@ -303,10 +316,10 @@ impl Networks {
             v6,
             priority: wanted.priority,
             routed: false,
-            mac: wanted
-                .mac
-                .clone()
-                .unwrap_or_else(|| Endpoint::usual_mac(address)),
+            mac: match &place {
+                Place::Parent(on) => uplink::mac(&netlink, on, wanted, address)?,
+                Place::Bridge { .. } => wanted.mac(address),
+            },
             mtu,
             tap: self.tag.tap(owner.id, index),
             names: names(owner, wanted),
@@ -314,7 +327,8 @@ impl Networks {
             upstreams,
             links: wanted.links.clone(),
             egress: owner.egress.to_string(),
-            macvlan: network.macvlan.is_some(),
+            on_uplink: network.uplink.is_some(),
+            layer3: network.uplink.as_ref().is_some_and(uplink::is_layer3),
             network_id: network.id,
             network_name: network.name,
         };
@@ -340,11 +354,11 @@ impl Networks {
         network: &NetworkRecord,
         state: &mut State,
     ) -> Result<(Place, u16)> {
-        if let Some(on) = &network.macvlan {
-            macvlan::check(&owner, network)?;
+        if let Some(on) = &network.uplink {
+            uplink::check(&owner, network, on)?;
             return Ok((
                 Place::Parent(on.clone()),
-                macvlan::mtu(netlink, network, on)?,
+                uplink::mtu(netlink, network, on)?,
             ));
         }
         let mtu = self.mtu(netlink, network);
@@ -372,7 +386,7 @@ impl Networks {
                 tap::create(tap, several_queues).map_err(|error| host(&error))?;
             }
             // Nobody has it open yet, so it carries nothing.
-            Place::Parent(on) => macvlan::plug(netlink, endpoint, on, pinned.mac)?,
+            Place::Parent(on) => uplink::plug(netlink, endpoint, on, pinned.mac)?,
         }
         let table = self.tag.table();
         let plugged = rules::pin(&table, tap, &pinned, 0)
@@ -415,7 +429,7 @@ impl Networks {
         }
         if let Some(gone) = gone {
             self.tell_names();
-            for live in gone.published {
+            for live in gone.published.into_iter().chain(gone.open) {
                 live.port.end().await;
             }
         }
@@ -446,8 +460,8 @@ impl Networks {
 }
 
 /// Where a published port leads: the first network that has a way out, as Docker does it.
-fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
-    let mut reachable = endpoints.iter().filter(|end| !end.macvlan);
+pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
+    let mut reachable = endpoints.iter().filter(|end| !end.on_uplink);
     let open = reachable.clone().find(|end| end.gateway.is_some());
     let end = open.or(reachable.next());
     let addresses = end.into_iter().flat_map(Endpoint::addresses);
@@ -459,6 +473,7 @@ fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
 /// One end, for a VM that runs.
 pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
     let gateways = endpoint.gateways().filter(|_| endpoint.routed);
+    let straight = endpoint.layer3 && endpoint.routed;
     Attachment {
         name: format!("eth{}", endpoint.index()),
         tap: endpoint.tap.clone(),
@@ -468,9 +483,14 @@ pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
             .prefixes()
             .map(|prefix| prefix.to_string())
             .collect(),
-        gateways: gateways.map(|gateway| gateway.to_string()).collect(),
+        gateways: gateways
+            .filter(|_| !endpoint.layer3)
+            .map(|gateway| gateway.to_string())
+            .collect(),
         static_v6: true,
-        routes: Vec::new(),
+        without_arp: endpoint.layer3,
+        // The default route.
+        routes: straight.then(Route::default).into_iter().collect(),
         neighbours: Vec::new(),
     }
 }
@@ -561,7 +581,8 @@ pub(super) mod tests {
             upstreams: Vec::new(),
             links: Vec::new(),
             egress: String::new(),
-            macvlan: false,
+            on_uplink: false,
+            layer3: false,
         }
     }
 

@@ -1,8 +1,10 @@
 //! The bridge of a network.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use hull_network::netlink::{Netlink, NetlinkError};
+use hull_network::ports;
 
 use super::dns::Dns;
 use super::manage::{host, CreateNetwork, Networks, State};
@@ -63,6 +65,16 @@ impl Networks {
                 self.file_of_host_resolvers(),
             );
             state.servers.insert(network.id.clone(), server);
+        }
+        if network.host && state.relay.is_none() {
+            let relay = ports::relay(SocketAddr::new(network.v4.gateway, 0), &self.room);
+            let relay = relay.map_err(|error| {
+                EngineError::Network(format!(
+                    "failed to listen at {} for containers of the network host: {error}",
+                    network.v4.gateway
+                ))
+            });
+            state.relay = Some(relay?);
         }
         Ok(index)
     }

@@ -30,6 +30,7 @@ impl Networks {
                     subnets: network.subnets().collect(),
                     internal: network.internal,
                     icc: network.icc,
+                    host: network.host,
                 })
             })
             .collect();

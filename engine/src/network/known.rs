@@ -30,7 +30,7 @@ fn directory_of(state: &State) -> Content {
     let mut content = Content::default();
     for network in &state.networks {
         let zone = Zone {
-            open: !network.is_default(),
+            open: !network.is_builtin(),
             ..Zone::default()
         };
         content.zones.insert(network.id.clone(), zone);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::netlink::Netlink;
-use hull_network::ports::Room;
+use hull_network::ports::{Published, Room};
 use hull_network::rules::Denied;
 use hull_network::{rules, Prefix};
 use jiff::Timestamp;
@@ -18,8 +18,8 @@ use super::dns::{Directory, Dns};
 use super::learned::{self, Learned, Lessons};
 use super::names::Tag;
 use super::pools::PoolRequest;
-use super::records::{NetworkRecord, MACVLAN};
-use super::{macvlan, DEFAULT, NONE};
+use super::records::NetworkRecord;
+use super::{uplink, DEFAULT, HOST, HOST_ID, NONE};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 
@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) last: HashMap<Prefix, IpAddr>,
     /// Name servers, by network id.
     pub(super) servers: HashMap<String, Dns>,
+    /// Leads to ports of the host's loopback address, from the network `host`.
+    pub(super) relay: Option<Published>,
     /// What containers with a policy of names may reach.
     pub(super) learned: Learned,
     /// Packets that containers were denied.
@@ -154,6 +156,9 @@ impl Networks {
                 (None, _) => {}
             }
         }
+        if reference == HOST {
+            return self.find_host();
+        }
         if reference != DEFAULT {
             return Err(EngineError::NoSuchNetwork(reference.to_owned()));
         }
@@ -165,7 +170,7 @@ impl Networks {
 
     /// Makes a network. Its bridge comes with its first container.
     pub(crate) fn create(&self, wanted: &CreateNetwork) -> Result<NetworkRecord> {
-        if matches!(wanted.name.as_str(), DEFAULT | NONE | "host" | "default") {
+        if matches!(wanted.name.as_str(), DEFAULT | NONE | HOST | "default") {
             return Err(EngineError::Forbidden(format!(
                 "operation is not permitted on predefined {} network",
                 wanted.name
@@ -189,37 +194,47 @@ impl Networks {
             )));
         }
         match wanted.driver.as_str() {
-            "" | "bridge" | MACVLAN => self.add(wanted),
-            driver @ ("ipvlan" | "overlay" | "host") => Err(EngineError::NotBuilt(format!(
+            "" | "bridge" | "macvlan" | "ipvlan" => self.add(wanted),
+            driver @ (HOST | "null") => Err(EngineError::Forbidden(format!(
+                "only one instance of \"{driver}\" network is allowed"
+            ))),
+            driver @ "overlay" => Err(EngineError::NotBuilt(format!(
                 "the network driver {driver}"
             ))),
             driver => Err(EngineError::NoSuchPlugin(driver.to_owned())),
         }
     }
 
-    fn add(&self, wanted: &CreateNetwork) -> Result<NetworkRecord> {
+    pub(super) fn add(&self, wanted: &CreateNetwork) -> Result<NetworkRecord> {
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let mut state = self.lock();
         if let Some(made) = state.networks.iter().find(|n| n.name == wanted.name) {
             // Another request was faster.
             return Ok(made.clone());
         }
-        let macvlan = macvlan::of(&netlink, wanted)?;
+        let uplink = uplink::of(&netlink, wanted)?;
+        uplink::check_free(uplink.as_ref(), &state.networks)?;
         let (v4, v6) = self.pools(&netlink, &state, wanted)?;
+        let is_host = wanted.driver == HOST;
         let network = NetworkRecord {
-            id: ids::new_id(),
+            id: match is_host {
+                true => HOST_ID.to_owned(),
+                false => ids::new_id(),
+            },
             name: wanted.name.clone(),
             created: Timestamp::now(),
             v4,
             v6,
             internal: wanted.internal,
-            icc: wanted.options.get(ICC_OPTION).is_none_or(|v| v != "false"),
+            // On the host's network they meet at the host's ports.
+            icc: !is_host && wanted.options.get(ICC_OPTION).is_none_or(|v| v != "false"),
             mtu: checked_mtu(wanted)?,
             options: wanted.options.clone(),
             ipam_options: wanted.ipam_options.clone(),
             labels: wanted.labels.clone(),
             attachable: wanted.attachable,
-            macvlan,
+            uplink,
+            host: is_host,
         };
         state.networks.push(network.clone());
         self.write(&state)?;
@@ -239,9 +254,10 @@ impl Networks {
 
     /// Removes a network that no running container is on.
     pub(crate) fn remove(&self, reference: &str) -> Result<NetworkRecord> {
-        if reference == NONE {
+        if reference == NONE || Self::is_host(reference) {
+            let name = if reference == NONE { NONE } else { HOST };
             return Err(EngineError::Forbidden(format!(
-                "{NONE} is a pre-defined network and cannot be removed"
+                "{name} is a pre-defined network and cannot be removed"
             )));
         }
         let network = self.find(reference)?;
@@ -302,6 +318,7 @@ impl Networks {
             return;
         }
         state.servers.clear();
+        state.relay = None;
         let all = state.networks.clone();
         let mut had_any = false;
         for network in &all {

@@ -10,17 +10,19 @@ mod bridge;
 mod denied;
 mod dns;
 mod enforce;
+mod host;
 mod known;
 mod learned;
-mod macvlan;
 mod manage;
 mod names;
 mod pools;
 mod ports;
 mod records;
+mod uplink;
 
 pub(crate) use attach::{annotation, choose_route, default_route, interface, Owner};
 pub(crate) use denied::Denial;
+pub(crate) use host::{check_conflicts, sort as sort_open, HostPort, Refusal};
 pub(crate) use manage::{CreateNetwork, Networks};
 pub(crate) use pools::{Pool, PoolRequest};
 pub(crate) use ports::parse_bindings;
@@ -30,10 +32,18 @@ pub(crate) use records::{egress_of, Endpoint, Link, NetworkRecord, Wanted, EGRES
 pub(crate) const DEFAULT: &str = "bridge";
 /// Name of the network without interfaces.
 pub(crate) const NONE: &str = "none";
+/// Name of the network whose containers have the host's ports, and its id: the same in every engine.
+pub(crate) const HOST: &str = "host";
+pub(crate) const HOST_ID: &str = "686f737400000000000000000000000000000000000000000000000000000000";
 
 /// Whether a `NetworkMode` means the default network.
 pub(crate) fn is_default_mode(mode: &str) -> bool {
     matches!(mode, "" | "default" | DEFAULT)
+}
+
+/// Whether a container has the host's ports.
+pub(crate) fn is_host_mode(host: &bollard_stubs::models::HostConfig) -> bool {
+    host.network_mode.as_deref() == Some(HOST)
 }
 
 #[cfg(feature = "fuzz")]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bridge::IPV6;
 use super::manage::{host, CreateNetwork, Networks, State};
+use super::HOST;
 use crate::error::{EngineError, Result};
 
 /// A network's addresses, as records have them.
@@ -244,7 +245,12 @@ impl Networks {
                 (first, None) => Ok(first.cloned().unwrap_or_default()),
             }
         };
-        let v4 = build(&of(false)?, Box::new(pool::candidates()))?;
+        let candidates: Candidates = match wanted.driver == HOST {
+            // Users' networks have the addresses that they would have without it.
+            true => Box::new(pool::candidates().collect::<Vec<_>>().into_iter().rev()),
+            false => Box::new(pool::candidates()),
+        };
+        let v4 = build(&of(false)?, candidates)?;
         if !wanted.ipv6 {
             return Ok((v4, None));
         }

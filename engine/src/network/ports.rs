@@ -5,16 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bollard_stubs::models::{HostConfig, PortBinding, PortMap};
 use hull_network::ports::{bind, Bound, PortError, Protocol};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{EngineError, Result};
 
 /// A port of a container on the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PublishedPort {
     /// In the container.
     pub(crate) container_port: u16,
-    pub(crate) udp: bool,
+    pub(crate) protocol: Protocol,
     /// `None`: all addresses, IPv4 and IPv6.
     pub(crate) host_ip: Option<IpAddr>,
     /// Lowest and highest port of the host to choose from; both 0: any that is free.
@@ -22,17 +21,9 @@ pub(crate) struct PublishedPort {
 }
 
 impl PublishedPort {
-    fn protocol(&self) -> Protocol {
-        match self.udp {
-            true => Protocol::Udp,
-            false => Protocol::Tcp,
-        }
-    }
-
     /// Docker's key, such as `80/tcp`.
     pub(crate) fn key(&self) -> String {
-        let protocol = if self.udp { "udp" } else { "tcp" };
-        format!("{}/{protocol}", self.container_port)
+        format!("{}/{}", self.container_port, self.protocol)
     }
 
     /// Takes the port, on each address that is meant.
@@ -50,13 +41,13 @@ impl PublishedPort {
 
     async fn bind_at(&self, port: u16) -> Result<Vec<Bound>, PortError> {
         let first = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-        let bound = bind(self.protocol(), SocketAddr::new(first, port)).await?;
+        let bound = bind(self.protocol, SocketAddr::new(first, port)).await?;
         let chosen = bound.address().port();
         let mut all = vec![bound];
         if self.host_ip.is_none() {
             // A host without IPv6, or one where the IPv6 socket covers both, has it already.
             let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), chosen);
-            all.extend(bind(self.protocol(), both).await.ok());
+            all.extend(bind(self.protocol, both).await.ok());
         }
         Ok(all)
     }
@@ -69,11 +60,11 @@ pub(crate) fn parse_bindings(
 ) -> Result<Vec<PublishedPort>> {
     let mut ports = Vec::new();
     for (key, bindings) in host.port_bindings.iter().flatten() {
-        let (container_port, udp) = parse_key(key)?;
+        let (container_port, protocol) = parse_key(key)?;
         for binding in bindings.iter().flatten() {
             ports.push(PublishedPort {
                 container_port,
-                udp,
+                protocol,
                 host_ip: parse_ip(binding)?,
                 host_ports: parse_range(binding.host_port.as_deref().unwrap_or_default())?,
             });
@@ -81,24 +72,25 @@ pub(crate) fn parse_bindings(
     }
     if host.publish_all_ports.unwrap_or(false) {
         for key in exposed.into_iter().flatten() {
-            let (container_port, udp) = parse_key(key)?;
-            let known =
-                |port: &PublishedPort| port.container_port == container_port && port.udp == udp;
+            let (container_port, protocol) = parse_key(key)?;
+            let known = |port: &PublishedPort| {
+                (port.container_port, port.protocol) == (container_port, protocol)
+            };
             if !ports.iter().any(known) {
                 ports.push(PublishedPort {
                     container_port,
-                    udp,
+                    protocol,
                     host_ip: None,
                     host_ports: (0, 0),
                 });
             }
         }
     }
-    ports.sort_by_key(|port| (port.container_port, port.udp, port.host_ports));
+    ports.sort_by_key(|port| (port.container_port, port.protocol, port.host_ports));
     Ok(ports)
 }
 
-fn parse_key(key: &str) -> Result<(u16, bool)> {
+fn parse_key(key: &str) -> Result<(u16, Protocol)> {
     let bad = || EngineError::BadRequest(format!("invalid port specification: {key:?}"));
     let (port, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
     let port: u16 = port
@@ -107,11 +99,9 @@ fn parse_key(key: &str) -> Result<(u16, bool)> {
         .filter(|port| *port != 0)
         .ok_or_else(bad)?;
     match protocol {
-        "tcp" => Ok((port, false)),
-        "udp" => Ok((port, true)),
-        "sctp" => Err(EngineError::NotBuilt(format!(
-            "publishing an SCTP port ({key})"
-        ))),
+        "tcp" => Ok((port, Protocol::Tcp)),
+        "udp" => Ok((port, Protocol::Udp)),
+        "sctp" => Ok((port, Protocol::Sctp)),
         _ => Err(bad()),
     }
 }
@@ -176,7 +166,9 @@ mod tests {
     fn bindings_are_read() {
         let ports = parse_bindings(&bindings("53/udp", "127.0.0.1", "5300-5310"), None).unwrap();
         assert_eq!(ports[0].host_ports, (5300, 5310));
-        assert!(ports[0].udp);
+        assert_eq!(ports[0].protocol, Protocol::Udp);
+        let sctp = parse_bindings(&bindings("7/sctp", "", ""), None).unwrap();
+        assert_eq!(sctp[0].key(), "7/sctp");
         assert_eq!(ports[0].host_ip, "127.0.0.1".parse().ok());
         for (key, ip, port) in [
             ("x", "", ""),

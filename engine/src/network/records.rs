@@ -14,8 +14,6 @@ use serde::{Deserialize, Serialize};
 use super::pools::Pool;
 use crate::error::{EngineError, Result};
 
-/// Name of a driver.
-pub(super) const MACVLAN: &str = "macvlan";
 /// Annotation of a container: its egress policy.
 pub(crate) const EGRESS_ANNOTATION: &str = "dev.hull.egress";
 
@@ -50,24 +48,55 @@ pub(crate) struct NetworkRecord {
     #[serde(default)]
     pub(crate) attachable: bool,
     /// It is the network that an interface of the host is on; `None`: a bridge of its own.
+    #[serde(default, rename = "macvlan")]
+    pub(crate) uplink: Option<Uplink>,
+    /// Its containers have the host's ports.
     #[serde(default)]
-    pub(crate) macvlan: Option<Macvlan>,
+    pub(crate) host: bool,
 }
 
-/// A network of the driver `macvlan`.
+/// The interface of the host whose network a network is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Macvlan {
-    /// Name of the host's interface.
+pub(crate) struct Uplink {
+    /// How it is shared.
+    #[serde(default)]
+    pub(crate) driver: UplinkDriver,
+    /// Its name.
     pub(crate) parent: String,
-    /// Who hears whom, in docker's words.
+    /// Of the driver, in docker's words; empty: the usual one.
     pub(crate) mode: String,
+    /// Who hears whom with the driver `ipvlan`, in docker's words; empty: all do.
+    #[serde(default)]
+    pub(crate) flag: String,
+}
+
+/// How containers share an interface of the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum UplinkDriver {
+    /// Each has a hardware address of its own.
+    #[default]
+    Macvlan,
+    /// They have that of the interface, and are told apart by their IP addresses.
+    Ipvlan,
+}
+
+impl UplinkDriver {
+    /// Docker's name of it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+        }
+    }
 }
 
 impl NetworkRecord {
     /// Name of its driver.
     pub(crate) fn driver(&self) -> &'static str {
-        match self.macvlan {
-            Some(_) => MACVLAN,
+        match &self.uplink {
+            Some(uplink) => uplink.driver.name(),
+            None if self.host => super::HOST,
             None => super::DEFAULT,
         }
     }
@@ -84,6 +113,11 @@ impl NetworkRecord {
 
     pub(crate) fn is_default(&self) -> bool {
         self.name == super::DEFAULT
+    }
+
+    /// No user has made it.
+    pub(crate) fn is_builtin(&self) -> bool {
+        self.is_default() || self.host
     }
 }
 
@@ -195,12 +229,12 @@ impl Wanted {
     pub(crate) fn check_on(&self, network: &NetworkRecord) -> Result<()> {
         let fixed = self.address.is_some() || self.address_v6.is_some();
         let bad = |text: String| Err(EngineError::BadRequest(text));
-        if fixed && network.is_default() {
+        if fixed && network.is_builtin() {
             return bad(
                 "user specified IP address is supported on user defined networks only".to_owned(),
             );
         }
-        if !self.aliases.is_empty() && network.is_default() {
+        if !self.aliases.is_empty() && network.is_builtin() {
             return bad(
                 "network-scoped aliases are only supported for user-defined networks".to_owned(),
             );
@@ -212,6 +246,12 @@ impl Wanted {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Its hardware address, where it can have its own.
+    pub(super) fn mac(&self, address: Ipv4Addr) -> String {
+        let usual = || Endpoint::usual_mac(address);
+        self.mac.clone().unwrap_or_else(usual)
     }
 
     /// Refuses what is no hardware address of one interface.
@@ -263,8 +303,11 @@ pub(crate) struct Endpoint {
     #[serde(default)]
     pub(crate) egress: String,
     /// It is on the network of an interface of the host, where the host itself can't reach it.
+    #[serde(default, rename = "macvlan")]
+    pub(crate) on_uplink: bool,
+    /// That network has no hardware addresses: all goes straight through the interface.
     #[serde(default)]
-    pub(crate) macvlan: bool,
+    pub(crate) layer3: bool,
 }
 
 /// An IPv6 address of a container.
@@ -332,7 +375,7 @@ impl Endpoint {
             mac: pool::parse_mac(&self.mac)?,
             v4: self.address,
             v6: self.v6.map(|v6| v6.address),
-            macvtap: self.macvlan,
+            leaves: self.on_uplink,
         })
     }
 

@@ -1,7 +1,9 @@
 //! What only a VM has: the calls of the service `hull.sandbox.v1.Sandbox`.
 
+use std::time::Duration;
+
 use containerd_shim_protos::ttrpc::context;
-use hull_protocol::agent::ProcessInfo;
+use hull_protocol::agent::{OpenPort, OpenPortsRequest, ProcessInfo};
 use hull_protocol::sandbox::{
     AttachInterfaceRequest, DetachInterfaceRequest, ProcessesRequest, VmRequest, VmResponse,
 };
@@ -34,6 +36,28 @@ impl Task {
             .vm(context::with_duration(CALL_LIMIT), &VmRequest::default())
             .await;
         reply.map_err(self.failed("vm"))
+    }
+
+    /// The ports that are open in the guest, once they are others than the known ones or after
+    /// `wait`. `local`: ports of its loopback address that lead to a relay on the host.
+    pub(crate) async fn open_ports(
+        &self,
+        known: Vec<OpenPort>,
+        local: (Vec<u16>, String),
+        wait: Duration,
+    ) -> Result<Vec<OpenPort>> {
+        let request = OpenPortsRequest {
+            known,
+            host_ports: local.0.into_iter().map(u32::from).collect(),
+            relay: local.1,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            ..OpenPortsRequest::default()
+        };
+        let context = context::with_duration(wait + CALL_LIMIT);
+        let reply = self.sandbox.open_ports(context, &request).await;
+        reply
+            .map(|reply| reply.ports)
+            .map_err(self.failed("open_ports"))
     }
 
     /// Plugs an interface into the running VM.

@@ -34,6 +34,10 @@ pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
     let mut warnings: Vec<String> = warned
         .map(|field| format!("HostConfig.{} is discarded: {}.", field.name, field.note))
         .collect();
+    let publishes = host.port_bindings.iter().flatten().next().is_some();
+    if publishes && crate::network::is_host_mode(host) {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
     let mut options = host.security_opt.iter().flatten();
     if options.any(|option| is_profile(option)) {
         warnings.push(
@@ -125,21 +129,13 @@ fn check_security_options(options: &[String]) -> Result<()> {
 
 /// Why a network mode can't be served by a VM.
 fn refused_network(mode: &str) -> Option<String> {
-    match mode {
-        "host" => Some(
-            "network mode \"host\": a container in its own VM has its own network stack, so the \
-             host's can not be its; publish ports with -p, and reach the host by \
-             --add-host=NAME:host-gateway"
-                .to_owned(),
-        ),
-        mode => mode.strip_prefix("container:").map(|other| {
-            format!(
-                "network mode \"container:{other}\": containers in VMs of their own share no \
-                 network stack; put both on one network, where {other} is found by its name, or \
-                 run them as a pod of Kubernetes or Podman"
-            )
-        }),
-    }
+    mode.strip_prefix("container:").map(|other| {
+        format!(
+            "network mode \"container:{other}\": containers in VMs of their own share no network \
+             stack; put both on one network, where {other} is found by its name, or run them as a \
+             pod of Kubernetes or Podman"
+        )
+    })
 }
 
 fn check_restart_policy(host: &HostConfig) -> Result<()> {
@@ -256,13 +252,28 @@ mod tests {
             "{text}"
         );
         let host = HostConfig {
-            network_mode: Some("host".into()),
+            network_mode: Some("container:x".into()),
             ..HostConfig::default()
         };
         assert!(accept(&host)
             .unwrap_err()
             .to_string()
-            .contains("network mode \"host\""));
+            .contains("network mode \"container:x\""));
+    }
+
+    #[test]
+    fn on_the_hosts_network_published_ports_are_discarded() {
+        let mut host = HostConfig {
+            network_mode: Some("host".into()),
+            port_bindings: Some([("80/tcp".to_owned(), None)].into()),
+            ..HostConfig::default()
+        };
+        let [warning] = &accept(&host).unwrap()[..] else {
+            panic!("one warning");
+        };
+        assert!(warning.contains("host network mode"), "{warning}");
+        host.port_bindings = None;
+        assert!(accept(&host).unwrap().is_empty());
     }
 
     #[test]

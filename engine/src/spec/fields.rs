@@ -116,7 +116,7 @@ pub(crate) const HOST: &[Field] = &[
     field("MemorySwappiness", Warned, Zero::Null, "guests have no swap"),
     field("Mounts", Honoured, Zero::Absent, "types `bind`, `volume`, `tmpfs`"),
     field("NanoCpus", Honoured, Zero::Number, "also sizes the VM"),
-    field("NetworkMode", Honoured, Zero::Text, "`host` and `container:` are refused, see [network.md](network.md)"),
+    field("NetworkMode", Honoured, Zero::Text, "`host` differs in some ways, `container:` is refused, see [network.md](network.md)"),
     field("OomKillDisable", Warned, Zero::False, "cgroup v2 has no such switch"),
     field("OomScoreAdj", Guest, Zero::Number, ""),
     field("PidMode", Guest, Zero::Text, "`host` is the guest's; `container:` is refused, two VMs can't share processes"),

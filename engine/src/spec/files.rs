@@ -44,9 +44,12 @@ pub fn hostname_file(record: &Record) -> String {
     format!("{}\n", hostname(record))
 }
 
-/// Content of [`HOSTS`].
-pub fn hosts_file(record: &Record) -> String {
-    let mut text = LOCALHOST.to_owned();
+/// Content of [`HOSTS`]; `of_host`: what it is to begin with, if not as usual.
+pub fn hosts_file(record: &Record, of_host: &str) -> String {
+    let mut text = match of_host {
+        "" => LOCALHOST.to_owned(),
+        of_host => format!("{}\n", of_host.trim_end()),
+    };
     let gateways = record.endpoints.iter();
     let mut gateways = gateways.filter_map(|end| end.gateway.or(end.resolver));
     let gateway = gateways.next();
@@ -62,7 +65,9 @@ pub fn hosts_file(record: &Record) -> String {
             text.push_str(&format!("{address}\t{name}\n"));
         }
     }
-    for address in record.endpoints.iter().flat_map(Endpoint::addresses) {
+    // The host's file has the host's name.
+    let own = record.endpoints.iter().filter(|_| of_host.is_empty());
+    for address in own.flat_map(Endpoint::addresses) {
         text.push_str(&format!("{address}\t{}\n", hostname(record)));
     }
     text

@@ -25,11 +25,31 @@ impl Netlink {
     /// Gives an interface an address. IPv6 addresses are usable at once: whoever gives them out
     /// gives each only once.
     pub fn add_address(&self, index: u32, prefix: Prefix) -> Result<(), NetlinkError> {
+        self.add_scoped_address(index, prefix, AddressScope::Universe)
+    }
+
+    /// As [`Netlink::add_address`], but never taken as the source of what leaves by another
+    /// interface.
+    #[cfg(feature = "host")]
+    pub(crate) fn add_private_address(
+        &self,
+        index: u32,
+        prefix: Prefix,
+    ) -> Result<(), NetlinkError> {
+        self.add_scoped_address(index, prefix, AddressScope::Host)
+    }
+
+    fn add_scoped_address(
+        &self,
+        index: u32,
+        prefix: Prefix,
+        scope: AddressScope,
+    ) -> Result<(), NetlinkError> {
         let mut message = AddressMessage::default();
         message.header.index = index;
         message.header.prefix_len = prefix.length;
         message.header.family = family(prefix.address);
-        message.header.scope = AddressScope::Universe;
+        message.header.scope = scope;
         message.attributes = vec![
             AddressAttribute::Local(prefix.address),
             AddressAttribute::Address(prefix.address),

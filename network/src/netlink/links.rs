@@ -6,10 +6,14 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 #[cfg(feature = "host")]
-use netlink_packet_route::link::{InfoData, InfoMacVtap, MacVtapMode};
+use netlink_packet_route::link::{
+    InfoData, InfoIpVtap, InfoMacVtap, IpVtapFlags, IpVtapMode, MacVtapMode,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::{Netlink, NetlinkError};
+#[cfg(feature = "host")]
+use crate::ipvtap::{self, Ipvtap};
 #[cfg(feature = "host")]
 use crate::macvtap::{Macvtap, Mode};
 
@@ -97,6 +101,38 @@ impl Netlink {
         self.add(message, wanted.name, action)
     }
 
+    /// Makes an ipvtap, and returns its index.
+    #[cfg(feature = "host")]
+    pub(crate) fn add_ipvtap(&self, wanted: &Ipvtap<'_>) -> Result<u32, NetlinkError> {
+        let mode = match wanted.mode {
+            ipvtap::Mode::Layer2 => IpVtapMode::L2,
+            ipvtap::Mode::Layer3 => IpVtapMode::L3,
+        };
+        let flags = match wanted.heard {
+            ipvtap::Heard::ByAll => IpVtapFlags::empty(),
+            ipvtap::Heard::ByNobody => IpVtapFlags::Private,
+            ipvtap::Heard::Outside => IpVtapFlags::Vepa,
+        };
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(wanted.name.into()),
+            LinkAttribute::Link(wanted.parent),
+            LinkAttribute::Mtu(wanted.mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::IpVtap),
+                LinkInfo::Data(InfoData::IpVtap(vec![
+                    InfoIpVtap::Mode(mode),
+                    InfoIpVtap::Flags(flags),
+                ])),
+            ]),
+        ];
+        let action = format!(
+            "make the ipvtap {} (module ipvtap) on interface {}",
+            wanted.name, wanted.parent
+        );
+        self.add(message, wanted.name, action)
+    }
+
     /// Makes an interface, and returns its index.
     fn add(&self, message: LinkMessage, name: &str, action: String) -> Result<u32, NetlinkError> {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
@@ -123,11 +159,21 @@ impl Netlink {
 
     /// Brings an interface up.
     pub fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        self.set_flags(index, LinkFlags::Up, &format!("bring interface {index} up"))
+    }
+
+    /// Lets an interface send without asking for hardware addresses.
+    pub fn switch_off_arp(&self, index: u32) -> Result<(), NetlinkError> {
+        let action = format!("switch ARP off on interface {index}");
+        self.set_flags(index, LinkFlags::Noarp, &action)
+    }
+
+    fn set_flags(&self, index: u32, flags: LinkFlags, action: &str) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        self.change(message, &format!("bring interface {index} up"))
+        message.header.flags = flags;
+        message.header.change_mask = flags;
+        self.change(message, action)
     }
 
     /// Names an interface that is down and sets the size of its packets.

@@ -12,6 +12,10 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::{family, Netlink, NetlinkError};
 use crate::Prefix;
 
+/// The table of what is this host's own (`RT_TABLE_LOCAL`).
+#[cfg(feature = "host")]
+const LOCAL_TABLE: u8 = 255;
+
 /// A route of an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Route {
@@ -62,6 +66,28 @@ impl Netlink {
         let action = format!("add the route to {to} on interface {index}");
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.ask(RouteNetlinkMessage::NewRoute(message), flags, &action)?;
+        Ok(())
+    }
+
+    /// Has this host take an address of an interface for somebody else's.
+    #[cfg(feature = "host")]
+    pub(crate) fn disown(
+        &self,
+        index: u32,
+        address: std::net::Ipv4Addr,
+    ) -> Result<(), NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 32;
+        message.header.table = LOCAL_TABLE;
+        message.header.scope = RouteScope::NoWhere;
+        message.header.kind = RouteType::Local;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(address)),
+            RouteAttribute::Oif(index),
+        ];
+        let action = format!("remove the local route to {address}");
+        self.ask(RouteNetlinkMessage::DelRoute(message), 0, &action)?;
         Ok(())
     }
 

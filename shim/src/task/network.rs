@@ -160,6 +160,7 @@ fn attachment(interface: &Interface) -> Attachment {
             .collect(),
         gateways: Vec::new(),
         static_v6: false,
+        without_arp: false,
         routes: interface.routes.iter().map(route).collect(),
         neighbours: interface.neighbours.iter().map(neighbour).collect(),
     }

@@ -1,10 +1,13 @@
 //! The shim's own calls, beside containerd's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::ttrpc;
-use hull_protocol::agent::{ContainerRef, Empty, ListProcessesResponse};
+use hull_protocol::agent::{
+    ContainerRef, Empty, ListProcessesResponse, OpenPortsRequest, OpenPortsResponse,
+};
 use hull_protocol::sandbox::{
     AttachInterfaceRequest, DetachInterfaceRequest, Fact, Interface, InterfaceResponse, Mark,
     ProcessesRequest, VmRequest, VmResponse,
@@ -18,6 +21,9 @@ use super::errors;
 use super::state::Shim;
 use crate::agent::CALL_LIMIT;
 use crate::network::{Attachment, Attachments};
+
+/// Longest wait for a change of the open ports.
+const OPEN_PORTS_WAIT: Duration = Duration::from_secs(60);
 
 /// Serves `hull.sandbox.v1.Sandbox`.
 #[derive(Debug)]
@@ -88,6 +94,23 @@ impl Sandbox for SandboxService {
         let detached = sandbox.detach_network(request.index as usize).await;
         detached.map_err(|error| errors::failed(&error))?;
         Ok(InterfaceResponse::default())
+    }
+
+    async fn open_ports(
+        &self,
+        _: &TtrpcContext,
+        request: OpenPortsRequest,
+    ) -> ttrpc::Result<OpenPortsResponse> {
+        let sandbox = self.shim.sandbox()?;
+        // Who asks may go away, but what is asked of the agent goes on until it answers.
+        let wait = Duration::from_millis(request.wait_ms.into()).min(OPEN_PORTS_WAIT);
+        let limit = wait + CALL_LIMIT;
+        let asked = sandbox
+            .agent()
+            .call("OpenPorts", limit, |client, context| async move {
+                client.open_ports(context, &request).await
+            });
+        asked.await.map_err(|error| errors::of_agent(&error))
     }
 
     async fn vm(&self, _: &TtrpcContext, _: VmRequest) -> ttrpc::Result<VmResponse> {

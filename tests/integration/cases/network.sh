@@ -75,9 +75,9 @@ case_bad_networks_are_named() {
     capture hull run --rm --network t-nothing "$BUSYBOX" true
     expect_status 125
     expect_err_has t-nothing
-    capture hull run --rm --network host "$BUSYBOX" true
+    capture hull run --rm --network container:t-nothing "$BUSYBOX" true
     expect_status 125
-    expect_err_has 'network mode "host"'
+    expect_err_has 'network mode "container:t-nothing"'
     capture hull network create --subnet nonsense t-x
     expect_err_has nonsense
     capture hull run --rm -p 99999:80 "$BUSYBOX" true
@@ -675,4 +675,244 @@ case_each_cpu_has_a_queue() {
     expect_eq $(($(cat "/sys/class/net/$(taps | sed -n 's/^[0-9]*: \([^:@]*\).*/\1/p')/tun_flags") & 0x100)) 0 'its tap'
     hull rm -f t-single >/dev/null
     expect_clean_host
+}
+
+# An echo server by SCTP that answers on the stream, and with the kind of payload, that it was asked by.
+SCTP_SERVER='
+import socket, struct
+server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)
+server.bind(("", 7))
+server.listen()
+print("listens", flush=True)
+while True:
+    peer = server.accept()[0]
+    peer.setsockopt(132, 32, 1)
+    while True:
+        data, control = peer.recvmsg(1 << 16, 256)[:2]
+        if not data: break
+        stream, flags, kind = struct.unpack_from("H2xH2xI", control[0][2])
+        about = struct.pack("HHIIi", stream, flags & 1, kind, 0, 0)
+        peer.sendmsg([data.upper()], [(132, 2, about)])
+    peer.close()
+'
+# sctp_ask ADDRESS PORT: the answer, its stream and the kind of its payload, and the length of a large one.
+SCTP_CLIENT='
+import socket, struct, sys
+to = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)
+to.settimeout(10)
+to.setsockopt(132, 32, 1)
+to.connect((sys.argv[1], int(sys.argv[2])))
+about = struct.pack("HHIIi", 5, 0, 46, 0, 0)
+to.sendmsg([b"word"], [(132, 2, about)])
+data, control = to.recvmsg(1 << 16, 256)[:2]
+stream, kind = struct.unpack_from("H6xI", control[0][2])
+to.send(b"x" * 60000)
+length = 0
+while length < 60000: length += len(to.recv(1 << 16))
+print(data.decode(), stream, kind, length)
+'
+sctp_ask() { timeout 20 python3 -c "$SCTP_CLIENT" "$@"; }
+
+# SCTP: streams and kinds of payload stay what they are.
+case_sctp_ports() {
+    python3 -c 'import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)' 2>/dev/null || skip 'no SCTP here'
+    python_image
+    hull run -d --name t-sctp --expose 7/sctp -P -p 18085:7/sctp -p 127.0.0.1:18185-18186:7/sctp "$PYTHON" python3 -c "$SCTP_SERVER" >/dev/null
+    wait_for 30 sh -c 'hull logs t-sctp | grep -q listens' || fail "$(hull logs t-sctp 2>&1)"
+    expect_eq "$(hull port t-sctp 7/sctp | grep -v '^\[' | sort | head -n 2)" $'0.0.0.0:18085\n127.0.0.1:18185' 'hull port'
+    hull ps | grep t-sctp | grep -q '18085->7/sctp' || fail 'hull ps'
+    local want='WORD 5 46 60000' gateway
+    gateway=$(hull inspect -f '{{.NetworkSettings.Networks.bridge.Gateway}}' t-sctp)
+    expect_eq "$(sctp_ask 127.0.0.1 18085)" "$want" localhost
+    expect_eq "$(sctp_ask 127.0.0.1 18185)" "$want" 'one of a range'
+    expect_eq "$(sctp_ask "$gateway" 18085)" "$want" 'an address of the host'
+    capture hull run --rm "$PYTHON" sh -c 'timeout 20 python3 -c "$0" "$1" 7; timeout 20 python3 -c "$0" "$2" 18085' "$SCTP_CLIENT" "$(address_of t-sctp bridge)" "$gateway"
+    expect_out "$want"$'\n'"$want"$'\n'
+    capture hull run --rm -p 18085:9/sctp "$BUSYBOX" true
+    expect_status 125
+    expect_err_has '18085'
+    hull rm -f t-sctp >/dev/null
+    sctp_ask 127.0.0.1 18085 2>/dev/null && fail 'the port outlived its container'
+    expect_clean_host
+}
+
+# Containers on the network of an interface of the host, all under its hardware address.
+case_an_ipvlan_network() {
+    ip netns add t-lan
+    ip link add t-p0 type veth peer name t-p1 netns t-lan
+    ip link set t-p0 up mtu 1400
+    ip addr add 10.241.0.200/24 dev t-p0
+    ip -n t-lan addr add 10.241.0.1/24 dev t-p1
+    ip -n t-lan link set t-p1 up
+    local wrong
+    while read -r wrong; do
+        capture hull network create -d ipvlan $wrong t-bad
+        [ "$status" != 0 ] || fail "made: $wrong"
+        expect_err_has "$(awk -F'[ =]' '{print $NF}' <<<"$wrong")"
+    done <<'END'
+-o parent=no-such0
+-o parent=t-p0 -o ipvlan_mode=l3s
+-o parent=t-p0 -o ipvlan_flag=nonsense
+END
+    hull network create -d ipvlan --subnet 10.241.0.0/24 -o parent=t-p0 t-ipv >/dev/null
+    capture hull network create -d macvlan --subnet 10.242.0.0/24 -o parent=t-p0 t-bad
+    expect_err_has 'already using parent interface t-p0'
+    expect_eq "$(hull network inspect -f '{{.Driver}} {{.Options.parent}}' t-ipv)" 'ipvlan t-p0' driver
+    capture hull run --rm --network t-ipv --mac-address 02:42:0a:f1:00:09 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'custom mac address'
+    web t-one --network t-ipv --ip 10.241.0.9 --cap-add NET_ADMIN
+    expect_eq "$(hull exec t-one cat /sys/class/net/eth0/address)" "$(cat /sys/class/net/t-p0/address)" 'its hardware address'
+    capture hull exec t-one sh -c 'cat /sys/class/net/eth0/mtu; ip route | head -n 1; ping -c 1 -W 5 10.241.0.1 >/dev/null && echo out; ping -c 1 -W 2 10.241.0.200 >/dev/null || echo not the host'
+    expect_out $'1400\ndefault via 10.241.0.1 dev eth0 \nout\nnot the host\n'
+    ip netns exec t-lan busybox ping -c 1 -W 5 10.241.0.9 >/dev/null || fail 'not reached from the network'
+    busybox ping -c 1 -W 2 10.241.0.9 >/dev/null && fail 'the host took the address for its own'
+    ip netns exec t-lan curl -s --max-time 5 http://10.241.0.9/ | grep -q served || fail 'not served to the network'
+    capture hull run --rm --network t-ipv "$BUSYBOX" timeout 10 wget -q -O- http://10.241.0.9/
+    expect_out $'served\n'
+    capture hull exec t-one sh -c 'ip addr add 10.241.0.77/24 dev eth0; ping -c 1 -W 2 -I 10.241.0.77 10.241.0.1 >/dev/null || echo pinned'
+    expect_out $'pinned\n'
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start
+    hull exec t-one ping -c 1 -W 5 10.241.0.1 >/dev/null || fail 'no network after a crash of the engine'
+    hull rm -f t-one >/dev/null
+    expect_eq "$(taps)" '' 'taps left'
+    hull network rm t-ipv >/dev/null
+    ip link del t-p0
+    ip netns del t-lan
+    expect_clean_host
+}
+
+# ipvlan's other mode: the host's routes lead on, and nobody is asked for hardware addresses.
+case_an_ipvlan_network_by_routes() {
+    ip netns add t-lan
+    ip link add t-p0 type veth peer name t-p1 netns t-lan
+    ip link set t-p0 up
+    ip addr add 10.243.0.1/24 dev t-p0
+    ip -n t-lan addr add 10.243.0.2/24 dev t-p1
+    ip -n t-lan link set t-p1 up
+    ip -n t-lan route add 10.244.0.0/24 via 10.243.0.1
+    hull network create -d ipvlan --subnet 10.244.0.0/24 -o parent=t-p0 -o ipvlan_mode=l3 t-ipv3 >/dev/null
+    web t-one --network t-ipv3 --ip 10.244.0.9
+    capture hull exec t-one sh -c 'ip route | head -n 1; ip link show eth0 | grep -o NOARP; ping -c 1 -W 5 10.243.0.2 >/dev/null && echo out'
+    expect_out $'default dev eth0 scope link \nNOARP\nout\n'
+    ip netns exec t-lan curl -s --max-time 5 http://10.244.0.9/ | grep -q served || fail 'not served to others'
+    capture hull run --rm --network t-ipv3 "$BUSYBOX" timeout 10 wget -q -O- http://10.244.0.9/
+    expect_out $'served\n'
+    hull rm -f t-one >/dev/null
+    hull network rm t-ipv3 >/dev/null
+    ip link del t-p0
+    ip netns del t-lan
+    expect_clean_host
+}
+
+uplink_address() { ip -4 -o addr show | awk '$2 != "lo" && $2 !~ /^h[b0-9]/ { sub("/.*", "", $4); print $4; exit }'; }
+
+# No container is started for any of these.
+# Core.
+case_the_hosts_network_is_one() {
+    hull network ls --format '{{.Name}} {{.Driver}} {{.Scope}}' | grep -qx 'host host local' || fail 'it is not listed'
+    expect_eq "$(hull network ls --filter type=builtin -q | wc -l)" 3 'builtin networks'
+    capture hull network create -d host t-other
+    [ "$status" != 0 ] || fail 'a second one'
+    expect_err_has 'only one instance of "host" network is allowed'
+    capture hull network rm host
+    expect_err_has 'pre-defined network'
+    hull create --name t-stays --network host -p 80:80 "$BUSYBOX" true >/dev/null 2>"$T/warned"
+    grep -q 'Published ports are discarded when using host network mode' "$T/warned" || fail "$(cat "$T/warned")"
+    expect_eq "$(hull inspect -f '{{.Config.Hostname}} {{.HostConfig.NetworkMode}}' t-stays)" "$(uname -n) host" inspect
+    capture hull network disconnect host t-stays
+    expect_err_has 'cannot be disconnected from host network'
+    capture hull network connect bridge t-stays
+    expect_err_has 'connected to host network'
+}
+
+case_the_hosts_network() {
+    local here holder
+    here=$(uplink_address)
+    hull run -d --name t-host --network host "$BUSYBOX" sh -c '
+        mkdir /www; echo served >/www/index.html; httpd -p 18086 -h /www
+        httpd -p 127.0.0.1:18087 -h /www; sleep 600' >/dev/null
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18086/ | grep -q served' || fail 'not at localhost'
+    curl -s --max-time 5 "http://$here:18086/" | grep -q served || fail "not at $here"
+    [ ! -e /proc/net/if_inet6 ] || curl -s --max-time 5 'http://[::1]:18086/' | grep -q served || fail 'not by IPv6'
+    curl -s --max-time 3 http://127.0.0.1:18087/ >/dev/null && fail "the guest's own localhost is not the host's"
+    expect_eq "$(hull exec t-host hostname)" "$(uname -n)" 'host name'
+    capture hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-host
+    expect_eq "$(jq -r '.IPAddress + .DriverOpts["dev.hull.host-ports"]' <<<"$out")" 18086/tcp inspect
+    # The host's services, and others' ports.
+    web t-beside
+    capture hull exec t-host sh -c "wget -q -O- http://$here:18086/; wget -q -O- http://$(address_of t-beside bridge)/"
+    expect_out $'served\nserved\n'
+    # The host's own localhost is the container's, too, so such ports are in use.
+    echo local >"$T/local"
+    python3 -m http.server --bind 127.0.0.1 --directory "$T" 18089 >/dev/null 2>&1 &
+    holder=$!
+    wait_for 10 hull exec t-host wget -q -O- http://127.0.0.1:18089/local >"$T/got" || fail "not the host's localhost"
+    expect_eq "$(tail -n 1 "$T/got")" local "the host's localhost"
+    hull exec t-host httpd -p 18089 -h /www 2>/dev/null && fail 'a port that the host has is free'
+    kill "$holder"
+    # An engine that starts anew goes on.
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start
+    wait_for 15 sh -c 'curl -s --max-time 3 http://127.0.0.1:18086/ | grep -q served' || fail 'not after a crash of the engine'
+    hull exec t-host sh -c 'kill $(pidof httpd | tr " " "\n" | sort -n | head -n 1)'
+    wait_for 10 sh -c '! curl -s --max-time 3 http://127.0.0.1:18086/' || fail 'a port that was closed is served'
+    hull rm -f t-host t-beside >/dev/null
+    expect_eq "$(taps)" '' 'taps left'
+    capture hull run --rm --network host --egress none "$BUSYBOX" sh -c "ping -c 1 -W 2 $here >/dev/null || echo closed"
+    expect_out $'closed\n'
+    expect_clean_host
+}
+
+UDP_ASK='
+import socket, sys
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.settimeout(2)
+one.sendto(b"word", ("127.0.0.1", int(sys.argv[1])))
+print(one.recv(9).decode())
+'
+
+# A port that the host has for another is told of, and taken when it is free; what a container may not
+# have it does not get.
+case_the_hosts_network_refuses_ports() {
+    python_image
+    python3 -c 'import socket, time
+held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); held.bind(("0.0.0.0", 18088)); time.sleep(600)' &
+    local holder=$!
+    wait_for 10 sh -c 'ss -lun | grep -q :18088'
+    hull run -d --name t-udp --network host --cap-drop NET_BIND_SERVICE --sysctl net.ipv4.ip_unprivileged_port_start=0 "$PYTHON" python3 -c '
+import selectors, socket
+all = selectors.DefaultSelector()
+for port in 18087, 18088, 1018:
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.bind(("", port))
+    all.register(one, selectors.EVENT_READ)
+while True:
+    for key, _ in all.select():
+        data, peer = key.fileobj.recvfrom(99)
+        key.fileobj.sendto(data, peer)
+' >/dev/null
+    wait_for 20 sh -c "hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-udp | jq -e '.DriverOpts[\"dev.hull.host-ports\"] == \"18087/udp\"' >/dev/null" || fail "$(hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-udp; hull logs t-udp 2>&1)"
+    expect_eq "$(hull inspect -f '{{json .NetworkSettings.Networks.host}}' t-udp | jq -r '.DriverOpts["dev.hull.host-ports-refused"]')" 1018/udp,18088/udp refused
+    expect_eq "$(timeout 5 python3 -c "$UDP_ASK" 18087)" word 'by UDP'
+    capture docker -H "$HULL_HOST" events --since 60s --until 0s --filter event=host-port-refused --format '{{.Actor.Attributes.ports}} {{.Actor.Attributes.reason}}'
+    expect_out_has '1018/udp,18088/udp'
+    kill "$holder"
+    wait_for 20 sh -c "timeout 5 python3 -c '$UDP_ASK' 18088 | grep -q word" || fail 'not taken when it was free'
+    hull rm -f t-udp >/dev/null
+    expect_clean_host
+}
+
+# Whoever runs the engine may not want it.
+case_the_hosts_network_switched_off() {
+    hulld_stop
+    hulld_start --no-host-network
+    capture hull run --rm --network host "$BUSYBOX" true
+    hulld_stop
+    hulld_start
+    expect_status 125
+    expect_err_has 'no-host-network'
 }

@@ -115,7 +115,7 @@ pub(crate) struct CreateArgs {
     /// Mount a tmpfs: TARGET[:OPTIONS]
     #[arg(long, value_name = "TARGET[:OPTIONS]")]
     tmpfs: Vec<String>,
-    /// Publish a port: [ADDRESS:][HOST-PORT:]PORT[/tcp|udp]
+    /// Publish a port: [ADDRESS:][HOST-PORT:]PORT[/tcp|udp|sctp]
     #[arg(short, long, value_name = "PORTS")]
     publish: Vec<String>,
     /// Publish all exposed ports to free ports of this machine
