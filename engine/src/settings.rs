@@ -1,5 +1,6 @@
 //! The daemon's configuration file: the flags of `hulld` by other means.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -39,6 +40,10 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// Containers that don't say have an init process.
     pub init: Option<bool>,
+    /// The log driver of those that don't say.
+    pub log_driver: Option<String>,
+    /// Options of that driver.
+    pub log_opts: HashMap<String, String>,
     /// Log more.
     pub debug: Option<bool>,
 }
@@ -133,6 +138,11 @@ impl Settings {
             tls_certificate: one("tlscert", self.tls_certificate, file.tls_certificate)?,
             tls_key: one("tlskey", self.tls_key, file.tls_key)?,
             init: one("init", self.init, file.init)?,
+            log_driver: one("log-driver", self.log_driver, file.log_driver)?,
+            log_opts: {
+                let some = |map: HashMap<_, _>| (!map.is_empty()).then_some(map);
+                one("log-opts", some(self.log_opts), some(file.log_opts))?.unwrap_or_default()
+            },
             debug: one("debug", self.debug, file.debug)?,
         })
     }

@@ -154,6 +154,9 @@ async fn create(args: CreateArgs, client: &Client, out: &mut dyn Write) -> Resul
 async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
     let path = format!("/volumes?filters={}", query(&filters(&args.filter)?)?);
     let answer = client.get_json(&path).await?;
+    for warning in answer["Warnings"].as_array().into_iter().flatten() {
+        eprintln!("hull: {}", warning.as_str().unwrap_or_default());
+    }
     let empty = Vec::new();
     let volumes = answer["Volumes"].as_array().unwrap_or(&empty);
     let text = |volume: &Value, key: &str| volume[key].as_str().unwrap_or_default().to_owned();
