@@ -31,8 +31,9 @@ def bound(family, type_, address):
     return server
 
 
-def copy(stream):
-    with stream:
+def copy(stream, wrap):
+    # A client may break the handshake off.
+    with wrap(stream) as stream:
         while data := stream.recv(65536):
             out.write(data)
 
@@ -45,7 +46,7 @@ def streams(server, wrap=lambda stream: stream):
         if kind == "deaf":
             kept.append(stream)
             continue
-        threading.Thread(target=copy, args=(wrap(stream),), daemon=True).start()
+        threading.Thread(target=copy, args=(stream, wrap), daemon=True).start()
 
 
 def datagrams(server):

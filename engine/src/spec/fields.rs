@@ -108,7 +108,7 @@ pub(crate) const HOST: &[Field] = &[
     field("IpcMode", Guest, Zero::Text, "`host` is the guest's; `container:` is refused, two VMs can't share memory"),
     field("Isolation", Honoured, Zero::Text, "`default` alone"),
     field("Links", Honoured, Zero::Null, "names of the others; variables too on the default network"),
-    field("LogConfig", Honoured, Zero::Map, "drivers `json-file`, `local`, `syslog`, `journald`, `none` with dockerd's options; others are refused by name"),
+    field("LogConfig", Honoured, Zero::Map, "drivers `json-file`, `local`, `syslog`, `journald`, `gelf`, `fluentd`, `none` with dockerd's options, see [daemon.md](daemon.md#logs); others are refused by name"),
     field("MaskedPaths", Guest, Zero::Null, ""),
     field("Memory", Honoured, Zero::Number, "also sizes the VM"),
     field("MemoryReservation", Guest, Zero::Number, ""),

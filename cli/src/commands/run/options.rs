@@ -215,7 +215,7 @@ pub(crate) struct CreateArgs {
     /// Run an init process that reaps zombies
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     init: Option<bool>,
-    /// What happens with its output: json-file, local, syslog, journald, none
+    /// What happens with its output: json-file, local, syslog, journald, gelf, fluentd, none
     #[arg(long)]
     log_driver: Option<String>,
     /// Option of the log driver: KEY=VALUE, such as max-size=10m

@@ -12,7 +12,7 @@ mod tls;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -27,6 +27,8 @@ const LAST_LIMIT: Duration = Duration::from_secs(5);
 /// Between attempts at a server that is down; each pause is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Between two words about lost messages.
+const TELL_PAUSE: Duration = Duration::from_secs(30);
 
 /// Who gets the log of a container.
 #[derive(Debug, Clone)]
@@ -101,6 +103,7 @@ impl Remote {
                 }
             },
             is_down: false,
+            told: None,
         };
         tokio::spawn(deliverer.run());
         Self {
@@ -175,6 +178,8 @@ struct Deliverer {
     container: String,
     sink: Sink,
     is_down: bool,
+    /// When a loss was told last.
+    told: Option<Instant>,
 }
 
 impl Deliverer {
@@ -224,12 +229,15 @@ impl Deliverer {
                 "the log server is reached again"
             );
         }
-        self.tell_lost();
+        if self.told.is_none_or(|told| TELL_PAUSE < told.elapsed()) {
+            self.tell_lost();
+        }
     }
 
-    fn tell_lost(&self) {
+    fn tell_lost(&mut self) {
         let lost = self.queue.take_lost();
         if 0 < lost {
+            self.told = Some(Instant::now());
             tracing::warn!(
                 container = self.container,
                 lost,
