@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hull_network::ports::raise_descriptors;
 use rustix::fs::FlockOperation;
@@ -18,6 +19,9 @@ use crate::paths::Paths;
 
 /// Connections served at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
+
+/// How long a log's server may take at the end of the daemon.
+const LOGS_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a hulld is started with.
 #[derive(Debug, Clone)]
@@ -86,6 +90,7 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
         _ = futures_util::future::join_all(serving) => {}
         () = stop => tracing::info!("stopping; containers go on"),
     }
+    engine.deliver_logs(LOGS_LIMIT).await;
     keeper.abort();
     engine.networks.retire();
     let _ = std::fs::remove_file(events_socket);

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
 
-use bollard_stubs::models::EventMessageTypeEnum;
+use bollard_stubs::models::{EventMessageTypeEnum, HostConfigLogConfig};
 
 use crate::container::Container;
 use crate::error::{EngineError, Result};
@@ -12,8 +13,10 @@ use crate::events::EventBus;
 use crate::exec::Exec;
 use crate::images::Images;
 use crate::lifecycle::{self, Event};
+use crate::logs;
 use crate::network::Networks;
 use crate::paths::Paths;
+use crate::plugins::Plugins;
 use crate::record::Record;
 use crate::scratch;
 use crate::shim::{self, ShimConfig, ShimEvent};
@@ -30,7 +33,7 @@ pub struct Programs {
 }
 
 /// What containers are like whose creator leaves it open.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Defaults {
     /// An init process runs the program.
     pub init: bool,
@@ -38,6 +41,15 @@ pub struct Defaults {
     pub vhost_net: bool,
     /// They can't have the network `host`, whatever they say.
     pub no_host_network: bool,
+    /// How their logs are written.
+    pub log: HostConfigLogConfig,
+}
+
+impl Defaults {
+    /// Whether they are such that a container can be like that.
+    pub fn check(&self) -> Result<()> {
+        logs::check_defaults(&self.log)
+    }
 }
 
 /// All that a hulld serves.
@@ -48,6 +60,7 @@ pub struct Engine {
     pub(crate) images: Images,
     pub(crate) networks: Networks,
     pub(crate) volumes: Volumes,
+    pub(crate) plugins: Plugins,
     pub(crate) shim: ShimConfig,
     pub(crate) id: String,
     pub(crate) defaults: Defaults,
@@ -63,6 +76,7 @@ impl Engine {
         registries: hull_image::RegistryConfig,
         defaults: Defaults,
     ) -> Result<Arc<Self>> {
+        defaults.check()?;
         let io = |what, path: &std::path::Path| {
             let path = path.to_owned();
             move |source: std::io::Error| EngineError::io(what, path, source)
@@ -78,6 +92,7 @@ impl Engine {
         let engine = Arc::new(Self {
             networks: Networks::open(paths.networks(), &id)?,
             volumes: Volumes::open(paths.volumes())?,
+            plugins: Plugins::default(),
             store: Store::open(&paths.store())?,
             events: EventBus::default(),
             images: Images::open(&paths, programs.unpack, registries)?,
@@ -95,6 +110,13 @@ impl Engine {
         engine.serve_shim_events().await?;
         engine.restore().await?;
         Ok(engine)
+    }
+
+    /// Gives the servers of logs a moment to take what is on its way to them.
+    pub(crate) async fn deliver_logs(&self, limit: Duration) {
+        let containers: Vec<_> = self.containers().values().cloned().collect();
+        let all = containers.iter().map(|container| container.log.delivered());
+        let _ = tokio::time::timeout(limit, futures_util::future::join_all(all)).await;
     }
 
     async fn serve_shim_events(self: &Arc<Self>) -> Result<()> {

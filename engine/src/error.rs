@@ -147,6 +147,9 @@ pub enum EngineError {
         /// Its driver.
         driver: String,
     },
+    /// A plugin failed or refused, in its own words.
+    #[error("{0}")]
+    Plugin(String),
     /// No part of the Docker API.
     #[error("page not found")]
     PageNotFound,
@@ -311,6 +314,7 @@ impl EngineError {
             | Self::StoreTooNew { .. }
             | Self::StoreDamaged { .. }
             | Self::Network(_)
+            | Self::Plugin(_)
             | Self::Publish { .. }
             | Self::NoSuchUser(_)
             | Self::Listen(_)

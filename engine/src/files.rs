@@ -167,6 +167,7 @@ impl Session {
             let _ = task.delete("").await;
             let _ = task.shutdown().await;
             engine.clean_runtime(container.id()).await;
+            engine.release_volumes(&container).await;
         }
     }
 

@@ -31,6 +31,7 @@ pub mod logs;
 mod names;
 pub(crate) mod network;
 pub mod paths;
+mod plugins;
 pub mod record;
 mod scratch;
 pub mod settings;

@@ -11,7 +11,7 @@ use crate::health::Health;
 use crate::lifecycle::{RestartPolicy, Status};
 use crate::network::{Endpoint, Wanted};
 use crate::spec::Bind;
-use crate::volumes::VolumeUse;
+use crate::volumes::{Held, VolumeUse};
 
 /// Shape of [`Record`]; the store refuses a higher one.
 pub const SCHEMA: u32 = 1;
@@ -41,6 +41,9 @@ pub struct Record {
     /// Its volumes.
     #[serde(default)]
     pub(crate) volumes: Vec<VolumeUse>,
+    /// Those of plugins that it holds.
+    #[serde(default)]
+    pub(crate) held: Vec<Held>,
     /// Bind mounts of the containers whose volumes it has too.
     #[serde(default)]
     pub(crate) inherited_binds: Vec<Bind>,
@@ -168,4 +171,34 @@ impl Record {
 /// Docker's timeout in seconds: negative means for ever.
 pub fn timeout_of(seconds: i64) -> Option<Duration> {
     u64::try_from(seconds).ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A container that never ran.
+    pub(crate) fn record() -> Record {
+        Record {
+            id: "0123456789ab".repeat(6)[..64].to_owned(),
+            name: "calm_otter".into(),
+            created: Timestamp::UNIX_EPOCH,
+            image: ImageUse {
+                reference: "busybox".into(),
+                id: "sha256:1".into(),
+                rootfs: "/images/1.erofs".into(),
+                layers: Vec::new(),
+            },
+            argv: vec!["true".into()],
+            config: ContainerConfig::default(),
+            host: HostConfig::default(),
+            state: State::created(),
+            shim: None,
+            volumes: Vec::new(),
+            held: Vec::new(),
+            inherited_binds: Vec::new(),
+            networks: Vec::new(),
+            endpoints: Vec::new(),
+        }
+    }
 }

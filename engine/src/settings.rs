@@ -1,5 +1,6 @@
 //! The daemon's configuration file: the flags of `hulld` by other means.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -43,6 +44,10 @@ pub struct Settings {
     pub vhost_net: Option<bool>,
     /// No container is on the network `host`.
     pub no_host_network: Option<bool>,
+    /// The log driver of those that don't say.
+    pub log_driver: Option<String>,
+    /// Options of that driver.
+    pub log_opts: HashMap<String, String>,
     /// Log more.
     pub debug: Option<bool>,
 }
@@ -143,6 +148,11 @@ impl Settings {
                 self.no_host_network,
                 file.no_host_network,
             )?,
+            log_driver: one("log-driver", self.log_driver, file.log_driver)?,
+            log_opts: {
+                let some = |map: HashMap<_, _>| (!map.is_empty()).then_some(map);
+                one("log-opts", some(self.log_opts), some(file.log_opts))?.unwrap_or_default()
+            },
             debug: one("debug", self.debug, file.debug)?,
         })
     }

@@ -169,28 +169,11 @@ fn all_records(database: &Database) -> Result<Vec<Record>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{ImageUse, State};
 
     fn record(id: &str) -> Record {
         Record {
             id: id.into(),
-            name: "calm_otter".into(),
-            created: jiff::Timestamp::UNIX_EPOCH,
-            image: ImageUse {
-                reference: "x".into(),
-                id: "sha256:0".into(),
-                rootfs: "/x".into(),
-                layers: Vec::new(),
-            },
-            argv: vec!["true".into()],
-            config: Default::default(),
-            host: Default::default(),
-            state: State::created(),
-            shim: None,
-            volumes: Vec::new(),
-            inherited_binds: Vec::new(),
-            networks: Vec::new(),
-            endpoints: Vec::new(),
+            ..crate::record::tests::record()
         }
     }
 

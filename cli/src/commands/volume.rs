@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::process::ExitCode;
 
-use bollard::models::VolumeCreateRequest;
+use hyper::Method;
 use serde_json::{json, Value};
 
 use super::{line, ps};
-use crate::client::{encode, Client};
+use crate::client::{encode, json_body, read_json, Client};
 use crate::error::{CliError, Result};
 use crate::template;
 
@@ -138,22 +138,24 @@ pub(super) fn query(filters: &HashMap<String, Vec<String>>) -> Result<String> {
 }
 
 async fn create(args: CreateArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
-    let made = client
-        .api
-        .create_volume(VolumeCreateRequest {
-            name: args.name,
-            driver: Some(args.driver),
-            driver_opts: Some(pairs(&args.opt)),
-            labels: Some(pairs(&args.label)),
-            cluster_volume_spec: None,
-        })
-        .await?;
-    line(out, made.name)
+    // Not by the typed call: what a plugin says of a volume may be of any shape.
+    let request = json!({
+        "Name": args.name,
+        "Driver": args.driver,
+        "DriverOpts": pairs(&args.opt),
+        "Labels": pairs(&args.label),
+    });
+    let answer = client.send(Method::POST, "/volumes/create", json_body(&request));
+    let made = read_json(answer.await?).await?;
+    line(out, made["Name"].as_str().unwrap_or_default())
 }
 
 async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<()> {
     let path = format!("/volumes?filters={}", query(&filters(&args.filter)?)?);
     let answer = client.get_json(&path).await?;
+    for warning in answer["Warnings"].as_array().into_iter().flatten() {
+        eprintln!("hull: {}", warning.as_str().unwrap_or_default());
+    }
     let empty = Vec::new();
     let volumes = answer["Volumes"].as_array().unwrap_or(&empty);
     let text = |volume: &Value, key: &str| volume[key].as_str().unwrap_or_default().to_owned();

@@ -38,13 +38,7 @@ pub(super) async fn log(
         )
         .into());
     }
-    if record
-        .host
-        .log_config
-        .as_ref()
-        .and_then(|log| log.typ.as_deref())
-        == Some("none")
-    {
+    if !logs::is_readable(record.host.log_config.as_ref()) {
         return Err(EngineError::UnreadableLogs.into());
     }
     let tail = match query.get("tail") {

@@ -26,6 +26,8 @@ use crate::events::matches;
 use crate::filters;
 use crate::json::{Filters, Params};
 use crate::lifecycle::Status;
+use crate::logs;
+use crate::volumes::LOCAL;
 use crate::{API_VERSION, MIN_API_VERSION};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -136,10 +138,10 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         ]),
         docker_root_dir: Some(engine.paths.root().to_string_lossy().into_owned()),
         plugins: Some(PluginsInfo {
-            volume: list(&["local"]),
+            volume: Some(volume_drivers(&engine).await),
             network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             authorization: None,
-            log: list(&["json-file", "local", "none"]),
+            log: list(&logs::DRIVERS),
         }),
         memory_limit: Some(true),
         swap_limit: Some(true),
@@ -152,7 +154,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         ipv4_forwarding: Some(true),
         debug: Some(false),
         system_time: Some(Timestamp::now().to_string()),
-        logging_driver: Some("json-file".to_owned()),
+        logging_driver: Some(logs::driver_of(Some(&engine.defaults.log)).to_owned()),
         // The agent's, in the guest. `none` would tell clients that there are no limits.
         cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
         cgroup_version: Some(SystemInfoCgroupVersionEnum::_2),
@@ -180,6 +182,13 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         warnings: Some(kvm_warning().into_iter().collect()),
         ..SystemInfo::default()
     }))
+}
+
+async fn volume_drivers(engine: &Engine) -> Vec<String> {
+    let plugins = engine.plugins.volume_drivers().await;
+    let mut names = vec![LOCAL.to_owned()];
+    names.extend(plugins.iter().map(|driver| driver.name().to_owned()));
+    names
 }
 
 /// How registries are talked to, in docker's shape: Docker Hub and those that were named.

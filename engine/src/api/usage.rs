@@ -59,7 +59,7 @@ async fn usage(engine: Shared, query: Query) -> Answer<Json<Value>> {
                 };
                 answer["Containers"] = json!(engine.list_containers(&options)?);
             }
-            "volume" => answer["Volumes"] = json!(super::volumes::with_usage(&engine)),
+            "volume" => answer["Volumes"] = json!(super::volumes::with_usage(&engine).await),
             _ => answer["BuildCache"] = json!([]),
         }
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{anyhow, Context as _};
+use bollard_stubs::models::HostConfigLogConfig;
 use clap::Parser;
 use hull_engine::daemon::{self, Config};
 use hull_engine::engine::{Defaults, Programs};
@@ -77,6 +78,12 @@ struct Args {
     /// Refuse containers with --network host
     #[arg(long)]
     no_host_network: bool,
+    /// Log driver of containers that don't say [default: json-file]
+    #[arg(long, value_name = "NAME")]
+    log_driver: Option<String>,
+    /// Option of that driver (repeatable): KEY=VALUE
+    #[arg(long = "log-opt", value_name = "OPTION", value_parser = key_value)]
+    log_opts: Vec<(String, String)>,
     /// Log more
     #[arg(short = 'D', long)]
     debug: bool,
@@ -127,9 +134,18 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         init: args.init.then_some(true),
         vhost_net: args.no_vhost_net.then_some(false),
         no_host_network: args.no_host_network.then_some(true),
+        log_driver: args.log_driver.clone(),
+        log_opts: args.log_opts.iter().cloned().collect(),
         debug: args.debug.then_some(true),
     };
     Ok(flags.join(file)?)
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
+    }
 }
 
 fn log_to_stderr(debug: bool) {
@@ -167,6 +183,16 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
     });
     let mirrors = settings.registry_mirrors.iter().map(|text| text.parse());
     let mirrors = mirrors.collect::<Result<_, hull_image::MirrorError>>()?;
+    let defaults = Defaults {
+        init: settings.init.unwrap_or(false),
+        vhost_net: settings.vhost_net.unwrap_or(true),
+        no_host_network: settings.no_host_network.unwrap_or(false),
+        log: HostConfigLogConfig {
+            typ: settings.log_driver,
+            config: Some(settings.log_opts),
+        },
+    };
+    defaults.check().context("failed to set log opts")?;
     Ok(Config {
         paths,
         addresses,
@@ -176,11 +202,7 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
             shim: program(args.shim.clone(), "containerd-shim-hull-v2")?,
             unpack: program(args.unpack.clone(), "hull-unpack")?,
         },
-        defaults: Defaults {
-            init: settings.init.unwrap_or(false),
-            vhost_net: settings.vhost_net.unwrap_or(true),
-            no_host_network: settings.no_host_network.unwrap_or(false),
-        },
+        defaults,
         registries: hull_image::RegistryConfig {
             insecure: settings.insecure_registries,
             mirrors,

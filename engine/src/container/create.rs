@@ -16,7 +16,8 @@ use crate::images::ImageInfo;
 use crate::json::{decode, lists_from_strings};
 use crate::network::{self, Networks, Wanted};
 use crate::record::{ImageUse, Record, State};
-use crate::{health, ids, names, scratch, spec, volumes};
+use crate::volumes::VolumeUse;
+use crate::{health, ids, logs, names, scratch, spec, volumes};
 
 /// Attempts at a free random name.
 const NAME_ATTEMPTS: usize = 20;
@@ -167,6 +168,9 @@ impl Engine {
                 return Err(EngineError::InvalidName(name.to_owned()));
             }
         }
+        // Before the check: it looks at the options as they are together.
+        let log = request.host.log_config.get_or_insert_default();
+        logs::merge_defaults(log, &self.defaults.log);
         let warnings = request.check()?;
         defaults::fill(&mut request.host, spec::MASKED_PATHS, spec::READONLY_PATHS);
         if request.config.network_disabled.unwrap_or(false) {
@@ -198,13 +202,13 @@ impl Engine {
         )?;
         check_bind_sources(&record)?;
         let container = self.reserve(name, record)?;
-        let made = match self.take_volumes(&container) {
+        let made = match self.take_volumes(&container).await {
             Ok(()) => self.make_files(&container).await,
             Err(error) => Err(error),
         };
         if let Err(error) = made {
             self.containers_mut().remove(container.id());
-            self.drop_own_volumes(&container);
+            self.drop_own_volumes(&container).await;
             let _ = std::fs::remove_dir_all(self.paths.container(container.id()));
             return Err(error);
         }
@@ -213,25 +217,33 @@ impl Engine {
     }
 
     /// Finds or makes the container's volumes.
-    fn take_volumes(&self, container: &Container) -> Result<()> {
+    async fn take_volumes(&self, container: &Container) -> Result<()> {
         let record = container.record();
         let find = |name: &str| self.container(name).map(|other| other.record());
-        let origin = volumes::resolve(&self.volumes, &record.config, &record.host, find);
-        let origin = origin.map_err(not_of_the_image)?;
-        for volume in origin.volumes.iter().filter(|volume| volume.own) {
-            self.publish_volume("create", &volume.name, HashMap::new());
+        let wanted = volumes::wanted(&record.config, &record.host, find);
+        let wanted = wanted.map_err(not_of_the_image)?;
+        {
+            let mut record = container.lock();
+            record.volumes = wanted.volumes;
+            record.inherited_binds = wanted.inherited;
         }
-        let mut record = container.lock();
-        record.volumes = origin.volumes;
-        record.inherited_binds = origin.inherited;
+        for asked in wanted.asked {
+            let made = self.create_volume(asked.create).await;
+            let (volume, new) = made.map_err(not_of_the_image)?;
+            container.lock().volumes.push(VolumeUse {
+                own: new && volume.is_anonymous(),
+                name: volume.name,
+                ..asked.place
+            });
+        }
         Ok(())
     }
 
     /// Removes the volumes that were made for a container, unless another has them too.
-    pub(super) fn drop_own_volumes(&self, container: &Container) {
+    pub(super) async fn drop_own_volumes(&self, container: &Container) {
         let record = container.record();
         for volume in record.volumes.iter().filter(|volume| volume.own) {
-            if let Err(error) = self.remove_volume(&volume.name) {
+            if let Err(error) = self.remove_volume(&volume.name, false).await {
                 tracing::debug!(volume = volume.name, error = error.message(), "stays");
             }
         }
@@ -496,6 +508,7 @@ fn new_record(
         state: State::created(),
         shim: None,
         volumes: Vec::new(),
+        held: Vec::new(),
         inherited_binds: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),

@@ -5,7 +5,7 @@ use bollard_stubs::models::{
     RestartPolicyNameEnum,
 };
 
-use crate::network;
+use crate::{logs, network};
 
 /// Bytes of `/dev/shm`.
 const SHM_BYTES: i64 = 64 << 20;
@@ -25,7 +25,7 @@ pub(super) fn fill(host: &mut HostConfig, masked: &[&str], read_only: &[&str]) {
     let log = host
         .log_config
         .get_or_insert_with(HostConfigLogConfig::default);
-    text(&mut log.typ, "json-file");
+    text(&mut log.typ, logs::DEFAULT_DRIVER);
     log.config.get_or_insert_default();
     if matches!(
         host.cgroupns_mode,

@@ -58,6 +58,7 @@ impl Engine {
         let restart = self.record_end(container, code, error).await;
         // Who waits for the end need not wait for the VM's; who starts or removes does, by the lock.
         self.end_shim(container.id(), task, ended).await;
+        self.release_volumes(container).await;
         self.networks.detach(container.id()).await;
         self.publish_given_back(container);
         match restart {

@@ -47,7 +47,7 @@ impl Engine {
             self.remove_locked(container).await;
         }
         if volumes {
-            self.drop_own_volumes(container);
+            self.drop_own_volumes(container).await;
         }
         Ok(())
     }
@@ -65,6 +65,7 @@ impl Engine {
             tracing::error!(id, error = error.message(), "store");
         }
         self.clean_runtime(id).await;
+        self.release_volumes(container).await;
         self.networks.detach(id).await;
         let dir = self.paths.container(id);
         let removed = match std::fs::remove_dir_all(&dir) {
@@ -87,7 +88,7 @@ impl Engine {
         }
         self.containers_mut().remove(id);
         if container.lock().auto_remove() {
-            self.drop_own_volumes(container);
+            self.drop_own_volumes(container).await;
         }
         self.drop_execs(id);
         self.publish(container, "destroy", []);

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit::DRAIN_LIMIT;
-use super::start::{close_stdin, log_driver};
+use super::start::close_stdin;
 use super::Container;
 use crate::commit;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::lifecycle::{self, Event, Status};
-use crate::logs::LogOptions;
+use crate::logs::{self, LogOptions};
 use crate::network;
 use crate::shim::{self, Task};
 use crate::streams::{Fifos, Pumps};
@@ -72,11 +72,13 @@ impl Engine {
                         Self::advance(record, Event::RestartCancelled)
                     })
                     .await;
+                self.release_later(container);
                 true
             }
             Status::Created | Status::Exited => {
                 // A start may have been cut off before its record was written.
                 self.clean_runtime(container.id()).await;
+                self.release_later(container);
                 false
             }
             Status::Running | Status::Paused => {
@@ -102,6 +104,7 @@ impl Engine {
                     Err(error) => {
                         tracing::warn!(id = container.id(), error = error.message(), "lost");
                         self.clean_runtime(container.id()).await;
+                        self.release_later(container);
                         let _operation = container.operate().await;
                         self.record_lost(container).await;
                     }
@@ -109,6 +112,22 @@ impl Engine {
                 true
             }
         }
+    }
+
+    /// Gives back what the container still holds of an earlier run, while the daemon goes on: a plugin
+    /// may take its time.
+    fn release_later(self: &Arc<Self>, container: &Arc<Container>) {
+        if container.lock().held.is_empty() {
+            return;
+        }
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let _operation = container.operate().await;
+            // Started meanwhile, it holds them anew.
+            if !container.status().is_live() {
+                engine.release_volumes(&container).await;
+            }
+        });
     }
 
     async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps, bool)> {
@@ -124,7 +143,7 @@ impl Engine {
             !record.tty(),
         )
         .open()?;
-        let logs = log_driver(&record) != "none";
+        let logs = logs::driver_of(record.host.log_config.as_ref()) != "none";
         if logs {
             container.log.begin(LogOptions::of(&record)?)?;
         }

@@ -17,13 +17,14 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::health::{Check, Health};
 use crate::lifecycle::{Event, Status};
-use crate::logs::LogOptions;
+use crate::logs::{self, LogOptions};
 use crate::network::{self, Owner};
 use crate::record::Record;
 use crate::scratch;
 use crate::shim::{self, RootfsMount, Task};
 use crate::spec::{self, files};
 use crate::streams::{CloseStdin, Fifos, Pumps};
+use crate::volumes;
 
 /// Largest file of the host that is passed on, in bytes.
 const MAX_FILE_OF_HOST: u64 = 64 << 10;
@@ -140,6 +141,7 @@ impl Engine {
         let booted = self.boot_in(container, &bundle).await;
         if booted.is_err() {
             self.clean_runtime(container.id()).await;
+            self.release_volumes(container).await;
             self.networks.detach(container.id()).await;
         }
         booted
@@ -151,6 +153,7 @@ impl Engine {
         bundle: &Path,
     ) -> Result<(Arc<Task>, u32, Pumps)> {
         self.attach_networks(container).await?;
+        self.hold_volumes(container).await?;
         let record = container.record();
         self.write_bundle(&record, bundle)?;
         let scratch = self.paths.scratch(container.id());
@@ -160,9 +163,11 @@ impl Engine {
         let tty = record.tty();
         let fifos = Fifos::new(bundle, "", record.config.open_stdin.unwrap_or(false), !tty);
         let opened = fifos.create()?;
-        let logs = !matches!(log_driver(&record), "none");
+        let logs = logs::driver_of(record.host.log_config.as_ref()) != "none";
         if logs {
-            container.log.begin(LogOptions::of(&record)?)?;
+            let options = LogOptions::of(&record)?;
+            options.check_host()?;
+            container.log.begin(options)?;
         }
         let task = Arc::new(shim::launch(&self.shim, container.id(), bundle).await?);
         let rootfs = rootfs_mounts(&record, scratch);
@@ -192,6 +197,7 @@ impl Engine {
     ) -> Result<Arc<Task>> {
         let bundle = self.paths.bundle(container.id());
         let booted = async {
+            self.hold_volumes(container).await?;
             let mut record = container.record();
             record.endpoints.clear();
             let annotations = record.host.annotations.get_or_insert_default();
@@ -220,6 +226,7 @@ impl Engine {
         let booted = booted.await;
         if booted.is_err() {
             self.clean_runtime(container.id()).await;
+            self.release_volumes(container).await;
         }
         booted
     }
@@ -252,18 +259,18 @@ impl Engine {
             .create(bundle)
             .map_err(io("create the bundle", bundle))?;
         make_bind_sources(record)?;
-        let volumes = self.volume_places(record);
+        let places = self.volume_places(record);
         if let Some(gone) = record
             .volumes
             .iter()
-            .find(|wanted| !volumes.iter().any(|there| there.name == wanted.name))
+            .find(|wanted| !places.iter().any(|there| there.name == wanted.name))
         {
             return Err(EngineError::NoSuchVolume(gone.name.clone()));
         }
         let host = spec::Host {
             bundle,
-            volumes: &volumes,
-            defaults: self.defaults,
+            volumes: &places,
+            defaults: &self.defaults,
             linked: &self.link_variables(record),
         };
         let spec = spec::build(record, host)?;
@@ -288,15 +295,30 @@ impl Engine {
         Ok(())
     }
 
-    /// Where the volumes of a container are; those that are gone are left out.
+    /// Where the volumes of a container are; those that are gone are left out. A plugin's is nowhere
+    /// while the container does not hold it.
     pub(crate) fn volume_places(&self, record: &Record) -> Vec<spec::VolumePlace> {
         let places = record.volumes.iter().filter_map(|wanted| {
             let volume = self.volumes.find(&wanted.name).ok()?;
+            if volume.is_local() {
+                return Some(spec::VolumePlace {
+                    data: self.volumes.data(&volume),
+                    empty: self.volumes.is_empty(&volume),
+                    tmpfs: volume.tmpfs(),
+                    disk: volume.is_disk(),
+                    driver: volume.driver,
+                    name: volume.name,
+                });
+            }
+            let held = record.held.iter().find(|held| held.name == volume.name);
+            let data = held.and_then(|held| held.mountpoint.clone());
+            let data = data.unwrap_or_default();
             Some(spec::VolumePlace {
-                data: self.volumes.data(&volume),
-                empty: self.volumes.is_empty(&volume),
-                tmpfs: volume.tmpfs(),
-                disk: volume.is_disk(),
+                empty: volumes::is_empty(&data),
+                data,
+                tmpfs: None,
+                disk: false,
+                driver: volume.driver,
                 name: volume.name,
             })
         });
@@ -351,19 +373,6 @@ pub(crate) fn close_stdin(task: &Arc<Task>, exec_id: &str) -> CloseStdin {
             }
         })
     })
-}
-
-/// The log driver, by name.
-pub(crate) fn log_driver(record: &Record) -> &str {
-    match record
-        .host
-        .log_config
-        .as_ref()
-        .and_then(|log| log.typ.as_deref())
-    {
-        None | Some("") => "json-file",
-        Some(driver) => driver,
-    }
 }
 
 fn make_bind_sources(record: &Record) -> Result<()> {

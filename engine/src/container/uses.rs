@@ -35,7 +35,8 @@ impl Engine {
                 ("read/write".to_owned(), (!volume.read_only).to_string()),
             ]);
         }
-        self.publish_volume(action, &volume.name, attributes);
+        let driver = self.volumes.driver_of(&volume.name);
+        self.publish_volume(action, &volume.name, &driver, attributes);
     }
 
     fn publish_ends(&self, action: &str, record: &Record) {

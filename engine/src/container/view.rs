@@ -15,6 +15,7 @@ use super::Container;
 use crate::engine::Engine;
 use crate::health::Word;
 use crate::lifecycle::Status;
+use crate::logs;
 use crate::network::{Endpoint, Wanted, HOST_ID};
 use crate::record::Record;
 use crate::spec::{binds_of, VolumePlace};
@@ -66,7 +67,7 @@ impl Engine {
             resolv_conf_path: file("resolv.conf"),
             hostname_path: file("hostname"),
             hosts_path: file("hosts"),
-            log_path: Some(container.log.path().to_string_lossy().into_owned()),
+            log_path: Some(log_path(container, &record)),
             name: Some(format!("/{}", record.name)),
             restart_count: Some(i64::from(record.state.restarts)),
             driver: Some("erofs".to_owned()),
@@ -111,6 +112,14 @@ impl Engine {
             }),
             ..ContainerInspectResponse::default()
         }
+    }
+}
+
+/// The log's file, where it is one for others to read.
+fn log_path(container: &Container, record: &Record) -> String {
+    match logs::driver_of(record.host.log_config.as_ref()) {
+        logs::DEFAULT_DRIVER => container.log.path().to_string_lossy().into_owned(),
+        _ => String::new(),
     }
 }
 
@@ -317,7 +326,7 @@ pub(super) fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<Mount
             name: Some(volume.name.clone()),
             source: place.map(|place| place.data.to_string_lossy().into_owned()),
             destination: Some(volume.target.clone()),
-            driver: Some(crate::volumes::LOCAL.to_owned()),
+            driver: place.map(|place| place.driver.clone()),
             mode: Some(if volume.read_only { "ro" } else { "z" }.to_owned()),
             rw: Some(!volume.read_only),
             propagation: Some(String::new()),

@@ -1,8 +1,11 @@
-//! Container logs in Docker's `json-file` format: one JSON object per line part of at most 16 KiB.
+//! Container logs: files in Docker's `json-file` format, one JSON object per line part of at most
+//! 16 KiB, and servers that get the same lines.
 
+mod facts;
 mod older;
 mod options;
 mod reader;
+mod remote;
 mod rotation;
 mod writer;
 
@@ -12,6 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use options::LogOptions;
+pub(crate) use options::{
+    check, check_defaults, driver_of, is_readable, merge_defaults, DEFAULT_DRIVER, DRIVERS,
+};
 pub use reader::{read, ReadOptions};
 pub(crate) use rotation::bytes;
 pub use rotation::Rotation;

@@ -1,34 +1,40 @@
-//! Docker's options of the log drivers: how large a log grows, and what each record says of its
-//! container.
+//! Docker's options of the log drivers: how large a log grows, what is said of its container, and
+//! which server gets it.
 
 use std::collections::{BTreeMap, HashMap};
 
-use bollard_stubs::models::HostConfig;
-use regex::Regex;
+use bollard_stubs::models::HostConfigLogConfig;
 
+use super::facts::{self, Facts};
+use super::remote::{fluentd, gelf, journald, syslog, Kind, Target, DEFAULT_BUFFER_BYTES};
 use super::rotation::{bytes, Rotation};
 use crate::error::{EngineError, Result};
 use crate::record::Record;
 
-/// Options of every driver, which change nothing here: records are written at once, and nobody
-/// waits for a disk but the writer of the output.
-const OF_ALL: [&str; 2] = ["mode", "max-buffer-size"];
+/// The driver of who names none.
+pub(crate) const DEFAULT_DRIVER: &str = "json-file";
+/// The drivers, by name.
+pub(crate) const DRIVERS: [&str; 7] = [
+    "fluentd",
+    "gelf",
+    "journald",
+    "json-file",
+    "local",
+    "none",
+    "syslog",
+];
+/// Drivers of dockerd that Hull does not have.
+const OTHERS: [&str; 4] = ["awslogs", "etwlogs", "gcplogs", "splunk"];
 /// What the driver `local` does unless told otherwise.
 const LOCAL: Rotation = Rotation {
     max_bytes: Some(20 << 20),
     files: 5,
     compress: true,
 };
-
-/// Which facts of its container each record carries; `logs --details` shows them.
-#[derive(Debug, Clone, Default)]
-struct Facts {
-    labels: Vec<String>,
-    labels_like: Option<Regex>,
-    env: Vec<String>,
-    env_like: Option<Regex>,
-    tag: Option<String>,
-}
+/// How the options begin of what is kept here of a log that a server gets.
+const CACHE: &str = "cache-";
+const CACHE_DISABLED: &str = "cache-disabled";
+const NON_BLOCKING: &str = "non-blocking";
 
 /// How a container's log is written.
 #[derive(Debug, Clone, Default)]
@@ -37,93 +43,303 @@ pub struct LogOptions {
     pub rotation: Rotation,
     /// In each record.
     pub attributes: BTreeMap<String, String>,
+    /// Nothing is kept that could be read.
+    pub unreadable: bool,
+    /// Who gets it, too.
+    pub(super) remote: Option<Target>,
+}
+
+/// What the options say, of whichever container.
+#[derive(Debug, Default)]
+struct Plan {
+    rotation: Rotation,
+    facts: Facts,
+    unreadable: bool,
+    server: Option<Server>,
+    buffer_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Server {
+    Syslog(syslog::Options),
+    Journald,
+    Gelf(gelf::Options),
+    Fluentd(fluentd::Options),
 }
 
 impl LogOptions {
     /// What a container's configuration says.
     pub(crate) fn of(record: &Record) -> Result<Self> {
-        let (rotation, facts) = parse(&record.host)?;
+        let plan = Plan::parse(record.host.log_config.as_ref())?;
+        let remote = match plan.server {
+            None => None,
+            Some(server) => {
+                let tag = plan.facts.tag(record)?;
+                let extra = plan.facts.attributes(record);
+                let kind = match server {
+                    Server::Syslog(options) => Kind::Syslog(options, tag),
+                    Server::Journald => Kind::Journald(journald::Fields::of(record, &tag, &extra)),
+                    Server::Gelf(options) => {
+                        Kind::Gelf(options, gelf::Fields::of(record, &tag, &extra))
+                    }
+                    Server::Fluentd(options) => {
+                        Kind::Fluentd(options, fluentd::Fields::of(record, &tag, &extra))
+                    }
+                };
+                Some(Target {
+                    container: record.id.clone(),
+                    buffer_bytes: plan.buffer_bytes,
+                    kind,
+                })
+            }
+        };
+        // A server's records tell the facts in its own way.
+        let attributes = match remote {
+            Some(_) => BTreeMap::new(),
+            None => plan.facts.attributes_and_tag(record)?,
+        };
         Ok(Self {
-            rotation,
-            attributes: facts.of(record)?,
+            rotation: plan.rotation,
+            attributes,
+            unreadable: plan.unreadable,
+            remote,
         })
     }
 
-    /// Whether the options are such.
-    pub(crate) fn check(host: &HostConfig) -> Result<()> {
-        let (_, facts) = parse(host)?;
-        facts.tag.map_or(Ok(()), |tag| {
-            tag_of(&tag, &|_| Some(String::new())).map(drop)
-        })
+    /// Whether the host has what the driver needs.
+    pub(crate) fn check_host(&self) -> Result<()> {
+        match self.remote.as_ref().map(|target| &target.kind) {
+            Some(Kind::Journald(_)) => journald::check_host(),
+            _ => Ok(()),
+        }
     }
 }
 
-fn bad(text: String) -> EngineError {
+/// Whether a driver and its options are such. Sockets and certificates that they name have to be
+/// there.
+pub(crate) fn check(config: Option<&HostConfigLogConfig>) -> Result<()> {
+    match Plan::parse(config)?.server {
+        Some(Server::Syslog(options)) => options.check_files().map_err(bad),
+        _ => Ok(()),
+    }
+}
+
+/// The same for what the daemon is told of containers that do not say. Files may come later.
+pub(crate) fn check_defaults(config: &HostConfigLogConfig) -> Result<()> {
+    Plan::parse(Some(config)).map(drop)
+}
+
+/// Whether something is kept that can be read.
+pub(crate) fn is_readable(config: Option<&HostConfigLogConfig>) -> bool {
+    // What the options of an earlier version wrote is there still.
+    Plan::parse(config).map_or(true, |plan| !plan.unreadable)
+}
+
+/// Fills in what a container leaves open: the daemon's driver, the options of that driver, and
+/// those of what is kept.
+pub(crate) fn merge_defaults(config: &mut HostConfigLogConfig, defaults: &HostConfigLogConfig) {
+    let default_driver = defaults.typ.as_deref().unwrap_or(DEFAULT_DRIVER);
+    let driver = config.typ.get_or_insert_default();
+    if driver.is_empty() {
+        default_driver.clone_into(driver);
+    }
+    let same = driver == default_driver;
+    let options = config.config.get_or_insert_default();
+    for (key, value) in defaults.config.iter().flatten() {
+        if same || key.starts_with(CACHE) {
+            options.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+}
+
+pub(super) fn bad(text: String) -> EngineError {
     EngineError::BadRequest(text)
 }
 
-fn parse(host: &HostConfig) -> Result<(Rotation, Facts)> {
-    let config = host.log_config.as_ref();
-    let driver = config
-        .and_then(|config| config.typ.as_deref())
-        .unwrap_or_default();
-    let options = config
-        .and_then(|config| config.config.clone())
-        .unwrap_or_default();
-    match driver {
-        "none" => Ok((Rotation::default(), Facts::default())),
-        "local" => Ok((rotation(LOCAL, &options, driver, &[])?, Facts::default())),
-        _ => {
-            let names = ["labels", "labels-regex", "env", "env-regex", "tag"];
-            let rotation = rotation(Rotation::default(), &options, "json-file", &names)?;
-            Ok((rotation, facts(&options)?))
-        }
+/// The driver of a configuration.
+pub(crate) fn driver_of(config: Option<&HostConfigLogConfig>) -> &str {
+    match config.and_then(|config| config.typ.as_deref()) {
+        None | Some("") => DEFAULT_DRIVER,
+        Some(driver) => driver,
     }
 }
 
+impl Plan {
+    fn parse(config: Option<&HostConfigLogConfig>) -> Result<Self> {
+        let driver = driver_of(config);
+        check_driver(driver)?;
+        let none = HashMap::new();
+        let options = config.and_then(|config| config.config.as_ref());
+        let options = options.unwrap_or(&none);
+        if driver == "none" {
+            return Ok(Self {
+                unreadable: true,
+                ..Self::default()
+            });
+        }
+        let buffer_bytes = buffer_bytes(options)?;
+        let kept = Kept::parse(options)?;
+        let mut plan = Self {
+            buffer_bytes,
+            ..Self::default()
+        };
+        match driver {
+            "local" => {
+                known(options, driver, &[&ROTATION])?;
+                plan.rotation = rotation(LOCAL, options, "")?;
+            }
+            "syslog" => {
+                known(options, driver, &[&facts::OPTIONS, &syslog::OPTIONS])?;
+                plan.server = Some(Server::Syslog(
+                    syslog::Options::parse(options).map_err(bad)?,
+                ));
+            }
+            "gelf" => {
+                known(options, driver, &[&facts::OPTIONS, &gelf::OPTIONS])?;
+                plan.server = Some(Server::Gelf(gelf::Options::parse(options).map_err(bad)?));
+            }
+            "fluentd" => {
+                known(options, driver, &[&facts::OPTIONS, &fluentd::OPTIONS])?;
+                let parsed = fluentd::Options::parse(options).map_err(bad)?;
+                plan.buffer_bytes = parsed.buffer_bytes.unwrap_or(buffer_bytes);
+                plan.server = Some(Server::Fluentd(parsed));
+            }
+            "journald" => {
+                known(options, driver, &[&facts::OPTIONS])?;
+                plan.server = Some(Server::Journald);
+            }
+            _ => {
+                known(options, driver, &[&facts::OPTIONS, &ROTATION])?;
+                plan.rotation = rotation(Rotation::default(), options, "")?;
+            }
+        }
+        plan.facts = Facts::parse(options)?;
+        if plan.server.is_some() {
+            plan.rotation = kept.rotation;
+            plan.unreadable = kept.disabled;
+        }
+        Ok(plan)
+    }
+}
+
+fn check_driver(driver: &str) -> Result<()> {
+    if OTHERS.contains(&driver) {
+        return Err(EngineError::NotSupported(format!(
+            "log driver {driver}: Hull has {}",
+            DRIVERS.join(", ")
+        )));
+    }
+    match DRIVERS.contains(&driver) {
+        true => Ok(()),
+        false => Err(bad(format!(
+            "error looking up logging plugin {driver}: plugin \"{driver}\" not found"
+        ))),
+    }
+}
+
+/// What is kept here of a log that a server gets.
+struct Kept {
+    rotation: Rotation,
+    disabled: bool,
+}
+
+impl Kept {
+    fn parse(options: &HashMap<String, String>) -> Result<Self> {
+        let disabled = match options.get(CACHE_DISABLED).map(String::as_str) {
+            None | Some("") => false,
+            Some(text) => flag(text)
+                .ok_or_else(|| bad(format!("invalid value for option {CACHE_DISABLED}: {text}")))?,
+        };
+        Ok(Self {
+            rotation: rotation(LOCAL, options, CACHE)?,
+            disabled,
+        })
+    }
+}
+
+/// Refuses what neither every driver knows nor this one.
+fn known(options: &HashMap<String, String>, driver: &str, names: &[&[&str]]) -> Result<()> {
+    let of_all = |key: &str| {
+        let cache = key.strip_prefix(CACHE);
+        ["mode", "max-buffer-size", CACHE_DISABLED].contains(&key)
+            || cache.is_some_and(|key| ROTATION.contains(&key))
+    };
+    let fits =
+        |key: &&String| of_all(key) || names.iter().any(|names| names.contains(&key.as_str()));
+    match options.keys().find(|key| !fits(key)) {
+        None => Ok(()),
+        Some(key) => Err(bad(format!(
+            "unknown log opt '{key}' for {driver} log driver"
+        ))),
+    }
+}
+
+/// How much may wait for a server. The mode changes nothing else: a file is written at once, and a
+/// server never stops a container.
+fn buffer_bytes(options: &HashMap<String, String>) -> Result<usize> {
+    let mode = options.get("mode").map(String::as_str).unwrap_or_default();
+    if !["", "blocking", NON_BLOCKING].contains(&mode) {
+        return Err(bad(format!("logger: logging mode not supported: {mode}")));
+    }
+    let Some(text) = options.get("max-buffer-size") else {
+        return Ok(DEFAULT_BUFFER_BYTES);
+    };
+    if mode != NON_BLOCKING {
+        return Err(bad(format!(
+            "logger: max-buffer-size option is only supported with 'mode={NON_BLOCKING}'"
+        )));
+    }
+    let size = bytes(text).and_then(|bytes| usize::try_from(bytes).ok());
+    size.ok_or_else(|| {
+        bad(format!(
+            "error parsing option max-buffer-size: invalid size: '{text}'"
+        ))
+    })
+}
+
+const ROTATION: [&str; 3] = ["max-size", "max-file", "compress"];
+
+/// Reads the options of files, whose names begin with `prefix`.
 fn rotation(
     mut rotation: Rotation,
     options: &HashMap<String, String>,
-    driver: &str,
-    further: &[&str],
+    prefix: &str,
 ) -> Result<Rotation> {
-    for (key, value) in options {
-        let wrong = || bad(format!("invalid value for {key}: {value:?}"));
-        match key.as_str() {
-            // Docker's -1: it grows for ever.
-            "max-size" if value == "-1" => rotation.max_bytes = None,
-            "max-size" => rotation.max_bytes = Some(bytes(value).ok_or_else(wrong)?),
-            "max-file" => {
-                rotation.files = value.parse().map_err(|_| wrong())?;
-                if rotation.files == 0 {
-                    return Err(bad("max-file cannot be less than 1".to_owned()));
-                }
-            }
-            "compress" => rotation.compress = flag(value).ok_or_else(wrong)?,
-            "mode" if !["blocking", "non-blocking"].contains(&value.as_str()) => {
-                return Err(bad(format!("logger: unknown mode: {value}")))
-            }
-            other if OF_ALL.contains(&other) || further.contains(&other) => {}
-            other => {
-                return Err(bad(format!(
-                    "unknown log opt '{other}' for {driver} log driver"
-                )))
-            }
+    let of = |name: &str| {
+        let found = options.get_key_value(&format!("{prefix}{name}"));
+        found.map(|(key, value)| {
+            let wrong = bad(format!("invalid value for {key}: {value:?}"));
+            (value.as_str(), wrong)
+        })
+    };
+    match of("max-size") {
+        None => {}
+        // Docker's -1: it grows for ever.
+        Some(("-1", _)) => rotation.max_bytes = None,
+        Some((value, wrong)) => rotation.max_bytes = Some(bytes(value).ok_or(wrong)?),
+    }
+    if let Some((value, wrong)) = of("max-file") {
+        rotation.files = value.parse().map_err(|_| wrong)?;
+        if rotation.files == 0 {
+            return Err(bad(format!("{prefix}max-file cannot be less than 1")));
         }
     }
     let useless = rotation.files < 2 || rotation.max_bytes.is_none();
-    if options.get("compress").and_then(|value| flag(value)) == Some(true) && useless {
-        return Err(bad(
-            "compress cannot be true when max-file is less than 2 or max-size is not set"
-                .to_owned(),
-        ));
+    if let Some((value, wrong)) = of("compress") {
+        rotation.compress = flag(value).ok_or(wrong)?;
+        if rotation.compress && useless {
+            return Err(bad(format!(
+                "{prefix}compress cannot be true when {prefix}max-file is less than 2 or \
+                 {prefix}max-size is not set"
+            )));
+        }
     }
     rotation.compress &= !useless;
     Ok(rotation)
 }
 
 /// Go's booleans.
-fn flag(text: &str) -> Option<bool> {
+pub(super) fn flag(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
@@ -131,141 +347,36 @@ fn flag(text: &str) -> Option<bool> {
     }
 }
 
-fn facts(options: &HashMap<String, String>) -> Result<Facts> {
-    let list = |key: &str| {
-        let text = options.get(key).map(String::as_str).unwrap_or_default();
-        let words = text.split(',').filter(|word| !word.is_empty());
-        words.map(str::to_owned).collect()
-    };
-    let pattern = |key: &str| match options.get(key).filter(|text| !text.is_empty()) {
-        None => Ok(None),
-        Some(text) => Regex::new(text)
-            .map(Some)
-            .map_err(|_| bad(format!("error parsing regexp of {key}: {text:?}"))),
-    };
-    Ok(Facts {
-        labels: list("labels"),
-        labels_like: pattern("labels-regex")?,
-        env: list("env"),
-        env_like: pattern("env-regex")?,
-        tag: options.get("tag").filter(|text| !text.is_empty()).cloned(),
-    })
-}
-
-impl Facts {
-    fn of(&self, record: &Record) -> Result<BTreeMap<String, String>> {
-        let wanted = |names: &[String], like: &Option<Regex>, key: &str| {
-            names.iter().any(|name| name == key)
-                || like.as_ref().is_some_and(|like| like.is_match(key))
-        };
-        let mut all = BTreeMap::new();
-        let labels = record.config.labels.iter().flatten();
-        for (key, value) in labels {
-            if wanted(&self.labels, &self.labels_like, key) {
-                all.insert(key.clone(), value.clone());
-            }
-        }
-        let env = record.config.env.iter().flatten();
-        for (key, value) in env.filter_map(|variable| variable.split_once('=')) {
-            if wanted(&self.env, &self.env_like, key) {
-                all.insert(key.to_owned(), value.to_owned());
-            }
-        }
-        if let Some(tag) = &self.tag {
-            all.insert(
-                "tag".to_owned(),
-                tag_of(tag, &|name| of_container(record, name))?,
-            );
-        }
-        Ok(all)
-    }
-}
-
-/// What a tag's template may name.
-fn of_container(record: &Record, name: &str) -> Option<String> {
-    let short = |id: &str| {
-        let id = id.strip_prefix("sha256:").unwrap_or(id);
-        id.get(..12).unwrap_or(id).to_owned()
-    };
-    Some(match name {
-        "ID" => short(&record.id),
-        "FullID" => record.id.clone(),
-        "Name" => record.name.clone(),
-        "ImageID" => short(&record.image.id),
-        "ImageFullID" => record.image.id.clone(),
-        "ImageName" => record.image.reference.clone(),
-        "DaemonName" => "hull".to_owned(),
-        _ => return None,
-    })
-}
-
-/// Fills in a template of text and `{{.Name}}`.
-fn tag_of(template: &str, value: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    let wrong = || {
-        bad(format!(
-            "invalid tag {template:?}: a template may name {{{{.ID}}}}, .FullID, .Name, .ImageID, \
-             .ImageFullID, .ImageName and .DaemonName"
-        ))
-    };
-    let mut out = String::new();
-    let mut rest = template;
-    while let Some((text, after)) = rest.split_once("{{") {
-        let (field, after) = after.split_once("}}").ok_or_else(wrong)?;
-        let name = field.trim().strip_prefix('.').ok_or_else(wrong)?;
-        if !KNOWN.contains(&name) {
-            return Err(wrong());
-        }
-        out.push_str(text);
-        out.push_str(&value(name).ok_or_else(wrong)?);
-        rest = after;
-    }
-    out.push_str(rest);
-    Ok(out)
-}
-
-const KNOWN: [&str; 7] = [
-    "ID",
-    "FullID",
-    "Name",
-    "ImageID",
-    "ImageFullID",
-    "ImageName",
-    "DaemonName",
-];
-
 #[cfg(test)]
 mod tests {
-    use bollard_stubs::models::HostConfigLogConfig;
-
     use super::*;
 
-    fn host(driver: &str, options: &[(&str, &str)]) -> HostConfig {
+    fn config(driver: &str, options: &[(&str, &str)]) -> HostConfigLogConfig {
         let options = options
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        HostConfig {
-            log_config: Some(HostConfigLogConfig {
-                typ: Some(driver.to_owned()),
-                config: Some(options.collect()),
-            }),
-            ..HostConfig::default()
+        HostConfigLogConfig {
+            typ: Some(driver.to_owned()),
+            config: Some(options.collect()),
         }
+    }
+
+    fn plan(driver: &str, options: &[(&str, &str)]) -> Result<Plan> {
+        Plan::parse(Some(&config(driver, options)))
     }
 
     #[test]
     fn dockers_options_are_read() {
         let options = [("max-size", "10m"), ("max-file", "3"), ("compress", "true")];
-        let (rotation, _) = parse(&host("json-file", &options)).unwrap();
         assert_eq!(
-            rotation,
+            plan("json-file", &options).unwrap().rotation,
             Rotation {
                 max_bytes: Some(10 << 20),
                 files: 3,
                 compress: true
             }
         );
-        assert_eq!(parse(&host("local", &[])).unwrap().0, LOCAL);
-        assert!(LogOptions::check(&host("local", &[("tag", "x")])).is_err());
+        assert_eq!(plan("local", &[]).unwrap().rotation, LOCAL);
         for bad in [
             ("max-size", "x"),
             ("max-size", "0"),
@@ -274,25 +385,90 @@ mod tests {
             ("compress", "true"),
             ("compress", "maybe"),
             ("mode", "odd"),
+            ("max-buffer-size", "1m"),
+            ("cache-disabled", "perhaps"),
+            ("cache-max-size", "x"),
             ("labels-regex", "("),
             ("tag", "{{.Moon}}"),
             ("tag", "{{.ID"),
             ("colour", "red"),
         ] {
-            assert!(
-                LogOptions::check(&host("json-file", &[bad])).is_err(),
-                "{bad:?}"
-            );
+            assert!(plan("json-file", &[bad]).is_err(), "{bad:?}");
         }
     }
 
     #[test]
-    fn a_tag_names_the_container() {
-        let value = |name: &str| Some(name.to_lowercase());
+    fn an_option_is_refused_by_the_driver_that_does_not_know_it() {
+        for (driver, option) in [
+            ("local", "tag"),
+            ("syslog", "max-size"),
+            ("journald", "syslog-address"),
+        ] {
+            let text = plan(driver, &[(option, "1m")]).unwrap_err().to_string();
+            assert_eq!(
+                text,
+                format!("unknown log opt '{option}' for {driver} log driver")
+            );
+        }
+        assert!(plan("none", &[("anything", "x")]).is_ok());
+        assert!(plan("splunk", &[])
+            .unwrap_err()
+            .to_string()
+            .contains("splunk"));
+        assert!(plan("bogus", &[]).is_err());
+    }
+
+    #[test]
+    fn what_a_server_gets_is_kept_unless_told_otherwise() {
+        let kept = plan(
+            "syslog",
+            &[("cache-max-size", "1m"), ("cache-max-file", "2")],
+        )
+        .unwrap();
+        assert!(!kept.unreadable);
         assert_eq!(
-            tag_of("a/{{.Name}}-{{ .ID }}!", &value).unwrap(),
-            "a/name-id!"
+            (kept.rotation.max_bytes, kept.rotation.files),
+            (Some(1 << 20), 2)
         );
-        assert_eq!(tag_of("plain", &value).unwrap(), "plain");
+        assert!(
+            plan("journald", &[("cache-disabled", "true")])
+                .unwrap()
+                .unreadable
+        );
+        assert!(
+            !plan("json-file", &[("cache-disabled", "true")])
+                .unwrap()
+                .unreadable
+        );
+    }
+
+    #[test]
+    fn the_size_of_the_buffer_is_of_the_mode_that_does_not_block() {
+        let small = [("mode", "non-blocking"), ("max-buffer-size", "4k")];
+        assert_eq!(plan("syslog", &small).unwrap().buffer_bytes, 4096);
+        assert_eq!(
+            plan("syslog", &[]).unwrap().buffer_bytes,
+            DEFAULT_BUFFER_BYTES
+        );
+        assert!(plan("syslog", &[("mode", "blocking"), ("max-buffer-size", "4k")]).is_err());
+    }
+
+    #[test]
+    fn the_daemons_options_are_of_its_driver() {
+        let defaults = config("syslog", &[("tag", "x"), ("cache-max-file", "3")]);
+        let merged = |driver: &str, options: &[(&str, &str)]| {
+            let mut config = config(driver, options);
+            merge_defaults(&mut config, &defaults);
+            let mut options: Vec<_> = config.config.unwrap().into_iter().collect();
+            options.sort();
+            let options: Vec<_> = options.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            format!("{} {}", config.typ.unwrap(), options.join(" "))
+        };
+        assert_eq!(merged("", &[]), "syslog cache-max-file=3 tag=x");
+        assert_eq!(
+            merged("syslog", &[("tag", "y")]),
+            "syslog cache-max-file=3 tag=y"
+        );
+        assert_eq!(merged("local", &[]), "local cache-max-file=3");
     }
 }

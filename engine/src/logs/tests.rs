@@ -159,6 +159,7 @@ async fn compressed_files_are_read_with_the_others() {
             compress: true,
         },
         attributes,
+        ..LogOptions::default()
     })
     .unwrap();
     for number in 0..60 {

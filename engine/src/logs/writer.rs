@@ -1,6 +1,5 @@
 //! Cutting output into records and appending them.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +8,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::remote::Remote;
 use super::{older, LogOptions, LogRecord, Stream, MAX_PART_BYTES};
 use crate::error::{EngineError, Result};
 
@@ -23,7 +23,14 @@ pub(super) struct Progress {
     pub(super) generation: u64,
 }
 
-/// A container's log file.
+/// Where the parts of lines go, in one run of the container.
+#[derive(Debug, Default)]
+struct Outlets {
+    options: LogOptions,
+    remote: Option<Remote>,
+}
+
+/// A container's log: its file, and the way to the server that gets it too.
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
@@ -36,7 +43,7 @@ struct Writer {
     file: Option<File>,
     partial: [Vec<u8>; 2],
     failed: bool,
-    options: LogOptions,
+    out: Outlets,
     /// Compresses the file before the present one.
     compressing: Option<std::thread::JoinHandle<()>>,
 }
@@ -62,7 +69,26 @@ impl Log {
     }
 
     /// Opens the file for a run of the container. A record that a crash cut short is cut off.
-    pub fn begin(&self, options: LogOptions) -> Result<()> {
+    pub fn begin(&self, mut options: LogOptions) -> Result<()> {
+        let (file, length) = match options.unreadable {
+            true => (None, 0),
+            false => self.open().map(|(file, length)| (Some(file), length))?,
+        };
+        let mut writer = self.lock();
+        writer.file = file;
+        writer.failed = false;
+        writer.out = Outlets {
+            remote: options.remote.take().map(Remote::start),
+            options,
+        };
+        self.progress.send_modify(|progress| {
+            progress.length = length;
+            progress.live = true;
+        });
+        Ok(())
+    }
+
+    fn open(&self) -> Result<(File, u64)> {
         let io = |what| move |source: std::io::Error| EngineError::io(what, &self.path, source);
         let file = OpenOptions::new()
             .create(true)
@@ -71,15 +97,7 @@ impl Log {
             .map_err(io("open the log"))?;
         let length = whole_records(&self.path).map_err(io("read the log"))?;
         file.set_len(length).map_err(io("truncate the log"))?;
-        let mut writer = self.lock();
-        writer.file = Some(file);
-        writer.failed = false;
-        writer.options = options;
-        self.progress.send_modify(|progress| {
-            progress.length = length;
-            progress.live = true;
-        });
-        Ok(())
+        Ok((file, length))
     }
 
     /// Appends output. A disk error is reported once and ends logging of this run, not the run.
@@ -97,13 +115,21 @@ impl Log {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(&mut writer.partial[slot(stream)]);
             if !rest.is_empty() {
-                let attributes = &writer.options.attributes;
-                push_record(stream, &rest, attributes, &mut records);
+                writer.out.put(stream, &rest, true, &mut records);
             }
         }
         self.append(&mut writer, &records);
         writer.file = None;
+        writer.out.remote = None;
         self.progress.send_modify(|progress| progress.live = false);
+    }
+
+    /// Waits until a server has got everything so far.
+    pub(crate) async fn delivered(&self) {
+        let drained = self.lock().out.remote.as_ref().map(Remote::drained);
+        if let Some(drained) = drained {
+            drained.await;
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Progress> {
@@ -112,7 +138,7 @@ impl Log {
 
     /// Each record by itself where the file has a largest size.
     fn append(&self, writer: &mut Writer, records: &[u8]) {
-        match writer.options.rotation.max_bytes {
+        match writer.out.options.rotation.max_bytes {
             None => self.append_at_once(writer, records),
             Some(_) => {
                 for record in records.split_inclusive(|byte| *byte == b'\n') {
@@ -146,10 +172,10 @@ impl Log {
     fn rotate_for(&self, writer: &mut Writer, more: u64) -> std::io::Result<()> {
         let length = self.progress.borrow().length;
         let full = |max: u64| 0 < length && max < length.saturating_add(more);
-        if writer.file.is_none() || !writer.options.rotation.max_bytes.is_some_and(full) {
+        if writer.file.is_none() || !writer.out.options.rotation.max_bytes.is_some_and(full) {
             return Ok(());
         }
-        let rotation = writer.options.rotation;
+        let rotation = writer.out.options.rotation;
         // It names the files: one move after the other.
         if let Some(compressing) = writer.compressing.take() {
             let _ = compressing.join();
@@ -223,11 +249,11 @@ impl Writer {
                 partial.extend_from_slice(now);
                 line = later;
                 if partial.ends_with(b"\n") {
-                    push_record(stream, partial, &self.options.attributes, records);
+                    self.out.put(stream, partial, true, records);
                     partial.clear();
                 } else if MAX_PART_BYTES <= partial.len() {
                     let rest = partial.split_off(character_boundary(partial));
-                    push_record(stream, partial, &self.options.attributes, records);
+                    self.out.put(stream, partial, false, records);
                     *partial = rest;
                 }
             }
@@ -255,20 +281,25 @@ fn character_boundary(bytes: &[u8]) -> usize {
     }
 }
 
-fn push_record(
-    stream: Stream,
-    part: &[u8],
-    attributes: &BTreeMap<String, String>,
-    records: &mut Vec<u8>,
-) {
-    let record = LogRecord {
-        log: String::from_utf8_lossy(part).into_owned(),
-        stream,
-        attrs: attributes.clone(),
-        time: Timestamp::now(),
-    };
-    // Strings, an enum and a time always have a JSON form.
-    if serde_json::to_writer(&mut *records, &record).is_ok() {
-        records.push(b'\n');
+impl Outlets {
+    /// Encodes a part of a line for the file, and hands it to the server; `ends`: it is the last.
+    fn put(&mut self, stream: Stream, part: &[u8], ends: bool, records: &mut Vec<u8>) {
+        let time = Timestamp::now();
+        if let Some(remote) = &mut self.remote {
+            remote.push(stream, part, ends, time);
+        }
+        if self.options.unreadable {
+            return;
+        }
+        let record = LogRecord {
+            log: String::from_utf8_lossy(part).into_owned(),
+            stream,
+            attrs: self.options.attributes.clone(),
+            time,
+        };
+        // Strings, an enum and a time always have a JSON form.
+        if serde_json::to_writer(&mut *records, &record).is_ok() {
+            records.push(b'\n');
+        }
     }
 }

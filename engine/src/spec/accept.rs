@@ -6,13 +6,8 @@ use serde_json::Value;
 
 use super::fields::{is_set, Fate, Field, HOST};
 use crate::error::{EngineError, Result};
+use crate::logs;
 
-/// Log drivers that work.
-const LOG_DRIVERS: [&str; 4] = ["", "json-file", "local", "none"];
-/// Drivers of dockerd that Hull does not have.
-const OTHER_LOG_DRIVERS: [&str; 8] = [
-    "awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "journald", "splunk", "syslog",
-];
 /// Names under which a client may ask for Hull as the runtime.
 const RUNTIMES: [&str; 3] = ["", "hull", "io.containerd.hull.v2"];
 
@@ -203,19 +198,7 @@ fn check_values(host: &HostConfig) -> Result<()> {
                 .to_owned(),
         );
     }
-    crate::logs::LogOptions::check(host)?;
-    if let Some(driver) = host.log_config.as_ref().and_then(|log| log.typ.as_deref()) {
-        if OTHER_LOG_DRIVERS.contains(&driver) {
-            return Err(EngineError::NotSupported(format!(
-                "log driver {driver}: Hull has json-file, local and none"
-            )));
-        }
-        if !LOG_DRIVERS.contains(&driver) {
-            return bad(format!(
-                "error looking up logging plugin {driver}: plugin \"{driver}\" not found"
-            ));
-        }
-    }
+    logs::check(host.log_config.as_ref())?;
     if let Some(runtime) = host.runtime.as_deref() {
         if !RUNTIMES.contains(&runtime) {
             return bad(format!("unknown or invalid runtime name: {runtime}"));

@@ -108,7 +108,7 @@ pub(crate) const HOST: &[Field] = &[
     field("IpcMode", Guest, Zero::Text, "`host` is the guest's; `container:` is refused, two VMs can't share memory"),
     field("Isolation", Honoured, Zero::Text, "`default` alone"),
     field("Links", Honoured, Zero::Null, "names of the others; variables too on the default network"),
-    field("LogConfig", Honoured, Zero::Map, "drivers `json-file` (with `compress`, `labels`, `env`, `tag`), `local`, `none`; others are refused by name"),
+    field("LogConfig", Honoured, Zero::Map, "drivers `json-file`, `local`, `syslog`, `journald`, `gelf`, `fluentd`, `none` with dockerd's options, see [daemon.md](daemon.md#logs); others are refused by name"),
     field("MaskedPaths", Guest, Zero::Null, ""),
     field("Memory", Honoured, Zero::Number, "also sizes the VM"),
     field("MemoryReservation", Guest, Zero::Number, ""),
@@ -136,7 +136,7 @@ pub(crate) const HOST: &[Field] = &[
     field("UTSMode", Guest, Zero::Text, "`host` is the guest's"),
     field("Ulimits", Guest, Zero::Null, ""),
     field("UsernsMode", Guest, Zero::Text, "`host` alone: the guest's"),
-    field("VolumeDriver", Honoured, Zero::Text, "`local`"),
+    field("VolumeDriver", Honoured, Zero::Text, "`local`, and docker's plugins of this host, see [files-and-volumes.md](files-and-volumes.md#volumes-of-plugins)"),
     field("VolumesFrom", Honoured, Zero::Null, ""),
 ];
 

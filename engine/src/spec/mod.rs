@@ -55,6 +55,8 @@ pub struct Host<'a> {
 pub struct VolumePlace {
     /// The volume.
     pub name: String,
+    /// Its driver.
+    pub driver: String,
     /// The directory, or the disk.
     pub data: PathBuf,
     /// Nothing is in it, as far as the host knows.

@@ -5,7 +5,6 @@ use bollard_stubs::models::{ContainerConfig, HostConfig, ResourcesUlimits};
 use oci_spec::runtime::Spec;
 
 use super::*;
-use crate::record::{ImageUse, State};
 
 fn words(words: &[&str]) -> Option<Vec<String>> {
     Some(words.iter().map(|word| (*word).to_owned()).collect())
@@ -13,24 +12,10 @@ fn words(words: &[&str]) -> Option<Vec<String>> {
 
 fn record(config: ContainerConfig, host: HostConfig) -> Record {
     Record {
-        id: "0123456789ab".repeat(6)[..64].to_owned(),
-        name: "calm_otter".into(),
-        created: jiff::Timestamp::UNIX_EPOCH,
-        image: ImageUse {
-            reference: "busybox".into(),
-            id: "sha256:1".into(),
-            rootfs: "/images/1.erofs".into(),
-            layers: Vec::new(),
-        },
         argv: argv_of(&config).unwrap(),
         config,
         host,
-        state: State::created(),
-        shim: None,
-        volumes: Vec::new(),
-        inherited_binds: Vec::new(),
-        networks: Vec::new(),
-        endpoints: Vec::new(),
+        ..crate::record::tests::record()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Volumes of the local driver: directories below the state directory, each with a description.
+//! Volumes. Those of the local driver are directories below the state directory; of those that
+//! plugins make, only the description is here.
 //!
 //! ```text
 //! <root>/volumes/<name>/volume.json   what is known of it
@@ -7,6 +8,7 @@
 //! ```
 
 mod disk;
+mod manage;
 mod options;
 mod wanted;
 
@@ -21,9 +23,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{EngineError, Result};
 use crate::ids;
 
-pub(crate) use wanted::{resolve, VolumeUse};
+pub(crate) use manage::{Held, Shown};
+pub(crate) use wanted::{wanted, VolumeUse};
 
-/// The only driver.
+/// The driver that is Hull's own.
 pub(crate) const LOCAL: &str = "local";
 /// The label that tells a volume without a name of its own.
 const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
@@ -42,6 +45,8 @@ const MAX_NAME_BYTES: usize = 255;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct VolumeRecord {
     pub(crate) name: String,
+    #[serde(default = "local")]
+    pub(crate) driver: String,
     pub(crate) created: Timestamp,
     #[serde(default)]
     pub(crate) labels: HashMap<String, String>,
@@ -49,7 +54,16 @@ pub(crate) struct VolumeRecord {
     pub(crate) options: HashMap<String, String>,
 }
 
+fn local() -> String {
+    LOCAL.to_owned()
+}
+
 impl VolumeRecord {
+    /// It is no plugin's.
+    pub(crate) fn is_local(&self) -> bool {
+        self.driver == LOCAL
+    }
+
     /// Nobody gave it its name.
     pub(crate) fn is_anonymous(&self) -> bool {
         self.labels.contains_key(ANONYMOUS_LABEL)
@@ -128,7 +142,13 @@ impl Volumes {
         found.ok_or_else(|| EngineError::NoSuchVolume(name.to_owned()))
     }
 
-    /// The directory with a volume's files, or the disk with them.
+    /// The driver of a volume, also of one that is gone.
+    pub(crate) fn driver_of(&self, name: &str) -> String {
+        self.find(name)
+            .map_or_else(|_| local(), |volume| volume.driver)
+    }
+
+    /// The directory with a local volume's files, or the disk with them.
     pub(crate) fn data(&self, volume: &VolumeRecord) -> PathBuf {
         let name = if volume.is_disk() { DISK } else { DATA };
         volume
@@ -136,22 +156,13 @@ impl Volumes {
             .unwrap_or_else(|| self.root.join(&volume.name).join(name))
     }
 
-    /// Whether nothing has been put into it. What is on a disk only the guest knows.
+    /// Whether nothing has been put into a local one. What is on a disk only the guest knows.
     pub(crate) fn is_empty(&self, volume: &VolumeRecord) -> bool {
-        if volume.is_disk() {
-            return true;
-        }
-        std::fs::read_dir(self.data(volume)).is_ok_and(|mut entries| entries.next().is_none())
+        volume.is_disk() || is_empty(&self.data(volume))
     }
 
-    /// Makes a volume, or finds the one of this name. `true`: it is new.
-    pub(crate) fn create(&self, wanted: CreateVolume) -> Result<(VolumeRecord, bool)> {
-        if !matches!(wanted.driver.as_str(), "" | LOCAL) {
-            return Err(EngineError::NoSuchVolumePlugin {
-                volume: wanted.name,
-                driver: wanted.driver,
-            });
-        }
+    /// Makes a local volume, or finds the one of this name. `true`: it is new.
+    fn create(&self, wanted: CreateVolume) -> Result<(VolumeRecord, bool)> {
         options::check(&wanted.options).map_err(|error| match error {
             EngineError::BadRequest(why) => {
                 EngineError::BadRequest(format!("create {}: {why}", wanted.name))
@@ -180,6 +191,7 @@ impl Volumes {
         }
         let record = VolumeRecord {
             name: name.clone(),
+            driver: local(),
             created: Timestamp::now(),
             labels,
             options: wanted.options,
@@ -212,6 +224,21 @@ impl Volumes {
                 )));
             }
         }
+        self.describe(record)
+    }
+
+    /// Takes down that a plugin has a volume.
+    fn register(&self, record: &VolumeRecord) -> Result<()> {
+        let mut all = self.lock();
+        self.describe(record)?;
+        all.insert(record.name.clone(), record.clone());
+        Ok(())
+    }
+
+    fn describe(&self, record: &VolumeRecord) -> Result<()> {
+        let directory = self.root.join(&record.name);
+        let io = |path: &Path, error| EngineError::io("create the volume", path, error);
+        std::fs::create_dir_all(&directory).map_err(|error| io(&directory, error))?;
         let text = serde_json::to_vec(record).map_err(|source| EngineError::Json {
             what: "encode a volume",
             source,
@@ -228,7 +255,7 @@ impl Volumes {
     }
 
     /// Removes a volume with its files. Whoever calls it knows that no container has it.
-    pub(crate) fn remove(&self, name: &str) -> Result<VolumeRecord> {
+    fn remove(&self, name: &str) -> Result<VolumeRecord> {
         let mut all = self.lock();
         let record = all
             .get(name)
@@ -249,8 +276,13 @@ impl Volumes {
     }
 }
 
+/// Whether nothing is in a directory.
+pub(crate) fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 /// Bytes of all files below a directory, or that a file takes; what can't be read counts nothing.
-pub(crate) fn bytes_of(path: &Path) -> u64 {
+fn bytes_of(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => found.blocks() * 512,
@@ -379,13 +411,27 @@ mod tests {
         assert_eq!(volumes.data(&record), dir.path());
         volumes.remove("opts").unwrap();
         assert!(dir.path().exists());
-        let other = CreateVolume {
-            driver: "flocker".into(),
-            ..named("x1")
+    }
+
+    #[test]
+    fn descriptions_of_an_earlier_version_are_of_local_volumes() {
+        let (dir, volumes) = volumes();
+        let old = r#"{"name": "old", "created": "2026-01-01T00:00:00Z"}"#;
+        let folder = dir.path().join("volumes/old");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(DESCRIPTION), old).unwrap();
+        let record = VolumeRecord {
+            name: "far".into(),
+            driver: "plugin".into(),
+            created: Timestamp::UNIX_EPOCH,
+            labels: HashMap::new(),
+            options: HashMap::new(),
         };
-        assert!(matches!(
-            volumes.create(other),
-            Err(EngineError::NoSuchVolumePlugin { .. })
-        ));
+        volumes.register(&record).unwrap();
+        let again = Volumes::open(dir.path().join("volumes")).unwrap();
+        assert!(again.find("old").unwrap().is_local());
+        assert_eq!(again.find("far").unwrap(), record);
+        again.remove("far").unwrap();
+        assert!(!dir.path().join("volumes/far").exists());
     }
 }

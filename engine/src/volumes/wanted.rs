@@ -3,7 +3,7 @@
 use bollard_stubs::models::{ContainerConfig, HostConfig, Mount, MountType};
 use serde::{Deserialize, Serialize};
 
-use super::{CreateVolume, Volumes};
+use super::CreateVolume;
 use crate::error::{EngineError, Result};
 use crate::record::Record;
 use crate::spec::{check_target, parse_bind, Bind, Parsed};
@@ -27,26 +27,28 @@ pub(crate) struct VolumeUse {
     pub(crate) own: bool,
 }
 
-/// What a container gets.
+/// What a container is to get.
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
-    /// Volumes.
+    /// Volumes of the containers named by `--volumes-from`.
     pub(crate) volumes: Vec<VolumeUse>,
-    /// Bind mounts of the containers named by `--volumes-from`.
+    /// Their bind mounts.
     pub(crate) inherited: Vec<Bind>,
+    /// What is still to be found or made.
+    pub(crate) asked: Vec<Asked>,
 }
 
 /// A volume that is asked for: its name (empty: a new one) and what is to be made.
-struct Asked {
-    create: CreateVolume,
-    place: VolumeUse,
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) create: CreateVolume,
+    pub(crate) place: VolumeUse,
 }
 
-/// Finds or makes the volumes that a container asks for. `find` gives the record of a container
-/// that `--volumes-from` names. A later claim to a place that is taken is an error, but for those
-/// of the image, which give way.
-pub(crate) fn resolve(
-    volumes: &Volumes,
+/// The volumes that a container asks for. `find` gives the record of a container that
+/// `--volumes-from` names. A later claim to a place that is taken is an error, but for those of the
+/// image, which give way.
+pub(crate) fn wanted(
     config: &ContainerConfig,
     host: &HostConfig,
     find: impl Fn(&str) -> Result<Record>,
@@ -73,16 +75,14 @@ pub(crate) fn resolve(
         check_target(target).map_err(EngineError::BadRequest)?;
         taken.push(clean(target));
         all.push(Asked {
-            create: CreateVolume::default(),
+            create: CreateVolume {
+                driver: host.volume_driver.clone().unwrap_or_default(),
+                ..CreateVolume::default()
+            },
             place: place(target),
         });
     }
-    for Asked { create, mut place } in all {
-        let (record, new) = volumes.create(create)?;
-        place.own = new && record.is_anonymous();
-        place.name = record.name;
-        origin.volumes.push(place);
-    }
+    origin.asked = all;
     Ok(origin)
 }
 
@@ -205,11 +205,9 @@ fn inherit(
 mod tests {
     use super::*;
 
-    fn resolved(config: ContainerConfig, host: HostConfig) -> Result<Vec<VolumeUse>> {
-        let dir = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(dir.path().to_owned()).unwrap();
+    fn asked_by(config: ContainerConfig, host: HostConfig) -> Result<Vec<Asked>> {
         let none = |name: &str| Err(EngineError::NoSuchContainer(name.to_owned()));
-        resolve(&volumes, &config, &host, none).map(|origin| origin.volumes)
+        wanted(&config, &host, none).map(|origin| origin.asked)
     }
 
     fn binds(texts: &[&str]) -> HostConfig {
@@ -225,26 +223,34 @@ mod tests {
             volumes: Some(vec!["/data/".into(), "/other".into(), "/host".into()]),
             ..ContainerConfig::default()
         };
-        let volumes = resolved(config, binds(&["db:/data:ro,nocopy", "/h:/host"])).unwrap();
-        assert_eq!(volumes.len(), 2);
-        assert_eq!(volumes[0].name, "db");
-        assert!(volumes[0].read_only && volumes[0].no_copy && !volumes[0].own);
-        assert_eq!(volumes[1].target, "/other");
-        assert!(volumes[1].own && volumes[1].name.len() == 64);
+        let host = HostConfig {
+            volume_driver: Some("far".into()),
+            ..binds(&["db:/data:ro,nocopy", "/h:/host"])
+        };
+        let asked = asked_by(config, host).unwrap();
+        assert_eq!(asked.len(), 2);
+        let [named, nameless] = [&asked[0], &asked[1]];
+        assert_eq!((&*named.create.name, &*named.create.driver), ("db", "far"));
+        assert!(named.place.read_only && named.place.no_copy);
+        assert_eq!(nameless.place.target, "/other");
+        assert_eq!(
+            (&*nameless.create.name, &*nameless.create.driver),
+            ("", "far")
+        );
     }
 
     #[test]
     fn one_place_is_for_one_mount() {
         let none = ContainerConfig::default;
-        assert!(resolved(none(), binds(&["aa:/x", "bb:/x/"])).is_err());
-        assert!(resolved(none(), binds(&["aa:/x", "/bb:/x"])).is_err());
-        assert!(resolved(none(), binds(&["aa:/"])).is_err());
+        assert!(asked_by(none(), binds(&["aa:/x", "bb:/x/"])).is_err());
+        assert!(asked_by(none(), binds(&["aa:/x", "/bb:/x"])).is_err());
+        assert!(asked_by(none(), binds(&["aa:/"])).is_err());
         let from = HostConfig {
             volumes_from: Some(vec!["gone".into()]),
             ..HostConfig::default()
         };
         assert!(matches!(
-            resolved(none(), from),
+            asked_by(none(), from),
             Err(EngineError::NoSuchContainer(_))
         ));
     }

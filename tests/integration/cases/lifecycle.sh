@@ -222,8 +222,8 @@ case_logs_are_compressed_and_carry_details() {
     expect_eq "$(hull logs t-log | awk '{ if (n && $2 != n + 1) print "gap at " $2; n = $2 }')" '' gaps
     capture hull create --log-opt compress=true "$BUSYBOX"
     expect_err_has 'compress cannot be true'
-    capture hull create --log-driver syslog "$BUSYBOX"
-    expect_err_has 'log driver syslog'
+    capture hull create --log-driver splunk "$BUSYBOX"
+    expect_err_has 'log driver splunk'
     expect_status 1
     hull run --name t-none --log-driver none "$BUSYBOX" echo x >/dev/null
     capture hull logs t-none

@@ -88,6 +88,9 @@ pub(crate) struct CreateArgs {
     /// Also mount what this container has mounted: CONTAINER[:ro]
     #[arg(long, value_name = "CONTAINER")]
     volumes_from: Vec<String>,
+    /// Driver of the volumes that -v makes
+    #[arg(long, value_name = "NAME")]
+    volume_driver: Option<String>,
     /// Mount something: type=bind|volume|tmpfs,source=...,target=...[,readonly]
     #[arg(long, value_name = "FIELDS")]
     mount: Vec<String>,
@@ -226,7 +229,7 @@ pub(crate) struct CreateArgs {
     /// Run an init process that reaps zombies
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     init: Option<bool>,
-    /// What happens with its output: json-file, none
+    /// What happens with its output: json-file, local, syslog, journald, gelf, fluentd, none
     #[arg(long)]
     log_driver: Option<String>,
     /// Option of the log driver: KEY=VALUE, such as max-size=10m
@@ -402,6 +405,7 @@ impl CreateArgs {
                     .collect(),
             ),
             volumes_from: some(self.volumes_from.clone()),
+            volume_driver: self.volume_driver.clone(),
             mounts: some(
                 self.mount
                     .iter()
