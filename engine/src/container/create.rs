@@ -196,7 +196,7 @@ impl Engine {
             spec::Host {
                 bundle: &self.paths.bundle(&record.id),
                 volumes: &[],
-                defaults: self.defaults,
+                defaults: &self.defaults,
                 linked: &[],
             },
         )?;

@@ -24,9 +24,9 @@ fn build_checked(record: &Record) -> Value {
         record,
         Host {
             volumes: &[],
-            defaults: Defaults {
-                init: false,
+            defaults: &Defaults {
                 vhost_net: true,
+                ..Defaults::default()
             },
             linked: &[],
             bundle: Path::new("/run/hull/bundles/x"),
@@ -52,9 +52,9 @@ fn what_the_operator_turned_off_no_container_turns_on() {
     let built = |value: &str, vhost_net| {
         let host = Host {
             volumes: &[],
-            defaults: Defaults {
-                init: false,
+            defaults: &Defaults {
                 vhost_net,
+                ..Defaults::default()
             },
             linked: &[],
             bundle: Path::new("/run/hull/bundles/x"),
