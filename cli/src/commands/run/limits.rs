@@ -109,9 +109,6 @@ pub(super) struct LimitOptions {
     /// Refused: GPUs can't be passed to a VM yet
     #[arg(long)]
     gpus: Vec<String>,
-    /// Driver of the volumes that `--volume` makes
-    #[arg(long, value_name = "DRIVER")]
-    volume_driver: Option<String>,
 }
 
 impl LimitOptions {
@@ -151,7 +148,6 @@ impl LimitOptions {
             devices: each(&self.device, devices::mapping)?,
             device_cgroup_rules: each(&self.device_cgroup_rule, devices::cgroup_rule)?,
             device_requests: each(&self.gpus, devices::gpus)?,
-            volume_driver: self.volume_driver.clone(),
             ..host
         })
     }
