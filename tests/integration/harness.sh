@@ -49,8 +49,12 @@ harness_case() {
     limit=$(sed -n 's/^# seconds: //p' "$file")
     timeout -k 10 "${limit:-$CASE_TIMEOUT}" bash -c '. tests/integration/harness.sh; . tests/lib/registry.sh; . "$1"; case_main "$2"' - "$file" "$name" >"$log" 2>&1
     status=$?
-    # What it left when it was killed would be others' failure.
-    [ "$status" != 124 ] && [ "$status" != 137 ] || hull ps -aq 2>/dev/null | xargs -r timeout 60 hull rm -f >/dev/null 2>&1
+    if [ "$status" = 124 ] || [ "$status" = 137 ]; then
+        # Who is still there has hung, or waits for who has.
+        { echo 'it was killed at its time limit; processes then:'; ps -eo pid,ppid,etimes,stat,wchan:20,args | grep -v '\]$' | cut -c1-150 | tail -n 35; } >>"$log"
+        # What it left would be others' failure.
+        hull ps -aq 2>/dev/null | xargs -r timeout 60 hull rm -f >/dev/null 2>&1
+    fi
     case $status in
         0) PASSED=$((PASSED + 1)); echo "pass  $(basename "$file" .sh):${name#case_} ($((SECONDS - started)) s)" ;;
         75) SKIPPED=$((SKIPPED + 1)); echo "skip  $(basename "$file" .sh):${name#case_}: $(tail -n 1 "$log")" ;;
