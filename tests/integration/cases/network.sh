@@ -849,7 +849,8 @@ case_the_hosts_network() {
     echo local >"$T/local"
     python3 -m http.server --bind 127.0.0.1 --directory "$T" 18089 >/dev/null 2>&1 &
     holder=$!
-    wait_for 10 hull exec t-host wget -q -O- http://127.0.0.1:18089/local >"$T/got" || fail "not the host's localhost"
+    wait_for 20 curl -s -o "$T/got" http://127.0.0.1:18089/local || fail 'no server on the host'
+    wait_for 20 hull exec t-host wget -q -O- http://127.0.0.1:18089/local >"$T/got" || fail "not the host's localhost"
     expect_eq "$(tail -n 1 "$T/got")" local "the host's localhost"
     hull exec t-host httpd -p 18089 -h /www 2>/dev/null && fail 'a port that the host has is free'
     kill "$holder"
