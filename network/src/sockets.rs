@@ -82,11 +82,12 @@ fn each(wanted: &[(u8, u32)], take: &mut dyn FnMut(u8, IpAddr, u16)) -> io::Resu
                 _ => {}
             };
             match dump(&socket, family, *protocol, *states, &mut read) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => match family {
-                    AddressFamily::INET => return Err(io::Error::other(NO_DIAGNOSIS)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if family == AddressFamily::INET {
+                        return Err(io::Error::other(NO_DIAGNOSIS));
+                    }
                     // A kernel without IPv6.
-                    _ => {}
-                },
+                }
                 result => result?,
             }
         }

@@ -45,7 +45,7 @@ pub struct Host<'a> {
     /// The container's volumes.
     pub volumes: &'a [VolumePlace],
     /// What holds for containers that don't say.
-    pub defaults: Defaults,
+    pub defaults: &'a Defaults,
     /// Variables of the container's links.
     pub linked: &'a [String],
 }
@@ -168,7 +168,7 @@ pub fn hostname(record: &Record) -> &str {
     }
 }
 
-fn annotations(record: &Record, defaults: Defaults) -> Value {
+fn annotations(record: &Record, defaults: &Defaults) -> Value {
     let mut all = record.host.annotations.clone().unwrap_or_default();
     let groups = record.host.group_add.as_deref().unwrap_or_default();
     if !groups.is_empty() {
