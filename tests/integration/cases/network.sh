@@ -1,6 +1,6 @@
 # Networks: reach, names, published ports, isolation.
 
-address_of() { hull inspect -f "{{.NetworkSettings.Networks.$2.IPAddress}}" "$1"; }
+address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$1"; }
 PYTHON=$REGISTRY/python:latest
 python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
