@@ -82,18 +82,17 @@ fn each(wanted: &[(u8, u32)], take: &mut dyn FnMut(u8, IpAddr, u16)) -> io::Resu
                 _ => {}
             };
             match dump(&socket, family, *protocol, *states, &mut read) {
-                // A kernel without IPv6.
-                Err(error) if is_missing(&error) && family == AddressFamily::INET6 => {}
-                Err(error) if is_missing(&error) => return Err(io::Error::other(NO_DIAGNOSIS)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if family == AddressFamily::INET {
+                        return Err(io::Error::other(NO_DIAGNOSIS));
+                    }
+                    // A kernel without IPv6.
+                }
                 result => result?,
             }
         }
     }
     Ok(())
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
 }
 
 fn dump(
