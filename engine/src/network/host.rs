@@ -1,7 +1,7 @@
 //! The network `host`: containers whose open ports are the host's.
 //!
-//! A container has a network stack of its own, in its VM. So it gets an end on a bridge that nobody
-//! else is on, from where it reaches what the host reaches, and each port that it opens is published
+//! A container has a network stack of its own, in its VM. So it gets an end on a bridge of such
+//! containers, from where it reaches what the host reaches, and each port that it opens is published
 //! on the host under the same number for as long as it is open. What it says is open is a guest's
 //! word: how many ports it may have, and which, is decided here.
 
