@@ -1,6 +1,7 @@
 //! TLS to a syslog server.
 
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::logs::options::flag;
 
+/// Most bytes of a file in PEM.
+const MAX_PEM_BYTES: u64 = 1 << 20;
 pub(super) const CA: &str = "syslog-tls-ca-cert";
 pub(super) const CERTIFICATE: &str = "syslog-tls-cert";
 pub(super) const KEY: &str = "syslog-tls-key";
@@ -83,8 +86,8 @@ pub(super) fn connector(options: &TlsOptions) -> Result<TlsConnector, TlsError> 
     let config = match (&options.certificate, &options.key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates(CERTIFICATE, certificate)?;
-            let secret =
-                PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(KEY, key, &error))?;
+            let secret = PrivateKeyDer::from_pem_slice(&read(KEY, key)?)
+                .map_err(|error| unusable(KEY, key, &error))?;
             builder.with_client_auth_cert(chain, secret)?
         }
         _ => builder.with_no_client_auth(),
@@ -125,13 +128,29 @@ fn certificates(
     option: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let all = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let text = read(option, path)?;
+    let all = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unusable(option, path, &error))?;
     match all.is_empty() {
         true => Err(unusable(option, path, &"there is none in it")),
         false => Ok(all),
     }
+}
+
+/// A device or a pipe would never end.
+fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    let read = || {
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("it is no file"));
+        }
+        let mut text = Vec::new();
+        std::fs::File::open(path)?
+            .take(MAX_PEM_BYTES)
+            .read_to_end(&mut text)?;
+        Ok(text)
+    };
+    read().map_err(|error| unusable(option, path, &error))
 }
 
 /// Takes any certificate, as `syslog-tls-skip-verify` asks for; the handshake is real all the same.
@@ -191,7 +210,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ca.pem");
         std::fs::write(&file, "nothing").unwrap();
-        for path in [file.to_str().unwrap(), "/nowhere/ca.pem"] {
+        for path in [file.to_str().unwrap(), "/nowhere/ca.pem", "/dev/zero"] {
             let options = parsed(&[(CA, path)]).unwrap();
             let text = connector(&options).err().unwrap().to_string();
             assert!(text.contains(CA) && text.contains(path), "{text}");
