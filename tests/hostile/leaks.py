@@ -211,14 +211,14 @@ def main():
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {arguments.steps} steps", flush=True)
     model = Model(arguments)
-    # A network's bridge and its rules come with its first container, and stay as long as it; the
-    # default network's, too.
-    hull("run", "--rm", arguments.image, "true")
-    for network in ("t-leakn", "t-leakm"):
-        hull("network", "create", network)
-        hull("run", "--rm", "--network", network, "-v", "t-leakv:/v", arguments.image, "true")
-    before, files = Host(arguments.state), open_files(arguments.pid_file)
     try:
+        # A network's bridge and its rules come with its first container, and stay as long as it; the
+        # default network's, too.
+        hull("run", "--rm", arguments.image, "true")
+        for network in ("t-leakn", "t-leakm"):
+            hull("network", "create", network)
+            hull("run", "--rm", "--network", network, "-v", "t-leakv:/v", arguments.image, "true")
+        before, files = Host(arguments.state), open_files(arguments.pid_file)
         for _ in range(arguments.steps):
             model.step()
         model.clear()
