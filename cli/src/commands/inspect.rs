@@ -118,7 +118,8 @@ async fn find(client: &Client, name: &str, args: &InspectArgs) -> Result<Value> 
         .filter(|candidate| args.kind.is_none_or(|kind| kind == *candidate))
     {
         match client.get_json(&candidate.path(name, args)).await {
-            Err(error) if error.is_not_found() => {}
+            // Of the one kind that is asked for, the engine knows best what is missing.
+            Err(error) if error.is_not_found() && args.kind.is_none() => {}
             other => return other,
         }
     }

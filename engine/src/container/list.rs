@@ -63,6 +63,11 @@ impl Engine {
                 let by_links = links.iter().filter(|(id, _)| *id == record.id);
                 let names = summary.names.get_or_insert_default();
                 names.extend(by_links.map(|(_, name)| name.clone()));
+                for mount in summary.mounts.iter_mut().flatten() {
+                    let volume = mount.name.as_deref();
+                    let volume = volume.and_then(|name| self.volumes.find(name).ok());
+                    mount.driver = volume.map(|volume| volume.driver);
+                }
                 if options.sizes {
                     let (writable, whole) = self.disk_sizes(record);
                     (summary.size_rw, summary.size_root_fs) = (Some(writable), Some(whole));
