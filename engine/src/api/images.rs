@@ -52,11 +52,11 @@ async fn one(
     };
     match (method.as_str(), action) {
         ("GET", "json") => {
-            let image = platform::find(&engine, name, &query, "platform").await?;
+            let image = platform::find(&engine, name, &query).await?;
             Ok(Json(inspect(&image)?).into_response())
         }
         ("GET", "history") => {
-            let image = platform::find(&engine, name, &query, "platform").await?;
+            let image = platform::find(&engine, name, &query).await?;
             Ok(Json(history(&image)?).into_response())
         }
         ("GET", "get") => save(&engine, &[name.to_owned()], &query).await,
@@ -343,7 +343,7 @@ fn images_in_use(engine: &Engine) -> BTreeMap<Digest, String> {
 }
 
 async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
-    platform::find(engine, name, query, "platforms").await?;
+    platform::check(engine, name, query, "platforms").await?;
     let (id, tags) = engine.images.resolve(name).await?;
     let in_use = images_in_use(engine);
     let user = in_use.get(&id).and_then(|id| engine.container(id).ok());

@@ -34,17 +34,30 @@ fn asked(query: &Params, key: &str) -> Result<Vec<Platform>> {
 }
 
 /// An image by its name, if it is for the platform that the query names.
-pub(super) async fn find(engine: &Engine, name: &str, query: &Params, key: &str) -> Result<Image> {
+pub(super) async fn find(engine: &Engine, name: &str, query: &Params) -> Result<Image> {
     let image = engine.images.find(name).await?;
-    for wanted in asked(query, key)? {
-        let found = image.platform();
-        if !wanted.takes(&found) {
-            return Err(EngineError::NoSuchImage(format!(
-                "{name} for {wanted} (it is here for {found})"
-            )));
-        }
-    }
+    check_image(name, &image, &asked(query, "platform")?)?;
     Ok(image)
+}
+
+/// Refuses an image that is not for the platforms that the query names. Where it names none, the
+/// image is not looked at: a damaged one can be removed, too.
+pub(super) async fn check(engine: &Engine, name: &str, query: &Params, key: &str) -> Result<()> {
+    let wanted = asked(query, key)?;
+    match wanted.is_empty() {
+        true => Ok(()),
+        false => check_image(name, &engine.images.find(name).await?, &wanted),
+    }
+}
+
+fn check_image(name: &str, image: &Image, wanted: &[Platform]) -> Result<()> {
+    let found = image.platform();
+    match wanted.iter().find(|wanted| !wanted.takes(&found)) {
+        None => Ok(()),
+        Some(wanted) => Err(EngineError::NoSuchImage(format!(
+            "{name} for {wanted} (it is here for {found})"
+        ))),
+    }
 }
 
 /// Refuses an archive's other platforms than this machine's.

@@ -38,7 +38,7 @@ pub(super) async fn save(
     }
     let mut saved: Vec<hull_image::Saved> = Vec::new();
     for name in names {
-        let image = platform::find(engine, name, query, "platform").await?;
+        let image = platform::find(engine, name, query).await?;
         // An id is saved without a name; a repository with all its tags, a tag with itself.
         let tags = image
             .repo_tags

@@ -112,7 +112,7 @@ pub(super) async fn push(
         })
         .collect();
     for reference in &references {
-        platform::find(engine, &reference.familiar(), query, "platform").await?;
+        platform::check(engine, &reference.familiar(), query, "platform").await?;
     }
     if references.is_empty() {
         return Err(EngineError::BadRequest(format!(
