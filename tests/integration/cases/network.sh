@@ -917,3 +917,50 @@ case_the_hosts_network_switched_off() {
     expect_status 125
     expect_err_has 'no-host-network'
 }
+
+# Frames that reach t-p1, by their hardware address, kind and sender: those of ARP, IPv4 and IPv6.
+CAPTURE='
+import socket, sys, time
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+wire.bind(("t-p1", 0))
+wire.settimeout(0.5)
+print("listens", file=sys.stderr, flush=True)
+end = time.time() + 15
+while time.time() < end:
+    try: frame, about = wire.recvfrom(65536)
+    except TimeoutError: continue
+    if about[2] == socket.PACKET_OUTGOING: continue
+    place = {b"\x08\x06": (28, 32), b"\x08\x00": (26, 30), b"\x86\xdd": (22, 38)}.get(frame[12:14])
+    if place: print(frame[6:12].hex(), frame[12:14].hex(), frame[slice(*place)].hex(), flush=True)
+'
+
+# With all rights over its own network a container is nobody else on the network of its interface.
+case_a_forger_on_the_network_of_an_interface() {
+    local driver capture
+    ip netns add t-lan
+    ip link add t-p0 type veth peer name t-p1 netns t-lan
+    ip link set t-p0 up
+    ip -n t-lan addr add 10.241.0.1/24 dev t-p1
+    ip -n t-lan link set t-p1 up
+    for driver in macvlan ipvlan; do
+        hull network create -d "$driver" --subnet 10.241.0.0/24 -o parent=t-p0 t-forge >/dev/null
+        hull run -d --name t-forger --network t-forge --ip 10.241.0.9 --cap-add NET_ADMIN --cap-add NET_RAW "$BUSYBOX" sleep 600 >/dev/null
+        ip netns exec t-lan python3 -c "$CAPTURE" >"$T/$driver" 2>"$T/ready" &
+        capture=$!
+        wait_for 10 grep -q listens "$T/ready" || fail 'no capture'
+        hull exec t-forger ping -c 1 -W 5 10.241.0.1 >/dev/null || fail "$driver: an honest packet"
+        hull exec t-forger sh -c '
+            ip addr add 10.241.0.1/24 dev eth0; arping -c 2 -U -I eth0 10.241.0.1
+            ip -6 addr add fd00:bad::1/64 dev eth0; ping -c 1 -W 1 -I fd00:bad::1 ff02::1%eth0
+            ip link set eth0 down; ip link set eth0 address 02:66:66:66:66:66; ip link set eth0 up
+            ping -c 2 -W 1 10.241.0.1; arping -c 2 -I eth0 10.241.0.1' >/dev/null 2>&1 || true
+        wait "$capture"
+        grep -q '0800 0af10009' "$T/$driver" || fail "$driver: the capture saw nothing: $(cat "$T/$driver")"
+        grep -E '^026666666666|080[06] 0af10001|86dd fd000bad' "$T/$driver" && fail "$driver: forged frames went out"
+        hull rm -f t-forger >/dev/null
+        hull network rm t-forge >/dev/null
+    done
+    ip link del t-p0
+    ip netns del t-lan
+    expect_clean_host
+}
