@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use containerd_shim_protos::api;
 use containerd_shim_protos::shim_async::{create_task, Task};
 use containerd_shim_protos::ttrpc::{self, r#async::TtrpcContext};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tokio::sync::{watch, Notify};
 
@@ -59,8 +60,18 @@ async fn serve(socket: &str) {
         .expect("bind")
         .register_service(create_task(Arc::clone(&shim) as Arc<_>));
     server.start().await.expect("serve");
-    shim.stop.notified().await;
+    tokio::select! {
+        () = shim.stop.notified() => {}
+        () = gone(Path::new(socket)) => shim.kill_all(),
+    }
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+}
+
+/// A test's folder goes with it, also when it fails before its containers have ended.
+async fn gone(socket: &Path) {
+    while socket.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
 }
 
 #[derive(Default)]
@@ -79,11 +90,27 @@ struct Process {
     close: Arc<Notify>,
 }
 
+fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // A process that never started has none.
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
 fn error(code: ttrpc::Code, text: impl Into<String>) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, text.into()))
 }
 
 impl Shim {
+    fn kill_all(&self) {
+        for process in self.processes.lock().expect("lock").values() {
+            if process.exit.borrow().is_none() {
+                send(process.pid, Signal::KILL);
+            }
+        }
+    }
+
     fn add(&self, id: &str, config: Value, stdin: &str, stdout: &str, stderr: &str) {
         let process = Process {
             config,
@@ -252,10 +279,9 @@ impl Task for Shim {
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> Rpc<api::Empty> {
         let pid = self.with(&request.id, &request.exec_id, |p| p.pid)?;
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("pid")).expect("pid");
         let signal = i32::try_from(request.signal).expect("signal");
-        if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
-            let _ = rustix::process::kill_process(pid, signal);
+        if let Some(signal) = Signal::from_named_raw(signal) {
+            send(pid, signal);
         }
         Ok(api::Empty::new())
     }

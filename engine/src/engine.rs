@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bollard_stubs::models::{EventMessageTypeEnum, HostConfigLogConfig};
 
+use hull_network::egress::Egress;
+
 use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::events::EventBus;
@@ -41,6 +43,10 @@ pub struct Defaults {
     pub vhost_net: bool,
     /// They can't have the network `host`, whatever they say.
     pub no_host_network: bool,
+    /// They are untrusted.
+    pub untrusted: bool,
+    /// Where they may begin conversations to.
+    pub egress: Egress,
     /// How their logs are written.
     pub log: HostConfigLogConfig,
 }

@@ -197,14 +197,9 @@ impl Engine {
             return;
         };
         let (engine, task) = (Arc::clone(self), Arc::clone(task));
-        let container = Arc::clone(container);
-        tokio::spawn(async move {
-            let mut progress = container.progress.subscribe();
-            let over = progress.wait_for(|progress| !progress.live);
-            tokio::select! {
-                _ = over => {}
-                () = engine.check_for_ever(&container, &task, &check) => {}
-            }
+        let checked = Arc::clone(container);
+        container.while_live(async move {
+            engine.check_for_ever(&checked, &task, &check).await;
         });
     }
 

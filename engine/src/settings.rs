@@ -44,6 +44,10 @@ pub struct Settings {
     pub vhost_net: Option<bool>,
     /// No container is on the network `host`.
     pub no_host_network: Option<bool>,
+    /// They are untrusted.
+    pub untrusted: Option<bool>,
+    /// Where they may begin conversations to.
+    pub egress: Option<String>,
     /// The log driver of those that don't say.
     pub log_driver: Option<String>,
     /// Options of that driver.
@@ -148,6 +152,8 @@ impl Settings {
                 self.no_host_network,
                 file.no_host_network,
             )?,
+            untrusted: one("untrusted", self.untrusted, file.untrusted)?,
+            egress: one("egress", self.egress, file.egress)?,
             log_driver: one("log-driver", self.log_driver, file.log_driver)?,
             log_opts: {
                 let some = |map: HashMap<_, _>| (!map.is_empty()).then_some(map);

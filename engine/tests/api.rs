@@ -428,3 +428,39 @@ async fn a_daemon_that_is_told_to_end_takes_its_sockets_with_it() {
     assert!(!socket.exists());
     assert!(!socket.with_file_name("events.sock").exists());
 }
+
+#[tokio::test]
+async fn a_load_says_what_is_wrong_in_a_line_and_its_lines_are_a_stream() {
+    let host = Home::new();
+    let daemon = host.start().await;
+    let load = |body: Vec<u8>| daemon.exchange(Method::POST, "/images/load", body.into(), false);
+    let answer = load(b"junk".to_vec()).await;
+    assert_eq!(answer.status(), 200);
+    assert!(!answer.headers().contains_key("content-length"));
+    let line: Value = serde_json::from_slice(&body_of(answer).await).unwrap();
+    let message = line["errorDetail"]["message"].as_str().unwrap();
+    assert!(message.contains("not an image"), "{message}");
+    let answer = load(support::image_archive()).await;
+    assert!(!answer.headers().contains_key("content-length"));
+    let text = body_of(answer).await;
+    assert!(text.ends_with(b"Loaded image: box:latest\\n\"}\r\n"));
+}
+
+#[tokio::test]
+async fn a_killed_container_has_ended_when_the_answer_comes() {
+    let host = Home::new();
+    let daemon = host.start_with_image().await;
+    let id = daemon
+        .create("killed", &["sleep", "600"], Value::Null)
+        .await;
+    daemon.start(&id).await;
+    let (status, _) = daemon
+        .post(&format!("/containers/{id}/kill"), Value::Null)
+        .await;
+    assert_eq!(status, 204);
+    let state = daemon.get(&format!("/containers/{id}/json")).await["State"].clone();
+    assert_eq!(
+        (&state["Running"], &state["ExitCode"]),
+        (&json!(false), &json!(137))
+    );
+}

@@ -88,9 +88,7 @@ where
         return match (&mut running).await {
             Ok(Ok(last)) => {
                 let early = early.into_iter().filter(|_| !quiet);
-                let all = early.chain(last.iter().map(line));
-                let body: Vec<u8> = all.flat_map(|line| line.to_vec()).collect();
-                Ok(stream("application/json", Body::from(body)))
+                Ok(all_lines(early.chain(last.iter().map(line)).collect()))
             }
             Ok(Err(error)) => Err(error.into()),
             Err(error) => Err(aborted(error).into()),
@@ -126,6 +124,20 @@ where
         }
     });
     Ok(stream("application/json", body))
+}
+
+/// Lines that are all there. They go out as a stream as well: by a length, docker-py takes a body for
+/// one JSON value.
+fn all_lines(lines: Vec<Bytes>) -> Response {
+    let lines = lines.into_iter().map(Ok::<_, std::convert::Infallible>);
+    let body = Body::from_stream(futures_util::stream::iter(lines));
+    stream("application/json", body)
+}
+
+/// What failed at once as the only line of an answer that begins well, as dockerd has it where it
+/// reads an archive.
+pub(super) fn as_line(error: &EngineError) -> Response {
+    all_lines(vec![error_line(error)])
 }
 
 struct AbortOnDrop(tokio::task::AbortHandle);

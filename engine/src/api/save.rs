@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::images::publish;
 use super::platform;
-use super::progress::{with_progress, ProgressLines};
-use super::respond::Answer;
+use super::progress::{as_line, with_progress, ProgressLines};
+use super::respond::{Answer, ApiError};
 use super::{Query, Shared};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -86,5 +86,7 @@ pub(super) async fn load(engine: Shared, Query(query): Query, body: Body) -> Ans
         }
         Ok(lines)
     };
-    with_progress(operation, query.flag("quiet")).await
+    with_progress(operation, query.flag("quiet"))
+        .await
+        .or_else(|ApiError(error)| Ok(as_line(&error)))
 }

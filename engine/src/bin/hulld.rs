@@ -12,6 +12,7 @@ use hull_engine::error::{chain, EngineError};
 use hull_engine::listen::{Address, TlsFiles};
 use hull_engine::paths::Paths;
 use hull_engine::settings::{Settings, DEFAULT_FILE};
+use hull_network::egress::Egress;
 use tokio::signal::unix::{signal, SignalKind};
 
 /// Serves the Docker Engine API; each container runs in a microVM of its own.
@@ -78,6 +79,13 @@ struct Args {
     /// Refuse containers with --network host
     #[arg(long)]
     no_host_network: bool,
+    /// Containers are untrusted unless they say otherwise
+    #[arg(long)]
+    untrusted: bool,
+    /// Where containers that don't say may begin conversations to: all, outside (not this machine,
+    /// not link-local addresses), none, or allow:CIDR[:PORT],... [default: all]
+    #[arg(long, value_name = "POLICY")]
+    egress: Option<String>,
     /// Log driver of containers that don't say [default: json-file]
     #[arg(long, value_name = "NAME")]
     log_driver: Option<String>,
@@ -134,6 +142,8 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         init: args.init.then_some(true),
         vhost_net: args.no_vhost_net.then_some(false),
         no_host_network: args.no_host_network.then_some(true),
+        untrusted: args.untrusted.then_some(true),
+        egress: args.egress.clone(),
         log_driver: args.log_driver.clone(),
         log_opts: args.log_opts.iter().cloned().collect(),
         debug: args.debug.then_some(true),
@@ -187,6 +197,11 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         init: settings.init.unwrap_or(false),
         vhost_net: settings.vhost_net.unwrap_or(true),
         no_host_network: settings.no_host_network.unwrap_or(false),
+        untrusted: settings.untrusted.unwrap_or(false),
+        egress: settings
+            .egress
+            .as_deref()
+            .map_or(Ok(Egress::All), str::parse)?,
         log: HostConfigLogConfig {
             typ: settings.log_driver,
             config: Some(settings.log_opts),

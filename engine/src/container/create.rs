@@ -8,7 +8,7 @@ use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{defaults, Container};
+use super::{defaults, trust, Container};
 use crate::api::Version;
 use crate::engine::Engine;
 use crate::error::{EngineError, Kind, Result};
@@ -171,6 +171,7 @@ impl Engine {
         // Before the check: it looks at the options as they are together.
         let log = request.host.log_config.get_or_insert_default();
         logs::merge_defaults(log, &self.defaults.log);
+        trust::fill(&mut request.host, &self.defaults)?;
         let warnings = request.check()?;
         defaults::fill(&mut request.host, spec::MASKED_PATHS, spec::READONLY_PATHS);
         if request.config.network_disabled.unwrap_or(false) {

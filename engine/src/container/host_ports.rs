@@ -42,14 +42,9 @@ impl Engine {
         }
         let low = may_take_low_ports(&record.host);
         let (engine, task) = (Arc::clone(self), Arc::clone(task));
-        let container = Arc::clone(container);
-        tokio::spawn(async move {
-            let mut progress = container.progress.subscribe();
-            let over = progress.wait_for(|progress| !progress.live);
-            tokio::select! {
-                _ = over => {}
-                () = engine.publish_open_ports(&container, &task, low) => {}
-            }
+        let followed = Arc::clone(container);
+        container.while_live(async move {
+            engine.publish_open_ports(&followed, &task, low).await;
         });
     }
 

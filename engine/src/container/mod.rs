@@ -11,12 +11,14 @@ mod remove;
 mod restore;
 mod start;
 mod stop;
+mod trust;
 mod turn;
 mod update;
 mod uses;
 mod view;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -35,6 +37,7 @@ pub(crate) use start::close_stdin;
 use turn::Turns;
 
 pub(crate) use stop::{live_task, StopOptions};
+pub(crate) use trust::UNTRUSTED_ANNOTATION;
 
 /// A container.
 pub struct Container {
@@ -155,11 +158,23 @@ impl Container {
         attributes
     }
 
+    /// Runs something beside the container, until the present run of it ends.
+    pub(crate) fn while_live(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut progress = self.progress.subscribe();
+        tokio::spawn(async move {
+            let over = progress.wait_for(|progress| !progress.live);
+            tokio::select! {
+                _ = over => {}
+                () = work => {}
+            }
+        });
+    }
+
     /// Waits for a condition; the result is the exit code of the last run.
     pub(crate) fn wait(
         &self,
         condition: WaitCondition,
-    ) -> impl std::future::Future<Output = i64> + Send + 'static {
+    ) -> impl Future<Output = i64> + Send + 'static {
         // Subscribed before this returns: an end right after it is not missed.
         let mut progress = self.progress.subscribe();
         let exits = progress.borrow().exits;

@@ -15,6 +15,9 @@ const SIGKILL: u32 = 9;
 /// How long a container may take to end after SIGKILL, its VM's end included.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a client waits for the end of a container that it killed.
+const KILLED_LIMIT: Duration = Duration::from_secs(10);
+
 /// How to stop a container; what is not set is as the container says.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StopOptions {
@@ -24,7 +27,8 @@ pub(crate) struct StopOptions {
 }
 
 impl Engine {
-    /// Sends a signal (SIGKILL if none is named).
+    /// Sends a signal (SIGKILL if none is named). After SIGKILL the container has ended, unless that
+    /// takes very long: clients that look next expect it, as with dockerd.
     pub(crate) async fn kill_container(
         &self,
         container: &Container,
@@ -45,9 +49,13 @@ impl Engine {
         if ends {
             container.lock().state.stopped_by_user = true;
         }
+        let ended = container.wait(WaitCondition::NotRunning);
         self.signal(container, &task, number).await?;
         if ends && container.status() == Status::Paused {
             self.unpause_container(container).await?;
+        }
+        if number == SIGKILL && tokio::time::timeout(KILLED_LIMIT, ended).await.is_err() {
+            tracing::warn!(id = container.id(), "SIGKILL has no effect yet");
         }
         Ok(())
     }

@@ -26,8 +26,10 @@ pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::resources;
 
+use crate::container::UNTRUSTED_ANNOTATION;
 use crate::engine::Defaults;
 use crate::error::Result;
+use crate::network::EGRESS_ANNOTATION;
 use crate::record::Record;
 
 /// Mount option that makes the shim send the source file's content to the guest instead of sharing
@@ -187,7 +189,9 @@ fn annotations(record: &Record, defaults: &Defaults) -> Value {
     // Which taps a VM opens is never a client's to say.
     all.remove(hull_shim::annotations::NETWORK);
     // The engine's own, which the shim need not know.
-    all.remove(crate::network::EGRESS_ANNOTATION);
+    for own in [EGRESS_ANNOTATION, UNTRUSTED_ANNOTATION] {
+        all.remove(own);
+    }
     let network = json!(crate::network::annotation(&record.endpoints));
     all.insert(
         hull_shim::annotations::NETWORK.to_owned(),

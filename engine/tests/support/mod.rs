@@ -117,7 +117,7 @@ impl Daemon {
         &self.socket
     }
 
-    async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         method: Method,
         path: &str,
@@ -249,7 +249,7 @@ pub(crate) fn demultiplex(mut bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// A `docker save` archive of an image with one empty layer.
-fn image_archive() -> Vec<u8> {
+pub(crate) fn image_archive() -> Vec<u8> {
     let layer = vec![0; 1024];
     let config = json!({
         "architecture": "amd64",

@@ -52,3 +52,25 @@ case_vmm_beyond_its_memory_dies_alone() {
     hull rm -f t-near t-far >/dev/null
     expect_clean_host
 }
+
+case_untrusted_containers_reach_the_world_outside_alone() {
+    ip link add t-outside type dummy
+    ip addr add 10.233.0.1/32 dev t-outside
+    capture hull run --rm "$BUSYBOX" ping -c 1 -W 5 10.233.0.1
+    expect_status 0
+    capture hull run --name t-mark --untrusted "$BUSYBOX" ping -c 1 -W 2 10.233.0.1
+    expect_status 1
+    capture hull inspect -f '{{index .HostConfig.Annotations "dev.hull.egress"}} {{index .HostConfig.Annotations "dev.hull.vhost-net"}}' t-mark
+    expect_out $'outside false\n'
+    hull run -d --name t-more --untrusted --egress all --annotation dev.hull.vhost-net=true "$BUSYBOX" sleep 600 >/dev/null
+    hull exec t-more ping -c 1 -W 5 10.233.0.1 >/dev/null
+    ip link del t-outside
+    capture hull run --rm --annotation dev.hull.untrusted=maybe "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'want true or false'
+    capture hulld --validate --untrusted --egress allow:nowhere
+    expect_status 1
+    expect_err_has '"nowhere"'
+    hull rm -f t-mark t-more >/dev/null
+    expect_clean_host
+}

@@ -133,6 +133,10 @@ pub(crate) struct CreateArgs {
     /// none, or allow:CIDR[:PORT],...
     #[arg(long, value_name = "POLICY")]
     egress: Option<String>,
+    /// Run code that nobody vouches for: unless more is said, it reaches neither this machine nor
+    /// link-local addresses, and none of its packets goes through the kernel's vhost code
+    #[arg(long)]
+    untrusted: bool,
     /// Most bytes and packets a second of each network interface:
     /// in=10m,out=2m,in-packets=20000,out-packets=5000
     #[arg(long, value_name = "RATES")]
@@ -377,6 +381,9 @@ impl CreateArgs {
             ("dev.hull.egress", &self.egress),
             ("dev.hull.net-rate", &self.net_rate),
         ];
+        if self.untrusted {
+            all.insert("dev.hull.untrusted".to_owned(), true.to_string());
+        }
         for (name, value) in own {
             if let Some(value) = value {
                 all.insert(name.to_owned(), value.clone());
