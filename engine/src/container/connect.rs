@@ -55,16 +55,15 @@ impl Engine {
         let _operation = container.operate().await;
         let endpoints = container.record().endpoints;
         let gone = endpoints.iter().find(|end| end.network_id == network_id);
-        let mut routed = None;
+        let others = endpoints.iter().filter(|end| end.network_id != network_id);
+        let mut others: Vec<Endpoint> = others.cloned().collect();
         if let (true, Some(endpoint)) = (container.status().is_live(), gone) {
             let task = live_task(container)?;
             task.detach_interface(endpoint.index()).await?;
             self.networks.detach_one(container.id(), endpoint);
-            let others = endpoints.iter().filter(|end| end.id != endpoint.id);
-            routed = network::choose_route(&mut others.cloned().collect::<Vec<_>>());
-            if let Some(end) = &routed {
-                self.networks.put_end(container.id(), end);
-                let route = network::default_route(end);
+            for (end, gateway) in network::choose_routes(&mut others) {
+                self.networks.put_end(container.id(), &end);
+                let route = network::default_route(&end, gateway);
                 if let Err(error) = task.extend_interface(&route).await {
                     let (id, error) = (container.id(), error.message());
                     tracing::warn!(id, error, "a container is left without a default route");
@@ -76,9 +75,10 @@ impl Engine {
                 .networks
                 .retain(|wanted| wanted.network != network_id);
             record.endpoints.retain(|end| end.network_id != network_id);
-            let ends = record.endpoints.iter_mut();
-            for end in ends.filter(|end| routed.as_ref().is_some_and(|it| it.id == end.id)) {
-                end.routed = true;
+            for end in &mut record.endpoints {
+                if let Some(now) = others.iter().find(|other| other.id == end.id) {
+                    (end.routed, end.routed_v6) = (now.routed, now.routed_v6);
+                }
             }
         })
         .await

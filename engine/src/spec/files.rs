@@ -51,7 +51,7 @@ pub fn hosts_file(record: &Record, of_host: &str) -> String {
         of_host => format!("{}\n", of_host.trim_end()),
     };
     let gateways = record.endpoints.iter();
-    let mut gateways = gateways.filter_map(|end| end.gateway.or(end.resolver));
+    let mut gateways = gateways.filter_map(|end| end.gateways().next().or(end.resolver));
     let gateway = gateways.next();
     for entry in record.host.extra_hosts.iter().flatten() {
         if let Some((name, address)) = entry.split_once([':', '=']) {

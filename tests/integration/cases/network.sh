@@ -5,6 +5,12 @@ PYTHON=$REGISTRY/python:latest
 python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
 web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null; }
+# The engine is killed, and another one starts.
+next_engine() {
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start
+}
 
 # Core.
 case_the_default_network_reaches_host_and_containers() {
@@ -87,9 +93,7 @@ case_bad_networks_are_named() {
 case_killed_engine_keeps_networks() {
     web t-keep -p 18081:80
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18081/ | grep -q served'
-    kill -9 "$(cat "$HARNESS/hulld.pid")"
-    sleep 1
-    hulld_start
+    next_engine
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18081/ | grep -q served'
     hull rm -f t-keep >/dev/null
     expect_eq "$(taps)" '' 'taps left'
@@ -204,6 +208,63 @@ case_ipv6_on_a_network() {
     expect_eq "$(curl -s --max-time 5 'http://[::1]:18090/')" served 'by IPv6 from the host'
     hull rm -f t-v6 >/dev/null
     hull network rm t-six >/dev/null
+}
+
+# A network without IPv4: addresses, names, routes, ports, policies and what a guest may send are those
+# of IPv6 alone, beside a network of IPv4 as well, and for the next engine.
+case_a_network_without_ipv4() {
+    [ -e /proc/net/if_inet6 ] || skip 'no IPv6 here'
+    capture hull network create --ipv4=false t-six
+    [ "$status" != 0 ] || fail 'a network without addresses was made'
+    expect_err_has 'neither IPv4 nor IPv6'
+    hull network create --ipv6 --ipv4=false --subnet fd00:71::/64 t-six >/dev/null
+    expect_eq "$(hull network ls --filter name=t-six --format '{{.IPv4}} {{.IPv6}}')" 'false true' ls
+    expect_eq "$(hull network inspect t-six | jq -c '.[0] | [.EnableIPv4, .EnableIPv6, .IPAM.Config]')" '[false,true,[{"Subnet":"fd00:71::/64","Gateway":"fd00:71::1"}]]' inspect
+    capture hull run --rm --network t-six --ip 10.0.0.9 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'has no IPv4'
+    web t-only --network t-six -p 18095:80
+    expect_eq "$(hull inspect t-only | jq -c '.[0].NetworkSettings.Networks["t-six"] | [.IPAddress, .IPPrefixLen, .Gateway, .GlobalIPv6Address, .GlobalIPv6PrefixLen, .IPv6Gateway]')" '["",0,"","fd00:71::2",64,"fd00:71::1"]' 'of the container'
+    expect_eq "$(hull network inspect t-six | jq -r '.[0].Containers[] | "\(.IPv4Address)+\(.IPv6Address)"')" '+fd00:71::2/64' 'of the network'
+    ip netns add t-out
+    ip link add t-v0 type veth peer name t-v1 netns t-out
+    ip addr add 2001:db8:2::1/64 dev t-v0 nodad
+    ip link set t-v0 up
+    ip -n t-out addr add 2001:db8:2::2/64 dev t-v1 nodad
+    ip -n t-out link set t-v1 up
+    capture hull run --rm --network t-six "$BUSYBOX" sh -c '
+        ip -4 addr show dev eth0 | grep -c inet
+        ip -4 route | grep -c .
+        grep nameserver /etc/resolv.conf
+        timeout 10 wget -q -O- http://t-only/
+        nslookup -type=aaaa t-only | grep -o fd00:71::2
+        nslookup -type=a t-only 2>&1 | grep -c "^Address.*fd00:71::2"
+        ping6 -c 1 -W 5 2001:db8:2::2 >/dev/null && echo outside'
+    expect_out $'0\n0\nnameserver fd00:71::1\nserved\nfd00:71::2\n0\noutside\n'
+    capture hull run --rm --network t-six --egress none "$BUSYBOX" sh -c 'ping6 -c 1 -W 2 2001:db8:2::2 >/dev/null || echo closed; ping6 -c 1 -W 5 fd00:71::2 >/dev/null && echo neighbours; nslookup -type=aaaa t-only | grep -o fd00:71::2'
+    expect_out $'closed\nneighbours\nfd00:71::2\n'
+    capture hull run --rm --network t-six --egress 'allow:[2001:db8:2::2]' "$BUSYBOX" sh -c 'ping6 -c 1 -W 5 2001:db8:2::2 >/dev/null && echo open; ping6 -c 1 -W 2 2001:db8:2::1 >/dev/null || echo closed'
+    expect_out $'open\nclosed\n'
+    expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18095/)" served 'by IPv4 from the host'
+    expect_eq "$(curl -s --max-time 5 'http://[::1]:18095/')" served 'by IPv6 from the host'
+    # Neither IPv4 nor ARP nor another's address is let out.
+    hull run -d --name t-forger --cap-add NET_ADMIN --network t-six "$BUSYBOX" sleep 600 >/dev/null
+    hull exec t-forger sh -c 'ip addr add 10.71.0.9/24 dev eth0; ping -c 2 -W 1 10.71.0.1; ip -6 addr add fd00:71::99/64 dev eth0 nodad; ping6 -c 1 -W 2 -I fd00:71::99 fd00:71::2' >/dev/null && fail 'another address was let out'
+    wait_for 5 sh -c "[ \"\$(hull inspect t-forger | jq -r '.[0].NetworkSettings.Networks[\"t-six\"].DriverOpts[\"dev.hull.denied\"]')\" -ge 2 ]"
+    # A network of IPv4 beside it: each has the default route of its family, until one goes.
+    hull network connect bridge t-forger
+    expect_eq "$(hull exec t-forger sh -c 'ip -4 route show default | grep -c .; ip -6 route show default | grep -c fd00:71::1')" $'1\n1' 'default routes'
+    hull network disconnect t-six t-forger
+    expect_eq "$(hull exec t-forger sh -c 'ip -4 route show default | grep -c .; ip -6 route show default | grep -c .')" $'1\n0' 'default routes without it'
+    hull network connect t-six t-forger
+    hull exec t-forger ping6 -c 1 -W 5 2001:db8:2::2 >/dev/null || fail 'no way out after it came again'
+    next_engine
+    expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18095/)" served 'with the next engine'
+    hull exec t-forger nslookup -type=aaaa t-only | grep -q fd00:71::2 || fail 'no names with the next engine'
+    ip netns del t-out
+    hull rm -f t-only t-forger >/dev/null
+    hull network rm t-six >/dev/null
+    expect_clean_host
 }
 
 # A container of the default network that is connected to another finds its names; a container that
