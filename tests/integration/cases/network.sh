@@ -219,7 +219,7 @@ case_a_network_without_ipv4() {
     expect_err_has 'neither IPv4 nor IPv6'
     hull network create --ipv6 --ipv4=false --subnet fd00:71::/64 t-six >/dev/null
     expect_eq "$(hull network ls --filter name=t-six --format '{{.IPv4}} {{.IPv6}}')" 'false true' ls
-    expect_eq "$(hull network inspect t-six | jq -c '.[0] | [.EnableIPv4, .EnableIPv6, .IPAM.Config]')" '[false,true,[{"Subnet":"fd00:71::/64","Gateway":"fd00:71::1"}]]' inspect
+    expect_eq "$(hull network inspect t-six | jq -cS '.[0] | [.EnableIPv4, .EnableIPv6, .IPAM.Config]')" '[false,true,[{"Gateway":"fd00:71::1","Subnet":"fd00:71::/64"}]]' inspect
     capture hull run --rm --network t-six --ip 10.0.0.9 "$BUSYBOX" true
     expect_status 125
     expect_err_has 'has no IPv4'
@@ -288,13 +288,26 @@ case_names_follow_containers() {
 
 # The MTU is that of the way out, unless the network has its own.
 case_mtu_of_the_way_out() {
-    local uplink
+    local uplink mtu whole
     uplink=$(ip route show default | sed -n '1s/.* dev \([^ ]*\).*/\1/p')
     [ -n "$uplink" ] || skip 'no default route here'
-    ip link set "$uplink" mtu 1450
-    capture hull run --rm "$BUSYBOX" cat /sys/class/net/eth0/mtu
-    ip link set "$uplink" mtu 1500
-    expect_out $'1450\n'
+    hull network create --ipv6 t-six >/dev/null
+    for mtu in 576 1450 9000; do
+        ip link set "$uplink" mtu $mtu || continue
+        web t-web -p 18207:80
+        hull exec t-web dd if=/dev/zero of=/www/big bs=64k count=16 2>/dev/null
+        whole=$(curl -s --max-time 20 http://127.0.0.1:18207/big | wc -c)
+        capture hull run --rm "$BUSYBOX" sh -c "cat /sys/class/net/eth0/mtu; wget -q -O- http://$(address_of t-web bridge)/big | wc -c; ping -c 1 -W 5 -s $((mtu - 28)) 172.17.0.1 >/dev/null && echo whole"
+        expect_out "$mtu"$'\n1048576\nwhole\n'
+        # IPv6 has a least size.
+        capture hull run --rm --network t-six "$BUSYBOX" sh -c 'cat /sys/class/net/eth0/mtu; ping6 -c 1 -W 5 -s 3000 "$(ip -6 route show default | sed -n "s/.*via \([^ ]*\).*/\1/p")" >/dev/null && echo in pieces'
+        ip link set "$uplink" mtu 1500
+        expect_out "$((mtu < 1280 ? 1280 : mtu))"$'\nin pieces\n'
+        expect_eq "$whole" 1048576 'by the port'
+        hull rm -f t-web >/dev/null
+    done
+    hull network rm t-six >/dev/null
+    expect_clean_host
 }
 
 # No container is started for any of these.
@@ -324,6 +337,18 @@ END
     capture hull run --rm --network t-taken --ip 10.99.0.1 "$BUSYBOX" true
     expect_status 125
     expect_err_has 10.99.0.1
+    # All addresses are given out; one that a container has is nobody else's, until that is gone.
+    hull network create --subnet 10.62.4.0/30 t-small >/dev/null
+    hull run -d --name t-holds --network t-small "$BUSYBOX" sleep 600 >/dev/null
+    capture hull run --rm --network t-small "$BUSYBOX" true
+    expect_status 125
+    expect_err_has "no available IPv4 addresses on this network's address pools: t-small"
+    capture hull run --rm --network t-small --ip 10.62.4.2 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'Address already in use'
+    hull rm -f t-holds >/dev/null
+    expect_eq "$(hull run --rm --network t-small "$BUSYBOX" ip -o -4 addr show eth0 | grep -o '10.62.4.2/30')" 10.62.4.2/30 'the address that was given back'
+    hull network rm t-small >/dev/null
     capture hull network ls --filter colour=red
     [ "$status" != 0 ] || fail 'a filter that is none'
     expect_eq "$(hull network ls -q --filter name=t-taken | wc -l)" 1 'filtered'
