@@ -407,13 +407,33 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
     Ok(StatusCode::OK)
 }
 
+/// A container that does not run may be on a network that is gone: who names its id takes it off.
+async fn leave_what_is_gone(
+    engine: &Engine,
+    container: &Arc<Container>,
+    id: &str,
+    error: EngineError,
+) -> Answer<StatusCode> {
+    let on_it = container.lock().networks.iter().any(|w| w.network == id);
+    if !on_it {
+        return Err(error.into());
+    }
+    engine.disconnect_network(container, id).await?;
+    Ok(StatusCode::OK)
+}
+
 async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
     let request: NetworkDisconnectRequest = decode(&body)?;
     let container = engine.container(&request.container)?;
     if network::is_host_mode(&container.lock().host) && Networks::is_host(&name) {
         return Err(stays_on_host().into());
     }
-    let network = engine.networks.find(&name)?;
+    let network = match engine.networks.find(&name) {
+        Err(error @ EngineError::NoSuchNetwork(_)) => {
+            return leave_what_is_gone(&engine, &container, &name, error).await;
+        }
+        found => found?,
+    };
     let there = container
         .lock()
         .networks

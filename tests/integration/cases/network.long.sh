@@ -165,22 +165,24 @@ networks_of() { hull inspect t-cut | jq -r '.[0].NetworkSettings.Networks | keys
 # The engine is killed while a network is connected, disconnected or made: afterwards it is as before or as
 # after, record and guest tell the same, and the next engine goes on with it.
 case_killed_while_networks_change() {
-    local kills=${HULL_KILLS:-30} number there seen inside taps
+    local kills=${HULL_KILLS:-30} number there seen inside taps client id
     RANDOM=${HULL_KILL_SEED:-7}
     hull network create --subnet 10.240.0.0/24 t-cut >/dev/null
     web t-cut -p 18206:80
+    id=$(hull inspect -f '{{.Id}}' t-cut)
     for ((number = 0; number < kills; number++)); do
         case $((number % 3)) in
             0) hull network connect t-cut t-cut >/dev/null 2>&1 & ;;
             1) hull network disconnect t-cut t-cut >/dev/null 2>&1 & ;;
             2) hull network create --subnet 10.241.0.0/24 t-made >/dev/null 2>&1 & ;;
         esac
+        client=$!
         sleep "0.$(printf %03d $((RANDOM % ${HULL_KILL_WITHIN:-600})))"
         next_engine || fail "no engine after kill $number"
-        wait $!
+        wait "$client" || true
         seen=$(networks_of)
         inside=$(hull exec t-cut sh -c 'ls -d /sys/class/net/eth* | wc -l')
-        taps=$(ip -o link | grep -cE ': h[0-9][0-9a-f]{13}:')
+        taps=$(ip -o link | grep -cE ": h[0-9][0-9a-f]{5}${id:0:8}:")
         case $seen in
             bridge) there=1 ;;
             'bridge t-cut') there=2 ;;

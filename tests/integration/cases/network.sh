@@ -755,6 +755,16 @@ case_each_cpu_has_a_queue() {
         wait "$pid"
         hull rm -f t-mq >/dev/null
     done
+    # The driver tells the device of another hardware address, which nothing is let out from.
+    hull run -d --name t-mac --cpus 2 --cap-add NET_ADMIN "$BUSYBOX" sleep 600 >/dev/null
+    capture hull exec t-mac sh -c '
+        own=$(cat /sys/class/net/eth0/address)
+        cut -c 18,23,24 /sys/class/net/eth0/device/features
+        ip link set eth0 address 02:00:00:00:00:99 && cat /sys/class/net/eth0/address
+        ping -c 1 -W 2 172.17.0.1 >/dev/null || echo dropped
+        ip link set eth0 address "$own" && ping -c 1 -W 5 172.17.0.1 >/dev/null && echo back'
+    expect_out $'111\n02:00:00:00:00:99\ndropped\nback\n'
+    hull rm -f t-mac >/dev/null
     hull run -d --name t-single "$BUSYBOX" sleep 600 >/dev/null
     expect_eq "$(hull inspect --vm t-single | sed -n 's/.*"queue_pairs": *\([0-9]*\).*/\1/p')" 1 'pairs of one CPU'
     # IFF_MULTI_QUEUE is 0x100.
