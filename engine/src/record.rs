@@ -53,6 +53,10 @@ pub struct Record {
     /// Its ends on networks while it is live.
     #[serde(default)]
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Index of the interface that is being plugged in or pulled out while it runs: an engine that
+    /// finds this was cut off, and pulls it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replugged: Option<usize>,
 }
 
 /// The image that a container was made from.
@@ -199,6 +203,7 @@ pub(crate) mod tests {
             inherited_binds: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
+            replugged: None,
         }
     }
 }

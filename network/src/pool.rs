@@ -69,10 +69,24 @@ pub fn link_local_of(mac: [u8; 6]) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, id[0], id[1], id[2], id[3])
 }
 
-/// The hardware address that goes with an IPv4 address, as Docker makes it: locally administered,
-/// so never another interface's, and the same each time.
-pub fn mac_of(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
+/// Spreads the words of an IPv6 address: an odd number without a pattern.
+const SPREAD: u32 = 0x9e37_79b1;
+
+/// The hardware address that goes with an address: locally administered, so never another
+/// interface's, and the same each time. That of an IPv4 address is as Docker makes it. Addresses
+/// that differ in their last 32 bits alone have different ones.
+pub fn mac_of(address: IpAddr) -> [u8; 6] {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            let words = [96, 64, 32, 0].map(|shift| (bits >> shift) as u32);
+            let mixed = words.iter().fold(0u32, |mixed, word| {
+                mixed.wrapping_mul(SPREAD).wrapping_add(*word)
+            });
+            mixed.to_be_bytes()
+        }
+    };
     [0x02, 0x42, a, b, c, d]
 }
 
@@ -160,8 +174,13 @@ mod tests {
 
     #[test]
     fn hardware_addresses_follow_from_addresses() {
-        let mac = mac_of(Ipv4Addr::new(172, 17, 0, 2));
-        assert_eq!(mac_text(mac), "02:42:ac:11:00:02");
+        let of = |text: &str| mac_of(text.parse().unwrap());
+        assert_eq!(mac_text(of("172.17.0.2")), "02:42:ac:11:00:02");
+        let several = ["fd00::2", "fd00::3", "fd00::1:0:2", "fd00::1:2", "fd01::2"].map(of);
+        for (index, mac) in several.iter().enumerate() {
+            assert!(!several[..index].contains(mac), "{mac:x?}");
+            assert_eq!(mac[0] & 3, 2);
+        }
     }
 
     #[test]

@@ -229,8 +229,8 @@ fn masquerade(network: &Network) -> Vec<Rule> {
 pub struct Pinned {
     /// Its hardware address.
     pub mac: [u8; 6],
-    /// Its IPv4 address.
-    pub v4: Ipv4Addr,
+    /// Its IPv4 address; `None`: it sends neither IPv4 nor ARP.
+    pub v4: Option<Ipv4Addr>,
     /// Its IPv6 address; `None`: it sends no IPv6.
     pub v6: Option<Ipv6Addr>,
     /// It is on an interface of the host: what a guest sends does not enter by it but leaves by it.
@@ -244,16 +244,13 @@ pub struct Pinned {
 /// `denied`: packets that the rules before these dropped.
 pub fn guard(table: &str, tap: &str, pinned: &Pinned, denied: u64) -> Table {
     let mac = differs(Header::Link, ETHERNET_SOURCE, &pinned.mac);
-    let mut known = vec![is_not(IPV4), is_not(ARP)];
+    let mut known = Vec::new();
+    known.extend(pinned.v4.iter().flat_map(|_| [is_not(IPV4), is_not(ARP)]));
     known.extend(pinned.v6.map(|_| is_not(IPV6)));
     let mut rules = vec![drop_if(vec![mac]), drop_if(known)];
-    rules.extend(guard_v4(pinned.mac, pinned.v4));
-    rules.extend(
-        pinned
-            .v6
-            .iter()
-            .flat_map(|v6| guard_v6(&[*v6, link_local_of(pinned.mac)])),
-    );
+    let (v4, v6) = (pinned.v4.into_iter(), pinned.v6.into_iter());
+    rules.extend(v4.flat_map(|v4| guard_v4(pinned.mac, v4)));
+    rules.extend(v6.flat_map(|v6| guard_v6(&[v6, link_local_of(pinned.mac)])));
     for rule in &mut rules {
         tap.clone_into(&mut rule.owner);
     }
@@ -352,12 +349,11 @@ pub fn apply(
         }
         result => result?,
     }
-    let mut subnets = networks.iter().flat_map(|network| &network.subnets);
-    let v6 = subnets.any(|subnet| subnet.address.is_ipv6());
-    if !networks.is_empty() {
+    let subnets = || networks.iter().flat_map(|network| &network.subnets);
+    if subnets().any(|subnet| subnet.address.is_ipv4()) {
         forwarding::switch_on_v4()?;
     }
-    if v6 {
+    if subnets().any(|subnet| subnet.address.is_ipv6()) {
         forwarding::switch_on_v6()?;
     }
     Ok(())
@@ -450,7 +446,7 @@ mod tests {
     fn a_tap_is_pinned() {
         let pinned = Pinned {
             mac: [2, 0x42, 172, 17, 0, 2],
-            v4: Ipv4Addr::new(172, 17, 0, 2),
+            v4: Some(Ipv4Addr::new(172, 17, 0, 2)),
             v6: None,
             leaves: false,
         };
@@ -460,6 +456,8 @@ mod tests {
             ..pinned
         };
         insta::assert_debug_snapshot!(guard("hull", "h0abc", &both, 9));
+        let v6_only = guard("hull", "h0abc", &Pinned { v4: None, ..both }, 0);
+        insta::assert_debug_snapshot!(v6_only);
         let on_uplink = Pinned {
             leaves: true,
             ..pinned

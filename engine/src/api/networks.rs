@@ -21,13 +21,17 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::events::label_matches;
 use crate::json::{decode, Filters};
+use crate::logs::flag;
 use crate::network::{
-    self, CreateNetwork, NetworkRecord, Networks, Pool, PoolRequest, Wanted, DEFAULT, HOST,
-    HOST_ID, NONE,
+    self, CreateNetwork, Families, NetworkRecord, Networks, Pool, PoolRequest, Wanted, DEFAULT,
+    HOST, HOST_ID, NONE,
 };
 
 /// Filters of a list, and of what is pruned.
 const LIST_FILTERS: [&str; 7] = ["name", "id", "driver", "scope", "type", "label", "dangling"];
+/// Options by which a network is asked for its families, too.
+const IPV4_OPTION: &str = "com.docker.network.enable_ipv4";
+const IPV6_OPTION: &str = "com.docker.network.enable_ipv6";
 const PRUNE_FILTERS: [&str; 3] = ["label", "label!", "until"];
 
 /// Id of the network `none`: the same in every engine.
@@ -97,11 +101,8 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
                     "Name": name,
                     "EndpointID": end.id,
                     "MacAddress": end.mac,
-                    "IPv4Address": format!("{}/{}", end.address, end.prefix_length),
-                    "IPv6Address": end
-                        .v6
-                        .map(|v6| format!("{}/{}", v6.address, v6.prefix_length))
-                        .unwrap_or_default(),
+                    "IPv4Address": end.v4.map(|v4| v4.prefix().to_string()).unwrap_or_default(),
+                    "IPv6Address": end.v6.map(|v6| v6.prefix().to_string()).unwrap_or_default(),
                 }),
             );
         }
@@ -112,7 +113,7 @@ fn view(engine: &Engine, network: &NetworkRecord, with_containers: bool) -> Valu
         "Created": network.created,
         "Scope": "local",
         "Driver": network.driver(),
-        "EnableIPv4": true,
+        "EnableIPv4": network.v4.is_some(),
         "EnableIPv6": network.v6.is_some(),
         "IPAM": {
             "Driver": "default",
@@ -230,10 +231,8 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
             EngineError::NotBuilt("a network made from another (ConfigFrom)".into()).into(),
         );
     }
-    if !request.enable_ipv4.unwrap_or(true) {
-        return Err(EngineError::NotBuilt("a network without IPv4 (EnableIPv4)".into()).into());
-    }
-    let ipv6 = request.enable_ipv6.unwrap_or(false);
+    let options = request.options.unwrap_or_default();
+    let families = families(request.enable_ipv4, request.enable_ipv6, &options)?;
     let ipam = request.ipam.unwrap_or_default();
     if !matches!(ipam.driver.as_deref(), None | Some("" | "default")) {
         let driver = ipam.driver.unwrap_or_default();
@@ -242,26 +241,50 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
     let ipam_options = ipam.options;
     let pools = ipam.config.unwrap_or_default();
     let pools: Vec<PoolRequest> = pools.into_iter().map(pool_request).collect();
-    let warning = match !ipv6 && pools.iter().any(PoolRequest::is_v6) {
-        true => {
+    let ignored = |v6: bool| pools.iter().any(|pool| pool.is_v6() == v6);
+    let warning = match families {
+        Families::V4 if ignored(true) => {
             "IPv6 is not enabled for this network (EnableIPv6, --ipv6): its IPv6 subnet is ignored."
         }
-        false => "",
+        Families::V6 if ignored(false) => {
+            "IPv4 is disabled for this network (EnableIPv4, --ipv4): its IPv4 subnet is ignored."
+        }
+        _ => "",
     };
     let network = engine.networks.create(&CreateNetwork {
         name: request.name,
         driver: request.driver.unwrap_or_default(),
-        ipv6,
+        families,
         pools,
         internal: request.internal.unwrap_or(false),
         attachable: request.attachable.unwrap_or(false),
-        options: request.options.unwrap_or_default(),
+        options,
         ipam_options,
         labels: request.labels.unwrap_or_default(),
     })?;
     publish(&engine, "create", &network);
     let answer = json!({ "Id": network.id, "Warning": warning });
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// The families that a client asks for, by themselves or by an option of the driver.
+fn families(
+    v4: Option<bool>,
+    v6: Option<bool>,
+    options: &HashMap<String, String>,
+) -> Result<Families, EngineError> {
+    let asked = |said: Option<bool>, option: &str, usual: bool| match (said, options.get(option)) {
+        (Some(said), _) => Ok(said),
+        (None, Some(text)) => flag(text).ok_or_else(|| {
+            EngineError::BadRequest(format!("driver-opt {option:?} is not a valid bool"))
+        }),
+        (None, None) => Ok(usual),
+    };
+    let v4 = asked(v4, IPV4_OPTION, true)?;
+    let v6 = asked(v6, IPV6_OPTION, false)?;
+    Families::of(v4, v6).ok_or_else(|| {
+        EngineError::NotBuilt("a network with neither IPv4 nor IPv6 (add --ipv6)".into())
+    })
 }
 
 fn pool_request(pool: IpamConfig) -> PoolRequest {
@@ -384,13 +407,33 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
     Ok(StatusCode::OK)
 }
 
+/// A container that does not run may be on a network that is gone: who names its id takes it off.
+async fn leave_what_is_gone(
+    engine: &Engine,
+    container: &Arc<Container>,
+    id: &str,
+    error: EngineError,
+) -> Answer<StatusCode> {
+    let on_it = container.lock().networks.iter().any(|w| w.network == id);
+    if !on_it {
+        return Err(error.into());
+    }
+    engine.disconnect_network(container, id).await?;
+    Ok(StatusCode::OK)
+}
+
 async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
     let request: NetworkDisconnectRequest = decode(&body)?;
     let container = engine.container(&request.container)?;
     if network::is_host_mode(&container.lock().host) && Networks::is_host(&name) {
         return Err(stays_on_host().into());
     }
-    let network = engine.networks.find(&name)?;
+    let network = match engine.networks.find(&name) {
+        Err(error @ EngineError::NoSuchNetwork(_)) => {
+            return leave_what_is_gone(&engine, &container, &name, error).await;
+        }
+        found => found?,
+    };
     let there = container
         .lock()
         .networks

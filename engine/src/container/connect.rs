@@ -6,6 +6,7 @@ use super::{live_task, Container};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::network::{self, Endpoint, Owner, Wanted};
+use crate::shim::Task;
 
 impl Engine {
     /// Puts a container on a network; one that runs gets an interface more.
@@ -23,6 +24,7 @@ impl Engine {
             .update(container, |record| {
                 record.networks.push(wanted);
                 record.endpoints.extend(added.clone());
+                record.replugged = None;
             })
             .await;
         if let (Err(_), Some(endpoint)) = (&written, &added) {
@@ -31,7 +33,7 @@ impl Engine {
         written
     }
 
-    async fn plug_in(&self, container: &Container, wanted: &Wanted) -> Result<Endpoint> {
+    async fn plug_in(&self, container: &Arc<Container>, wanted: &Wanted) -> Result<Endpoint> {
         let task = live_task(container)?;
         let record = container.record();
         let egress = network::egress_of(&record.host)?;
@@ -39,11 +41,49 @@ impl Engine {
         let others = &record.endpoints;
         let endpoint = self.networks.attach_more(owner, wanted, others)?;
         let interface = network::interface(&endpoint);
-        if let Err(error) = task.attach_interface(endpoint.index(), &interface).await {
+        let plugged = async {
+            self.note_replugged(container, Some(endpoint.index()))
+                .await?;
+            task.attach_interface(endpoint.index(), &interface).await
+        };
+        if let Err(error) = plugged.await {
             self.networks.detach_one(container.id(), &endpoint);
+            self.note_replugged(container, None).await?;
             return Err(error);
         }
         Ok(endpoint)
+    }
+
+    async fn note_replugged(&self, container: &Arc<Container>, index: Option<usize>) -> Result<()> {
+        self.update(container, |record| record.replugged = index)
+            .await
+    }
+
+    /// Pulls out the interface that an engine was plugging in or pulling out when it was cut off: a
+    /// network that it was connecting is as before, one that it was disconnecting as after.
+    pub(super) async fn settle_interfaces(&self, container: &Arc<Container>, task: &Task) {
+        let record = container.record();
+        let Some(index) = record.replugged else {
+            return;
+        };
+        let mut ends = record.endpoints.iter();
+        let settled = match ends.find(|end| end.index() == index) {
+            Some(end) => self.disconnect_network(container, &end.network_id).await,
+            None => task.detach_interface(index).await,
+        };
+        let settled = match settled {
+            Ok(()) => self.note_replugged(container, None).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = settled {
+            let (id, error) = (container.id(), error.message());
+            tracing::warn!(
+                id,
+                index,
+                error,
+                "an interface that was being changed is left"
+            );
+        }
     }
 
     /// Takes a container off a network; one that runs loses that interface.
@@ -55,16 +95,15 @@ impl Engine {
         let _operation = container.operate().await;
         let endpoints = container.record().endpoints;
         let gone = endpoints.iter().find(|end| end.network_id == network_id);
-        let mut routed = None;
+        let others = endpoints.iter().filter(|end| end.network_id != network_id);
+        let mut others: Vec<Endpoint> = others.cloned().collect();
         if let (true, Some(endpoint)) = (container.status().is_live(), gone) {
             let task = live_task(container)?;
-            task.detach_interface(endpoint.index()).await?;
+            self.pull_out(container, &task, endpoint.index()).await?;
             self.networks.detach_one(container.id(), endpoint);
-            let others = endpoints.iter().filter(|end| end.id != endpoint.id);
-            routed = network::choose_route(&mut others.cloned().collect::<Vec<_>>());
-            if let Some(end) = &routed {
-                self.networks.put_end(container.id(), end);
-                let route = network::default_route(end);
+            for (end, gateway) in network::choose_routes(&mut others) {
+                self.networks.put_end(container.id(), &end);
+                let route = network::default_route(&end, gateway);
                 if let Err(error) = task.extend_interface(&route).await {
                     let (id, error) = (container.id(), error.message());
                     tracing::warn!(id, error, "a container is left without a default route");
@@ -76,12 +115,31 @@ impl Engine {
                 .networks
                 .retain(|wanted| wanted.network != network_id);
             record.endpoints.retain(|end| end.network_id != network_id);
-            let ends = record.endpoints.iter_mut();
-            for end in ends.filter(|end| routed.as_ref().is_some_and(|it| it.id == end.id)) {
-                end.routed = true;
+            record.replugged = None;
+            for end in &mut record.endpoints {
+                if let Some(now) = others.iter().find(|other| other.id == end.id) {
+                    (end.routed, end.routed_v6) = (now.routed, now.routed_v6);
+                }
             }
         })
         .await
+    }
+
+    async fn pull_out(&self, container: &Arc<Container>, task: &Task, index: usize) -> Result<()> {
+        let cut_off = container.record().replugged.is_some();
+        self.note_replugged(container, Some(index)).await?;
+        match task.detach_interface(index).await {
+            // The engine before may have come this far.
+            Err(error) if cut_off => {
+                tracing::debug!(error = error.message(), "pulling an interface out again");
+                Ok(())
+            }
+            Err(error) => {
+                self.note_replugged(container, None).await?;
+                Err(error)
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Lets others find a running container by its new name.

@@ -513,6 +513,7 @@ fn new_record(
         inherited_binds: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),
+        replugged: None,
     })
 }
 

@@ -102,7 +102,7 @@ impl Engine {
         let of = |link: &Link| -> Option<Vec<String>> {
             let other = self.container(&link.target).ok()?.record();
             let end = other.endpoints.first()?;
-            let address = end.address.to_string();
+            let address = end.addresses().next()?.to_string();
             let live = other.state.status.is_live();
             live.then(|| variables(link, &record.name, &address, &other.config))
         };

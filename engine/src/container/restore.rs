@@ -91,6 +91,7 @@ impl Engine {
                         self.networks
                             .resume(container.id(), &record.endpoints, &ports)
                             .await;
+                        self.settle_interfaces(container, &task).await;
                         // FIFOs without a writer never tell their end.
                         let limit = if running {
                             DRAIN_LIMIT

@@ -154,19 +154,19 @@ impl Engine {
                 continue;
             }
             let name = network.name;
-            let v6 = end.and_then(|end| end.v6);
+            let (v4, v6) = (end.and_then(|end| end.v4), end.and_then(|end| end.v6));
             all.insert(
                 name,
                 EndpointSettings {
                     network_id: Some(wanted.network.clone()),
                     endpoint_id: Some(end.map(|end| end.id.clone()).unwrap_or_default()),
                     gateway: Some(
-                        end.and_then(|end| end.gateway)
+                        v4.and_then(|v4| v4.gateway)
                             .map(|gateway| gateway.to_string())
                             .unwrap_or_default(),
                     ),
-                    ip_address: Some(end.map(|end| end.address.to_string()).unwrap_or_default()),
-                    ip_prefix_len: Some(end.map_or(0, |end| end.prefix_length.into())),
+                    ip_address: Some(v4.map(|v4| v4.address.to_string()).unwrap_or_default()),
+                    ip_prefix_len: Some(v4.map_or(0, |v4| v4.prefix_length.into())),
                     mac_address: Some(match end {
                         Some(end) => end.mac.clone(),
                         // What was asked for is known before.

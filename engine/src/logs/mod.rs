@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use options::LogOptions;
 pub(crate) use options::{
-    check, check_defaults, driver_of, is_readable, merge_defaults, DEFAULT_DRIVER, DRIVERS,
+    check, check_defaults, driver_of, flag, is_readable, merge_defaults, DEFAULT_DRIVER, DRIVERS,
 };
 pub use reader::{read, ReadOptions};
 pub(crate) use rotation::bytes;

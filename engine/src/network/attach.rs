@@ -6,14 +6,15 @@ use bollard_stubs::models::HostConfig;
 use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
 use hull_network::ports::{Bound, PortError, Protocol, Published};
-use hull_network::{rules, tap};
+use hull_network::{pool, rules, tap};
 use hull_shim::network::{Attachment, Attachments, Route};
 use hull_vm_config::Slot;
 
-use super::addresses::{choose_addresses, v4_of};
+use super::addresses::choose_addresses;
 use super::manage::{host, Networks, State};
 use super::ports::{port_map, PublishedPort};
 use super::records::{Endpoint, NetworkRecord, Uplink, Wanted};
+use super::routes::choose_routes;
 use super::uplink;
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
@@ -143,7 +144,7 @@ impl Networks {
                 }
             }
         }
-        choose_route(&mut endpoints);
+        choose_routes(&mut endpoints);
         self.insert(owner.id, endpoints.clone(), bound);
         Ok(endpoints)
     }
@@ -197,8 +198,7 @@ impl Networks {
             ))
         })?;
         let mut endpoint = self.attach_one(owner, wanted, index, others)?;
-        endpoint.routed =
-            endpoint.gateway.is_some() && !others.iter().any(|other| other.gateway.is_some());
+        endpoint.take_routes_beside(others);
         self.put_end(owner.id, &endpoint);
         self.changed(owner.id);
         Ok(endpoint)
@@ -300,30 +300,31 @@ impl Networks {
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let mut state = self.lock();
         let (place, mtu) = self.place(owner, &netlink, &network, &mut state)?;
-        let (address, v6) = choose_addresses(&mut state, &network, wanted)?;
+        let chosen = choose_addresses(&mut state, &network, wanted)?;
+        let usual_mac = chosen.first().map(pool::mac_of).unwrap_or_default();
+        let usual_mac = pool::mac_text(usual_mac);
         let upstreams = owner.upstreams();
         // On the default network a container asks whom it names. Links, and what a policy of names
         // opens, are known to ours alone.
         let needs_ours = !wanted.links.is_empty() || owner.egress.names().next().is_some();
         let own_resolver = network.is_builtin() && !upstreams.is_empty() && !needs_ours
             || network.uplink.is_some();
-        let gateway = v4_of(network.v4.gateway)?;
+        let resolver = network.gateways().next().filter(|_| !own_resolver);
         let endpoint = Endpoint {
             id: ids::new_id(),
-            address,
-            prefix_length: network.v4.subnet.0.length,
-            gateway: (!network.internal).then_some(gateway),
-            v6,
+            v4: chosen.v4,
+            v6: chosen.v6,
             priority: wanted.priority,
             routed: false,
+            routed_v6: Some(false),
             mac: match &place {
-                Place::Parent(on) => uplink::mac(&netlink, on, wanted, address)?,
-                Place::Bridge { .. } => wanted.mac(address),
+                Place::Parent(on) => uplink::mac(&netlink, on, wanted, usual_mac)?,
+                Place::Bridge { .. } => wanted.mac(usual_mac),
             },
             mtu,
             tap: self.tag.tap(owner.id, index),
             names: names(owner, wanted),
-            resolver: (!own_resolver).then_some(gateway),
+            resolver,
             upstreams,
             links: wanted.links.clone(),
             egress: owner.egress.to_string(),
@@ -462,7 +463,7 @@ impl Networks {
 /// Where a published port leads: the first network that has a way out, as Docker does it.
 pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
     let mut reachable = endpoints.iter().filter(|end| !end.on_uplink);
-    let open = reachable.clone().find(|end| end.gateway.is_some());
+    let open = reachable.clone().find(|end| end.is_open());
     let end = open.or(reachable.next());
     let addresses = end.into_iter().flat_map(Endpoint::addresses);
     addresses
@@ -472,7 +473,7 @@ pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
 
 /// One end, for a VM that runs.
 pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
-    let gateways = endpoint.gateways().filter(|_| endpoint.routed);
+    let gateways = endpoint.gateways().filter(|at| endpoint.has_route(*at));
     let straight = endpoint.layer3 && endpoint.routed;
     Attachment {
         name: format!("eth{}", endpoint.index()),
@@ -495,12 +496,15 @@ pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
     }
 }
 
-/// The default route of an end that is there.
-pub(crate) fn default_route(endpoint: &Endpoint) -> Attachment {
+/// A default route by way of an end that is there.
+pub(crate) fn default_route(endpoint: &Endpoint, gateway: IpAddr) -> Attachment {
+    let whole = interface(endpoint);
+    let by_gateway = (!endpoint.layer3).then(|| gateway.to_string());
     Attachment {
         addresses: Vec::new(),
+        gateways: by_gateway.into_iter().collect(),
         static_v6: false,
-        ..interface(endpoint)
+        ..whole
     }
 }
 
@@ -510,18 +514,6 @@ pub(crate) fn annotation(endpoints: &[Endpoint]) -> Attachments {
         interfaces: endpoints.iter().map(interface).collect(),
         resolvers: Vec::new(),
     }
-}
-
-/// Gives the default route to the first network of the highest priority that has a way out, unless
-/// one has it. Returns the end that got it.
-pub(crate) fn choose_route(endpoints: &mut [Endpoint]) -> Option<Endpoint> {
-    if endpoints.iter().any(|end| end.routed) {
-        return None;
-    }
-    let ways_out = endpoints.iter_mut().filter(|end| end.gateway.is_some());
-    let chosen = ways_out.rev().max_by_key(|end| end.priority)?;
-    chosen.routed = true;
-    Some(chosen.clone())
 }
 
 fn names(owner: Owner<'_>, wanted: &Wanted) -> Vec<String> {
@@ -559,6 +551,7 @@ fn connect(
 pub(super) mod tests {
     use std::net::Ipv4Addr;
 
+    use super::super::records::EndAddress;
     use super::*;
 
     pub(in crate::network) fn endpoint(index: usize, name: &str, gateway: bool) -> Endpoint {
@@ -567,13 +560,16 @@ pub(super) mod tests {
             network_id: name.into(),
             network_name: name.into(),
             id: String::new(),
-            address,
-            prefix_length: 24,
-            gateway: gateway.then_some(Ipv4Addr::new(10, 0, 0, 1)),
+            v4: Some(EndAddress {
+                address,
+                prefix_length: 24,
+                gateway: gateway.then_some(Ipv4Addr::new(10, 0, 0, 1)),
+            }),
             v6: None,
             priority: 0,
             routed: false,
-            mac: Endpoint::usual_mac(address),
+            routed_v6: Some(false),
+            mac: pool::mac_text(pool::mac_of(address.into())),
             mtu: 1500,
             tap: format!("h{index}tap"),
             names: Vec::new(),
@@ -584,27 +580,6 @@ pub(super) mod tests {
             on_uplink: false,
             layer3: false,
         }
-    }
-
-    #[test]
-    fn the_first_network_with_a_way_out_has_the_default_route() {
-        let mut ends = [
-            endpoint(0, "inner", false),
-            endpoint(1, "a", true),
-            endpoint(2, "b", true),
-        ];
-        let routed = |ends: &[Endpoint]| -> Vec<usize> {
-            let mut ends = ends.to_vec();
-            choose_route(&mut ends);
-            let interfaces = annotation(&ends).interfaces;
-            interfaces.iter().map(|one| one.gateways.len()).collect()
-        };
-        assert_eq!(routed(&ends), [0, 1, 0]);
-        ends[2].priority = 1;
-        assert_eq!(routed(&ends), [0, 0, 1]);
-        // Who has it keeps it.
-        ends[1].routed = true;
-        assert_eq!(routed(&ends), [0, 1, 0]);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The bridge of a network.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use hull_network::netlink::{Netlink, NetlinkError};
-use hull_network::ports;
+use hull_network::ports::{self, Published};
 
 use super::dns::Dns;
 use super::manage::{host, CreateNetwork, Networks, State};
@@ -58,25 +58,35 @@ impl Networks {
             }
         }
         if !state.servers.contains_key(&network.id) {
-            let server = Dns::start(
-                &network.id,
-                network.v4.gateway,
-                self.directory.clone(),
-                self.file_of_host_resolvers(),
-            );
-            state.servers.insert(network.id.clone(), server);
+            let server = network.gateways().next().map(|gateway| {
+                Dns::start(
+                    &network.id,
+                    gateway,
+                    self.directory.clone(),
+                    self.file_of_host_resolvers(),
+                )
+            });
+            state
+                .servers
+                .extend(server.map(|server| (network.id.clone(), server)));
         }
         if network.host && state.relay.is_none() {
-            let relay = ports::relay(SocketAddr::new(network.v4.gateway, 0), &self.room);
-            let relay = relay.map_err(|error| {
-                EngineError::Network(format!(
-                    "failed to listen at {} for containers of the network host: {error}",
-                    network.v4.gateway
-                ))
-            });
-            state.relay = Some(relay?);
+            state.relay = network
+                .gateways()
+                .next()
+                .map(|gateway| self.relay(gateway))
+                .transpose()?;
         }
         Ok(index)
+    }
+
+    fn relay(&self, gateway: IpAddr) -> Result<Published> {
+        let relay = ports::relay(SocketAddr::new(gateway, 0), &self.room);
+        relay.map_err(|error| {
+            EngineError::Network(format!(
+                "failed to listen at {gateway} for containers of the network host: {error}"
+            ))
+        })
     }
 
     /// Size of a network's packets, in bytes: what it was made with, or what the host's way out
@@ -118,7 +128,11 @@ pub(super) fn checked_mtu(wanted: &CreateNetwork) -> Result<u16> {
         return Ok(0);
     };
     let [with_v6, without] = LEAST_MTU;
-    let least = if wanted.ipv6 { with_v6 } else { without };
+    let least = if wanted.families.has_v6() {
+        with_v6
+    } else {
+        without
+    };
     let mtu = text.parse().ok();
     mtu.filter(|mtu| (least..=MOST_MTU).contains(&u32::from(*mtu)))
         .ok_or_else(|| {

@@ -64,7 +64,7 @@ fn asker_of(id: &str, endpoints: &[Endpoint]) -> Asker {
         networks: endpoints.iter().map(|end| end.network_id.clone()).collect(),
         links: links.collect(),
         // Who has no way out has none by names either.
-        closed: endpoints.iter().all(|end| end.gateway.is_none()),
+        closed: !endpoints.iter().any(Endpoint::is_open),
         upstreams: first.map(|end| end.upstreams.clone()).unwrap_or_default(),
     }
 }

@@ -28,13 +28,41 @@ const GLOBAL_ID_DIGITS: usize = 10;
 /// Option of a network: whether containers reach each other.
 const ICC_OPTION: &str = "com.docker.network.bridge.enable_icc";
 
+/// Which addresses a network has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Families {
+    #[default]
+    V4,
+    V6,
+    Both,
+}
+
+impl Families {
+    /// Those that are asked for; `None`: there are none.
+    pub(crate) fn of(v4: bool, v6: bool) -> Option<Self> {
+        match (v4, v6) {
+            (true, false) => Some(Self::V4),
+            (false, true) => Some(Self::V6),
+            (true, true) => Some(Self::Both),
+            (false, false) => None,
+        }
+    }
+
+    pub(crate) fn has_v4(self) -> bool {
+        self != Self::V6
+    }
+
+    pub(crate) fn has_v6(self) -> bool {
+        self != Self::V4
+    }
+}
+
 /// A network that is wanted.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CreateNetwork {
     pub(crate) name: String,
     pub(crate) driver: String,
-    /// It has IPv6 addresses, too.
-    pub(crate) ipv6: bool,
+    pub(crate) families: Families,
     pub(crate) pools: Vec<PoolRequest>,
     pub(crate) internal: bool,
     pub(crate) options: HashMap<String, String>,
@@ -389,7 +417,10 @@ mod tests {
     fn networks_are_kept_and_found_by_name_and_id() {
         let (directory, networks) = networks();
         let made = networks.create(&wanted("a", Some("10.77.5.0/24"))).unwrap();
-        assert_eq!(made.v4.gateway_prefix().to_string(), "10.77.5.1/24");
+        assert_eq!(
+            made.v4.clone().unwrap().gateway_prefix().to_string(),
+            "10.77.5.1/24"
+        );
         assert_eq!(made.v6, None);
         let again = Networks::open(directory.path().join("networks.json"), "abcdef").unwrap();
         assert_eq!(again.find("a").unwrap(), made);

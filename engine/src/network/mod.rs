@@ -18,15 +18,17 @@ mod names;
 mod pools;
 mod ports;
 mod records;
+mod routes;
 mod uplink;
 
-pub(crate) use attach::{annotation, choose_route, default_route, interface, Owner};
+pub(crate) use attach::{annotation, default_route, interface, Owner};
 pub(crate) use denied::Denial;
 pub(crate) use host::{check_conflicts, sort as sort_open, HostPort, Refusal};
-pub(crate) use manage::{CreateNetwork, Networks};
+pub(crate) use manage::{CreateNetwork, Families, Networks};
 pub(crate) use pools::{Pool, PoolRequest};
 pub(crate) use ports::parse_bindings;
 pub(crate) use records::{egress_of, Endpoint, Link, NetworkRecord, Wanted, EGRESS_ANNOTATION};
+pub(crate) use routes::choose_routes;
 
 /// Name of the network that containers have unless they say otherwise.
 pub(crate) const DEFAULT: &str = "bridge";

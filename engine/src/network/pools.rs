@@ -204,7 +204,7 @@ impl Networks {
         netlink: &Netlink,
         state: &State,
         wanted: &CreateNetwork,
-    ) -> Result<(Pool, Option<Pool>)> {
+    ) -> Result<(Option<Pool>, Option<Pool>)> {
         let mut of_host = None;
         let mut taken: Vec<Prefix> = state.networks.iter().flat_map(|n| n.subnets()).collect();
         let mut build = |request: &PoolRequest, candidates: Candidates| -> Result<Pool> {
@@ -250,8 +250,11 @@ impl Networks {
             true => Box::new(pool::candidates().collect::<Vec<_>>().into_iter().rev()),
             false => Box::new(pool::candidates()),
         };
-        let v4 = build(&of(false)?, candidates)?;
-        if !wanted.ipv6 {
+        let mut v4 = None;
+        if wanted.families.has_v4() {
+            v4 = Some(build(&of(false)?, candidates)?);
+        }
+        if !wanted.families.has_v6() {
             return Ok((v4, None));
         }
         if !Path::new(IPV6).exists() {

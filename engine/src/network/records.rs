@@ -24,9 +24,9 @@ pub(crate) struct NetworkRecord {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) created: Timestamp,
-    /// Its IPv4 addresses.
+    /// Its IPv4 addresses, if it has any.
     #[serde(flatten)]
-    pub(crate) v4: Pool,
+    pub(crate) v4: Option<Pool>,
     /// Its IPv6 addresses, if it has any.
     #[serde(default)]
     pub(crate) v6: Option<Pool>,
@@ -103,7 +103,12 @@ impl NetworkRecord {
 
     /// Its addresses of each family.
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Pool> {
-        std::iter::once(&self.v4).chain(&self.v6)
+        self.v4.iter().chain(&self.v6)
+    }
+
+    /// The host's addresses on it, of both families.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.pools().map(|pool| pool.gateway)
     }
 
     /// Its subnets.
@@ -239,19 +244,22 @@ impl Wanted {
                 "network-scoped aliases are only supported for user-defined networks".to_owned(),
             );
         }
-        match (self.address_v6, &network.v6) {
-            (Some(address), None) => bad(format!(
-                "invalid address {address}: network {} has no IPv6 (it was made without --ipv6)",
-                network.name
+        let name = &network.name;
+        match (self.address, self.address_v6) {
+            (Some(address), _) if network.v4.is_none() => bad(format!(
+                "invalid address {address}: network {name} has no IPv4 (it was made with \
+                 --ipv4=false)"
+            )),
+            (_, Some(address)) if network.v6.is_none() => bad(format!(
+                "invalid address {address}: network {name} has no IPv6 (it was made without --ipv6)"
             )),
             _ => Ok(()),
         }
     }
 
     /// Its hardware address, where it can have its own.
-    pub(super) fn mac(&self, address: Ipv4Addr) -> String {
-        let usual = || Endpoint::usual_mac(address);
-        self.mac.clone().unwrap_or_else(usual)
+    pub(super) fn mac(&self, usual: String) -> String {
+        self.mac.clone().unwrap_or(usual)
     }
 
     /// Refuses what is no hardware address of one interface.
@@ -272,19 +280,21 @@ pub(crate) struct Endpoint {
     pub(crate) network_name: String,
     /// 64 hexadecimal digits.
     pub(crate) id: String,
-    pub(crate) address: Ipv4Addr,
-    pub(crate) prefix_length: u8,
-    /// `None` on an internal network.
-    pub(crate) gateway: Option<Ipv4Addr>,
+    /// Its IPv4 address, on a network that has them.
+    #[serde(flatten)]
+    pub(crate) v4: Option<EndAddress<Ipv4Addr>>,
     /// Its IPv6 address, on a network that has them.
     #[serde(default)]
-    pub(crate) v6: Option<EndpointV6>,
+    pub(crate) v6: Option<EndAddress<Ipv6Addr>>,
     /// See [`Wanted::priority`].
     #[serde(default)]
     pub(crate) priority: i64,
-    /// It has the default route.
+    /// It has the default route, of IPv4 where it says otherwise of IPv6.
     #[serde(default)]
     pub(crate) routed: bool,
+    /// It has the default route of IPv6; `None`: as that of IPv4.
+    #[serde(default)]
+    pub(crate) routed_v6: Option<bool>,
     pub(crate) mac: String,
     pub(crate) mtu: u16,
     /// The interface on the host.
@@ -292,7 +302,7 @@ pub(crate) struct Endpoint {
     /// Names by which others on the network find it.
     pub(crate) names: Vec<String>,
     /// Where it asks for names; `None`: where the container says.
-    pub(crate) resolver: Option<Ipv4Addr>,
+    pub(crate) resolver: Option<IpAddr>,
     /// Whom its name server asks in turn; empty: whom the host asks.
     #[serde(default)]
     pub(crate) upstreams: Vec<IpAddr>,
@@ -310,13 +320,27 @@ pub(crate) struct Endpoint {
     pub(crate) layer3: bool,
 }
 
-/// An IPv6 address of a container.
+/// An address of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct EndpointV6 {
-    pub(crate) address: Ipv6Addr,
+pub(crate) struct EndAddress<A> {
+    pub(crate) address: A,
     pub(crate) prefix_length: u8,
     /// `None` on an internal network.
-    pub(crate) gateway: Option<Ipv6Addr>,
+    pub(crate) gateway: Option<A>,
+}
+
+impl<A: Copy + Into<IpAddr>> EndAddress<A> {
+    /// With the length of its network.
+    pub(crate) fn prefix(&self) -> Prefix {
+        Prefix {
+            address: self.address.into(),
+            length: self.prefix_length,
+        }
+    }
+
+    fn gateway(&self) -> Option<IpAddr> {
+        self.gateway.map(A::into)
+    }
 }
 
 /// The policy that a container asks for.
@@ -345,35 +369,31 @@ impl Endpoint {
 
     /// Its addresses, IPv4 first.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let v6 = self.v6.map(|v6| v6.address.into());
-        std::iter::once(self.address.into()).chain(v6)
+        self.prefixes().map(|prefix| prefix.address)
     }
 
     /// Its addresses with the lengths of their networks.
     pub(crate) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
-        let v4 = Prefix {
-            address: self.address.into(),
-            length: self.prefix_length,
-        };
-        let v6 = self.v6.map(|v6| Prefix {
-            address: v6.address.into(),
-            length: v6.prefix_length,
-        });
-        std::iter::once(v4).chain(v6)
+        let v4 = self.v4.map(|v4| v4.prefix());
+        v4.into_iter().chain(self.v6.map(|v6| v6.prefix()))
     }
 
     /// The gateways of both families.
     pub(crate) fn gateways(&self) -> impl Iterator<Item = IpAddr> {
-        let v4 = self.gateway.map(IpAddr::from);
-        let v6 = self.v6.and_then(|v6| v6.gateway).map(IpAddr::from);
-        v4.into_iter().chain(v6)
+        let v4 = self.v4.and_then(|v4| v4.gateway());
+        v4.into_iter().chain(self.v6.and_then(|v6| v6.gateway()))
+    }
+
+    /// Its network has a way out.
+    pub(crate) fn is_open(&self) -> bool {
+        self.gateways().next().is_some()
     }
 
     /// What its tap may send from. `None`: its hardware address is none.
     pub(crate) fn pinned(&self) -> Option<Pinned> {
         Some(Pinned {
             mac: pool::parse_mac(&self.mac)?,
-            v4: self.address,
+            v4: self.v4.map(|v4| v4.address),
             v6: self.v6.map(|v6| v6.address),
             leaves: self.on_uplink,
         })
@@ -385,10 +405,5 @@ impl Endpoint {
             "" => Egress::All,
             text => text.parse().unwrap_or(Egress::None),
         }
-    }
-
-    /// The hardware address that goes with an address.
-    pub(crate) fn usual_mac(address: Ipv4Addr) -> String {
-        pool::mac_text(pool::mac_of(address))
     }
 }

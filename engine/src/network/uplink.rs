@@ -5,8 +5,6 @@
 //! other containers are not known, ports need no publishing, and policies of egress, which are the
 //! host's to enforce, are refused.
 
-use std::net::Ipv4Addr;
-
 use hull_network::egress::Egress;
 use hull_network::ipvtap::{self, Heard, Ipvtap};
 use hull_network::macvtap::{self, Macvtap};
@@ -51,7 +49,7 @@ pub(super) fn of(netlink: &Netlink, wanted: &CreateNetwork) -> Result<Option<Upl
         UplinkDriver::Ipvlan => {
             ipvlan_mode(&mode)?;
             ipvlan_flag(&flag)?;
-            if wanted.ipv6 {
+            if wanted.families.has_v6() {
                 return Err(EngineError::NotBuilt("an ipvlan network with IPv6".into()));
             }
         }
@@ -153,10 +151,10 @@ pub(super) fn mac(
     netlink: &Netlink,
     uplink: &Uplink,
     wanted: &Wanted,
-    address: Ipv4Addr,
+    usual: String,
 ) -> Result<String> {
     if uplink.driver == UplinkDriver::Macvlan {
-        return Ok(wanted.mac(address));
+        return Ok(wanted.mac(usual));
     }
     if wanted.mac.is_some() {
         return Err(EngineError::BadRequest(
@@ -204,10 +202,14 @@ pub(super) fn plug(
             macvtap::create(netlink, &wanted)
         }
         UplinkDriver::Ipvlan => {
+            let address = endpoint
+                .v4
+                .map(|v4| v4.address)
+                .ok_or_else(|| EngineError::NotBuilt("an ipvlan network without IPv4".into()))?;
             let wanted = Ipvtap {
                 name,
                 parent,
-                address: endpoint.address,
+                address,
                 mtu,
                 mode: ipvlan_mode(&uplink.mode)?,
                 heard: ipvlan_flag(&uplink.flag)?,

@@ -51,7 +51,7 @@ pub fn hosts_file(record: &Record, of_host: &str) -> String {
         of_host => format!("{}\n", of_host.trim_end()),
     };
     let gateways = record.endpoints.iter();
-    let mut gateways = gateways.filter_map(|end| end.gateway.or(end.resolver));
+    let mut gateways = gateways.filter_map(|end| end.gateways().next().or(end.resolver));
     let gateway = gateways.next();
     for entry in record.host.extra_hosts.iter().flatten() {
         if let Some((name, address)) = entry.split_once([':', '=']) {
@@ -68,9 +68,22 @@ pub fn hosts_file(record: &Record, of_host: &str) -> String {
     // The host's file has the host's name.
     let own = record.endpoints.iter().filter(|_| of_host.is_empty());
     for address in own.flat_map(Endpoint::addresses) {
-        text.push_str(&format!("{address}\t{}\n", hostname(record)));
+        text.push_str(&format!("{address}\t{}\n", own_names(record)));
     }
     text
+}
+
+/// The container's name in full and, where that has a domain, in short.
+fn own_names(record: &Record) -> String {
+    let mut names = hostname(record).to_owned();
+    let domain = record.config.domainname.as_deref().unwrap_or_default();
+    if !domain.is_empty() {
+        names = format!("{names}.{domain}");
+    }
+    match names.split_once('.') {
+        Some((short, _)) if !short.is_empty() => format!("{names} {short}"),
+        _ => names,
+    }
 }
 
 /// Content of [`RESOLV_CONF`]: the host's, unless the container says otherwise.

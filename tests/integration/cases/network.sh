@@ -5,6 +5,12 @@ PYTHON=$REGISTRY/python:latest
 python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
 web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null; }
+# The engine is killed, and another one starts.
+next_engine() {
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start
+}
 
 # Core.
 case_the_default_network_reaches_host_and_containers() {
@@ -87,9 +93,7 @@ case_bad_networks_are_named() {
 case_killed_engine_keeps_networks() {
     web t-keep -p 18081:80
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18081/ | grep -q served'
-    kill -9 "$(cat "$HARNESS/hulld.pid")"
-    sleep 1
-    hulld_start
+    next_engine
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18081/ | grep -q served'
     hull rm -f t-keep >/dev/null
     expect_eq "$(taps)" '' 'taps left'
@@ -206,6 +210,63 @@ case_ipv6_on_a_network() {
     hull network rm t-six >/dev/null
 }
 
+# A network without IPv4: addresses, names, routes, ports, policies and what a guest may send are those
+# of IPv6 alone, beside a network of IPv4 as well, and for the next engine.
+case_a_network_without_ipv4() {
+    [ -e /proc/net/if_inet6 ] || skip 'no IPv6 here'
+    capture hull network create --ipv4=false t-six
+    [ "$status" != 0 ] || fail 'a network without addresses was made'
+    expect_err_has 'neither IPv4 nor IPv6'
+    hull network create --ipv6 --ipv4=false --subnet fd00:71::/64 t-six >/dev/null
+    expect_eq "$(hull network ls --filter name=t-six --format '{{.IPv4}} {{.IPv6}}')" 'false true' ls
+    expect_eq "$(hull network inspect t-six | jq -cS '.[0] | [.EnableIPv4, .EnableIPv6, .IPAM.Config]')" '[false,true,[{"Gateway":"fd00:71::1","Subnet":"fd00:71::/64"}]]' inspect
+    capture hull run --rm --network t-six --ip 10.0.0.9 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'has no IPv4'
+    web t-only --network t-six -p 18095:80
+    expect_eq "$(hull inspect t-only | jq -c '.[0].NetworkSettings.Networks["t-six"] | [.IPAddress, .IPPrefixLen, .Gateway, .GlobalIPv6Address, .GlobalIPv6PrefixLen, .IPv6Gateway]')" '["",0,"","fd00:71::2",64,"fd00:71::1"]' 'of the container'
+    expect_eq "$(hull network inspect t-six | jq -r '.[0].Containers[] | "\(.IPv4Address)+\(.IPv6Address)"')" '+fd00:71::2/64' 'of the network'
+    ip netns add t-out
+    ip link add t-v0 type veth peer name t-v1 netns t-out
+    ip addr add 2001:db8:2::1/64 dev t-v0 nodad
+    ip link set t-v0 up
+    ip -n t-out addr add 2001:db8:2::2/64 dev t-v1 nodad
+    ip -n t-out link set t-v1 up
+    capture hull run --rm --network t-six "$BUSYBOX" sh -c '
+        ip -4 addr show dev eth0 | grep -c inet
+        ip -4 route | grep -c .
+        grep nameserver /etc/resolv.conf
+        timeout 10 wget -q -O- http://t-only/
+        nslookup -type=aaaa t-only | grep -o fd00:71::2
+        nslookup -type=a t-only 2>&1 | grep -c "^Address.*fd00:71::2"
+        ping6 -c 1 -W 5 2001:db8:2::2 >/dev/null && echo outside'
+    expect_out $'0\n0\nnameserver fd00:71::1\nserved\nfd00:71::2\n0\noutside\n'
+    capture hull run --rm --network t-six --egress none "$BUSYBOX" sh -c 'ping6 -c 1 -W 2 2001:db8:2::2 >/dev/null || echo closed; ping6 -c 1 -W 5 fd00:71::2 >/dev/null && echo neighbours; nslookup -type=aaaa t-only | grep -o fd00:71::2'
+    expect_out $'closed\nneighbours\nfd00:71::2\n'
+    capture hull run --rm --network t-six --egress 'allow:[2001:db8:2::2]' "$BUSYBOX" sh -c 'ping6 -c 1 -W 5 2001:db8:2::2 >/dev/null && echo open; ping6 -c 1 -W 2 2001:db8:2::1 >/dev/null || echo closed'
+    expect_out $'open\nclosed\n'
+    expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18095/)" served 'by IPv4 from the host'
+    expect_eq "$(curl -s --max-time 5 'http://[::1]:18095/')" served 'by IPv6 from the host'
+    # Neither IPv4 nor ARP nor another's address is let out.
+    hull run -d --name t-forger --cap-add NET_ADMIN --network t-six "$BUSYBOX" sleep 600 >/dev/null
+    hull exec t-forger sh -c 'ip addr add 10.71.0.9/24 dev eth0; ping -c 2 -W 1 10.71.0.1; ip -6 addr add fd00:71::99/64 dev eth0 nodad; ping6 -c 1 -W 2 -I fd00:71::99 fd00:71::2' >/dev/null && fail 'another address was let out'
+    wait_for 5 sh -c "[ \"\$(hull inspect t-forger | jq -r '.[0].NetworkSettings.Networks[\"t-six\"].DriverOpts[\"dev.hull.denied\"]')\" -ge 2 ]"
+    # A network of IPv4 beside it: each has the default route of its family, until one goes.
+    hull network connect bridge t-forger
+    expect_eq "$(hull exec t-forger sh -c 'ip -4 route show default | grep -c .; ip -6 route show default | grep -c fd00:71::1')" $'1\n1' 'default routes'
+    hull network disconnect t-six t-forger
+    expect_eq "$(hull exec t-forger sh -c 'ip -4 route show default | grep -c .; ip -6 route show default | grep -c .')" $'1\n0' 'default routes without it'
+    hull network connect t-six t-forger
+    hull exec t-forger ping6 -c 1 -W 5 2001:db8:2::2 >/dev/null || fail 'no way out after it came again'
+    next_engine
+    expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18095/)" served 'with the next engine'
+    hull exec t-forger nslookup -type=aaaa t-only | grep -q fd00:71::2 || fail 'no names with the next engine'
+    ip netns del t-out
+    hull rm -f t-only t-forger >/dev/null
+    hull network rm t-six >/dev/null
+    expect_clean_host
+}
+
 # A container of the default network that is connected to another finds its names; a container that
 # is gone is not found; a new name is; links have names of their own.
 case_names_follow_containers() {
@@ -227,13 +288,26 @@ case_names_follow_containers() {
 
 # The MTU is that of the way out, unless the network has its own.
 case_mtu_of_the_way_out() {
-    local uplink
+    local uplink mtu whole
     uplink=$(ip route show default | sed -n '1s/.* dev \([^ ]*\).*/\1/p')
     [ -n "$uplink" ] || skip 'no default route here'
-    ip link set "$uplink" mtu 1450
-    capture hull run --rm "$BUSYBOX" cat /sys/class/net/eth0/mtu
-    ip link set "$uplink" mtu 1500
-    expect_out $'1450\n'
+    hull network create --ipv6 t-six >/dev/null
+    for mtu in 576 1450 9000; do
+        ip link set "$uplink" mtu $mtu || continue
+        web t-web -p 18207:80
+        hull exec t-web dd if=/dev/zero of=/www/big bs=64k count=16 2>/dev/null
+        whole=$(curl -s --max-time 20 http://127.0.0.1:18207/big | wc -c)
+        capture hull run --rm "$BUSYBOX" sh -c "cat /sys/class/net/eth0/mtu; wget -q -O- http://$(address_of t-web bridge)/big | wc -c; ping -c 1 -W 5 -s $((mtu - 28)) 172.17.0.1 >/dev/null && echo whole"
+        expect_out "$mtu"$'\n1048576\nwhole\n'
+        # IPv6 has a least size.
+        capture hull run --rm --network t-six "$BUSYBOX" sh -c 'cat /sys/class/net/eth0/mtu; ping6 -c 1 -W 5 -s 3000 "$(ip -6 route show default | sed -n "s/.*via \([^ ]*\).*/\1/p")" >/dev/null && echo in pieces'
+        ip link set "$uplink" mtu 1500
+        expect_out "$((mtu < 1280 ? 1280 : mtu))"$'\nin pieces\n'
+        expect_eq "$whole" 1048576 'by the port'
+        hull rm -f t-web >/dev/null
+    done
+    hull network rm t-six >/dev/null
+    expect_clean_host
 }
 
 # No container is started for any of these.
@@ -263,6 +337,18 @@ END
     capture hull run --rm --network t-taken --ip 10.99.0.1 "$BUSYBOX" true
     expect_status 125
     expect_err_has 10.99.0.1
+    # All addresses are given out; one that a container has is nobody else's, until that is gone.
+    hull network create --subnet 10.62.4.0/30 t-small >/dev/null
+    hull run -d --name t-holds --network t-small "$BUSYBOX" sleep 600 >/dev/null
+    capture hull run --rm --network t-small "$BUSYBOX" true
+    expect_status 125
+    expect_err_has "no available IPv4 addresses on this network's address pools: t-small"
+    capture hull run --rm --network t-small --ip 10.62.4.2 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'Address already in use'
+    hull rm -f t-holds >/dev/null
+    expect_eq "$(hull run --rm --network t-small "$BUSYBOX" ip -o -4 addr show eth0 | grep -o '10.62.4.2/30')" 10.62.4.2/30 'the address that was given back'
+    hull network rm t-small >/dev/null
     capture hull network ls --filter colour=red
     [ "$status" != 0 ] || fail 'a filter that is none'
     expect_eq "$(hull network ls -q --filter name=t-taken | wc -l)" 1 'filtered'
@@ -669,6 +755,16 @@ case_each_cpu_has_a_queue() {
         wait "$pid"
         hull rm -f t-mq >/dev/null
     done
+    # The driver tells the device of another hardware address, which nothing is let out from.
+    hull run -d --name t-mac --cpus 2 --cap-add NET_ADMIN "$BUSYBOX" sleep 600 >/dev/null
+    capture hull exec t-mac sh -c '
+        own=$(cat /sys/class/net/eth0/address)
+        cut -c 18,23,24 /sys/class/net/eth0/device/features
+        ip link set eth0 address 02:00:00:00:00:99 && cat /sys/class/net/eth0/address
+        ping -c 1 -W 2 172.17.0.1 >/dev/null || echo dropped
+        ip link set eth0 address "$own" && ping -c 1 -W 5 172.17.0.1 >/dev/null && echo back'
+    expect_out $'111\n02:00:00:00:00:99\ndropped\nback\n'
+    hull rm -f t-mac >/dev/null
     hull run -d --name t-single "$BUSYBOX" sleep 600 >/dev/null
     expect_eq "$(hull inspect --vm t-single | sed -n 's/.*"queue_pairs": *\([0-9]*\).*/\1/p')" 1 'pairs of one CPU'
     # IFF_MULTI_QUEUE is 0x100.

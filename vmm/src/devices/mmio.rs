@@ -104,6 +104,8 @@ pub(crate) struct State {
     /// Counts resets and failures, so that the event loop misses none.
     epoch: u64,
     config: Vec<u8>,
+    /// What it was before the driver changed it; a reset brings it back.
+    given_config: Option<Vec<u8>>,
     config_generation: u32,
 }
 
@@ -191,6 +193,7 @@ impl Transport {
                 server: None,
                 epoch: 0,
                 config: device.config(),
+                given_config: None,
                 config_generation: 0,
             }),
         })
@@ -205,7 +208,7 @@ impl Transport {
         }
         state.offered_features = offered(device);
         state.set_queues(device.queue_sizes());
-        state.config = device.config();
+        (state.config, state.given_config) = (device.config(), None);
         state.config_generation = state.config_generation.wrapping_add(1);
         self.device_type
             .store(device.device_type(), Ordering::SeqCst);
@@ -501,8 +504,19 @@ impl State {
         self.setup = sizes.iter().copied().map(QueueSetup::new).collect();
     }
 
+    /// Shows what the driver has set itself, which is no news to it.
+    pub(crate) fn show(&mut self, config: Vec<u8>) {
+        let given = std::mem::replace(&mut self.config, config);
+        self.given_config.get_or_insert(given);
+        self.config_generation = self.config_generation.wrapping_add(1);
+    }
+
     fn reset(&mut self) {
         self.status = 0;
+        if let Some(given) = self.given_config.take() {
+            self.config = given;
+            self.config_generation = self.config_generation.wrapping_add(1);
+        }
         self.device_features_sel = 0;
         self.driver_features_sel = 0;
         self.driver_features = 0;

@@ -486,6 +486,9 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
                 false => self.transport.queues(&mut state, &raise),
             };
             result = self.device.handle(event, queues, &mut sources);
+            if let Some(config) = self.device.config_of_driver() {
+                state.show(config);
+            }
         }
         match result {
             Ok(Progress::Idle) => {}
@@ -526,6 +529,9 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
         self.device
             .restore(&saved.device)
             .map_err(|wrong| wrong.to_string())?;
+        if let Some(config) = self.device.config_of_driver() {
+            self.transport.lock().show(config);
+        }
         self.transport.restore(&saved.transport)?;
         self.transport.wake();
         Ok(())

@@ -31,6 +31,10 @@ pub(crate) trait VirtioDevice: Send {
     fn queue_sizes(&self) -> &'static [u16];
     /// Device configuration space.
     fn config(&self) -> Vec<u8>;
+    /// The configuration, if the driver has changed it since the last question.
+    fn config_of_driver(&mut self) -> Option<Vec<u8>> {
+        None
+    }
     /// Watches the descriptors that the device is born with.
     fn start(&mut self, _sources: &mut Sources<'_>) {}
     /// The driver is ready; `features` are those that it accepted.
@@ -120,6 +124,9 @@ pub(crate) enum DeviceState {
     Net {
         /// How many the driver uses.
         pairs: u8,
+        /// The hardware address that it has set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<[u8; 6]>,
     },
 }
 

@@ -5,8 +5,10 @@ use crate::devices::virtio::{DeviceFailure, QueueSet};
 
 /// Commands before the other devices get their turn.
 const BATCH_COMMANDS: usize = 16;
-/// Bytes of the longest command that is understood: class, command, a number.
-const COMMAND_BYTES: usize = 4;
+/// Bytes of the longest command that is understood: class, command, a hardware address.
+const COMMAND_BYTES: usize = 8;
+/// `VIRTIO_NET_CTRL_MAC` and its `ADDR_SET`.
+const ADDRESS: [u8; 2] = [1, 1];
 /// `VIRTIO_NET_CTRL_MQ` and its `VQ_PAIRS_SET`.
 const QUEUE_PAIRS: [u8; 2] = [4, 0];
 /// `VIRTIO_NET_OK` and `VIRTIO_NET_ERR`.
@@ -18,16 +20,25 @@ const ERROR: u8 = 1;
 pub(super) enum Command {
     /// So many pairs of queues are to be used.
     QueuePairs(u16),
+    /// It has given its interface this hardware address.
+    Address([u8; 6]),
 }
 
 /// `None`: something that was not offered, or of another length.
 fn parse(request: &Buffers<'_>) -> Option<Command> {
     let mut bytes = [0; COMMAND_BYTES];
-    if request.len() != COMMAND_BYTES || request.copy_to(&mut bytes) != COMMAND_BYTES {
+    let bytes = bytes.get_mut(..request.len())?;
+    if request.copy_to(bytes) != bytes.len() {
         return None;
     }
-    let [class, command, low, high] = bytes;
-    ([class, command] == QUEUE_PAIRS).then(|| Command::QueuePairs(u16::from_le_bytes([low, high])))
+    let (which, data) = bytes.split_first_chunk()?;
+    match *which {
+        QUEUE_PAIRS => Some(Command::QueuePairs(u16::from_le_bytes(
+            (*data).try_into().ok()?,
+        ))),
+        ADDRESS => Some(Command::Address((*data).try_into().ok()?)),
+        _ => None,
+    }
 }
 
 /// Answers the commands in a queue; `carry_out` says whether one was carried out. `true`: there may

@@ -43,6 +43,10 @@ const F_HOST_ECN: u64 = 1 << 13;
 pub(super) const F_MRG_RXBUF: u64 = 1 << 15;
 const F_CTRL_VQ: u64 = 1 << 17;
 const F_MQ: u64 = 1 << 22;
+const F_CTRL_MAC_ADDR: u64 = 1 << 23;
+/// What comes with a control queue. Setting one up costs a driver a dozen exits, so there is none
+/// where there are no pairs to choose from.
+const CONTROLS: u64 = F_CTRL_VQ | F_CTRL_MAC_ADDR | F_MQ;
 
 /// Which tap flag each accepted feature allows.
 const OFFLOADS: [(u64, u32); 4] = [
@@ -59,6 +63,11 @@ pub(crate) struct Net {
     /// Token of the first one's events: others for each tap.
     token: u64,
     mac: [u8; 6],
+    /// The one that the driver uses instead, which only the configuration shows: what its tap lets
+    /// through is the host's business.
+    set_mac: Option<[u8; 6]>,
+    /// The transport is yet to show it.
+    shows_old_mac: bool,
     mtu: u16,
     /// The host's kernel serves the queues, or will when the driver is ready; `None`: this does.
     vhost: Option<Arc<VhostNet>>,
@@ -113,6 +122,8 @@ impl Net {
             ports: Vec::new(),
             token: FIRST_TAP,
             mac: [0; 6],
+            set_mac: None,
+            shows_old_mac: false,
             mtu: 0,
             vhost: None,
             lines: None,
@@ -155,7 +166,7 @@ impl Net {
 
     /// The tap is in also where vhost-net can't be.
     fn put_in(&mut self, new: Plug) -> io::Result<()> {
-        (self.mac, self.mtu) = (new.mac, new.mtu);
+        (self.mac, self.set_mac, self.mtu) = (new.mac, None, new.mtu);
         let port = |tap| Port {
             tap,
             readable: false,
@@ -311,14 +322,31 @@ impl Net {
         Ok(progress)
     }
 
+    /// Does what the driver asks for, if it may.
+    fn carry_out(&mut self, command: &Command) -> bool {
+        match *command {
+            Command::QueuePairs(count) => {
+                let count = usize::from(count);
+                (1..=self.pairs()).contains(&count) && self.use_pairs(count).is_ok()
+            }
+            Command::Address(mac) => {
+                let agreed = self.features & F_CTRL_MAC_ADDR != 0;
+                let of_group = mac[0] & 1 != 0;
+                let may = agreed && !of_group && mac != [0; 6];
+                if may {
+                    self.set_mac = Some(mac);
+                    self.shows_old_mac = true;
+                }
+                may
+            }
+        }
+    }
+
     fn serve_control(&mut self, queues: &mut QueueSet<'_>) -> Result<Progress, DeviceFailure> {
         let Some(queue) = self.control_queue() else {
             return Ok(Progress::Idle);
         };
-        let more = control::serve(queues, queue, |Command::QueuePairs(count)| {
-            let count = usize::from(count);
-            (1..=self.pairs()).contains(&count) && self.use_pairs(count).is_ok()
-        })?;
+        let more = control::serve(queues, queue, |command| self.carry_out(&command))?;
         Ok(match more {
             true => Progress::More,
             false => Progress::Idle,
@@ -336,7 +364,7 @@ impl VirtioDevice for Net {
         let host = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN;
         let pairs = match self.ports.len() {
             0 | 1 => 0,
-            _ => F_CTRL_VQ | F_MQ,
+            _ => CONTROLS,
         };
         F_MAC | F_MTU | F_MRG_RXBUF | guest | host | pairs
     }
@@ -350,7 +378,7 @@ impl VirtioDevice for Net {
 
     /// `struct virtio_net_config` up to the MTU (virtio 1.2, 5.1.4).
     fn config(&self) -> Vec<u8> {
-        let mut config = self.mac.to_vec();
+        let mut config = self.set_mac.unwrap_or(self.mac).to_vec();
         config.extend([0; 2]); // the status, which needs a feature
         let pairs = match self.ports.len() {
             0 | 1 => 0,
@@ -359,6 +387,10 @@ impl VirtioDevice for Net {
         config.extend(pairs.to_le_bytes());
         config.extend(self.mtu.to_le_bytes());
         config
+    }
+
+    fn config_of_driver(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.shows_old_mac).then(|| self.config())
     }
 
     fn start(&mut self, sources: &mut Sources<'_>) {
@@ -373,7 +405,7 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, features: u64) -> Result<(), DeviceFailure> {
         // Another tap may be in by now, with fewer descriptors.
-        self.features = features & (self.features() | !(F_CTRL_VQ | F_MQ));
+        self.features = features & (self.features() | !CONTROLS);
         let accepted = OFFLOADS.iter().filter(|(bit, _)| features & bit != 0);
         let mut flags = accepted.fold(0, |flags, (_, flag)| flags | flag);
         if flags & offload::CSUM == 0 {
@@ -427,19 +459,24 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self, _sources: &mut Sources<'_>) {
         self.features = 0;
+        self.set_mac = None;
         self.framing.mergeable = false;
     }
 
     fn save(&self) -> DeviceState {
-        match u8::try_from(self.used_pairs) {
-            Ok(pairs) if 1 < pairs => DeviceState::Net { pairs },
-            _ => DeviceState::Stateless,
+        match (u8::try_from(self.used_pairs), self.set_mac) {
+            (Ok(1), None) | (Err(_), _) => DeviceState::Stateless,
+            (Ok(pairs), mac) => DeviceState::Net { pairs, mac },
         }
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {
         match state {
-            DeviceState::Net { pairs } => self.saved_pairs = Some(usize::from(*pairs)),
+            DeviceState::Net { pairs, mac } => {
+                self.saved_pairs = Some(usize::from(*pairs));
+                self.set_mac = *mac;
+                self.shows_old_mac = mac.is_some();
+            }
             other => other.is_stateless()?,
         }
         Ok(())

@@ -17,6 +17,7 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MERGEABLE: u64 = 1 << 15;
 const CONTROL: u64 = 1 << 17;
 const SEVERAL: u64 = 1 << 22;
+const SET_ADDRESS: u64 = 1 << 23;
 const GUEST_TSO: u64 = 1 << 7 | 1 << 8;
 
 /// A guest that accepts the features in `mask`, and the network at the other end of its tap.
@@ -94,7 +95,7 @@ fn the_configuration_tells_address_and_mtu() {
 #[test]
 fn a_device_of_one_pair_has_no_control_queue() {
     let (guest, _network) = guest(u64::MAX);
-    assert_eq!(guest.offered() & (CONTROL | SEVERAL), 0);
+    assert_eq!(guest.offered() & (CONTROL | SEVERAL | SET_ADDRESS), 0);
     guest.set(reg::QUEUE_SEL, 2);
     assert_eq!(guest.get(reg::QUEUE_NUM_MAX), 0);
     assert_eq!(guest.get(0x108) & 0xffff, 0);
@@ -119,6 +120,67 @@ fn each_pair_has_a_descriptor_of_the_tap() {
     // A new driver begins with one.
     guest.drive(u64::MAX);
     assert_eq!(guest.device().state(), Some((DataPath::InProcess, 1)));
+}
+
+/// Tells the device that the driver's interface has this hardware address; the answer.
+fn tell_address(guest: &mut Guest<Net>, control: usize, mac: [u8; 6]) -> u8 {
+    let parts = [vec![1, 1], mac.to_vec()].map(Part::Out);
+    ask(
+        guest,
+        control,
+        parts.into_iter().chain([Part::In(1)]).collect(),
+    )
+}
+
+fn shown_address(guest: &Guest<Net>) -> [u8; 6] {
+    let [a, b, c, d] = guest.get(0x100).to_le_bytes();
+    let [e, f, ..] = guest.get(0x104).to_le_bytes();
+    [a, b, c, d, e, f]
+}
+
+#[test]
+fn the_driver_says_what_address_it_has() {
+    const NEW: [u8; 6] = [2, 0, 0, 0xaa, 0xbb, 0xcc];
+    let (mut guest, _networks) = guest_of_pairs(2, u64::MAX);
+    assert_eq!(tell_address(&mut guest, 4, NEW), 0);
+    assert_eq!(shown_address(&guest), NEW);
+    // Of a group, or none; and of other lengths, by either side.
+    for wrong in [[1, 0, 0x5e, 0, 0, 1], [0xff; 6], [0; 6]] {
+        assert_eq!(tell_address(&mut guest, 4, wrong), 1, "{wrong:?}");
+    }
+    for length in [0, 1, 2, 5, 7, 64, 1500] {
+        let parts = vec![
+            Part::Out(vec![1, 1]),
+            Part::Out(vec![2; length]),
+            Part::In(1),
+        ];
+        let parts = parts
+            .into_iter()
+            .filter(|part| !matches!(part, Part::Out(bytes) if bytes.is_empty()));
+        assert_eq!(ask(&mut guest, 4, parts.collect()), 1, "{length}");
+    }
+    for unknown in [[1, 0], [1, 2], [0, 1], [2, 1], [3, 0], [5, 0], [0xff, 0xff]] {
+        let command = [&unknown[..], &NEW].concat();
+        assert_eq!(
+            ask(&mut guest, 4, vec![Part::Out(command), Part::In(1)]),
+            1,
+            "{unknown:?}"
+        );
+    }
+    assert_eq!(shown_address(&guest), NEW);
+    // It goes on with the driver, and another one begins with what it was given.
+    let (_ours, theirs): (Vec<_>, Vec<_>) = (0..2).map(|_| UnixDatagram::pair().unwrap()).unzip();
+    let mut guest = guest.restored(Net::on_sockets(theirs, Vec::new())).unwrap();
+    assert_eq!(shown_address(&guest), NEW);
+    guest.drive(u64::MAX);
+    assert_eq!(shown_address(&guest), MAC);
+}
+
+#[test]
+fn who_has_not_agreed_on_it_sets_no_address() {
+    let (mut guest, _networks) = guest_of_pairs(2, !SET_ADDRESS);
+    assert_eq!(tell_address(&mut guest, 4, [2, 0, 0, 0, 0, 9]), 1);
+    assert_eq!(shown_address(&guest), MAC);
 }
 
 #[test]

@@ -317,6 +317,10 @@ fn each_pair_is_anothers_and_commands_are_this_devices() {
     let sent = guest.submit(6, command);
     assert_eq!(guest.answer(&sent), [0]);
     assert_eq!(guest.device().state(), Some((DataPath::VhostNet, 3)));
+    let command = vec![Part::Out(vec![1, 1, 2, 0, 0, 0, 0, 9]), Part::In(1)];
+    let sent = guest.submit(6, command);
+    assert_eq!(guest.answer(&sent), [0]);
+    assert_eq!(guest.get(0x104) & 0xffff, 0x0900);
     // A kick of the control queue that comes as a store reaches it.
     guest.prepare(6, vec![Part::Out(vec![4, 0, 2, 0]), Part::In(1)]);
     guest.set(reg::QUEUE_NOTIFY, 6);
