@@ -167,6 +167,7 @@ fn decode(packet: &[u8], fds: Vec<OwnedFd>) -> Result<(Request, Vec<OwnedFd>), B
         Request::Trace => ("trace", 0),
         Request::Jail => ("jail", 0),
         Request::Nets => ("nets", 0),
+        Request::Disks => ("disks", 0),
     };
     if fds.len() == expected {
         Ok((request, fds))

@@ -210,6 +210,7 @@ impl EventLoop {
                 break;
             }
         }
+        self.vm.devices.pause();
         let console = self.vm.devices.console_tail().text();
         exit::reason(end, self.vm.ports.power_off_announced(), console)
     }
@@ -273,6 +274,9 @@ impl EventLoop {
             },
             Request::Nets => Event::Nets {
                 interfaces: self.vm.devices.nets(),
+            },
+            Request::Disks => Event::Disks {
+                disks: self.vm.devices.disks(),
             },
         };
         Ok(self.control.send(&answer)?)

@@ -182,9 +182,12 @@ fn annotations(record: &Record, defaults: &Defaults) -> Value {
         all.insert(hull_shim::annotations::INIT.to_owned(), "true".to_owned());
     }
     // What the operator turned off nobody turns on.
-    if !defaults.vhost_net {
-        let off = "false".to_owned();
-        all.insert(hull_shim::annotations::VHOST_NET.to_owned(), off);
+    let turned_off = [
+        (hull_shim::annotations::VHOST_NET, defaults.vhost_net),
+        (hull_shim::annotations::IO_URING, defaults.io_uring),
+    ];
+    for (name, _) in turned_off.into_iter().filter(|(_, may)| !may) {
+        all.insert(name.to_owned(), "false".to_owned());
     }
     // Which taps a VM opens is never a client's to say.
     all.remove(hull_shim::annotations::NETWORK);

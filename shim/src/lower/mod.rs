@@ -279,6 +279,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let network = options.network.lower()?;
     devices.nets = network.devices;
     devices.net_rates = annotations.net_rates;
+    devices.without_io_uring = annotations.io_uring == Some(false);
 
     Ok(Plan {
         config: VmConfig {

@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use hull_vm_config::control::{Event, ExitReason, Mark, NetState, Request};
+use hull_vm_config::control::{DiskState, Event, ExitReason, Mark, NetState, Request};
 use hull_vm_config::Slot;
 use rustix::process::{pidfd_send_signal, Signal};
 use tokio::net::UnixStream;
@@ -175,6 +175,14 @@ impl Vm {
         match self.ask(Request::Nets).await? {
             Event::Nets { interfaces } => Ok(interfaces),
             other => Err(VmmError::unexpected("nets", &other)),
+        }
+    }
+
+    /// Who serves the disks.
+    pub async fn disks(&self) -> Result<Vec<DiskState>, VmmError> {
+        match self.ask(Request::Disks).await? {
+            Event::Disks { disks } => Ok(disks),
+            other => Err(VmmError::unexpected("disks", &other)),
         }
     }
 

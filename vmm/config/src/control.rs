@@ -61,6 +61,8 @@ pub enum Request {
     Jail,
     /// Ask who serves the network interfaces; answered by [`Event::Nets`].
     Nets,
+    /// Ask who serves the disks; answered by [`Event::Disks`].
+    Disks,
 }
 
 /// VMM to host.
@@ -93,6 +95,11 @@ pub enum Event {
     Nets {
         /// Who serves each.
         interfaces: Vec<NetState>,
+    },
+    /// Answer to [`Request::Disks`]: the slots in which a disk is, in order.
+    Disks {
+        /// Who serves each.
+        disks: Vec<DiskState>,
     },
     /// A request that was not understood or could not be done; the VM goes on.
     Refused {
@@ -137,6 +144,37 @@ impl std::fmt::Display for DataPath {
         f.write_str(match self {
             Self::InProcess => "in-process",
             Self::VhostNet => "vhost-net",
+        })
+    }
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskState {
+    /// Where.
+    pub slot: Slot,
+    /// Who carries its requests out.
+    pub engine: DiskEngine,
+    /// Why not io_uring, where that was tried.
+    pub reason: Option<String>,
+}
+
+/// Who carries out what a guest asks of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskEngine {
+    /// The host's kernel, beside the VMM.
+    IoUring,
+    /// The VMM, one request after the other.
+    Synchronous,
+}
+
+impl std::fmt::Display for DiskEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::IoUring => "io-uring",
+            Self::Synchronous => "synchronous",
         })
     }
 }

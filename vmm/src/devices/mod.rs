@@ -2,7 +2,8 @@
 //!
 //! A device knows its queues, guest memory and an interrupt; [`mmio`] knows registers; [`Devices`]
 //! knows which device sits in which slot. Everything a device does happens on the event-loop
-//! thread, in bounded pieces and without blocking on anything but its own files.
+//! thread, in bounded pieces and without blocking on anything but its own files. Only what is
+//! handed over to the host's kernel (vhost-net, the disks' rings) goes on meanwhile.
 //!
 //! **Invariant:** nothing here knows KVM, vCPUs or paths, so all of it is tested in plain memory.
 
@@ -32,7 +33,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hull_vm_config::control::NetState;
+use hull_vm_config::control::{DiskState, NetState};
 use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind, MAX_QUEUE_PAIRS};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
@@ -46,7 +47,7 @@ pub use virtio::DeviceError;
 
 use mmio::{Transport, TransportState};
 use source::Sources;
-use virtio::{DeviceEvent, DeviceState, Progress, VirtioDevice};
+use virtio::{DeviceEvent, DeviceFailure, DeviceState, Progress, VirtioDevice};
 
 /// Version of [`DeviceStates`]' shape.
 const DEVICE_STATES_VERSION: u32 = 1;
@@ -309,6 +310,19 @@ impl Devices {
         self.others.iter_mut().filter_map(state).collect()
     }
 
+    /// Who serves the disks.
+    pub fn disks(&self) -> Vec<DiskState> {
+        let state = |entry: &Entry<dyn VirtioDevice>| {
+            let (engine, reason) = entry.device.as_blk()?.engine()?;
+            Some(DiskState {
+                slot: entry.slot,
+                engine,
+                reason: reason.map(str::to_owned),
+            })
+        };
+        self.others.iter().filter_map(state).collect()
+    }
+
     /// Pulls the tap out of a network slot.
     pub fn detach_net(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
         self.replug(slot, net::Net::unplug)
@@ -352,8 +366,8 @@ impl Devices {
     /// From here on nothing of a device touches guest memory. The vCPUs must have stopped before.
     pub fn pause(&mut self) {
         self.paused = true;
-        for entry in &self.others {
-            entry.transport.withdraw(&mut entry.transport.lock());
+        for entry in &mut self.others {
+            entry.pause();
         }
     }
 
@@ -492,15 +506,39 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
             Ok(Progress::More) => self.transport.wake(),
             Ok(Progress::Until(then)) => self.due = Some(then),
             Err(failure) => {
-                if self.failures == 0 {
-                    // The guest can make a device fail as often as it likes: once is enough.
-                    log::warn!("device in slot {} needs a reset: {failure}", slot.index());
-                }
-                self.failures += 1;
-                self.transport.fail(&mut state);
-                // Once more, for the device's own reset.
-                self.transport.wake();
+                drop(state);
+                self.failed(&failure);
             }
+        }
+    }
+
+    fn failed(&mut self, failure: &DeviceFailure) {
+        if self.failures == 0 {
+            // The guest can make a device fail as often as it likes: once is enough.
+            let slot = self.slot.index();
+            log::warn!("device in slot {slot} needs a reset: {failure}");
+        }
+        self.failures += 1;
+        self.transport.fail(&mut self.transport.lock());
+        // Once more, for the device's own reset.
+        self.transport.wake();
+    }
+
+    /// Answers what is pending; from here on nothing touches guest memory before the next event. The
+    /// vCPUs must have stopped before.
+    fn pause(&mut self) {
+        let mut state = self.transport.lock();
+        let mut settled = Ok(());
+        if self.active && self.epoch == state.epoch() {
+            let raise = || self.transport.raise_used();
+            if let Some(queues) = self.transport.queues(&mut state, &raise) {
+                settled = self.device.settle(queues);
+            }
+        }
+        self.transport.withdraw(&mut state);
+        drop(state);
+        if let Err(failure) = settled {
+            self.failed(&failure);
         }
     }
 
@@ -561,10 +599,11 @@ impl Builder<'_> {
     }
 
     fn block(&mut self, slot: Slot) -> Result<blk::Blk, DeviceError> {
+        let wanted = !self.inputs.config.without_io_uring;
         match block_config(self.inputs.config, slot) {
             Some(config) => {
                 let mut open = |name: &FdName| self.open("blk", name);
-                blk::Blk::new(config, &mut open)
+                blk::Blk::new(config, wanted, &mut open)
             }
             None => Ok(blk::Blk::empty(slot == Slot::IMAGE)),
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use hull_vm_config::control::DiskEngine;
 use hull_vm_config::{
     BlockConfig, DeviceConfig, Extent, FdName, FsConfig, NetConfig, QueuePair, Slot,
 };
@@ -64,6 +65,7 @@ fn usual() -> DeviceConfig {
     DeviceConfig {
         image: Some(block(&["image", "layer", "image"], true)),
         scratch: Some(block(&["scratch"], false)),
+        without_io_uring: true,
         ..DeviceConfig::default()
     }
 }
@@ -106,6 +108,23 @@ fn only_devices_in_use_have_notifiers() {
     assert_eq!(slots, want);
     // The slots into which something may come are watched too.
     assert_eq!(devices.sources().len(), 11);
+    let by_themselves = devices.disks();
+    assert!(by_themselves
+        .iter()
+        .all(|disk| disk.engine == DiskEngine::Synchronous));
+    assert_eq!(by_themselves.len(), 2);
+    let config = DeviceConfig {
+        without_io_uring: false,
+        ..usual()
+    };
+    let mut devices = build(&config, &["image", "layer", "scratch"]).unwrap();
+    assert_eq!(devices.disks()[1].slot, Slot::SCRATCH);
+    let rings = devices
+        .disks()
+        .iter()
+        .filter(|disk| disk.engine == DiskEngine::IoUring)
+        .count();
+    assert_eq!(devices.sources().len(), 11 + rings);
 }
 
 #[test]
