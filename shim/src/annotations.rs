@@ -28,6 +28,8 @@ pub const NET_RATE: &str = "dev.hull.net-rate";
 pub const VHOST_NET: &str = "dev.hull.vhost-net";
 /// Whether the host's kernel may carry out what is asked of disks.
 pub const IO_URING: &str = "dev.hull.io-uring";
+/// The container in whose VM it is made.
+pub const JOIN: &str = "dev.hull.join";
 /// The container's network interfaces.
 pub const NETWORK: &str = "dev.hull.network";
 
@@ -89,6 +91,11 @@ pub const TABLE: &[Annotation] = &[
         name: IO_URING,
         meaning: "`false`: the VMM carries out what is asked of the container's disks by itself, even where the host's kernel could (io_uring)",
         example: "false",
+    },
+    Annotation {
+        name: JOIN,
+        meaning: "id of the running container in whose VM, and network, this one is made",
+        example: "4f2c81d0a7b3",
     },
     Annotation {
         name: NETWORK,

@@ -257,6 +257,15 @@ impl EventLoop {
                 let changed = self.vm.devices.detach_net(slot);
                 return self.replugged(changed, Event::NetDetached);
             }
+            Request::AttachBlock { slot, disk } => {
+                let changed = self.vm.devices.attach_block(slot, &disk, fds.collect());
+                self.vm.register_plugged(slot);
+                return self.replugged(changed, Event::BlockAttached);
+            }
+            Request::DetachBlock { slot } => {
+                let changed = self.vm.devices.detach_block(slot);
+                return self.replugged(changed, Event::BlockDetached);
+            }
             Request::Pause => return self.pause(),
             Request::Resume => {
                 if self.paused {

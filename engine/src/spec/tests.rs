@@ -30,6 +30,7 @@ fn build_checked(record: &Record) -> Value {
                 ..Defaults::default()
             },
             linked: &[],
+            joined: None,
             bundle: Path::new("/run/hull/bundles/x"),
         },
     )
@@ -58,6 +59,7 @@ fn what_the_operator_turned_off_no_container_turns_on() {
                 ..Defaults::default()
             },
             linked: &[],
+            joined: None,
             bundle: Path::new("/run/hull/bundles/x"),
         };
         let spec = build(&record(config.clone(), wanted(key, value)), host).unwrap();
@@ -69,6 +71,40 @@ fn what_the_operator_turned_off_no_container_turns_on() {
         assert_eq!(built(key, "false", true), "false");
         assert_eq!(built(key, "true", true), "true");
     }
+}
+
+#[test]
+fn whose_vm_a_container_is_in_is_the_engines_to_say() {
+    let key = hull_shim::annotations::JOIN;
+    let config = ContainerConfig {
+        cmd: words(&["true"]),
+        ..ContainerConfig::default()
+    };
+    let wanted = HostConfig {
+        annotations: Some(HashMap::from([(key.to_owned(), "stranger".to_owned())])),
+        pid_mode: Some("container:other".to_owned()),
+        ..HostConfig::default()
+    };
+    let built = |joined| {
+        let host = Host {
+            volumes: &[],
+            defaults: &Defaults::default(),
+            linked: &[],
+            bundle: Path::new("/run/hull/bundles/x"),
+            joined,
+        };
+        build(&record(config.clone(), wanted.clone()), host).unwrap()
+    };
+    assert_eq!(built(None)["annotations"][key], Value::Null);
+    let joined = Joined {
+        id: "other",
+        pid: 7,
+    };
+    let spec = built(Some(joined));
+    assert_eq!(spec["annotations"][key], "other");
+    let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+    let pids = namespaces.iter().find(|one| one["type"] == "pid").unwrap();
+    assert_eq!(pids["path"], "/proc/7/ns/pid");
 }
 
 #[test]

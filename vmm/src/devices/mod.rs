@@ -33,7 +33,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hull_vm_config::control::{DiskState, NetState};
+use hull_vm_config::control::{disk_files, DiskState, NetState};
 use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind, MAX_QUEUE_PAIRS};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
@@ -191,7 +191,13 @@ impl Devices {
     /// Those of a slot that came with what was plugged in, and were not named before.
     pub fn new_notifiers(&mut self, slot: Slot) -> Vec<Notifier<'_>> {
         let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
-        entry.map(Entry::new_kicks).unwrap_or_default()
+        match entry {
+            Some(entry) if slot.kind() == SlotKind::Block && entry.known_kicks == 0 => {
+                entry.notifiers()
+            }
+            Some(entry) => entry.new_kicks(),
+            None => Vec::new(),
+        }
     }
 
     /// What the event loop watches from the start. Event sets are to be passed on as they are:
@@ -283,7 +289,43 @@ impl Devices {
             mac,
             mtu,
         };
-        self.replug(slot, |net, sources| net.plug(plug, sources))
+        self.replug_net(slot, |net, sources| net.plug(plug, sources))
+    }
+
+    /// Plugs a disk into an empty block slot while the VM runs. A driver finds it when it looks
+    /// again. The files are those of [`disk_files`].
+    pub fn attach_block(
+        &mut self,
+        slot: Slot,
+        config: &BlockConfig,
+        files: Vec<OwnedFd>,
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        let names = disk_files(config).into_iter().cloned();
+        let files: HashMap<FdName, _> = names.zip(files.into_iter().map(Arc::new)).collect();
+        let mut open = |name: &FdName| {
+            let file = files.get(name).map(Arc::clone);
+            file.ok_or_else(|| DeviceError::MissingFd {
+                device: "blk",
+                source: MissingFd(name.clone()),
+            })
+        };
+        self.replug_block(slot, |blk| blk.plug(config, &mut open))
+    }
+
+    /// Pulls the disk out of a block slot.
+    pub fn detach_block(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
+        self.replug_block(slot, blk::Blk::unplug)
+    }
+
+    fn replug_block(
+        &mut self,
+        slot: Slot,
+        change: impl FnOnce(&mut blk::Blk) -> Result<(), DeviceError>,
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        let of_volumes = Slot::VOLUMES.contains(&slot);
+        self.replug("blk", slot, |device, _| {
+            device.as_blk().filter(|_| of_volumes).map(change)
+        })
     }
 
     /// Plugs in a network device with a pair of queues on each datagram socket.
@@ -296,7 +338,7 @@ impl Devices {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
         };
-        self.replug(slot, |net, sources| net.plug(plug, sources))
+        self.replug_net(slot, |net, sources| net.plug(plug, sources))
             .map(drop)
     }
 
@@ -311,27 +353,42 @@ impl Devices {
     }
 
     /// Who serves the disks.
-    pub fn disks(&self) -> Vec<DiskState> {
-        let state = |entry: &Entry<dyn VirtioDevice>| {
+    pub fn disks(&mut self) -> Vec<DiskState> {
+        let state = |entry: &mut Entry<dyn VirtioDevice>| {
+            let slot = entry.slot;
             let (engine, reason) = entry.device.as_blk()?.engine()?;
             Some(DiskState {
-                slot: entry.slot,
+                slot,
                 engine,
                 reason: reason.map(str::to_owned),
             })
         };
-        self.others.iter().filter_map(state).collect()
+        self.others.iter_mut().filter_map(state).collect()
     }
 
     /// Pulls the tap out of a network slot.
     pub fn detach_net(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
-        self.replug(slot, net::Net::unplug)
+        self.replug_net(slot, net::Net::unplug)
     }
 
-    fn replug(
+    fn replug_net(
         &mut self,
         slot: Slot,
         change: impl FnOnce(&mut net::Net, &mut Sources<'_>),
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        self.replug("net", slot, |device, sources| {
+            let net = device.as_net()?;
+            change(net, sources);
+            Some(Ok(()))
+        })
+    }
+
+    /// Changes what is in a slot; `None`: that slot is none for such a device.
+    fn replug(
+        &mut self,
+        device: &'static str,
+        slot: Slot,
+        change: impl FnOnce(&mut dyn VirtioDevice, &mut Sources<'_>) -> Option<Result<(), DeviceError>>,
     ) -> Result<Vec<SourceChange>, DeviceError> {
         let mut changes = Vec::new();
         let mut sources = Sources {
@@ -339,17 +396,14 @@ impl Devices {
             changes: &mut changes,
         };
         let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
-        let Some((entry, net)) =
-            entry.and_then(|entry| Some((&entry.transport, entry.device.as_net()?)))
-        else {
-            return Err(DeviceError::BadConfig {
-                device: "net",
-                reason: format!("slot {} is none for a network device", slot.index()),
-            });
+        let wrong_slot = || DeviceError::BadConfig {
+            device,
+            reason: format!("slot {} is none for such a device", slot.index()),
         };
-        change(net, &mut sources);
-        entry.replug(net);
-        entry.wake();
+        let entry = entry.ok_or_else(wrong_slot)?;
+        change(&mut *entry.device, &mut sources).ok_or_else(wrong_slot)??;
+        entry.transport.replug(&*entry.device);
+        entry.transport.wake();
         Ok(changes)
     }
 

@@ -63,8 +63,8 @@ pub(crate) trait VirtioDevice: Send {
     fn kicks(&self) -> &[Arc<EventFd>] {
         &[]
     }
-    /// Disks tell who serves them.
-    fn as_blk(&self) -> Option<&super::blk::Blk> {
+    /// Disks tell who serves them, and may be plugged in and pulled out while the VM runs.
+    fn as_blk(&mut self) -> Option<&mut super::blk::Blk> {
         None
     }
     /// Network devices may be plugged in and pulled out while the VM runs.

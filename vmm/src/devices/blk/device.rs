@@ -65,23 +65,43 @@ impl Blk {
         wanted: bool,
         open: &mut dyn FnMut(&FdName) -> Result<Arc<OwnedFd>, DeviceError>,
     ) -> Result<Self, DeviceError> {
-        let bytes = config.serial.as_bytes();
-        let mut serial = [0; ID_BYTES];
-        match serial.get_mut(..bytes.len()) {
-            Some(target) => target.copy_from_slice(bytes),
-            None => {
-                let reason = format!("serial {:?} is over {ID_BYTES} bytes", config.serial);
-                return Err(DeviceError::BadConfig {
-                    device: "blk",
-                    reason,
-                });
-            }
-        }
+        let serial = serial_of(config)?;
         let mut blk = Self::on(Disk::open(config, open)?, serial);
         if wanted {
             blk.set_up_ring()?;
         }
         Ok(blk)
+    }
+
+    /// Puts a disk into an empty slot. This thread serves it: the jail lets nobody set a ring up.
+    pub(crate) fn plug(
+        &mut self,
+        config: &BlockConfig,
+        open: &mut dyn FnMut(&FdName) -> Result<Arc<OwnedFd>, DeviceError>,
+    ) -> Result<(), DeviceError> {
+        if self.device_type() != 0 {
+            return Err(DeviceError::BadConfig {
+                device: "blk",
+                reason: "a disk is there already".into(),
+            });
+        }
+        let serial = serial_of(config)?;
+        (self.disk, self.serial) = (Disk::open(config, open)?, serial);
+        Ok(())
+    }
+
+    /// Takes out what was plugged in, and closes its files. Nothing of it is under way then.
+    pub(crate) fn unplug(&mut self) -> Result<(), DeviceError> {
+        if self.completed.is_some() {
+            // A ring is for the files that it was set up with.
+            return Err(DeviceError::BadConfig {
+                device: "blk",
+                reason: "this disk is there from the start on".into(),
+            });
+        }
+        self.in_flight.abandon();
+        (self.disk, self.serial) = (Disk::empty(false), [0; ID_BYTES]);
+        Ok(())
     }
 
     /// The device of an unused slot: a disk without sectors. What is put there later may only be
@@ -136,6 +156,18 @@ impl Blk {
             }
         }
     }
+}
+
+fn serial_of(config: &BlockConfig) -> Result<[u8; ID_BYTES], DeviceError> {
+    let bytes = config.serial.as_bytes();
+    let mut serial = [0; ID_BYTES];
+    let target = serial.get_mut(..bytes.len());
+    let target = target.ok_or_else(|| DeviceError::BadConfig {
+        device: "blk",
+        reason: format!("serial {:?} is over {ID_BYTES} bytes", config.serial),
+    })?;
+    target.copy_from_slice(bytes);
+    Ok(serial)
 }
 
 /// Gives answered chains back; whether there were any.
@@ -255,7 +287,7 @@ impl VirtioDevice for Blk {
         Some(Arc::clone(&self.in_flight) as Arc<dyn Pending>)
     }
 
-    fn as_blk(&self) -> Option<&Blk> {
+    fn as_blk(&mut self) -> Option<&mut Blk> {
         Some(self)
     }
 
