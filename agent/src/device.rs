@@ -2,15 +2,29 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::error::{AgentError, Context, Result};
+use crate::error::{AgentError, Context, Kind, Result};
 
-/// Device node of the block device in a slot.
+/// How long a disk may be in use after the last mount of it is gone.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const RELEASE_POLL: Duration = Duration::from_millis(20);
+
+/// Device node of the block device in a slot, which may have been plugged in just now.
 ///
 /// The kernel numbers devices of its command line in order (`virtio-mmio.N`), and the VMM names
 /// all slots there in order.
 pub(crate) fn block(slot: u32) -> Result<PathBuf> {
+    node(slot).or_else(|_| {
+        bind(slot)?;
+        node(slot)
+    })
+}
+
+fn node(slot: u32) -> Result<PathBuf> {
     block_in(Path::new("/sys/bus/platform/devices"), slot).map(|name| Path::new("/dev").join(name))
 }
 
@@ -55,8 +69,40 @@ pub(crate) fn bind(slot: u32) -> Result<()> {
     }
 }
 
+/// Lets the kernel give up what was plugged into a slot. A disk is waited for: a file system goes
+/// some moments after its last mount.
+pub(crate) async fn release(slot: u32) -> Result<()> {
+    if let Ok(disk) = node(slot) {
+        let unused = tokio::time::timeout(RELEASE_LIMIT, until_unused(&disk)).await;
+        unused.map_err(|_| {
+            AgentError::new(
+                Kind::FailedPrecondition,
+                format!("the disk in slot {slot} is in use: {}", disk.display()),
+            )
+        })??;
+    }
+    unbind(slot)
+}
+
+/// Whoever has a block device mounted has it for himself alone, and so is told from others.
+async fn until_unused(disk: &Path) -> Result<()> {
+    let failed = || format!("failed to look whether {} is in use", disk.display());
+    loop {
+        let opened = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_EXCL)
+            .open(disk);
+        match opened {
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                tokio::time::sleep(RELEASE_POLL).await;
+            }
+            opened => return opened.map(drop).context(failed),
+        }
+    }
+}
+
 /// Lets the kernel give up the device in a slot.
-pub(crate) fn unbind(slot: u32) -> Result<()> {
+fn unbind(slot: u32) -> Result<()> {
     let failed = || format!("failed to give up the device in slot {slot}");
     fs::write(Path::new(DRIVER).join("unbind"), name(slot)).context(failed)
 }

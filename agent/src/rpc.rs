@@ -7,8 +7,8 @@ use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, ContainerRef, CreateContainerRequest,
     CreateProcessResponse, DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest,
     HelloResponse, ListProcessesResponse, NextEventRequest, OpenPortsRequest, OpenPortsResponse,
-    ProcessRef, RemoveInterfaceRequest, ResizePtyRequest, SignalProcessRequest,
-    StartProcessResponse, StatsContainerResponse, UpdateContainerRequest, WaitProcessResponse,
+    ProcessRef, ReleaseDeviceRequest, ResizePtyRequest, SignalProcessRequest, StartProcessResponse,
+    StatsContainerResponse, UpdateContainerRequest, WaitProcessResponse,
 };
 #[cfg(feature = "unpack")]
 use hull_protocol::agent::{UnpackProgressResponse, UnpackRequest, UnpackResponse};
@@ -116,12 +116,12 @@ impl agent_ttrpc::Agent for Service {
         Ok(open_ports::changed(&request).await?)
     }
 
-    async fn remove_interface(
+    async fn release_device(
         &self,
         _: &TtrpcContext,
-        request: RemoveInterfaceRequest,
+        request: ReleaseDeviceRequest,
     ) -> ttrpc::Result<Empty> {
-        device::unbind(request.slot)?;
+        device::release(request.slot).await?;
         Ok(Empty::default())
     }
 

@@ -41,6 +41,8 @@ pub struct Defaults {
     pub init: bool,
     /// The host's kernel may serve network interfaces (vhost-net), unless the container says no.
     pub vhost_net: bool,
+    /// The host's kernel may serve disks (io_uring), unless the container says no.
+    pub io_uring: bool,
     /// They can't have the network `host`, whatever they say.
     pub no_host_network: bool,
     /// They are untrusted.

@@ -42,6 +42,8 @@ pub struct Settings {
     pub init: Option<bool>,
     /// The host's kernel may serve network interfaces.
     pub vhost_net: Option<bool>,
+    /// The host's kernel may serve disks.
+    pub io_uring: Option<bool>,
     /// No container is on the network `host`.
     pub no_host_network: Option<bool>,
     /// They are untrusted.
@@ -147,6 +149,7 @@ impl Settings {
             tls_key: one("tlskey", self.tls_key, file.tls_key)?,
             init: one("init", self.init, file.init)?,
             vhost_net: one("vhost-net", self.vhost_net, file.vhost_net)?,
+            io_uring: one("io-uring", self.io_uring, file.io_uring)?,
             no_host_network: one(
                 "no-host-network",
                 self.no_host_network,

@@ -152,6 +152,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
         host: HostFacts::read(),
         network: Attachments::default(),
         pod: None,
+        slots: Vec::new(),
     };
     Ok(lower(&bundle, &options)?)
 }

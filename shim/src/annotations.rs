@@ -26,6 +26,10 @@ pub const INIT: &str = "dev.hull.init";
 pub const NET_RATE: &str = "dev.hull.net-rate";
 /// Whether the host's kernel may serve its network interfaces.
 pub const VHOST_NET: &str = "dev.hull.vhost-net";
+/// Whether the host's kernel may carry out what is asked of disks.
+pub const IO_URING: &str = "dev.hull.io-uring";
+/// The container in whose VM it is made.
+pub const JOIN: &str = "dev.hull.join";
 /// The container's network interfaces.
 pub const NETWORK: &str = "dev.hull.network";
 
@@ -84,6 +88,16 @@ pub const TABLE: &[Annotation] = &[
         example: "false",
     },
     Annotation {
+        name: IO_URING,
+        meaning: "`false`: the VMM carries out what is asked of the container's disks by itself, even where the host's kernel could (io_uring)",
+        example: "false",
+    },
+    Annotation {
+        name: JOIN,
+        meaning: "id of the running container in whose VM, and network, this one is made",
+        example: "4f2c81d0a7b3",
+    },
+    Annotation {
         name: NETWORK,
         meaning: "the container's network interfaces, on taps of the host, as JSON",
         example: r#"{"interfaces":[{"name":"eth0","tap":"tap0","mac":"02:42:ac:11:00:02","mtu":1500,"addresses":["172.17.0.2/16"],"gateways":["172.17.0.1"]}]}"#,
@@ -109,6 +123,8 @@ pub struct Annotations {
     pub net_rates: NetRates,
     /// [`VHOST_NET`]; `None`: where it can be.
     pub vhost_net: Option<bool>,
+    /// [`IO_URING`]; `None`: where it can be.
+    pub io_uring: Option<bool>,
     /// [`NETWORK`].
     pub network: Option<Attachments>,
 }
@@ -188,6 +204,7 @@ impl Annotations {
             INIT => self.init = value.parse().ok()?,
             NET_RATE => self.net_rates = parse_rates(value)?,
             VHOST_NET => self.vhost_net = Some(value.parse().ok()?),
+            IO_URING => self.io_uring = Some(value.parse().ok()?),
             NETWORK => self.network = Some(Attachments::parse(value).ok()?),
             _ => return None,
         }

@@ -1,6 +1,9 @@
-//! Pods, as the makers of Kubernetes' containers describe them in annotations.
+//! Pods, as the makers of Kubernetes' containers describe them in annotations, and containers that
+//! join another one's VM.
 
 use std::collections::HashMap;
+
+use crate::annotations::JOIN;
 
 /// How containerd's CRI plugin and CRI-O say what a container is of a pod, and of which.
 const ANNOTATIONS: [(&str, &str); 2] = [
@@ -36,7 +39,10 @@ impl Role {
                 _ => {}
             }
         }
-        Self::None
+        match value(JOIN) {
+            Some(other) => Self::Member(other.clone()),
+            None => Self::None,
+        }
     }
 }
 
@@ -106,6 +112,7 @@ mod tests {
         assert_eq!(role(&[(kind, "container")]), Role::None);
         let (kind, sandbox) = ANNOTATIONS[1];
         assert_ne!(role(&[(kind, "container"), (sandbox, "b")]), Role::None);
+        assert_eq!(role(&[(JOIN, "c")]), Role::Member("c".into()));
         assert_eq!(Role::of(None), Role::None);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hull_network::foreign::Foreign;
 use hull_protocol::agent::{
-    ConfigureNetworkRequest, ConfigureSandboxRequest, RemoveInterfaceRequest,
+    ConfigureNetworkRequest, ConfigureSandboxRequest, ReleaseDeviceRequest,
 };
 use hull_vm_config::{FdName, NetConfig, QueuePair, Slot, VmConfig};
 
@@ -15,8 +15,8 @@ use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
 use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare};
 use crate::lower::{
-    resource, slot_number, LowerError, Plan, Resource, Share, CONSOLE_FD, FS_FD, INITRAMFS_FD,
-    KERNEL_FD,
+    resource, slot_number, LowerError, Plan, PluggedDisk, Resource, Share, CONSOLE_FD, FS_FD,
+    INITRAMFS_FD, KERNEL_FD,
 };
 use crate::network::{Attachments, NetworkError};
 use crate::resolver;
@@ -110,6 +110,8 @@ pub struct Sandbox {
     dir: RuntimeDir,
     vhost_net: bool,
     foreign: Mutex<Vec<Foreign>>,
+    /// Slots for disks that are empty.
+    free: Mutex<Vec<Slot>>,
     _uid: UidLease,
 }
 
@@ -152,6 +154,10 @@ impl Sandbox {
             vcpus: boot.config.vcpus,
             memory_bytes: boot.config.memory_bytes,
         };
+        let free = Slot::VOLUMES
+            .into_iter()
+            .skip(boot.config.devices.volumes.len());
+        let free = Mutex::new(free.collect());
         let kvm = open_kvm()?;
         let doors = open_cgroups(&boot, &mut dir)?;
         let taps = std::mem::take(&mut boot.taps);
@@ -201,6 +207,7 @@ impl Sandbox {
             dir,
             vhost_net: boot.vhost_net,
             foreign: Mutex::new(boot.foreign.into_iter().collect()),
+            free,
             _uid: uid,
         })
     }
@@ -245,18 +252,49 @@ impl Sandbox {
             let count = index + 1;
             return Err(LowerError::from(NetworkError::TooMany { count }).into());
         };
-        let request = RemoveInterfaceRequest {
+        self.release(slot).await?;
+        self.vm.detach_net(slot).await?;
+        Ok(())
+    }
+
+    /// Keeps up to `count` empty slots for disks; they are to be given back.
+    pub fn take_slots(&self, count: usize) -> Vec<Slot> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = count.min(free.len());
+        free.drain(..count).collect()
+    }
+
+    /// Gives slots back in which no disk is.
+    pub fn give_slots_back(&self, slots: impl IntoIterator<Item = Slot>) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.extend(slots);
+    }
+
+    /// Plugs a disk in while the VM runs, into a slot that was taken.
+    pub async fn attach_disk(&self, disk: &PluggedDisk) -> Result<(), SandboxError> {
+        let open = disk.resources.iter().map(crate::vmm::open_resource);
+        let files: Vec<OwnedFd> = open.collect::<Result<_, _>>()?;
+        let attached = self.vm.attach_block(disk.slot, &disk.device, &files);
+        Ok(attached.await?)
+    }
+
+    /// Pulls a disk out that was plugged in. What is in it is not mounted any more.
+    pub async fn detach_disk(&self, slot: Slot) -> Result<(), SandboxError> {
+        self.release(slot).await?;
+        Ok(self.vm.detach_block(slot).await?)
+    }
+
+    /// Has the agent let go of the device in a slot.
+    async fn release(&self, slot: Slot) -> Result<(), SandboxError> {
+        let request = ReleaseDeviceRequest {
             slot: slot_number(slot),
             ..Default::default()
         };
         self.agent
-            .call(
-                "RemoveInterface",
-                CALL_LIMIT,
-                |client, context| async move { client.remove_interface(context, &request).await },
-            )
+            .call("ReleaseDevice", CALL_LIMIT, |client, context| async move {
+                client.release_device(context, &request).await
+            })
             .await?;
-        self.vm.detach_net(slot).await?;
         Ok(())
     }
 

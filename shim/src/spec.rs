@@ -78,6 +78,16 @@ pub enum RootfsSource {
     Mounts(Vec<RootfsMount>),
 }
 
+impl RootfsSource {
+    /// How many disks of a VM it takes.
+    pub fn disks(&self) -> usize {
+        match self {
+            Self::Blocks { scratch, .. } => 1 + usize::from(scratch.is_some()),
+            Self::Directory(_) | Self::Mounts(_) => 0,
+        }
+    }
+}
+
 /// A file that becomes a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockFile {

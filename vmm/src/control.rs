@@ -4,17 +4,15 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use hull_vm_config::control::{Event, Request, MAX_MESSAGE_BYTES};
-use hull_vm_config::MAX_QUEUE_PAIRS;
+use hull_vm_config::control::{disk_files, Event, Request, MAX_DISK_FILES, MAX_MESSAGE_BYTES};
 use rustix::io::Errno;
 use rustix::net::{
     recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendFlags, SocketType,
 };
 
-/// Most descriptors that a request carries, for taps and vhost-net, and room that shows that there was
-/// one too many.
-const MAX_FDS: usize = 2 * MAX_QUEUE_PAIRS as usize + 1;
+/// Most descriptors that a request carries, which is what a packet has room for.
+const MAX_FDS: usize = MAX_DISK_FILES;
 
 /// The control socket failed: the VM cannot be told anything more.
 #[derive(Debug, thiserror::Error)]
@@ -155,18 +153,21 @@ impl AsRawFd for Control {
 fn decode(packet: &[u8], fds: Vec<OwnedFd>) -> Result<(Request, Vec<OwnedFd>), BadPacket> {
     let request: Request =
         serde_json::from_slice(packet).map_err(|source| BadPacket::Parse { source })?;
-    let (name, expected) = match request {
+    let (name, expected) = match &request {
         Request::Connect { .. } => ("connect", 1),
         Request::AttachNet { pairs, vhost, .. } => {
-            let each = 1 + usize::from(vhost);
-            ("attach_net", each * usize::from(pairs))
+            let each = 1 + usize::from(*vhost);
+            ("attach_net", each * usize::from(*pairs))
         }
         Request::DetachNet { .. } => ("detach_net", 0),
+        Request::AttachBlock { disk, .. } => ("attach_block", disk_files(disk).len()),
+        Request::DetachBlock { .. } => ("detach_block", 0),
         Request::Pause => ("pause", 0),
         Request::Resume => ("resume", 0),
         Request::Trace => ("trace", 0),
         Request::Jail => ("jail", 0),
         Request::Nets => ("nets", 0),
+        Request::Disks => ("disks", 0),
     };
     if fds.len() == expected {
         Ok((request, fds))

@@ -210,6 +210,7 @@ impl EventLoop {
                 break;
             }
         }
+        self.vm.devices.pause();
         let console = self.vm.devices.console_tail().text();
         exit::reason(end, self.vm.ports.power_off_announced(), console)
     }
@@ -256,6 +257,15 @@ impl EventLoop {
                 let changed = self.vm.devices.detach_net(slot);
                 return self.replugged(changed, Event::NetDetached);
             }
+            Request::AttachBlock { slot, disk } => {
+                let changed = self.vm.devices.attach_block(slot, &disk, fds.collect());
+                self.vm.register_plugged(slot);
+                return self.replugged(changed, Event::BlockAttached);
+            }
+            Request::DetachBlock { slot } => {
+                let changed = self.vm.devices.detach_block(slot);
+                return self.replugged(changed, Event::BlockDetached);
+            }
             Request::Pause => return self.pause(),
             Request::Resume => {
                 if self.paused {
@@ -273,6 +283,9 @@ impl EventLoop {
             },
             Request::Nets => Event::Nets {
                 interfaces: self.vm.devices.nets(),
+            },
+            Request::Disks => Event::Disks {
+                disks: self.vm.devices.disks(),
             },
         };
         Ok(self.control.send(&answer)?)

@@ -422,6 +422,14 @@ async fn vm(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
         .into_iter()
         .map(|one| serde_json::json!({ "index": one.index, "path": one.path, "queue_pairs": one.queue_pairs }))
         .collect();
+    let disk = |one: hull_protocol::sandbox::Disk| {
+        let mut disk = serde_json::json!({ "slot": one.slot, "engine": one.engine });
+        if !one.reason.is_empty() {
+            disk["reason"] = one.reason.into();
+        }
+        disk
+    };
+    let disks: Vec<Value> = vm.disks.into_iter().map(disk).collect();
     Ok(Json(serde_json::json!({
         "vmm_pid": vm.vmm_pid,
         "vcpus": vm.vcpus,
@@ -432,6 +440,7 @@ async fn vm(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
         "guest_available_bytes": vm.guest.memory_available_bytes,
         "agent_resident_bytes": vm.guest.agent_resident_bytes,
         "interfaces": interfaces,
+        "disks": disks,
         "jail": jail,
     })))
 }

@@ -16,6 +16,7 @@ use serde_json::{json, Value};
 
 use super::respond::Answer;
 use super::{Query, Shared};
+use crate::container::joins;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -377,6 +378,9 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
 async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answer<StatusCode> {
     let request: NetworkConnectRequest = decode(&body)?;
     let container = engine.container(&request.container)?;
+    if joins(&container.lock().host) {
+        return Err(EngineError::BadRequest(network::STAYS.to_owned()).into());
+    }
     let of_host = network::is_host_mode(&container.lock().host);
     if of_host != Networks::is_host(&name) {
         return Err(stays_on_host().into());

@@ -76,6 +76,9 @@ struct Args {
     /// Serve containers' network interfaces in their VMMs, even where the kernel has vhost-net
     #[arg(long)]
     no_vhost_net: bool,
+    /// Serve containers' disks in their VMMs alone, even where the kernel has io_uring
+    #[arg(long)]
+    no_io_uring: bool,
     /// Refuse containers with --network host
     #[arg(long)]
     no_host_network: bool,
@@ -141,6 +144,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         tls_key: args.tls_key.clone(),
         init: args.init.then_some(true),
         vhost_net: args.no_vhost_net.then_some(false),
+        io_uring: args.no_io_uring.then_some(false),
         no_host_network: args.no_host_network.then_some(true),
         untrusted: args.untrusted.then_some(true),
         egress: args.egress.clone(),
@@ -196,6 +200,7 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
     let defaults = Defaults {
         init: settings.init.unwrap_or(false),
         vhost_net: settings.vhost_net.unwrap_or(true),
+        io_uring: settings.io_uring.unwrap_or(true),
         no_host_network: settings.no_host_network.unwrap_or(false),
         untrusted: settings.untrusted.unwrap_or(false),
         egress: settings

@@ -8,13 +8,13 @@ use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{defaults, trust, Container};
+use super::{defaults, join, trust, Container};
 use crate::api::Version;
 use crate::engine::Engine;
 use crate::error::{EngineError, Kind, Result};
 use crate::images::ImageInfo;
 use crate::json::{decode, lists_from_strings};
-use crate::network::{self, Networks, Wanted};
+use crate::network::{self, Networks, Wanted, STAYS};
 use crate::record::{ImageUse, Record, State};
 use crate::volumes::VolumeUse;
 use crate::{health, ids, logs, names, scratch, spec, volumes};
@@ -178,6 +178,14 @@ impl Engine {
             request.host.network_mode = Some(network::NONE.to_owned());
         }
         self.check_host_network(&request.host)?;
+        let mac = request.mac_address.is_some()
+            || request
+                .networks
+                .values()
+                .any(|one| has_text(&one.mac_address));
+        join::check(&request.host, &request.config, mac)?;
+        self.resolve_joined(&mut request.host)
+            .map_err(not_of_the_image)?;
         if network::is_host_mode(&request.host) && !has_hostname(&request.config) {
             request.config.hostname = Some(host_name());
         }
@@ -199,6 +207,7 @@ impl Engine {
                 volumes: &[],
                 defaults: &self.defaults,
                 linked: &[],
+                joined: None,
             },
         )?;
         check_bind_sources(&record)?;
@@ -256,13 +265,17 @@ impl Engine {
         if mode == network::NONE {
             return without_network(request).map(|()| Vec::new());
         }
+        if super::joins(&request.host) {
+            return match request.networks.is_empty() {
+                true => Ok(Vec::new()),
+                false => Err(EngineError::BadRequest(STAYS.to_owned())),
+            };
+        }
         if mode == network::HOST {
             let others = request.networks.keys().any(|name| !Networks::is_host(name));
             let settings = request.networks.values();
             let mac = request.mac_address.is_some()
-                || settings
-                    .clone()
-                    .any(|one| one.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()));
+                || settings.clone().any(|one| has_text(&one.mac_address));
             let links = request.host.links.iter().flatten().next().is_some();
             network::check_conflicts(mac, links, others)?;
         }
@@ -464,11 +477,12 @@ fn without_network(request: &CreateRequest) -> Result<()> {
     }
 }
 
-fn has_hostname(config: &ContainerConfig) -> bool {
-    config
-        .hostname
-        .as_ref()
-        .is_some_and(|name| !name.is_empty())
+pub(super) fn has_hostname(config: &ContainerConfig) -> bool {
+    has_text(&config.hostname)
+}
+
+fn has_text(text: &Option<String>) -> bool {
+    text.as_ref().is_some_and(|text| !text.is_empty())
 }
 
 /// The host's own name.

@@ -45,6 +45,10 @@ impl Engine {
         let _operation = container.operate().await;
         let (code, error) = match ended {
             Ended::Exited(code) => (code, self.vm_end(container.id(), code)),
+            Ended::ShimLost if super::joins(&container.lock().host) => (
+                LOST_EXIT_CODE,
+                "the VM of the container that it had joined ended".to_owned(),
+            ),
             Ended::ShimLost => (
                 LOST_EXIT_CODE,
                 "the container's shim or VM was lost".to_owned(),

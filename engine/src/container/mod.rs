@@ -5,6 +5,7 @@ mod create;
 mod defaults;
 mod exit;
 mod host_ports;
+mod join;
 mod links;
 mod list;
 mod remove;
@@ -32,6 +33,7 @@ use crate::shim::Task;
 use crate::streams::Hub;
 
 pub(crate) use create::CreateRequest;
+pub(crate) use join::{joins, PREFIX};
 pub use list::ListOptions;
 pub(crate) use start::close_stdin;
 use turn::Turns;

@@ -48,6 +48,7 @@ impl Engine {
         for container in to_start {
             let engine = Arc::clone(self);
             tokio::spawn(async move {
+                engine.await_joined(&container).await;
                 if let Err(error) = engine.start_container(&container).await {
                     tracing::warn!(id = container.id(), error = error.message(), "start");
                 }
@@ -134,7 +135,8 @@ impl Engine {
     async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps, bool)> {
         let record = container.record();
         let address = record.shim.clone().unwrap_or_default();
-        let task = Arc::new(shim::connect(container.id(), &address).await?);
+        let task = shim::connect(container.id(), &address).await?;
+        let task = Arc::new(task.joining(super::joins(&record.host)));
         let running = task.is_running().await?;
         let bundle = self.paths.bundle(container.id());
         let opened = Fifos::new(

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::create::check_bind_sources;
 use super::exit::DRAIN_LIMIT;
+use super::join::Joined;
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
@@ -152,10 +153,11 @@ impl Engine {
         container: &Arc<Container>,
         bundle: &Path,
     ) -> Result<(Arc<Task>, u32, Pumps)> {
+        let joined = self.joined(&container.record())?;
         self.attach_networks(container).await?;
         self.hold_volumes(container).await?;
         let record = container.record();
-        self.write_bundle(&record, bundle)?;
+        self.write_bundle(&record, joined.as_ref(), bundle).await?;
         let scratch = self.paths.scratch(container.id());
         if !scratch.exists() {
             scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host).await?;
@@ -169,7 +171,8 @@ impl Engine {
             options.check_host()?;
             container.log.begin(options)?;
         }
-        let task = Arc::new(shim::launch(&self.shim, container.id(), bundle).await?);
+        let task = shim::launch(&self.shim, container.id(), bundle).await?;
+        let task = Arc::new(task.joining(joined.is_some()));
         let rootfs = rootfs_mounts(&record, scratch);
         let started = async {
             task.create(bundle, &rootfs, tty, opened.fifos()).await?;
@@ -202,7 +205,10 @@ impl Engine {
             record.endpoints.clear();
             let annotations = record.host.annotations.get_or_insert_default();
             annotations.insert(FILES_ONLY.to_owned(), "true".to_owned());
-            self.write_bundle(&record, &bundle)?;
+            // It needs nobody else's VM for that.
+            record.host.network_mode = Some(network::NONE.to_owned());
+            record.host.pid_mode = None;
+            self.write_bundle(&record, None, &bundle).await?;
             let scratch = self.paths.scratch(container.id());
             if !scratch.exists() {
                 scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host)
@@ -247,7 +253,12 @@ impl Engine {
             .await
     }
 
-    fn write_bundle(&self, record: &Record, bundle: &Path) -> Result<()> {
+    async fn write_bundle(
+        &self,
+        record: &Record,
+        joined: Option<&Joined>,
+        bundle: &Path,
+    ) -> Result<()> {
         let io = |what, path: &Path| {
             let path = path.to_owned();
             move |source: std::io::Error| EngineError::io(what, path, source)
@@ -267,25 +278,37 @@ impl Engine {
         {
             return Err(EngineError::NoSuchVolume(gone.name.clone()));
         }
+        // Names and name servers go with the network.
+        let named = joined.map_or(record, |joined| &joined.record);
+        let mut record = record.clone();
+        let mut pid = 0;
+        if let Some(joined) = joined {
+            pid = joined.task.pid().await?;
+            record.config.hostname = Some(spec::hostname(named).to_owned());
+        }
         let host = spec::Host {
+            joined: joined.map(|joined| spec::Joined {
+                id: &joined.record.id,
+                pid,
+            }),
             bundle,
             volumes: &places,
             defaults: &self.defaults,
-            linked: &self.link_variables(record),
+            linked: &self.link_variables(&record),
         };
-        let spec = spec::build(record, host)?;
+        let spec = spec::build(&record, host)?;
         let of_host = file_of_host("/etc/resolv.conf");
-        let hosts = match network::is_host_mode(&record.host) {
+        let hosts = match network::is_host_mode(&named.host) {
             true => file_of_host("/etc/hosts"),
             false => String::new(),
         };
         let contents = [
             ("config.json", spec.to_string()),
-            (files::HOSTNAME.name, files::hostname_file(record)),
-            (files::HOSTS.name, files::hosts_file(record, &hosts)),
+            (files::HOSTNAME.name, files::hostname_file(named)),
+            (files::HOSTS.name, files::hosts_file(named, &hosts)),
             (
                 files::RESOLV_CONF.name,
-                files::resolv_conf_file(record, &of_host),
+                files::resolv_conf_file(named, &of_host),
             ),
         ];
         for (name, content) in contents {

@@ -214,6 +214,10 @@ pub(crate) fn sort(
     (allowed, refused)
 }
 
+/// What a container is told that shares its network and is to be on another.
+pub(crate) const STAYS: &str = "container sharing network namespace with another container or \
+    host cannot be connected to any other network";
+
 /// Refuses what a container on the network `host` can't have beside it.
 pub(crate) fn check_conflicts(mac: bool, links: bool, others: bool) -> Result<()> {
     let bad = |text: &str| Err(EngineError::BadRequest(text.to_owned()));
@@ -227,10 +231,7 @@ pub(crate) fn check_conflicts(mac: bool, links: bool, others: bool) -> Result<()
         );
     }
     if others {
-        return bad(
-            "container sharing network namespace with another container or host cannot be \
-             connected to any other network",
-        );
+        return bad(STAYS);
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ mod uplink;
 
 pub(crate) use attach::{annotation, default_route, interface, Owner};
 pub(crate) use denied::Denial;
-pub(crate) use host::{check_conflicts, sort as sort_open, HostPort, Refusal};
+pub(crate) use host::{check_conflicts, sort as sort_open, HostPort, Refusal, STAYS};
 pub(crate) use manage::{CreateNetwork, Families, Networks};
 pub(crate) use pools::{Pool, PoolRequest};
 pub(crate) use ports::parse_bindings;

@@ -39,6 +39,8 @@ pub(crate) struct Task {
     address: String,
     client: TaskClient,
     sandbox: SandboxClient,
+    /// The shim is another container's, whose VM this one is in.
+    joins: bool,
 }
 
 /// A mount of the root file system, as the Task API takes it.
@@ -62,6 +64,7 @@ pub(crate) async fn connect(id: &str, address: &str) -> Result<Task> {
         address: address.to_owned(),
         client: TaskClient::new(client.clone()),
         sandbox: SandboxClient::new(client),
+        joins: false,
     })
 }
 
@@ -81,6 +84,12 @@ impl Task {
     /// ttrpc address.
     pub(crate) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Says whether the shim is another container's.
+    pub(crate) fn joining(mut self, joins: bool) -> Self {
+        self.joins = joins;
+        self
     }
 
     fn failed(&self, call: &'static str) -> impl FnOnce(ttrpc::Error) -> EngineError {

@@ -198,8 +198,12 @@ impl Task {
         reply.map(|_| ()).map_err(self.failed("delete"))
     }
 
-    /// Ends the shim and its VM. A lost connection is what success looks like.
+    /// Ends the shim and its VM, unless they are another container's. A lost connection is what
+    /// success looks like.
     pub(crate) async fn shutdown(&self) -> Result<()> {
+        if self.joins {
+            return Ok(());
+        }
         let request = api::ShutdownRequest {
             id: self.id.clone(),
             now: true,
@@ -230,6 +234,21 @@ impl Task {
         {
             tokio::time::sleep(END_POLL).await;
         }
+    }
+
+    /// What the shim tells as the container's process on the host.
+    pub(crate) async fn pid(&self) -> Result<u32> {
+        let request = api::ConnectRequest {
+            id: self.id.clone(),
+            ..api::ConnectRequest::default()
+        };
+        let reply = self
+            .client
+            .connect(context::with_duration(CALL_LIMIT), &request)
+            .await;
+        reply
+            .map(|reply| reply.task_pid)
+            .map_err(self.failed("connect"))
     }
 
     /// Sets the size of a terminal, in characters.

@@ -5,6 +5,7 @@ use bollard_stubs::models::HostConfig;
 use serde_json::Value;
 
 use super::fields::{is_set, Fate, Field, HOST};
+use crate::container::PREFIX;
 use crate::error::{EngineError, Result};
 use crate::logs;
 
@@ -122,15 +123,10 @@ fn check_security_options(options: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Why a network mode can't be served by a VM.
-fn refused_network(mode: &str) -> Option<String> {
-    mode.strip_prefix("container:").map(|other| {
-        format!(
-            "network mode \"container:{other}\": containers in VMs of their own share no network \
-             stack; put both on one network, where {other} is found by its name, or run them as a \
-             pod of Kubernetes or Podman"
-        )
-    })
+fn joins_pids(host: &HostConfig) -> bool {
+    host.pid_mode
+        .as_deref()
+        .is_some_and(|mode| mode.starts_with(PREFIX))
 }
 
 fn check_restart_policy(host: &HostConfig) -> Result<()> {
@@ -160,7 +156,8 @@ fn check_values(host: &HostConfig) -> Result<()> {
         Some(value) if known.contains(&value) => Ok(()),
         Some(value) if value.starts_with("container:") => Err(EngineError::Unsupported {
             what: format!("HostConfig.{field} {value:?}"),
-            why: "two VMs can't share it".to_owned(),
+            why: "not built: only the network and the processes of another container can be shared"
+                .to_owned(),
         }),
         Some(value) => Err(EngineError::BadRequest(format!(
             "invalid {} mode: {value}",
@@ -174,16 +171,15 @@ fn check_values(host: &HostConfig) -> Result<()> {
             )));
         }
     }
-    let network = host.network_mode.as_deref().unwrap_or_default();
-    if let Some(reason) = refused_network(network) {
-        return Err(EngineError::NotSupported(reason));
-    }
     mode(
         "IpcMode",
         &host.ipc_mode,
         &["private", "none", "shareable", "host"],
     )?;
-    mode("PidMode", &host.pid_mode, &["private", "host"])?;
+    // Whom it names is looked at when the container is made.
+    if !joins_pids(host) {
+        mode("PidMode", &host.pid_mode, &["private", "host"])?;
+    }
     mode("UTSMode", &host.uts_mode, &["private", "host"])?;
     mode("UsernsMode", &host.userns_mode, &["host"])?;
     let bad = |text: String| Err(EngineError::BadRequest(text));
@@ -235,13 +231,13 @@ mod tests {
             "{text}"
         );
         let host = HostConfig {
-            network_mode: Some("container:x".into()),
+            ipc_mode: Some("container:x".into()),
             ..HostConfig::default()
         };
         assert!(accept(&host)
             .unwrap_err()
             .to_string()
-            .contains("network mode \"container:x\""));
+            .contains("HostConfig.IpcMode \"container:x\""));
     }
 
     #[test]

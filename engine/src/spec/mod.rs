@@ -26,7 +26,7 @@ pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::resources;
 
-use crate::container::UNTRUSTED_ANNOTATION;
+use crate::container::{PREFIX, UNTRUSTED_ANNOTATION};
 use crate::engine::Defaults;
 use crate::error::Result;
 use crate::network::EGRESS_ANNOTATION;
@@ -50,6 +50,17 @@ pub struct Host<'a> {
     pub defaults: &'a Defaults,
     /// Variables of the container's links.
     pub linked: &'a [String],
+    /// The container whose VM it is made in, if that is not its own.
+    pub joined: Option<Joined<'a>>,
+}
+
+/// A container whose VM another one is made in.
+#[derive(Debug, Clone, Copy)]
+pub struct Joined<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// What its shim tells as its process.
+    pub pid: u32,
 }
 
 /// Where a volume's files are on the host.
@@ -74,7 +85,7 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     let privileged = record.host.privileged.unwrap_or(false);
     let mut linux = json!({
         "resources": resources(&record.host)?,
-        "namespaces": namespaces(record),
+        "namespaces": namespaces(record, host.joined),
         "cgroupsPath": format!("/hull/{}", record.id),
         "maskedPaths": paths(privileged, record.host.masked_paths.as_deref(), MASKED_PATHS),
         "readonlyPaths": paths(privileged, record.host.readonly_paths.as_deref(), READONLY_PATHS),
@@ -103,7 +114,7 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
         },
         "hostname": hostname(record),
         "mounts": mounts::mounts(record, host)?,
-        "annotations": annotations(record, host.defaults),
+        "annotations": annotations(record, host),
         "linux": linux,
     });
     if let Some(domain) = record
@@ -147,18 +158,23 @@ fn paths(privileged: bool, asked: Option<&[String]>, default: &[&str]) -> Value 
     }
 }
 
-fn namespaces(record: &Record) -> Value {
+fn namespaces(record: &Record, joined: Option<Joined<'_>>) -> Value {
     let host = &record.host;
     let all = [
-        ("mount", true),
-        ("uts", host.uts_mode.as_deref() != Some("host")),
-        ("ipc", host.ipc_mode.as_deref() != Some("host")),
-        ("pid", host.pid_mode.as_deref() != Some("host")),
-        ("cgroup", true),
+        ("mount", None),
+        ("uts", host.uts_mode.as_deref()),
+        ("ipc", host.ipc_mode.as_deref()),
+        ("pid", host.pid_mode.as_deref()),
+        ("cgroup", None),
     ];
     all.iter()
-        .filter(|(_, own)| *own)
-        .map(|(name, _)| json!({ "type": name }))
+        .filter(|(_, mode)| *mode != Some("host"))
+        .map(|(kind, mode)| match (mode, joined) {
+            (Some(mode), Some(joined)) if mode.starts_with(PREFIX) => {
+                json!({ "type": kind, "path": format!("/proc/{}/ns/{kind}", joined.pid) })
+            }
+            _ => json!({ "type": kind }),
+        })
         .collect()
 }
 
@@ -170,7 +186,8 @@ pub fn hostname(record: &Record) -> &str {
     }
 }
 
-fn annotations(record: &Record, defaults: &Defaults) -> Value {
+fn annotations(record: &Record, host: Host<'_>) -> Value {
+    let defaults = host.defaults;
     let mut all = record.host.annotations.clone().unwrap_or_default();
     let groups = record.host.group_add.as_deref().unwrap_or_default();
     if !groups.is_empty() {
@@ -182,12 +199,24 @@ fn annotations(record: &Record, defaults: &Defaults) -> Value {
         all.insert(hull_shim::annotations::INIT.to_owned(), "true".to_owned());
     }
     // What the operator turned off nobody turns on.
-    if !defaults.vhost_net {
-        let off = "false".to_owned();
-        all.insert(hull_shim::annotations::VHOST_NET.to_owned(), off);
+    let turned_off = [
+        (hull_shim::annotations::VHOST_NET, defaults.vhost_net),
+        (hull_shim::annotations::IO_URING, defaults.io_uring),
+    ];
+    for (name, _) in turned_off.into_iter().filter(|(_, may)| !may) {
+        all.insert(name.to_owned(), "false".to_owned());
     }
-    // Which taps a VM opens is never a client's to say.
-    all.remove(hull_shim::annotations::NETWORK);
+    // Which taps a VM opens, and which VM a container is in, is never a client's to say.
+    for own in [
+        hull_shim::annotations::NETWORK,
+        hull_shim::annotations::JOIN,
+    ] {
+        all.remove(own);
+    }
+    if let Some(joined) = host.joined {
+        let id = joined.id.to_owned();
+        all.insert(hull_shim::annotations::JOIN.to_owned(), id);
+    }
     // The engine's own, which the shim need not know.
     for own in [EGRESS_ANNOTATION, UNTRUSTED_ANNOTATION] {
         all.remove(own);

@@ -26,9 +26,11 @@ fn build_checked(record: &Record) -> Value {
             volumes: &[],
             defaults: &Defaults {
                 vhost_net: true,
+                io_uring: true,
                 ..Defaults::default()
             },
             linked: &[],
+            joined: None,
             bundle: Path::new("/run/hull/bundles/x"),
         },
     )
@@ -40,31 +42,69 @@ fn build_checked(record: &Record) -> Value {
 
 #[test]
 fn what_the_operator_turned_off_no_container_turns_on() {
-    let key = hull_shim::annotations::VHOST_NET;
     let config = ContainerConfig {
         cmd: words(&["true"]),
         ..ContainerConfig::default()
     };
-    let wanted = |value: &str| HostConfig {
+    let wanted = |key: &str, value: &str| HostConfig {
         annotations: Some(HashMap::from([(key.to_owned(), value.to_owned())])),
         ..HostConfig::default()
     };
-    let built = |value: &str, vhost_net| {
+    let built = |key: &str, value: &str, may| {
         let host = Host {
             volumes: &[],
             defaults: &Defaults {
-                vhost_net,
+                vhost_net: may,
+                io_uring: may,
                 ..Defaults::default()
             },
             linked: &[],
+            joined: None,
             bundle: Path::new("/run/hull/bundles/x"),
         };
-        let spec = build(&record(config.clone(), wanted(value)), host).unwrap();
+        let spec = build(&record(config.clone(), wanted(key, value)), host).unwrap();
         spec["annotations"][key].clone()
     };
-    assert_eq!(built("true", false), "false");
-    assert_eq!(built("false", true), "false");
-    assert_eq!(built("true", true), "true");
+    use hull_shim::annotations::{IO_URING, VHOST_NET};
+    for key in [VHOST_NET, IO_URING] {
+        assert_eq!(built(key, "true", false), "false");
+        assert_eq!(built(key, "false", true), "false");
+        assert_eq!(built(key, "true", true), "true");
+    }
+}
+
+#[test]
+fn whose_vm_a_container_is_in_is_the_engines_to_say() {
+    let key = hull_shim::annotations::JOIN;
+    let config = ContainerConfig {
+        cmd: words(&["true"]),
+        ..ContainerConfig::default()
+    };
+    let wanted = HostConfig {
+        annotations: Some(HashMap::from([(key.to_owned(), "stranger".to_owned())])),
+        pid_mode: Some("container:other".to_owned()),
+        ..HostConfig::default()
+    };
+    let built = |joined| {
+        let host = Host {
+            volumes: &[],
+            defaults: &Defaults::default(),
+            linked: &[],
+            bundle: Path::new("/run/hull/bundles/x"),
+            joined,
+        };
+        build(&record(config.clone(), wanted.clone()), host).unwrap()
+    };
+    assert_eq!(built(None)["annotations"][key], Value::Null);
+    let joined = Joined {
+        id: "other",
+        pid: 7,
+    };
+    let spec = built(Some(joined));
+    assert_eq!(spec["annotations"][key], "other");
+    let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+    let pids = namespaces.iter().find(|one| one["type"] == "pid").unwrap();
+    assert_eq!(pids["path"], "/proc/7/ns/pid");
 }
 
 #[test]

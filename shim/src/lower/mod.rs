@@ -16,6 +16,7 @@ use hull_protocol::agent::{
     rootfs, BlockRootfs, ConfigureNetworkRequest, ConfigureSandboxRequest, CreateContainerRequest,
     Rootfs, SharedDirectory,
 };
+use hull_vm_config::control::{disk_files, MAX_DISK_FILES};
 use hull_vm_config::{
     BlockConfig, BootConfig, DeviceConfig, Extent, FdName, FsConfig, JailConfig, Slot, VmConfig,
     VM_CONFIG_VERSION,
@@ -64,6 +65,8 @@ pub struct TaskOptions {
     pub network: Attachments,
     /// The pod that the container joins.
     pub pod: Option<Pod>,
+    /// Slots of its VM that are kept for this container's disks.
+    pub slots: Vec<Slot>,
 }
 
 /// A pod: several containers in one VM.
@@ -80,8 +83,21 @@ pub struct Pod {
 pub struct Member {
     /// Host paths that the guest must see.
     pub shares: Vec<Share>,
+    /// Disks that are plugged in for it.
+    pub disks: Vec<PluggedDisk>,
     /// Request to the agent; the stdio tokens are filled in when it is sent.
     pub create: CreateContainerRequest,
+}
+
+/// A disk that a VM gets while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluggedDisk {
+    /// Where.
+    pub slot: Slot,
+    /// The disk.
+    pub device: BlockConfig,
+    /// Its files, in the order in which its extents name them.
+    pub resources: Vec<Resource>,
 }
 
 /// A VM and its first container.
@@ -192,6 +208,12 @@ pub enum LowerError {
         /// Asked for.
         count: usize,
     },
+    /// The VM that is joined has no places left.
+    #[error("there is no room in the VM that is to be joined: a container that joins one takes {wanted} of the {} places for disks, which volumes on disks and other containers have", Slot::VOLUMES.len())]
+    NoPlaces {
+        /// How many it takes.
+        wanted: usize,
+    },
     /// A bind mount names nothing to mount.
     #[error("the bind mount at {destination:?} has no source")]
     BindWithoutSource {
@@ -258,7 +280,8 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let limits = limits.as_ref();
 
     let mut guest = guest_spec::lower(bundle, options)?;
-    let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
+    let own = [Slot::IMAGE, Slot::SCRATCH];
+    let root = lower_rootfs(&bundle.rootfs, options, own, &mut guest.shares)?;
     if guest.id_maps.is_some() && !root.resources.is_empty() {
         return Err(LowerError::NotSupportedYet {
             what: "a user namespace for a container whose root is on block devices".into(),
@@ -279,6 +302,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let network = options.network.lower()?;
     devices.nets = network.devices;
     devices.net_rates = annotations.net_rates;
+    devices.without_io_uring = annotations.io_uring == Some(false);
 
     Ok(Plan {
         config: VmConfig {
@@ -310,15 +334,51 @@ pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, Lo
     contradictions::check(&bundle.spec)?;
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
     let mut guest = guest_spec::lower(bundle, options)?;
-    let root = lower_rootfs(&bundle.rootfs, options, &mut guest.shares)?;
-    if !root.resources.is_empty() || !guest.disks.is_empty() {
+    if !guest.disks.is_empty() {
         return Err(LowerError::NotSupportedYet {
-            what: "a root or a volume on block devices for a further container of a pod".into(),
+            what: "a volume on a disk of its own for a further container of a VM".into(),
         });
     }
+    let wanted = bundle.rootfs.disks();
+    let slots = match options.slots.as_slice() {
+        [image, scratch] => [*image, *scratch],
+        [image] if wanted < 2 => [*image, Slot::SPARE],
+        _ if wanted == 0 => [Slot::SPARE; 2],
+        _ => return Err(LowerError::NoPlaces { wanted }),
+    };
+    let root = lower_rootfs(&bundle.rootfs, options, slots, &mut guest.shares)?;
+    let devices = root.devices.image.into_iter().chain(root.devices.scratch);
+    let disks = devices
+        .zip(slots)
+        .map(|(device, slot)| plugged(device, slot, &root.resources))
+        .collect::<Result<_, _>>()?;
     Ok(Member {
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
+        disks,
+    })
+}
+
+fn plugged(
+    device: BlockConfig,
+    slot: Slot,
+    resources: &[Resource],
+) -> Result<PluggedDisk, LowerError> {
+    let of = |name: &FdName| resources.iter().find(|resource| resource.name == *name);
+    let files = disk_files(&device).into_iter().filter_map(of);
+    let files: Vec<Resource> = files.cloned().collect();
+    if MAX_DISK_FILES < files.len() {
+        return Err(LowerError::NotSupportedYet {
+            what: format!(
+                "an image of more than {} layers for a container that joins a VM",
+                MAX_DISK_FILES - 1
+            ),
+        });
+    }
+    Ok(PluggedDisk {
+        slot,
+        device,
+        resources: files,
     })
 }
 
@@ -383,6 +443,7 @@ struct LoweredRootfs {
 fn lower_rootfs(
     source: &RootfsSource,
     options: &TaskOptions,
+    slots: [Slot; 2],
     shares: &mut Vec<Share>,
 ) -> Result<LoweredRootfs, LowerError> {
     let source = match source {
@@ -390,7 +451,7 @@ fn lower_rootfs(
             image,
             layers,
             scratch,
-        } => return block_rootfs(image, layers, scratch.as_ref()),
+        } => return block_rootfs(image, layers, scratch.as_ref(), slots),
         RootfsSource::Directory(path) => ShareSource::Path {
             path: path.clone(),
             recursive: true,
@@ -427,6 +488,7 @@ fn block_rootfs(
     image: &BlockFile,
     layers: &[LayerFile],
     scratch: Option<&BlockFile>,
+    [image_slot, scratch_slot]: [Slot; 2],
 ) -> Result<LoweredRootfs, LowerError> {
     const SCRATCH_FD: &str = "scratch-0";
     let mut resources = vec![resource(IMAGE_FD, &image.path, false)];
@@ -438,7 +500,7 @@ fn block_rootfs(
         ..Default::default()
     };
     let mut request = BlockRootfs {
-        image_slot: slot_number(Slot::IMAGE),
+        image_slot: slot_number(image_slot),
         image_fs_type: image.fs_type.clone(),
         ..Default::default()
     };
@@ -446,7 +508,7 @@ fn block_rootfs(
         resources.push(resource(SCRATCH_FD, &scratch.path, true));
         let device = single_file(SCRATCH_FD, scratch.length, &scratch.path, false)?;
         devices.scratch = Some(device);
-        request.scratch_slot = Some(slot_number(Slot::SCRATCH));
+        request.scratch_slot = Some(slot_number(scratch_slot));
         request.scratch_fs_type = scratch.fs_type.clone();
     }
     Ok(LoweredRootfs {

@@ -22,6 +22,7 @@ fn options() -> TaskOptions {
         },
         network: Attachments::default(),
         pod: None,
+        slots: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::ttrpc;
+use hull_vm_config::Slot;
 use tokio::sync::{watch, Semaphore};
 
 use super::errors;
@@ -13,6 +14,8 @@ use super::host_side::Place;
 use super::network::Source;
 use super::process::Process;
 use crate::hooks::Subject;
+use crate::lower::{PluggedDisk, Share};
+use crate::report::chain;
 use crate::sandbox::Sandbox;
 
 /// Most processes of a container that are being started at once.
@@ -25,8 +28,97 @@ pub(super) struct Booted {
     pub(super) init: Arc<Process>,
     /// Where to look for interfaces again at the start, if there are none yet.
     pub(super) network: Option<Source>,
-    /// Names of what was shared for it after the boot.
-    pub(super) shares: Vec<String>,
+    /// What the VM got for it after the boot.
+    pub(super) extras: Extras,
+}
+
+/// What a running VM got for a container. It goes with this value, once the guest has let go of it.
+#[derive(Debug)]
+pub(super) struct Extras {
+    sandbox: Arc<Sandbox>,
+    /// Names of what was shared.
+    shares: Vec<String>,
+    /// Slots of disks that were plugged in.
+    disks: Vec<Slot>,
+    /// Slots that are kept for further ones.
+    pub(super) slots: Vec<Slot>,
+}
+
+impl Extras {
+    /// Nothing yet, and the places for so many disks, or what there is of them.
+    pub(super) fn new(sandbox: &Arc<Sandbox>, disks: usize) -> Self {
+        Self {
+            sandbox: Arc::clone(sandbox),
+            shares: Vec::new(),
+            disks: Vec::new(),
+            slots: sandbox.take_slots(disks),
+        }
+    }
+
+    /// Shows the guest a directory of the host.
+    pub(super) async fn share(&mut self, share: Share) -> ttrpc::Result<()> {
+        let server = self.sandbox.shares().ok_or_else(|| {
+            errors::not_built(
+                "a volume or a directory of the host for a container that joins a VM which was \
+                 started without any",
+            )
+        })?;
+        self.shares.push(share.subpath.clone());
+        let added = server.attach(share).await;
+        added.map_err(|error| errors::failed(&error))
+    }
+
+    /// Gives the VM a disk.
+    pub(super) async fn plug(&mut self, disk: &PluggedDisk) -> ttrpc::Result<()> {
+        let plugged = self.sandbox.attach_disk(disk).await;
+        plugged.map_err(|error| errors::failed(&error))?;
+        self.slots.retain(|slot| *slot != disk.slot);
+        self.disks.push(disk.slot);
+        Ok(())
+    }
+
+    /// Takes all of it back.
+    async fn take_back(sandbox: &Sandbox, shares: Vec<String>, disks: Vec<Slot>) {
+        if let Some(server) = sandbox.shares().filter(|_| !shares.is_empty()) {
+            server.detach(shares).await;
+        }
+        for slot in disks {
+            match sandbox.detach_disk(slot).await {
+                Ok(()) => sandbox.give_slots_back([slot]),
+                // It stays, and its files stay open, until the VM ends.
+                Err(error) => tracing::warn!(
+                    slot = slot.index(),
+                    error = chain(&error),
+                    "a disk is left in a VM"
+                ),
+            }
+        }
+    }
+
+    /// Takes all of it back, and waits for that.
+    async fn end(&mut self) {
+        let (shares, disks) = (
+            std::mem::take(&mut self.shares),
+            std::mem::take(&mut self.disks),
+        );
+        Self::take_back(&self.sandbox, shares, disks).await;
+    }
+}
+
+impl Drop for Extras {
+    fn drop(&mut self) {
+        self.sandbox
+            .give_slots_back(std::mem::take(&mut self.slots));
+        let (shares, disks) = (
+            std::mem::take(&mut self.shares),
+            std::mem::take(&mut self.disks),
+        );
+        if shares.is_empty() && disks.is_empty() {
+            return;
+        }
+        let sandbox = Arc::clone(&self.sandbox);
+        tokio::spawn(async move { Self::take_back(&sandbox, shares, disks).await });
+    }
 }
 
 /// A container in a sandbox.
@@ -38,8 +130,8 @@ pub(super) struct Container {
     pub(super) init: Arc<Process>,
     /// Where to look for interfaces again at the start, if there are none yet.
     pub(super) network: Option<Source>,
-    /// Names of what was shared for it after the boot.
-    shares: Mutex<Vec<String>>,
+    /// What the VM got for it after the boot.
+    extras: tokio::sync::Mutex<Extras>,
     pub(super) hooks: Subject,
     /// Where the holders of its processes are.
     pub(super) place: Place,
@@ -63,7 +155,7 @@ impl Container {
             id: id.to_owned(),
             bundle,
             sandbox: booted.sandbox,
-            shares: Mutex::new(booted.shares),
+            extras: tokio::sync::Mutex::new(booted.extras),
             init: booted.init,
             network: booted.network,
             hooks,
@@ -100,13 +192,9 @@ impl Container {
         Ok(())
     }
 
-    /// Takes back what was shared for it; the guest has let go of it.
-    pub(super) async fn detach_shares(&self) {
-        let names =
-            std::mem::take(&mut *self.shares.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(shares) = self.sandbox.shares().filter(|_| !names.is_empty()) {
-            shares.detach(names).await;
-        }
+    /// Takes back what the VM got for it; the guest has let go of it.
+    pub(super) async fn take_extras_back(&self) {
+        self.extras.lock().await.end().await;
     }
 
     pub(super) fn forget(&self, exec_id: &str) {

@@ -9,7 +9,7 @@ use hull_protocol::agent::{
     ContainerRef, Empty, ListProcessesResponse, OpenPortsRequest, OpenPortsResponse,
 };
 use hull_protocol::sandbox::{
-    AttachInterfaceRequest, DetachInterfaceRequest, Fact, Interface, InterfaceResponse, Mark,
+    AttachInterfaceRequest, DetachInterfaceRequest, Disk, Fact, Interface, InterfaceResponse, Mark,
     ProcessesRequest, VmRequest, VmResponse,
 };
 use hull_protocol::sandbox_ttrpc::Sandbox;
@@ -124,10 +124,11 @@ impl Sandbox for SandboxService {
             .map_err(|error| errors::of_agent(&error))?;
         let vm = sandbox.vm();
         let failed = |error: crate::vmm::VmmError| errors::failed(&error);
-        let (trace, jail, nets) = (
+        let (trace, jail, nets, disks) = (
             vm.trace().await.map_err(failed)?,
             vm.jail().await.map_err(failed)?,
             vm.nets().await.map_err(failed)?,
+            vm.disks().await.map_err(failed)?,
         );
         let size = sandbox.size();
         let share = vm.memory_share(size.memory_bytes).map_err(failed)?;
@@ -141,6 +142,7 @@ impl Sandbox for SandboxService {
             trace: trace.into_iter().map(mark).collect(),
             jail: jail.into_iter().map(fact).collect(),
             interfaces: nets.iter().filter_map(interface).collect(),
+            disks: disks.into_iter().filter_map(disk).collect(),
             ..Default::default()
         })
     }
@@ -161,6 +163,15 @@ fn interface(net: &hull_vm_config::control::NetState) -> Option<Interface> {
         path: net.path.to_string(),
         queue_pairs: net.pairs.into(),
         ..Interface::default()
+    })
+}
+
+fn disk(disk: hull_vm_config::control::DiskState) -> Option<Disk> {
+    Some(Disk {
+        slot: u32::try_from(disk.slot.index()).ok()?,
+        engine: disk.engine.to_string(),
+        reason: disk.reason.unwrap_or_default(),
+        ..Disk::default()
     })
 }
 

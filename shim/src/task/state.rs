@@ -169,11 +169,12 @@ impl Shim {
             }
             last
         };
-        container.detach_shares().await;
-        if last {
-            let end = container.sandbox.shut_down(SHUTDOWN_LIMIT).await;
-            tracing::info!(sandbox = self.sandbox_id, %end, "the VM ended");
+        if !last {
+            container.take_extras_back().await;
+            return;
         }
+        let end = container.sandbox.shut_down(SHUTDOWN_LIMIT).await;
+        tracing::info!(sandbox = self.sandbox_id, %end, "the VM ended");
     }
 
     /// Waits for the end of a started process and tells it.

@@ -14,7 +14,7 @@ use hull_protocol::agent::{
 };
 use hull_vm_config::JailConfig;
 
-use super::container::{Booted, Container};
+use super::container::{Booted, Container, Extras};
 use super::host_side::{self, HostSide, Place};
 use super::network::Source;
 use super::process::{Phase, Process, StdioPaths};
@@ -128,6 +128,7 @@ impl Service {
             host,
             network: prepared.attachments,
             pod: None,
+            slots: Vec::new(),
         };
         let plan = lower(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
         let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
@@ -144,11 +145,12 @@ impl Service {
             serve_loopback(&sandbox, namespace.as_deref());
         }
         let init = self.create_in(&sandbox, plan.create, stdio, side).await?;
+        let sandbox = Arc::new(sandbox);
         Ok(Booted {
-            sandbox: Arc::new(sandbox),
+            extras: Extras::new(&sandbox, 0),
+            sandbox,
             init,
             network: later,
-            shares: Vec::new(),
         })
     }
 
@@ -162,6 +164,7 @@ impl Service {
         first: &Container,
     ) -> ttrpc::Result<Booted> {
         let sandbox = Arc::clone(&first.sandbox);
+        let mut extras = Extras::new(&sandbox, bundle.rootfs.disks());
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
@@ -173,23 +176,19 @@ impl Service {
                 host_pid: first.init.pid(),
                 guest_pid: first.init.guest_pid(),
             }),
+            slots: extras.slots.clone(),
         };
         let member =
             lower_member(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
-        let server = sandbox.shares().ok_or_else(|| {
-            errors::not_built(
-                "a further container in a VM that was started without shared directories",
-            )
-        })?;
-        let mut attached = Attached::new(&sandbox);
         for share in member.shares {
-            attached.names.push(share.subpath.clone());
-            let added = server.attach(share).await;
-            added.map_err(|error| errors::failed(&error))?;
+            extras.share(share).await?;
+        }
+        for disk in &member.disks {
+            extras.plug(disk).await?;
         }
         let init = self.create_in(&sandbox, member.create, stdio, side).await?;
         Ok(Booted {
-            shares: attached.keep(),
+            extras,
             sandbox,
             init,
             network: None,
@@ -446,40 +445,6 @@ fn serve_loopback(sandbox: &Sandbox, namespace: Option<&Namespace>) {
             error = chain(&error),
             "ports of the pod can't be forwarded by its loopback"
         );
-    }
-}
-
-/// Shares that go again unless the container that they are for is made.
-struct Attached {
-    sandbox: Arc<Sandbox>,
-    names: Vec<String>,
-}
-
-impl Attached {
-    fn new(sandbox: &Arc<Sandbox>) -> Self {
-        Self {
-            sandbox: Arc::clone(sandbox),
-            names: Vec::new(),
-        }
-    }
-
-    fn keep(mut self) -> Vec<String> {
-        std::mem::take(&mut self.names)
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        let names = std::mem::take(&mut self.names);
-        if names.is_empty() {
-            return;
-        }
-        let sandbox = Arc::clone(&self.sandbox);
-        tokio::spawn(async move {
-            if let Some(shares) = sandbox.shares() {
-                shares.detach(names).await;
-            }
-        });
     }
 }
 

@@ -7,8 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hull_vm_config::control::{Event, Request, MAX_MESSAGE_BYTES};
-use hull_vm_config::MAX_QUEUE_PAIRS;
+use hull_vm_config::control::{Event, Request, MAX_DISK_FILES, MAX_MESSAGE_BYTES};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::io::unix::AsyncFd;
@@ -21,7 +20,7 @@ use crate::sys;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Descriptors beside a request.
-const MAX_FDS: usize = 2 * MAX_QUEUE_PAIRS as usize;
+const MAX_FDS: usize = MAX_DISK_FILES;
 
 /// The socket. Requests that have an answer are answered in their order.
 #[derive(Debug)]

@@ -29,6 +29,9 @@ fn open_kvm_at(path: &str) -> Result<OwnedFd, VmmError> {
     })
 }
 
+const LOCK_ATTEMPTS: u32 = 50;
+const BETWEEN_LOCK_ATTEMPTS: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// Opens `/dev/vhost-net`, once for each interface that the host's kernel is to serve. `None`: it
 /// can't, and the VMM does.
 pub(crate) fn open_vhost_net() -> Option<OwnedFd> {
@@ -69,13 +72,25 @@ pub(crate) fn open_resource(resource: &Resource) -> Result<OwnedFd, VmmError> {
         true => FlockOperation::NonBlockingLockExclusive,
         false => FlockOperation::NonBlockingLockShared,
     };
-    match flock(&file, kind) {
+    match lock(&file, kind) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => Err(VmmError::InUse {
             path: resource.path.clone(),
         }),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// A VM that has ended may hold its lock a moment longer than its process: the kernel closes an
+/// io_uring's files when it gets to that.
+fn lock(file: &OwnedFd, kind: FlockOperation) -> Result<(), Errno> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match flock(file, kind) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(BETWEEN_LOCK_ATTEMPTS),
+            result => return result,
+        }
+    }
+    flock(file, kind)
 }
 
 /// Opens a file that keeps the guest's console.

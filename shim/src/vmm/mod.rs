@@ -18,8 +18,8 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use hull_vm_config::control::{Event, ExitReason, Mark, NetState, Request};
-use hull_vm_config::Slot;
+use hull_vm_config::control::{DiskState, Event, ExitReason, Mark, NetState, Request};
+use hull_vm_config::{BlockConfig, Slot};
 use rustix::process::{pidfd_send_signal, Signal};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -170,11 +170,43 @@ impl Vm {
         }
     }
 
+    /// Plugs a disk into an empty block slot; the agent finds it there. `files` are those that
+    /// [`hull_vm_config::control::disk_files`] names.
+    pub async fn attach_block(
+        &self,
+        slot: Slot,
+        disk: &BlockConfig,
+        files: &[OwnedFd],
+    ) -> Result<(), VmmError> {
+        let disk = disk.clone();
+        let request = Request::AttachBlock { slot, disk };
+        match self.ask_with(request, files).await? {
+            Event::BlockAttached => Ok(()),
+            other => Err(VmmError::unexpected("attach_block", &other)),
+        }
+    }
+
+    /// Pulls the disk out of a block slot; the agent has let go of it before.
+    pub async fn detach_block(&self, slot: Slot) -> Result<(), VmmError> {
+        match self.ask(Request::DetachBlock { slot }).await? {
+            Event::BlockDetached => Ok(()),
+            other => Err(VmmError::unexpected("detach_block", &other)),
+        }
+    }
+
     /// Who serves the network interfaces that are plugged in.
     pub async fn nets(&self) -> Result<Vec<NetState>, VmmError> {
         match self.ask(Request::Nets).await? {
             Event::Nets { interfaces } => Ok(interfaces),
             other => Err(VmmError::unexpected("nets", &other)),
+        }
+    }
+
+    /// Who serves the disks.
+    pub async fn disks(&self) -> Result<Vec<DiskState>, VmmError> {
+        match self.ask(Request::Disks).await? {
+            Event::Disks { disks } => Ok(disks),
+            other => Err(VmmError::unexpected("disks", &other)),
         }
     }
 

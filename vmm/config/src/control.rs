@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Slot;
+use crate::{BlockConfig, FdName, Slot};
 
 /// Name of the control socket's descriptor.
 pub const CONTROL_FD: &str = "control";
@@ -17,6 +17,8 @@ pub const CONFIG_FD: &str = "config";
 pub const KVM_FD: &str = "kvm";
 /// Upper bound of one packet, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// Most files of a disk that is plugged in while the VM runs: what one packet carries (`SCM_MAX_FD`).
+pub const MAX_DISK_FILES: usize = 253;
 
 /// Host to VMM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +53,21 @@ pub enum Request {
         /// One of [`crate::Slot::NETS`].
         slot: Slot,
     },
+    /// Plug a disk into an empty block slot. Its files travel with the request, at most
+    /// [`MAX_DISK_FILES`], in the order in which its extents first name them ([`disk_files`]).
+    /// Answered by [`Event::BlockAttached`]; the guest is not told.
+    AttachBlock {
+        /// One of [`crate::Slot::VOLUMES`].
+        slot: Slot,
+        /// The disk.
+        disk: BlockConfig,
+    },
+    /// Pull the disk out of a block slot; its files are closed. Answered by
+    /// [`Event::BlockDetached`].
+    DetachBlock {
+        /// One of [`crate::Slot::VOLUMES`].
+        slot: Slot,
+    },
     /// Stop all vCPUs; answered by [`Event::Paused`].
     Pause,
     /// Run them again; answered by [`Event::Resumed`].
@@ -61,6 +78,8 @@ pub enum Request {
     Jail,
     /// Ask who serves the network interfaces; answered by [`Event::Nets`].
     Nets,
+    /// Ask who serves the disks; answered by [`Event::Disks`].
+    Disks,
 }
 
 /// VMM to host.
@@ -75,6 +94,10 @@ pub enum Event {
     NetAttached,
     /// Answer to [`Request::DetachNet`].
     NetDetached,
+    /// Answer to [`Request::AttachBlock`].
+    BlockAttached,
+    /// Answer to [`Request::DetachBlock`].
+    BlockDetached,
     /// Answer to [`Request::Pause`].
     Paused,
     /// Answer to [`Request::Resume`].
@@ -94,6 +117,11 @@ pub enum Event {
         /// Who serves each.
         interfaces: Vec<NetState>,
     },
+    /// Answer to [`Request::Disks`]: the slots in which a disk is, in order.
+    Disks {
+        /// Who serves each.
+        disks: Vec<DiskState>,
+    },
     /// A request that was not understood or could not be done; the VM goes on.
     Refused {
         /// Why.
@@ -104,6 +132,17 @@ pub enum Event {
         /// Why.
         reason: ExitReason,
     },
+}
+
+/// The names of a disk's files, each once, in the order in which its extents name them first.
+pub fn disk_files(disk: &BlockConfig) -> Vec<&FdName> {
+    let mut names: Vec<&FdName> = Vec::new();
+    for extent in &disk.extents {
+        if !names.contains(&&extent.fd) {
+            names.push(&extent.fd);
+        }
+    }
+    names
 }
 
 fn one() -> u8 {
@@ -137,6 +176,37 @@ impl std::fmt::Display for DataPath {
         f.write_str(match self {
             Self::InProcess => "in-process",
             Self::VhostNet => "vhost-net",
+        })
+    }
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskState {
+    /// Where.
+    pub slot: Slot,
+    /// Who carries its requests out.
+    pub engine: DiskEngine,
+    /// Why not io_uring, where that was tried.
+    pub reason: Option<String>,
+}
+
+/// Who carries out what a guest asks of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskEngine {
+    /// The host's kernel, beside the VMM.
+    IoUring,
+    /// The VMM, one request after the other.
+    Synchronous,
+}
+
+impl std::fmt::Display for DiskEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::IoUring => "io-uring",
+            Self::Synchronous => "synchronous",
         })
     }
 }

@@ -88,6 +88,9 @@ pub struct DeviceConfig {
     /// Slots [`Slot::VOLUMES`], in order; at most four.
     #[serde(default)]
     pub volumes: Vec<BlockConfig>,
+    /// The VMM carries out what is asked of its disks by itself, even where the host has io_uring.
+    #[serde(default)]
+    pub without_io_uring: bool,
     /// Slots [`Slot::NETS`], in order; at most two.
     #[serde(default)]
     pub nets: Vec<NetConfig>,

@@ -2,7 +2,9 @@
 //! (virtio 1.2, 2.7.4: a device makes no assumption about how a request is cut into descriptors).
 
 use virtio_queue::DescriptorChain;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice,
+};
 
 /// Most descriptors of one chain. The guest chooses the length of an indirect table (up to
 /// 65,535); this bounds what a chain may cost.
@@ -15,6 +17,8 @@ pub(crate) struct Chain<'a> {
     pub(crate) position: u16,
     pub(crate) readable: Buffers<'a>,
     pub(crate) writable: Buffers<'a>,
+    /// Where the readable part lies, for a device that reads later.
+    pub(crate) readable_ranges: Ranges,
     /// Where the writable part lies, for a device that answers later.
     pub(crate) writable_ranges: Ranges,
 }
@@ -24,6 +28,45 @@ pub(crate) struct Chain<'a> {
 pub(crate) struct Ranges(Vec<(GuestAddress, u32)>);
 
 impl Ranges {
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|(_, length)| *length as usize).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes the first `count` bytes away and returns them; `None`, and nothing taken, if there
+    /// are fewer.
+    pub(crate) fn take_front(&mut self, count: usize) -> Option<Self> {
+        if self.len() < count {
+            return None;
+        }
+        let (mut front, mut rest, mut left) = (Vec::new(), Vec::new(), count);
+        for (address, length) in self.0.drain(..) {
+            // It is at most `length`, so it fits.
+            let taken = left.min(length as usize) as u32;
+            left -= taken as usize;
+            if taken > 0 {
+                front.push((address, taken));
+            }
+            if taken < length {
+                let next = address.unchecked_add(u64::from(taken));
+                rest.push((next, length - taken));
+            }
+        }
+        self.0 = rest;
+        Some(Self(front))
+    }
+
+    /// Takes the last `count` bytes away and returns them; `None`, and nothing taken, if there are
+    /// fewer.
+    pub(crate) fn take_back(&mut self, count: usize) -> Option<Self> {
+        let front = self.take_front(self.len().checked_sub(count)?)?;
+        Some(std::mem::replace(self, front))
+    }
+
     /// The memory that they name. `None` for another guest's memory.
     pub(crate) fn buffers<'a>(&self, memory: &'a GuestMemoryMmap) -> Option<Buffers<'a>> {
         let mut buffers = Buffers::default();
@@ -47,6 +90,7 @@ impl<'a> Chain<'a> {
             position,
             readable: Buffers::default(),
             writable: Buffers::default(),
+            readable_ranges: Ranges::default(),
             writable_ranges: Ranges::default(),
         };
         let mut unfinished = true;
@@ -55,18 +99,18 @@ impl<'a> Chain<'a> {
                 return None;
             }
             unfinished = descriptor.has_next();
-            let (part, access) = if descriptor.is_write_only() {
-                (&mut chain.writable, Permissions::Write)
+            let (part, ranges, access) = if descriptor.is_write_only() {
+                let ranges = &mut chain.writable_ranges;
+                (&mut chain.writable, ranges, Permissions::Write)
             } else if chain.writable.slices.is_empty() {
-                (&mut chain.readable, Permissions::Read)
+                let ranges = &mut chain.readable_ranges;
+                (&mut chain.readable, ranges, Permissions::Read)
             } else {
                 return None;
             };
             let (address, length) = (descriptor.addr(), descriptor.len());
             part.push_range(memory, address, length, access)?;
-            if descriptor.is_write_only() {
-                chain.writable_ranges.0.push((address, length));
-            }
+            ranges.0.push((address, length));
         }
         (!unfinished).then_some(chain)
     }
@@ -140,13 +184,6 @@ impl<'a> Buffers<'a> {
         }
         *self = rest;
         Some(front)
-    }
-
-    /// Takes the last `count` bytes away and returns them; `None`, and nothing taken, if there are
-    /// fewer.
-    pub(crate) fn take_back(&mut self, count: usize) -> Option<Buffers<'a>> {
-        let front = self.take_front(self.len.checked_sub(count)?)?;
-        Some(std::mem::replace(self, front))
     }
 
     /// Copies from the start of the buffers; returns how many bytes that were.

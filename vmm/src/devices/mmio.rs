@@ -7,7 +7,7 @@
 //!
 //! A [`Server`] outside of the event loop raises the interrupt by itself, so while there is one, the
 //! interrupt status always says that buffers may have been used. It is stopped under the lock, by
-//! whichever thread takes its queues away.
+//! whichever thread takes its queues away. So is what a device has [`Pending`]: that thread waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::virtio::{
-    Outside, QueueSet, Server, VirtioDevice, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1,
+    Outside, Pending, QueueSet, Server, VirtioDevice, F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1,
 };
 use super::Interrupt;
 
@@ -85,6 +85,8 @@ pub(crate) struct Transport {
     /// Tells the event loop that the driver kicked, became ready or reset the device. Watched
     /// edge-triggered and never read.
     notifier: EventFd,
+    /// The device's.
+    pending: Option<Arc<dyn Pending>>,
     state: Mutex<State>,
 }
 
@@ -181,6 +183,7 @@ impl Transport {
             interrupt_status: AtomicU32::new(0),
             served_outside: AtomicBool::new(false),
             notifier: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            pending: device.pending(),
             state: Mutex::new(State {
                 offered_features: offered(device),
                 status: 0,
@@ -285,8 +288,9 @@ impl Transport {
         }
     }
 
-    /// Stops who serves the queues outside of the event loop.
+    /// Stops who serves the queues outside of the event loop, and waits for what is pending.
     fn dismiss(&self, state: &mut State) {
+        self.abandon();
         let Some(server) = state.server.take() else {
             return;
         };
@@ -296,6 +300,17 @@ impl Transport {
         self.interrupt_status
             .fetch_or(INTERRUPT_USED, Ordering::SeqCst);
         self.served_outside.store(false, Ordering::SeqCst);
+    }
+
+    fn abandon(&self) {
+        if let Some(pending) = &self.pending {
+            pending.abandon();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending.as_ref().is_some_and(|it| !it.is_empty())
     }
 
     /// What the driver reads as interrupt status.
@@ -374,7 +389,13 @@ impl Transport {
                 self.interrupt_status.fetch_and(!value, Ordering::SeqCst);
             }
             reg::STATUS => self.write_status(value),
-            _ => self.lock().write_register(offset, value, &self.memory),
+            _ => {
+                let mut state = self.lock();
+                if offset == reg::QUEUE_READY && value & 1 == 0 && state.selects_live_queue() {
+                    self.abandon();
+                }
+                state.write_register(offset, value, &self.memory);
+            }
         }
     }
 
@@ -537,6 +558,11 @@ impl State {
         };
         self.live = self.setup.iter().map(build).collect();
         self.live.is_some()
+    }
+
+    fn selects_live_queue(&self) -> bool {
+        let live = self.live.as_ref();
+        live.is_some_and(|queues| (self.queue_sel as usize) < queues.len())
     }
 
     fn write_register(&mut self, offset: u64, value: u32, memory: &GuestMemoryMmap) {

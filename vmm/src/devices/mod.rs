@@ -2,7 +2,8 @@
 //!
 //! A device knows its queues, guest memory and an interrupt; [`mmio`] knows registers; [`Devices`]
 //! knows which device sits in which slot. Everything a device does happens on the event-loop
-//! thread, in bounded pieces and without blocking on anything but its own files.
+//! thread, in bounded pieces and without blocking on anything but its own files. Only what is
+//! handed over to the host's kernel (vhost-net, the disks' rings) goes on meanwhile.
 //!
 //! **Invariant:** nothing here knows KVM, vCPUs or paths, so all of it is tested in plain memory.
 
@@ -32,7 +33,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hull_vm_config::control::NetState;
+use hull_vm_config::control::{disk_files, DiskState, NetState};
 use hull_vm_config::{BlockConfig, DeviceConfig, FdName, Slot, SlotKind, MAX_QUEUE_PAIRS};
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryMmap;
@@ -46,7 +47,7 @@ pub use virtio::DeviceError;
 
 use mmio::{Transport, TransportState};
 use source::Sources;
-use virtio::{DeviceEvent, DeviceState, Progress, VirtioDevice};
+use virtio::{DeviceEvent, DeviceFailure, DeviceState, Progress, VirtioDevice};
 
 /// Version of [`DeviceStates`]' shape.
 const DEVICE_STATES_VERSION: u32 = 1;
@@ -190,7 +191,13 @@ impl Devices {
     /// Those of a slot that came with what was plugged in, and were not named before.
     pub fn new_notifiers(&mut self, slot: Slot) -> Vec<Notifier<'_>> {
         let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
-        entry.map(Entry::new_kicks).unwrap_or_default()
+        match entry {
+            Some(entry) if slot.kind() == SlotKind::Block && entry.known_kicks == 0 => {
+                entry.notifiers()
+            }
+            Some(entry) => entry.new_kicks(),
+            None => Vec::new(),
+        }
     }
 
     /// What the event loop watches from the start. Event sets are to be passed on as they are:
@@ -282,7 +289,43 @@ impl Devices {
             mac,
             mtu,
         };
-        self.replug(slot, |net, sources| net.plug(plug, sources))
+        self.replug_net(slot, |net, sources| net.plug(plug, sources))
+    }
+
+    /// Plugs a disk into an empty block slot while the VM runs. A driver finds it when it looks
+    /// again. The files are those of [`disk_files`].
+    pub fn attach_block(
+        &mut self,
+        slot: Slot,
+        config: &BlockConfig,
+        files: Vec<OwnedFd>,
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        let names = disk_files(config).into_iter().cloned();
+        let files: HashMap<FdName, _> = names.zip(files.into_iter().map(Arc::new)).collect();
+        let mut open = |name: &FdName| {
+            let file = files.get(name).map(Arc::clone);
+            file.ok_or_else(|| DeviceError::MissingFd {
+                device: "blk",
+                source: MissingFd(name.clone()),
+            })
+        };
+        self.replug_block(slot, |blk| blk.plug(config, &mut open))
+    }
+
+    /// Pulls the disk out of a block slot.
+    pub fn detach_block(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
+        self.replug_block(slot, blk::Blk::unplug)
+    }
+
+    fn replug_block(
+        &mut self,
+        slot: Slot,
+        change: impl FnOnce(&mut blk::Blk) -> Result<(), DeviceError>,
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        let of_volumes = Slot::VOLUMES.contains(&slot);
+        self.replug("blk", slot, |device, _| {
+            device.as_blk().filter(|_| of_volumes).map(change)
+        })
     }
 
     /// Plugs in a network device with a pair of queues on each datagram socket.
@@ -295,7 +338,7 @@ impl Devices {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
         };
-        self.replug(slot, |net, sources| net.plug(plug, sources))
+        self.replug_net(slot, |net, sources| net.plug(plug, sources))
             .map(drop)
     }
 
@@ -309,15 +352,43 @@ impl Devices {
         self.others.iter_mut().filter_map(state).collect()
     }
 
-    /// Pulls the tap out of a network slot.
-    pub fn detach_net(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
-        self.replug(slot, net::Net::unplug)
+    /// Who serves the disks.
+    pub fn disks(&mut self) -> Vec<DiskState> {
+        let state = |entry: &mut Entry<dyn VirtioDevice>| {
+            let slot = entry.slot;
+            let (engine, reason) = entry.device.as_blk()?.engine()?;
+            Some(DiskState {
+                slot,
+                engine,
+                reason: reason.map(str::to_owned),
+            })
+        };
+        self.others.iter_mut().filter_map(state).collect()
     }
 
-    fn replug(
+    /// Pulls the tap out of a network slot.
+    pub fn detach_net(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
+        self.replug_net(slot, net::Net::unplug)
+    }
+
+    fn replug_net(
         &mut self,
         slot: Slot,
         change: impl FnOnce(&mut net::Net, &mut Sources<'_>),
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        self.replug("net", slot, |device, sources| {
+            let net = device.as_net()?;
+            change(net, sources);
+            Some(Ok(()))
+        })
+    }
+
+    /// Changes what is in a slot; `None`: that slot is none for such a device.
+    fn replug(
+        &mut self,
+        device: &'static str,
+        slot: Slot,
+        change: impl FnOnce(&mut dyn VirtioDevice, &mut Sources<'_>) -> Option<Result<(), DeviceError>>,
     ) -> Result<Vec<SourceChange>, DeviceError> {
         let mut changes = Vec::new();
         let mut sources = Sources {
@@ -325,17 +396,14 @@ impl Devices {
             changes: &mut changes,
         };
         let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
-        let Some((entry, net)) =
-            entry.and_then(|entry| Some((&entry.transport, entry.device.as_net()?)))
-        else {
-            return Err(DeviceError::BadConfig {
-                device: "net",
-                reason: format!("slot {} is none for a network device", slot.index()),
-            });
+        let wrong_slot = || DeviceError::BadConfig {
+            device,
+            reason: format!("slot {} is none for such a device", slot.index()),
         };
-        change(net, &mut sources);
-        entry.replug(net);
-        entry.wake();
+        let entry = entry.ok_or_else(wrong_slot)?;
+        change(&mut *entry.device, &mut sources).ok_or_else(wrong_slot)??;
+        entry.transport.replug(&*entry.device);
+        entry.transport.wake();
         Ok(changes)
     }
 
@@ -352,8 +420,8 @@ impl Devices {
     /// From here on nothing of a device touches guest memory. The vCPUs must have stopped before.
     pub fn pause(&mut self) {
         self.paused = true;
-        for entry in &self.others {
-            entry.transport.withdraw(&mut entry.transport.lock());
+        for entry in &mut self.others {
+            entry.pause();
         }
     }
 
@@ -495,15 +563,39 @@ impl<D: VirtioDevice + ?Sized> Entry<D> {
             Ok(Progress::More) => self.transport.wake(),
             Ok(Progress::Until(then)) => self.due = Some(then),
             Err(failure) => {
-                if self.failures == 0 {
-                    // The guest can make a device fail as often as it likes: once is enough.
-                    log::warn!("device in slot {} needs a reset: {failure}", slot.index());
-                }
-                self.failures += 1;
-                self.transport.fail(&mut state);
-                // Once more, for the device's own reset.
-                self.transport.wake();
+                drop(state);
+                self.failed(&failure);
             }
+        }
+    }
+
+    fn failed(&mut self, failure: &DeviceFailure) {
+        if self.failures == 0 {
+            // The guest can make a device fail as often as it likes: once is enough.
+            let slot = self.slot.index();
+            log::warn!("device in slot {slot} needs a reset: {failure}");
+        }
+        self.failures += 1;
+        self.transport.fail(&mut self.transport.lock());
+        // Once more, for the device's own reset.
+        self.transport.wake();
+    }
+
+    /// Answers what is pending; from here on nothing touches guest memory before the next event. The
+    /// vCPUs must have stopped before.
+    fn pause(&mut self) {
+        let mut state = self.transport.lock();
+        let mut settled = Ok(());
+        if self.active && self.epoch == state.epoch() {
+            let raise = || self.transport.raise_used();
+            if let Some(queues) = self.transport.queues(&mut state, &raise) {
+                settled = self.device.settle(queues);
+            }
+        }
+        self.transport.withdraw(&mut state);
+        drop(state);
+        if let Err(failure) = settled {
+            self.failed(&failure);
         }
     }
 
@@ -567,10 +659,11 @@ impl Builder<'_> {
     }
 
     fn block(&mut self, slot: Slot) -> Result<blk::Blk, DeviceError> {
+        let wanted = !self.inputs.config.without_io_uring;
         match block_config(self.inputs.config, slot) {
             Some(config) => {
                 let mut open = |name: &FdName| self.open("blk", name);
-                blk::Blk::new(config, &mut open)
+                blk::Blk::new(config, wanted, &mut open)
             }
             None => Ok(blk::Blk::empty(slot == Slot::IMAGE)),
         }

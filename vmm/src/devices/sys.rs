@@ -13,7 +13,7 @@ use vm_memory::VolatileSlice;
 /// `IOV_MAX`; a longer list is cut, and the call moves fewer bytes than asked for.
 const MAX_IOVECS: usize = 1024;
 
-fn iovecs(buffers: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
+pub(crate) fn iovecs(buffers: &[VolatileSlice<'_>]) -> Vec<libc::iovec> {
     buffers
         .iter()
         .take(MAX_IOVECS)

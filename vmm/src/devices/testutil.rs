@@ -243,8 +243,7 @@ impl<D: VirtioDevice> Guest<D> {
     /// From here on nothing touches guest memory.
     pub(crate) fn pause(&mut self) {
         self.paused = true;
-        let transport = &self.entry.transport;
-        transport.withdraw(&mut transport.lock());
+        self.entry.pause();
     }
 
     /// Ends a pause.
@@ -401,6 +400,20 @@ impl<D: VirtioDevice> Guest<D> {
         self.run();
     }
 
+    /// Kicks, and lets the event loop see that and nothing else.
+    pub(crate) fn kick_once(&mut self) {
+        self.set(reg::QUEUE_NOTIFY, 0);
+        let kick = DeviceEvent::Kick;
+        self.entry.handle(kick, self.paused, &mut self.changes);
+    }
+
+    /// Overwrites the rooms of a request.
+    pub(crate) fn fill(&self, sent: &Sent, byte: u8) {
+        for (at, len) in &sent.rooms {
+            self.write(*at, &vec![byte; *len]);
+        }
+    }
+
     /// The event loop, until nothing is left to do.
     pub(crate) fn run(&mut self) {
         for _ in 0..10_000 {
@@ -412,7 +425,9 @@ impl<D: VirtioDevice> Guest<D> {
                 change.apply(&self.epoll).unwrap();
             }
             let mut events = [EpollEvent::default(); 8];
-            let count = self.epoll.wait(0, &mut events).unwrap();
+            let pending = self.entry.transport.has_pending();
+            let patience = if pending { 1000 } else { 0 };
+            let count = self.epoll.wait(patience, &mut events).unwrap_or(0);
             for event in &events[..count] {
                 let token = SourceId::from_u64(event.data()).token();
                 let event = DeviceEvent::Source(token, event.event_set());
@@ -421,7 +436,7 @@ impl<D: VirtioDevice> Guest<D> {
             let woken = self.entry.transport.notifier().read().is_ok();
             if woken {
                 self.entry.transport.wake();
-            } else if count == 0 {
+            } else if count == 0 && !pending {
                 return;
             }
         }

@@ -50,6 +50,14 @@ pub(crate) trait VirtioDevice: Send {
     ) -> Result<Progress, DeviceFailure>;
     /// The driver reset the device, or the device failed.
     fn reset(&mut self, sources: &mut Sources<'_>);
+    /// What goes on between two events and works on the driver's memory.
+    fn pending(&self) -> Option<Arc<dyn Pending>> {
+        None
+    }
+    /// Waits until nothing is pending, and answers all of it.
+    fn settle(&mut self, _queues: QueueSet<'_>) -> Result<(), DeviceFailure> {
+        Ok(())
+    }
     /// What a restored device must know beyond its configuration.
     fn save(&self) -> DeviceState;
     /// The reverse of [`VirtioDevice::save`], before the first event.
@@ -59,10 +67,24 @@ pub(crate) trait VirtioDevice: Send {
     fn kicks(&self) -> &[Arc<EventFd>] {
         &[]
     }
+    /// Disks tell who serves them, and may be plugged in and pulled out while the VM runs.
+    fn as_blk(&mut self) -> Option<&mut super::blk::Blk> {
+        None
+    }
     /// Network devices may be plugged in and pulled out while the VM runs.
     fn as_net(&mut self) -> Option<&mut super::net::Net> {
         None
     }
+}
+
+/// Operations of a device that go on while the event loop does not look.
+pub(crate) trait Pending: Send + Sync {
+    /// Waits until none is under way, and forgets what they were for: when this returns, nothing
+    /// touches the driver's memory for them any more. Any thread may call it.
+    fn abandon(&self);
+    /// Whether none is under way.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool;
 }
 
 /// What serves the queues of a live device in the place of the event loop.

@@ -164,6 +164,9 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_fallocate(is(1, PUNCH_HOLE)) EVENT_LOOP: "disk discard";
     SYS_fallocate(is(1, ZERO_RANGE)) EVENT_LOOP: "disk write-zeroes";
 
+    SYS_io_uring_enter(without(3, !GETEVENTS), is_null(4)) EVENT_LOOP: "operations of a disk go to the kernel through its ring, made before the jail";
+    SYS_io_uring_enter(is(1, 0), is(3, GETEVENTS), is_null(4)) VCPU: "a guest's reset of a disk waits for what is under way; nothing is submitted";
+
     // Sockets that are open already: the control socket, vsock connections, virtiofsd's.
     SYS_recvmsg() EVENT_LOOP: "control requests and the descriptors beside them";
     SYS_sendmsg() EVENT_LOOP: "control events; vhost-user messages";
@@ -190,6 +193,8 @@ pub(super) const RULES: &[Rule] = rules! {
     SYS_fcntl(is(1, libc::F_SETFL as u32)) EVENT_LOOP: "makes a received connection non-blocking";
 };
 
+/// `IORING_ENTER_GETEVENTS`.
+const GETEVENTS: u32 = 1;
 const KICK_SIGNAL: u32 = 34; // SIGRTMIN of glibc
 const PUNCH_HOLE: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u32;
 const ZERO_RANGE: u32 = (libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE) as u32;

@@ -1,14 +1,11 @@
 //! The composite disk: extents of files shown one after another.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use hull_vm_config::{BlockConfig, FdName};
-use rustix::fs::{fallocate, FallocateFlags};
 
-use crate::devices::chain::Buffers;
-use crate::devices::{sys, DeviceError};
+use crate::devices::DeviceError;
 
 /// Bytes of a sector, in which virtio-blk counts whatever the block size.
 pub(crate) const SECTOR: u64 = 512;
@@ -144,86 +141,14 @@ impl Disk {
         self.table.holds(start, length)
     }
 
-    /// Fills `buffers` from byte `start`; the range must be one that the disk holds. Bytes past
-    /// the end of a file are zero.
-    pub(crate) fn read(&self, start: u64, mut buffers: Buffers<'_>) -> io::Result<()> {
-        for piece in self.table.pieces(start, buffers.len() as u64) {
-            let Some(mut part) = buffers.take_front(piece.length as usize) else {
-                break;
-            };
-            let mut offset = piece.offset;
-            while !part.is_empty() {
-                match sys::preadv(self.files[piece.file].as_fd(), part.slices(), offset)? {
-                    0 => {
-                        part.zero();
-                        break;
-                    }
-                    count => {
-                        offset += count as u64;
-                        part.take_front(count);
-                    }
-                }
-            }
-        }
-        Ok(())
+    /// The parts of a range that it holds, in order.
+    pub(crate) fn pieces(&self, start: u64, length: u64) -> impl Iterator<Item = Piece> + '_ {
+        self.table.pieces(start, length)
     }
 
-    /// Writes `buffers` to byte `start`; the range must be one that the disk holds.
-    pub(crate) fn write(&self, start: u64, mut buffers: Buffers<'_>) -> io::Result<()> {
-        for piece in self.table.pieces(start, buffers.len() as u64) {
-            let Some(mut part) = buffers.take_front(piece.length as usize) else {
-                break;
-            };
-            let mut offset = piece.offset;
-            while !part.is_empty() {
-                match sys::pwritev(self.files[piece.file].as_fd(), part.slices(), offset)? {
-                    0 => return Err(io::ErrorKind::WriteZero.into()),
-                    count => {
-                        offset += count as u64;
-                        part.take_front(count);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts all that was written on stable storage.
-    pub(crate) fn flush(&self) -> io::Result<()> {
-        for file in &self.files {
-            rustix::fs::fdatasync(file)?;
-        }
-        Ok(())
-    }
-
-    /// Gives the space of a range back. It then reads as zero, where the file system can do that;
-    /// where it cannot, nothing happens.
-    pub(crate) fn discard(&self, start: u64, length: u64) -> io::Result<()> {
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match self.allocate(start, length, punch) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
-            result => result,
-        }
-    }
-
-    /// Makes a range read as zero; `unmap` allows to give its space back.
-    pub(crate) fn write_zeroes(&self, start: u64, length: u64, unmap: bool) -> io::Result<()> {
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        let (first, second) = if unmap { (punch, zero) } else { (zero, punch) };
-        match self.allocate(start, length, first) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                self.allocate(start, length, second)
-            }
-            result => result,
-        }
-    }
-
-    fn allocate(&self, start: u64, length: u64, flags: FallocateFlags) -> io::Result<()> {
-        for piece in self.table.pieces(start, length) {
-            fallocate(&self.files[piece.file], flags, piece.offset, piece.length)?;
-        }
-        Ok(())
+    /// Each once, whatever the number of its extents.
+    pub(crate) fn files(&self) -> &[Arc<OwnedFd>] {
+        &self.files
     }
 }
 

@@ -1,12 +1,13 @@
-//! One request: its header, what it asks for, and its status byte (virtio 1.2, 5.2.6).
+//! One request, as the driver writes it: its header, what it asks for, and where its status byte
+//! goes (virtio 1.2, 5.2.6).
 
-use std::io;
+use vm_memory::GuestMemoryMmap;
 
 use super::disk::{Disk, SECTOR};
-use crate::devices::chain::{Buffers, Chain};
+use crate::devices::chain::{Chain, Ranges};
 
-/// The guest chooses descriptor lengths. Data never passes through a buffer of ours, but a request
-/// holds the event loop while it lasts: this bounds it.
+/// The guest chooses descriptor lengths. Data never passes through a buffer of ours, but an operation
+/// may hold the event loop while it lasts: this bounds it.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
 /// Most segments of one discard or write-zeroes request; more are refused.
 pub(crate) const MAX_SEGMENTS: usize = 16;
@@ -37,78 +38,162 @@ pub(crate) enum Status {
     Unsupported = 2,
 }
 
-/// What requests are carried out on.
-pub(crate) struct Target {
-    pub(crate) disk: Disk,
-    pub(crate) serial: [u8; ID_BYTES],
-    /// The driver does not flush, so each write must reach stable storage by itself.
-    pub(crate) write_through: bool,
+/// What a request asks for. All ranges lie on the disk, and it may be done to it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    Read {
+        start: u64,
+        into: Ranges,
+    },
+    Write {
+        start: u64,
+        from: Ranges,
+    },
+    Flush,
+    Discard(Vec<Span>),
+    WriteZeroes(Vec<Span>),
+    /// The serial number, which is where it belongs already.
+    Identified,
 }
 
-impl Target {
-    /// Carries a request out and returns how many bytes of the chain were written, status
-    /// included; 0 if the chain has no room for a status.
-    pub(crate) fn execute(&self, chain: Chain<'_>) -> u32 {
-        let Chain {
-            mut readable,
-            mut writable,
-            ..
-        } = chain;
-        let Some(status) = writable.take_back(1) else {
-            return 0;
-        };
-        let room = writable.len();
-        let (code, written) = match self.run(&mut readable, writable) {
-            Ok(Done { written }) => (Status::Ok, written),
-            // The driver can't tell how much of the data is valid: none is.
-            Err(code) => (code, 0),
-        };
-        status.copy_from(&[code as u8]);
-        // The status byte follows the data, so a short answer still spans the data's room.
-        let spanned = if written == 0 { 0 } else { room };
-        u32::try_from(spanned + 1).unwrap_or(u32::MAX)
+/// A range of the disk, in bytes; it is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) length: u64,
+    /// Its space may be given back.
+    pub(crate) unmap: bool,
+}
+
+impl Work {
+    /// Whether it puts data into the chain.
+    pub(crate) fn gives_data(&self) -> bool {
+        matches!(self, Self::Read { .. } | Self::Identified)
     }
 
-    fn run(&self, readable: &mut Buffers<'_>, writable: Buffers<'_>) -> Result<Done, Status> {
-        let header = readable.take_front(HEADER_BYTES).ok_or(Status::IoErr)?;
-        let mut bytes = [0; HEADER_BYTES];
-        header.copy_to(&mut bytes);
-        let (kind, sector) = (le32(&bytes, 0), le64(&bytes, 8));
-        let data = readable.take_front(readable.len()).unwrap_or_default();
+    /// Whether something may be other than before.
+    pub(crate) fn changes_the_disk(&self) -> bool {
+        matches!(
+            self,
+            Self::Write { .. } | Self::Discard(_) | Self::WriteZeroes(_)
+        )
+    }
+}
+
+/// Where the answer to a request goes.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    head: u16,
+    status: Ranges,
+    /// Bytes of the writable part before the status.
+    room: usize,
+}
+
+/// A chain that is done with: its head, and how many bytes of it were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Completed {
+    pub(crate) head: u16,
+    pub(crate) written: u32,
+}
+
+impl Reply {
+    /// Writes the status.
+    pub(crate) fn give(&self, memory: &GuestMemoryMmap, status: Status, data: bool) -> Completed {
+        if let Some(buffers) = self.status.buffers(memory) {
+            buffers.copy_from(&[status as u8]);
+        }
+        // The status byte follows the data, so a short answer still spans the data's room. Of a
+        // request that failed the driver can't tell how much is valid: none is.
+        let spanned = match (status, data) {
+            (Status::Ok, true) => self.room,
+            _ => 0,
+        };
+        Completed {
+            head: self.head,
+            written: u32::try_from(spanned + 1).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// A chain read as a request.
+pub(crate) enum Parsed {
+    /// It has no room for a status.
+    Unanswerable(Completed),
+    /// What is wrong with it is the answer.
+    Wrong(Reply, Status),
+    Asks(Reply, Work),
+}
+
+/// Reads a chain for this disk.
+pub(crate) fn parse(
+    memory: &GuestMemoryMmap,
+    chain: Chain<'_>,
+    disk: &Disk,
+    serial: &[u8; ID_BYTES],
+) -> Parsed {
+    let Chain {
+        head,
+        readable_ranges: readable,
+        writable_ranges: mut writable,
+        ..
+    } = chain;
+    let Some(status) = writable.take_back(1) else {
+        return Parsed::Unanswerable(Completed { head, written: 0 });
+    };
+    let reply = Reply {
+        head,
+        status,
+        room: writable.len(),
+    };
+    let request = Request {
+        memory,
+        disk,
+        serial,
+    };
+    match request.parse(readable, writable) {
+        Ok(work) => Parsed::Asks(reply, work),
+        Err(status) => Parsed::Wrong(reply, status),
+    }
+}
+
+/// What a request is read with.
+struct Request<'a> {
+    memory: &'a GuestMemoryMmap,
+    disk: &'a Disk,
+    serial: &'a [u8; ID_BYTES],
+}
+
+impl Request<'_> {
+    fn parse(&self, mut readable: Ranges, writable: Ranges) -> Result<Work, Status> {
+        let mut header = [0; HEADER_BYTES];
+        let from = readable.take_front(HEADER_BYTES).ok_or(Status::IoErr)?;
+        self.copy(&from, &mut header)?;
+        let (kind, sector) = (le32(&header, 0), le64(&header, 8));
         match kind {
-            kind::IN => self.read(sector, writable),
-            kind::OUT => self.write(sector, data),
-            kind::FLUSH => self.changed(self.disk.flush()),
+            kind::IN => Ok(Work::Read {
+                start: self.range(sector, writable.len())?,
+                into: writable,
+            }),
+            kind::OUT => Ok(Work::Write {
+                start: self.writable_range(sector, readable.len())?,
+                from: readable,
+            }),
+            kind::FLUSH => Ok(Work::Flush),
             kind::GET_ID => {
-                let written = writable.copy_from(&self.serial);
-                Ok(Done { written })
+                let buffers = writable.buffers(self.memory).ok_or(Status::IoErr)?;
+                buffers.copy_from(self.serial);
+                Ok(Work::Identified)
             }
-            kind::DISCARD => self.segments(&data, |start, length, flags| match flags {
-                0 => self.changed(self.disk.discard(start, length)),
-                // `unmap` is reserved here (virtio 1.2, 5.2.6.2).
-                _ => Err(Status::Unsupported),
-            }),
-            kind::WRITE_ZEROES => self.segments(&data, |start, length, flags| match flags {
-                0 | 1 => self.changed(self.disk.write_zeroes(start, length, flags == 1)),
-                _ => Err(Status::Unsupported),
-            }),
+            // `unmap` is reserved for a discard (virtio 1.2, 5.2.6.2).
+            kind::DISCARD => self.segments(&readable, 0).map(Work::Discard),
+            kind::WRITE_ZEROES => self.segments(&readable, 1).map(Work::WriteZeroes),
             _ => Err(Status::Unsupported),
         }
     }
 
-    fn read(&self, sector: u64, buffers: Buffers<'_>) -> Result<Done, Status> {
-        let start = self.range(sector, buffers.len())?;
-        let written = buffers.len();
-        self.disk.read(start, buffers).map_err(|_| Status::IoErr)?;
-        Ok(Done { written })
-    }
-
-    fn write(&self, sector: u64, buffers: Buffers<'_>) -> Result<Done, Status> {
-        let start = self.range(sector, buffers.len())?;
-        if self.disk.read_only() {
-            return Err(Status::IoErr);
-        }
-        self.changed(self.disk.write(start, buffers))
+    fn copy(&self, from: &Ranges, to: &mut [u8]) -> Result<usize, Status> {
+        let buffers = from.buffers(self.memory).ok_or(Status::IoErr)?;
+        Ok(buffers.copy_to(to))
     }
 
     /// The first byte of a request for whole sectors that the disk holds.
@@ -120,21 +205,22 @@ impl Target {
             .ok_or(Status::IoErr)
     }
 
-    fn segments(
-        &self,
-        data: &Buffers<'_>,
-        mut each: impl FnMut(u64, u64, u32) -> Result<Done, Status>,
-    ) -> Result<Done, Status> {
-        if self.disk.read_only() {
-            return Err(Status::IoErr);
+    fn writable_range(&self, sector: u64, length: usize) -> Result<u64, Status> {
+        match self.disk.read_only() {
+            true => Err(Status::IoErr),
+            false => self.range(sector, length),
         }
+    }
+
+    /// The segments of a discard or write-zeroes request, whose flags are at most `most`.
+    fn segments(&self, data: &Ranges, most: u32) -> Result<Vec<Span>, Status> {
         let mut bytes = [0; SEGMENT_BYTES * MAX_SEGMENTS];
-        if data.len() > bytes.len() || !data.len().is_multiple_of(SEGMENT_BYTES) || data.is_empty()
-        {
+        let whole =
+            (1..=bytes.len()).contains(&data.len()) && data.len().is_multiple_of(SEGMENT_BYTES);
+        if !whole || self.disk.read_only() {
             return Err(Status::IoErr);
         }
-        let count = data.copy_to(&mut bytes);
-        // All are checked before the first is carried out.
+        let count = self.copy(data, &mut bytes)?;
         let mut segments = Vec::with_capacity(MAX_SEGMENTS);
         for segment in bytes[..count].chunks_exact(SEGMENT_BYTES) {
             let (sector, sectors, flags) = (le64(segment, 0), le32(segment, 8), le32(segment, 12));
@@ -146,30 +232,17 @@ impl Target {
                 _ => return Err(Status::IoErr),
             }
         }
-        for (start, length, flags) in segments {
-            if length > 0 {
-                each(start, length, flags)?;
-            }
+        segments.retain(|(_, length, _)| *length > 0);
+        if segments.iter().any(|(.., flags)| most < *flags) {
+            return Err(Status::Unsupported);
         }
-        Ok(Done { written: 0 })
-    }
-
-    fn changed(&self, result: io::Result<()>) -> Result<Done, Status> {
-        let result = match self.write_through {
-            true => result.and_then(|()| self.disk.flush()),
-            false => result,
+        let span = |(start, length, flags)| Span {
+            start,
+            length,
+            unmap: flags == 1,
         };
-        match result {
-            Ok(()) => Ok(Done { written: 0 }),
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Err(Status::Unsupported),
-            Err(_) => Err(Status::IoErr),
-        }
+        Ok(segments.into_iter().map(span).collect())
     }
-}
-
-struct Done {
-    /// Bytes written to the chain's data part.
-    written: usize,
 }
 
 fn le32(bytes: &[u8], at: usize) -> u32 {

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
+use std::time::Duration;
 
+use hull_vm_config::control::DiskEngine;
 use hull_vm_config::{BlockConfig, Extent, FdName};
 use proptest::prelude::*;
 
@@ -19,20 +21,39 @@ const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPPORTED: u8 = 2;
 
+/// Who carries requests out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Ring,
+    Thread,
+}
+
+/// Each of these is a test of both engines.
+macro_rules! of_both_engines {
+    ($($name:ident)*) => {
+        mod ring {
+            $(#[test] fn $name() { super::$name(super::By::Ring) })*
+        }
+        mod thread {
+            $(#[test] fn $name() { super::$name(super::By::Thread) })*
+        }
+    };
+}
+
 /// A disk of one file that starts as given and is `sectors` long for the guest.
-fn disk(content: &[u8], sectors: u64, read_only: bool) -> (Blk, File) {
+fn disk(by: By, content: &[u8], sectors: u64, read_only: bool) -> (Blk, File) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     let copy = file.try_clone().unwrap();
     let extents = vec![extent("disk", 0, sectors * SECTOR)];
-    let blk = blk(extents, read_only, |_| file.try_clone().unwrap()).unwrap();
+    let blk = blk(by, extents, read_only, |_| file.try_clone().unwrap()).unwrap();
     (blk, copy)
 }
 
 /// A writable disk of one file.
-pub(crate) fn on_file(file: File, sectors: u64) -> Blk {
+pub(crate) fn on_file(by: By, file: File, sectors: u64) -> Blk {
     let extents = vec![extent("disk", 0, sectors * SECTOR)];
-    blk(extents, false, |_| file.try_clone().unwrap()).unwrap()
+    blk(by, extents, false, |_| file.try_clone().unwrap()).unwrap()
 }
 
 fn extent(name: &str, offset: u64, length: u64) -> Extent {
@@ -44,6 +65,7 @@ fn extent(name: &str, offset: u64, length: u64) -> Extent {
 }
 
 fn blk(
+    by: By,
     extents: Vec<Extent>,
     read_only: bool,
     open: impl Fn(&FdName) -> File,
@@ -53,7 +75,27 @@ fn blk(
         read_only,
         serial: "hull-scratch".into(),
     };
-    Blk::new(&config, &mut |name| Ok(Arc::new(open(name).into())))
+    let mut open = |name: &FdName| Ok(Arc::new(open(name).into()));
+    let blk = Blk::new(&config, by == By::Ring, &mut open)?;
+    let (engine, why) = blk.engine().unwrap();
+    let want = match by {
+        By::Ring => DiskEngine::IoUring,
+        By::Thread => DiskEngine::Synchronous,
+    };
+    assert_eq!(engine, want, "this host: {why:?}");
+    Ok(blk)
+}
+
+/// A guest whose driver accepts what is offered and in `mask`.
+fn start_with(blk: Blk, mask: u64) -> Guest<Blk> {
+    let mut guest = Guest::new(blk);
+    guest.started();
+    guest.drive(mask);
+    guest
+}
+
+pub(crate) fn start(blk: Blk) -> Guest<Blk> {
+    start_with(blk, u64::MAX)
 }
 
 fn header(kind: u32, sector: u64) -> Part {
@@ -85,10 +127,30 @@ fn write(guest: &mut Guest<Blk>, sector: u64, bytes: Vec<u8>) -> u8 {
     request(guest, parts).1
 }
 
-#[test]
-fn what_was_written_is_read_back() {
-    let (blk, file) = disk(&[], 64, false);
-    let mut guest = Guest::start(blk);
+of_both_engines! {
+    what_was_written_is_read_back
+    read_past_the_end_of_a_short_file_is_zero
+    requests_beyond_the_disk_fail
+    a_read_only_disk_takes_no_change
+    discarded_and_zeroed_ranges_read_as_zero_and_free_their_blocks
+    the_serial_number_is_told
+    any_framing_is_understood
+    chains_without_room_for_an_answer_are_given_back
+    malformed_chains_do_no_harm
+    a_full_queue_is_served_in_one_kick_with_and_without_event_index
+    a_driver_that_does_not_flush_is_written_through
+    a_composite_disk_shows_its_extents_one_after_another
+    a_restored_disk_goes_on_where_it_was
+    a_full_queue_of_large_requests_is_answered_once_each
+    a_reset_waits_for_what_is_under_way
+    a_queue_that_is_taken_back_gets_no_answer
+    a_pause_answers_what_is_under_way
+    errors_of_a_file_are_answers
+}
+
+fn what_was_written_is_read_back(by: By) {
+    let (blk, file) = disk(by, &[], 64, false);
+    let mut guest = start(blk);
     let data: Vec<u8> = (0..4096u32).map(|i| (i % 251) as u8).collect();
     assert_eq!(write(&mut guest, 3, data.clone()), OK);
     assert_eq!(read(&mut guest, 3, 4096), (data.clone(), OK));
@@ -100,20 +162,18 @@ fn what_was_written_is_read_back() {
     assert!(guest.interrupts() > 0);
 }
 
-#[test]
-fn read_past_the_end_of_a_short_file_is_zero() {
-    let (blk, _file) = disk(&[7; 700], 4, true);
-    let mut guest = Guest::start(blk);
+fn read_past_the_end_of_a_short_file_is_zero(by: By) {
+    let (blk, _file) = disk(by, &[7; 700], 4, true);
+    let mut guest = start(blk);
     let (data, status) = read(&mut guest, 0, 2048);
     assert_eq!(status, OK);
     assert_eq!(&data[..700], &[7; 700]);
     assert_eq!(&data[700..], &[0; 1348]);
 }
 
-#[test]
-fn requests_beyond_the_disk_fail() {
-    let (blk, _file) = disk(&[1; 4096], 8, false);
-    let mut guest = Guest::start(blk);
+fn requests_beyond_the_disk_fail(by: By) {
+    let (blk, _file) = disk(by, &[1; 4096], 8, false);
+    let mut guest = start(blk);
     for sector in [8, 9, 1 << 40, u64::MAX, u64::MAX / SECTOR] {
         assert_eq!(read(&mut guest, sector, 512).1, IOERR, "{sector}");
         assert_eq!(write(&mut guest, sector, vec![0; 512]), IOERR, "{sector}");
@@ -125,10 +185,9 @@ fn requests_beyond_the_disk_fail() {
     assert_eq!(read(&mut guest, 0, 17 << 20).1, IOERR);
 }
 
-#[test]
-fn a_read_only_disk_takes_no_change() {
-    let (blk, file) = disk(&[5; 4096], 8, true);
-    let mut guest = Guest::start(blk);
+fn a_read_only_disk_takes_no_change(by: By) {
+    let (blk, file) = disk(by, &[5; 4096], 8, true);
+    let mut guest = start(blk);
     assert_ne!(guest.offered() & (1 << 5), 0);
     assert_eq!(guest.offered() & (1 << 13 | 1 << 14), 0);
     assert_eq!(write(&mut guest, 0, vec![0; 512]), IOERR);
@@ -146,10 +205,9 @@ fn segment(guest: &mut Guest<Blk>, kind: u32, sector: u64, sectors: u32, flags: 
     request(guest, vec![header(kind, 0), Part::Out(bytes), Part::In(1)]).1
 }
 
-#[test]
-fn discarded_and_zeroed_ranges_read_as_zero_and_free_their_blocks() {
-    let (blk, file) = disk(&vec![9; 1 << 20], 2048, false);
-    let mut guest = Guest::start(blk);
+fn discarded_and_zeroed_ranges_read_as_zero_and_free_their_blocks(by: By) {
+    let (blk, file) = disk(by, &vec![9; 1 << 20], 2048, false);
+    let mut guest = start(blk);
     let before = file.metadata().unwrap().blocks();
     assert_eq!(segment(&mut guest, kind::DISCARD, 0, 1024, 0), OK);
     assert_eq!(read(&mut guest, 8, 512), (vec![0; 512], OK));
@@ -176,10 +234,9 @@ fn discarded_and_zeroed_ranges_read_as_zero_and_free_their_blocks() {
     assert_eq!(request(&mut guest, many).1, IOERR);
 }
 
-#[test]
-fn the_serial_number_is_told() {
-    let (blk, _file) = disk(&[], 8, false);
-    let mut guest = Guest::start(blk);
+fn the_serial_number_is_told(by: By) {
+    let (blk, _file) = disk(by, &[], 8, false);
+    let mut guest = start(blk);
     let get = vec![header(kind::GET_ID, 0), Part::In(20), Part::In(1)];
     let (id, status) = request(&mut guest, get);
     assert_eq!(status, OK);
@@ -188,10 +245,9 @@ fn the_serial_number_is_told() {
     assert_eq!(request(&mut guest, unknown).1, UNSUPPORTED);
 }
 
-#[test]
-fn any_framing_is_understood() {
-    let (blk, _file) = disk(&[3; 4096], 8, false);
-    let mut guest = Guest::start(blk);
+fn any_framing_is_understood(by: By) {
+    let (blk, _file) = disk(by, &[3; 4096], 8, false);
+    let mut guest = start(blk);
     // Header cut in three; data and status in one buffer.
     let Part::Out(bytes) = header(kind::IN, 2) else {
         unreachable!()
@@ -209,10 +265,9 @@ fn any_framing_is_understood() {
     assert_eq!(read(&mut guest, 2, 512), (vec![4; 512], OK));
 }
 
-#[test]
-fn chains_without_room_for_an_answer_are_given_back() {
-    let (blk, _file) = disk(&[], 8, false);
-    let mut guest = Guest::start(blk);
+fn chains_without_room_for_an_answer_are_given_back(by: By) {
+    let (blk, _file) = disk(by, &[], 8, false);
+    let mut guest = start(blk);
     let sent = guest.submit(0, vec![header(kind::FLUSH, 0)]);
     let back = |head| [Used { head, len: 0 }];
     assert_eq!(guest.used(0), back(sent.head));
@@ -231,20 +286,18 @@ fn chains_without_room_for_an_answer_are_given_back() {
     assert_eq!(guest.used(0), back(head));
 }
 
-#[test]
-fn malformed_chains_do_no_harm() {
-    let (blk, _file) = disk(&[6; 4096], 8, false);
-    let mut guest = Guest::start(blk);
+fn malformed_chains_do_no_harm(by: By) {
+    let (blk, _file) = disk(by, &[6; 4096], 8, false);
+    let mut guest = start(blk);
     malformed_chains(&mut guest, 0);
     broken_rings(&mut guest, 0);
     assert_eq!(read(&mut guest, 0, 512), (vec![6; 512], OK));
 }
 
-#[test]
-fn a_full_queue_is_served_in_one_kick_with_and_without_event_index() {
+fn a_full_queue_is_served_in_one_kick_with_and_without_event_index(by: By) {
     for mask in [u64::MAX, !F_EVENT_IDX] {
-        let (blk, _file) = disk(&[6; 4096], 8, false);
-        let mut guest = Guest::start_with(blk, mask);
+        let (blk, _file) = disk(by, &[6; 4096], 8, false);
+        let mut guest = start_with(blk, mask);
         for round in 0..20 {
             guest.interrupts();
             for _ in 0..5 {
@@ -257,16 +310,15 @@ fn a_full_queue_is_served_in_one_kick_with_and_without_event_index() {
     }
 }
 
-#[test]
-fn a_driver_that_does_not_flush_is_written_through() {
-    let (blk, _file) = disk(&[6; 4096], 8, false);
-    let mut guest = Guest::start_with(blk, !(1 << 9));
+fn a_driver_that_does_not_flush_is_written_through(by: By) {
+    let (blk, _file) = disk(by, &[6; 4096], 8, false);
+    let mut guest = start_with(blk, !(1 << 9));
     assert_eq!(write(&mut guest, 0, vec![1; 512]), OK);
 }
 
 #[test]
 fn an_unused_slot_is_a_disk_without_sectors() {
-    let mut guest = Guest::start(Blk::empty(true));
+    let mut guest = start(Blk::empty(true));
     assert_eq!(guest.get(0x100), 0);
     assert_eq!(read(&mut guest, 0, 512).1, IOERR);
 }
@@ -274,24 +326,23 @@ fn an_unused_slot_is_a_disk_without_sectors() {
 #[test]
 fn wrong_configurations_are_refused() {
     let open = |_: &FdName| tempfile::tempfile().unwrap();
-    assert!(blk(vec![], false, open).is_err());
-    assert!(blk(vec![extent("a", 0, 0)], false, open).is_err());
-    assert!(blk(vec![extent("a", 0, 100)], false, open).is_err());
-    assert!(blk(vec![extent("a", 1, 512)], false, open).is_err());
+    assert!(blk(By::Ring, vec![], false, open).is_err());
+    assert!(blk(By::Ring, vec![extent("a", 0, 0)], false, open).is_err());
+    assert!(blk(By::Ring, vec![extent("a", 0, 100)], false, open).is_err());
+    assert!(blk(By::Ring, vec![extent("a", 1, 512)], false, open).is_err());
     let huge = 1 << 62;
     let two = vec![extent("a", 0, huge), extent("a", 0, huge)];
-    assert!(blk(two, false, open).is_err());
+    assert!(blk(By::Ring, two, false, open).is_err());
     let config = BlockConfig {
         extents: vec![extent("a", 0, 512)],
         read_only: true,
         serial: "x".repeat(21),
     };
-    let error = Blk::new(&config, &mut |name| Ok(Arc::new(open(name).into())));
+    let error = Blk::new(&config, true, &mut |name| Ok(Arc::new(open(name).into())));
     assert!(error.is_err());
 }
 
-#[test]
-fn a_composite_disk_shows_its_extents_one_after_another() {
+fn a_composite_disk_shows_its_extents_one_after_another(by: By) {
     let first: Vec<u8> = (0..4u8).flat_map(|i| [i; 512]).collect();
     let second: Vec<u8> = (10..14u8).flat_map(|i| [i; 512]).collect();
     let make = |bytes: &[u8]| {
@@ -310,8 +361,8 @@ fn a_composite_disk_shows_its_extents_one_after_another() {
         "a" => a.try_clone().unwrap(),
         _ => b.try_clone().unwrap(),
     };
-    let blk = blk(extents, false, open).unwrap();
-    let mut guest = Guest::start(blk);
+    let blk = blk(by, extents, false, open).unwrap();
+    let mut guest = start(blk);
     let (data, status) = read(&mut guest, 0, 6 * 512);
     assert_eq!(status, OK);
     let sectors: Vec<u8> = data.chunks(512).map(|sector| sector[511]).collect();
@@ -324,10 +375,9 @@ fn a_composite_disk_shows_its_extents_one_after_another() {
     }
 }
 
-#[test]
-fn a_restored_disk_goes_on_where_it_was() {
-    let (blk, file) = disk(&[6; 4096], 8, false);
-    let mut guest = Guest::start(blk);
+fn a_restored_disk_goes_on_where_it_was(by: By) {
+    let (blk, file) = disk(by, &[6; 4096], 8, false);
+    let mut guest = start(blk);
     for sector in 0..5 {
         assert_eq!(write(&mut guest, sector, vec![sector as u8; 512]), OK);
     }
@@ -337,7 +387,7 @@ fn a_restored_disk_goes_on_where_it_was() {
     let sent = guest.submit(0, parts);
     assert!(guest.used(0).is_empty());
     let extents = vec![extent("disk", 0, 16 * SECTOR)];
-    let larger = super::tests::blk(extents, false, |_| file.try_clone().unwrap());
+    let larger = super::tests::blk(by, extents, false, |_| file.try_clone().unwrap());
     let mut guest = guest.restored(larger.unwrap()).unwrap();
     assert_eq!(guest.used(0).len(), 1);
     assert_eq!(guest.answer(&sent)[..512], [3; 512]);
@@ -350,7 +400,273 @@ fn a_restored_disk_goes_on_where_it_was() {
     assert!(guest.restored(Blk::empty(true)).is_err());
 }
 
+fn read_parts(sector: u64, bytes: usize) -> Vec<Part> {
+    vec![header(kind::IN, sector), Part::In(bytes), Part::In(1)]
+}
+
+fn write_parts(sector: u64, bytes: Vec<u8>) -> Vec<Part> {
+    vec![header(kind::OUT, sector), Part::Out(bytes), Part::In(1)]
+}
+
+/// More than may be under way at once, over many extents.
+fn a_full_queue_of_large_requests_is_answered_once_each(by: By) {
+    let file = tempfile::tempfile().unwrap();
+    let extents = (0..1024u64).rev();
+    let extents = extents.map(|n| extent("disk", n * SECTOR, SECTOR));
+    let blk = blk(by, extents.collect(), false, |_| file.try_clone().unwrap());
+    let mut guest = start(blk.unwrap());
+    let content = |n: u64| vec![n as u8 + 1; 200 * SECTOR as usize];
+    for n in 0..5 {
+        guest.prepare(0, write_parts(n * 200, content(n)));
+    }
+    guest.kick();
+    assert_eq!(guest.used(0).len(), 5);
+    let reads: Vec<_> = (0..5u64)
+        .map(|n| guest.prepare(0, read_parts(n * 200, content(n).len())))
+        .collect();
+    guest.kick();
+    assert_eq!(guest.used(0).len(), 5);
+    for (n, read) in (0..).zip(&reads) {
+        let answer = guest.answer(read);
+        assert!(answer.starts_with(&content(n)) && answer.ends_with(&[OK]));
+    }
+    // The last sector of the disk is the first of the file.
+    let mut first = [0; 512];
+    file.read_exact_at(&mut first, 1023 * SECTOR).unwrap();
+    assert_eq!(first, [1; 512]);
+}
+
+fn a_reset_waits_for_what_is_under_way(by: By) {
+    let (blk, _file) = disk(by, &vec![7; 8 << 20], 16 << 11, false);
+    let mut guest = start(blk);
+    for round in 0..4 {
+        let sent: Vec<_> = (0..4)
+            .map(|n| guest.prepare(0, read_parts(n << 11, 1 << 20)))
+            .collect();
+        guest.prepare(0, write_parts(9 << 11, vec![round; 1 << 20]));
+        guest.kick_once();
+        guest.set(reg::STATUS, 0);
+        // The memory is the driver's again.
+        for sent in &sent {
+            guest.fill(sent, 0x55);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        for sent in &sent {
+            assert!(guest.answer(sent).iter().all(|byte| *byte == 0x55));
+        }
+        guest.drive(u64::MAX);
+        assert_eq!(read(&mut guest, 3, 512), (vec![7; 512], OK));
+    }
+}
+
+fn a_queue_that_is_taken_back_gets_no_answer(by: By) {
+    let (blk, _file) = disk(by, &vec![7; 8 << 20], 8 << 11, false);
+    let mut guest = start(blk);
+    guest.prepare(0, write_parts(0, vec![1; 1 << 20]));
+    guest.kick_once();
+    let used = guest.used(0).len();
+    guest.set(reg::QUEUE_SEL, 0);
+    guest.set(reg::QUEUE_READY, 0);
+    guest.run();
+    assert!(used <= 1 && guest.used(0).is_empty());
+    guest.drive(u64::MAX);
+    assert_eq!(read(&mut guest, 4 << 11, 512), (vec![7; 512], OK));
+}
+
+fn a_pause_answers_what_is_under_way(by: By) {
+    let (blk, _file) = disk(by, &vec![7; 4 << 20], 4 << 11, false);
+    let mut guest = start(blk);
+    for n in 0..4 {
+        guest.prepare(0, write_parts(n << 11, vec![n as u8; 1 << 20]));
+    }
+    guest.kick_once();
+    guest.pause();
+    assert_eq!(guest.used(0).len(), 4);
+    guest.resume();
+    assert_eq!(read(&mut guest, 3 << 11, 512), (vec![3; 512], OK));
+}
+
+/// A file that can't be written, and one that can't be read.
+fn errors_of_a_file_are_answers(by: By) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(4096).unwrap();
+    let mut options = File::options();
+    let unreadable = options.write(true).open(file.path()).unwrap();
+    let unwritable = File::open(file.path()).unwrap();
+    for (file, read_status, write_status) in [(unreadable, IOERR, OK), (unwritable, OK, IOERR)] {
+        let mut guest = start(on_file(by, file, 8));
+        assert_eq!(read(&mut guest, 0, 1024).1, read_status);
+        assert_eq!(write(&mut guest, 0, vec![0; 1024]), write_status);
+        let zeroed = segment(&mut guest, kind::WRITE_ZEROES, 0, 2, 0);
+        assert_eq!(zeroed, write_status);
+    }
+}
+
+/// A step of a driver that knows what it does.
+#[derive(Debug, Clone)]
+enum Step {
+    Read(u64, u64),
+    Write(u64, u64, u8),
+    Zero(u64, u64, bool),
+    Flush,
+    Kick,
+    /// With this many turns of the event loop since the last kick.
+    Reset,
+    Pause,
+}
+
+/// Sectors of the disk.
+const MODEL: u64 = 96;
+
+fn step() -> impl Strategy<Value = Step> {
+    let range = (0..MODEL - 16, 1..16u64);
+    prop_oneof![
+        4 => range.clone().prop_map(|(at, count)| Step::Read(at, count)),
+        4 => (range.clone(), any::<u8>()).prop_map(|((at, count), byte)| Step::Write(at, count, byte)),
+        1 => (range, any::<bool>()).prop_map(|((at, count), how)| Step::Zero(at, count, how)),
+        1 => Just(Step::Flush),
+        4 => Just(Step::Kick),
+        1 => Just(Step::Reset),
+        1 => Just(Step::Pause),
+    ]
+}
+
+/// What each sector may hold: one value, or one of several where writes to it overlap or were
+/// forgotten by a reset.
+struct Model(Vec<Vec<u8>>);
+
+impl Model {
+    fn may_become(&mut self, (at, count): (u64, u64), byte: u8) {
+        for sector in &mut self.0[at as usize..(at + count) as usize] {
+            sector.push(byte);
+        }
+    }
+
+    fn became(&mut self, (at, count): (u64, u64), byte: u8) {
+        for sector in &mut self.0[at as usize..(at + count) as usize] {
+            *sector = vec![byte];
+        }
+    }
+
+    fn holds(&self, at: u64, data: &[u8]) -> bool {
+        let sectors = data.chunks(SECTOR as usize).zip(&self.0[at as usize..]);
+        sectors
+            .into_iter()
+            .all(|(data, may)| may.contains(&data[0]) && data.iter().all(|byte| *byte == data[0]))
+    }
+}
+
+/// Offers one request, waits for nothing, and tells what it writes.
+fn offer(guest: &mut Guest<Blk>, step: &Step) -> Option<((u64, u64), u8)> {
+    match *step {
+        Step::Write(at, count, byte) => {
+            let data = vec![byte; (count * SECTOR) as usize];
+            guest.prepare(0, write_parts(at, data));
+            Some(((at, count), byte))
+        }
+        Step::Zero(at, count, unmap) => {
+            let mut bytes = at.to_le_bytes().to_vec();
+            bytes.extend((count as u32).to_le_bytes());
+            bytes.extend(u32::from(unmap).to_le_bytes());
+            let parts = vec![header(kind::WRITE_ZEROES, 0), Part::Out(bytes), Part::In(1)];
+            guest.prepare(0, parts);
+            Some(((at, count), 0))
+        }
+        Step::Flush => {
+            guest.prepare(0, vec![header(kind::FLUSH, 0), Part::In(1)]);
+            None
+        }
+        _ => None,
+    }
+}
+
+fn model_holds(by: By, steps: Vec<Step>) {
+    let (a, b) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let extents = (0..MODEL / 8).map(|n| {
+        let name = if n % 3 == 0 { "a" } else { "b" };
+        extent(name, n * 8 * SECTOR, 8 * SECTOR)
+    });
+    let open = |name: &FdName| match name.0.as_str() {
+        "a" => a.try_clone().unwrap(),
+        _ => b.try_clone().unwrap(),
+    };
+    let mut guest = start(blk(by, extents.collect(), false, open).unwrap());
+    let mut model = Model(vec![vec![0]; MODEL as usize]);
+    // Requests of this batch: five descriptors hold one, so three fit the ring.
+    let mut batch: Vec<((u64, u64), u8)> = Vec::new();
+    let mut offered = 0;
+    for step in steps {
+        match step {
+            Step::Read(at, count) => {
+                guest.kick();
+                settle(&mut guest, &mut batch, &mut offered, &mut model);
+                let (data, status) = read(&mut guest, at, (count * SECTOR) as usize);
+                assert_eq!(status, OK);
+                assert!(model.holds(at, &data), "{at}: {:?}", &model.0[at as usize]);
+            }
+            Step::Kick => guest.kick_once(),
+            Step::Pause => {
+                guest.pause();
+                guest.resume();
+            }
+            Step::Reset => {
+                guest.set(reg::STATUS, 0);
+                guest.drive(u64::MAX);
+                for (range, byte) in batch.drain(..) {
+                    model.may_become(range, byte);
+                }
+                offered = 0;
+            }
+            change => {
+                if offered == 5 {
+                    guest.kick();
+                    settle(&mut guest, &mut batch, &mut offered, &mut model);
+                }
+                batch.extend(offer(&mut guest, &change));
+                offered += 1;
+            }
+        }
+    }
+}
+
+/// All that was offered is answered: what it wrote is there.
+fn settle(
+    guest: &mut Guest<Blk>,
+    batch: &mut Vec<((u64, u64), u8)>,
+    offered: &mut usize,
+    model: &mut Model,
+) {
+    assert_eq!(guest.used(0).len(), *offered);
+    *offered = 0;
+    for (index, (range, byte)) in batch.iter().enumerate() {
+        // Where two of a batch overlap, either may come last.
+        model.became(*range, *byte);
+        for (other, byte) in &batch[..index] {
+            let (from, to) = (
+                range.0.max(other.0),
+                (range.0 + range.1).min(other.0 + other.1),
+            );
+            if from < to {
+                model.may_become((from, to - from), *byte);
+            }
+        }
+    }
+    batch.clear();
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_ring_keeps_what_was_answered(steps in prop::collection::vec(step(), 1..60)) {
+        model_holds(By::Ring, steps);
+    }
+
+    #[test]
+    fn a_thread_keeps_what_was_answered(steps in prop::collection::vec(step(), 1..60)) {
+        model_holds(By::Thread, steps);
+    }
+
     #[test]
     fn pieces_cover_exactly_what_was_asked_for(
         extents in prop::collection::vec((0usize..4, 0u64..50, 1u64..20), 1..20),

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use hull_vm_config::control::DiskEngine;
 use hull_vm_config::{
     BlockConfig, DeviceConfig, Extent, FdName, FsConfig, NetConfig, QueuePair, Slot,
 };
@@ -64,6 +65,7 @@ fn usual() -> DeviceConfig {
     DeviceConfig {
         image: Some(block(&["image", "layer", "image"], true)),
         scratch: Some(block(&["scratch"], false)),
+        without_io_uring: true,
         ..DeviceConfig::default()
     }
 }
@@ -106,16 +108,76 @@ fn only_devices_in_use_have_notifiers() {
     assert_eq!(slots, want);
     // The slots into which something may come are watched too.
     assert_eq!(devices.sources().len(), 11);
+    let by_themselves = devices.disks();
+    assert!(by_themselves
+        .iter()
+        .all(|disk| disk.engine == DiskEngine::Synchronous));
+    assert_eq!(by_themselves.len(), 2);
+    let config = DeviceConfig {
+        without_io_uring: false,
+        ..usual()
+    };
+    let mut devices = build(&config, &["image", "layer", "scratch"]).unwrap();
+    assert_eq!(devices.disks()[1].slot, Slot::SCRATCH);
+    let rings = devices
+        .disks()
+        .iter()
+        .filter(|disk| disk.engine == DiskEngine::IoUring)
+        .count();
+    assert_eq!(devices.sources().len(), 11 + rings);
+}
+
+fn id(devices: &Devices, slot: Slot) -> u32 {
+    let mut data = [0; 4];
+    devices.bus().read(slot.mmio_base() + 8, &mut data);
+    u32::from_le_bytes(data)
+}
+
+#[test]
+fn a_disk_comes_and_goes_while_the_vm_runs() {
+    let mut devices = build(&usual(), &["image", "layer", "scratch"]).unwrap();
+    let slot = Slot::VOLUMES[1];
+    let extent = |fd: &str, offset| Extent {
+        fd: fd.into(),
+        offset,
+        length: 4096,
+    };
+    let disk = BlockConfig {
+        extents: vec![extent("a", 0), extent("b", 0), extent("a", 4096)],
+        read_only: true,
+        serial: "joined".into(),
+    };
+    let files = |count: usize| -> Vec<OwnedFd> {
+        let file = |_| OwnedFd::from(tempfile::tempfile().unwrap());
+        (0..count).map(file).collect()
+    };
+    assert_eq!(id(&devices, slot), 0);
+    devices.attach_block(slot, &disk, files(2)).unwrap();
+    assert_eq!(id(&devices, slot), 2);
+    let mut sectors = [0; 8];
+    devices.bus().read(slot.mmio_base() + 0x100, &mut sectors);
+    assert_eq!(u64::from_le_bytes(sectors), 24);
+    assert_eq!(devices.new_notifiers(slot).len(), 1);
+    assert_eq!(devices.disks()[2].slot, slot);
+    let twice = devices.attach_block(slot, &disk, files(2)).unwrap_err();
+    assert!(twice.to_string().contains("there already"), "{twice}");
+    devices.detach_block(slot).unwrap();
+    assert_eq!(id(&devices, slot), 0);
+    // Without one of its files nothing changes.
+    let error = devices.attach_block(slot, &disk, files(1)).unwrap_err();
+    assert!(matches!(error, DeviceError::MissingFd { .. }), "{error}");
+    assert_eq!(id(&devices, slot), 0);
+    devices.attach_block(slot, &disk, files(2)).unwrap();
+    assert!(devices.new_notifiers(slot).is_empty());
+    for wrong in [Slot::IMAGE, Slot::SCRATCH, Slot::NETS[0], Slot::VSOCK] {
+        let error = devices.attach_block(wrong, &disk, files(2)).unwrap_err();
+        assert!(error.to_string().contains("is none for"), "{error}");
+    }
 }
 
 #[test]
 fn a_network_device_comes_and_goes_while_the_vm_runs() {
     let mut devices = build(&usual(), &["image", "layer", "scratch"]).unwrap();
-    let id = |devices: &Devices, slot: Slot| {
-        let mut data = [0; 4];
-        devices.bus().read(slot.mmio_base() + 8, &mut data);
-        u32::from_le_bytes(data)
-    };
     let slot = Slot::NETS[1];
     let mac = [2, 0, 0, 0, 0, 9];
     let file = || OwnedFd::from(tempfile::tempfile().unwrap());

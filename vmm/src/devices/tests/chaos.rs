@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::devices::blk;
 use crate::devices::console::{Console, ConsoleTail};
 use crate::devices::net::Net;
 use crate::devices::rng::Rng;
@@ -80,11 +81,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_guest_breaks_the_disk(steps in steps()) {
+    fn no_guest_breaks_the_disk(steps in steps(), ring in any::<bool>()) {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
-        let guest = Guest::start(crate::devices::blk::on_file(file, 2048));
-        run(guest, 1, steps);
+        let by = if ring { blk::By::Ring } else { blk::By::Thread };
+        run(blk::start(blk::on_file(by, file, 2048)), 1, steps);
     }
 
     #[test]
