@@ -6,6 +6,10 @@
 //! [`Event`] for what happens to one of them. A frame is a header of fixed length (numbers little
 //! endian), and a path or name.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path};
+
 /// vsock port (in the guest) of the connection for watches.
 pub const WATCH_PORT: u32 = 1028;
 /// Length of the header of a [`Change`], in bytes.
@@ -149,6 +153,21 @@ impl Event {
     }
 }
 
+/// The path of a [`Change`], relative to the root of what is shared, if it may be one: it names
+/// something in a share, by its plain names.
+pub fn relative(path: &[u8]) -> Option<&Path> {
+    let inner = path.strip_prefix(b"/")?;
+    let plain = Path::new(OsStr::from_bytes(inner));
+    let is_plain = plain
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
+    // `Path` passes over what is empty or a dot.
+    let exact = inner
+        .split(|byte| *byte == b'/')
+        .all(|part| !matches!(part, b"" | b"." | b".."));
+    (is_plain && exact && !inner.contains(&0)).then_some(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +201,27 @@ mod tests {
             length: 255,
         };
         assert_eq!(Event::from_bytes(event.to_bytes()), Some(event));
+    }
+
+    #[test]
+    fn only_plain_paths_below_a_share_are_taken() {
+        let odd = Path::new(OsStr::from_bytes(b"0/a b/\xff"));
+        assert_eq!(relative(b"/0/a b/\xff"), Some(odd));
+        for bad in [
+            &b""[..],
+            b"/",
+            b"0/a",
+            b"//0",
+            b"/0//a",
+            b"/0/",
+            b"/./0",
+            b"/0/./a",
+            b"/0/..",
+            b"/../etc/passwd",
+            b"/0/../../etc",
+            b"/0/a\0b",
+        ] {
+            assert_eq!(relative(bad), None, "{bad:?}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use hull_protocol::watch::{mask, Change, Inode, CHANGE_BYTES, WATCH_PORT};
+use hull_protocol::watch::{mask, relative, Change, Inode, CHANGE_BYTES, WATCH_PORT};
 use rustix::fs::{fstat, openat2, FileType, Mode, OFlags, ResolveFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -171,7 +171,7 @@ impl Watcher {
 
     fn watch(&mut self, change: Change, path: &[u8]) -> Result<(), WatchError> {
         if !self.table.change(change.inode, change.mask) {
-            let path = table::relative(path).ok_or_else(|| WatchError::Path(path.to_vec()))?;
+            let path = relative(path).ok_or_else(|| WatchError::Path(path.to_vec()))?;
             let opened = open(&self.shared.root, path)?;
             let added = self.table.add(change.inode, change.mask, opened, path);
             added.map_err(|table::Full| WatchError::Full)?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use hull_protocol::watch::{mask, Event, Inode};
 use rustix::fs::{fstat, statat, AtFlags};
@@ -276,19 +276,4 @@ fn mark_of(wanted: u32, is_directory: bool) -> u64 {
         _ => RENAME,
     };
     u64::from(mark) | renaming | ON_CHILD
-}
-
-/// A path from the guest, relative to the root of what is shared, if it may be one: it names
-/// something in a share, by its plain names.
-pub(super) fn relative(path: &[u8]) -> Option<&Path> {
-    let inner = path.strip_prefix(b"/")?;
-    let plain = Path::new(OsStr::from_bytes(inner));
-    let is_plain = plain
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    // `Path` passes over what is empty or a dot.
-    let exact = inner
-        .split(|byte| *byte == b'/')
-        .all(|part| !matches!(part, b"" | b"." | b".."));
-    (is_plain && exact && !inner.contains(&0)).then_some(plain)
 }

@@ -11,7 +11,7 @@ use hull_vm_config::control::ExitReason;
 use tempfile::TempDir;
 
 use super::notice::{Notice, Place, Role, RENAME};
-use super::table::{relative, Full};
+use super::table::Full;
 use super::*;
 use crate::vmm::FakeVmm;
 
@@ -28,34 +28,6 @@ fn root(directory: &TempDir) -> OwnedFd {
 /// Whether the tests may use fanotify.
 fn may_watch() -> bool {
     sys::group().is_ok()
-}
-
-#[test]
-fn only_plain_paths_below_a_share_are_taken() {
-    assert_eq!(
-        relative(b"/0/a b/\xff"),
-        Some(
-            Path::new(std::ffi::OsStr::new("0/a b"))
-                .join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"))
-                .as_path()
-        )
-    );
-    for bad in [
-        &b""[..],
-        b"/",
-        b"0/a",
-        b"//0",
-        b"/0//a",
-        b"/0/",
-        b"/./0",
-        b"/0/./a",
-        b"/0/..",
-        b"/../etc/passwd",
-        b"/0/../../etc",
-        b"/0/a\0b",
-    ] {
-        assert_eq!(relative(bad), None, "{bad:?}");
-    }
 }
 
 #[test]
