@@ -23,7 +23,7 @@ use crate::{console, sys};
 const DEVICE: &str = "/dev/fuse_watch";
 /// Length of the kernel's record, in bytes: node, device, mask, cookie or flags, length.
 const RECORD_BYTES: usize = 24;
-/// The flag of a record that says: watches changed faster than they were read.
+/// The flag of a record that says: more changed than the kernel keeps.
 const LOST: u32 = 1;
 /// Bytes of changes that are sent at once, and of events that are taken at once.
 const CHUNK: usize = 16 << 10;
@@ -101,7 +101,6 @@ async fn send_changes(
     told: &Told,
 ) {
     let mut record = vec![0; RECORD_BYTES + MAX_PATH + 1];
-    let mut lost = false;
     loop {
         let mut frames = Vec::new();
         tokio::select! {
@@ -117,7 +116,7 @@ async fn send_changes(
                         Ok(length) => {
                             let read = record.get(..length).and_then(Record::parse);
                             match read {
-                                Some(Record { flags: LOST, .. }) => lost = tell_lost(lost),
+                                Some(Record { flags: LOST, .. }) => frames.extend(ended(device, told)),
                                 Some(record) => frames.extend(record.frame(told)),
                                 None => {}
                             }
@@ -138,11 +137,33 @@ async fn send_changes(
     }
 }
 
-fn tell_lost(told: bool) -> bool {
-    if !told {
-        console::log("files of shared directories are watched faster than the host can be told: changes of some are not told");
-    }
-    true
+/// What the host is told after the kernel has lost changes. Who begins to watch waits for the kernel,
+/// so what is lost are ends.
+fn ended(device: &Device, told: &Told) -> Vec<u8> {
+    let is_watched = |inode: &Inode| {
+        let question = Event {
+            inode: *inode,
+            mask: 0,
+            cookie: 0,
+            length: 0,
+        };
+        rustix::io::write(device.as_fd(), &record(&question, b"")) != Err(Errno::NOENT)
+    };
+    let mut known = told.lock();
+    let ended: Vec<_> = known
+        .iter()
+        .copied()
+        .filter(|inode| !is_watched(inode))
+        .collect();
+    let changes = ended
+        .into_iter()
+        .filter(|inode| known.remove(inode))
+        .map(|inode| Change {
+            inode,
+            mask: 0,
+            length: 0,
+        });
+    changes.flat_map(Change::to_bytes).collect()
 }
 
 /// What the kernel's device says, read.
