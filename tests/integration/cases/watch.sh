@@ -35,7 +35,7 @@ while True:
         if cookie:
             line.append(str(cookies.setdefault(cookie, len(cookies) + 1)))
         if what == "MODIFY" and not name:
-            line.append(open(path).read().strip())
+            line.append(" ".join(open(path).read().split()))
         print(" ".join(filter(None, line)), flush=True)
         if what == "IGNORED" and os.path.exists(path):
             watch(path)
@@ -104,7 +104,7 @@ case_changes_of_the_host_are_told() {
 /d/sub DELETE moved
 /d/sub DELETE_SELF
 /d/sub IGNORED" 'the directory in it'
-    expect_eq "$(grep '^/d/f ' "$T/out" | sed 's/ one two//')" "/d/f MODIFY
+    expect_eq "$(grep '^/d/f ' "$T/out" | sed "s, one two,,")" "/d/f MODIFY
 /d/f CLOSE_WRITE
 /d/f ATTRIB" 'the file'
     hull exec t-watch sh -c '[ -e /d/last ] && ! [ -e /d/sub ] && [ "$(stat -c %a /d/f)" = 600 ]' || fail 'the new state is not seen'
@@ -131,7 +131,7 @@ case_a_file_that_editors_replace() {
     wait_for 15 told t-watch '/bound ATTRIB' || true
     sleep 0.5
     hull logs t-watch >"$T/out"
-    expect_eq "$(grep '^/d/f ' "$T/out" | grep -vx '/d/f MODIFY')" "/d/f ATTRIB
+    expect_eq "$(grep '^/d/f ' "$T/out" | grep -vx '/d/f MODIFY' | uniq)" "/d/f ATTRIB
 /d/f DELETE_SELF
 /d/f IGNORED
 /d/f MODIFY three
@@ -149,7 +149,8 @@ case_a_change_is_told_once_to_each_container() {
     trap '[ $? = 0 ] || tell_ends; hull ps -aq --filter "name=^t-" | xargs -r hull rm -f >/dev/null 2>&1; hull volume rm t-vol >/dev/null; rm -rf "$T"' EXIT
     watcher t-one -v t-vol:/v -- /v
     watcher t-two -v t-vol:/v -- /v
-    hull exec t-one sh -c 'echo x >/v/a; mv /v/a /v/b; rm /v/b; touch /v/last'
+    # The guest's kernel closes a file later than its program does.
+    hull exec t-one sh -c 'echo x >/v/a; sleep 1; mv /v/a /v/b; rm /v/b; touch /v/last'
     local all="ready
 /v CREATE a
 /v MODIFY a
