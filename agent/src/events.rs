@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hull_protocol::agent::{event, Event, OomEvent};
+use hull_protocol::agent::{event, Event, OomEvent, WatchedEvent};
 use rustix::fs::inotify;
 use tokio::sync::Notify;
 
@@ -41,6 +41,11 @@ impl Events {
             }
         }
         self.0 .1.notify_waiters();
+    }
+
+    /// Somebody watches files of shared directories.
+    pub(crate) fn watched(&self) {
+        self.push(event::Kind::Watched(WatchedEvent::default()));
     }
 
     /// The first event after a sequence number, waiting for it if need be.

@@ -42,6 +42,7 @@ mod stdio;
 mod sys;
 #[cfg(feature = "unpack")]
 mod unpack;
+mod watches;
 
 use std::process::ExitCode;
 

@@ -290,6 +290,11 @@ fn shared(tag: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Whether a shared directory was ever mounted.
+pub(crate) fn has_shares() -> bool {
+    Path::new(RUN).join("shared").is_dir()
+}
+
 /// Mounts a volume at its guest path.
 pub(crate) fn mount_volume(volume: &Volume) -> Result<()> {
     let target = volume_path(&volume.guest_path)?;

@@ -22,7 +22,7 @@ use crate::files::Job;
 use crate::process::{Exit, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
-use crate::sys;
+use crate::{sys, watches};
 
 /// Sysctls that are set unless the host says otherwise. Search engines and databases refuse to
 /// start with the kernel's own number of memory maps.
@@ -168,6 +168,9 @@ impl Sandbox {
             .files
             .insert(ContainerFiles::create(id, root, &request.files)?);
         sys::mark(TraceMark::RootfsMounted);
+        if rootfs::has_shares() {
+            watches::begin(&self.events);
+        }
         container_plan.root_readonly |= files.read_only;
         let role = Role::Init(Box::new(InitRole {
             plan: container_plan,

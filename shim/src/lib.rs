@@ -35,5 +35,6 @@ pub mod task;
 pub mod unpack;
 pub mod user_namespace;
 pub mod vmm;
+mod watch;
 
 pub use runtime_dir::{sweep, Swept};

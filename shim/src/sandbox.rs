@@ -19,12 +19,14 @@ use crate::lower::{
     INITRAMFS_FD, KERNEL_FD,
 };
 use crate::network::{Attachments, NetworkError};
+use crate::report::chain;
 use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{ShareError, ShareServer};
 use crate::spec::SpecError;
 use crate::user_namespace::IdMaps;
 use crate::vmm::{open_kvm, open_vhost_net, Launch, UidLease, Vm, VmEnd, VmmError};
+use crate::watch;
 
 /// Name of the console's file in the runtime directory.
 pub const CONSOLE_FILE: &str = "console.log";
@@ -311,6 +313,20 @@ impl Sandbox {
     /// The directories that the guest sees, if it sees any.
     pub fn shares(&self) -> Option<&ShareServer> {
         self.shares.as_ref()
+    }
+
+    /// Has the guest be told what becomes of what it watches on shared directories, as long as the
+    /// VM lives.
+    pub(crate) async fn watch_shares(&self) {
+        // An agent that has none lies.
+        let Some(shares) = &self.shares else { return };
+        match shares.shared().await {
+            Ok(shared) => drop(tokio::spawn(watch::serve(self.vm.clone(), shared))),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "changes of the host in shared directories are not told to the container"
+            ),
+        }
     }
 
     /// The VM.

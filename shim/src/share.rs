@@ -28,6 +28,7 @@ use crate::lower::{IdMapped, Share, ShareSource};
 use crate::spec::RootfsMount;
 use crate::sys;
 use crate::user_namespace::{self, IdMaps};
+use crate::watch::Shared;
 
 /// Directory, in a sandbox's runtime directory, that virtiofsd serves.
 const DIRECTORY: &str = "share";
@@ -95,12 +96,15 @@ fn prepare(action: &'static str) -> impl FnOnce(io::Error) -> ShareError {
 enum Request {
     Attach(Share, oneshot::Sender<Result<(), ShareError>>),
     Detach(Vec<String>, oneshot::Sender<()>),
+    Root(oneshot::Sender<io::Result<OwnedFd>>),
 }
 
 /// The shares of a sandbox. Dropping it ends virtiofsd.
 #[derive(Debug)]
 pub struct ShareServer {
     requests: mpsc::Sender<Request>,
+    virtiofsd: u32,
+    own_ids: bool,
 }
 
 /// A started server.
@@ -128,13 +132,17 @@ impl ShareServer {
         let (started_tx, started) = oneshot::channel();
         let (virtiofsd, directory) = (virtiofsd.to_owned(), directory.to_owned());
         let (shares, id_maps) = (shares.to_vec(), id_maps.cloned());
+        let own_ids = id_maps.is_some();
         std::thread::Builder::new()
             .name("shares".into())
             .spawn(move || {
                 let id_maps = id_maps.as_ref();
                 let served = begin(&virtiofsd, &directory, &shares, id_maps, door.as_ref());
                 let (child, answer) = match served {
-                    Ok((child, socket, pidfd)) => (Some(child), Ok((socket, pidfd))),
+                    Ok((child, socket, pidfd)) => {
+                        let pid = child.id();
+                        (Some(child), Ok((socket, pidfd, pid)))
+                    }
                     Err(error) => (None, Err(error)),
                 };
                 let wanted = started_tx.send(answer).is_ok();
@@ -145,9 +153,13 @@ impl ShareServer {
                 end(child);
             })
             .map_err(prepare("start a thread"))?;
-        let (socket, pidfd) = started.await.map_err(|_| ShareError::Gone)??;
+        let (socket, pidfd, virtiofsd) = started.await.map_err(|_| ShareError::Gone)??;
         Ok(Started {
-            server: Self { requests },
+            server: Self {
+                requests,
+                virtiofsd,
+                own_ids,
+            },
             socket,
             pidfd,
         })
@@ -170,6 +182,25 @@ impl ShareServer {
             let _ = answer.await;
         }
     }
+
+    /// What is to be watched for the guest.
+    pub(crate) async fn shared(&self) -> Result<Shared, ShareError> {
+        // Watches are set with the rights of this process, not with those that virtiofsd has there.
+        if self.own_ids {
+            let source = io::Error::from(io::ErrorKind::Unsupported);
+            return Err(prepare("watch for a container in a user namespace")(source));
+        }
+        let (done, answer) = oneshot::channel();
+        let asked = self.requests.send(Request::Root(done));
+        asked.map_err(|_| ShareError::Gone)?;
+        let root = answer.await.map_err(|_| ShareError::Gone)?;
+        let mut servers = children_of(self.virtiofsd).map_err(prepare("find virtiofsd"))?;
+        servers.extend(i32::try_from(self.virtiofsd));
+        Ok(Shared {
+            root: root.map_err(prepare("open the shared directory"))?,
+            servers,
+        })
+    }
 }
 
 fn serve(root: &Path, requests: &mpsc::Receiver<Request>) {
@@ -185,8 +216,37 @@ fn serve(root: &Path, requests: &mpsc::Receiver<Request>) {
                 }
                 let _ = done.send(());
             }
+            Request::Root(done) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let opened = rustix::fs::open(root, flags, Mode::empty());
+                let _ = done.send(opened.map_err(io::Error::from));
+            }
         }
     }
+}
+
+/// The processes that a process has started: in its jail virtiofsd works in one of its own.
+fn children_of(pid: u32) -> io::Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(child) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        // A process that ended meanwhile is nobody's child.
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name, in brackets, may hold anything.
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let parent = after_name.split_whitespace().nth(1);
+        if parent.and_then(|parent| parent.parse().ok()) == Some(pid) {
+            children.push(child);
+        }
+    }
+    Ok(children)
 }
 
 /// Unmounts what is at a share's place: all mounts, one above the other.
@@ -488,6 +548,16 @@ mod tests {
         assert!(parsed.bind && parsed.recursive);
         assert_eq!(parsed.flags, MountFlags::RDONLY | MountFlags::NOSUID);
         assert_eq!(parsed.data, ["lowerdir=/a:/b", "index=off"]);
+    }
+
+    #[test]
+    fn children_of_a_process_are_found() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let found = children_of(std::process::id()).unwrap();
+        assert!(found.contains(&i32::try_from(child.id()).unwrap()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(children_of(u32::MAX).unwrap().is_empty());
     }
 
     #[test]

@@ -265,6 +265,7 @@ impl Shim {
     /// Passes on what the agent tells of its own accord, as long as the VM lives.
     async fn follow_events(self: Arc<Self>, sandbox: Arc<Sandbox>) {
         let mut after = 0;
+        let mut watching = false;
         while sandbox.vm().end_so_far().is_none() {
             let request = NextEventRequest {
                 after,
@@ -285,10 +286,18 @@ impl Shim {
                 }
             };
             after = event.sequence;
-            if let Some(event::Kind::Oom(oom)) = event.kind {
-                if let Ok(container) = self.container(&oom.container_id) {
-                    self.report_oom(&container);
+            match event.kind {
+                Some(event::Kind::Oom(oom)) => {
+                    if let Ok(container) = self.container(&oom.container_id) {
+                        self.report_oom(&container);
+                    }
                 }
+                // Once: the connection lasts as long as the VM.
+                Some(event::Kind::Watched(_)) if !watching => {
+                    watching = true;
+                    sandbox.watch_shares().await;
+                }
+                _ => {}
             }
         }
     }

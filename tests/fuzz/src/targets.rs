@@ -2,7 +2,7 @@
 
 use hull_network::egress::Egress;
 use hull_network::Prefix;
-use hull_protocol::{agent, dial, resolver, sandbox};
+use hull_protocol::{agent, dial, resolver, sandbox, watch};
 use hull_shim::annotations::Annotations;
 use hull_shim::lower::{lower, HostFacts, TaskOptions};
 use hull_shim::network::Attachments;
@@ -115,6 +115,20 @@ fn frames(data: &[u8]) {
         if let Some(to) = dial::destination(*bytes) {
             assert_eq!(dial::destination(dial::preamble(to)), Some(to));
         }
+    }
+    if let Some(bytes) = data.first_chunk() {
+        if let Some(event) = watch::Event::from_bytes(*bytes) {
+            assert_eq!(event.to_bytes(), *bytes);
+        }
+    }
+    let Some((header, path)) = data.split_first_chunk() else {
+        return;
+    };
+    if let Some(change) = watch::Change::from_bytes(*header) {
+        assert_eq!(change.to_bytes(), *header);
+        let plain = |part| matches!(part, std::path::Component::Normal(_));
+        let path = watch::relative(path);
+        assert!(path.is_none_or(|path| path.components().all(plain) && path.parent().is_some()));
     }
 }
 
