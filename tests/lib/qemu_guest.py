@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL = ROOT / "dist/libexec/hull/vmlinux"
-APPLETS = ("sh", "cat", "head", "mkdir", "mount", "umount", "ip", "poweroff")
+APPLETS = ("sh", "cat", "head", "mkdir", "mount", "umount", "ip", "reboot")
 
 
 def archive(entries):
@@ -28,7 +28,7 @@ def initramfs(path, script, programs=()):
         mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys
         exec </dev/hvc0 >/dev/hvc0 2>&1
         {script}
-        poweroff -f"""
+        reboot -f"""
     files = [*((name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys", "mnt", "tmp")),
              ("bin/busybox", 0o100755, Path("/bin/busybox").read_bytes()), ("init", 0o100755, init.encode()),
              *((f"bin/{program.name}", 0o100755, program.read_bytes()) for program in programs)]

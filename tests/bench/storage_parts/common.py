@@ -37,5 +37,8 @@ def rounds(contenders, runs):
     return samples
 
 
-def folder(prefix):
-    return Path(tempfile.mkdtemp(prefix=prefix, dir="/var/lib"))
+def folder():
+    """On the file system where engines keep their state."""
+    base = Path("/var/lib/hull")
+    base.mkdir(exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="bench.", dir=base))

@@ -68,7 +68,7 @@ case_without_io_uring_the_vmm_serves_the_disks() {
 # volume that is a disk, whose lock is free again at once.
 case_a_killed_vmm_loses_nothing_that_was_flushed() {
     local option acknowledged kept
-    hull volume create -o type=block -o size=64m t-disk >/dev/null
+    hull volume create -o type=block -o size=128m t-disk >/dev/null
     for option in --annotation=dev.hull.io-uring=true --annotation=dev.hull.io-uring=false; do
         hull run -d --name t-flush "$option" -v t-disk:/v "$BUSYBOX" sh -ec '
             for n in $(seq 100000); do
