@@ -155,6 +155,7 @@ fn oci_spec(data: &[u8]) {
         },
         network: Attachments::default(),
         pod: None,
+        slots: Vec::new(),
     };
     let _ = lower(&bundle, &options);
 }
