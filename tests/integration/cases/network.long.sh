@@ -38,7 +38,7 @@ case_cycles_leave_nothing() {
             files=$(open_files) talks=$(conversations)
         fi
         web t-cycle -p 18200:80 -p 18200:80/udp
-        curl -s --max-time 10 http://127.0.0.1:18200/ | grep -q served || fail "cycle $cycle: no answer"
+        wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18200/ | grep -q served' || fail "cycle $cycle: no answer"
         hull network connect t-cycles t-cycle
         hull exec t-cycle nslookup -type=a t-cycle >/dev/null || fail "cycle $cycle: no name"
         case $((cycle % 3)) in
@@ -67,6 +67,7 @@ case_a_flood_of_syns() {
     hull run -d --name t-asks "$BUSYBOX" sleep 3600 >/dev/null
     limit=$(($(cat "$most") / 8))
     # A port of hulld, one of nobody, and an address that nobody answers at.
+    wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18201/ | grep -q served' || fail 'no answer before the flood'
     for one in '10.237.0.1 18201' '10.237.0.1 9' '192.0.2.1 80'; do
         guest_traffic t-syn syn $one "$seconds" >"$T/sent" 2>&1 &
         flood=$!
@@ -192,7 +193,7 @@ case_killed_while_networks_change() {
         expect_eq "$inside $taps" "$there $there" "kill $number: interfaces and taps with $seen"
         [ "$there" = 1 ] || hull exec t-cut ping -c 1 -W 5 10.240.0.1 >/dev/null || fail "kill $number: no network"
         hull exec t-cut ping -c 1 -W 5 172.17.0.1 >/dev/null || fail "kill $number: cut off"
-        curl -s --max-time 10 http://127.0.0.1:18206/ | grep -q served || fail "kill $number: the port is gone"
+        wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18206/ | grep -q served' || fail "kill $number: the port is gone"
         if hull network inspect t-made >/dev/null 2>&1; then hull network rm t-made >/dev/null; fi
         # The next change begins where it can.
         case "$((number % 3)) $there" in
