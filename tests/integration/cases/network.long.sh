@@ -14,16 +14,15 @@ conversations() { cat /proc/sys/net/netfilter/nf_conntrack_count; }
 server() { hull run -d --name "$1" "${@:2}" "$PYTHON" sleep 3600 >/dev/null; hull exec -d "$1" python3 -c "$(cat "$TRAFFIC")" serve 7000; }
 web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null; }
 
-# What the engine has of the host's network, without counters.
+# What there is of the host's network, without what changes with time: counters, addresses whose
+# conversations are counted, which the kernel forgets with these, and how long a router is known.
 host_network() {
     nft list tables | sort
-    nft list ruleset | sed 's/ packets [0-9]* bytes [0-9]*//; s/ # handle.*//' | grep -v '^$'
+    nft list ruleset | sed 's/ packets [0-9]* bytes [0-9]*//; /elements = {/,/}/d' | grep .
     ip -o link | sed -nE 's/^[0-9]+: (h[0-9b][^:@]*).*/\1/p' | sort
     ip -o addr show | awk '{ print $2, $3, $4 }' | sort
-    ip route show table all | grep -v '^fe80\|^multicast\|cache' | sort
-    ip -6 route show table all | grep -v '^fe80\|^multicast\|cache' | sort
+    { ip route show table all; ip -6 route show table all; } | sed 's/ linkdown//; s/ expires [0-9]*sec//' | sort
     ip netns list
-    ip neigh show | awk '/dev h/ { print $1, $3 }' | sort
 }
 
 # Containers come and go with ports, names and networks that are connected and disconnected: the host has
