@@ -1,5 +1,5 @@
 # Networks under load and over time. Numbers are taken from variables, for slow machines.
-# seconds: 3000
+# seconds: 6000
 
 TRAFFIC=tests/integration/traffic.py
 PYTHON=$REGISTRY/python:latest
@@ -98,7 +98,7 @@ case_many_connections() {
     expect_eq "$(traffic connect 127.0.0.1 18202 "$count")" "$count" 'answers by IPv4'
     expect_eq "$(traffic connect ::1 18202 $((count / 10)))" $((count / 10)) 'answers by IPv6'
     wait_for 20 sh -c "[ \$(ls /proc/$(engine_pid)/fd | wc -l) -le $((files + 4)) ]" || fail "open files: $files, then $(open_files)"
-    traffic serve 18203 &
+    python3 "$TRAFFIC" serve 18203 &
     local pid=$!
     expect_eq "$(guest_traffic t-many connect 172.17.0.1 18203 "$count")" "$count" 'answers outward'
     kill "$pid"
@@ -113,7 +113,7 @@ case_transfers_arrive_whole() {
     hull network create --ipv6 --subnet 10.238.0.0/24 --subnet fd00:238::/64 t-move >/dev/null
     server t-a --network t-move
     server t-b --network t-move -p 18204:7000
-    traffic serve 18205 &
+    python3 "$TRAFFIC" serve 18205 &
     local pid=$!
     wait_for 20 traffic connect "$(address_of t-a t-move)" 7000 1 >/dev/null
     wait_for 20 traffic connect "$(address_of t-b t-move)" 7000 1 >/dev/null
