@@ -104,7 +104,13 @@ async fn until_unused(disk: &Path) -> Result<()> {
 /// Lets the kernel give up the device in a slot.
 fn unbind(slot: u32) -> Result<()> {
     let failed = || format!("failed to give up the device in slot {slot}");
-    fs::write(Path::new(DRIVER).join("unbind"), name(slot)).context(failed)
+    match fs::write(Path::new(DRIVER).join("unbind"), name(slot)) {
+        // It had not come as far as to be bound.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+            Ok(())
+        }
+        unbound => unbound.context(failed),
+    }
 }
 
 fn name(slot: u32) -> String {
