@@ -232,9 +232,11 @@ fn tell_itself(told: &mut Vec<Told>, watched: &Watched, bits: u32) {
             tell(told, watched, what, bits, 0, b"");
         }
     }
-    // virtiofsd has it open, so its last name's end is not yet its own for the host's kernel.
+    // virtiofsd has it open, so its last name's end is not yet its own for the host's kernel. What is
+    // shared by itself is mounted, and so stays whatever becomes of its name.
     let ended = bits & mask::DELETE_SELF != 0;
-    if ended || (bits & mask::ATTRIB != 0 && is_gone(&watched.file)) {
+    let is_below = 1 < watched.path.components().count();
+    if ended || (bits & mask::ATTRIB != 0 && is_below && is_gone(&watched.file)) {
         tell(told, watched, mask::DELETE_SELF, 0, 0, b"");
     }
 }

@@ -50,7 +50,7 @@ watcher() {
     shift
     # shellcheck disable=SC2086 # several options
     hull run -d --name "$name" $TOOLS -v "$T/p:/p:ro" "${options[@]}" "$BUSYBOX" python3 /p/watch.py "$@" >/dev/null
-    wait_for 30 told "$name" ready || fail "it does not watch: $(hull logs "$name" 2>&1)"
+    wait_for 90 told "$name" ready || fail "it does not watch: $(hull logs "$name" 2>&1)"
     # The host is told after the container's own kernel is.
     sleep 2
 }
@@ -62,7 +62,8 @@ told() { hull logs "$1" 2>&1 | grep -qxF -- "$2"; }
 expect_told() {
     wait_for 15 told "$1" "$2" || true
     sleep 0.5
-    expect_eq "$(hull logs "$1" 2>&1)" "$3" "what $1 was told"
+    # Without what a further container's start does to a volume.
+    expect_eq "$(hull logs "$1" 2>&1 | grep -v ' ATTRIB/$')" "$3" "what $1 was told"
 }
 
 # Marks of fanotify on the host.
@@ -198,15 +199,15 @@ case_a_watch_of_the_host_ends_with_the_watcher() {
 case_many_changes_and_many_watches() {
     watch_program
     mkdir "$T/d"
-    seq -f "$T/d/dir%g" 1 1500 | xargs mkdir
+    seq -f "$T/d/dir%g" 1 400 | xargs mkdir
     local before
     before=$(host_marks)
     # shellcheck disable=SC2046 # many words
-    watcher t-watch -v "$T/d:/d" -- /d $(seq -f '/d/dir%g' 1 1500)
-    wait_for 30 sh -c "[ \$(cat /proc/[0-9]*/fdinfo/* 2>/dev/null | grep -c '^fanotify ino:') = $((before + 1501)) ]" || fail "$(host_marks) watches, not 1501"
+    watcher t-watch -v "$T/d:/d" -- /d $(seq -f '/d/dir%g' 1 400)
+    wait_for 30 sh -c "[ \$(cat /proc/[0-9]*/fdinfo/* 2>/dev/null | grep -c '^fanotify ino:') = $((before + 401)) ]" || fail "$(host_marks) watches, not 401"
     seq -f "$T/d/f%g" 1 1000 | xargs touch
-    touch "$T/d/dir1500/last"
-    wait_for 60 told t-watch '/d/dir1500 CREATE last' || fail 'the last is not told'
+    touch "$T/d/dir400/last"
+    wait_for 60 told t-watch '/d/dir400 CREATE last' || fail 'the last is not told'
     hull logs t-watch >"$T/out"
     if ! grep -q OVERFLOW "$T/out"; then
         expect_eq "$(grep -c '^/d CREATE f' "$T/out")" 1000 'files that were told of'
