@@ -26,6 +26,12 @@ pub(super) const ATTACKS: &[Attack] = &[
         read_only,
     ),
     served(
+        "resets_while_the_disk_is_at_work",
+        "the disk's ring and the host's kernel",
+        "400 times: 16 reads, writes or flushes at once, a queue taken back or a reset at once, and zeros where the rings were",
+        resets,
+    ),
+    served(
         "vsock_headers_that_lie",
         "vsock",
         "every operation and type with lengths of 0 to 4 GiB, foreign addresses on both sides",
@@ -153,6 +159,33 @@ fn read_only(code: &mut Code) {
         block(code, Slot::IMAGE, &request(1, sector), 512, 0);
         for kind in [11, 13] {
             segments(code, Slot::IMAGE, kind, sector);
+        }
+    }
+}
+
+fn resets(code: &mut Code) {
+    let base = window(Slot::SCRATCH);
+    let data = u64::from(DATA);
+    let [table, ring, _] = parts(0);
+    for (kind, flags) in [(0, WRITE), (1, 0), (4, 0), (0, WRITE)] {
+        let chain = [
+            descriptor(data, 16, NEXT, 1),
+            descriptor(data + 0x1000, 4096, NEXT | flags, 2),
+            descriptor(data + 512, 1, WRITE, 0),
+        ];
+        for taken_back in [true, false] {
+            code.place(DATA, &request(kind, 0)).repeat(50, |code| {
+                code.clear(1)
+                    .place(table, &chain.concat())
+                    .place(ring, &available(16, &[0; 16]))
+                    .drive(base, 1)
+                    .set(base + reg::NOTIFY, 0);
+                if taken_back {
+                    code.set(base + reg::QUEUE_SEL, 0)
+                        .set(base + reg::QUEUE_READY, 0);
+                }
+                code.set(base + reg::STATUS, 0).clear(1);
+            });
         }
     }
 }
