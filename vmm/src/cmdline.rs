@@ -4,7 +4,7 @@
 use crate::arch::x86_64::layout::COMMAND_LINE_MAX;
 
 /// Words that every guest kernel gets, and why.
-const WORDS: [&str; 11] = [
+const WORDS: [&str; 13] = [
     // The virtio console. Only emergencies reach it: each line is work for the VMM, and the rest
     // stays in the guest's log buffer. A panic raises the level by itself.
     "console=hvc0",
@@ -26,6 +26,12 @@ const WORDS: [&str; 11] = [
     // The lock prefixes stay: to take them out where there is one CPU, the kernel rewrites each of
     // thousands of places through a mapping of its own, which is an eighth of its start.
     "noreplace-smp",
+    // KVM has an 8259, but nothing is wired to it and no firmware has set up the I/O APIC: without
+    // the word, 400 exits look for what both could hold (a patch of ours, `guest-kernel/patches`).
+    "no8259",
+    // Grace periods do not wait for the next ticks: mounts, moves between control groups and network
+    // namespaces wait for them, one after the other, while nothing else is there to be done.
+    "rcupdate.rcu_expedited=1",
     // Containers may make dummy interfaces; none is there from the start.
     "dummy.numdummies=0",
     // The agent.
