@@ -119,7 +119,7 @@ pub(crate) const HOST: &[Field] = &[
     field("NetworkMode", Honoured, Zero::Text, "`host` and `container:` differ in some ways, see [network.md](network.md)"),
     field("OomKillDisable", Warned, Zero::False, "cgroup v2 has no such switch"),
     field("OomScoreAdj", Guest, Zero::Number, ""),
-    field("PidMode", Guest, Zero::Text, "`host` is the guest's; `container:` is refused, two VMs can't share processes"),
+    field("PidMode", Guest, Zero::Text, "`host` is the guest's; `container:` needs the same `NetworkMode`"),
     field("PidsLimit", Guest, Zero::Null, ""),
     field("PortBindings", Honoured, Zero::Map, ""),
     field("Privileged", Guest, Zero::False, "all capabilities over the guest, and its devices; none of the host"),

@@ -40,7 +40,8 @@ case_a_joined_container_keeps_its_files_and_ends_with_the_vm() {
     hull rm -f t-1 >/dev/null
     hull run --rm --network container:t-own "$BUSYBOX" true
     # kill -9 of the engine: both go on.
-    kill_hulld
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    hulld_start
     expect_eq "$(hull inspect -f '{{.State.Status}}' t-2)" running 'after the engine'
     hull exec t-2 true
     hull stop -t 1 t-own >/dev/null
