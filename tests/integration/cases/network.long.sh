@@ -18,7 +18,7 @@ web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo serv
 # conversations are counted, which the kernel forgets with these, and how long a router is known.
 host_network() {
     nft list tables | sort
-    nft list ruleset | sed 's/ packets [0-9]* bytes [0-9]*//; /elements = {/,/}/d' | grep .
+    nft list ruleset | sed 's/ packets [0-9]* bytes [0-9]*//; /elements = {/{:a;/}/!{N;ba};d}' | grep .
     ip -o link | sed -nE 's/^[0-9]+: (h[0-9b][^:@]*).*/\1/p' | sort
     ip -o addr show | awk '{ print $2, $3, $4 }' | sort
     { ip route show table all; ip -6 route show table all; } | sed 's/ linkdown//; s/ expires [0-9]*sec//' | sort

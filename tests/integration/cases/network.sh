@@ -297,7 +297,7 @@ case_mtu_of_the_way_out() {
         web t-web -p 18207:80
         hull exec t-web dd if=/dev/zero of=/www/big bs=64k count=16 2>/dev/null
         whole=$(curl -s --max-time 20 http://127.0.0.1:18207/big | wc -c)
-        capture hull run --rm "$BUSYBOX" sh -c "cat /sys/class/net/eth0/mtu; wget -q -O- http://$(address_of t-web bridge)/big | wc -c; ping -c 1 -W 5 -s $((mtu - 28)) 172.17.0.1 >/dev/null && echo whole"
+        capture hull run --rm "$BUSYBOX" sh -c "cat /sys/class/net/eth0/mtu; wget -q -O- http://$(address_of t-web bridge)/big | wc -c; ping -c 1 -W 5 -s $((mtu - 28)) $(address_of t-web bridge) >/dev/null && echo whole"
         expect_out "$mtu"$'\n1048576\nwhole\n'
         # IPv6 has a least size.
         capture hull run --rm --network t-six "$BUSYBOX" sh -c 'cat /sys/class/net/eth0/mtu; ping6 -c 1 -W 5 -s 3000 "$(ip -6 route show default | sed -n "s/.*via \([^ ]*\).*/\1/p")" >/dev/null && echo in pieces'
