@@ -8,5 +8,8 @@ fn main() {
     let musl = std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|environment| environment == "musl");
     if musl {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/no-unwind-tables.ld");
+        println!("cargo:rerun-if-changed={script}");
+        println!("cargo:rustc-link-arg-bins=-Wl,--no-eh-frame-hdr,-T,{script}");
     }
 }
