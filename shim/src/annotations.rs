@@ -206,6 +206,8 @@ impl Annotations {
             VHOST_NET => self.vhost_net = Some(value.parse().ok()?),
             IO_URING => self.io_uring = Some(value.parse().ok()?),
             NETWORK => self.network = Some(Attachments::parse(value).ok()?),
+            // Read before a container has a shim: it says which one.
+            JOIN => (!value.is_empty()).then_some(())?,
             _ => return None,
         }
         Some(())
