@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use bollard_stubs::models::HostConfig;
 use hull_network::egress::Egress;
-use hull_shim::annotations::VHOST_NET;
+use hull_shim::annotations::{IO_URING, VHOST_NET};
 
+use super::joins;
 use crate::engine::Defaults;
 use crate::error::{EngineError, Result};
 use crate::network::EGRESS_ANNOTATION;
@@ -14,9 +15,20 @@ use crate::network::EGRESS_ANNOTATION;
 pub(crate) const UNTRUSTED_ANNOTATION: &str = "dev.hull.untrusted";
 
 /// Fills in what a container may do in the network that says nothing of it: what the operator chose,
-/// and for an untrusted one at most the world outside, by the VMM's own code and not the host
-/// kernel's. The record keeps it, so that what holds does not change with the daemon's configuration.
+/// and for an untrusted one at most the world outside; and has the VMM's own code, and not the host
+/// kernel's, serve an untrusted one's network and disks. The record keeps it, so that what holds does not change with the daemon's configuration.
 pub(super) fn fill(host: &mut HostConfig, defaults: &Defaults) -> Result<()> {
+    if joins(host) {
+        // Network and VM are another one's, who has said what holds.
+        return match said(host, EGRESS_ANNOTATION) {
+            Some(_) => Err(EngineError::BadRequest(
+                "conflicting options: an egress policy and another container's network, which has \
+                 its own"
+                    .to_owned(),
+            )),
+            None => Ok(()),
+        };
+    }
     let untrusted = is_untrusted(host, defaults)?;
     let mut open = |key: &str, value: String| {
         let annotations = host.annotations.get_or_insert_default();
@@ -25,6 +37,7 @@ pub(super) fn fill(host: &mut HostConfig, defaults: &Defaults) -> Result<()> {
     if untrusted {
         open(UNTRUSTED_ANNOTATION, true.to_string());
         open(VHOST_NET, false.to_string());
+        open(IO_URING, false.to_string());
     }
     let egress = match &defaults.egress {
         Egress::All if untrusted => &Egress::Outside,
@@ -36,10 +49,13 @@ pub(super) fn fill(host: &mut HostConfig, defaults: &Defaults) -> Result<()> {
     Ok(())
 }
 
+fn said<'a>(host: &'a HostConfig, key: &str) -> Option<&'a String> {
+    let all: Option<&HashMap<String, String>> = host.annotations.as_ref();
+    all?.get(key)
+}
+
 fn is_untrusted(host: &HostConfig, defaults: &Defaults) -> Result<bool> {
-    let said = host.annotations.as_ref();
-    let said = said.and_then(|all: &HashMap<_, _>| all.get(UNTRUSTED_ANNOTATION));
-    said.map_or(Ok(defaults.untrusted), |text| {
+    said(host, UNTRUSTED_ANNOTATION).map_or(Ok(defaults.untrusted), |text| {
         text.parse().map_err(|_| {
             EngineError::BadRequest(format!(
                 "annotation {UNTRUSTED_ANNOTATION}: {text:?}: want true or false"
@@ -76,11 +92,17 @@ mod tests {
         let marked = [(UNTRUSTED_ANNOTATION, "true")];
         let full = [
             (EGRESS_ANNOTATION, "outside"),
+            (IO_URING, "false"),
             (UNTRUSTED_ANNOTATION, "true"),
             (VHOST_NET, "false"),
         ];
         assert_eq!(filled(&marked, &plain), pairs(&full));
-        let open = [marked[0], (EGRESS_ANNOTATION, "all"), (VHOST_NET, "true")];
+        let open = [
+            marked[0],
+            (EGRESS_ANNOTATION, "all"),
+            (IO_URING, "true"),
+            (VHOST_NET, "true"),
+        ];
         let mut kept = pairs(&open);
         kept.sort();
         assert_eq!(filled(&open, &plain), kept);
@@ -105,6 +127,25 @@ mod tests {
         assert_eq!(filled(&own, &chosen), pairs(&own));
         let marked = filled(&[(UNTRUSTED_ANNOTATION, "true")], &chosen);
         assert!(marked.contains(&wanted[0]));
+    }
+
+    #[test]
+    fn who_joins_another_ones_network_has_its_policy() {
+        let joining = |annotations| HostConfig {
+            network_mode: Some("container:a".to_owned()),
+            annotations,
+            ..HostConfig::default()
+        };
+        let chosen = Defaults {
+            egress: Egress::None,
+            ..Defaults::default()
+        };
+        let mut silent = joining(None);
+        fill(&mut silent, &chosen).unwrap();
+        assert_eq!(silent.annotations, None);
+        let own = HashMap::from([(EGRESS_ANNOTATION.to_owned(), "all".to_owned())]);
+        let error = fill(&mut joining(Some(own)), &chosen).unwrap_err();
+        assert!(error.message().contains("another container's network"));
     }
 
     #[test]

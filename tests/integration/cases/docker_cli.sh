@@ -40,7 +40,7 @@ case_docker_cli_bad_wishes_are_named() {
     answers 125 'Decoding seccomp profile failed' "${run[@]}" --security-opt "seccomp=$T/empty.json" "$BUSYBOX" true
     answers 125 'invalid environment variable: =x' "${run[@]}" -e =x "$BUSYBOX" true
     answers 125 'HostConfig.DeviceRequests is not supported' "${run[@]}" --gpus all "$BUSYBOX" true
-    answers 125 "two VMs can't share" "${run[@]}" --pid container:t-taken "$BUSYBOX" true
+    answers 125 "needs the same NetworkMode" "${run[@]}" --pid container:t-taken "$BUSYBOX" true
     answers 0 'HostConfig.BlkioWeight is discarded' create --name t-warned --blkio-weight 20 "$BUSYBOX"
     answers 1 'No such container: nosuch' update -m 64m nosuch
     answers 1 'is not paused' unpause t-taken

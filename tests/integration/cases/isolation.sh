@@ -60,8 +60,8 @@ case_untrusted_containers_reach_the_world_outside_alone() {
     expect_status 0
     capture hull run --name t-mark --untrusted "$BUSYBOX" ping -c 1 -W 2 10.233.0.1
     expect_status 1
-    capture hull inspect -f '{{index .HostConfig.Annotations "dev.hull.egress"}} {{index .HostConfig.Annotations "dev.hull.vhost-net"}}' t-mark
-    expect_out $'outside false\n'
+    capture hull inspect -f '{{index .HostConfig.Annotations "dev.hull.egress"}} {{index .HostConfig.Annotations "dev.hull.vhost-net"}} {{index .HostConfig.Annotations "dev.hull.io-uring"}}' t-mark
+    expect_out $'outside false false\n'
     hull run -d --name t-more --untrusted --egress all --annotation dev.hull.vhost-net=true "$BUSYBOX" sleep 600 >/dev/null
     hull exec t-more ping -c 1 -W 5 10.233.0.1 >/dev/null
     ip link del t-outside

@@ -83,7 +83,7 @@ case_bad_networks_are_named() {
     expect_err_has t-nothing
     capture hull run --rm --network container:t-nothing "$BUSYBOX" true
     expect_status 125
-    expect_err_has 'network mode "container:t-nothing"'
+    expect_err_has 'No such container: t-nothing'
     capture hull network create --subnet nonsense t-x
     expect_err_has nonsense
     capture hull run --rm -p 99999:80 "$BUSYBOX" true

@@ -197,6 +197,12 @@ impl NetworkOptions {
                 .iter()
                 .all(|one| one.settings() == EndpointSettings::default());
         let shared = all.first().is_some_and(|first| is_mode(&first.name));
+        let first = all.first().filter(|first| shared && first.name != "none");
+        if first.is_some_and(|first| first.mac.is_some()) {
+            return Err(CliError::usage(
+                "conflicting options: mac-address and the network mode",
+            ));
+        }
         if silent || shared {
             return Ok(None);
         }

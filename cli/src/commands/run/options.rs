@@ -134,7 +134,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "POLICY")]
     egress: Option<String>,
     /// Run code that nobody vouches for: unless more is said, it reaches neither this machine nor
-    /// link-local addresses, and none of its packets goes through the kernel's vhost code
+    /// link-local addresses, and this machine's kernel does not serve its network and disks
     #[arg(long)]
     untrusted: bool,
     /// Most bytes and packets a second of each network interface:
