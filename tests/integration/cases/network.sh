@@ -103,7 +103,7 @@ case_killed_engine_keeps_networks() {
 # Core.
 case_large_transfer() {
     web t-big
-    hull exec t-big sh -c 'dd if=/dev/zero bs=1M count=64 2>/dev/null | tr "\0" x >/www/big'
+    hull exec t-big sh -c 'mkdir -p /www; dd if=/dev/zero bs=1M count=64 2>/dev/null | tr "\0" x >/www/big'
     local address
     address=$(address_of t-big bridge)
     expect_eq "$(curl -s --max-time 60 "http://$address/big" | wc -c)" 67108864 'bytes'
