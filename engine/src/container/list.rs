@@ -94,7 +94,8 @@ impl Engine {
             return true;
         };
         if record.networks.is_empty() {
-            return wanted.iter().any(|text| text == crate::network::NONE);
+            let none = wanted.iter().any(|text| text == crate::network::NONE);
+            return none && !super::joins(&record.host);
         }
         let mut ids = record.networks.iter().map(|wanted| &wanted.network);
         ids.any(|id| {

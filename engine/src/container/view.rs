@@ -137,6 +137,9 @@ impl Engine {
         record: &Record,
         denied: Option<&Denied>,
     ) -> HashMap<String, EndpointSettings> {
+        if super::joins(&record.host) {
+            return HashMap::new();
+        }
         if record.networks.is_empty() {
             let none = EndpointSettings::default();
             return HashMap::from([(crate::network::NONE.to_owned(), none)]);

@@ -9,6 +9,7 @@ case_containers_of_one_vm_share_its_network() {
     in=$(hull inspect --vm t-in | sed -n 's/.*"vmm_pid": *\([0-9]*\).*/\1/p')
     expect_eq "$in" "$own" 'the VM'
     expect_eq "$(hull inspect -f '{{.HostConfig.NetworkMode}}' t-in)" "container:$(hull inspect -f '{{.Id}}' t-own)" 'the mode'
+    expect_eq "$(hull inspect -f '{{len .NetworkSettings.Networks}}' t-in)" 0 'networks of its own'
     # What is published is the first one's, whoever listens.
     hull exec -d t-in httpd -f -p 8080 -h /w
     wait_for 20 sh -c 'curl -s --max-time 3 http://127.0.0.1:18084/ | grep -q joined'

@@ -4,7 +4,10 @@ address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAdd
 PYTHON=$REGISTRY/python:latest
 python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
-web() { hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null; }
+web() {
+    hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null
+    hull exec "$1" sh -c 'until [ -s /www/index.html ]; do sleep 0.1; done'
+}
 # The engine is killed, and another one starts.
 next_engine() {
     kill -9 "$(cat "$HARNESS/hulld.pid")"
@@ -103,7 +106,7 @@ case_killed_engine_keeps_networks() {
 # Core.
 case_large_transfer() {
     web t-big
-    hull exec t-big sh -c 'mkdir -p /www; dd if=/dev/zero bs=1M count=64 2>/dev/null | tr "\0" x >/www/big'
+    hull exec t-big sh -c 'dd if=/dev/zero bs=1M count=64 2>/dev/null | tr "\0" x >/www/big'
     local address
     address=$(address_of t-big bridge)
     expect_eq "$(curl -s --max-time 60 "http://$address/big" | wc -c)" 67108864 'bytes'
