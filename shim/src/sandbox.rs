@@ -254,9 +254,8 @@ impl Sandbox {
             let count = index + 1;
             return Err(LowerError::from(NetworkError::TooMany { count }).into());
         };
-        self.release(slot).await?;
-        self.vm.detach_net(slot).await?;
-        Ok(())
+        self.release(slot).await;
+        Ok(self.vm.detach_net(slot).await?)
     }
 
     /// Keeps up to `count` empty slots for disks; they are to be given back.
@@ -282,22 +281,27 @@ impl Sandbox {
 
     /// Pulls a disk out that was plugged in. What is in it is not mounted any more.
     pub async fn detach_disk(&self, slot: Slot) -> Result<(), SandboxError> {
-        self.release(slot).await?;
+        self.release(slot).await;
         Ok(self.vm.detach_block(slot).await?)
     }
 
-    /// Has the agent let go of the device in a slot.
-    async fn release(&self, slot: Slot) -> Result<(), SandboxError> {
+    /// Has the agent let go of the device in a slot. A guest that can't or won't loses it all the same:
+    /// what the host takes back is not the guest's to keep.
+    async fn release(&self, slot: Slot) {
         let request = ReleaseDeviceRequest {
             slot: slot_number(slot),
             ..Default::default()
         };
-        self.agent
+        let released = self
+            .agent
             .call("ReleaseDevice", CALL_LIMIT, |client, context| async move {
                 client.release_device(context, &request).await
             })
-            .await?;
-        Ok(())
+            .await;
+        if let Err(error) = released {
+            let (slot, error) = (slot.index(), crate::report::chain(&error));
+            tracing::warn!(slot, error, "the guest does not let go of a device");
+        }
     }
 
     /// The runtime directory.
