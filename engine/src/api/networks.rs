@@ -284,7 +284,8 @@ fn families(
     let v4 = asked(v4, IPV4_OPTION, true)?;
     let v6 = asked(v6, IPV6_OPTION, false)?;
     Families::of(v4, v6).ok_or_else(|| {
-        EngineError::NotBuilt("a network with neither IPv4 nor IPv6 (add --ipv6)".into())
+        let text = "IPv4 or IPv6 must be enabled: add --ipv6, or leave out --ipv4=false";
+        EngineError::BadRequest(text.into())
     })
 }
 

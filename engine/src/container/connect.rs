@@ -16,6 +16,7 @@ impl Engine {
         wanted: Wanted,
     ) -> Result<()> {
         let _operation = container.operate().await;
+        network::check_count(container.record().networks.len() + 1)?;
         let mut added = None;
         if container.status().is_live() {
             added = Some(self.plug_in(container, &wanted).await?);

@@ -299,6 +299,7 @@ impl Engine {
             wanted[index].fill(settings)?;
             wanted[index].check_on(&network)?;
         }
+        network::check_count(wanted.len())?;
         if wanted[0].mac.is_none() {
             wanted[0].mac = request.mac_address.clone();
             wanted[0].check_mac()?;

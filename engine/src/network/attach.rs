@@ -118,6 +118,19 @@ fn may_have_several_cpus(host: &HostConfig) -> bool {
         || said.is_some_and(|count| count != "1")
 }
 
+/// Refuses more networks for one container than its VM has slots for.
+pub(crate) fn check_count(networks: usize) -> Result<()> {
+    match networks <= Slot::NETS.len() {
+        true => Ok(()),
+        false => Err(too_many()),
+    }
+}
+
+fn too_many() -> EngineError {
+    let most = Slot::NETS.len();
+    EngineError::BadRequest(format!("a container is on at most {most} networks"))
+}
+
 impl Networks {
     /// Makes the ends of a container that starts, and takes its ports. On failure nothing is left.
     pub(crate) async fn attach(
@@ -191,12 +204,7 @@ impl Networks {
     ) -> Result<Endpoint> {
         let taken: Vec<usize> = others.iter().map(Endpoint::index).collect();
         let free = (0..Slot::NETS.len()).find(|index| !taken.contains(index));
-        let index = free.ok_or_else(|| {
-            EngineError::BadRequest(format!(
-                "a container is on at most {} networks",
-                Slot::NETS.len()
-            ))
-        })?;
+        let index = free.ok_or_else(too_many)?;
         let mut endpoint = self.attach_one(owner, wanted, index, others)?;
         endpoint.take_routes_beside(others);
         self.put_end(owner.id, &endpoint);

@@ -21,7 +21,7 @@ mod records;
 mod routes;
 mod uplink;
 
-pub(crate) use attach::{annotation, default_route, interface, Owner};
+pub(crate) use attach::{annotation, check_count, default_route, interface, Owner};
 pub(crate) use denied::Denial;
 pub(crate) use host::{check_conflicts, sort as sort_open, HostPort, Refusal, STAYS};
 pub(crate) use manage::{CreateNetwork, Families, Networks};

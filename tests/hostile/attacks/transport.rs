@@ -13,7 +13,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     served(
         "registers_of_every_slot_written_with_anything",
         LAYER,
-        "writes 0, 1, 0x80000001 and all ones to each register of all 15 slots, and reads them back",
+        "writes 0, 1, 0x80000001 and all ones to each register of all slots, and reads them back",
         registers,
     ),
     served(

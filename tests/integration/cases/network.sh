@@ -183,6 +183,35 @@ case_networks_come_and_go_while_a_container_runs() {
     hull network rm t-hot >/dev/null
 }
 
+# As many as there are slots, from the start and while it runs; one more is refused before it starts.
+case_a_container_on_six_networks() {
+    local n networks=()
+    for n in 1 2 3 4 5 6 7; do hull network create "t-n$n" >/dev/null; done
+    for n in 1 2 3 4 5 6; do hull run -d --name "t-s$n" --network "t-n$n" "$BUSYBOX" sleep 600 >/dev/null; done
+    for n in 1 2 3 4; do networks+=(--network "t-n$n"); done
+    hull run -d --name t-all "${networks[@]}" "$BUSYBOX" sleep 600 >/dev/null
+    hull network connect t-n5 t-all
+    hull network connect t-n6 t-all
+    for n in 1 2 3 4 5 6; do
+        hull exec t-all ping -c 1 -W 5 "t-s$n" >/dev/null || fail "t-s$n is not reached"
+        hull exec "t-s$n" ping -c 1 -W 5 t-all >/dev/null || fail "t-s$n does not reach it"
+    done
+    expect_eq "$(hull exec t-all sh -c 'ls /sys/class/net | grep -c ^eth')" 6 interfaces
+    capture hull network connect t-n7 t-all
+    [ "$status" != 0 ] || fail 'a seventh'
+    expect_err_has 'at most 6 networks'
+    hull network disconnect t-n3 t-all
+    hull network connect t-n7 t-all
+    hull exec t-all ping -c 1 -W 2 t-s3 >/dev/null 2>&1 && fail 'reached after disconnect'
+    capture hull run --rm "${networks[@]}" --network t-n5 --network t-n6 --network t-n7 "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'at most 6 networks'
+    hull restart -t 1 t-all >/dev/null
+    for n in 1 2 4 5 6; do hull exec t-all ping -c 1 -W 5 "t-s$n" >/dev/null || fail "t-s$n is not reached after a restart"; done
+    hull rm -f t-all t-s1 t-s2 t-s3 t-s4 t-s5 t-s6 >/dev/null
+    hull network rm t-n1 t-n2 t-n3 t-n4 t-n5 t-n6 t-n7 >/dev/null
+}
+
 # Both families on one network: addresses, names, reach, masquerading, a published port.
 case_ipv6_on_a_network() {
     [ -e /proc/net/if_inet6 ] || skip 'no IPv6 here'
@@ -219,7 +248,7 @@ case_a_network_without_ipv4() {
     [ -e /proc/net/if_inet6 ] || skip 'no IPv6 here'
     capture hull network create --ipv4=false t-six
     [ "$status" != 0 ] || fail 'a network without addresses was made'
-    expect_err_has 'neither IPv4 nor IPv6'
+    expect_err_has 'IPv4 or IPv6 must be enabled'
     hull network create --ipv6 --ipv4=false --subnet fd00:71::/64 t-six >/dev/null
     expect_eq "$(hull network ls --filter name=t-six --format '{{.IPv4}} {{.IPv6}}')" 'false true' ls
     expect_eq "$(hull network inspect t-six | jq -cS '.[0] | [.EnableIPv4, .EnableIPv6, .IPAM.Config]')" '[false,true,[{"Gateway":"fd00:71::1","Subnet":"fd00:71::/64"}]]' inspect

@@ -91,7 +91,7 @@ pub struct DeviceConfig {
     /// The VMM carries out what is asked of its disks by itself, even where the host has io_uring.
     #[serde(default)]
     pub without_io_uring: bool,
-    /// Slots [`Slot::NETS`], in order; at most two.
+    /// Slots [`Slot::NETS`], in order; at most six.
     #[serde(default)]
     pub nets: Vec<NetConfig>,
     /// What each network slot lets pass, whatever is plugged into it.

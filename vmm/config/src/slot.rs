@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Number of slots. KVM's IOAPIC has 24 pins, of which the first five are not for devices.
-pub const SLOT_COUNT: usize = 15;
+pub const SLOT_COUNT: usize = 19;
 
 /// What sort of device a slot can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ impl Slot {
     /// Block volumes.
     pub const VOLUMES: [Slot; 4] = [Slot(2), Slot(3), Slot(4), Slot(5)];
     /// Network interfaces.
-    pub const NETS: [Slot; 2] = [Slot(6), Slot(7)];
+    pub const NETS: [Slot; 6] = [Slot(6), Slot(7), Slot(14), Slot(15), Slot(16), Slot(17)];
     /// The shared directory.
     pub const FS: Slot = Slot(8);
     /// Host-guest sockets.
@@ -58,7 +58,7 @@ impl Slot {
     /// Console.
     pub const CONSOLE: Slot = Slot(13);
     /// Reserved.
-    pub const SPARE: Slot = Slot(14);
+    pub const SPARE: Slot = Slot(18);
 
     /// Guest physical address of slot 0's virtio-mmio window.
     pub const MMIO_BASE: u64 = 0xd000_0000;
@@ -97,7 +97,7 @@ impl Slot {
     pub fn kind(self) -> SlotKind {
         match self.0 {
             0..=5 => SlotKind::Block,
-            6 | 7 => SlotKind::Net,
+            6 | 7 | 14..=17 => SlotKind::Net,
             8 => SlotKind::Fs,
             9 => SlotKind::Vsock,
             10 => SlotKind::Rng,
@@ -123,7 +123,8 @@ mod tests {
     fn named_slots_hold_what_their_name_says() {
         assert_eq!(Slot::SCRATCH.kind(), SlotKind::Block);
         assert_eq!(Slot::VOLUMES[3].kind(), SlotKind::Block);
-        assert_eq!(Slot::NETS[0].kind(), SlotKind::Net);
+        assert!(Slot::NETS.iter().all(|slot| slot.kind() == SlotKind::Net));
+        assert_eq!(Slot::SPARE.kind(), SlotKind::Spare);
         assert_eq!(Slot::VSOCK.kind(), SlotKind::Vsock);
         assert_eq!(Slot::CONSOLE.kind(), SlotKind::Console);
         assert_eq!(Slot::VSOCK.mmio_base(), 0xd000_9000);
