@@ -27,6 +27,7 @@ mod error;
 mod events;
 mod files;
 mod host_ports;
+mod host_sockets;
 mod network;
 mod open_ports;
 mod pipes;

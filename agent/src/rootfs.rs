@@ -380,7 +380,8 @@ pub(crate) fn look_again(volumes: &[String]) {
     }
 }
 
-fn volume_path(path: &str) -> Result<PathBuf> {
+/// The guest path of a volume, which is below the directory of volumes.
+pub(crate) fn volume_path(path: &str) -> Result<PathBuf> {
     let clean = Path::new(path)
         .components()
         .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_protocol::agent::{
-    ConfigureSandboxRequest, CreateContainerRequest, ExecProcessRequest, Stdio,
+    volume, ConfigureSandboxRequest, CreateContainerRequest, ExecProcessRequest, Stdio,
 };
 use hull_protocol::TraceMark;
 use oci_spec::runtime::{LinuxPersonality, LinuxResources, LinuxSeccomp, Spec};
@@ -19,6 +19,7 @@ use crate::container::plan;
 use crate::error::{AgentError, Context, Kind, Result};
 use crate::events::{self, Events};
 use crate::files::Job;
+use crate::host_sockets::HostSockets;
 use crate::process::{Exit, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
@@ -75,6 +76,7 @@ pub(crate) struct Sandbox {
     pub(crate) streams: Registry,
     pub(crate) reaped: Reaped,
     pub(crate) events: Events,
+    sockets: HostSockets,
 }
 
 impl Sandbox {
@@ -218,7 +220,13 @@ impl Sandbox {
             *users += 1;
             return Ok(());
         }
-        rootfs::mount_volume(volume)?;
+        match &volume.source {
+            Some(volume::Source::Socket(socket)) => {
+                let path = rootfs::volume_path(&volume.guest_path)?;
+                self.sockets.listen(&path, socket)?;
+            }
+            _ => rootfs::mount_volume(volume)?,
+        }
         state.volumes.insert(volume.guest_path.clone(), 1);
         Ok(())
     }
@@ -231,6 +239,7 @@ impl Sandbox {
         *users -= 1;
         if *users == 0 {
             state.volumes.remove(path);
+            self.sockets.close(path);
             rootfs::unmount_volume(path);
         }
     }

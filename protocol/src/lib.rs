@@ -25,6 +25,7 @@ pub use generated::sandbox_ttrpc;
 
 pub mod dial;
 pub mod resolver;
+pub mod socket;
 pub mod watch;
 
 /// Type of the `spec` of an exec that is a job on files: a [`agent::FilesJob`] (containerd's Task

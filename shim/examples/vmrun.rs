@@ -143,6 +143,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
         inline: Vec::new(),
         disks: Vec::new(),
         nodes: Vec::new(),
+        sockets: Vec::new(),
     };
     let options = TaskOptions {
         sandbox_id: id.into(),

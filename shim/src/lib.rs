@@ -16,6 +16,7 @@ mod fd_stream;
 pub mod handover;
 pub mod holder;
 pub mod hooks;
+mod host_sockets;
 mod loopback;
 pub mod lower;
 pub mod network;

@@ -30,7 +30,7 @@ pub const MAX_INLINE_BYTES: u64 = 1 << 20;
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 pub use disks::DiskMount;
-pub use nodes::GuestNode;
+pub use nodes::{GuestNode, HostSocket};
 
 /// An OCI bundle, read.
 #[derive(Debug, Clone)]
@@ -45,6 +45,8 @@ pub struct Bundle {
     pub inline: Vec<InlineMount>,
     /// Bind mounts that show devices of the guest.
     pub nodes: Vec<GuestNode>,
+    /// Bind mounts that show sockets of the host.
+    pub sockets: Vec<HostSocket>,
     /// Mounts of file systems that lie in files.
     pub disks: Vec<DiskMount>,
 }
@@ -183,14 +185,15 @@ impl Bundle {
         }
         let rootfs = rootfs_source(directory, &spec, mounts)?;
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
-        let nodes = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;
+        let special = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;
         let disks = disks::find(spec.mounts().as_deref().unwrap_or_default())?;
         Ok(Self {
             directory: directory.to_owned(),
             spec,
             rootfs,
             inline,
-            nodes,
+            nodes: special.nodes,
+            sockets: special.sockets,
             disks,
         })
     }

@@ -43,6 +43,19 @@ fn text(mappings: &[LinuxIdMapping]) -> String {
     mappings.iter().map(line).collect()
 }
 
+/// What the kernel shows for an id without a mapping.
+const NOBODY: u32 = 65_534;
+
+/// The id inside for one outside.
+pub(crate) fn inside(mappings: &[LinuxIdMapping], outside: u32) -> u32 {
+    let within = |mapping: &LinuxIdMapping| {
+        let offset = outside.checked_sub(mapping.host_id())?;
+        let known = offset < mapping.size();
+        known.then(|| mapping.container_id().saturating_add(offset))
+    };
+    mappings.iter().find_map(within).unwrap_or(NOBODY)
+}
+
 impl IdMaps {
     /// Writes the mappings of a program that was started as [`ARGUMENT`] with the other end of
     /// `link` as its standard input, and lets it go on.

@@ -13,6 +13,8 @@ use crate::vmm::FakeVmm;
 
 /// Long enough for an answer, short enough for a test.
 const LIMIT: Duration = Duration::from_millis(500);
+/// For an answer that comes, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What the shim may grow by under any of these, in KiB.
 const GROWTH_KIB: u64 = 32 << 10;
 const RESPONSE: u8 = 2;
@@ -58,8 +60,9 @@ fn request(guest: &mut UnixStream) -> u32 {
     u32::from_be_bytes([e, f, g, h])
 }
 
-/// An agent that answers the first request as it should, and the second so.
+/// An agent that answers the first request as it should, and the second so, within `limit`.
 async fn second_call(
+    limit: Duration,
     script: impl FnOnce(&FakeVmm, &mut UnixStream, u32) + Send + 'static,
 ) -> Result<Empty, AgentError> {
     let (vm, fake) = FakeVmm::start();
@@ -73,12 +76,14 @@ async fn second_call(
     });
     let agent = Agent::connect(&vm).await.unwrap();
     let answer = agent
-        .call("Shutdown", LIMIT, |client, context| async move {
+        .call("Shutdown", limit, |client, context| async move {
             client.shutdown(context, &Empty::default()).await
         })
         .await;
     drop(agent);
-    drop(guest.join().unwrap());
+    // It may still be writing, and is read from on this thread.
+    let guest = tokio::task::spawn_blocking(move || guest.join().unwrap());
+    drop(guest.await.unwrap());
     answer
 }
 
@@ -92,7 +97,7 @@ fn peak_kib() -> u64 {
 #[tokio::test]
 async fn an_answer_of_4_gib_costs_time_and_no_memory() {
     let before = peak_kib();
-    let answer = second_call(|_, guest, stream| {
+    let answer = second_call(LIMIT, |_, guest, stream| {
         guest
             .set_write_timeout(Some(LIMIT))
             .and_then(|()| guest.write_all(&frame(u32::MAX, stream, RESPONSE, &[])))
@@ -120,7 +125,7 @@ async fn an_answer_of_4_gib_costs_time_and_no_memory() {
 #[tokio::test]
 async fn an_answer_that_never_comes_or_never_ends_has_a_limit() {
     for length in [1, 100] {
-        let answer = second_call(move |_, guest, stream| {
+        let answer = second_call(LIMIT, move |_, guest, stream| {
             guest
                 .write_all(&frame(length, stream, RESPONSE, &[]))
                 .unwrap();
@@ -133,7 +138,7 @@ async fn an_answer_that_never_comes_or_never_ends_has_a_limit() {
 
 #[tokio::test]
 async fn answers_that_nobody_asked_for_are_passed_over() {
-    let answer = second_call(|_, guest, stream| {
+    let answer = second_call(PATIENCE, |_, guest, stream| {
         for other in 0..20_000u32 {
             let other = other.wrapping_mul(7).wrapping_add(stream + 2);
             guest.write_all(&hello(other, 99)).unwrap();
@@ -148,7 +153,7 @@ async fn answers_that_nobody_asked_for_are_passed_over() {
 
 #[tokio::test]
 async fn an_error_of_any_length_is_cut() {
-    let answer = second_call(|_, guest, stream| {
+    let answer = second_call(PATIENCE, |_, guest, stream| {
         let status = Status {
             code: Code::INTERNAL.into(),
             message: "\u{1b}[31mx".repeat(200_000),
@@ -174,7 +179,7 @@ async fn what_is_no_answer_is_an_error() {
         (0, &[]),
         (77, &[1, 2]),
     ] {
-        let answer = second_call(move |_, guest, stream| {
+        let answer = second_call(LIMIT, move |_, guest, stream| {
             let length = u32::try_from(payload.len()).unwrap();
             guest
                 .write_all(&frame(length, stream, kind, payload))
@@ -193,7 +198,7 @@ async fn what_is_no_answer_is_an_error() {
 
 #[tokio::test]
 async fn a_vm_that_ends_ends_the_call_with_its_reason() {
-    let answer = second_call(|fake, guest, _| {
+    let answer = second_call(PATIENCE, |fake, guest, _| {
         fake.end(ExitReason::Reset);
         guest.shutdown(std::net::Shutdown::Both).unwrap();
     });

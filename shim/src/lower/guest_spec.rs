@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
+use hull_protocol::agent::{volume, HostSocket, InlineFile, SharedDirectory, Volume};
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::disks::Disk;
-use super::{id_mapped, LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
-use crate::spec::{is_bind, Bundle, INLINE_OPTION, WITHIN_OPTION};
-use crate::user_namespace::IdMaps;
+use super::{
+    id_mapped, LowerError, Pod, Share, ShareSource, Socket, TaskOptions, SHARE_TAG, VOLUME_ROOT,
+};
+use crate::spec::{self, is_bind, Bundle, INLINE_OPTION, WITHIN_OPTION};
+use crate::user_namespace::{inside, IdMaps};
 
 /// A configuration for the guest and what travels beside it.
 #[derive(Debug)]
@@ -18,6 +20,7 @@ pub(super) struct GuestSpec {
     pub(super) files: Vec<InlineFile>,
     pub(super) volumes: Vec<Volume>,
     pub(super) shares: Vec<Share>,
+    pub(super) sockets: Vec<Socket>,
     /// In the order of the slots.
     pub(super) disks: Vec<Disk>,
     pub(super) id_maps: Option<IdMaps>,
@@ -29,6 +32,7 @@ pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec,
         files: Vec::new(),
         volumes: Vec::new(),
         shares: Vec::new(),
+        sockets: Vec::new(),
         disks: super::disks::lower(&bundle.disks)?,
         id_maps: None,
     };
@@ -128,6 +132,8 @@ impl GuestSpec {
                 show(&mut mount, &guest_path);
             } else if let Some(node) = node {
                 mount.set_source(Some(node.path.into()));
+            } else if let Some(socket) = bundle.sockets.iter().find(|of| of.mount == index) {
+                self.socket(&mut mount, socket, container);
             } else if is_bind(&mount) {
                 self.share(&mut mount, bundle, container)?;
             } else if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
@@ -142,6 +148,31 @@ impl GuestSpec {
         }
         self.spec.set_mounts(Some(kept));
         Ok(())
+    }
+
+    /// Replaces a socket of the host by one that the agent makes.
+    fn socket(&mut self, mount: &mut Mount, socket: &spec::HostSocket, container: &str) {
+        let guest_path = format!("{VOLUME_ROOT}/{container}-socket-{}", socket.mount);
+        let (users, groups) = match &self.id_maps {
+            Some(maps) => (Some(&maps.users), Some(&maps.groups)),
+            None => (None, None),
+        };
+        let made = HostSocket {
+            mode: socket.mode,
+            uid: users.map_or(socket.uid, |maps| inside(maps, socket.uid)),
+            gid: groups.map_or(socket.gid, |maps| inside(maps, socket.gid)),
+            ..Default::default()
+        };
+        self.volumes.push(Volume {
+            guest_path: guest_path.clone(),
+            source: Some(volume::Source::Socket(made)),
+            ..Default::default()
+        });
+        show(mount, &guest_path);
+        self.sockets.push(Socket {
+            guest_path,
+            path: socket.path.clone(),
+        });
     }
 
     /// Replaces a host path by the path in the guest at which the shared directory shows it.
@@ -173,13 +204,11 @@ impl GuestSpec {
         let guest_path = format!("{VOLUME_ROOT}/{subpath}");
         self.volumes.push(Volume {
             guest_path: guest_path.clone(),
-            source: Some(hull_protocol::agent::volume::Source::Share(
-                SharedDirectory {
-                    tag: SHARE_TAG.into(),
-                    subpath: subpath.clone(),
-                    ..Default::default()
-                },
-            )),
+            source: Some(volume::Source::Share(SharedDirectory {
+                tag: SHARE_TAG.into(),
+                subpath: subpath.clone(),
+                ..Default::default()
+            })),
             read_only,
             ..Default::default()
         });

@@ -83,6 +83,8 @@ pub struct Pod {
 pub struct Member {
     /// Host paths that the guest must see.
     pub shares: Vec<Share>,
+    /// Sockets of the host that the guest can connect to.
+    pub sockets: Vec<Socket>,
     /// Disks that are plugged in for it.
     pub disks: Vec<PluggedDisk>,
     /// Request to the agent; the stdio tokens are filled in when it is sent.
@@ -111,6 +113,8 @@ pub struct Plan {
     pub console: bool,
     /// Host paths that the guest must see.
     pub shares: Vec<Share>,
+    /// Sockets of the host that the guest can connect to.
+    pub sockets: Vec<Socket>,
     /// Whose ids those on the shares are; `None`: the host's.
     pub id_maps: Option<IdMaps>,
     /// How the VM shares the host with others.
@@ -147,6 +151,15 @@ pub struct Share {
     pub source: ShareSource,
     /// The guest must not write.
     pub read_only: bool,
+}
+
+/// A UNIX socket of the host that the guest can connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// Where the agent makes its own, by which it is named.
+    pub guest_path: String,
+    /// The socket on the host.
+    pub path: PathBuf,
 }
 
 /// What a [`Share`] shows.
@@ -318,6 +331,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         console: annotations.console,
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
+        sockets: guest.sockets,
         id_maps: guest.id_maps,
         host_share: crate::cgroup::share(limits),
         vhost_net: annotations.vhost_net(),
@@ -355,6 +369,7 @@ pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, Lo
     Ok(Member {
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
+        sockets: guest.sockets,
         disks,
     })
 }

@@ -5,7 +5,7 @@ use oci_spec::runtime::Spec;
 use serde_json::json;
 
 use super::*;
-use crate::spec::{DiskMount, InlineMount, RootfsMount, INLINE_OPTION};
+use crate::spec::{DiskMount, HostSocket, InlineMount, RootfsMount, INLINE_OPTION};
 
 fn options() -> TaskOptions {
     TaskOptions {
@@ -49,6 +49,7 @@ fn bundle(config: serde_json::Value) -> Bundle {
         rootfs: blocks(),
         inline: Vec::new(),
         nodes: Vec::new(),
+        sockets: Vec::new(),
         disks: Vec::new(),
     }
 }
@@ -265,6 +266,37 @@ fn mounts_of_a_snapshotter_are_made_for_the_shared_root() {
     let plan = lower(&bundle, &options()).unwrap();
     assert_eq!(plan.shares[0].source, ShareSource::Mounts(vec![overlay]));
     assert_eq!(plan.create.rootfs.share().subpath, "web-rootfs");
+}
+
+#[test]
+fn a_socket_of_the_host_is_made_in_the_guest() {
+    let mut config = config();
+    config["mounts"] = json!([
+        {"destination": "/run/a.sock", "type": "bind", "source": "/run/a.sock", "options": ["rbind"]}
+    ]);
+    let mut bundle = bundle(config);
+    bundle.sockets = vec![HostSocket {
+        mount: 0,
+        path: "/run/a.sock".into(),
+        mode: 0o660,
+        uid: 100_007,
+        gid: 5,
+    }];
+    let plan = lower(&bundle, &options()).unwrap();
+    let guest_path = "/run/hull/volumes/web-socket-0";
+    let want = Socket {
+        guest_path: guest_path.into(),
+        path: "/run/a.sock".into(),
+    };
+    assert_eq!(plan.sockets, [want]);
+    assert_eq!((plan.shares.len(), plan.create.volumes.len()), (0, 1));
+    let volume = &plan.create.volumes[0];
+    assert_eq!(volume.guest_path, guest_path);
+    let made = volume.socket();
+    assert_eq!((made.mode, made.uid, made.gid), (0o660, 100_007, 5));
+    let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
+    let mount = &spec.mounts().as_ref().unwrap()[0];
+    assert_eq!(mount.source().as_deref(), Some(Path::new(guest_path)));
 }
 
 #[test]

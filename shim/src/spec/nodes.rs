@@ -1,11 +1,12 @@
 //! Bind mounts of what is neither a directory nor a regular file.
 //!
 //! Such a node is only a name for something in the kernel that opens it: in the guest, not what it
-//! is on the host. The few devices that every machine has are the guest's own; what has its other
-//! side on the host is refused, since the container would find nobody there.
+//! is on the host. The few devices that every machine has are the guest's own, and connections to a
+//! UNIX socket are passed on; what else has its other side on the host is refused, since the
+//! container would find nobody there.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
@@ -30,14 +31,37 @@ pub struct GuestNode {
     pub path: &'static str,
 }
 
+/// A bind mount that shows a UNIX socket of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSocket {
+    /// Index in the configuration's mounts.
+    pub mount: usize,
+    /// The socket on the host.
+    pub path: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// Its owner on the host.
+    pub uid: u32,
+    /// Its group on the host.
+    pub gid: u32,
+}
+
+/// What is found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) nodes: Vec<GuestNode>,
+    pub(super) sockets: Vec<HostSocket>,
+}
+
 /// Finds them among a configuration's mounts. A source that is not there is not judged here.
-pub(super) fn find(directory: &Path, mounts: &[Mount]) -> Result<Vec<GuestNode>, SpecError> {
-    let mut nodes = Vec::new();
+pub(super) fn find(directory: &Path, mounts: &[Mount]) -> Result<Found, SpecError> {
+    let mut found = Found::default();
     for (index, mount) in mounts.iter().enumerate().filter(|(_, m)| is_bind(m)) {
         let Some(source) = mount.source() else {
             continue;
         };
-        let Ok(metadata) = std::fs::metadata(directory.join(source)) else {
+        let path = directory.join(source);
+        let Ok(metadata) = std::fs::metadata(&path) else {
             continue;
         };
         let kind = metadata.file_type();
@@ -48,7 +72,13 @@ pub(super) fn find(directory: &Path, mounts: &[Mount]) -> Result<Vec<GuestNode>,
             })
         };
         if kind.is_socket() {
-            return refused("socket");
+            found.sockets.push(HostSocket {
+                mount: index,
+                path,
+                mode: metadata.mode() & 0o777,
+                uid: metadata.uid(),
+                gid: metadata.gid(),
+            });
         }
         if kind.is_fifo() {
             return refused("FIFO");
@@ -58,12 +88,12 @@ pub(super) fn find(directory: &Path, mounts: &[Mount]) -> Result<Vec<GuestNode>,
         }
         if kind.is_char_device() {
             match guest_device(metadata.rdev()) {
-                Some(path) => nodes.push(GuestNode { mount: index, path }),
+                Some(path) => found.nodes.push(GuestNode { mount: index, path }),
                 None => return refused("device"),
             }
         }
     }
-    Ok(nodes)
+    Ok(found)
 }
 
 fn guest_device(number: u64) -> Option<&'static str> {
@@ -77,6 +107,7 @@ fn guest_device(number: u64) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -84,7 +115,18 @@ mod tests {
     #[test]
     fn common_devices_are_the_guests_and_the_hosts_other_ends_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let _listener = UnixListener::bind(directory.path().join("socket")).unwrap();
+        let socket = directory.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660)).unwrap();
+        let fifo = directory.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
         std::fs::write(directory.path().join("file"), "").unwrap();
         let mounts = |sources: &[&str]| -> Vec<Mount> {
             let mount = |source: &&str| {
@@ -95,16 +137,21 @@ mod tests {
             };
             sources.iter().map(mount).collect()
         };
-        let nodes = find(
+        let found = find(
             directory.path(),
-            &mounts(&["file", "/dev/null", "/missing"]),
-        );
+            &mounts(&["file", "/dev/null", "/missing", "socket"]),
+        )
+        .unwrap();
         let want = GuestNode {
             mount: 1,
             path: "/dev/null",
         };
-        assert_eq!(nodes.unwrap(), [want]);
-        let error = find(directory.path(), &mounts(&["socket"])).unwrap_err();
-        assert!(error.to_string().contains("is a socket"), "{error}");
+        assert_eq!(found.nodes, [want]);
+        let [found] = found.sockets.as_slice() else {
+            panic!("{:?}", found.sockets);
+        };
+        assert_eq!((found.mount, &found.path, found.mode), (3, &socket, 0o660));
+        let error = find(directory.path(), &mounts(&["fifo"])).unwrap_err();
+        assert!(error.to_string().contains("is a FIFO"), "{error}");
     }
 }

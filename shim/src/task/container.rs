@@ -14,6 +14,7 @@ use super::host_side::Place;
 use super::network::Source;
 use super::process::Process;
 use crate::hooks::Subject;
+use crate::host_sockets::{self, Opened, Relays};
 use crate::lower::{PluggedDisk, Share};
 use crate::report::chain;
 use crate::sandbox::Sandbox;
@@ -42,6 +43,8 @@ pub(super) struct Extras {
     disks: Vec<Slot>,
     /// Slots that are kept for further ones.
     pub(super) slots: Vec<Slot>,
+    /// Sockets of the host that it can connect to.
+    sockets: Relays,
 }
 
 impl Extras {
@@ -52,7 +55,13 @@ impl Extras {
             shares: Vec::new(),
             disks: Vec::new(),
             slots: sandbox.take_slots(disks),
+            sockets: Relays::default(),
         }
+    }
+
+    /// Passes on who connects to the sockets that the agent has made.
+    pub(super) fn serve(&mut self, sockets: Vec<Opened>) {
+        self.sockets = host_sockets::serve(self.sandbox.vm(), sockets);
     }
 
     /// Shows the guest a directory of the host.
@@ -97,6 +106,7 @@ impl Extras {
 
     /// Takes all of it back, and waits for that.
     async fn end(&mut self) {
+        self.sockets = Relays::default();
         let (shares, disks) = (
             std::mem::take(&mut self.shares),
             std::mem::take(&mut self.disks),

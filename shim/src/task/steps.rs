@@ -24,6 +24,7 @@ use super::{errors, network, rootfs};
 use crate::agent::CALL_LIMIT;
 use crate::holder::Network;
 use crate::hooks::Moment;
+use crate::host_sockets;
 use crate::loopback;
 use crate::lower::{lower, lower_member, queue_pairs, HostFacts, Pod, TaskOptions};
 use crate::network::Attachments;
@@ -131,6 +132,7 @@ impl Service {
             slots: Vec::new(),
         };
         let plan = lower(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
+        let sockets = host_sockets::open(&plan.sockets).map_err(|error| fail(&error))?;
         let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
         let dir = RuntimeDir::create(&self.shim.exec_root, &name).map_err(|error| fail(&error))?;
         let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
@@ -146,8 +148,10 @@ impl Service {
         }
         let init = self.create_in(&sandbox, plan.create, stdio, side).await?;
         let sandbox = Arc::new(sandbox);
+        let mut extras = Extras::new(&sandbox, 0);
+        extras.serve(sockets);
         Ok(Booted {
-            extras: Extras::new(&sandbox, 0),
+            extras,
             sandbox,
             init,
             network: later,
@@ -180,6 +184,8 @@ impl Service {
         };
         let member =
             lower_member(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
+        let sockets = host_sockets::open(&member.sockets);
+        let sockets = sockets.map_err(|error| errors::failed(&error))?;
         for share in member.shares {
             extras.share(share).await?;
         }
@@ -187,6 +193,7 @@ impl Service {
             extras.plug(disk).await?;
         }
         let init = self.create_in(&sandbox, member.create, stdio, side).await?;
+        extras.serve(sockets);
         Ok(Booted {
             extras,
             sandbox,

@@ -102,3 +102,90 @@ case_mounts_of_the_host_are_followed_only_where_that_is_asked_for() {
     expect_status 125
     expect_err_has 'shared propagation'
 }
+
+# A socket of the host: of the engine itself, as tools that start containers from within one want it.
+case_a_socket_of_the_host() {
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
+    local socket=${HULL_HOST#unix://} docker
+    docker=$(command -v docker) || skip 'no docker client'
+    cat >"$T/ask.py" <<'END'
+import http.client, json, os, socket, sys, threading
+
+class Engine(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect("/var/run/docker.sock")
+
+def get(path):
+    engine = Engine("x")
+    engine.request("GET", path)
+    return engine.getresponse()
+
+print(get("/_ping").read().decode())
+found = []
+def ask():
+    found.append(json.load(get("/containers/json"))[0]["Names"][0])
+threads = [threading.Thread(target=ask) for _ in range(50)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(len(found), set(found))
+# More than one buffer both ways, and the end of what was sent first is told.
+pair = socket.socket(socket.AF_UNIX)
+pair.connect("/run/echo.sock")
+sent = os.urandom(3_000_000)
+def send():
+    pair.sendall(sent)
+    pair.shutdown(socket.SHUT_WR)
+threading.Thread(target=send).start()
+back = b""
+while part := pair.recv(1 << 16):
+    back += part
+print(back == sent)
+END
+    cat >"$T/echo.py" <<'END'
+import socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+while True:
+    client, _ = server.accept()
+    data = b""
+    while part := client.recv(1 << 16):
+        data += part
+    client.sendall(data)
+    client.close()
+END
+    python3 "$T/echo.py" "$T/echo.sock" &
+    local echo=$!
+    wait_for 10 test -S "$T/echo.sock"
+    chmod 640 "$T/echo.sock"
+    chown 7:8 "$T/echo.sock"
+    capture hull run --rm --name t-tools -v "$socket:/var/run/docker.sock" -v "$T/echo.sock:/run/echo.sock:ro" \
+        -v "$T/ask.py:/ask.py:ro" -v "$docker:/usr/bin/docker:ro" "$REGISTRY/python:latest" \
+        sh -c 'python3 /ask.py; docker ps --format "{{.Names}}"; stat -c "%F %a %u:%g" /run/echo.sock
+            docker run --rm '"$BUSYBOX"' echo from within
+            (sleep 2; docker run --rm --name t-told '"$BUSYBOX"' true) &
+            timeout 60 docker events --filter container=t-told --format "{{.Action}}" | head -n 1'
+    kill "$echo"
+    expect_status 0
+    expect_out $'OK\n50 {\'/t-tools\'}\nTrue\nt-tools\nsocket 640 7:8\nfrom within\ncreate\n'
+    # Nobody listens, nobody is reached; datagrams are refused.
+    capture hull run --rm -v "$T/echo.sock:/run/echo.sock" "$REGISTRY/python:latest" python3 -c '
+import socket
+pair = socket.socket(socket.AF_UNIX)
+pair.connect("/run/echo.sock")
+print(pair.recv(1))'
+    expect_out $'b\'\'\n'
+    python3 -c "
+import socket, time
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind('$T/log')
+time.sleep(60)" &
+    local log=$!
+    wait_for 10 test -S "$T/log"
+    capture hull run --rm -v "$T/log:/dev/log" "$BUSYBOX" true
+    kill "$log"
+    expect_status 125
+    expect_err_has 'socket for datagrams'
+    expect_clean_host
+}
