@@ -142,6 +142,7 @@ fn oci_spec(data: &[u8]) {
         rootfs: RootfsSource::Directory("/rootfs".into()),
         inline: Vec::new(),
         nodes: Vec::new(),
+        sockets: Vec::new(),
         disks: Vec::new(),
     };
     let options = TaskOptions {
