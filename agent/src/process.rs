@@ -17,7 +17,7 @@ use crate::container::plan::ProcessPlan;
 use crate::error::{AgentError, Context, Kind, Result};
 use crate::files::Job;
 use crate::pipes::{self, ChildEnds, Ends};
-use crate::stdio::{self, Registry};
+use crate::stdio::{self, Registry, Reservation};
 use crate::sys;
 
 /// How a process ended.
@@ -57,6 +57,7 @@ pub(crate) struct Process {
     pub(crate) exec_id: String,
     cgroup: Cgroup,
     tokens: Stdio,
+    _connections: Reservation,
     /// Instead of a program.
     job: Option<Job>,
     state: Mutex<State>,
@@ -96,12 +97,14 @@ impl Process {
         mut plan: ProcessPlan,
         job: Option<Job>,
         tokens: Stdio,
+        registry: &Registry,
     ) -> Arc<Self> {
         plan.env.extend(pipes::listen_environment(&tokens));
         Arc::new(Self {
             job,
             exec_id: exec_id.to_string(),
             cgroup,
+            _connections: registry.reserve(&tokens),
             tokens,
             state: Mutex::new(State {
                 phase: Phase::Registered(Box::new(plan)),

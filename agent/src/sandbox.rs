@@ -186,7 +186,14 @@ impl Sandbox {
 
         let umask = process_plan.umask;
         let tokens = request.stdio.clone().unwrap_or_default();
-        let init = Process::new("", cgroup.clone(), process_plan, None, tokens);
+        let init = Process::new(
+            "",
+            cgroup.clone(),
+            process_plan,
+            None,
+            tokens,
+            &self.streams,
+        );
         let launched = init.launch(role, &self.reaped, None, None).await;
         let mounts = match launched.and_then(Mounts::of) {
             Ok(mounts) => mounts,
@@ -276,7 +283,7 @@ impl Sandbox {
             Some(_) => container.jobs_group(&request.container_id)?,
             None => container.cgroup.below(&request.sub_cgroup)?,
         };
-        let exec = Process::new(&request.exec_id, cgroup, plan, job, tokens);
+        let exec = Process::new(&request.exec_id, cgroup, plan, job, tokens, &self.streams);
         container.execs.insert(request.exec_id.clone(), exec);
         Ok(())
     }

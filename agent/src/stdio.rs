@@ -4,12 +4,13 @@
 //! Each direction of each stream has one buffer and reads only when the last read has been written,
 //! so a slow reader at one end slows the writer at the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hull_protocol::agent::Stdio;
 use hull_protocol::MAX_PRESERVED;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -25,11 +26,11 @@ pub(crate) type BoxStream = Box<dyn Stream>;
 
 /// How long a connection may take to say its token.
 const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may wait for the process that wants it.
+/// How long a connection may wait for a process that has it as one of its own.
 const UNCLAIMED_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a process waits for its connections.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most connections that wait for a process: those of the processes that are started at once.
+/// Most connections that wait for a process that nobody has named yet.
 const MAX_UNCLAIMED: usize = 64 + 4 * MAX_PRESERVED;
 /// How long the host may take to close a stream after its end.
 const LINGER: Duration = Duration::from_secs(10);
@@ -40,8 +41,34 @@ const IN_BUFFER: usize = 16 << 10;
 
 #[derive(Default)]
 struct Tables {
+    /// Of processes that may wait any time for their start.
+    reserved: HashSet<u64>,
     wanted: HashMap<u64, oneshot::Sender<BoxStream>>,
     unclaimed: HashMap<u64, BoxStream>,
+}
+
+impl Tables {
+    fn has_place_for(&self, token: u64) -> bool {
+        let is_unnamed = |token: &&u64| !self.reserved.contains(token);
+        self.reserved.contains(&token)
+            || self.unclaimed.keys().filter(is_unnamed).count() < MAX_UNCLAIMED
+    }
+}
+
+/// Connections that are kept for a process; dropping it closes those that were not claimed.
+pub(crate) struct Reservation {
+    registry: Registry,
+    tokens: Vec<u64>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut tables = self.registry.tables();
+        for token in &self.tokens {
+            tables.reserved.remove(token);
+            tables.unclaimed.remove(token);
+        }
+    }
 }
 
 /// Brings connections and processes together.
@@ -69,14 +96,29 @@ impl Registry {
                     let _ = wanted.send(stream);
                     return;
                 }
-                None if tables.unclaimed.len() < MAX_UNCLAIMED => {
+                None if tables.has_place_for(token) => {
                     tables.unclaimed.insert(token, stream);
                 }
                 None => return,
             }
         }
         tokio::time::sleep(UNCLAIMED_TIMEOUT).await;
-        self.tables().unclaimed.remove(&token);
+        let mut tables = self.tables();
+        if !tables.reserved.contains(&token) {
+            tables.unclaimed.remove(&token);
+        }
+    }
+
+    /// Keeps the connections of a process until it claims them or is gone.
+    pub(crate) fn reserve(&self, stdio: &Stdio) -> Reservation {
+        let standard = [stdio.stdin, stdio.stdout, stdio.stderr];
+        let preserved = stdio.preserved.iter().map(|one| one.token);
+        let tokens: Vec<u64> = standard.into_iter().chain(preserved).collect();
+        self.tables().reserved.extend(&tokens);
+        Reservation {
+            registry: self.clone(),
+            tokens,
+        }
     }
 
     /// The connection with a token; `None` for token 0.
@@ -230,6 +272,45 @@ mod tests {
             admit.abort();
         }
         assert!(registry.claim(0).await.unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connections_of_a_process_wait_for_its_start_and_go_with_it() {
+        let registry = Registry::default();
+        let stdio = Stdio {
+            stdout: 7,
+            ..Stdio::default()
+        };
+        let mut hosts = Vec::new();
+        let mut connect = |token: u64| {
+            let (mut host, guest) = tokio::io::duplex(64);
+            let admit = registry.clone().admit(Box::new(guest));
+            hosts.push(async move {
+                host.write_all(&token.to_le_bytes()).await.unwrap();
+                host
+            });
+            tokio::spawn(admit)
+        };
+        let kept = registry.reserve(&stdio);
+        let admitted = [connect(7), connect(8)];
+        let mut ends = Vec::new();
+        for host in hosts {
+            ends.push(host.await);
+        }
+        for one in admitted {
+            one.await.unwrap();
+        }
+        // Both are past their time: only the one that is a process's is still there.
+        let unclaimed = || -> Vec<u64> { registry.tables().unclaimed.keys().copied().collect() };
+        assert_eq!(unclaimed(), [7]);
+        drop(kept);
+        assert!(unclaimed().is_empty() && registry.tables().reserved.is_empty());
+        let kept = registry.reserve(&stdio);
+        let (mut host, guest) = tokio::io::duplex(64);
+        host.write_all(&7_u64.to_le_bytes()).await.unwrap();
+        registry.clone().admit(Box::new(guest)).await;
+        assert!(registry.claim(7).await.unwrap().is_some());
+        drop(kept);
     }
 
     #[tokio::test]

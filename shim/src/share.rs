@@ -2,7 +2,8 @@
 //!
 //! Each sandbox that shares anything has one virtiofsd, and one thread that owns its mounts. The
 //! thread leaves the host's mount namespace, so nothing that it mounts is seen by others or
-//! outlives it; virtiofsd is its child, and ends with it. Shares can be added at any time: the
+//! outlives it; virtiofsd is its child, and ends with it. Shares can be added at any time: a copy of
+//! the host's mounts is taken in the host's namespace, which has what was mounted since, and the
 //! directory that virtiofsd serves passes new mounts on to virtiofsd's own namespace.
 
 use std::ffi::CString;
@@ -16,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{openat2, Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{openat2, FileType, Mode, OFlags, ResolveFlags, CWD};
 use rustix::mount::{
     mount, mount_bind, mount_bind_recursive, mount_change, move_mount, open_tree, MountFlags,
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -24,7 +25,7 @@ use rustix::mount::{
 use rustix::process::{pidfd_open, Pid, PidfdFlags};
 use tokio::sync::oneshot;
 
-use crate::lower::{IdMapped, Share, ShareSource};
+use crate::lower::{Share, ShareSource};
 use crate::spec::RootfsMount;
 use crate::sys;
 use crate::user_namespace::{self, IdMaps};
@@ -94,7 +95,11 @@ fn prepare(action: &'static str) -> impl FnOnce(io::Error) -> ShareError {
 }
 
 enum Request {
-    Attach(Share, oneshot::Sender<Result<(), ShareError>>),
+    Attach(
+        Share,
+        Option<Taken>,
+        oneshot::Sender<Result<(), ShareError>>,
+    ),
     Detach(Vec<String>, oneshot::Sender<()>),
     Root(oneshot::Sender<io::Result<OwnedFd>>),
 }
@@ -165,11 +170,15 @@ impl ShareServer {
         })
     }
 
-    /// Adds a share while the sandbox runs.
+    /// Adds a share while the sandbox runs: what the host has at its path now, whether or not the
+    /// shares' own namespace was told of it.
     pub async fn attach(&self, share: Share) -> Result<(), ShareError> {
+        // A file system that does not answer holds a thread of its own.
+        let taken = tokio::task::spawn_blocking(move || take(&share).map(|taken| (share, taken)));
+        let (share, taken) = taken.await.map_err(|_| ShareError::Gone)??;
         let (done, answer) = oneshot::channel();
         self.requests
-            .send(Request::Attach(share, done))
+            .send(Request::Attach(share, taken, done))
             .map_err(|_| ShareError::Gone)?;
         answer.await.map_err(|_| ShareError::Gone)?
     }
@@ -207,8 +216,8 @@ fn serve(root: &Path, requests: &mpsc::Receiver<Request>) {
     // It ends with the last sender.
     while let Ok(request) = requests.recv() {
         match request {
-            Request::Attach(share, done) => {
-                let _ = done.send(attach(root, &share));
+            Request::Attach(share, taken, done) => {
+                let _ = done.send(place(root, &share, taken));
             }
             Request::Detach(subpaths, done) => {
                 for subpath in subpaths {
@@ -377,78 +386,95 @@ fn meet(directory: &Path) -> io::Result<(UnixListener, UnixStream)> {
 
 /// Mounts one share below the served directory.
 fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
+    let taken = take(share)?;
+    place(root, share, taken)
+}
+
+/// A copy of mounts that is at no place yet.
+#[derive(Debug)]
+struct Taken {
+    tree: OwnedFd,
+    is_directory: bool,
+}
+
+/// Copies what a share shows out of the caller's namespace of mounts. `None`: it is mounted for it.
+fn take(share: &Share) -> Result<Option<Taken>, ShareError> {
+    let ShareSource::Path {
+        path,
+        recursive,
+        follow,
+        within,
+        id_mapped,
+    } = &share.source
+    else {
+        return Ok(None);
+    };
+    let whole = || {
+        within
+            .as_ref()
+            .map_or_else(|| path.clone(), |it| path.join(it))
+    };
+    let failed = |source| ShareError::Source {
+        path: whole(),
+        source,
+    };
+    let tree = copy(path, within.as_deref(), *recursive).map_err(failed)?;
+    let stat = rustix::fs::fstat(&tree).map_err(|errno| failed(errno.into()))?;
+    // Before it is at a place: what is unmounted there must not be unmounted on the host.
+    sys::leave_peers(&tree, *follow).map_err(failed)?;
+    if let Some(mapped) = id_mapped {
+        let namespace = mapped.maps.namespace();
+        let namespace = namespace.map_err(prepare("map the ids of a mount"))?;
+        let mapped = sys::mount_id_mapped(&tree, &namespace, mapped.recursive);
+        mapped.map_err(|source| ShareError::IdMapped {
+            path: whole(),
+            source,
+        })?;
+    }
+    Ok(Some(Taken {
+        tree,
+        is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+    }))
+}
+
+/// A copy of the mount at a path, or at one below it, and with `recursive` of those below that.
+fn copy(path: &Path, within: Option<&Path>, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    let Some(within) = within else {
+        return Ok(open_tree(CWD, path, flags)?);
+    };
+    let source = open_within(path, within)?;
+    Ok(open_tree(
+        &source,
+        "",
+        flags | OpenTreeFlags::AT_EMPTY_PATH,
+    )?)
+}
+
+/// Mounts a share at its place.
+fn place(root: &Path, share: &Share, taken: Option<Taken>) -> Result<(), ShareError> {
     let target = root.join(&share.subpath);
-    match &share.source {
-        ShareSource::Path {
-            path,
-            recursive,
-            follow,
-            within,
-            id_mapped,
-        } => {
-            let failed = |source| ShareError::Source {
-                path: within
-                    .as_ref()
-                    .map_or_else(|| path.clone(), |within| path.join(within)),
-                source,
-            };
-            // Held until it is mounted, since the path is that of the descriptor.
-            let (source, _held) = match within {
-                None => (path.clone(), None),
-                Some(within) => {
-                    let opened = open_within(path, within).map_err(failed)?;
-                    let source = format!("/proc/thread-self/fd/{}", opened.as_raw_fd());
-                    (PathBuf::from(source), Some(opened))
+    if let Some(taken) = &taken {
+        let failed = prepare("mount a share");
+        make_target(taken.is_directory, &target)
+            .and_then(|()| {
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(&taken.tree, "", CWD, &target, flags)?;
+                match share.read_only {
+                    true => sys::mount_read_only(&target),
+                    false => Ok(()),
                 }
-            };
-            make_target(&source, &target).map_err(failed)?;
-            let bound = match (id_mapped, recursive) {
-                (Some(mapped), _) => mount_id_mapped(&source, &target, *recursive, mapped)?,
-                (None, true) => mount_bind_recursive(&source, &target),
-                (None, false) => mount_bind(&source, &target),
-            };
-            bound.map_err(|errno| failed(errno.into()))?;
-            if !follow {
-                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-                mount_change(&target, private).map_err(|errno| failed(errno.into()))?;
-            }
-            if share.read_only {
-                sys::mount_read_only(&target).map_err(failed)?;
-            }
-        }
-        ShareSource::Mounts(mounts) => {
-            let made = DirBuilder::new().mode(0o755).create(&target);
-            made.map_err(prepare("make a mount point"))?;
-            for mount in mounts {
-                mount_rootfs(mount, &target)?;
-            }
+            })
+            .map_err(failed)?;
+    }
+    if let ShareSource::Mounts(mounts) = &share.source {
+        make_target(true, &target).map_err(prepare("make a mount point"))?;
+        for mount in mounts {
+            mount_rootfs(mount, &target)?;
         }
     }
     Ok(())
-}
-
-/// A bind mount that shows other ids than its source has.
-fn mount_id_mapped(
-    source: &Path,
-    target: &Path,
-    recursive: bool,
-    mapped: &IdMapped,
-) -> Result<rustix::io::Result<()>, ShareError> {
-    let failed = |error| ShareError::IdMapped {
-        path: source.to_owned(),
-        source: error,
-    };
-    let namespace = mapped.maps.namespace();
-    let namespace = namespace.map_err(prepare("map the ids of a mount"))?;
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
-    let tree = match open_tree(CWD, source, flags) {
-        Ok(tree) => tree,
-        Err(errno) => return Ok(Err(errno)),
-    };
-    sys::mount_id_mapped(&tree, &namespace, mapped.recursive).map_err(failed)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(move_mount(&tree, "", CWD, target, flags))
 }
 
 /// What lies at `within` below a directory; symbolic links do not lead out of it, whoever changes
@@ -460,8 +486,8 @@ fn open_within(directory: &Path, within: &Path) -> io::Result<OwnedFd> {
     Ok(openat2(&root, within, flags, Mode::empty(), resolve)?)
 }
 
-fn make_target(source: &Path, target: &Path) -> io::Result<()> {
-    if std::fs::metadata(source)?.is_dir() {
+fn make_target(is_directory: bool, target: &Path) -> io::Result<()> {
+    if is_directory {
         DirBuilder::new().mode(0o755).create(target)
     } else {
         File::create_new(target).map(drop)
@@ -576,10 +602,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         File::create(path("file")).unwrap();
-        make_target(&path("file"), &path("a")).unwrap();
+        make_target(false, &path("a")).unwrap();
         assert!(path("a").is_file());
-        make_target(directory.path(), &path("b")).unwrap();
+        make_target(true, &path("b")).unwrap();
         assert!(path("b").is_dir());
-        assert!(make_target(&path("missing"), &path("c")).is_err());
+        assert!(make_target(true, &path("a")).is_err());
     }
 }

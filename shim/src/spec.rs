@@ -5,6 +5,7 @@
 
 pub(crate) mod capabilities;
 mod disks;
+pub(crate) mod json;
 mod nodes;
 
 use std::fs::{File, OpenOptions};
@@ -30,6 +31,7 @@ pub const MAX_INLINE_BYTES: u64 = 1 << 20;
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 pub use disks::DiskMount;
+pub use json::JsonError;
 pub use nodes::{GuestNode, HostSocket};
 
 /// An OCI bundle, read.
@@ -138,7 +140,7 @@ pub enum SpecError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        source: JsonError,
     },
     /// A file is larger than its limit.
     #[error("{path:?} has {length} bytes, more than the limit of {limit}")]
@@ -418,10 +420,11 @@ mod tests {
         let directory = bundle("{\n  \"ociVersion\": 3\n}");
         let error = Bundle::load(directory.path(), &[]).unwrap_err();
         assert!(error.to_string().contains("config.json"));
-        let SpecError::Parse { source, .. } = error else {
-            panic!("{error}");
-        };
-        assert_eq!(source.line(), 2);
+        let text = crate::report::chain(&error);
+        assert!(
+            text.contains("ociVersion: ") && text.contains("line 2"),
+            "{text}"
+        );
     }
 
     #[test]

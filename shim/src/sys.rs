@@ -71,6 +71,21 @@ pub(crate) fn mount_read_only(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Ends that a mount at no place yet, and those below it, pass mounts on; with `follow` they still
+/// get those that are made where they were copied from.
+pub(crate) fn leave_peers(tree: &OwnedFd, follow: bool) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: 0,
+        attr_clr: 0,
+        propagation: match follow {
+            true => libc::MS_SLAVE,
+            false => libc::MS_PRIVATE,
+        },
+        userns_fd: 0,
+    };
+    set_attributes(tree, true, &attributes)
+}
+
 /// Makes a mount that is at no place yet, and with `recursive` those below it, show the ids of its
 /// files as `namespace` maps them.
 pub(crate) fn mount_id_mapped(
@@ -84,16 +99,25 @@ pub(crate) fn mount_id_mapped(
         propagation: 0,
         userns_fd: namespace.as_raw_fd().try_into().map_err(io::Error::other)?,
     };
+    set_attributes(tree, recursive, &attributes)
+}
+
+/// `mount_setattr(2)` for a mount at no place yet.
+fn set_attributes(
+    tree: &OwnedFd,
+    recursive: bool,
+    attributes: &libc::mount_attr,
+) -> io::Result<()> {
     let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a constant, and `attributes` a live structure of the size that is given;
-    // the call reads both and keeps neither. Both descriptors are open.
+    // the call reads both and keeps neither. All descriptors are open.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | recursive,
-            &raw const attributes,
+            &raw const *attributes,
             size_of::<libc::mount_attr>(),
         )
     };

@@ -2,6 +2,7 @@
 //! configuration by pure functions, sent as JSON to the process that does it
 //! ([`super::init`]).
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Process, Spec};
@@ -394,13 +395,14 @@ pub(crate) fn process(
 /// Each variable once: in the place where it was first, with the value that it had last.
 fn environment(given: &[String]) -> Result<Vec<String>> {
     let mut env: Vec<String> = Vec::with_capacity(given.len());
+    let mut places = HashMap::with_capacity(given.len());
     for variable in given {
         let Some(length) = variable.find('=').filter(|length| 0 < *length) else {
             let text = format!("invalid environment variable: {variable:?}");
             return Err(AgentError::invalid(text));
         };
-        let name = &variable[..=length];
-        match env.iter_mut().find(|have| have.starts_with(name)) {
+        let place = *places.entry(&variable[..length]).or_insert(env.len());
+        match env.get_mut(place) {
             Some(have) => have.clone_from(variable),
             None => env.push(variable.clone()),
         }

@@ -311,6 +311,10 @@ fn seccomp(plan: &ProcessPlan) -> Result<()> {
 
 fn become_user(identity: &Identity, capabilities: Option<&CapabilityPlan>) -> Result<()> {
     let failed = || format!("failed to become user {}:{}", identity.uid, identity.gid);
+    // The kernel takes it for "as it is": the process would stay root.
+    if [identity.uid, identity.gid].contains(&u32::MAX) {
+        return Err(AgentError::invalid(format!("{}: no such id", failed())));
+    }
     if let Some(sets) = capabilities {
         drop_bounding(sets.bounding)?;
         rustix::thread::set_keep_capabilities(true).context(failed)?;

@@ -1,10 +1,14 @@
 //! Configurations that ask for what cannot be, told before a VM is started for them.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxNamespace, PosixRlimit, Spec};
+use oci_spec::runtime::{Linux, LinuxCpu, LinuxMemory, LinuxNamespace, PosixRlimit, Process, Spec};
 
 use super::LowerError;
+
+/// `NGROUPS_MAX`.
+const MAX_GROUPS: usize = 65536;
 
 /// Refuses them by name.
 pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
@@ -12,6 +16,8 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
     let process = spec.process().as_ref();
     namespaces(linux.and_then(|linux| linux.namespaces().as_deref()))?;
     rlimits(process.and_then(|process| process.rlimits().as_deref()))?;
+    process.map_or(Ok(()), ranges)?;
+    linux.map_or(Ok(()), paths)?;
     if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
         return refused("intelRdt is specified in config, but a microVM has no Intel RDT".into());
     }
@@ -53,6 +59,62 @@ fn rlimits(rlimits: Option<&[PosixRlimit]>) -> Result<(), LowerError> {
             return refused(format!(
                 "{kind}: the soft limit {soft} is above the hard one, {hard}"
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Numbers that the kernel would refuse, or take for something else.
+fn ranges(process: &Process) -> Result<(), LowerError> {
+    let user = process.user();
+    for (name, id) in [("uid", user.uid()), ("gid", user.gid())] {
+        // setresuid(2) takes it for "as it is", which would be root.
+        if id == u32::MAX {
+            return refused(format!("process.user.{name} is {id}, which is no id"));
+        }
+    }
+    let groups = user.additional_gids().as_deref().unwrap_or_default().len();
+    if MAX_GROUPS < groups {
+        return refused(format!(
+            "process.user.additionalGids has {groups} groups, more than the {MAX_GROUPS} that Linux allows"
+        ));
+    }
+    let nice = process.scheduler().as_ref();
+    for (name, number, range) in [
+        ("oomScoreAdj", process.oom_score_adj(), -1000..=1000),
+        (
+            "scheduler.nice",
+            nice.and_then(|scheduler| *scheduler.nice()),
+            -20..=19,
+        ),
+    ] {
+        if let Some(number) = number.filter(|number| !range.contains(number)) {
+            let (least, most) = range.into_inner();
+            return refused(format!(
+                "process.{name} is {number}: want {least} to {most}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Paths in the container that are relative to nothing.
+fn paths(linux: &Linux) -> Result<(), LowerError> {
+    let listed = |list: &Option<Vec<String>>| -> Vec<PathBuf> {
+        list.iter().flatten().map(PathBuf::from).collect()
+    };
+    let devices = linux.devices().iter().flatten();
+    for (name, paths) in [
+        ("maskedPaths", listed(linux.masked_paths())),
+        ("readonlyPaths", listed(linux.readonly_paths())),
+        (
+            "devices",
+            devices.map(|device| device.path().clone()).collect(),
+        ),
+    ] {
+        if let Some(index) = paths.iter().position(|path| !path.is_absolute()) {
+            let path = &paths[index];
+            return refused(format!("linux.{name}[{index}]: {path:?} is not absolute"));
         }
     }
     Ok(())
@@ -157,6 +219,46 @@ mod tests {
                 json!([{"type": "RLIMIT_NOFILE", "hard": 1, "soft": 2}]),
                 "RLIMIT_NOFILE: the soft limit 2",
             ),
+            (
+                "/process/user/uid",
+                json!(u32::MAX),
+                "process.user.uid is 4294967295",
+            ),
+            (
+                "/process/user/gid",
+                json!(u32::MAX),
+                "process.user.gid is 4294967295",
+            ),
+            (
+                "/process/user/additionalGids",
+                json!(vec![1; 65537]),
+                "process.user.additionalGids has 65537 groups",
+            ),
+            (
+                "/process/oomScoreAdj",
+                json!(-1001),
+                "process.oomScoreAdj is -1001: want -1000 to 1000",
+            ),
+            (
+                "/process/scheduler",
+                json!({"policy": "SCHED_OTHER", "nice": 20}),
+                "process.scheduler.nice is 20: want -20 to 19",
+            ),
+            (
+                "/linux/maskedPaths",
+                json!(["/a", "b"]),
+                "linux.maskedPaths[1]: \"b\" is not absolute",
+            ),
+            (
+                "/linux/readonlyPaths",
+                json!(["b"]),
+                "linux.readonlyPaths[0]",
+            ),
+            (
+                "/linux/devices",
+                json!([{"path": "dev/x", "type": "c", "major": 1, "minor": 3}]),
+                "linux.devices[0]: \"dev/x\" is not absolute",
+            ),
         ] {
             let error = check_with(pointer, value.clone()).unwrap_err().to_string();
             assert!(error.contains(part), "{pointer} {value}: {error}");
@@ -184,6 +286,14 @@ mod tests {
                 "/process/rlimits",
                 json!([{"type": "RLIMIT_CORE", "hard": 1, "soft": 1}]),
             ),
+            ("/process/user/uid", json!(u32::MAX - 1)),
+            ("/process/user/additionalGids", json!(vec![1; 65536])),
+            ("/process/oomScoreAdj", json!(-1000)),
+            (
+                "/process/scheduler",
+                json!({"policy": "SCHED_OTHER", "nice": -20}),
+            ),
+            ("/linux/maskedPaths", json!(["/a"])),
         ] {
             assert!(
                 check_with(pointer, value.clone()).is_ok(),

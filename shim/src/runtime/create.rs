@@ -205,7 +205,7 @@ pub(super) fn load_spec(bundle: &Path) -> Result<(Spec, Vec<String>)> {
         return Err(RuntimeError::Usage(text));
     }
     let text = std::fs::read(&path).map_err(io_error("read", &path))?;
-    capabilities::parse_spec(&text).map_err(|source| RuntimeError::Json {
+    capabilities::parse_spec(&text).map_err(|source| RuntimeError::Config {
         what: path.display().to_string(),
         source,
     })
@@ -348,7 +348,7 @@ mod tests {
         std::fs::write(bundle.path().join(CONFIG_FILE), "{").unwrap();
         assert!(matches!(
             load_spec(bundle.path()),
-            Err(RuntimeError::Json { .. })
+            Err(RuntimeError::Config { .. })
         ));
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::cgroup::CgroupError;
+use crate::spec::JsonError;
 
 /// Exit status of a failed command.
 const FAILURE: u8 = 1;
@@ -57,6 +58,14 @@ pub enum RuntimeError {
         what: String,
         /// Where and why.
         source: serde_json::Error,
+    },
+    /// A file of the caller's that does not say what it should.
+    #[error("failed to read {what}")]
+    Config {
+        /// The file.
+        what: String,
+        /// Where and why.
+        source: JsonError,
     },
     /// Something of the system.
     #[error("failed to {action}")]

@@ -13,7 +13,7 @@ use super::streams::{random_name, send_pidfd, write_pid_file, Place, Size, Wante
 use super::{foreground, Context};
 use crate::cgroup::Cgroup;
 use crate::holder::Network;
-use crate::spec::capabilities;
+use crate::spec::{capabilities, json, JsonError};
 
 /// `exec`. The exit status is the process's, or 255.
 pub(super) async fn exec(context: &Context, args: &ExecArgs) -> Result<u8> {
@@ -160,7 +160,7 @@ fn process(
 ) -> Result<Process> {
     if let Some(path) = &args.process {
         let text = std::fs::read(path).map_err(io_error("read", path))?;
-        let parsed = parse_process(&text).map_err(|source| RuntimeError::Json {
+        let parsed = parse_process(&text).map_err(|source| RuntimeError::Config {
             what: path.display().to_string(),
             source,
         });
@@ -180,8 +180,8 @@ fn process(
 
 /// A process whose user may be left out: it is root then, as in runc. With it, the unknown
 /// capabilities that were left out.
-fn parse_process(text: &[u8]) -> serde_json::Result<(Process, Vec<String>)> {
-    let mut value: serde_json::Value = serde_json::from_slice(text)?;
+fn parse_process(text: &[u8]) -> std::result::Result<(Process, Vec<String>), JsonError> {
+    let mut value: serde_json::Value = json::parse(text)?;
     if let Some(process) = value.as_object_mut() {
         let user = process.entry("user").or_insert(serde_json::json!({}));
         if let Some(user) = user.as_object_mut() {
@@ -190,7 +190,7 @@ fn parse_process(text: &[u8]) -> serde_json::Result<(Process, Vec<String>)> {
         }
     }
     let unknown = capabilities::take_unknown(&mut value);
-    Ok((serde_json::from_value(value)?, unknown))
+    Ok((json::parse_value(value)?, unknown))
 }
 
 fn changed(mut process: Process, args: &ExecArgs, command: &[String]) -> Result<Process> {

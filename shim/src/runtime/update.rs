@@ -53,7 +53,7 @@ fn of_file(path: &Path) -> Result<Value> {
     read.map_err(io_error("read", path))?;
     // What is no resource is an error here, not in the guest.
     let parsed: oci_spec::runtime::LinuxResources =
-        serde_json::from_slice(&text).map_err(|source| RuntimeError::Json {
+        crate::spec::json::parse(&text).map_err(|source| RuntimeError::Config {
             what: path.display().to_string(),
             source,
         })?;
@@ -161,7 +161,7 @@ mod tests {
         };
         assert!(resources(&args).is_err());
         std::fs::write(&path, r#"{"memory":{"limit":"much"}}"#).unwrap();
-        assert!(matches!(resources(&args), Err(RuntimeError::Json { .. })));
+        assert!(matches!(resources(&args), Err(RuntimeError::Config { .. })));
         std::fs::write(&path, r#"{"pids":{"limit":5}}"#).unwrap();
         assert_eq!(resources(&args).unwrap()["pids"]["limit"], 5);
     }

@@ -4,6 +4,8 @@
 use oci_spec::runtime::{Capability, LinuxCapabilities, Spec};
 use serde_json::Value;
 
+use super::json::{self, JsonError};
+
 /// The sets of `process.capabilities`.
 const SETS: [&str; 5] = [
     "bounding",
@@ -44,8 +46,8 @@ pub(crate) fn ambient_warnings(all: Option<&LinuxCapabilities>) -> Vec<String> {
 }
 
 /// Reads a configuration, and the names of capabilities in it that were left out.
-pub(crate) fn parse_spec(text: &[u8]) -> serde_json::Result<(Spec, Vec<String>)> {
-    let strict = match serde_json::from_slice(text) {
+pub(crate) fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>), JsonError> {
+    let strict = match json::parse(text) {
         Ok(spec) => return Ok((spec, Vec::new())),
         // It has the place in the text.
         Err(error) => error,
@@ -55,10 +57,11 @@ pub(crate) fn parse_spec(text: &[u8]) -> serde_json::Result<(Spec, Vec<String>)>
     };
     let unknown = value.get_mut("process").map(take_unknown);
     let unknown = unknown.unwrap_or_default();
-    match unknown.is_empty() {
-        true => Err(strict),
-        false => Ok((serde_json::from_value(value)?, unknown)),
+    if unknown.is_empty() {
+        return Err(strict);
     }
+    json::refuse_nul(text)?;
+    Ok((json::parse_value(value)?, unknown))
 }
 
 /// Takes unknown names out of a process; returns each once, sorted.
@@ -130,7 +133,15 @@ mod tests {
     #[test]
     fn what_is_wrong_otherwise_keeps_its_place() {
         let text = config("\n7");
-        assert_eq!(parse_spec(text.as_bytes()).unwrap_err().line(), 2);
+        let error = crate::report::chain(&parse_spec(text.as_bytes()).unwrap_err());
+        let field = "process.capabilities.bounding: ";
+        assert!(
+            error.starts_with(field) && error.contains("line 2"),
+            "{error}"
+        );
+        let text = config(r#"["CAP_FOO"]}, "env": {"x": 1"#);
+        let error = crate::report::chain(&parse_spec(text.as_bytes()).unwrap_err());
+        assert!(error.starts_with("process.env: "), "{error}");
         assert!(parse_spec(b"{").is_err());
     }
 }

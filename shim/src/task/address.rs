@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 const HASH_BYTES: usize = 16;
 /// Connections that may wait to be taken; the kernel has a lower bound.
 const BACKLOG: i32 = 4096;
-/// How long a killed server has to be gone.
+/// How long a server that is killed, or is ending, has to be gone.
 const END_LIMIT: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
@@ -80,6 +80,16 @@ pub(crate) fn listen(path: &Path) -> io::Result<Listening> {
 pub(crate) fn take_over(listener: &UnixListener, path: &Path) -> io::Result<()> {
     rustix::net::listen(listener, BACKLOG)?;
     path.symlink_metadata().map(drop)
+}
+
+/// Waits until the process that serves `path` has ended, up to a limit.
+pub(crate) fn await_end(path: &Path) {
+    let server = UnixStream::connect(path)
+        .ok()
+        .and_then(|peer| server_of(&peer));
+    if let Some(server) = server {
+        let _ = poll(&mut [PollFd::new(&server, PollFlags::IN)], Some(&END_LIMIT));
+    }
 }
 
 /// Ends the process that serves `path`, if any, and removes the socket.

@@ -145,8 +145,14 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
     let pod = pod_of(&invocation.bundle()?);
     let sandbox = pod.as_deref().unwrap_or(&invocation.id);
     let socket = address::socket_path(&exec_root, &invocation.namespace, sandbox);
-    let listening =
-        address::listen(&socket).with_context(|| format!("failed to listen on {socket:?}"))?;
+    let listen =
+        || address::listen(&socket).with_context(|| format!("failed to listen on {socket:?}"));
+    let mut listening = listen()?;
+    if pod.is_none() && matches!(listening, Listening::Served) {
+        // An id that is given anew: the shim that had it is still taking its sandbox down.
+        address::await_end(&socket);
+        listening = listen()?;
+    }
     let address = format!("unix://{}", socket.display());
     let keep =
         || keep_address(&invocation.bundle()?, &address).context("failed to keep the address");

@@ -9,7 +9,7 @@ use protobuf::Message as _;
 use tokio::sync::watch;
 
 use super::state::now;
-use crate::spec::capabilities;
+use crate::spec::{capabilities, json, JsonError};
 use crate::stdio::ProcessIo;
 
 /// Exit status of a process whose VM ended under it, as if it had been killed.
@@ -96,17 +96,13 @@ impl Process {
     }
 
     /// An exec; `spec` is an OCI `Process` (JSON).
-    pub(super) fn exec(
-        exec_id: &str,
-        stdio: StdioPaths,
-        spec: &[u8],
-    ) -> Result<Self, serde_json::Error> {
-        let mut spec: serde_json::Value = serde_json::from_slice(spec)?;
+    pub(super) fn exec(exec_id: &str, stdio: StdioPaths, spec: &[u8]) -> Result<Self, JsonError> {
+        let mut spec: serde_json::Value = json::parse(spec)?;
         let unknown = capabilities::take_unknown(&mut spec);
         if !unknown.is_empty() {
             tracing::warn!("{}", capabilities::warning(&unknown));
         }
-        let mut spec: oci::Process = serde_json::from_value(spec)?;
+        let mut spec: oci::Process = json::parse_value(spec)?;
         // The request's word counts, as it does for containerd's own shims.
         spec.set_terminal(Some(stdio.terminal));
         Ok(Self::new(exec_id, stdio, Some(spec)))

@@ -161,15 +161,18 @@ case_ctr_pod() {
     local type=io.kubernetes.cri.container-type sandbox=io.kubernetes.cri.sandbox-id
     mkdir "$T/shared"
     hull_ctr -d --annotation "$type=sandbox" --annotation "$sandbox=pod" "$IMAGE" pod sleep 600
+    # The host mounts it when the pod runs already, as it does a volume of one.
+    mount -t tmpfs late "$T/shared"
+    echo late >"$T/shared/late"
     hull_ctr -d --annotation "$type=container" --annotation "$sandbox=pod" \
         --mount "type=bind,src=$T/shared,dst=/shared,options=rbind:rw" "$IMAGE" web \
         sh -c 'echo page >/tmp/f; echo x >/shared/x; exec httpd -f -p 8080 -h /tmp'
     expect_eq "$(pgrep -c -x hull-vmm)" 1 VMs
     capture timeout 90 ctr run --rm --runtime io.containerd.hull.v2 --annotation "$type=container" --annotation "$sandbox=pod" \
         --mount "type=bind,src=$T/shared,dst=/shared,options=rbind:ro" "$IMAGE" client \
-        sh -c 'cat /shared/x; wget -q -O - http://127.0.0.1:8080/f; exit 4'
+        sh -c 'cat /shared/x /shared/late; wget -q -O - http://127.0.0.1:8080/f; exit 4'
     expect_status 4
-    expect_out $'x\npage\n'
+    expect_out $'x\nlate\npage\n'
     capture timeout 30 ctr task exec --exec-id e1 web cat /shared/x
     expect_out $'x\n'
     for id in web pod; do
@@ -178,6 +181,7 @@ case_ctr_pod() {
         ctr task rm "$id" >/dev/null 2>&1 || true
         ctr container rm "$id"
     done
+    umount "$T/shared"
     expect_clean_host
     # Without the pod's VM there is nothing to join.
     capture timeout 60 ctr run --rm --runtime io.containerd.hull.v2 --annotation "$type=container" --annotation "$sandbox=pod" "$IMAGE" late true

@@ -259,3 +259,63 @@ X
     runtime delete t11
     expect_nothing_left
 }
+
+# What is wrong in a configuration is told by its field, leaves nothing, and the id is free at once.
+case_runtime_a_configuration_that_is_wrong_is_told_by_its_field() {
+    make_bundle b '.process.args = ["true"]'
+    cp "$T/b/config.json" "$T/good.json"
+    local change field
+    while IFS='|' read -r change field; do
+        jq "$change" "$T/good.json" >"$T/b/config.json"
+        capture runtime create -b "$T/b" w
+        [ "$status" = 1 ] || fail "status $status for $change"
+        expect_err_has "$field"
+        expect_eq "$(ls -A "$RUNTIME_ROOT")" "" "state directories after $change"
+    done <<'X'
+.ociVersion = 3|ociVersion: invalid type
+.ociVersion = "7.0.0"|unsupported ociVersion
+.ociVersion = "1.x.0"|unsupported ociVersion
+del(.root)|root must be specified
+.root.path = "missing"|invalid rootfs
+.process.args = [1]|process.args[0]: invalid type
+.process.args = ["a\u0000b"]|process.args[0] contains a NUL byte
+.process.user.uid = -1|process.user.uid: invalid value
+.process.user.additionalGids = [range(70000)]|process.user.additionalGids
+.process.rlimits = [{"type": "RLIMIT_FOO", "hard": 1, "soft": 1}]|process.rlimits[0].type: unknown variant
+.process.oomScoreAdj = 5000|process.oomScoreAdj is 5000
+.process.scheduler = {"policy": "SCHED_OTHER", "nice": 100}|process.scheduler.nice is 100
+.mounts += [{"type": "tmpfs"}]|missing field `destination`
+.mounts += [{"destination": "/a", "type": "foofs", "source": "x"}]|failed to mount /a
+.hostname = "x\u0000"|hostname contains a NUL byte
+.linux.seccomp = {"defaultAction": "SCMP_ACT_FOO"}|linux.seccomp.defaultAction: unknown variant
+.linux.sysctl = {"net.no_such": "1"}|net.no_such
+.linux.sysctl = {"../../etc/x": "1"}|../../etc/x
+.linux.resources.memory.limit = "512m"|linux.resources.memory.limit: invalid type
+.linux.resources.memory.limit = -5|memory.limit is -5
+.linux.cgroupsPath = "../../x"|cgroupsPath
+X
+    local id
+    for id in a/b .. "$(printf 'a%.0s' {1..1025})" 'a b' ''; do
+        capture runtime create -b "$T/b" "$id"
+        expect_status 1
+        expect_err_has "container"
+    done
+    cp "$T/good.json" "$T/b/config.json"
+    runtime run -b "$T/b" w </dev/null
+    runtime run -b "$T/b" w </dev/null
+    expect_nothing_left
+}
+
+case_runtime_a_container_is_started_long_after_it_was_made() {
+    make_bundle b '.process.args = ["sh", "-c", "cat; echo late"]'
+    echo in >"$T/in"
+    runtime create -b "$T/b" slow <"$T/in" >"$T/out" 2>&1
+    # Longer than what has no process is kept in the guest.
+    sleep 65
+    expect_eq "$(status_of slow)" created status
+    runtime start slow
+    wait_for 20 is_stopped slow
+    expect_eq "$(cat "$T/out")" $'in\nlate' output
+    runtime delete slow
+    expect_nothing_left
+}
