@@ -333,9 +333,13 @@ fn bind_disk(block: &BlockVolume, target: &Path) -> Result<()> {
 
 /// The directory that is the volume of a disk.
 fn disk(block: &BlockVolume) -> Result<PathBuf> {
-    let dir = Path::new(RUN).join("disks").join(block.slot.to_string());
-    let data = dir.join(DISK_DATA);
-    if data.exists() {
+    let dir = disk_directory(block.slot);
+    let data = match block.whole {
+        true => dir.clone(),
+        false => dir.join(DISK_DATA),
+    };
+    // It goes with what was mounted there.
+    if dir.exists() {
         return Ok(data);
     }
     fs::create_dir_all(&dir).context(|| format!("failed to make {}", dir.display()))?;
@@ -346,11 +350,27 @@ fn disk(block: &BlockVolume) -> Result<PathBuf> {
         true => MountFlags::RDONLY,
         false => MountFlags::empty(),
     };
-    mount_block(block.slot, &block.fs_type, &dir, flags, &options)?;
-    if !read_only {
+    let mounted = mount_block(block.slot, &block.fs_type, &dir, flags, &options);
+    if mounted.is_err() {
+        let _ = fs::remove_dir(&dir);
+    }
+    mounted?;
+    if !read_only && !block.whole {
         fs::create_dir_all(&data).context(|| format!("failed to make {}", data.display()))?;
     }
     Ok(data)
+}
+
+fn disk_directory(slot: u32) -> PathBuf {
+    Path::new(RUN).join("disks").join(slot.to_string())
+}
+
+/// Takes down the file system of the disk in a slot, if volumes of it were mounted.
+pub(crate) fn unmount_disk(slot: u32) {
+    let dir = disk_directory(slot);
+    if unmount(&dir, UnmountFlags::NOFOLLOW).is_ok() {
+        let _ = fs::remove_dir(&dir);
+    }
 }
 
 /// Undoes [`mount_volume`].

@@ -7,6 +7,7 @@ pub(crate) mod capabilities;
 mod disks;
 mod nodes;
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -171,6 +172,12 @@ pub enum SpecError {
 }
 
 impl Bundle {
+    /// How many block devices it takes.
+    pub fn block_devices(&self) -> usize {
+        let files: HashSet<&Path> = self.disks.iter().map(|it| it.file.path.as_path()).collect();
+        self.rootfs.disks() + files.len()
+    }
+
     /// Reads the bundle in `directory`, whose root file system is `mounts` (none: the directory
     /// that the configuration names).
     pub fn load(directory: &Path, mounts: &[RootfsMount]) -> Result<Self, SpecError> {
@@ -302,27 +309,34 @@ fn block_rootfs(image: &RootfsMount, above: &[RootfsMount]) -> Result<RootfsSour
             }
         }
     }
-    let layers = image.options.iter();
-    let layers = layers.filter_map(|option| option.strip_prefix(LAYER_OPTION));
-    let layers: Vec<LayerFile> = layers
+    let options = &image.options;
+    let image = block_file(image)?;
+    let layers = image_layers(options, &image)?;
+    Ok(RootfsSource::Blocks {
+        image,
+        layers,
+        scratch,
+    })
+}
+
+/// The layers of an image that is mounted from the file `image`, as its options name them.
+fn image_layers(options: &[String], image: &BlockFile) -> Result<Vec<LayerFile>, SpecError> {
+    let paths = options
+        .iter()
+        .filter_map(|option| option.strip_prefix(LAYER_OPTION));
+    let layers: Vec<LayerFile> = paths
         .map(|path| {
             let path = PathBuf::from(path);
             let length = regular_file(&path)?;
             Ok(LayerFile { path, length })
         })
         .collect::<Result<_, SpecError>>()?;
-    let image = block_file(image)?;
-    if !layers.is_empty() && image.length <= IMAGE_HEAD_BYTES {
-        return refused(format!(
-            "{:?} is too short for an image of layers",
-            image.path
-        ));
+    match !layers.is_empty() && image.length <= IMAGE_HEAD_BYTES {
+        true => Err(SpecError::Rootfs {
+            reason: format!("{:?} is too short for an image of layers", image.path),
+        }),
+        false => Ok(layers),
     }
-    Ok(RootfsSource::Blocks {
-        image,
-        layers,
-        scratch,
-    })
 }
 
 /// Length of a file that can be opened.

@@ -360,6 +360,16 @@ impl Task {
     }
 }
 
+/// Whether an agent's text says that a container has no such user or group.
+pub(crate) fn is_of_user(text: &str) -> bool {
+    let beginnings = [
+        "unable to find user ",
+        "unable to find group ",
+        "uids and gids must be",
+    ];
+    beginnings.iter().any(|words| text.starts_with(words))
+}
+
 fn start_failure(call: &'static str, error: ttrpc::Error) -> EngineError {
     let text = if is_answer(&error) {
         reason(error)
@@ -367,8 +377,7 @@ fn start_failure(call: &'static str, error: ttrpc::Error) -> EngineError {
         format!("{call}: {}", reason(error))
     };
     let reason = text.replace('\n', " ");
-    match reason.starts_with("unable to find user ") || reason.starts_with("unable to find group ")
-    {
+    match is_of_user(&reason) {
         true => EngineError::NoSuchUser(reason),
         false => EngineError::Start(StartFailure { reason }),
     }

@@ -114,7 +114,7 @@ pub(crate) const HOST: &[Field] = &[
     field("MemoryReservation", Guest, Zero::Number, ""),
     field("MemorySwap", Guest, Zero::Number, ""),
     field("MemorySwappiness", Warned, Zero::Null, "guests have no swap"),
-    field("Mounts", Honoured, Zero::Absent, "types `bind`, `volume`, `tmpfs`"),
+    field("Mounts", Honoured, Zero::Absent, "types `bind`, `volume`, `tmpfs`, `image`"),
     field("NanoCpus", Honoured, Zero::Number, "also sizes the VM"),
     field("NetworkMode", Honoured, Zero::Text, "`host` and `container:` differ in some ways, see [network.md](network.md)"),
     field("OomKillDisable", Warned, Zero::False, "cgroup v2 has no such switch"),

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{InlineFile, SharedDirectory, Volume};
+use hull_vm_config::Slot;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::disks::Disk;
 use super::{id_mapped, LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
-use crate::spec::{is_bind, Bundle, INLINE_OPTION, WITHIN_OPTION};
+use crate::spec::{is_bind, Bundle, INLINE_OPTION, LAYER_OPTION, WITHIN_OPTION};
 use crate::user_namespace::IdMaps;
 
 /// A configuration for the guest and what travels beside it.
@@ -23,13 +24,18 @@ pub(super) struct GuestSpec {
     pub(super) id_maps: Option<IdMaps>,
 }
 
-pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec, LowerError> {
+/// `slots` are those for the disks that are mounted.
+pub(super) fn lower(
+    bundle: &Bundle,
+    options: &TaskOptions,
+    slots: &[Slot],
+) -> Result<GuestSpec, LowerError> {
     let mut guest = GuestSpec {
         spec: bundle.spec.clone(),
         files: Vec::new(),
         volumes: Vec::new(),
         shares: Vec::new(),
-        disks: super::disks::lower(&bundle.disks)?,
+        disks: super::disks::lower(&bundle.disks, slots)?,
         id_maps: None,
     };
     guest.lower_user_namespace(options.pod)?;
@@ -243,7 +249,10 @@ impl GuestSpec {
 
 /// Makes a mount of the host's one of what the guest has at `path`; options of ours are left out.
 fn show(mount: &mut Mount, path: &str) {
-    let own = |option: &String| option == INLINE_OPTION || option.starts_with(WITHIN_OPTION);
+    let own = |option: &String| {
+        let prefixes = [WITHIN_OPTION, LAYER_OPTION];
+        option == INLINE_OPTION || prefixes.iter().any(|prefix| option.starts_with(prefix))
+    };
     let options = mount.options().clone().unwrap_or_default();
     let options = options.into_iter().filter(|option| !own(option)).collect();
     mount.set_typ(Some("bind".to_owned()));

@@ -203,13 +203,13 @@ pub enum LowerError {
         length: u64,
     },
     /// More disks than the VM has places for.
-    #[error("{count} volumes on disks of their own are too many: a container can have {}", Slot::VOLUMES.len())]
+    #[error("{count} volumes on disks of their own and mounted images are too many: a container can have {}", Slot::VOLUMES.len())]
     TooManyDisks {
         /// Asked for.
         count: usize,
     },
     /// The VM that is joined has no places left.
-    #[error("there is no room in the VM that is to be joined: a container that joins one takes {wanted} of the {} places for disks, which volumes on disks and other containers have", Slot::VOLUMES.len())]
+    #[error("there is no room in the VM that is to be joined: this container takes {wanted} of its {} places for disks, which volumes on disks, mounted images and other containers have", Slot::VOLUMES.len())]
     NoPlaces {
         /// How many it takes.
         wanted: usize,
@@ -279,7 +279,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let limits = limits(bundle, options.host);
     let limits = limits.as_ref();
 
-    let mut guest = guest_spec::lower(bundle, options)?;
+    let mut guest = guest_spec::lower(bundle, options, &Slot::VOLUMES)?;
     let own = [Slot::IMAGE, Slot::SCRATCH];
     let root = lower_rootfs(&bundle.rootfs, options, own, &mut guest.shares)?;
     if guest.id_maps.is_some() && !root.resources.is_empty() {
@@ -291,7 +291,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let mut resources = root.resources;
     for disk in &guest.disks {
         devices.volumes.push(disk.device.clone());
-        resources.push(disk.resource.clone());
+        resources.extend(disk.resources.iter().cloned());
     }
     devices.fs = (!guest.shares.is_empty()).then(|| FsConfig {
         socket: FS_FD.into(),
@@ -333,25 +333,23 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
 pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, LowerError> {
     contradictions::check(&bundle.spec)?;
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
-    let mut guest = guest_spec::lower(bundle, options)?;
-    if !guest.disks.is_empty() {
-        return Err(LowerError::NotSupportedYet {
-            what: "a volume on a disk of its own for a further container of a VM".into(),
-        });
-    }
-    let wanted = bundle.rootfs.disks();
-    let slots = match options.slots.as_slice() {
-        [image, scratch] => [*image, *scratch],
-        [image] if wanted < 2 => [*image, Slot::SPARE],
-        _ if wanted == 0 => [Slot::SPARE; 2],
-        _ => return Err(LowerError::NoPlaces { wanted }),
-    };
+    let wanted = bundle.block_devices();
+    let (own, volumes) = options
+        .slots
+        .split_at_checked(bundle.rootfs.disks())
+        .filter(|_| wanted <= options.slots.len())
+        .ok_or(LowerError::NoPlaces { wanted })?;
+    let mut guest = guest_spec::lower(bundle, options, volumes)?;
+    let at = |index: usize| own.get(index).copied().unwrap_or(Slot::SPARE);
+    let slots = [at(0), at(1)];
     let root = lower_rootfs(&bundle.rootfs, options, slots, &mut guest.shares)?;
     let devices = root.devices.image.into_iter().chain(root.devices.scratch);
-    let disks = devices
+    let own = devices
         .zip(slots)
-        .map(|(device, slot)| plugged(device, slot, &root.resources))
-        .collect::<Result<_, _>>()?;
+        .map(|(device, slot)| plugged(device, slot, &root.resources));
+    let volumes = guest.disks.iter();
+    let volumes = volumes.map(|disk| plugged(disk.device.clone(), disk.slot, &disk.resources));
+    let disks = own.chain(volumes).collect::<Result<_, _>>()?;
     Ok(Member {
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
@@ -491,12 +489,11 @@ fn block_rootfs(
     [image_slot, scratch_slot]: [Slot; 2],
 ) -> Result<LoweredRootfs, LowerError> {
     const SCRATCH_FD: &str = "scratch-0";
-    let mut resources = vec![resource(IMAGE_FD, &image.path, false)];
-    for (index, layer) in layers.iter().enumerate() {
-        resources.push(resource(&layer_fd(index), &layer.path, false));
-    }
+    const IMAGE_FD: &str = "image-0";
+    let layer = |index| format!("layer-{index}");
+    let (device, mut resources) = image_device(image, layers, IMAGE_FD, layer)?;
     let mut devices = DeviceConfig {
-        image: Some(image_device(image, layers)?),
+        image: Some(device),
         ..Default::default()
     };
     let mut request = BlockRootfs {
@@ -521,34 +518,38 @@ fn block_rootfs(
     })
 }
 
-const IMAGE_FD: &str = "image-0";
-
-fn layer_fd(index: usize) -> String {
-    format!("layer-{index}")
-}
-
-/// The image's first block, its layers, and the rest of it: an image without layers is whole.
-fn image_device(image: &BlockFile, layers: &[LayerFile]) -> Result<BlockConfig, LowerError> {
+/// The image's first block, its layers, and the rest of it (an image without layers is whole), and
+/// the files that these are in, under these names.
+fn image_device(
+    image: &BlockFile,
+    layers: &[LayerFile],
+    name: &str,
+    layer_name: impl Fn(usize) -> String,
+) -> Result<(BlockConfig, Vec<Resource>), LowerError> {
+    let mut resources = vec![resource(name, &image.path, false)];
+    for (index, layer) in layers.iter().enumerate() {
+        resources.push(resource(&layer_name(index), &layer.path, false));
+    }
     let whole = image.length.next_multiple_of(512);
-    let mut device = single_file(IMAGE_FD, whole, &image.path, true)?;
+    let mut device = single_file(name, whole, &image.path, true)?;
     let Some(rest) = whole
         .checked_sub(IMAGE_HEAD_BYTES)
         .filter(|_| !layers.is_empty())
     else {
-        return Ok(device);
+        return Ok((device, resources));
     };
     let part = |fd: &str, offset, length| Extent {
         fd: fd.into(),
         offset,
         length,
     };
-    device.extents = vec![part(IMAGE_FD, 0, IMAGE_HEAD_BYTES)];
+    device.extents = vec![part(name, 0, IMAGE_HEAD_BYTES)];
     for (index, layer) in layers.iter().enumerate() {
         let length = layer.length.next_multiple_of(512);
-        device.extents.push(part(&layer_fd(index), 0, length));
+        device.extents.push(part(&layer_name(index), 0, length));
     }
-    device.extents.push(part(IMAGE_FD, IMAGE_HEAD_BYTES, rest));
-    Ok(device)
+    device.extents.push(part(name, IMAGE_HEAD_BYTES, rest));
+    Ok((device, resources))
 }
 
 pub(crate) fn resource(name: &str, path: &Path, writable: bool) -> Resource {

@@ -106,7 +106,10 @@ fn an_image_of_layers_is_one_device() {
         path: "/images/layer".into(),
         length,
     };
-    let device = image_device(&image, &[layer(8192), layer(4096)]).unwrap();
+    let layers = [layer(8192), layer(4096)];
+    let name = |index| format!("layer-{index}");
+    let (device, files) = image_device(&image, &layers, "image-0", name).unwrap();
+    assert_eq!(files.len(), 3);
     let extents: Vec<_> = device
         .extents
         .iter()
@@ -178,6 +181,7 @@ fn a_disk_has_one_slot_however_often_it_is_mounted() {
     let disk = |(mount, name): (usize, &str)| DiskMount {
         mount,
         file: file(&format!("/disks/{name}"), "ext4", 1 << 30),
+        layers: Vec::new(),
         // The last mount of the first disk is the only one that writes.
         read_only: mount < 2,
         within: Some("x".into()),
@@ -210,6 +214,34 @@ fn a_disk_has_one_slot_however_often_it_is_mounted() {
         matches!(error, LowerError::TooManyDisks { count: 5 }),
         "{error}"
     );
+}
+
+#[test]
+fn an_image_is_mounted_from_a_disk_that_nobody_has_for_himself() {
+    let mut config = config();
+    config["mounts"] = json!([{"destination": "/tools", "type": "erofs", "source": "/i/t",
+        "options": ["rbind", "ro", "hull.layer=/i/l", "hull.within=usr"]}]);
+    let mut bundle = bundle(config);
+    bundle.disks = vec![DiskMount {
+        mount: 0,
+        file: file("/i/t", "erofs", 8192),
+        layers: vec![LayerFile {
+            path: "/i/l".into(),
+            length: 4096,
+        }],
+        read_only: true,
+        within: Some("usr".into()),
+    }];
+    let plan = lower(&bundle, &options()).unwrap();
+    assert_eq!(plan.config.devices.volumes[0].extents.len(), 3);
+    let files = plan.resources.iter();
+    let files = files.filter(|it| it.name.to_string().starts_with("volume-0"));
+    assert_eq!(files.filter(|it| !it.locked && !it.writable).count(), 2);
+    let volume = plan.create.volumes[0].block();
+    assert!(volume.whole && volume.subpath == "usr" && volume.options == ["ro"]);
+    let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
+    let options = spec.mounts().as_ref().unwrap()[0].options().clone();
+    assert_eq!(options, Some(vec!["rbind".to_owned(), "ro".to_owned()]));
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl Service {
         first: &Container,
     ) -> ttrpc::Result<Booted> {
         let sandbox = Arc::clone(&first.sandbox);
-        let mut extras = Extras::new(&sandbox, bundle.rootfs.disks());
+        let mut extras = Extras::new(&sandbox, bundle.block_devices());
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
