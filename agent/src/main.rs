@@ -38,6 +38,7 @@ mod rootfs;
 mod rpc;
 mod sandbox;
 mod serve;
+mod sparse;
 mod stdio;
 mod sys;
 #[cfg(feature = "unpack")]

@@ -230,7 +230,7 @@ fn mount_block(
 
 /// Mounts a shared directory, once, and binds a part of it to `target`.
 fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<()> {
-    let root = shared(&share.tag)?;
+    let root = shared(share)?;
     let failed = || {
         format!(
             "failed to open {:?} in shared directory {}",
@@ -272,7 +272,8 @@ fn make_file(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn shared(tag: &str) -> Result<PathBuf> {
+fn shared(share: &SharedDirectory) -> Result<PathBuf> {
+    let tag = share.tag.as_str();
     if !is_file_name(tag) {
         return Err(AgentError::invalid(format!("{tag:?} is no mount tag")));
     }
@@ -281,13 +282,25 @@ fn shared(tag: &str) -> Result<PathBuf> {
         return Ok(dir);
     }
     fs::create_dir_all(&dir).context(|| format!("failed to make {}", dir.display()))?;
-    let mounted = mount(tag, &dir, "virtiofs", MountFlags::NODEV, None)
-        .context(|| format!("failed to mount shared directory {tag}"));
+    let mounted = mount_shared(share, &dir);
     if mounted.is_err() {
         let _ = fs::remove_dir(&dir);
     }
     mounted.and_then(|()| answers::prepare())?;
     Ok(dir)
+}
+
+fn mount_shared(share: &SharedDirectory, dir: &Path) -> Result<()> {
+    let mount = || mount(&share.tag, dir, "virtiofs", MountFlags::NODEV, None);
+    let failed = || format!("failed to mount shared directory {}", share.tag);
+    match mount() {
+        // The kernel has not seen it yet.
+        Err(rustix::io::Errno::INVAL) if share.slot != 0 => {
+            device::bind(share.slot)?;
+            mount().context(failed)
+        }
+        mounted => mounted.context(failed),
+    }
 }
 
 /// Whether a shared directory was ever mounted.

@@ -20,6 +20,9 @@ pub const INLINE_OPTION: &str = "hull.inline";
 /// Begin of a mount option of a bind mount: a path below the source, which is what is bound. It is
 /// found without following anything out of the source.
 pub const WITHIN_OPTION: &str = "hull.within=";
+/// Below it an engine names what another container of the same VM has: `ID/ns/KIND` is a namespace
+/// of its first process, and `ID/root/PATH`, as the source of a bind mount, what it sees at a path.
+pub const MEMBER_ROOT: &str = "/.hull/containers";
 /// Begin of a mount option of an `erofs` mount: a file that the image's device shows behind the
 /// first [`IMAGE_HEAD_BYTES`] of the mount's source, in the order of the options.
 pub const LAYER_OPTION: &str = "hull.layer=";

@@ -236,21 +236,6 @@ impl Task {
         }
     }
 
-    /// What the shim tells as the container's process on the host.
-    pub(crate) async fn pid(&self) -> Result<u32> {
-        let request = api::ConnectRequest {
-            id: self.id.clone(),
-            ..api::ConnectRequest::default()
-        };
-        let reply = self
-            .client
-            .connect(context::with_duration(CALL_LIMIT), &request)
-            .await;
-        reply
-            .map(|reply| reply.task_pid)
-            .map_err(self.failed("connect"))
-    }
-
     /// Sets the size of a terminal, in characters.
     pub(crate) async fn resize(&self, exec_id: &str, width: u32, height: u32) -> Result<()> {
         let request = api::ResizePtyRequest {

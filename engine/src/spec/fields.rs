@@ -105,7 +105,7 @@ pub(crate) const HOST: &[Field] = &[
     field("IOMaximumBandwidth", Refused, Zero::Number, "it is of Windows"),
     field("IOMaximumIOps", Refused, Zero::Number, "it is of Windows"),
     field("Init", Honoured, Zero::Absent, "the agent's program as `/sbin/docker-init`; not with `PidMode` `host`"),
-    field("IpcMode", Guest, Zero::Text, "`host` is the guest's; `container:` is refused"),
+    field("IpcMode", Guest, Zero::Text, "`host` is the guest's; `container:` needs the same `NetworkMode`"),
     field("Isolation", Honoured, Zero::Text, "`default` alone"),
     field("Links", Honoured, Zero::Null, "names of the others; variables too on the default network"),
     field("LogConfig", Honoured, Zero::Map, "drivers `json-file`, `local`, `syslog`, `journald`, `gelf`, `fluentd`, `none` with dockerd's options, see [daemon.md](daemon.md#logs); others are refused by name"),

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use bollard_stubs::models::{HostConfig, Mount, MountBindOptionsPropagationEnum, MountType};
-use hull_shim::spec::{LAYER_OPTION, WITHIN_OPTION};
+use hull_shim::spec::{LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use super::{files, process, Host, INLINE_OPTION};
+use crate::container::PREFIX;
 use crate::error::{EngineError, Result};
 use crate::record::{ImageMount, Record};
 use crate::volumes::VolumeUse;
@@ -264,7 +265,7 @@ fn not_shared() -> EngineError {
 
 /// The `mounts` array.
 pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
-    let mut mounts = default_mounts(record);
+    let mut mounts = default_mounts(record, host.joined.is_some());
     for file in files::ALL {
         mounts.push(json!({
             "destination": file.target,
@@ -342,7 +343,7 @@ fn image_mount(mount: &ImageMount) -> Value {
     })
 }
 
-fn default_mounts(record: &Record) -> Vec<Value> {
+fn default_mounts(record: &Record, joined: bool) -> Vec<Value> {
     let privileged = record.host.privileged.unwrap_or(false);
     let access = |writable: bool| if writable { "rw" } else { "ro" };
     let cgroups = privileged || process::security_option(&record.host, "writable-cgroups");
@@ -364,7 +365,16 @@ fn default_mounts(record: &Record) -> Vec<Value> {
         ],
     );
     shm_mount["source"] = json!("shm");
-    vec![
+    let ipc = record.host.ipc_mode.as_deref().unwrap_or_default();
+    if let Some(other) = ipc.strip_prefix(PREFIX).filter(|_| joined) {
+        shm_mount = json!({
+            "destination": "/dev/shm",
+            "type": "bind",
+            "source": format!("{MEMBER_ROOT}/{other}/root/dev/shm"),
+            "options": ["rbind", "rprivate"],
+        });
+    }
+    let mut mounts = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount(
             "/dev",
@@ -393,9 +403,16 @@ fn default_mounts(record: &Record) -> Vec<Value> {
             "cgroup",
             &["nosuid", "noexec", "nodev", access(cgroups)],
         ),
-        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        shm_mount,
-    ]
+    ];
+    if ipc != "none" {
+        mounts.push(mount(
+            "/dev/mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ));
+        mounts.push(shm_mount);
+    }
+    mounts
 }
 
 fn tmpfs_mounts(record: &Record) -> Result<Vec<Value>> {

@@ -8,8 +8,11 @@ use hull_vm_config::Slot;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::disks::Disk;
-use super::{id_mapped, LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG, VOLUME_ROOT};
-use crate::spec::{is_bind, Bundle, INLINE_OPTION, LAYER_OPTION, WITHIN_OPTION};
+use super::{
+    id_mapped, slot_number, LowerError, Pod, Share, ShareSource, TaskOptions, SHARE_TAG,
+    VOLUME_ROOT,
+};
+use crate::spec::{is_bind, Bundle, INLINE_OPTION, LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION};
 use crate::user_namespace::IdMaps;
 
 /// A configuration for the guest and what travels beside it.
@@ -38,16 +41,16 @@ pub(super) fn lower(
         disks: super::disks::lower(&bundle.disks, slots)?,
         id_maps: None,
     };
-    guest.lower_user_namespace(options.pod)?;
-    guest.lower_namespaces(options.pod)?;
-    guest.lower_mounts(bundle, &options.container_id)?;
+    guest.lower_user_namespace(options.pod.as_ref())?;
+    guest.lower_namespaces(options.pod.as_ref())?;
+    guest.lower_mounts(bundle, options)?;
     guest.drop_host_only_parts(options.terminal);
     Ok(guest)
 }
 
 impl GuestSpec {
     /// It is virtiofsd's, on the host. In a pod all containers have that of the first.
-    fn lower_user_namespace(&mut self, pod: Option<Pod>) -> Result<(), LowerError> {
+    fn lower_user_namespace(&mut self, pod: Option<&Pod>) -> Result<(), LowerError> {
         let Some(linux) = self.spec.linux_mut() else {
             return Ok(());
         };
@@ -90,7 +93,7 @@ impl GuestSpec {
 
     /// The network's namespace is joined on the host. Those of the process that stands for the pod
     /// are those of the pod's first process in the guest; others are not there.
-    fn lower_namespaces(&mut self, pod: Option<Pod>) -> Result<(), LowerError> {
+    fn lower_namespaces(&mut self, pod: Option<&Pod>) -> Result<(), LowerError> {
         let linux = self.spec.linux_mut().as_mut();
         for namespace in linux
             .into_iter()
@@ -111,7 +114,8 @@ impl GuestSpec {
         Ok(())
     }
 
-    fn lower_mounts(&mut self, bundle: &Bundle, container: &str) -> Result<(), LowerError> {
+    fn lower_mounts(&mut self, bundle: &Bundle, options: &TaskOptions) -> Result<(), LowerError> {
+        let container = &options.container_id;
         let mut kept = Vec::new();
         let mounts = self.spec.mounts().clone().unwrap_or_default();
         for (index, mut mount) in mounts.into_iter().enumerate() {
@@ -134,6 +138,10 @@ impl GuestSpec {
                 show(&mut mount, &guest_path);
             } else if let Some(node) = node {
                 mount.set_source(Some(node.path.into()));
+            } else if let Some(other) = mount.source().as_deref().and_then(of_member) {
+                let pod = options.pod.as_ref();
+                let path = pod.and_then(|pod| pod.path(other));
+                mount.set_source(Some(path.ok_or_else(|| not_there(other))?));
             } else if is_bind(&mount) {
                 self.share(&mut mount, bundle, container)?;
             } else if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
@@ -183,6 +191,7 @@ impl GuestSpec {
                 SharedDirectory {
                     tag: SHARE_TAG.into(),
                     subpath: subpath.clone(),
+                    slot: slot_number(Slot::FS),
                     ..Default::default()
                 },
             )),
@@ -269,9 +278,31 @@ pub(super) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
     }
 }
 
+/// What a path names of another container of the VM.
+fn of_member(path: &Path) -> Option<&Path> {
+    path.strip_prefix(MEMBER_ROOT).ok()
+}
+
+fn not_there(other: &Path) -> LowerError {
+    LowerError::NotSupportedYet {
+        what: format!("{other:?} of a container that is not in the same VM"),
+    }
+}
+
 impl Pod {
+    /// Where in the guest what [`of_member`] gave is.
+    fn path(&self, other: &Path) -> Option<PathBuf> {
+        let mut parts = other.components();
+        let id = parts.next()?.as_os_str();
+        let (_, pid) = self.members.iter().find(|(member, _)| *id == **member)?;
+        Some(PathBuf::from(format!("/proc/{pid}")).join(parts.as_path()))
+    }
+
     /// The path in the guest of a namespace of the pod.
     fn namespace(&self, path: &Path) -> Option<PathBuf> {
+        if let Some(other) = of_member(path) {
+            return self.path(other);
+        }
         let host = PathBuf::from(format!("/proc/{}/ns", self.host_pid));
         let kind = path.strip_prefix(host).ok()?;
         Some(PathBuf::from(format!("/proc/{}/ns", self.guest_pid)).join(kind))

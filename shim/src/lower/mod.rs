@@ -70,12 +70,14 @@ pub struct TaskOptions {
 }
 
 /// A pod: several containers in one VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// PID on the host that stands for the pod's first process.
     pub host_pid: u32,
     /// PID of that process in the guest.
     pub guest_pid: u32,
+    /// The first processes of all its containers, by the container's id: PIDs in the guest.
+    pub members: Vec<(String, u32)>,
 }
 
 /// A further container of a VM.
@@ -463,6 +465,7 @@ fn lower_rootfs(
     let share = SharedDirectory {
         tag: SHARE_TAG.into(),
         subpath: subpath.clone(),
+        slot: slot_number(Slot::FS),
         ..Default::default()
     };
     // A root that is read-only for the container is written to by the agent, which makes the mount

@@ -205,13 +205,13 @@ fn a_disk_has_one_slot_however_often_it_is_mounted() {
     assert_eq!(mount.source(), &Some("/run/hull/volumes/web-disk-1".into()));
     assert_eq!(mount.typ().as_deref(), Some("bind"));
     assert_eq!(mount.options(), &Some(vec!["ro".to_owned()]));
-    // There are four slots.
-    bundle.disks = (0..5)
-        .map(|index| disk((index, &"abcde"[index..=index])))
+    // There are eight slots.
+    bundle.disks = (0..9)
+        .map(|index| disk((index, &"abcdefghi"[index..=index])))
         .collect();
     let error = lower(&bundle, &options()).unwrap_err();
     assert!(
-        matches!(error, LowerError::TooManyDisks { count: 5 }),
+        matches!(error, LowerError::TooManyDisks { count: 9 }),
         "{error}"
     );
 }
@@ -263,6 +263,34 @@ fn a_bind_mount_follows_the_host_and_is_of_a_part_where_its_options_say_so() {
     let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
     let options = spec.mounts().as_ref().unwrap()[0].options().clone();
     assert_eq!(options, Some(vec!["rbind".to_owned(), "rslave".to_owned()]));
+}
+
+#[test]
+fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
+    let mut config = config();
+    config["linux"]["namespaces"] = json!([
+        {"type": "ipc", "path": "/.hull/containers/db/ns/ipc"}, {"type": "mount"}]);
+    config["mounts"] = json!([{"destination": "/dev/shm", "type": "bind",
+        "source": "/.hull/containers/db/root/dev/shm", "options": ["rbind"]}]);
+    let mut options = TaskOptions {
+        pod: Some(Pod {
+            host_pid: 5,
+            guest_pid: 70,
+            members: vec![("web".into(), 70), ("db".into(), 90)],
+        }),
+        slots: vec![Slot::VOLUMES[2], Slot::VOLUMES[3]],
+        ..options()
+    };
+    let member = lower_member(&bundle(config.clone()), &options).unwrap();
+    let spec: Spec = serde_json::from_slice(&member.create.spec).unwrap();
+    let namespaces = spec.linux().clone().unwrap().namespaces().clone().unwrap();
+    assert_eq!(namespaces[0].path(), &Some("/proc/90/ns/ipc".into()));
+    let mount = &spec.mounts().as_ref().unwrap()[0];
+    assert_eq!(mount.source(), &Some("/proc/90/root/dev/shm".into()));
+    assert!(member.shares.is_empty());
+    options.pod.as_mut().unwrap().members.pop();
+    let error = lower_member(&bundle(config), &options).unwrap_err();
+    assert!(error.to_string().contains("db"), "{error}");
 }
 
 #[test]

@@ -175,6 +175,7 @@ impl Service {
             pod: Some(Pod {
                 host_pid: first.init.pid(),
                 guest_pid: first.init.guest_pid(),
+                members: self.shim.first_processes(),
             }),
             slots: extras.slots.clone(),
         };

@@ -85,7 +85,7 @@ pub struct DeviceConfig {
     /// Slot [`Slot::SCRATCH`].
     #[serde(default)]
     pub scratch: Option<BlockConfig>,
-    /// Slots [`Slot::VOLUMES`], in order; at most four.
+    /// Slots [`Slot::VOLUMES`], in order; at most so many.
     #[serde(default)]
     pub volumes: Vec<BlockConfig>,
     /// The VMM carries out what is asked of its disks by itself, even where the host has io_uring.

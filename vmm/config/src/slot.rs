@@ -4,8 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Number of slots. KVM's IOAPIC has 24 pins, of which the first five are not for devices.
-pub const SLOT_COUNT: usize = 15;
+/// Number of slots. KVM's IOAPIC has 24 pins, of which the first five are not for devices: there can
+/// be no more.
+pub const SLOT_COUNT: usize = 19;
 
 /// What sort of device a slot can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,8 +42,17 @@ impl Slot {
     pub const IMAGE: Slot = Slot(0);
     /// The writable layer: block device.
     pub const SCRATCH: Slot = Slot(1);
-    /// Block volumes.
-    pub const VOLUMES: [Slot; 4] = [Slot(2), Slot(3), Slot(4), Slot(5)];
+    /// Block volumes, and the disks of containers that come into a running VM.
+    pub const VOLUMES: [Slot; 8] = [
+        Slot(2),
+        Slot(3),
+        Slot(4),
+        Slot(5),
+        Slot(15),
+        Slot(16),
+        Slot(17),
+        Slot(18),
+    ];
     /// Network interfaces.
     pub const NETS: [Slot; 2] = [Slot(6), Slot(7)];
     /// The shared directory.
@@ -104,6 +114,7 @@ impl Slot {
             11 => SlotKind::Balloon,
             12 => SlotKind::Mem,
             13 => SlotKind::Console,
+            15..=18 => SlotKind::Block,
             _ => SlotKind::Spare,
         }
     }
@@ -122,7 +133,10 @@ mod tests {
     #[test]
     fn named_slots_hold_what_their_name_says() {
         assert_eq!(Slot::SCRATCH.kind(), SlotKind::Block);
-        assert_eq!(Slot::VOLUMES[3].kind(), SlotKind::Block);
+        assert!(Slot::VOLUMES
+            .iter()
+            .all(|slot| slot.kind() == SlotKind::Block));
+        assert_eq!(Slot::SPARE.kind(), SlotKind::Spare);
         assert_eq!(Slot::NETS[0].kind(), SlotKind::Net);
         assert_eq!(Slot::VSOCK.kind(), SlotKind::Vsock);
         assert_eq!(Slot::CONSOLE.kind(), SlotKind::Console);
