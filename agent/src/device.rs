@@ -72,6 +72,7 @@ pub(crate) fn bind(slot: u32) -> Result<()> {
 /// Lets the kernel give up what was plugged into a slot. A disk is waited for: a file system goes
 /// some moments after its last mount.
 pub(crate) async fn release(slot: u32) -> Result<()> {
+    crate::rootfs::unmount_disk(slot);
     if let Ok(disk) = node(slot) {
         let unused = tokio::time::timeout(RELEASE_LIMIT, until_unused(&disk)).await;
         unused.map_err(|_| {

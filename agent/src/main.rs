@@ -39,6 +39,7 @@ mod rootfs;
 mod rpc;
 mod sandbox;
 mod serve;
+mod sparse;
 mod stdio;
 mod sys;
 #[cfg(feature = "unpack")]

@@ -230,7 +230,7 @@ fn mount_block(
 
 /// Mounts a shared directory, once, and binds a part of it to `target`.
 fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<()> {
-    let root = shared(&share.tag)?;
+    let root = shared(share)?;
     let failed = || {
         format!(
             "failed to open {:?} in shared directory {}",
@@ -272,7 +272,8 @@ fn make_file(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn shared(tag: &str) -> Result<PathBuf> {
+fn shared(share: &SharedDirectory) -> Result<PathBuf> {
+    let tag = share.tag.as_str();
     if !is_file_name(tag) {
         return Err(AgentError::invalid(format!("{tag:?} is no mount tag")));
     }
@@ -281,13 +282,25 @@ fn shared(tag: &str) -> Result<PathBuf> {
         return Ok(dir);
     }
     fs::create_dir_all(&dir).context(|| format!("failed to make {}", dir.display()))?;
-    let mounted = mount(tag, &dir, "virtiofs", MountFlags::NODEV, None)
-        .context(|| format!("failed to mount shared directory {tag}"));
+    let mounted = mount_shared(share, &dir);
     if mounted.is_err() {
         let _ = fs::remove_dir(&dir);
     }
     mounted.and_then(|()| answers::prepare())?;
     Ok(dir)
+}
+
+fn mount_shared(share: &SharedDirectory, dir: &Path) -> Result<()> {
+    let mount = || mount(&share.tag, dir, "virtiofs", MountFlags::NODEV, None);
+    let failed = || format!("failed to mount shared directory {}", share.tag);
+    match mount() {
+        // The kernel has not seen it yet.
+        Err(rustix::io::Errno::INVAL) if share.slot != 0 => {
+            device::bind(share.slot)?;
+            mount().context(failed)
+        }
+        mounted => mounted.context(failed),
+    }
 }
 
 /// Whether a shared directory was ever mounted.
@@ -333,9 +346,13 @@ fn bind_disk(block: &BlockVolume, target: &Path) -> Result<()> {
 
 /// The directory that is the volume of a disk.
 fn disk(block: &BlockVolume) -> Result<PathBuf> {
-    let dir = Path::new(RUN).join("disks").join(block.slot.to_string());
-    let data = dir.join(DISK_DATA);
-    if data.exists() {
+    let dir = disk_directory(block.slot);
+    let data = match block.whole {
+        true => dir.clone(),
+        false => dir.join(DISK_DATA),
+    };
+    // It goes with what was mounted there.
+    if dir.exists() {
         return Ok(data);
     }
     fs::create_dir_all(&dir).context(|| format!("failed to make {}", dir.display()))?;
@@ -346,11 +363,27 @@ fn disk(block: &BlockVolume) -> Result<PathBuf> {
         true => MountFlags::RDONLY,
         false => MountFlags::empty(),
     };
-    mount_block(block.slot, &block.fs_type, &dir, flags, &options)?;
-    if !read_only {
+    let mounted = mount_block(block.slot, &block.fs_type, &dir, flags, &options);
+    if mounted.is_err() {
+        let _ = fs::remove_dir(&dir);
+    }
+    mounted?;
+    if !read_only && !block.whole {
         fs::create_dir_all(&data).context(|| format!("failed to make {}", data.display()))?;
     }
     Ok(data)
+}
+
+fn disk_directory(slot: u32) -> PathBuf {
+    Path::new(RUN).join("disks").join(slot.to_string())
+}
+
+/// Takes down the file system of the disk in a slot, if volumes of it were mounted.
+pub(crate) fn unmount_disk(slot: u32) {
+    let dir = disk_directory(slot);
+    if unmount(&dir, UnmountFlags::NOFOLLOW).is_ok() {
+        let _ = fs::remove_dir(&dir);
+    }
 }
 
 /// Undoes [`mount_volume`].

@@ -156,6 +156,9 @@ pub enum EngineError {
     /// The shim or the agent refused to create or start the container.
     #[error("failed to create task for container: {0}")]
     Start(StartFailure),
+    /// The same, of one more process in it.
+    #[error("OCI runtime exec failed: {0}")]
+    StartExec(StartFailure),
     /// The shim's Task API failed.
     #[error("{call} of container {id} failed: {reason}")]
     Task {
@@ -235,8 +238,12 @@ impl StartFailure {
     /// The exit code that a container has after it: 127 not found, 126 not executable, 128 else.
     pub fn exit_code(&self) -> i64 {
         let text = &self.reason;
-        if text.contains("executable file not found") || text.contains("no such file or directory")
-        {
+        let not_there = [
+            "executable file not found",
+            "no such file or directory",
+            "not a directory",
+        ];
+        if not_there.iter().any(|words| text.contains(words)) {
             127
         } else if text.contains("permission denied") || text.contains("is a directory") {
             126
@@ -295,7 +302,9 @@ impl EngineError {
             Self::AmbiguousPrefix(_) | Self::InvalidName(_) | Self::BadRequest(_) => {
                 Kind::BadRequest
             }
-            Self::Start(failure) if failure.exit_code() != 128 => Kind::BadRequest,
+            Self::Start(failure) | Self::StartExec(failure) if failure.exit_code() != 128 => {
+                Kind::BadRequest
+            }
             Self::NameInUse { .. } | Self::Conflict(_) => Kind::Conflict,
             Self::Forbidden(_) => Kind::Forbidden,
             Self::NotModified(_) => Kind::NotModified,
@@ -306,6 +315,7 @@ impl EngineError {
             Self::NoSwarm | Self::NoPartOfSwarm => Kind::Unavailable,
             Self::Image(failure) => failure.kind,
             Self::Start(_)
+            | Self::StartExec(_)
             | Self::Task { .. }
             | Self::Shim { .. }
             | Self::Io { .. }
@@ -361,6 +371,7 @@ mod tests {
             code("exec: \"/x\": stat /x: no such file or directory"),
             127
         );
+        assert_eq!(code("chdir to cwd (\"/f\"): not a directory"), 127);
         assert_eq!(code("exec: \"/etc\": permission denied"), 126);
         assert_eq!(code("no memory"), 128);
     }

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bollard_stubs::models::{ExecInspectResponse, ProcessConfig};
+use hull_protocol::agent::files_job::Kind;
+use hull_protocol::agent::FilesJob;
 use serde::Deserialize;
 
 use crate::container::{Container, WaitCondition};
@@ -13,7 +15,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::ids;
 use crate::lifecycle::Status;
-use crate::shim::{Ended, Task};
+use crate::shim::{is_of_user, Ended, Task};
 use crate::spec::{exec_process, ExecSpec};
 use crate::streams::{Fifos, Hub, Pumps};
 
@@ -100,8 +102,8 @@ impl Exec {
 
 impl Engine {
     /// Registers an exec.
-    pub(crate) fn create_exec(
-        &self,
+    pub(crate) async fn create_exec(
+        self: &Arc<Self>,
         container: &Arc<Container>,
         request: ExecCreate,
     ) -> Result<Arc<Exec>> {
@@ -121,7 +123,12 @@ impl Engine {
             privileged: request.privileged.unwrap_or(false),
             linked: Vec::new(),
         };
-        exec_process(&container.record(), &spec)?;
+        match exec_process(&container.record(), &spec) {
+            // Its start tells, as dockerd's does.
+            Ok(_) | Err(EngineError::StartExec(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.look_for_user(container, &spec.user).await?;
         let exec = Arc::new(Exec {
             id: ids::new_id(),
             container: Arc::clone(container),
@@ -140,6 +147,25 @@ impl Engine {
             None,
         );
         Ok(exec)
+    }
+
+    /// Fails if the container has no such user or group. Numbers need none.
+    async fn look_for_user(self: &Arc<Self>, container: &Arc<Container>, user: &str) -> Result<()> {
+        let is_number = |id: &str| id.parse::<i32>().is_ok_and(|id| 0 <= id);
+        if user.is_empty() || user.split(':').all(is_number) {
+            return Ok(());
+        }
+        let job = FilesJob {
+            kind: Kind::USER.into(),
+            owner: user.to_owned(),
+            ..FilesJob::default()
+        };
+        match self.ask_of_files(container, job).await {
+            Err(EngineError::BadRequest(text)) if is_of_user(&text) => {
+                Err(EngineError::NoSuchUser(text))
+            }
+            looked => looked.map(drop),
+        }
     }
 
     /// The exec with this id.
@@ -183,10 +209,12 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
+                let error = match error {
+                    EngineError::Start(failure) => EngineError::StartExec(failure),
+                    other => other,
+                };
                 let code = match &error {
-                    EngineError::Start(failure) if failure.exit_code() != 128 => {
-                        failure.exit_code()
-                    }
+                    EngineError::StartExec(failure) => failure.exit_code(),
                     _ => 126,
                 };
                 exec.lock().exit_code = Some(code);

@@ -67,6 +67,28 @@ impl Engine {
         })?
     }
 
+    /// Asks once. Goes on to its end when the client goes away: no job is left behind.
+    pub(crate) async fn ask_of_files(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        job: FilesJob,
+    ) -> Result<Vec<u8>> {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        let asked = tokio::spawn(async move {
+            let session = engine.open_files(&container).await?;
+            let answer = session.ask(&job).await;
+            session.close();
+            answer
+        });
+        asked.await.map_err(|error| {
+            EngineError::io(
+                "ask about",
+                "a container's files",
+                std::io::Error::other(error),
+            )
+        })?
+    }
+
     async fn open_files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
         let session = |task, own| Session {
             engine: Arc::clone(self),

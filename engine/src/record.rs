@@ -41,6 +41,9 @@ pub struct Record {
     /// Its volumes.
     #[serde(default)]
     pub(crate) volumes: Vec<VolumeUse>,
+    /// Images that are mounted in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_mounts: Vec<ImageMount>,
     /// Those of plugins that it holds.
     #[serde(default)]
     pub(crate) held: Vec<Held>,
@@ -71,6 +74,18 @@ pub struct ImageUse {
     /// What the layers hold, as the root file system needs it.
     #[serde(default)]
     pub layers: Vec<PathBuf>,
+}
+
+/// An image that a container sees, besides its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// The image.
+    pub image: ImageUse,
+    /// Absolute path in the container.
+    pub target: String,
+    /// The part of the image that is shown, relative to its root.
+    #[serde(default)]
+    pub subpath: Option<String>,
 }
 
 /// The changing part of a record.
@@ -130,6 +145,12 @@ impl State {
 }
 
 impl Record {
+    /// Its own image, and those that are mounted in it.
+    pub fn images(&self) -> impl Iterator<Item = &ImageUse> {
+        let mounted = self.image_mounts.iter().map(|mount| &mount.image);
+        std::iter::once(&self.image).chain(mounted)
+    }
+
     /// The restart policy.
     pub fn restart_policy(&self) -> RestartPolicy {
         let Some(policy) = &self.host.restart_policy else {
@@ -199,6 +220,7 @@ pub(crate) mod tests {
             state: State::created(),
             shim: None,
             volumes: Vec::new(),
+            image_mounts: Vec::new(),
             held: Vec::new(),
             inherited_binds: Vec::new(),
             networks: Vec::new(),

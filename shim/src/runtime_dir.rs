@@ -179,8 +179,9 @@ impl RuntimeDir {
         }
         let name = self.path.file_name().unwrap_or_default();
         let cgroups = SandboxCgroups::of(&name.to_string_lossy(), shares);
-        // First the record: whoever comes after this process removes what it names.
-        self.cgroups = cgroups.paths();
+        // First the record: whoever comes after this process removes what it names, be it there or
+        // not: shared directories may come later.
+        self.cgroups = SandboxCgroups::of(&name.to_string_lossy(), true).paths();
         self.write_owner(None)?;
         match cgroups.make(bounds, share) {
             Ok(()) => Ok(Some(cgroups)),
@@ -190,6 +191,23 @@ impl RuntimeDir {
                 Ok(None)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the cgroup of a virtiofsd that comes when the VM runs; `None` as above.
+    pub(crate) fn make_virtiofsd_cgroup(
+        &self,
+        bounds: &Bounds,
+        share: &HostShare,
+    ) -> Result<Option<Cgroup>, RuntimeDirError> {
+        if !Cgroup::supported() {
+            return Ok(None);
+        }
+        let name = self.path.file_name().unwrap_or_default();
+        let cgroups = SandboxCgroups::of(&name.to_string_lossy(), true);
+        match cgroups.make_virtiofsd(bounds, share) {
+            Err(error) if error.is_refusal() => Ok(None),
+            made => Ok(made.map(|()| cgroups.virtiofsd)?),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Carrying a plan out: open the files, start the VMM, reach the agent.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,19 +10,20 @@ use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, ReleaseDeviceRequest,
 };
 use hull_vm_config::{FdName, NetConfig, QueuePair, Slot, VmConfig};
+use tokio::sync::OnceCell;
 
 use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
 use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare};
 use crate::lower::{
     resource, slot_number, LowerError, Plan, PluggedDisk, Resource, Share, CONSOLE_FD, FS_FD,
-    INITRAMFS_FD, KERNEL_FD,
+    INITRAMFS_FD, KERNEL_FD, SHARE_TAG,
 };
 use crate::network::{Attachments, NetworkError};
 use crate::report::chain;
 use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
-use crate::share::{ShareError, ShareServer};
+use crate::share::{self, ShareError, ShareServer};
 use crate::spec::SpecError;
 use crate::user_namespace::IdMaps;
 use crate::vmm::{open_kvm, open_vhost_net, Launch, UidLease, Vm, VmEnd, VmmError};
@@ -107,7 +108,8 @@ pub struct VmSize {
 pub struct Sandbox {
     vm: Vm,
     agent: Agent,
-    shares: Option<ShareServer>,
+    shares: OnceCell<ShareServer>,
+    later: Later,
     size: VmSize,
     dir: RuntimeDir,
     vhost_net: bool,
@@ -115,6 +117,24 @@ pub struct Sandbox {
     /// Slots for disks that are empty.
     free: Mutex<Vec<Slot>>,
     _uid: UidLease,
+}
+
+/// What a virtiofsd needs that comes when the VM runs.
+#[derive(Debug)]
+struct Later {
+    virtiofsd: PathBuf,
+    bounds: Bounds,
+    host_share: Option<HostShare>,
+}
+
+impl Later {
+    fn of(boot: &Boot<'_>) -> Self {
+        Self {
+            virtiofsd: boot.assets.virtiofsd.clone(),
+            bounds: bounds_of(boot),
+            host_share: boot.host_share.clone(),
+        }
+    }
 }
 
 impl Sandbox {
@@ -168,7 +188,8 @@ impl Sandbox {
             let vhosts = open_vhosts(boot.vhost_net, taps.len());
             files.extend(name_pairs(index, net, taps, vhosts));
         }
-        let mut shares = None;
+        let later = Later::of(&boot);
+        let shares = OnceCell::new();
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
             let program = &boot.assets.virtiofsd;
@@ -181,7 +202,8 @@ impl Sandbox {
             )
             .await?;
             files.push((FS_FD.into(), started.socket));
-            shares = Some(started.server);
+            // Nothing is there yet.
+            let _ = shares.set(started.server);
             virtiofsd = Some(started.pidfd);
         }
         let launch = Launch {
@@ -205,6 +227,7 @@ impl Sandbox {
             vm,
             agent,
             shares,
+            later,
             size,
             dir,
             vhost_net: boot.vhost_net,
@@ -316,14 +339,39 @@ impl Sandbox {
 
     /// The directories that the guest sees, if it sees any.
     pub fn shares(&self) -> Option<&ShareServer> {
-        self.shares.as_ref()
+        self.shares.get()
+    }
+
+    /// Shows the guest one more directory, which may be its first.
+    pub async fn share(&self, share: Share) -> Result<(), SandboxError> {
+        let server = self.shares.get_or_try_init(|| self.plug_shares()).await?;
+        Ok(server.attach(share).await?)
+    }
+
+    /// Starts a virtiofsd for a VM that was booted without one.
+    async fn plug_shares(&self) -> Result<ShareServer, SandboxError> {
+        let Later {
+            virtiofsd,
+            bounds,
+            host_share,
+        } = &self.later;
+        let cgroup = match host_share {
+            Some(share) => self.dir.make_virtiofsd_cgroup(bounds, share)?,
+            None => None,
+        };
+        let door = cgroup.as_ref().map(Cgroup::door).transpose()?;
+        let started = ShareServer::start(virtiofsd, self.dir.path(), &[], None, door).await?;
+        let socket = share::bounded(started.socket)?;
+        self.vm.attach_fs(SHARE_TAG, socket).await?;
+        tokio::spawn(end_with(started.pidfd, self.vm.clone()));
+        Ok(started.server)
     }
 
     /// Has the guest be told what becomes of what it watches on shared directories, as long as the
     /// VM lives.
     pub(crate) async fn watch_shares(&self) {
         // An agent that has none lies.
-        let Some(shares) = &self.shares else { return };
+        let Some(shares) = self.shares() else { return };
         match shares.shared().await {
             Ok(shared) => drop(tokio::spawn(watch::serve(self.vm.clone(), shared))),
             Err(error) => tracing::warn!(
@@ -360,10 +408,7 @@ fn open_cgroups(boot: &Boot<'_>, dir: &mut RuntimeDir) -> Result<Doors, SandboxE
     let Some(share) = &boot.host_share else {
         return Ok(Doors::default());
     };
-    let bounds = Bounds {
-        vcpus: boot.config.vcpus,
-        memory_bytes: (!writes_to_memory(boot.resources)).then_some(boot.config.memory_bytes),
-    };
+    let bounds = bounds_of(boot);
     let Some(cgroups) = dir.make_cgroups(!boot.shares.is_empty(), &bounds, share)? else {
         return Ok(Doors::default());
     };
@@ -372,6 +417,13 @@ fn open_cgroups(boot: &Boot<'_>, dir: &mut RuntimeDir) -> Result<Doors, SandboxE
         vmm: Some(cgroups.vmm.door()?),
         virtiofsd: virtiofsd.map(Cgroup::door).transpose()?,
     })
+}
+
+fn bounds_of(boot: &Boot<'_>) -> Bounds {
+    Bounds {
+        vcpus: boot.config.vcpus,
+        memory_bytes: (!writes_to_memory(boot.resources)).then_some(boot.config.memory_bytes),
+    }
 }
 
 /// A file that the guest writes lies on a file system in the host's memory.

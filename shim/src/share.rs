@@ -40,6 +40,9 @@ const LOG: &str = "virtiofsd.log";
 /// How long virtiofsd has to end by itself once its VM has.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long virtiofsd may take for an answer to the VMM while the VM runs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
 /// Why a directory can't be shared.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
@@ -92,6 +95,17 @@ pub enum ShareError {
 
 fn prepare(action: &'static str) -> impl FnOnce(io::Error) -> ShareError {
     move |source| ShareError::Prepare { action, source }
+}
+
+/// A connection to virtiofsd as a VMM in its jail takes it: an answer that never comes does not
+/// hold it for ever.
+pub(crate) fn bounded(socket: OwnedFd) -> Result<OwnedFd, ShareError> {
+    let stream = UnixStream::from(socket);
+    let set = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_read_timeout(Some(ANSWER_LIMIT)));
+    set.map_err(prepare("bound the wait for virtiofsd"))?;
+    Ok(stream.into())
 }
 
 enum Request {

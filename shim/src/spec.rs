@@ -8,6 +8,7 @@ mod disks;
 pub(crate) mod json;
 mod nodes;
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -20,6 +21,9 @@ pub const INLINE_OPTION: &str = "hull.inline";
 /// Begin of a mount option of a bind mount: a path below the source, which is what is bound. It is
 /// found without following anything out of the source.
 pub const WITHIN_OPTION: &str = "hull.within=";
+/// Below it an engine names what another container of the same VM has: `ID/ns/KIND` is a namespace
+/// of its first process, and `ID/root/PATH`, as the source of a bind mount, what it sees at a path.
+pub const MEMBER_ROOT: &str = "/.hull/containers";
 /// Begin of a mount option of an `erofs` mount: a file that the image's device shows behind the
 /// first [`IMAGE_HEAD_BYTES`] of the mount's source, in the order of the options.
 pub const LAYER_OPTION: &str = "hull.layer=";
@@ -175,6 +179,12 @@ pub enum SpecError {
 }
 
 impl Bundle {
+    /// How many block devices it takes.
+    pub fn block_devices(&self) -> usize {
+        let files: HashSet<&Path> = self.disks.iter().map(|it| it.file.path.as_path()).collect();
+        self.rootfs.disks() + files.len()
+    }
+
     /// Reads the bundle in `directory`, whose root file system is `mounts` (none: the directory
     /// that the configuration names).
     pub fn load(directory: &Path, mounts: &[RootfsMount]) -> Result<Self, SpecError> {
@@ -307,27 +317,34 @@ fn block_rootfs(image: &RootfsMount, above: &[RootfsMount]) -> Result<RootfsSour
             }
         }
     }
-    let layers = image.options.iter();
-    let layers = layers.filter_map(|option| option.strip_prefix(LAYER_OPTION));
-    let layers: Vec<LayerFile> = layers
+    let options = &image.options;
+    let image = block_file(image)?;
+    let layers = image_layers(options, &image)?;
+    Ok(RootfsSource::Blocks {
+        image,
+        layers,
+        scratch,
+    })
+}
+
+/// The layers of an image that is mounted from the file `image`, as its options name them.
+fn image_layers(options: &[String], image: &BlockFile) -> Result<Vec<LayerFile>, SpecError> {
+    let paths = options
+        .iter()
+        .filter_map(|option| option.strip_prefix(LAYER_OPTION));
+    let layers: Vec<LayerFile> = paths
         .map(|path| {
             let path = PathBuf::from(path);
             let length = regular_file(&path)?;
             Ok(LayerFile { path, length })
         })
         .collect::<Result<_, SpecError>>()?;
-    let image = block_file(image)?;
-    if !layers.is_empty() && image.length <= IMAGE_HEAD_BYTES {
-        return refused(format!(
-            "{:?} is too short for an image of layers",
-            image.path
-        ));
+    match !layers.is_empty() && image.length <= IMAGE_HEAD_BYTES {
+        true => Err(SpecError::Rootfs {
+            reason: format!("{:?} is too short for an image of layers", image.path),
+        }),
+        false => Ok(layers),
     }
-    Ok(RootfsSource::Blocks {
-        image,
-        layers,
-        scratch,
-    })
 }
 
 /// Length of a file that can be opened.

@@ -162,6 +162,7 @@ fn decode(packet: &[u8], fds: Vec<OwnedFd>) -> Result<(Request, Vec<OwnedFd>), B
         Request::DetachNet { .. } => ("detach_net", 0),
         Request::AttachBlock { disk, .. } => ("attach_block", disk_files(disk).len()),
         Request::DetachBlock { .. } => ("detach_block", 0),
+        Request::AttachFs { .. } => ("attach_fs", 1),
         Request::Pause => ("pause", 0),
         Request::Resume => ("resume", 0),
         Request::Trace => ("trace", 0),

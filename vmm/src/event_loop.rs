@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use hull_vm_config::control::{Event, ExitReason, Request};
+use hull_vm_config::Slot;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::control::{Control, ControlError, Received};
@@ -265,6 +266,14 @@ impl EventLoop {
             Request::DetachBlock { slot } => {
                 let changed = self.vm.devices.detach_block(slot);
                 return self.replugged(changed, Event::BlockDetached);
+            }
+            Request::AttachFs { tag } => {
+                let Some(socket) = fds.next() else {
+                    return Ok(());
+                };
+                let changed = self.vm.devices.attach_fs(&tag, socket);
+                self.vm.register_plugged(Slot::FS);
+                return self.replugged(changed, Event::FsAttached);
             }
             Request::Pause => return self.pause(),
             Request::Resume => {

@@ -12,6 +12,7 @@ use rustix::mount::{
     mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
     unmount, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
+use rustix::thread::{move_into_thread_name_spaces, ThreadNameSpaceType};
 
 use super::mount_options::{MountOptions, PER_MOUNT, READ_ONLY};
 use super::plan::{MountPlan, MountWhat};
@@ -37,8 +38,43 @@ pub(super) fn open_sources(mounts: &[MountPlan]) -> Result<Vec<Option<Tree>>> {
     mounts.iter().map(open).collect()
 }
 
-/// Opens one bind source.
+/// Opens one bind source. `/proc/PID/root/PATH` is what that process sees at the path.
 pub(super) fn open_source(source: &Path, recursive: bool) -> Result<Tree> {
+    match of_process(source) {
+        Some((process, path)) => seen_by(&process, &path, recursive),
+        None => open_here(source, recursive),
+    }
+}
+
+/// The process, as its directory, and the path that it has there.
+fn of_process(source: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut parts = source.strip_prefix("/proc").ok()?.components();
+    let pid: u32 = parts.next()?.as_os_str().to_str()?.parse().ok()?;
+    let is_root = parts.next()?.as_os_str() == "root";
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    is_root.then(|| (process, Path::new("/").join(parts.as_path())))
+}
+
+/// Opens a source in the mount namespace of another container: only there its mounts can be cloned,
+/// and links lead nowhere but where they lead for it.
+fn seen_by(process: &Path, path: &Path, recursive: bool) -> Result<Tree> {
+    let failed = || {
+        format!(
+            "failed to look at {} as {}",
+            path.display(),
+            process.display()
+        )
+    };
+    let mount = ThreadNameSpaceType::MOUNT;
+    let own = fs::File::open("/proc/self/ns/mnt").context(failed)?;
+    let theirs = fs::File::open(process.join("ns/mnt")).context(failed)?;
+    move_into_thread_name_spaces(theirs.as_fd(), mount).context(failed)?;
+    let tree = open_here(path, recursive);
+    move_into_thread_name_spaces(own.as_fd(), mount).context(failed)?;
+    tree
+}
+
+fn open_here(source: &Path, recursive: bool) -> Result<Tree> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -235,7 +271,8 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
             symlink(fs::read_link(entry.path())?, &target)?;
             lchown(&target, Some(meta.uid()), Some(meta.gid()))?;
         } else if meta.is_file() {
-            fs::copy(entry.path(), &target)?;
+            let mut from = fs::File::open(entry.path())?;
+            crate::sparse::write(&mut from, &fs::File::create_new(&target)?)?;
             chown(&target, Some(meta.uid()), Some(meta.gid()))?;
         }
         if !meta.is_symlink() && target.exists() {

@@ -271,6 +271,10 @@ fn enter(cwd: &Path) -> Result<()> {
             cwd,
             "no such file or directory",
         ))),
+        Err(rustix::io::Errno::NOTDIR) => Err(AgentError::new(
+            Kind::PermissionDenied,
+            cwd_error(cwd, "not a directory"),
+        )),
         Err(error) => Err(error).context(|| cwd_error(cwd, "it cannot be entered")),
     }
 }

@@ -108,13 +108,13 @@ fn by_string(user: &str, passwd: &str, group: &str) -> Result<Identity> {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (user, None),
     };
-    let number = user.parse::<u32>().ok();
+    let number = user.parse::<u64>().ok();
     let entry = if user.is_empty() {
         passwd_entries(passwd).find(|entry| entry.uid == 0)
     } else {
         passwd_entries(passwd)
             .find(|entry| entry.name == user)
-            .or_else(|| passwd_entries(passwd).find(|entry| Some(entry.uid) == number))
+            .or_else(|| passwd_entries(passwd).find(|entry| Some(entry.uid.into()) == number))
     };
     let mut identity = match (&entry, number) {
         (Some(entry), _) => Identity {
@@ -123,17 +123,12 @@ fn by_string(user: &str, passwd: &str, group: &str) -> Result<Identity> {
             groups: Vec::new(),
             home: entry.home.to_string(),
         },
-        (None, Some(uid)) if uid <= MAX_ID => Identity {
-            uid,
+        (None, Some(number)) => Identity {
+            uid: in_range(number)?,
             gid: 0,
             groups: Vec::new(),
             home: "/".to_string(),
         },
-        (None, Some(_)) => {
-            return Err(AgentError::invalid(format!(
-                "user id {user} is out of range (0 to {MAX_ID})"
-            )))
-        }
         (None, None) if user.is_empty() => Identity {
             uid: 0,
             gid: 0,
@@ -169,15 +164,21 @@ fn group_id(name: &str, group: &str) -> Result<u32> {
     if let Some(entry) = group_entries(group).find(|entry| entry.name == name) {
         return Ok(entry.gid);
     }
-    match name.parse::<u32>() {
-        Ok(gid) if gid <= MAX_ID => Ok(gid),
-        Ok(_) => Err(AgentError::invalid(format!(
-            "group id {name} is out of range (0 to {MAX_ID})"
-        ))),
+    match name.parse::<u64>() {
+        Ok(gid) => in_range(gid),
         Err(_) => Err(AgentError::invalid(format!(
             "unable to find group {name}: no matching entries in group file"
         ))),
     }
+}
+
+fn in_range(number: u64) -> Result<u32> {
+    let id = u32::try_from(number).ok().filter(|id| *id <= MAX_ID);
+    id.ok_or_else(|| {
+        AgentError::invalid(format!(
+            "uids and gids must be in range 0-{MAX_ID}, {number} is not"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -247,7 +248,10 @@ mod tests {
             user("app:wheel").unwrap_err().text(),
             "unable to find group wheel: no matching entries in group file"
         );
-        assert!(user("4294967295").is_err());
+        for number in ["4294967295", "99999999999", "0:2147483648"] {
+            let text = user(number).unwrap_err().text();
+            assert!(text.contains("must be in range 0-2147483647"), "{text}");
+        }
     }
 
     #[test]

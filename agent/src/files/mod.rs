@@ -40,6 +40,8 @@ pub(crate) enum Job {
     Changes { image: PathBuf, upper: PathBuf },
     /// Writes the changes as a layer of an OCI image.
     Layer { image: PathBuf, upper: PathBuf },
+    /// Looks for a user of the container.
+    User { user: String },
 }
 
 /// Where the parts of a container's root lie in the guest.
@@ -80,6 +82,9 @@ impl Job {
                 let Layers { image, upper } = layers()?;
                 Self::Layer { image, upper }
             }
+            Ok(Kind::USER) => Self::User {
+                user: request.owner.clone(),
+            },
             Err(number) => return Err(AgentError::invalid(format!("no files job {number}"))),
         })
     }
@@ -106,6 +111,7 @@ impl Job {
             Self::Export => pack::root(Path::new("/"), output()),
             Self::Changes { image, upper } => changes::print(image, upper, &mut output()),
             Self::Layer { image, upper } => pack::layer(image, upper, output()),
+            Self::User { user } => owner_of(user).map(drop),
         }
     }
 }

@@ -122,8 +122,7 @@ fn extract<R: Read>(entry: &mut Entry<'_, R>, root: &Path, target: &Path) -> io:
             fs::hard_link(first, target)
         }
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            let mut file = File::create_new(target)?;
-            io::copy(entry, &mut file).map(drop)
+            crate::sparse::write(entry, &File::create_new(target)?)
         }
         kind @ (EntryType::Fifo | EntryType::Char | EntryType::Block) => {
             let kind = match kind {

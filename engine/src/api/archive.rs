@@ -17,7 +17,6 @@ use super::containers::detached;
 use super::respond::Answer;
 use super::{body_json, Query, Shared};
 use crate::commit::CommitRequest;
-use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::files::Output;
@@ -72,22 +71,12 @@ fn stat_header(answer: &[u8]) -> Result<HeaderValue> {
     HeaderValue::from_str(&text).map_err(|_| broken())
 }
 
-/// Asks once. Goes on to its end when the client goes away: no job is left behind.
-async fn ask(engine: &Arc<Engine>, container: &Arc<Container>, job: FilesJob) -> Result<Vec<u8>> {
-    let (engine, container) = (Arc::clone(engine), Arc::clone(container));
-    detached(async move {
-        let session = engine.files(&container).await?;
-        let answer = session.ask(&job).await;
-        session.close();
-        answer
-    })
-    .await
-}
-
 async fn stat(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Response> {
     let path = path_of(&query)?;
     let container = engine.container(&id)?;
-    let answer = ask(&engine, &container, job(Kind::STAT, &path)).await?;
+    let answer = engine
+        .ask_of_files(&container, job(Kind::STAT, &path))
+        .await?;
     let headers = [(STAT_HEADER, stat_header(&answer)?)];
     Ok((StatusCode::OK, headers).into_response())
 }
@@ -161,7 +150,9 @@ async fn write(
 
 async fn changes(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> {
     let container = engine.container(&id)?;
-    let answer = ask(&engine, &container, job(Kind::CHANGES, "/")).await?;
+    let answer = engine
+        .ask_of_files(&container, job(Kind::CHANGES, "/"))
+        .await?;
     let lines = answer.split(|byte| *byte == b'\n');
     let changes: Vec<Value> = lines
         .filter_map(|line| serde_json::from_slice(line).ok())

@@ -18,7 +18,6 @@ use super::respond::Answer;
 use super::streams::{Attachment, Hijack};
 use super::{body_json, Query, Shared};
 use crate::engine::Engine;
-use crate::error::EngineError;
 use crate::exec::ExecCreate;
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -36,7 +35,7 @@ async fn create(
 ) -> Answer<(StatusCode, Json<Value>)> {
     let request: ExecCreate = body_json(body).await?;
     let container = engine.container(&id)?;
-    let exec = engine.create_exec(&container, request)?;
+    let exec = engine.create_exec(&container, request).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": exec.id }))))
 }
 
@@ -82,19 +81,11 @@ async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answ
         let started = tokio::spawn(async move { engine.start_exec(&exec, size).await });
         match started.await {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(exec_failure(&error)),
+            Ok(Err(error)) => Some(error.message()),
             Err(error) => Some(error.to_string()),
         }
     };
     Ok(hijack.attach(attachment, started))
-}
-
-/// Docker's sentence on a failed exec.
-fn exec_failure(error: &EngineError) -> String {
-    match error {
-        EngineError::Start(failure) => format!("OCI runtime exec failed: {failure}"),
-        other => other.message(),
-    }
 }
 
 async fn resize(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {

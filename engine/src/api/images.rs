@@ -200,7 +200,7 @@ fn summary(
     let users = engine
         .containers()
         .values()
-        .filter(|c| c.record().image.id == id)
+        .filter(|c| c.record().images().any(|image| image.id == id))
         .count();
     ImageSummary {
         parent_id: String::new(),
@@ -331,13 +331,18 @@ pub(super) fn publish(engine: &Engine, action: &str, id: &str, name: &str) {
         .publish(EventMessageTypeEnum::IMAGE, action, id, attributes);
 }
 
+/// Each with a container that has it, which is one that runs if any does.
 fn images_in_use(engine: &Engine) -> BTreeMap<Digest, String> {
-    engine
-        .containers()
-        .values()
-        .filter_map(|container| {
+    let mut containers: Vec<_> = engine.containers().values().cloned().collect();
+    containers.sort_by_key(|container| container.status().is_live());
+    containers
+        .iter()
+        .flat_map(|container| {
             let record = container.record();
-            Some((record.image.id.parse().ok()?, record.id))
+            let images = record.images();
+            let images = images.filter_map(|image| image.id.parse().ok());
+            let used: Vec<_> = images.map(|id| (id, record.id.clone())).collect();
+            used
         })
         .collect()
 }

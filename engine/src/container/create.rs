@@ -15,7 +15,7 @@ use crate::error::{EngineError, Kind, Result};
 use crate::images::ImageInfo;
 use crate::json::{decode, lists_from_strings};
 use crate::network::{self, Networks, Wanted, STAYS};
-use crate::record::{ImageUse, Record, State};
+use crate::record::{ImageMount, ImageUse, Record, State};
 use crate::volumes::VolumeUse;
 use crate::{health, ids, logs, names, scratch, spec, volumes};
 
@@ -199,6 +199,7 @@ impl Engine {
         let wanted = self.wanted_networks(&request).map_err(not_of_the_image)?;
         let mut record = new_record(request, &image, rootfs, reference)?;
         record.networks = wanted;
+        record.image_mounts = self.mounted_images(&record.host).await?;
         // Everything that the specification can refuse is refused now.
         spec::build(
             &record,
@@ -224,6 +225,27 @@ impl Engine {
         }
         self.publish(&container, "create", []);
         Ok((container, warnings))
+    }
+
+    /// The images that are to be mounted, as they are now.
+    async fn mounted_images(&self, host: &HostConfig) -> Result<Vec<ImageMount>> {
+        let mut all = Vec::new();
+        for wanted in spec::image_mounts(host)? {
+            let image = self.images.get(&wanted.reference).await;
+            let image = image.map_err(not_of_the_image)?;
+            let rootfs = self.images.rootfs(&image).await?;
+            all.push(ImageMount {
+                image: ImageUse {
+                    reference: wanted.reference,
+                    id: image.id.to_string(),
+                    rootfs: rootfs.metadata,
+                    layers: rootfs.layers,
+                },
+                target: wanted.target,
+                subpath: wanted.subpath,
+            });
+        }
+        Ok(all)
     }
 
     /// Finds or makes the container's volumes.
@@ -518,6 +540,7 @@ fn new_record(
             rootfs: rootfs.metadata,
             layers: rootfs.layers,
         },
+        image_mounts: Vec::new(),
         argv: spec::argv_of(&config)?,
         config,
         host: request.host,

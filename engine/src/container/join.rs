@@ -1,5 +1,5 @@
 //! Containers that are made in another one's VM: those whose network is `container:OTHER`, and which
-//! may see its processes too.
+//! may see its processes and share its memory too. OTHER may itself be in another one's VM.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::lifecycle::Status;
 use crate::record::Record;
-use crate::shim::Task;
 
 /// Before the other container's name or id in a mode.
 pub(crate) const PREFIX: &str = "container:";
@@ -24,8 +23,6 @@ const DAEMON_START_POLL: Duration = Duration::from_millis(200);
 pub(super) struct Joined {
     /// Its record.
     pub(super) record: Record,
-    /// Its shim.
-    pub(super) task: Arc<Task>,
 }
 
 /// The name or id behind [`PREFIX`].
@@ -42,11 +39,14 @@ pub(crate) fn joins(host: &HostConfig) -> bool {
 pub(super) fn check(host: &HostConfig, config: &ContainerConfig, mac: bool) -> Result<()> {
     let bad = |text: &str| Err(EngineError::BadRequest(text.to_owned()));
     let Some(other) = other_of(&host.network_mode) else {
-        return match other_of(&host.pid_mode) {
-            Some(_) => bad(
-                "PidMode container: needs the same NetworkMode (--network container:OTHER), since \
-                 containers that see each other's processes are in one VM, and it has one network",
-            ),
+        let modes = [("PidMode", &host.pid_mode), ("IpcMode", &host.ipc_mode)];
+        let mut modes = modes.into_iter();
+        return match modes.find(|(_, mode)| other_of(mode).is_some()) {
+            Some((field, _)) => bad(&format!(
+                "{field} container: needs the same NetworkMode (--network container:OTHER), since \
+                 containers that see each other's processes or memory are in one VM, and it has \
+                 one network",
+            )),
             None => Ok(()),
         };
     };
@@ -85,55 +85,86 @@ pub(super) fn check(host: &HostConfig, config: &ContainerConfig, mac: bool) -> R
     Ok(())
 }
 
+/// The namespaces of another container that one asks for, and whose.
+fn others(host: &HostConfig) -> impl Iterator<Item = (&'static str, &str)> {
+    let modes = [
+        ("network", &host.network_mode),
+        ("PID", &host.pid_mode),
+        ("IPC", &host.ipc_mode),
+    ];
+    modes
+        .into_iter()
+        .filter_map(|(namespace, mode)| Some((namespace, other_of(mode)?)))
+}
+
 impl Engine {
-    /// Puts the other container's id into the modes that name it.
+    /// Puts the other containers' ids into the modes that name them.
     pub(super) fn resolve_joined(&self, host: &mut HostConfig) -> Result<()> {
         let Some(other) = other_of(&host.network_mode) else {
             return Ok(());
         };
-        let id = self.container(other)?.id().to_owned();
-        if let Some(other) = other_of(&host.pid_mode) {
-            if self.container(other)?.id() != id {
-                return Err(EngineError::BadRequest(
-                    "NetworkMode and PidMode name two containers: one can be in one VM".to_owned(),
-                ));
+        let first = self.container(other)?;
+        let vm = self.vm_of(&first)?.id().to_owned();
+        host.network_mode = Some(format!("{PREFIX}{}", first.id()));
+        for (field, mode) in [
+            ("PidMode", &mut host.pid_mode),
+            ("IpcMode", &mut host.ipc_mode),
+        ] {
+            let Some(other) = other_of(mode) else {
+                continue;
+            };
+            let other = self.container(other)?;
+            if self.vm_of(&other)?.id() != vm {
+                return Err(EngineError::BadRequest(format!(
+                    "NetworkMode and {field} name containers of two VMs ({} and {}): a container \
+                     is in one",
+                    first.name(),
+                    other.name()
+                )));
             }
-            host.pid_mode = Some(format!("{PREFIX}{id}"));
+            *mode = Some(format!("{PREFIX}{}", other.id()));
         }
-        host.network_mode = Some(format!("{PREFIX}{id}"));
         Ok(())
     }
 
-    /// The container that another one is to join, which must run. `None`: it has a VM of its own.
+    /// The container whose VM this one is in: itself, or the one that it and those between them join.
+    fn vm_of(&self, container: &Arc<Container>) -> Result<Arc<Container>> {
+        let mut owner = Arc::clone(container);
+        // A container joins one that was there before it: there is no circle.
+        for _ in 0..self.containers().len() {
+            let host = owner.record().host;
+            match other_of(&host.network_mode) {
+                Some(other) => owner = self.container(other)?,
+                None => break,
+            }
+        }
+        Ok(owner)
+    }
+
+    /// The container whose VM another one is to be made in; it must run, and so must those whose
+    /// namespaces are joined. `None`: it has a VM of its own.
     pub(super) fn joined(&self, record: &Record) -> Result<Option<Joined>> {
-        let Some(other) = other_of(&record.host.network_mode) else {
+        let Some(first) = other_of(&record.host.network_mode) else {
             return Ok(None);
         };
-        let container = self.container(other)?;
-        if container.id() == record.id {
+        let first = self.container(first)?;
+        if first.id() == record.id {
             return Err(EngineError::Conflict(
                 "cannot join own network namespace".to_owned(),
             ));
         }
-        let joined = container.record();
-        match (container.status(), container.task()) {
-            (Status::Restarting, _) => Err(EngineError::Conflict(format!(
-                "Container {other} is restarting, wait until the container is running"
-            ))),
-            (status, Some(_)) if status.is_live() && joins(&joined.host) => {
-                Err(EngineError::Conflict(format!(
-                    "container {other} is itself in the VM of {}: join that one",
-                    other_of(&joined.host.network_mode).unwrap_or_default()
-                )))
+        for (namespace, other) in others(&record.host) {
+            let container = self.container(other)?;
+            running(&container, namespace)?;
+            if namespace == "IPC" {
+                shareable(&container)?;
             }
-            (status, Some(task)) if status.is_live() => Ok(Some(Joined {
-                record: joined,
-                task,
-            })),
-            _ => Err(EngineError::Conflict(format!(
-                "cannot join network namespace of a non running container: {other}"
-            ))),
         }
+        let owner = self.vm_of(&first)?;
+        running(&owner, "network")?;
+        Ok(Some(Joined {
+            record: owner.record(),
+        }))
     }
 
     /// Waits, when the daemon begins, for the container that this one joins.
@@ -155,6 +186,32 @@ impl Engine {
         };
         // What is wrong is told by the start that follows.
         let _ = tokio::time::timeout(DAEMON_START_LIMIT, waited).await;
+    }
+}
+
+/// A container with a namespace that another one joins.
+fn running(container: &Container, namespace: &str) -> Result<()> {
+    let id = container.id();
+    match container.status() {
+        Status::Restarting => Err(EngineError::Conflict(format!(
+            "Container {id} is restarting, wait until the container is running"
+        ))),
+        status if status.is_live() => Ok(()),
+        _ => Err(EngineError::Conflict(format!(
+            "cannot join {namespace} namespace of a non running container: {id}"
+        ))),
+    }
+}
+
+/// Only what is to be shared has an IPC namespace for others.
+fn shareable(container: &Container) -> Result<()> {
+    let mode = container.record().host.ipc_mode.unwrap_or_default();
+    match ["shareable", "host"].contains(&mode.as_str()) || mode.starts_with(PREFIX) {
+        true => Ok(()),
+        false => Err(EngineError::Conflict(format!(
+            "container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+            container.name()
+        ))),
     }
 }
 
@@ -200,5 +257,10 @@ mod tests {
             ..mode("bridge")
         };
         assert!(refused(&processes, &plain, false).contains("--network container:OTHER"));
+        let memory = HostConfig {
+            ipc_mode: Some("container:a".to_owned()),
+            ..mode("bridge")
+        };
+        assert!(refused(&memory, &plain, false).starts_with("IpcMode container: needs"));
     }
 }

@@ -33,7 +33,7 @@ use crate::shim::Task;
 use crate::streams::Hub;
 
 pub(crate) use create::CreateRequest;
-pub(crate) use join::{joins, PREFIX};
+pub(crate) use join::{joins, other_of, PREFIX};
 pub use list::ListOptions;
 pub(crate) use start::close_stdin;
 use turn::Turns;

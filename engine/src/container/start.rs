@@ -208,6 +208,7 @@ impl Engine {
             // It needs nobody else's VM for that.
             record.host.network_mode = Some(network::NONE.to_owned());
             record.host.pid_mode = None;
+            record.host.ipc_mode = None;
             self.write_bundle(&record, None, &bundle).await?;
             let scratch = self.paths.scratch(container.id());
             if !scratch.exists() {
@@ -281,15 +282,12 @@ impl Engine {
         // Names and name servers go with the network.
         let named = joined.map_or(record, |joined| &joined.record);
         let mut record = record.clone();
-        let mut pid = 0;
-        if let Some(joined) = joined {
-            pid = joined.task.pid().await?;
+        if joined.is_some() {
             record.config.hostname = Some(spec::hostname(named).to_owned());
         }
         let host = spec::Host {
             joined: joined.map(|joined| spec::Joined {
                 id: &joined.record.id,
-                pid,
             }),
             bundle,
             volumes: &places,

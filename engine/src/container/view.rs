@@ -335,6 +335,16 @@ pub(super) fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<Mount
             propagation: Some(String::new()),
         }
     });
+    let images = record.image_mounts.iter().map(|mount| MountPoint {
+        typ: Some("image".to_owned()),
+        name: Some(mount.image.reference.clone()),
+        source: Some(mount.image.rootfs.to_string_lossy().into_owned()),
+        destination: Some(mount.target.clone()),
+        mode: Some("ro".to_owned()),
+        rw: Some(false),
+        propagation: Some(String::new()),
+        ..MountPoint::default()
+    });
     binds_of(record)
         .unwrap_or_default()
         .into_iter()
@@ -348,5 +358,6 @@ pub(super) fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<Mount
             ..MountPoint::default()
         })
         .chain(volumes)
+        .chain(images)
         .collect()
 }

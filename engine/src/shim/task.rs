@@ -236,21 +236,6 @@ impl Task {
         }
     }
 
-    /// What the shim tells as the container's process on the host.
-    pub(crate) async fn pid(&self) -> Result<u32> {
-        let request = api::ConnectRequest {
-            id: self.id.clone(),
-            ..api::ConnectRequest::default()
-        };
-        let reply = self
-            .client
-            .connect(context::with_duration(CALL_LIMIT), &request)
-            .await;
-        reply
-            .map(|reply| reply.task_pid)
-            .map_err(self.failed("connect"))
-    }
-
     /// Sets the size of a terminal, in characters.
     pub(crate) async fn resize(&self, exec_id: &str, width: u32, height: u32) -> Result<()> {
         let request = api::ResizePtyRequest {
@@ -360,6 +345,16 @@ impl Task {
     }
 }
 
+/// Whether an agent's text says that a container has no such user or group.
+pub(crate) fn is_of_user(text: &str) -> bool {
+    let beginnings = [
+        "unable to find user ",
+        "unable to find group ",
+        "uids and gids must be",
+    ];
+    beginnings.iter().any(|words| text.starts_with(words))
+}
+
 fn start_failure(call: &'static str, error: ttrpc::Error) -> EngineError {
     let text = if is_answer(&error) {
         reason(error)
@@ -367,8 +362,7 @@ fn start_failure(call: &'static str, error: ttrpc::Error) -> EngineError {
         format!("{call}: {}", reason(error))
     };
     let reason = text.replace('\n', " ");
-    match reason.starts_with("unable to find user ") || reason.starts_with("unable to find group ")
-    {
+    match is_of_user(&reason) {
         true => EngineError::NoSuchUser(reason),
         false => EngineError::Start(StartFailure { reason }),
     }

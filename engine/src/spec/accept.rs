@@ -5,7 +5,7 @@ use bollard_stubs::models::HostConfig;
 use serde_json::Value;
 
 use super::fields::{is_set, Fate, Field, HOST};
-use crate::container::PREFIX;
+use crate::container::other_of;
 use crate::error::{EngineError, Result};
 use crate::logs;
 
@@ -123,12 +123,6 @@ fn check_security_options(options: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn joins_pids(host: &HostConfig) -> bool {
-    host.pid_mode
-        .as_deref()
-        .is_some_and(|mode| mode.starts_with(PREFIX))
-}
-
 fn check_restart_policy(host: &HostConfig) -> Result<()> {
     let bad = |text: &str| Err(EngineError::BadRequest(text.to_owned()));
     let Some(policy) = &host.restart_policy else {
@@ -171,13 +165,13 @@ fn check_values(host: &HostConfig) -> Result<()> {
             )));
         }
     }
-    mode(
-        "IpcMode",
-        &host.ipc_mode,
-        &["private", "none", "shareable", "host"],
-    )?;
     // Whom it names is looked at when the container is made.
-    if !joins_pids(host) {
+    let of_another = |mode: &Option<String>| other_of(mode).is_some();
+    if !of_another(&host.ipc_mode) {
+        let known = ["private", "none", "shareable", "host"];
+        mode("IpcMode", &host.ipc_mode, &known)?;
+    }
+    if !of_another(&host.pid_mode) {
         mode("PidMode", &host.pid_mode, &["private", "host"])?;
     }
     mode("UTSMode", &host.uts_mode, &["private", "host"])?;
@@ -231,13 +225,13 @@ mod tests {
             "{text}"
         );
         let host = HostConfig {
-            ipc_mode: Some("container:x".into()),
+            uts_mode: Some("container:x".into()),
             ..HostConfig::default()
         };
         assert!(accept(&host)
             .unwrap_err()
             .to_string()
-            .contains("HostConfig.IpcMode \"container:x\""));
+            .contains("HostConfig.UTSMode \"container:x\""));
     }
 
     #[test]

@@ -15,13 +15,14 @@ mod seccomp;
 
 use std::path::{Path, PathBuf};
 
+use hull_shim::spec::MEMBER_ROOT;
 use serde_json::{json, Value};
 
 pub use accept::accept;
 pub(crate) use accept::check_words;
 pub use config::{argv_of, merge_image};
 pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
-pub(crate) use mounts::{bind_targets, check_target, parse_bind, Parsed};
+pub(crate) use mounts::{bind_targets, check_target, image_mounts, leads_out, parse_bind, Parsed};
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::resources;
@@ -59,8 +60,6 @@ pub struct Host<'a> {
 pub struct Joined<'a> {
     /// Its id.
     pub id: &'a str,
-    /// What its shim tells as its process.
-    pub pid: u32,
 }
 
 /// Where a volume's files are on the host.
@@ -169,12 +168,14 @@ fn namespaces(record: &Record, joined: Option<Joined<'_>>) -> Value {
     ];
     all.iter()
         .filter(|(_, mode)| *mode != Some("host"))
-        .map(|(kind, mode)| match (mode, joined) {
-            (Some(mode), Some(joined)) if mode.starts_with(PREFIX) => {
-                json!({ "type": kind, "path": format!("/proc/{}/ns/{kind}", joined.pid) })
-            }
-            _ => json!({ "type": kind }),
-        })
+        .map(
+            |(kind, mode)| match mode.and_then(|mode| mode.strip_prefix(PREFIX)) {
+                Some(other) if joined.is_some() => {
+                    json!({ "type": kind, "path": format!("{MEMBER_ROOT}/{other}/ns/{kind}") })
+                }
+                _ => json!({ "type": kind }),
+            },
+        )
         .collect()
 }
 

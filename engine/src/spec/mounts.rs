@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 
 use bollard_stubs::models::{HostConfig, Mount, MountBindOptionsPropagationEnum, MountType};
-use hull_shim::spec::WITHIN_OPTION;
+use hull_shim::spec::{LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
 use super::{files, process, Host, INLINE_OPTION};
+use crate::container::PREFIX;
 use crate::error::{EngineError, Result};
-use crate::record::Record;
+use crate::record::{ImageMount, Record};
 use crate::volumes::VolumeUse;
 
 /// Mount option that fills an empty volume with what the image has at its place.
@@ -61,8 +62,13 @@ pub(crate) fn bind_targets(host: &HostConfig) -> Result<Vec<String>> {
         .collect();
     all.extend(host.tmpfs.iter().flatten().map(|(target, _)| clean(target)));
     let mounts = host.mounts.iter().flatten();
-    let tmpfs = mounts.filter(|mount| mount.typ == Some(MountType::TMPFS));
-    all.extend(tmpfs.filter_map(|mount| mount.target.as_deref()).map(clean));
+    let others = [Some(MountType::TMPFS), Some(MountType::IMAGE)];
+    let others = mounts.filter(|mount| others.contains(&mount.typ));
+    all.extend(
+        others
+            .filter_map(|mount| mount.target.as_deref())
+            .map(clean),
+    );
     Ok(all)
 }
 
@@ -185,12 +191,59 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
             }
             check_target(&target).map_err(bad).map(|()| None)
         }
-        Some(MountType::VOLUME) => Ok(None),
+        // Read where they are looked for.
+        Some(MountType::VOLUME | MountType::IMAGE) => Ok(None),
         other => Err(EngineError::NotBuilt(format!(
             "a mount of type {}",
             other.map(|typ| typ.to_string()).unwrap_or_default()
         ))),
     }
+}
+
+/// A mount of an image that is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct WantedImage {
+    /// Name or id.
+    pub(crate) reference: String,
+    /// Absolute path in the container.
+    pub(crate) target: String,
+    /// The part of it that is wanted.
+    pub(crate) subpath: Option<String>,
+}
+
+/// `--mount type=image`.
+pub(crate) fn image_mounts(host: &HostConfig) -> Result<Vec<WantedImage>> {
+    let bad = |why: String| {
+        EngineError::BadRequest(format!("invalid mount config for type \"image\": {why}"))
+    };
+    let mounts = host.mounts.iter().flatten();
+    let images = mounts.filter(|mount| mount.typ == Some(MountType::IMAGE));
+    let read = |mount: &Mount| {
+        let target = mount.target.clone().unwrap_or_default();
+        check_target(&target).map_err(bad)?;
+        let reference = mount.source.clone().unwrap_or_default();
+        if reference.is_empty() {
+            return Err(bad("field Source must not be empty".to_owned()));
+        }
+        let options = mount.image_options.clone().unwrap_or_default();
+        let subpath = options.subpath.filter(|path| !path.is_empty());
+        if let Some(path) = subpath.as_ref().filter(|path| leads_out(path)) {
+            return Err(bad(format!(
+                "subpath {path:?} must be a relative path within the image"
+            )));
+        }
+        Ok(WantedImage {
+            reference,
+            target,
+            subpath,
+        })
+    };
+    images.map(read).collect()
+}
+
+/// Whether a path that has to lie within something names what may not.
+pub(crate) fn leads_out(path: &str) -> bool {
+    path.starts_with('/') || path.split('/').any(|part| part == "..")
 }
 
 fn follows(propagation: Option<MountBindOptionsPropagationEnum>) -> Result<bool> {
@@ -212,7 +265,7 @@ fn not_shared() -> EngineError {
 
 /// The `mounts` array.
 pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
-    let mut mounts = default_mounts(record);
+    let mut mounts = default_mounts(record, host.joined.is_some());
     for file in files::ALL {
         mounts.push(json!({
             "destination": file.target,
@@ -263,6 +316,7 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
         }
         own.push(mount);
     }
+    own.extend(record.image_mounts.iter().map(image_mount));
     own.extend(tmpfs_mounts(record)?);
     let target = |mount: &Value| mount["destination"].as_str().unwrap_or_default().to_owned();
     // Parents before children.
@@ -274,7 +328,22 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
     Ok(mounts)
 }
 
-fn default_mounts(record: &Record) -> Vec<Value> {
+fn image_mount(mount: &ImageMount) -> Value {
+    let layers = mount.image.layers.iter();
+    let layers = layers.map(|path| format!("{LAYER_OPTION}{}", path.display()));
+    let within = mount.subpath.iter();
+    let within = within.map(|path| format!("{WITHIN_OPTION}{path}"));
+    let options = ["rbind", "rprivate", "ro"].map(str::to_owned);
+    let options: Vec<String> = options.into_iter().chain(layers).chain(within).collect();
+    json!({
+        "destination": mount.target,
+        "type": "erofs",
+        "source": mount.image.rootfs,
+        "options": options,
+    })
+}
+
+fn default_mounts(record: &Record, joined: bool) -> Vec<Value> {
     let privileged = record.host.privileged.unwrap_or(false);
     let access = |writable: bool| if writable { "rw" } else { "ro" };
     let cgroups = privileged || process::security_option(&record.host, "writable-cgroups");
@@ -296,7 +365,16 @@ fn default_mounts(record: &Record) -> Vec<Value> {
         ],
     );
     shm_mount["source"] = json!("shm");
-    vec![
+    let ipc = record.host.ipc_mode.as_deref().unwrap_or_default();
+    if let Some(other) = ipc.strip_prefix(PREFIX).filter(|_| joined) {
+        shm_mount = json!({
+            "destination": "/dev/shm",
+            "type": "bind",
+            "source": format!("{MEMBER_ROOT}/{other}/root/dev/shm"),
+            "options": ["rbind", "rprivate"],
+        });
+    }
+    let mut mounts = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount(
             "/dev",
@@ -325,9 +403,16 @@ fn default_mounts(record: &Record) -> Vec<Value> {
             "cgroup",
             &["nosuid", "noexec", "nodev", access(cgroups)],
         ),
-        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        shm_mount,
-    ]
+    ];
+    if ipc != "none" {
+        mounts.push(mount(
+            "/dev/mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ));
+        mounts.push(shm_mount);
+    }
+    mounts
 }
 
 fn tmpfs_mounts(record: &Record) -> Result<Vec<Value>> {
@@ -376,6 +461,40 @@ fn tmpfs<'a>(target: &str, asked: impl Iterator<Item = &'a str>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_mounted_from_its_files() {
+        let host = |mount: Value| HostConfig {
+            mounts: Some(vec![serde_json::from_value(mount).unwrap()]),
+            ..HostConfig::default()
+        };
+        let wanted = json!({ "Type": "image", "Source": "tools", "Target": "/x/",
+            "ImageOptions": { "Subpath": "usr/bin" } });
+        let wanted = host(wanted);
+        let read = image_mounts(&wanted).unwrap();
+        assert_eq!(
+            (&*read[0].reference, read[0].subpath.as_deref()),
+            ("tools", Some("usr/bin"))
+        );
+        assert_eq!(bind_targets(&wanted).unwrap(), ["/x"]);
+        for bad in [
+            json!({ "Type": "image", "Target": "/x" }),
+            json!({ "Type": "image", "Source": "a", "Target": "x" }),
+            json!({ "Type": "image", "Source": "a", "Target": "/x",
+                "ImageOptions": { "Subpath": "a/../../b" } }),
+        ] {
+            assert!(image_mounts(&host(bad)).is_err());
+        }
+        let mounted = ImageMount {
+            image: crate::record::tests::record().image,
+            target: "/x".to_owned(),
+            subpath: Some("usr".to_owned()),
+        };
+        assert_eq!(
+            image_mount(&mounted)["options"],
+            json!(["rbind", "rprivate", "ro", "hull.within=usr"])
+        );
+    }
 
     #[test]
     fn binds_are_read_and_bad_ones_refused() {

@@ -4,7 +4,7 @@ use bollard_stubs::models::HostConfig;
 use serde_json::{json, Value};
 
 use super::config::key_of;
-use crate::error::{EngineError, Result};
+use crate::error::{EngineError, Result, StartFailure};
 use crate::record::Record;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -185,6 +185,10 @@ fn process(record: &Record, exec: &ExecSpec, is_init: bool) -> Result<Value> {
     };
     let working_dir = match or_config(&exec.working_dir, &record.config.working_dir) {
         empty if empty.is_empty() => "/".to_owned(),
+        relative if !relative.starts_with('/') && !is_init => {
+            let reason = format!("Cwd must be an absolute path: {relative}");
+            return Err(EngineError::StartExec(StartFailure { reason }));
+        }
         relative if !relative.starts_with('/') => {
             return Err(EngineError::BadRequest(format!(
                 "the working directory '{relative}' is invalid, it needs to be an absolute path"

@@ -83,6 +83,7 @@ fn whose_vm_a_container_is_in_is_the_engines_to_say() {
     let wanted = HostConfig {
         annotations: Some(HashMap::from([(key.to_owned(), "stranger".to_owned())])),
         pid_mode: Some("container:other".to_owned()),
+        ipc_mode: Some("container:other".to_owned()),
         ..HostConfig::default()
     };
     let built = |joined| {
@@ -96,15 +97,16 @@ fn whose_vm_a_container_is_in_is_the_engines_to_say() {
         build(&record(config.clone(), wanted.clone()), host).unwrap()
     };
     assert_eq!(built(None)["annotations"][key], Value::Null);
-    let joined = Joined {
-        id: "other",
-        pid: 7,
-    };
+    let joined = Joined { id: "first" };
     let spec = built(Some(joined));
-    assert_eq!(spec["annotations"][key], "other");
+    assert_eq!(spec["annotations"][key], "first");
     let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
     let pids = namespaces.iter().find(|one| one["type"] == "pid").unwrap();
-    assert_eq!(pids["path"], "/proc/7/ns/pid");
+    assert_eq!(pids["path"], "/.hull/containers/other/ns/pid");
+    let mounts = spec["mounts"].as_array().unwrap();
+    let memory = mounts.iter().find(|one| one["destination"] == "/dev/shm");
+    let memory = &memory.unwrap()["source"];
+    assert_eq!(memory, "/.hull/containers/other/root/dev/shm");
 }
 
 #[test]

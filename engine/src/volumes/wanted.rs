@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::CreateVolume;
 use crate::error::{EngineError, Result};
 use crate::record::Record;
-use crate::spec::{check_target, parse_bind, Bind, Parsed};
+use crate::spec::{check_target, leads_out, parse_bind, Bind, Parsed};
 
 /// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,8 +137,7 @@ fn of_mount(mount: &Mount) -> Result<Asked> {
     })?;
     let options = mount.volume_options.clone().unwrap_or_default();
     let subpath = options.subpath.filter(|path| !path.is_empty());
-    let outside = |path: &String| path.starts_with('/') || path.split('/').any(|part| part == "..");
-    if let Some(path) = subpath.as_ref().filter(|path| outside(path)) {
+    if let Some(path) = subpath.as_ref().filter(|path| leads_out(path)) {
         return Err(EngineError::BadRequest(format!(
             "invalid mount config for type \"volume\": subpath {path:?} must be a relative path \
              within the volume"

@@ -96,6 +96,15 @@ impl SandboxCgroups {
     /// Makes and bounds them.
     pub(crate) fn make(&self, bounds: &Bounds, share: &HostShare) -> Result<(), CgroupError> {
         bound(&self.vmm, &bounds.of_vmm(), share)?;
+        self.make_virtiofsd(bounds, share)
+    }
+
+    /// Makes and bounds that of virtiofsd.
+    pub(crate) fn make_virtiofsd(
+        &self,
+        bounds: &Bounds,
+        share: &HostShare,
+    ) -> Result<(), CgroupError> {
         match &self.virtiofsd {
             Some(cgroup) => bound(cgroup, &bounds.of_virtiofsd(), share),
             None => Ok(()),

@@ -1,57 +1,80 @@
-//! Volumes that are disks: a slot of the VM for each file, however often it is mounted.
+//! Volumes that are disks, and images that are mounted: a slot of the VM for each, however often it
+//! is mounted.
 
 use hull_protocol::agent::{BlockVolume, Volume};
 use hull_vm_config::{BlockConfig, Slot};
 
-use super::{resource, single_file, slot_number, LowerError, Resource};
+use super::{image_device, resource, single_file, slot_number, LowerError, Resource};
 use crate::spec::DiskMount;
 
 /// A disk of the VM.
 #[derive(Debug)]
 pub(super) struct Disk {
-    pub(super) resource: Resource,
+    pub(super) slot: Slot,
+    /// Its file, and those of an image's layers.
+    pub(super) resources: Vec<Resource>,
     pub(super) device: BlockConfig,
     read_only: bool,
 }
 
-/// The disks of these mounts. One that is mounted writable anywhere is writable.
-pub(super) fn lower(mounts: &[DiskMount]) -> Result<Vec<Disk>, LowerError> {
+/// The disks of these mounts, in these slots. One that is mounted writable anywhere is writable.
+pub(super) fn lower(mounts: &[DiskMount], slots: &[Slot]) -> Result<Vec<Disk>, LowerError> {
     let mut disks: Vec<Disk> = Vec::new();
     for mount in mounts {
-        if disks
-            .iter()
-            .any(|disk| disk.resource.path == mount.file.path)
-        {
+        if disks.iter().any(|disk| disk.is_of(mount)) {
             continue;
         }
         let mut same = mounts.iter().filter(|it| it.file.path == mount.file.path);
         let read_only = same.all(|it| it.read_only);
-        let name = format!("volume-{}", disks.len());
-        disks.push(Disk {
-            resource: Resource {
-                locked: true,
-                ..resource(&name, &mount.file.path, !read_only)
-            },
-            device: single_file(&name, mount.file.length, &mount.file.path, read_only)?,
-            read_only,
+        let count = disks.len();
+        let Some(slot) = slots.get(count) else {
+            return Err(LowerError::TooManyDisks { count: count + 1 });
+        };
+        disks.push(disk(mount, read_only, *slot, &format!("volume-{count}"))?);
+    }
+    Ok(disks)
+}
+
+fn disk(mount: &DiskMount, read_only: bool, slot: Slot, name: &str) -> Result<Disk, LowerError> {
+    let path = &mount.file.path;
+    if mount.is_image() {
+        let layer = |index| format!("{name}-layer-{index}");
+        let (device, resources) = image_device(&mount.file, &mount.layers, name, layer)?;
+        return Ok(Disk {
+            slot,
+            resources,
+            device,
+            read_only: true,
         });
     }
-    match Slot::VOLUMES.len() < disks.len() {
-        true => Err(LowerError::TooManyDisks { count: disks.len() }),
-        false => Ok(disks),
+    Ok(Disk {
+        slot,
+        resources: vec![Resource {
+            locked: true,
+            ..resource(name, path, !read_only)
+        }],
+        device: single_file(name, mount.file.length, path, read_only)?,
+        read_only,
+    })
+}
+
+impl Disk {
+    fn is_of(&self, mount: &DiskMount) -> bool {
+        let first = self.resources.first();
+        first.is_some_and(|file| file.path == mount.file.path)
     }
 }
 
 /// What the agent is to mount at `guest_path` for a mount of one of the disks.
 pub(super) fn volume(disks: &[Disk], mount: &DiskMount, guest_path: &str) -> Volume {
-    let mut all = disks.iter().zip(Slot::VOLUMES);
-    let found = all.find(|(disk, _)| disk.resource.path == mount.file.path);
-    let read_only = found.is_some_and(|(disk, _)| disk.read_only);
+    let found = disks.iter().find(|disk| disk.is_of(mount));
+    let read_only = found.is_some_and(|disk| disk.read_only);
     let block = BlockVolume {
-        slot: found.map_or(u32::MAX, |(_, slot)| slot_number(slot)),
+        slot: found.map_or(u32::MAX, |disk| slot_number(disk.slot)),
         fs_type: mount.file.fs_type.clone(),
         options: vec![if read_only { "ro" } else { "discard" }.to_owned()],
         subpath: mount.within.clone().unwrap_or_default(),
+        whole: mount.is_image(),
         ..Default::default()
     };
     Volume {

@@ -4,13 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{volume, HostSocket, InlineFile, SharedDirectory, Volume};
+use hull_vm_config::Slot;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::disks::Disk;
 use super::{
-    id_mapped, LowerError, Pod, Share, ShareSource, Socket, TaskOptions, SHARE_TAG, VOLUME_ROOT,
+    id_mapped, slot_number, LowerError, Pod, Share, ShareSource, Socket, TaskOptions, SHARE_TAG,
+    VOLUME_ROOT,
 };
-use crate::spec::{self, is_bind, Bundle, INLINE_OPTION, WITHIN_OPTION};
+use crate::spec::{self, is_bind, Bundle, INLINE_OPTION, LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION};
 use crate::user_namespace::{inside, IdMaps};
 
 /// A configuration for the guest and what travels beside it.
@@ -26,26 +28,31 @@ pub(super) struct GuestSpec {
     pub(super) id_maps: Option<IdMaps>,
 }
 
-pub(super) fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<GuestSpec, LowerError> {
+/// `slots` are those for the disks that are mounted.
+pub(super) fn lower(
+    bundle: &Bundle,
+    options: &TaskOptions,
+    slots: &[Slot],
+) -> Result<GuestSpec, LowerError> {
     let mut guest = GuestSpec {
         spec: bundle.spec.clone(),
         files: Vec::new(),
         volumes: Vec::new(),
         shares: Vec::new(),
         sockets: Vec::new(),
-        disks: super::disks::lower(&bundle.disks)?,
+        disks: super::disks::lower(&bundle.disks, slots)?,
         id_maps: None,
     };
-    guest.lower_user_namespace(options.pod)?;
-    guest.lower_namespaces(options.pod)?;
-    guest.lower_mounts(bundle, &options.container_id)?;
+    guest.lower_user_namespace(options.pod.as_ref())?;
+    guest.lower_namespaces(options.pod.as_ref())?;
+    guest.lower_mounts(bundle, options)?;
     guest.drop_host_only_parts(options.terminal);
     Ok(guest)
 }
 
 impl GuestSpec {
     /// It is virtiofsd's, on the host. In a pod all containers have that of the first.
-    fn lower_user_namespace(&mut self, pod: Option<Pod>) -> Result<(), LowerError> {
+    fn lower_user_namespace(&mut self, pod: Option<&Pod>) -> Result<(), LowerError> {
         let Some(linux) = self.spec.linux_mut() else {
             return Ok(());
         };
@@ -88,7 +95,7 @@ impl GuestSpec {
 
     /// The network's namespace is joined on the host. Those of the process that stands for the pod
     /// are those of the pod's first process in the guest; others are not there.
-    fn lower_namespaces(&mut self, pod: Option<Pod>) -> Result<(), LowerError> {
+    fn lower_namespaces(&mut self, pod: Option<&Pod>) -> Result<(), LowerError> {
         let linux = self.spec.linux_mut().as_mut();
         for namespace in linux
             .into_iter()
@@ -109,7 +116,8 @@ impl GuestSpec {
         Ok(())
     }
 
-    fn lower_mounts(&mut self, bundle: &Bundle, container: &str) -> Result<(), LowerError> {
+    fn lower_mounts(&mut self, bundle: &Bundle, options: &TaskOptions) -> Result<(), LowerError> {
+        let container = &options.container_id;
         let mut kept = Vec::new();
         let mounts = self.spec.mounts().clone().unwrap_or_default();
         for (index, mut mount) in mounts.into_iter().enumerate() {
@@ -133,7 +141,11 @@ impl GuestSpec {
             } else if let Some(node) = node {
                 mount.set_source(Some(node.path.into()));
             } else if let Some(socket) = bundle.sockets.iter().find(|of| of.mount == index) {
-                self.socket(&mut mount, socket, container);
+                self.socket(&mut mount, socket, &options.container_id);
+            } else if let Some(other) = mount.source().as_deref().and_then(of_member) {
+                let pod = options.pod.as_ref();
+                let path = pod.and_then(|pod| pod.path(other));
+                mount.set_source(Some(path.ok_or_else(|| not_there(other))?));
             } else if is_bind(&mount) {
                 self.share(&mut mount, bundle, container)?;
             } else if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
@@ -207,6 +219,7 @@ impl GuestSpec {
             source: Some(volume::Source::Share(SharedDirectory {
                 tag: SHARE_TAG.into(),
                 subpath: subpath.clone(),
+                slot: slot_number(Slot::FS),
                 ..Default::default()
             })),
             read_only,
@@ -272,7 +285,10 @@ impl GuestSpec {
 
 /// Makes a mount of the host's one of what the guest has at `path`; options of ours are left out.
 fn show(mount: &mut Mount, path: &str) {
-    let own = |option: &String| option == INLINE_OPTION || option.starts_with(WITHIN_OPTION);
+    let own = |option: &String| {
+        let prefixes = [WITHIN_OPTION, LAYER_OPTION];
+        option == INLINE_OPTION || prefixes.iter().any(|prefix| option.starts_with(prefix))
+    };
     let options = mount.options().clone().unwrap_or_default();
     let options = options.into_iter().filter(|option| !own(option)).collect();
     mount.set_typ(Some("bind".to_owned()));
@@ -289,9 +305,31 @@ pub(super) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
     }
 }
 
+/// What a path names of another container of the VM.
+fn of_member(path: &Path) -> Option<&Path> {
+    path.strip_prefix(MEMBER_ROOT).ok()
+}
+
+fn not_there(other: &Path) -> LowerError {
+    LowerError::NotSupportedYet {
+        what: format!("{other:?} of a container that is not in the same VM"),
+    }
+}
+
 impl Pod {
+    /// Where in the guest what [`of_member`] gave is.
+    fn path(&self, other: &Path) -> Option<PathBuf> {
+        let mut parts = other.components();
+        let id = parts.next()?.as_os_str();
+        let (_, pid) = self.members.iter().find(|(member, _)| *id == **member)?;
+        Some(PathBuf::from(format!("/proc/{pid}")).join(parts.as_path()))
+    }
+
     /// The path in the guest of a namespace of the pod.
     fn namespace(&self, path: &Path) -> Option<PathBuf> {
+        if let Some(other) = of_member(path) {
+            return self.path(other);
+        }
         let host = PathBuf::from(format!("/proc/{}/ns", self.host_pid));
         let kind = path.strip_prefix(host).ok()?;
         Some(PathBuf::from(format!("/proc/{}/ns", self.guest_pid)).join(kind))

@@ -70,12 +70,14 @@ pub struct TaskOptions {
 }
 
 /// A pod: several containers in one VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// PID on the host that stands for the pod's first process.
     pub host_pid: u32,
     /// PID of that process in the guest.
     pub guest_pid: u32,
+    /// The first processes of all its containers, by the container's id: PIDs in the guest.
+    pub members: Vec<(String, u32)>,
 }
 
 /// A further container of a VM.
@@ -216,13 +218,13 @@ pub enum LowerError {
         length: u64,
     },
     /// More disks than the VM has places for.
-    #[error("{count} volumes on disks of their own are too many: a container can have {}", Slot::VOLUMES.len())]
+    #[error("{count} volumes on disks of their own and mounted images are too many: a container can have {}", Slot::VOLUMES.len())]
     TooManyDisks {
         /// Asked for.
         count: usize,
     },
     /// The VM that is joined has no places left.
-    #[error("there is no room in the VM that is to be joined: a container that joins one takes {wanted} of the {} places for disks, which volumes on disks and other containers have", Slot::VOLUMES.len())]
+    #[error("there is no room in the VM that is to be joined: this container takes {wanted} of its {} places for disks, which volumes on disks, mounted images and other containers have", Slot::VOLUMES.len())]
     NoPlaces {
         /// How many it takes.
         wanted: usize,
@@ -292,7 +294,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let limits = limits(bundle, options.host);
     let limits = limits.as_ref();
 
-    let mut guest = guest_spec::lower(bundle, options)?;
+    let mut guest = guest_spec::lower(bundle, options, &Slot::VOLUMES)?;
     let own = [Slot::IMAGE, Slot::SCRATCH];
     let root = lower_rootfs(&bundle.rootfs, options, own, &mut guest.shares)?;
     if guest.id_maps.is_some() && !root.resources.is_empty() {
@@ -304,7 +306,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
     let mut resources = root.resources;
     for disk in &guest.disks {
         devices.volumes.push(disk.device.clone());
-        resources.push(disk.resource.clone());
+        resources.extend(disk.resources.iter().cloned());
     }
     devices.fs = (!guest.shares.is_empty()).then(|| FsConfig {
         socket: FS_FD.into(),
@@ -347,25 +349,24 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
 pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, LowerError> {
     contradictions::check(&bundle.spec)?;
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
-    let mut guest = guest_spec::lower(bundle, options)?;
-    if !guest.disks.is_empty() {
-        return Err(LowerError::NotSupportedYet {
-            what: "a volume on a disk of its own for a further container of a VM".into(),
-        });
-    }
-    let wanted = bundle.rootfs.disks();
-    let slots = match options.slots.as_slice() {
-        [image, scratch] => [*image, *scratch],
-        [image] if wanted < 2 => [*image, Slot::SPARE],
-        _ if wanted == 0 => [Slot::SPARE; 2],
-        _ => return Err(LowerError::NoPlaces { wanted }),
-    };
+    let wanted = bundle.block_devices();
+    let (own, volumes) = options
+        .slots
+        .split_at_checked(bundle.rootfs.disks())
+        .filter(|_| wanted <= options.slots.len())
+        .ok_or(LowerError::NoPlaces { wanted })?;
+    let mut guest = guest_spec::lower(bundle, options, volumes)?;
+    // A root without such a disk does not look at its slot.
+    let at = |index: usize, usual| own.get(index).copied().unwrap_or(usual);
+    let slots = [at(0, Slot::IMAGE), at(1, Slot::SCRATCH)];
     let root = lower_rootfs(&bundle.rootfs, options, slots, &mut guest.shares)?;
     let devices = root.devices.image.into_iter().chain(root.devices.scratch);
-    let disks = devices
+    let own = devices
         .zip(slots)
-        .map(|(device, slot)| plugged(device, slot, &root.resources))
-        .collect::<Result<_, _>>()?;
+        .map(|(device, slot)| plugged(device, slot, &root.resources));
+    let volumes = guest.disks.iter();
+    let volumes = volumes.map(|disk| plugged(disk.device.clone(), disk.slot, &disk.resources));
+    let disks = own.chain(volumes).collect::<Result<_, _>>()?;
     Ok(Member {
         create: create_request(bundle, options, &annotations, root.request, &mut guest)?,
         shares: guest.shares,
@@ -480,6 +481,7 @@ fn lower_rootfs(
     let share = SharedDirectory {
         tag: SHARE_TAG.into(),
         subpath: subpath.clone(),
+        slot: slot_number(Slot::FS),
         ..Default::default()
     };
     // A root that is read-only for the container is written to by the agent, which makes the mount
@@ -506,12 +508,11 @@ fn block_rootfs(
     [image_slot, scratch_slot]: [Slot; 2],
 ) -> Result<LoweredRootfs, LowerError> {
     const SCRATCH_FD: &str = "scratch-0";
-    let mut resources = vec![resource(IMAGE_FD, &image.path, false)];
-    for (index, layer) in layers.iter().enumerate() {
-        resources.push(resource(&layer_fd(index), &layer.path, false));
-    }
+    const IMAGE_FD: &str = "image-0";
+    let layer = |index| format!("layer-{index}");
+    let (device, mut resources) = image_device(image, layers, IMAGE_FD, layer)?;
     let mut devices = DeviceConfig {
-        image: Some(image_device(image, layers)?),
+        image: Some(device),
         ..Default::default()
     };
     let mut request = BlockRootfs {
@@ -536,34 +537,38 @@ fn block_rootfs(
     })
 }
 
-const IMAGE_FD: &str = "image-0";
-
-fn layer_fd(index: usize) -> String {
-    format!("layer-{index}")
-}
-
-/// The image's first block, its layers, and the rest of it: an image without layers is whole.
-fn image_device(image: &BlockFile, layers: &[LayerFile]) -> Result<BlockConfig, LowerError> {
+/// The image's first block, its layers, and the rest of it (an image without layers is whole), and
+/// the files that these are in, under these names.
+fn image_device(
+    image: &BlockFile,
+    layers: &[LayerFile],
+    name: &str,
+    layer_name: impl Fn(usize) -> String,
+) -> Result<(BlockConfig, Vec<Resource>), LowerError> {
+    let mut resources = vec![resource(name, &image.path, false)];
+    for (index, layer) in layers.iter().enumerate() {
+        resources.push(resource(&layer_name(index), &layer.path, false));
+    }
     let whole = image.length.next_multiple_of(512);
-    let mut device = single_file(IMAGE_FD, whole, &image.path, true)?;
+    let mut device = single_file(name, whole, &image.path, true)?;
     let Some(rest) = whole
         .checked_sub(IMAGE_HEAD_BYTES)
         .filter(|_| !layers.is_empty())
     else {
-        return Ok(device);
+        return Ok((device, resources));
     };
     let part = |fd: &str, offset, length| Extent {
         fd: fd.into(),
         offset,
         length,
     };
-    device.extents = vec![part(IMAGE_FD, 0, IMAGE_HEAD_BYTES)];
+    device.extents = vec![part(name, 0, IMAGE_HEAD_BYTES)];
     for (index, layer) in layers.iter().enumerate() {
         let length = layer.length.next_multiple_of(512);
-        device.extents.push(part(&layer_fd(index), 0, length));
+        device.extents.push(part(&layer_name(index), 0, length));
     }
-    device.extents.push(part(IMAGE_FD, IMAGE_HEAD_BYTES, rest));
-    Ok(device)
+    device.extents.push(part(name, IMAGE_HEAD_BYTES, rest));
+    Ok((device, resources))
 }
 
 pub(crate) fn resource(name: &str, path: &Path, writable: bool) -> Resource {

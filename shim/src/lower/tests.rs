@@ -107,7 +107,10 @@ fn an_image_of_layers_is_one_device() {
         path: "/images/layer".into(),
         length,
     };
-    let device = image_device(&image, &[layer(8192), layer(4096)]).unwrap();
+    let layers = [layer(8192), layer(4096)];
+    let name = |index| format!("layer-{index}");
+    let (device, files) = image_device(&image, &layers, "image-0", name).unwrap();
+    assert_eq!(files.len(), 3);
     let extents: Vec<_> = device
         .extents
         .iter()
@@ -179,6 +182,7 @@ fn a_disk_has_one_slot_however_often_it_is_mounted() {
     let disk = |(mount, name): (usize, &str)| DiskMount {
         mount,
         file: file(&format!("/disks/{name}"), "ext4", 1 << 30),
+        layers: Vec::new(),
         // The last mount of the first disk is the only one that writes.
         read_only: mount < 2,
         within: Some("x".into()),
@@ -202,15 +206,43 @@ fn a_disk_has_one_slot_however_often_it_is_mounted() {
     assert_eq!(mount.source(), &Some("/run/hull/volumes/web-disk-1".into()));
     assert_eq!(mount.typ().as_deref(), Some("bind"));
     assert_eq!(mount.options(), &Some(vec!["ro".to_owned()]));
-    // There are four slots.
-    bundle.disks = (0..5)
-        .map(|index| disk((index, &"abcde"[index..=index])))
+    // There are eight slots.
+    bundle.disks = (0..9)
+        .map(|index| disk((index, &"abcdefghi"[index..=index])))
         .collect();
     let error = lower(&bundle, &options()).unwrap_err();
     assert!(
-        matches!(error, LowerError::TooManyDisks { count: 5 }),
+        matches!(error, LowerError::TooManyDisks { count: 9 }),
         "{error}"
     );
+}
+
+#[test]
+fn an_image_is_mounted_from_a_disk_that_nobody_has_for_himself() {
+    let mut config = config();
+    config["mounts"] = json!([{"destination": "/tools", "type": "erofs", "source": "/i/t",
+        "options": ["rbind", "ro", "hull.layer=/i/l", "hull.within=usr"]}]);
+    let mut bundle = bundle(config);
+    bundle.disks = vec![DiskMount {
+        mount: 0,
+        file: file("/i/t", "erofs", 8192),
+        layers: vec![LayerFile {
+            path: "/i/l".into(),
+            length: 4096,
+        }],
+        read_only: true,
+        within: Some("usr".into()),
+    }];
+    let plan = lower(&bundle, &options()).unwrap();
+    assert_eq!(plan.config.devices.volumes[0].extents.len(), 3);
+    let files = plan.resources.iter();
+    let files = files.filter(|it| it.name.to_string().starts_with("volume-0"));
+    assert_eq!(files.filter(|it| !it.locked && !it.writable).count(), 2);
+    let volume = plan.create.volumes[0].block();
+    assert!(volume.whole && volume.subpath == "usr" && volume.options == ["ro"]);
+    let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
+    let options = spec.mounts().as_ref().unwrap()[0].options().clone();
+    assert_eq!(options, Some(vec!["rbind".to_owned(), "ro".to_owned()]));
 }
 
 #[test]
@@ -232,6 +264,34 @@ fn a_bind_mount_follows_the_host_and_is_of_a_part_where_its_options_say_so() {
     let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
     let options = spec.mounts().as_ref().unwrap()[0].options().clone();
     assert_eq!(options, Some(vec!["rbind".to_owned(), "rslave".to_owned()]));
+}
+
+#[test]
+fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
+    let mut config = config();
+    config["linux"]["namespaces"] = json!([
+        {"type": "ipc", "path": "/.hull/containers/db/ns/ipc"}, {"type": "mount"}]);
+    config["mounts"] = json!([{"destination": "/dev/shm", "type": "bind",
+        "source": "/.hull/containers/db/root/dev/shm", "options": ["rbind"]}]);
+    let mut options = TaskOptions {
+        pod: Some(Pod {
+            host_pid: 5,
+            guest_pid: 70,
+            members: vec![("web".into(), 70), ("db".into(), 90)],
+        }),
+        slots: vec![Slot::VOLUMES[2], Slot::VOLUMES[3]],
+        ..options()
+    };
+    let member = lower_member(&bundle(config.clone()), &options).unwrap();
+    let spec: Spec = serde_json::from_slice(&member.create.spec).unwrap();
+    let namespaces = spec.linux().clone().unwrap().namespaces().clone().unwrap();
+    assert_eq!(namespaces[0].path(), &Some("/proc/90/ns/ipc".into()));
+    let mount = &spec.mounts().as_ref().unwrap()[0];
+    assert_eq!(mount.source(), &Some("/proc/90/root/dev/shm".into()));
+    assert!(member.shares.is_empty());
+    options.pod.as_mut().unwrap().members.pop();
+    let error = lower_member(&bundle(config), &options).unwrap_err();
+    assert!(error.to_string().contains("db"), "{error}");
 }
 
 #[test]

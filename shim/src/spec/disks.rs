@@ -1,13 +1,16 @@
-//! Mounts of file systems that lie in files of the host: each becomes a disk of the VM.
+//! Mounts of file systems that lie in files of the host: each becomes a disk of the VM. They are
+//! volumes (ext4) and images (erofs).
 
 use std::path::PathBuf;
 
 use oci_spec::runtime::Mount;
 
-use super::{regular_file, BlockFile, SpecError, WITHIN_OPTION};
+use super::{image_layers, regular_file, BlockFile, LayerFile, SpecError, WITHIN_OPTION};
 
-/// The file system that a disk can have.
-const FS_TYPE: &str = "ext4";
+/// The file system of a volume.
+const VOLUME: &str = "ext4";
+/// The file system of an image.
+const IMAGE: &str = "erofs";
 
 /// A mount of the file system in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,32 +19,45 @@ pub struct DiskMount {
     pub mount: usize,
     /// The file.
     pub file: BlockFile,
+    /// Further files of an image, which the disk shows behind the file's first block.
+    pub layers: Vec<LayerFile>,
     /// It is not written to.
     pub read_only: bool,
-    /// The part of the volume that is shown.
+    /// The part of it that is shown.
     pub within: Option<String>,
 }
 
-/// Finds them among a configuration's mounts: of type ext4, from an absolute path.
+impl DiskMount {
+    /// It is an image, which any number of VMs have.
+    pub fn is_image(&self) -> bool {
+        self.file.fs_type == IMAGE
+    }
+}
+
+/// Finds them among a configuration's mounts: of these types, from an absolute path.
 pub(super) fn find(mounts: &[Mount]) -> Result<Vec<DiskMount>, SpecError> {
     let mut disks = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
         let source = mount.source().clone().unwrap_or_default();
-        if mount.typ().as_deref() != Some(FS_TYPE) || !source.is_absolute() {
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        if ![VOLUME, IMAGE].contains(&kind) || !source.is_absolute() {
             continue;
         }
         let options = mount.options().as_deref().unwrap_or_default();
         let within = options
             .iter()
             .find_map(|option| option.strip_prefix(WITHIN_OPTION));
+        let file = BlockFile {
+            length: regular_file(&source)?,
+            fs_type: kind.to_owned(),
+            path: PathBuf::from(&source),
+        };
+        let read_only = kind == IMAGE || options.iter().any(|option| option == "ro");
         disks.push(DiskMount {
             mount: index,
-            file: BlockFile {
-                length: regular_file(&source)?,
-                fs_type: FS_TYPE.to_owned(),
-                path: PathBuf::from(&source),
-            },
-            read_only: options.iter().any(|option| option == "ro"),
+            layers: image_layers(options, &file)?,
+            file,
+            read_only,
             within: within.map(str::to_owned),
         });
     }
@@ -65,11 +81,11 @@ mod tests {
             .unwrap()
         };
         let path = path.to_str().unwrap();
-        let found = find(&[mount("none", "tmpfs"), mount(path, FS_TYPE)]).unwrap();
+        let found = find(&[mount("none", "tmpfs"), mount(path, VOLUME)]).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].mount, found[0].file.length), (1, 1024));
         assert!(found[0].read_only && found[0].within.as_deref() == Some("a/b"));
-        let error = find(&[mount(directory.path().to_str().unwrap(), FS_TYPE)]).unwrap_err();
+        let error = find(&[mount(directory.path().to_str().unwrap(), VOLUME)]).unwrap_err();
         assert!(matches!(error, SpecError::NotRegular { .. }), "{error}");
     }
 }

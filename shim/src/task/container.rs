@@ -66,14 +66,8 @@ impl Extras {
 
     /// Shows the guest a directory of the host.
     pub(super) async fn share(&mut self, share: Share) -> ttrpc::Result<()> {
-        let server = self.sandbox.shares().ok_or_else(|| {
-            errors::not_built(
-                "a volume or a directory of the host for a container that joins a VM which was \
-                 started without any",
-            )
-        })?;
         self.shares.push(share.subpath.clone());
-        let added = server.attach(share).await;
+        let added = self.sandbox.share(share).await;
         added.map_err(|error| errors::failed(&error))
     }
 

@@ -117,6 +117,14 @@ impl Shim {
         self.lock().first.clone()
     }
 
+    /// PIDs in the guest of the first processes of all containers, by their ids.
+    pub(super) fn first_processes(&self) -> Vec<(String, u32)> {
+        let containers = self.lock();
+        let all = containers.by_id.iter();
+        all.map(|(id, container)| (id.clone(), container.init.guest_pid()))
+            .collect()
+    }
+
     /// Claims an id for a container that is being made, until the claim is dropped. A VM boots for
     /// one container; others can come when it is there.
     pub(super) fn claim(self: &Arc<Self>, id: &str) -> ttrpc::Result<Claim> {
@@ -152,10 +160,16 @@ impl Shim {
 
     /// Ends everything: the process is about to.
     pub(super) async fn end_all(&self) {
-        let all: Vec<_> = self.lock().by_id.values().cloned().collect();
-        for container in all {
-            self.remove(&container).await;
+        // Nothing is taken out of a VM that ends.
+        let any = self.lock().by_id.values().next().cloned();
+        if let Some(container) = any {
+            self.end_vm(&container).await;
         }
+    }
+
+    async fn end_vm(&self, container: &Container) {
+        let end = container.sandbox.shut_down(SHUTDOWN_LIMIT).await;
+        tracing::info!(sandbox = self.sandbox_id, %end, "the VM ended");
     }
 
     /// Forgets a container; the VM ends with its last one.
@@ -173,8 +187,7 @@ impl Shim {
             container.take_extras_back().await;
             return;
         }
-        let end = container.sandbox.shut_down(SHUTDOWN_LIMIT).await;
-        tracing::info!(sandbox = self.sandbox_id, %end, "the VM ended");
+        self.end_vm(container).await;
     }
 
     /// Waits for the end of a started process and tells it.

@@ -168,7 +168,7 @@ impl Service {
         first: &Container,
     ) -> ttrpc::Result<Booted> {
         let sandbox = Arc::clone(&first.sandbox);
-        let mut extras = Extras::new(&sandbox, bundle.rootfs.disks());
+        let mut extras = Extras::new(&sandbox, bundle.block_devices());
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
@@ -179,6 +179,7 @@ impl Service {
             pod: Some(Pod {
                 host_pid: first.init.pid(),
                 guest_pid: first.init.guest_pid(),
+                members: self.shim.first_processes(),
             }),
             slots: extras.slots.clone(),
         };

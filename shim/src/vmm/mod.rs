@@ -194,6 +194,17 @@ impl Vm {
         }
     }
 
+    /// Plugs a shared directory in; the agent finds it then. `socket` leads to virtiofsd.
+    pub async fn attach_fs(&self, tag: &str, socket: OwnedFd) -> Result<(), VmmError> {
+        let request = Request::AttachFs {
+            tag: tag.to_owned(),
+        };
+        match self.ask_with(request, &[socket]).await? {
+            Event::FsAttached => Ok(()),
+            other => Err(VmmError::unexpected("attach_fs", &other)),
+        }
+    }
+
     /// Who serves the network interfaces that are plugged in.
     pub async fn nets(&self) -> Result<Vec<NetState>, VmmError> {
         match self.ask(Request::Nets).await? {

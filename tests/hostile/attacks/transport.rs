@@ -295,7 +295,7 @@ fn absent(code: &mut Code) {
         .place(DATA, &pages)
         .place(table, &chain.concat())
         .place(ring, &available(2, &[0, 1]));
-    for slot in [Slot::BALLOON, Slot::MEM, Slot::SPARE, Slot::VOLUMES[3]] {
+    for slot in [Slot::BALLOON, Slot::MEM, Slot::VOLUMES[6], Slot::VOLUMES[3]] {
         let base = window(slot);
         code.drive(base, 3);
         for queue in 0..3 {

@@ -89,6 +89,22 @@ case_docker_cli_a_life() {
     answers 0 t-cli2 rm t-cli2
 }
 
+case_docker_cli_execs_that_cannot_be() {
+    docker_cli
+    docker run -d --name t-ex --network none "$BUSYBOX" sleep 600 >/dev/null
+    # Before it is started, so that clients which start it detached hear of it.
+    answers 1 'unable to find user nosuch' exec -u nosuch t-ex true
+    answers 1 'unable to find group nosuch' exec -d -u app:nosuch t-ex true
+    answers 1 'must be in range 0-2147483647' exec -u 99999999999 t-ex true
+    answers 0 1000:990 exec -u app:dock t-ex sh -c 'echo $(id -u):$(id -g)'
+    # At its start.
+    answers 128 'OCI runtime exec failed: Cwd must be an absolute path' exec -w etc t-ex true
+    answers 127 'no such file or directory' exec -w /nosuch t-ex true
+    answers 127 'not a directory' exec -w /etc/passwd t-ex true
+    answers 1 'OCI runtime exec failed: exec: "nosuch": executable file not found' exec -d t-ex nosuch
+    answers 125 'must be in range 0-2147483647' run --rm --network none -u 99999999999 "$BUSYBOX" true
+}
+
 case_docker_cli_of_an_engine() {
     docker_cli
     answers 0 'Local Volumes' system df

@@ -40,6 +40,18 @@ case_cp_goes_both_ways() {
     expect_eq "$(hull exec t-cp cat /d/later)" later 'after a start'
 }
 
+case_a_copied_hole_takes_no_room() {
+    hull run -d --name t-sparse --network none "$BUSYBOX" sleep 600 >/dev/null
+    truncate -s 64M "$T/hole"
+    echo end >>"$T/hole"
+    hull cp "$T/hole" t-sparse:/hole
+    expect_eq "$(hull exec t-sparse sh -c 'tail -c 4 /hole; stat -c %s /hole')" "$(printf 'end\n67108868')" 'what it holds'
+    local kib
+    kib=$(hull exec t-sparse du -k /hole | cut -f1)
+    [ "$kib" -lt 100 ] || fail "$kib KiB for 4 bytes"
+    hull rm -f t-sparse >/dev/null
+}
+
 case_diff_tells_what_changed() {
     hull run --name t-diff "$BUSYBOX" sh -c 'echo x >/new; echo y >>/etc/passwd; rm /etc/group; mkdir -p /a/b' >/dev/null
     hull diff t-diff >"$T/diff"

@@ -32,9 +32,11 @@ case_a_joined_container_keeps_its_files_and_ends_with_the_vm() {
     hull start t-in >/dev/null
     hull wait t-in >/dev/null
     expect_eq "$(hull cp t-in:/f - | tar -xO)" kept 'a file'
-    # Two at a time: that is as many disks as a VM has places for.
-    hull run -d --name t-1 --network container:t-own "$BUSYBOX" sleep 600 >/dev/null
-    hull run -d --name t-2 --network container:t-own "$BUSYBOX" sleep 600 >/dev/null
+    # Four at a time: that is as many disks as a VM has places for.
+    local n
+    for n in 1 2 3 4; do
+        hull run -d --name t-$n --network container:t-own "$BUSYBOX" sleep 600 >/dev/null
+    done
     capture hull run --rm --network container:t-own "$BUSYBOX" true
     expect_status 125
     expect_err_has 'no room in the VM'
@@ -52,7 +54,7 @@ case_a_joined_container_keeps_its_files_and_ends_with_the_vm() {
     expect_err_has 'non running container'
     hull start t-own >/dev/null
     hull start t-2 >/dev/null
-    hull rm -f t-own t-2 t-in >/dev/null
+    hull rm -f t-own t-2 t-3 t-4 t-in >/dev/null
     expect_clean_host
 }
 
@@ -73,10 +75,90 @@ case_what_a_joined_container_cannot_have_is_said() {
     expect_err_has '--network container:OTHER'
     capture hull create --ipc container:t-own "$BUSYBOX" true
     expect_status 1
-    expect_err_has IpcMode
+    expect_err_has 'IpcMode container: needs the same NetworkMode'
+    hull create --name t-other "$BUSYBOX" true >/dev/null
+    capture hull create --network container:t-own --ipc container:t-other "$BUSYBOX" true
+    expect_status 1
+    expect_err_has 'containers of two VMs (t-own and t-other)'
+    capture hull run --rm --network container:t-own --ipc container:t-own "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'non-shareable IPC'
     hull create --name t-in --network container:t-own "$BUSYBOX" true >/dev/null
     capture hull network connect bridge t-in
     expect_status 1
     expect_err_has 'cannot be connected to any other network'
+    hull rm -f t-own t-in t-other >/dev/null
+}
+
+case_containers_of_one_vm_share_memory_where_they_are_to() {
+    hull run -d --name t-own --ipc shareable --shm-size 8m "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-in --network container:t-own --ipc container:t-own "$BUSYBOX" sleep 600 >/dev/null
+    hull exec t-own sh -c 'echo shared >/dev/shm/f; touch /dev/mqueue/q'
+    expect_eq "$(hull exec t-in sh -c 'cat /dev/shm/f; ls /dev/mqueue; df -m /dev/shm | awk "END { print \$2 }"')" "$(printf 'shared\nq\n8')" 'shared memory and queues'
+    expect_eq "$(hull exec t-in readlink /proc/self/ns/ipc)" "$(hull exec t-own readlink /proc/self/ns/ipc)" 'the namespace of System V IPC'
+    hull exec t-in sh -c 'echo back >/dev/shm/g'
+    expect_eq "$(hull exec t-own cat /dev/shm/g)" back 'the other way'
+    hull rm -f t-in >/dev/null
+    expect_eq "$(hull exec t-own cat /dev/shm/g)" back 'after the one that joined'
+    hull rm -f t-own >/dev/null
+    # Without any.
+    hull run --rm --network none --ipc none "$BUSYBOX" sh -c '! mount | grep -E "shm|mqueue"'
+    expect_clean_host
+}
+
+case_who_has_joined_can_be_joined() {
+    hull run -d --name t-own --hostname owner "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-mid --network container:t-own --ipc shareable "$BUSYBOX" sh -c 'echo mid >/dev/shm/f; exec sleep 601' >/dev/null
+    wait_for 20 hull exec t-mid test -s /dev/shm/f
+    hull run --rm --network container:t-mid --pid container:t-mid --ipc container:t-mid "$BUSYBOX" sh -c 'hostname; cat /dev/shm/f; ps | grep -c "[s]leep 601"; ps | grep -c "[s]leep 600"' >"$T/out" || true
+    expect_eq "$(cat "$T/out")" "$(printf 'owner\nmid\n1\n0')" 'whose names, memory and processes it has'
+    expect_eq "$(hull exec t-own sh -c 'ls /dev/shm')" '' "the first one's memory"
+    hull stop -t 0 t-mid >/dev/null
+    capture hull run --rm --network container:t-mid "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'non running container'
+    hull rm -f t-own t-mid >/dev/null
+    expect_clean_host
+}
+
+case_a_joined_container_has_volumes_of_its_own() {
+    mkdir "$T/dir"
+    echo host >"$T/dir/f"
+    hull volume create t-disk -o type=block -o size=128m >/dev/null
+    # The first has none: what the other sees is plugged into its VM.
+    hull run -d --name t-own "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-in --network container:t-own -v "$T/dir:/d" -v t-vol:/v -v t-disk:/disk --mount "type=image,source=$BUSYBOX,target=/i" \
+        "$BUSYBOX" sh -c 'echo guest >/d/g; echo kept >/v/f; echo disk >/disk/f; sync; exec sleep 600' >/dev/null
+    wait_for 20 hull exec t-in test -s /disk/f
+    expect_eq "$(hull exec t-in sh -c 'cat /d/f; ls /i/bin/busybox')" "$(printf 'host\n/i/bin/busybox')" 'what it sees'
+    expect_eq "$(cat "$T/dir/g")" guest 'what it wrote on the host'
+    # It is told what the host changes.
+    cat >"$T/dir/told.py" <<'PY'
+import ctypes, os
+libc = ctypes.CDLL(None)
+inotify = libc.inotify_init1(0)
+libc.inotify_add_watch(inotify, b"/d/f", 2)
+print("ready", flush=True)
+os.read(inotify, 4096)
+print("told", flush=True)
+PY
+    hull run -d --name t-told --network container:t-own -v "$T/dir:/d" -v /usr:/usr:ro -v /usr/lib:/lib:ro -v /usr/lib64:/lib64:ro "$BUSYBOX" python3 /d/told.py >/dev/null
+    wait_for 40 sh -c 'hull logs t-told | grep -q ready' || fail "$(hull logs t-told 2>&1)"
+    wait_for 20 sh -c "echo more >>'$T/dir/f'; hull logs t-told | grep -q told" || fail 'it is not told of changes'
+    hull rm -f t-told >/dev/null
+    capture hull exec t-own ls /d
+    expect_status 1
+    # Another one, and the same again.
+    hull run --rm --network container:t-own -v "$T/dir:/e" "$BUSYBOX" cat /e/g >"$T/out"
+    expect_eq "$(cat "$T/out")" guest 'another one'
+    hull rm -f t-in >/dev/null
+    hull run --rm --network container:t-own -v t-disk:/disk -v t-vol:/v "$BUSYBOX" cat /disk/f /v/f >"$T/out"
+    expect_eq "$(cat "$T/out")" "$(printf 'disk\nkept')" 'what a disk and a volume keep'
+    # Their virtiofsd is gone with it, also where the shim was killed.
+    hull run -d --name t-in --network container:t-own -v "$T/dir:/d" "$BUSYBOX" sleep 600 >/dev/null
+    kill -9 "$(ps -eo pid=,args= | awk '/[c]ontainerd-shim-hull-v2 / { print $1; exit }')"
+    wait_for 20 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-own t-in | sort -u)" = exited ]'
     hull rm -f t-own t-in >/dev/null
+    hull volume rm t-disk t-vol >/dev/null
+    expect_clean_host
 }

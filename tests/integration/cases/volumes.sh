@@ -187,5 +187,41 @@ time.sleep(60)" &
     kill "$log"
     expect_status 125
     expect_err_has 'socket for datagrams'
+
+case_an_image_is_mounted_read_only() {
+    hull run --name t-made --network none "$BUSYBOX" sh -c 'mkdir -p /opt/tools/bin; echo tool >/opt/tools/bin/t; chmod 755 /opt/tools/bin/t; ln -s /opt/tools /opt/link; chown -R 7:8 /opt/tools'
+    hull commit t-made t-tools >/dev/null
+    hull rm t-made >/dev/null
+    local image=type=image,source=t-tools
+    hull run -d --name t-img --mount "$image,target=/all" --mount "$image,target=/part,image-subpath=opt/tools" --mount "$image,target=/one,image-subpath=opt/link/bin/t" \
+        --mount "type=image,source=$BUSYBOX,target=/new/place" "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull exec t-img sh -c 'cat /all/opt/tools/bin/t /part/bin/t /one; stat -c "%u:%g %a" /part/bin/t; ls /new/place/bin/busybox')" \
+        "$(printf 'tool\ntool\ntool\n7:8 755\n/new/place/bin/busybox')" 'what is mounted'
+    capture hull exec t-img sh -c 'echo x >/part/bin/t'
+    expect_err_has 'Read-only file system'
+    expect_eq "$(hull inspect -f '{{range .Mounts}}{{if eq .Destination "/part"}}{{.Type}} {{.Name}} {{.RW}}{{end}}{{end}}' t-img)" 'image t-tools false' 'what is told of it'
+    # It stays as long as somebody has it.
+    capture hull rmi -f t-tools
+    expect_status 1
+    expect_err_has 'is being used by running container'
+    hull stop -t 0 t-img >/dev/null
+    capture hull rmi t-tools
+    expect_status 1
+    expect_eq "$(hull cp t-img:/part/bin/t - | tar -xO)" tool 'a file of it while the container is stopped'
+    hull start t-img >/dev/null
+    hull exec t-img cat /one >/dev/null
+    hull rm -f t-img >/dev/null
+    # What cannot be.
+    capture hull create --mount type=image,source=t-nowhere,target=/x "$BUSYBOX" true
+    expect_status 1
+    expect_err_has t-nowhere
+    capture hull create --mount "$image,target=/x,image-subpath=../a" "$BUSYBOX" true
+    expect_err_has 'must be a relative path within the image'
+    capture hull create --mount "$image,target=/x" -v /tmp:/x "$BUSYBOX" true
+    expect_err_has 'Duplicate mount point'
+    capture hull run --rm --network none --mount "$image,target=/x,image-subpath=nosuch" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has '"nosuch" in the volume'
+    hull rmi t-tools >/dev/null
     expect_clean_host
 }

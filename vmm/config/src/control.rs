@@ -68,6 +68,13 @@ pub enum Request {
         /// One of [`crate::Slot::VOLUMES`].
         slot: Slot,
     },
+    /// Plug a shared directory into [`crate::Slot::FS`], which is empty. One descriptor travels with
+    /// the request: a connection to virtiofsd, blocking, with a bound on how long an answer may take.
+    /// Answered by [`Event::FsAttached`]; the guest is not told.
+    AttachFs {
+        /// By which the guest finds it.
+        tag: String,
+    },
     /// Stop all vCPUs; answered by [`Event::Paused`].
     Pause,
     /// Run them again; answered by [`Event::Resumed`].
@@ -98,6 +105,8 @@ pub enum Event {
     BlockAttached,
     /// Answer to [`Request::DetachBlock`].
     BlockDetached,
+    /// Answer to [`Request::AttachFs`].
+    FsAttached,
     /// Answer to [`Request::Pause`].
     Paused,
     /// Answer to [`Request::Resume`].

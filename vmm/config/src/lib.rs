@@ -85,13 +85,13 @@ pub struct DeviceConfig {
     /// Slot [`Slot::SCRATCH`].
     #[serde(default)]
     pub scratch: Option<BlockConfig>,
-    /// Slots [`Slot::VOLUMES`], in order; at most four.
+    /// Slots [`Slot::VOLUMES`], in order; at most so many.
     #[serde(default)]
     pub volumes: Vec<BlockConfig>,
     /// The VMM carries out what is asked of its disks by itself, even where the host has io_uring.
     #[serde(default)]
     pub without_io_uring: bool,
-    /// Slots [`Slot::NETS`], in order; at most six.
+    /// Slots [`Slot::NETS`], in order; at most four.
     #[serde(default)]
     pub nets: Vec<NetConfig>,
     /// What each network slot lets pass, whatever is plugged into it.

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Number of slots. KVM's IOAPIC has 24 pins, of which the first five are not for devices.
+/// Number of slots. KVM's IOAPIC has 24 pins, of which the first five are not for devices: there can
+/// be no more.
 pub const SLOT_COUNT: usize = 19;
 
 /// What sort of device a slot can hold.
@@ -27,8 +28,6 @@ pub enum SlotKind {
     Mem,
     /// virtio-console.
     Console,
-    /// Nothing yet.
-    Spare,
 }
 
 /// A device position.
@@ -41,10 +40,18 @@ impl Slot {
     pub const IMAGE: Slot = Slot(0);
     /// The writable layer: block device.
     pub const SCRATCH: Slot = Slot(1);
-    /// Block volumes.
-    pub const VOLUMES: [Slot; 4] = [Slot(2), Slot(3), Slot(4), Slot(5)];
+    /// Block volumes, and the disks of containers that come into a running VM.
+    pub const VOLUMES: [Slot; 7] = [
+        Slot(2),
+        Slot(3),
+        Slot(4),
+        Slot(5),
+        Slot(16),
+        Slot(17),
+        Slot(18),
+    ];
     /// Network interfaces.
-    pub const NETS: [Slot; 6] = [Slot(6), Slot(7), Slot(14), Slot(15), Slot(16), Slot(17)];
+    pub const NETS: [Slot; 4] = [Slot(6), Slot(7), Slot(14), Slot(15)];
     /// The shared directory.
     pub const FS: Slot = Slot(8);
     /// Host-guest sockets.
@@ -57,8 +64,6 @@ impl Slot {
     pub const MEM: Slot = Slot(12);
     /// Console.
     pub const CONSOLE: Slot = Slot(13);
-    /// Reserved.
-    pub const SPARE: Slot = Slot(18);
 
     /// Guest physical address of slot 0's virtio-mmio window.
     pub const MMIO_BASE: u64 = 0xd000_0000;
@@ -96,15 +101,14 @@ impl Slot {
     /// What the slot can hold.
     pub fn kind(self) -> SlotKind {
         match self.0 {
-            0..=5 => SlotKind::Block,
-            6 | 7 | 14..=17 => SlotKind::Net,
+            6 | 7 | 14 | 15 => SlotKind::Net,
             8 => SlotKind::Fs,
             9 => SlotKind::Vsock,
             10 => SlotKind::Rng,
             11 => SlotKind::Balloon,
             12 => SlotKind::Mem,
             13 => SlotKind::Console,
-            _ => SlotKind::Spare,
+            _ => SlotKind::Block,
         }
     }
 }
@@ -122,9 +126,10 @@ mod tests {
     #[test]
     fn named_slots_hold_what_their_name_says() {
         assert_eq!(Slot::SCRATCH.kind(), SlotKind::Block);
-        assert_eq!(Slot::VOLUMES[3].kind(), SlotKind::Block);
+        assert!(Slot::VOLUMES
+            .iter()
+            .all(|slot| slot.kind() == SlotKind::Block));
         assert!(Slot::NETS.iter().all(|slot| slot.kind() == SlotKind::Net));
-        assert_eq!(Slot::SPARE.kind(), SlotKind::Spare);
         assert_eq!(Slot::VSOCK.kind(), SlotKind::Vsock);
         assert_eq!(Slot::CONSOLE.kind(), SlotKind::Console);
         assert_eq!(Slot::VSOCK.mmio_base(), 0xd000_9000);

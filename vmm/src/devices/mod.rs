@@ -97,6 +97,9 @@ pub struct Devices {
     paused: bool,
 }
 
+/// What virtiofsd is asked for first.
+const AGREE: &str = "agree with virtiofsd on its queues";
+
 /// The host's side of a network device, one of each for each pair of queues.
 pub struct NetEnds {
     /// Descriptors of one tap, non-blocking, with a vnet header of 12 bytes.
@@ -190,11 +193,10 @@ impl Devices {
 
     /// Those of a slot that came with what was plugged in, and were not named before.
     pub fn new_notifiers(&mut self, slot: Slot) -> Vec<Notifier<'_>> {
+        let of_net = slot.kind() == SlotKind::Net;
         let entry = self.others.iter_mut().find(|entry| entry.slot == slot);
         match entry {
-            Some(entry) if slot.kind() == SlotKind::Block && entry.known_kicks == 0 => {
-                entry.notifiers()
-            }
+            Some(entry) if !of_net && entry.known_kicks == 0 => entry.notifiers(),
             Some(entry) => entry.new_kicks(),
             None => Vec::new(),
         }
@@ -315,6 +317,23 @@ impl Devices {
     /// Pulls the disk out of a block slot.
     pub fn detach_block(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
         self.replug_block(slot, blk::Blk::unplug)
+    }
+
+    /// Plugs a shared directory in while the VM runs. A driver finds it when it looks again.
+    pub fn attach_fs(
+        &mut self,
+        tag: &str,
+        socket: OwnedFd,
+    ) -> Result<Vec<SourceChange>, DeviceError> {
+        let device = "fs";
+        self.replug(device, Slot::FS, |entry, sources| {
+            let plugged = entry.as_fs()?.plug(tag, socket, sources);
+            Some(plugged.map_err(|source| DeviceError::Host {
+                device,
+                action: AGREE,
+                source,
+            }))
+        })
     }
 
     fn replug_block(
@@ -650,11 +669,8 @@ impl Builder<'_> {
             // vsock is plugged by `Devices::build`, which keeps it under its own type.
             SlotKind::Vsock => None,
             SlotKind::Net => Some(Box::new(self.net(slot)?)),
-            SlotKind::Fs => match self.fs()? {
-                Some(fs) => Some(Box::new(fs)),
-                None => None,
-            },
-            SlotKind::Balloon | SlotKind::Mem | SlotKind::Spare => None,
+            SlotKind::Fs => Some(Box::new(self.fs()?)),
+            SlotKind::Balloon | SlotKind::Mem => None,
         })
     }
 
@@ -694,19 +710,22 @@ impl Builder<'_> {
         Ok(net.limited(rates))
     }
 
-    fn fs(&mut self) -> Result<Option<fs::Fs>, DeviceError> {
-        let Some(config) = &self.inputs.config.fs else {
-            return Ok(None);
-        };
+    fn fs(&mut self) -> Result<fs::Fs, DeviceError> {
         let device = "fs";
+        let Some(config) = &self.inputs.config.fs else {
+            return fs::Fs::absent().map_err(|source| DeviceError::Host {
+                device,
+                action: "make its memory",
+                source,
+            });
+        };
         let socket = self.inputs.fds.take(&config.socket);
         let socket = socket.map_err(|source| DeviceError::MissingFd { device, source })?;
-        let fs = fs::Fs::new(config, socket).map_err(|source| DeviceError::Host {
+        fs::Fs::new(config, socket).map_err(|source| DeviceError::Host {
             device,
-            action: "agree with virtiofsd on its queues",
+            action: AGREE,
             source,
-        })?;
-        Ok(Some(fs))
+        })
     }
 
     fn console(&mut self, tail: &Arc<ConsoleTail>) -> Result<console::Console, DeviceError> {
@@ -792,6 +811,5 @@ fn kind_name(kind: SlotKind) -> &'static str {
         SlotKind::Balloon => "balloon",
         SlotKind::Mem => "mem",
         SlotKind::Console => "console",
-        SlotKind::Spare => "spare",
     }
 }

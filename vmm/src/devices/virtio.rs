@@ -75,6 +75,10 @@ pub(crate) trait VirtioDevice: Send {
     fn as_net(&mut self) -> Option<&mut super::net::Net> {
         None
     }
+    /// Shared directories may be plugged in while the VM runs.
+    fn as_fs(&mut self) -> Option<&mut super::fs::Fs> {
+        None
+    }
 }
 
 /// Operations of a device that go on while the event loop does not look.

@@ -1,8 +1,8 @@
 //! `--mount`: comma-separated `key=value` fields, as docker writes them.
 
 use bollard::models::{
-    Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType,
-    MountVolumeOptions, MountVolumeOptionsDriverConfig,
+    Mount, MountBindOptions, MountBindOptionsPropagationEnum, MountImageOptions, MountTmpfsOptions,
+    MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig,
 };
 
 use crate::error::{CliError, Result};
@@ -29,6 +29,7 @@ pub(super) fn parse(text: &str) -> Result<Mount> {
         (mount.bind_options.is_some(), MountType::BIND, "bind"),
         (mount.volume_options.is_some(), MountType::VOLUME, "volume"),
         (mount.tmpfs_options.is_some(), MountType::TMPFS, "tmpfs"),
+        (mount.image_options.is_some(), MountType::IMAGE, "image"),
     ];
     for (given, kind, name) in parts {
         if given && mount.typ != Some(kind) {
@@ -80,6 +81,7 @@ fn set(mount: &mut Mount, key: &str, value: Option<&str>) -> std::result::Result
                 "bind" => MountType::BIND,
                 "volume" => MountType::VOLUME,
                 "tmpfs" => MountType::TMPFS,
+                "image" => MountType::IMAGE,
                 other => return Err(format!("unknown type {other:?}")),
             });
         }
@@ -120,6 +122,11 @@ fn set(mount: &mut Mount, key: &str, value: Option<&str>) -> std::result::Result
                 .insert(key, value);
         }
         "volume-subpath" => volume(mount).subpath = Some(text()?),
+        "image-subpath" => {
+            mount.image_options = Some(MountImageOptions {
+                subpath: Some(text()?),
+            })
+        }
         "tmpfs-size" => tmpfs(mount).size_bytes = Some(parse_bytes(&text()?)?),
         "tmpfs-mode" => {
             let mode = text()?;
@@ -181,6 +188,9 @@ mod tests {
             (options.size_bytes, options.mode),
             (Some(1 << 20), Some(0o1770))
         );
+        let mount = parse("type=image,source=tools:1,target=/t,image-subpath=usr/bin").unwrap();
+        let subpath = mount.image_options.and_then(|options| options.subpath);
+        assert_eq!(subpath.as_deref(), Some("usr/bin"));
     }
 
     #[test]
@@ -198,6 +208,7 @@ mod tests {
         for (text, named) in [
             ("type=tmpfs,target=/t,volume-nocopy", "volume-"),
             ("type=bind,src=/a,target=/t,bind-recursive=some", "some"),
+            ("type=bind,source=/a,target=/b,image-subpath=x", "image-"),
             ("type=bind,source=/a", "target"),
             ("type=nfs,target=/a", "nfs"),
             ("target=/a,colour=red", "colour"),

@@ -91,7 +91,7 @@ pub(crate) struct CreateArgs {
     /// Driver of the volumes that -v makes
     #[arg(long, value_name = "NAME")]
     volume_driver: Option<String>,
-    /// Mount something: type=bind|volume|tmpfs,source=...,target=...[,readonly]
+    /// Mount something: type=bind|volume|tmpfs|image,source=...,target=...[,readonly]
     #[arg(long, value_name = "FIELDS")]
     mount: Vec<String>,
     /// Command that checks the container's health, run by a shell

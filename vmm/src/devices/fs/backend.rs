@@ -1,4 +1,4 @@
-//! The vhost-user handshake with virtiofsd, once, before the guest runs.
+//! The vhost-user handshake with virtiofsd, once: before the guest runs, or when it is plugged in.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -41,6 +41,15 @@ impl Backend {
         let stream = UnixStream::from(socket);
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        Self::agree(stream, bounce, queues)
+    }
+
+    /// The same on a connection that blocks, and not for ever: the jail lets nobody set that.
+    pub(super) fn agree(
+        stream: UnixStream,
+        bounce: &Bounce,
+        queues: &[ShadowQueue],
+    ) -> io::Result<Self> {
         let mut backend = Self {
             frontend: Frontend::from_stream(stream, queues.len() as u64),
         };

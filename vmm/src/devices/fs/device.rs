@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use hull_vm_config::FsConfig;
 use vmm_sys_util::epoll::EventSet;
@@ -35,7 +36,7 @@ const BATCH_REQUESTS: usize = 64;
 
 const _: () = assert!(MAX_REQUEST_BYTES * 2 <= Bounce::capacity());
 
-/// A shared directory.
+/// A shared directory, or the place for one.
 pub(crate) struct Fs {
     tag: [u8; TAG_BYTES],
     bounce: Bounce,
@@ -53,11 +54,31 @@ impl Fs {
         Ok(fs)
     }
 
+    /// An empty slot. It has its memory already: the jail lets nobody make such.
+    pub(crate) fn absent() -> io::Result<Self> {
+        Self::without_backend("")
+    }
+
+    /// Puts a shared directory into an empty slot. `socket` blocks, and not for ever.
+    pub(crate) fn plug(
+        &mut self,
+        tag: &str,
+        socket: OwnedFd,
+        sources: &mut Sources<'_>,
+    ) -> io::Result<()> {
+        if self.device_type() != 0 {
+            return Err(io::Error::other("a shared directory is there already"));
+        }
+        let tag = padded(tag)?;
+        let stream = UnixStream::from(socket);
+        self.backend = Some(Backend::agree(stream, &self.bounce, &self.queues)?);
+        self.tag = tag;
+        self.start(sources);
+        Ok(())
+    }
+
     pub(super) fn without_backend(tag: &str) -> io::Result<Self> {
-        let mut padded = [0; TAG_BYTES];
-        let room = padded.get_mut(..tag.len());
-        let room = room.ok_or_else(|| io::Error::other("the tag has more than 36 bytes"))?;
-        room.copy_from_slice(tag.as_bytes());
+        let tag = padded(tag)?;
         let bounce = Bounce::new()?;
         let mut base = 0;
         let mut queues = Vec::new();
@@ -68,7 +89,7 @@ impl Fs {
         }
         debug_assert!(base <= RINGS_BYTES as u64);
         Ok(Self {
-            tag: padded,
+            tag,
             bounce,
             queues,
             backend: None,
@@ -173,13 +194,24 @@ impl Fs {
     }
 }
 
+fn padded(tag: &str) -> io::Result<[u8; TAG_BYTES]> {
+    let mut padded = [0; TAG_BYTES];
+    let room = padded.get_mut(..tag.len());
+    let room = room.ok_or_else(|| io::Error::other("the tag has more than 36 bytes"))?;
+    room.copy_from_slice(tag.as_bytes());
+    Ok(padded)
+}
+
 fn backend(error: ShadowError) -> DeviceFailure {
     DeviceFailure::Backend(error.to_string())
 }
 
 impl VirtioDevice for Fs {
     fn device_type(&self) -> u32 {
-        26
+        match self.tag[0] {
+            0 => 0,
+            _ => 26,
+        }
     }
 
     fn features(&self) -> u64 {
@@ -199,6 +231,9 @@ impl VirtioDevice for Fs {
     }
 
     fn start(&mut self, sources: &mut Sources<'_>) {
+        if self.device_type() == 0 {
+            return;
+        }
         for (token, queue) in (CALLS..).zip(&self.queues) {
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
             sources.add(&queue.call, events, token);
@@ -243,6 +278,10 @@ impl VirtioDevice for Fs {
         for queue in &mut self.queues {
             queue.orphan_all();
         }
+    }
+
+    fn as_fs(&mut self) -> Option<&mut Fs> {
+        Some(self)
     }
 
     fn save(&self) -> DeviceState {

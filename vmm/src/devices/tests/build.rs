@@ -88,7 +88,10 @@ fn empty_slots_are_placeholders() {
         u32::from_le_bytes(data)
     };
     let ids: Vec<u32> = Slot::all().map(id).collect();
-    assert_eq!(ids, [0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 4, 0, 0, 3, 0]);
+    assert_eq!(
+        ids,
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 4, 0, 0, 3, 0, 0, 0, 0, 0]
+    );
     let mut magic = [0; 4];
     devices.bus().read(Slot::FS.mmio_base(), &mut magic);
     assert_eq!(&magic, b"virt");
@@ -107,7 +110,7 @@ fn only_devices_in_use_have_notifiers() {
     ];
     assert_eq!(slots, want);
     // The slots into which something may come are watched too.
-    assert_eq!(devices.sources().len(), 11);
+    assert_eq!(devices.sources().len(), 16);
     let by_themselves = devices.disks();
     assert!(by_themselves
         .iter()
@@ -124,7 +127,7 @@ fn only_devices_in_use_have_notifiers() {
         .iter()
         .filter(|disk| disk.engine == DiskEngine::IoUring)
         .count();
-    assert_eq!(devices.sources().len(), 11 + rings);
+    assert_eq!(devices.sources().len(), 16 + rings);
 }
 
 fn id(devices: &Devices, slot: Slot) -> u32 {
@@ -255,8 +258,8 @@ fn missing_descriptors_and_devices_are_named() {
     let no_server = text(build(&config, &["fs"]));
     assert!(no_server.contains("agree with virtiofsd"), "{no_server}");
     config.fs = None;
-    config.volumes = vec![block(&["v"], false); 5];
-    assert!(text(build(&config, &["v"])).contains("at most 4"));
+    config.volumes = vec![block(&["v"], false); 9];
+    assert!(text(build(&config, &["v"])).contains("at most 8"));
 }
 
 #[test]
