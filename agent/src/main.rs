@@ -26,6 +26,7 @@ mod dial;
 mod error;
 mod events;
 mod files;
+mod host_disks;
 mod host_ports;
 mod host_sockets;
 mod network;

@@ -23,7 +23,7 @@ use crate::host_sockets::HostSockets;
 use crate::process::{Exit, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
-use crate::{sys, watches};
+use crate::{host_disks, sys, watches};
 
 /// Sysctls that are set unless the host says otherwise. Search engines and databases refuse to
 /// start with the kernel's own number of memory maps.
@@ -141,7 +141,8 @@ impl Sandbox {
         id: &str,
         request: CreateContainerRequest,
     ) -> Result<Container> {
-        let spec: Spec = parse("the configuration", &request.spec)?;
+        let mut spec: Spec = parse("the configuration", &request.spec)?;
+        host_disks::renumber(&mut spec, &request.host_disks)?;
         let mut container_plan = plan::container(&spec, &request.hook_state)?;
         let linux = spec.linux().as_ref();
         let seccomp = linux.and_then(|linux| linux.seccomp().clone());

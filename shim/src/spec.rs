@@ -4,6 +4,7 @@
 //! itself touches nothing.
 
 pub(crate) mod capabilities;
+mod devices;
 mod disks;
 pub(crate) mod json;
 mod nodes;
@@ -34,6 +35,7 @@ pub const MAX_INLINE_BYTES: u64 = 1 << 20;
 /// Largest `config.json`, in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
+pub use devices::HostDisk;
 pub use disks::DiskMount;
 pub use json::JsonError;
 pub use nodes::{GuestNode, HostSocket};
@@ -55,6 +57,8 @@ pub struct Bundle {
     pub sockets: Vec<HostSocket>,
     /// Mounts of file systems that lie in files.
     pub disks: Vec<DiskMount>,
+    /// Block devices of the host.
+    pub host_disks: Vec<HostDisk>,
 }
 
 /// A mount as containerd's snapshotters describe it.
@@ -170,6 +174,14 @@ pub enum SpecError {
         /// What it is.
         kind: &'static str,
     },
+    /// The node of a device is another's.
+    #[error("{path:?} is not the block device {}:{} of the host", .numbers.0, .numbers.1)]
+    OtherDevice {
+        /// The node.
+        path: PathBuf,
+        /// The numbers that it should have.
+        numbers: (i64, i64),
+    },
     /// The root file system mounts don't form one.
     #[error("root file system: {reason}")]
     Rootfs {
@@ -182,7 +194,7 @@ impl Bundle {
     /// How many block devices it takes.
     pub fn block_devices(&self) -> usize {
         let files: HashSet<&Path> = self.disks.iter().map(|it| it.file.path.as_path()).collect();
-        self.rootfs.disks() + files.len()
+        self.rootfs.disks() + files.len() + self.host_disks.len()
     }
 
     /// Reads the bundle in `directory`, whose root file system is `mounts` (none: the directory
@@ -199,6 +211,7 @@ impl Bundle {
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
         let special = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;
         let disks = disks::find(spec.mounts().as_deref().unwrap_or_default())?;
+        let host_disks = devices::find(&spec)?;
         Ok(Self {
             directory: directory.to_owned(),
             spec,
@@ -207,6 +220,7 @@ impl Bundle {
             nodes: special.nodes,
             sockets: special.sockets,
             disks,
+            host_disks,
         })
     }
 }

@@ -209,6 +209,7 @@ impl Engine {
                 defaults: &self.defaults,
                 linked: &[],
                 joined: None,
+                disks: &spec::host_disks(&record.host),
             },
         )?;
         check_bind_sources(&record)?;

@@ -293,6 +293,7 @@ impl Engine {
             volumes: &places,
             defaults: &self.defaults,
             linked: &self.link_variables(&record),
+            disks: &spec::host_disks(&record.host),
         };
         let spec = spec::build(&record, host)?;
         let of_host = file_of_host("/etc/resolv.conf");

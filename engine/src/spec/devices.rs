@@ -1,5 +1,7 @@
 //! Devices that a container asks for: those of its own machine, by the names that they have on any
-//! Linux host.
+//! Linux host, and disks of the host.
+
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use bollard_stubs::models::{DeviceMapping, HostConfig};
 use serde_json::{json, Value};
@@ -46,51 +48,126 @@ const DEVICES: [Device; 10] = [
     device("/dev/net/tun", 10, 200, 0o666),
 ];
 
-/// The `devices` array.
-pub(super) fn devices(host: &HostConfig) -> Result<Vec<Value>> {
+/// A block device of the host that is asked for.
+#[derive(Debug, Clone)]
+pub struct HostDisk {
+    /// The path by which it is asked for.
+    path: String,
+    major: u32,
+    minor: u32,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+/// Looks at the host for the block devices among what a container asks for.
+pub fn host_disks(host: &HostConfig) -> Vec<HostDisk> {
+    let asked = host.devices.iter().flatten();
+    let found = asked.filter_map(|asked| {
+        let path = asked.path_on_host.clone()?;
+        let metadata = std::fs::metadata(&path).ok()?;
+        let number = metadata.rdev();
+        metadata.file_type().is_block_device().then(|| HostDisk {
+            path,
+            major: rustix::fs::major(number),
+            minor: rustix::fs::minor(number),
+            mode: metadata.mode() & 0o777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        })
+    });
+    found.collect()
+}
+
+/// What the configuration says of devices.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    /// The `devices` array.
+    pub(super) nodes: Vec<Value>,
+    /// The `devices` array of `resources`; empty: nothing is confined.
+    pub(super) rules: Vec<Value>,
+}
+
+/// Lowers what a container asks for, of which `disks` are the host's.
+pub(super) fn devices(host: &HostConfig, disks: &[HostDisk]) -> Result<Devices> {
     for rule in host.device_cgroup_rules.iter().flatten() {
         check_rule(rule)?;
     }
-    let mut all = Vec::new();
+    let mut all = Devices::default();
     if host.privileged.unwrap_or(false) {
         let more = DEVICES.iter().filter(|device| !device.usual);
-        all.extend(more.map(|device| node(device, device.path)));
+        let nodes = more.map(|device| node(device, device.path));
+        all.nodes.extend(nodes);
     }
     for asked in host.devices.iter().flatten() {
-        all.push(asked_for(asked)?);
+        all.ask_for(asked, disks)?;
     }
     Ok(all)
 }
 
-fn asked_for(asked: &DeviceMapping) -> Result<Value> {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (name, place) = (text(&asked.path_on_host), text(&asked.path_in_container));
-    let permissions = text(&asked.cgroup_permissions);
-    if permissions.chars().any(|letter| !"rwm".contains(letter)) {
-        return Err(EngineError::BadRequest(format!(
-            "invalid device permissions: {permissions}"
-        )));
+impl Devices {
+    fn ask_for(&mut self, asked: &DeviceMapping, disks: &[HostDisk]) -> Result<()> {
+        let disk = disks
+            .iter()
+            .find(|disk| Some(&disk.path) == asked.path_on_host.as_ref());
+        let Some(disk) = disk else {
+            self.nodes.push(asked_for(asked)?);
+            return Ok(());
+        };
+        let access = permissions(asked)?;
+        let place = place(asked, &disk.path)?;
+        self.nodes.push(json!({
+            "path": place, "type": "b", "major": disk.major, "minor": disk.minor,
+            "fileMode": disk.mode, "uid": disk.uid, "gid": disk.gid,
+        }));
+        if self.rules.is_empty() {
+            // All of its own machine's.
+            self.rules.push(json!({ "allow": true, "access": "rwm" }));
+        }
+        self.rules.push(json!({
+            "allow": true, "type": "b", "major": disk.major, "minor": disk.minor,
+            "access": access,
+        }));
+        Ok(())
     }
+}
+
+fn permissions(asked: &DeviceMapping) -> Result<&str> {
+    let said = asked.cgroup_permissions.as_deref().unwrap_or_default();
+    match said.chars().any(|letter| !"rwm".contains(letter)) {
+        true => Err(EngineError::BadRequest(format!(
+            "invalid device permissions: {said}"
+        ))),
+        false if said.is_empty() => Ok("rwm"),
+        false => Ok(said),
+    }
+}
+
+/// Where it is to be; `usual` where nothing is said.
+fn place<'a>(asked: &'a DeviceMapping, usual: &'a str) -> Result<&'a str> {
+    match asked.path_in_container.as_deref().unwrap_or_default() {
+        "" => Ok(usual),
+        place if place.starts_with('/') => Ok(place),
+        place => Err(EngineError::BadRequest(format!(
+            "invalid device path in the container: {place:?} is not absolute"
+        ))),
+    }
+}
+
+fn asked_for(asked: &DeviceMapping) -> Result<Value> {
+    let name = asked.path_on_host.clone().unwrap_or_default();
+    permissions(asked)?;
     let Some(device) = DEVICES.iter().find(|device| device.path == name) else {
         let there: Vec<&str> = DEVICES.iter().map(|device| device.path).collect();
         return Err(EngineError::Unsupported {
             what: format!("HostConfig.Devices {name:?}"),
             why: format!(
-                "devices of the host can't be used in a VM, which has {}",
+                "a disk of the host can be used in a VM, and otherwise what it has itself: {}",
                 there.join(", ")
             ),
         });
     };
-    let place = match place.as_str() {
-        "" => device.path,
-        place if place.starts_with('/') => place,
-        place => {
-            return Err(EngineError::BadRequest(format!(
-                "invalid device path in the container: {place:?} is not absolute"
-            )))
-        }
-    };
-    Ok(node(device, place))
+    Ok(node(device, place(asked, device.path)?))
 }
 
 fn node(device: &Device, place: &str) -> Value {
@@ -128,14 +205,51 @@ mod tests {
     use super::*;
 
     fn asking(path: &str, place: &str, permissions: &str) -> Result<Vec<Value>> {
-        devices(&HostConfig {
+        asking_with(path, place, permissions, &[]).map(|devices| devices.nodes)
+    }
+
+    fn asking_with(
+        path: &str,
+        place: &str,
+        permissions: &str,
+        disks: &[HostDisk],
+    ) -> Result<Devices> {
+        let host = HostConfig {
             devices: Some(vec![DeviceMapping {
                 path_on_host: Some(path.into()),
                 path_in_container: Some(place.into()),
                 cgroup_permissions: Some(permissions.into()),
             }]),
             ..HostConfig::default()
-        })
+        };
+        devices(&host, disks)
+    }
+
+    #[test]
+    fn a_disk_of_the_host_has_a_rule_of_its_own() {
+        let disks = [HostDisk {
+            path: "/dev/sda".into(),
+            major: 8,
+            minor: 0,
+            mode: 0o660,
+            uid: 0,
+            gid: 6,
+        }];
+        let made = asking_with("/dev/sda", "/dev/xvdc", "r", &disks).unwrap();
+        assert_eq!(made.nodes[0]["path"], "/dev/xvdc");
+        assert_eq!(made.nodes[0]["type"], "b");
+        assert_eq!(made.rules.len(), 2);
+        assert_eq!(made.rules[1]["access"], "r");
+        assert_eq!(made.rules[1]["major"], 8);
+        let made = asking_with("/dev/sda", "", "", &disks).unwrap();
+        assert_eq!(made.nodes[0]["path"], "/dev/sda");
+        assert_eq!(made.rules[1]["access"], "rwm");
+        assert!(asking_with("/dev/sda", "sda", "", &disks).is_err());
+        assert!(asking_with("/dev/sda", "", "x", &disks).is_err());
+        assert!(asking_with("/dev/fuse", "", "", &disks)
+            .unwrap()
+            .rules
+            .is_empty());
     }
 
     #[test]

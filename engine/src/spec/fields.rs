@@ -96,7 +96,7 @@ pub(crate) const HOST: &[Field] = &[
     field("CpusetMems", Refused, Zero::Text, "a VM has one memory node; `0` is accepted"),
     field("DeviceCgroupRules", Guest, Zero::Null, "all of the guest's devices may be used"),
     field("DeviceRequests", Refused, Zero::Null, "GPUs can't be passed to a VM yet"),
-    field("Devices", Guest, Zero::List, "what every guest has, such as `/dev/fuse` and `/dev/net/tun`; devices of the host are refused"),
+    field("Devices", Guest, Zero::List, "what every guest has, such as `/dev/fuse` and `/dev/net/tun`, and disks of the host; other devices of the host are refused"),
     field("Dns", Honoured, Zero::List, ""),
     field("DnsOptions", Honoured, Zero::List, ""),
     field("DnsSearch", Honoured, Zero::List, ""),

@@ -21,6 +21,7 @@ use serde_json::{json, Value};
 pub use accept::accept;
 pub(crate) use accept::check_words;
 pub use config::{argv_of, merge_image};
+pub use devices::{host_disks, HostDisk};
 pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
 pub(crate) use mounts::{bind_targets, check_target, image_mounts, leads_out, parse_bind, Parsed};
 pub use mounts::{binds_of, Bind};
@@ -53,6 +54,8 @@ pub struct Host<'a> {
     pub linked: &'a [String],
     /// The container whose VM it is made in, if that is not its own.
     pub joined: Option<Joined<'a>>,
+    /// Block devices of the host that it asks for.
+    pub disks: &'a [HostDisk],
 }
 
 /// A container whose VM another one is made in.
@@ -92,9 +95,12 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     if let Some(profile) = seccomp::profile(&record.host)? {
         linux["seccomp"] = profile;
     }
-    let devices = devices::devices(&record.host)?;
-    if !devices.is_empty() {
-        linux["devices"] = json!(devices);
+    let devices = devices::devices(&record.host, host.disks)?;
+    if !devices.nodes.is_empty() {
+        linux["devices"] = json!(devices.nodes);
+    }
+    if !devices.rules.is_empty() {
+        linux["resources"]["devices"] = json!(devices.rules);
     }
     if let Some(sysctls) = record
         .host

@@ -31,6 +31,7 @@ fn build_checked(record: &Record) -> Value {
             },
             linked: &[],
             joined: None,
+            disks: &[],
             bundle: Path::new("/run/hull/bundles/x"),
         },
     )
@@ -60,6 +61,7 @@ fn what_the_operator_turned_off_no_container_turns_on() {
             },
             linked: &[],
             joined: None,
+            disks: &[],
             bundle: Path::new("/run/hull/bundles/x"),
         };
         let spec = build(&record(config.clone(), wanted(key, value)), host).unwrap();
@@ -88,6 +90,7 @@ fn whose_vm_a_container_is_in_is_the_engines_to_say() {
     };
     let built = |joined| {
         let host = Host {
+            disks: &[],
             volumes: &[],
             defaults: &Defaults::default(),
             linked: &[],

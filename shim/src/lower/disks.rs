@@ -5,7 +5,7 @@ use hull_protocol::agent::{BlockVolume, Volume};
 use hull_vm_config::{BlockConfig, Slot};
 
 use super::{image_device, resource, single_file, slot_number, LowerError, Resource};
-use crate::spec::DiskMount;
+use crate::spec::{DiskMount, HostDisk};
 
 /// A disk of the VM.
 #[derive(Debug)]
@@ -15,10 +15,17 @@ pub(super) struct Disk {
     pub(super) resources: Vec<Resource>,
     pub(super) device: BlockConfig,
     read_only: bool,
+    /// Its numbers on the host, if it is a device there.
+    host: Option<(i64, i64)>,
 }
 
-/// The disks of these mounts, in these slots. One that is mounted writable anywhere is writable.
-pub(super) fn lower(mounts: &[DiskMount], slots: &[Slot]) -> Result<Vec<Disk>, LowerError> {
+/// The disks of these mounts, and these block devices of the host, in these slots. One that is
+/// mounted writable anywhere is writable.
+pub(super) fn lower(
+    mounts: &[DiskMount],
+    devices: &[HostDisk],
+    slots: &[Slot],
+) -> Result<Vec<Disk>, LowerError> {
     let mut disks: Vec<Disk> = Vec::new();
     for mount in mounts {
         if disks.iter().any(|disk| disk.is_of(mount)) {
@@ -32,7 +39,30 @@ pub(super) fn lower(mounts: &[DiskMount], slots: &[Slot]) -> Result<Vec<Disk>, L
         };
         disks.push(disk(mount, read_only, *slot, &format!("volume-{count}"))?);
     }
+    let first = disks.len();
+    for (index, device) in devices.iter().enumerate() {
+        let Some(slot) = slots.get(first + index) else {
+            let count = first + devices.len();
+            return Err(LowerError::TooManyDisks { count });
+        };
+        disks.push(host_disk(device, *slot, &format!("device-{index}"))?);
+    }
     Ok(disks)
+}
+
+/// Another VM that has it would not see what this one writes.
+fn host_disk(device: &HostDisk, slot: Slot, name: &str) -> Result<Disk, LowerError> {
+    let (path, read_only) = (&device.path, device.read_only);
+    Ok(Disk {
+        slot,
+        resources: vec![Resource {
+            locked: true,
+            ..resource(name, path, !read_only)
+        }],
+        device: single_file(name, device.length, path, read_only)?,
+        read_only,
+        host: Some(device.numbers),
+    })
 }
 
 fn disk(mount: &DiskMount, read_only: bool, slot: Slot, name: &str) -> Result<Disk, LowerError> {
@@ -45,6 +75,7 @@ fn disk(mount: &DiskMount, read_only: bool, slot: Slot, name: &str) -> Result<Di
             resources,
             device,
             read_only: true,
+            host: None,
         });
     }
     Ok(Disk {
@@ -55,10 +86,22 @@ fn disk(mount: &DiskMount, read_only: bool, slot: Slot, name: &str) -> Result<Di
         }],
         device: single_file(name, mount.file.length, path, read_only)?,
         read_only,
+        host: None,
     })
 }
 
 impl Disk {
+    /// What the agent is told of a device of the host's.
+    pub(super) fn of_host(&self) -> Option<hull_protocol::agent::HostDisk> {
+        let (major, minor) = self.host?;
+        Some(hull_protocol::agent::HostDisk {
+            slot: slot_number(self.slot),
+            major,
+            minor,
+            ..Default::default()
+        })
+    }
+
     fn is_of(&self, mount: &DiskMount) -> bool {
         let first = self.resources.first();
         first.is_some_and(|file| file.path == mount.file.path)

@@ -40,7 +40,7 @@ pub(super) fn lower(
         volumes: Vec::new(),
         shares: Vec::new(),
         sockets: Vec::new(),
-        disks: super::disks::lower(&bundle.disks, slots)?,
+        disks: super::disks::lower(&bundle.disks, &bundle.host_disks, slots)?,
         id_maps: None,
     };
     guest.lower_user_namespace(options.pod.as_ref())?;

@@ -419,6 +419,11 @@ fn create_request(
         files_only: annotations.files_only,
         init: annotations.init,
         hook_state: hook_state(bundle, options)?,
+        host_disks: guest
+            .disks
+            .iter()
+            .filter_map(disks::Disk::of_host)
+            .collect(),
         ..Default::default()
     })
 }

@@ -5,7 +5,7 @@ use oci_spec::runtime::Spec;
 use serde_json::json;
 
 use super::*;
-use crate::spec::{DiskMount, HostSocket, InlineMount, RootfsMount, INLINE_OPTION};
+use crate::spec::{DiskMount, HostDisk, HostSocket, InlineMount, RootfsMount, INLINE_OPTION};
 
 fn options() -> TaskOptions {
     TaskOptions {
@@ -51,6 +51,7 @@ fn bundle(config: serde_json::Value) -> Bundle {
         nodes: Vec::new(),
         sockets: Vec::new(),
         disks: Vec::new(),
+        host_disks: Vec::new(),
     }
 }
 
@@ -206,13 +207,14 @@ fn a_disk_has_one_slot_however_often_it_is_mounted() {
     assert_eq!(mount.source(), &Some("/run/hull/volumes/web-disk-1".into()));
     assert_eq!(mount.typ().as_deref(), Some("bind"));
     assert_eq!(mount.options(), &Some(vec!["ro".to_owned()]));
-    // There are eight slots.
-    bundle.disks = (0..9)
+    // One more than there are slots.
+    let many = Slot::VOLUMES.len() + 1;
+    bundle.disks = (0..many)
         .map(|index| disk((index, &"abcdefghi"[index..=index])))
         .collect();
     let error = lower(&bundle, &options()).unwrap_err();
     assert!(
-        matches!(error, LowerError::TooManyDisks { count: 9 }),
+        matches!(error, LowerError::TooManyDisks { count } if count == many),
         "{error}"
     );
 }
@@ -326,6 +328,33 @@ fn mounts_of_a_snapshotter_are_made_for_the_shared_root() {
     let plan = lower(&bundle, &options()).unwrap();
     assert_eq!(plan.shares[0].source, ShareSource::Mounts(vec![overlay]));
     assert_eq!(plan.create.rootfs.share().subpath, "web-rootfs");
+}
+
+#[test]
+fn a_block_device_of_the_host_is_a_disk() {
+    let mut bundle = bundle(config());
+    bundle.host_disks = vec![HostDisk {
+        numbers: (7, 3),
+        path: "/dev/loop3".into(),
+        length: 1 << 20,
+        read_only: true,
+    }];
+    let plan = lower(&bundle, &options()).unwrap();
+    let volumes = &plan.config.devices.volumes;
+    assert_eq!((volumes.len(), volumes[0].read_only), (1, true));
+    let want = Resource {
+        name: "device-0".into(),
+        path: "/dev/loop3".into(),
+        writable: false,
+        locked: true,
+    };
+    assert_eq!(plan.resources.last(), Some(&want));
+    let told = &plan.create.host_disks[0];
+    assert_eq!((told.slot, told.major, told.minor), (2, 7, 3));
+    let many = Slot::VOLUMES.len() + 1;
+    bundle.host_disks = vec![bundle.host_disks[0].clone(); many];
+    let error = lower(&bundle, &options()).unwrap_err();
+    assert!(matches!(error, LowerError::TooManyDisks { count } if count == many));
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn oci_spec(data: &[u8]) {
         nodes: Vec::new(),
         sockets: Vec::new(),
         disks: Vec::new(),
+        host_disks: Vec::new(),
     };
     let options = TaskOptions {
         sandbox_id: "s".into(),

@@ -91,3 +91,35 @@ case_a_killed_vmm_loses_nothing_that_was_flushed() {
     hull volume rm t-disk >/dev/null
     expect_clean_host
 }
+
+# A block device of the host is a disk of the VM, under the name that is asked for.
+case_a_disk_of_the_host() {
+    truncate -s 64M "$T/disk"
+    local device
+    device=$(losetup -f --show "$T/disk") || skip 'no loop devices here'
+    printf 'of the host' | dd of="$device" conv=notrunc,fsync status=none
+    capture hull run --rm --device "$device:/dev/xvdc" "$BUSYBOX" sh -c '
+        blockdev --getsize64 /dev/xvdc; dd if=/dev/xvdc bs=11 count=1 2>/dev/null; echo
+        printf "of the guest" | dd of=/dev/xvdc bs=1M seek=1 conv=notrunc,fsync 2>/dev/null && echo written'
+    expect_status 0
+    expect_out $'67108864\nof the host\nwritten\n'
+    expect_eq "$(dd if="$device" bs=1M skip=1 count=1 iflag=direct status=none | head -c 12)" 'of the guest' 'what the guest wrote'
+    capture hull run --rm --device "$device:/dev/xvdc:r" "$BUSYBOX" sh -c 'dd if=/dev/xvdc bs=11 count=1 2>/dev/null; echo; dd if=/dev/zero of=/dev/xvdc bs=512 count=1 conv=fsync 2>/dev/null || echo refused'
+    expect_out $'of the host\nrefused\n'
+    # A file system on it, and nobody else meanwhile.
+    hull run -d --name t-disk --privileged --device "$device" "$BUSYBOX" sh -c "mkdir -p /m; mke2fs $device >/dev/null && mount -t ext4 $device /m && echo kept >/m/f && exec sleep 600" >/dev/null
+    wait_for 20 hull exec t-disk test -s /m/f
+    capture hull run --rm --device "$device" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has "$device"
+    hull rm -f t-disk >/dev/null
+    mkdir "$T/m"
+    mount "$device" "$T/m"
+    expect_eq "$(cat "$T/m/f")" kept 'on the host afterwards'
+    umount "$T/m"
+    losetup -d "$device"
+    capture hull run --rm --device /dev/no-such-disk "$BUSYBOX" true
+    expect_status 125
+    expect_err_has /dev/no-such-disk
+    expect_clean_host
+}
