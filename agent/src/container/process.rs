@@ -110,8 +110,13 @@ pub(super) fn run(
         // Without no_new_privs a filter needs the privileges that end below.
         seccomp(plan)?;
     }
+    // Root may enter what the user may not: an image's WORKDIR may be root's own.
+    let entered = enter(&plan.cwd);
     become_user(&identity, plan.capabilities.as_ref())?;
-    enter(&plan.cwd)?;
+    match entered {
+        Err(error) if error.kind() == Kind::PermissionDenied => enter(&plan.cwd)?,
+        entered => entered?,
+    }
     let env = environment(plan, &identity);
     let program = lookup::executable(&plan.args[0], &env, inspect)?;
     let path = c_string(program.as_os_str().as_encoded_bytes())?;
@@ -259,7 +264,7 @@ pub(super) fn create_directory(cwd: &Path) -> Result<()> {
     }
 }
 
-/// As the user: a directory that only the user may enter works, one that it may not enter fails.
+/// Makes it the working directory.
 fn enter(cwd: &Path) -> Result<()> {
     match rustix::process::chdir(cwd) {
         Ok(()) => Ok(()),

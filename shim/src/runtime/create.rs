@@ -215,7 +215,7 @@ pub(super) fn load_spec(bundle: &Path) -> Result<(Spec, Vec<String>)> {
 fn check_spec(spec: &Spec) -> Result<()> {
     let refused = |text: String| Err(RuntimeError::Usage(text));
     let version = spec.version();
-    if version.split('.').next() != Some("1") {
+    if !is_version_1(version) {
         return refused(format!(
             "unsupported ociVersion {version:?}: this program knows 1.0.0 to {}",
             super::spec::SPEC_MAX
@@ -226,6 +226,13 @@ fn check_spec(spec: &Spec) -> Result<()> {
     };
     check_names(spec)?;
     check_process(process)
+}
+
+/// Whether it is `1.MINOR.PATCH`, with or without something behind it.
+fn is_version_1(version: &str) -> bool {
+    let numbers = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<Option<u32>> = numbers.split('.').map(|it| it.parse().ok()).collect();
+    matches!(numbers[..], [Some(1), Some(_), Some(_)])
 }
 
 /// A name is its UTS namespace's.
@@ -366,8 +373,13 @@ mod tests {
             check_spec(&spec).err().map(|error| error.to_string())
         };
         assert_eq!(check(serde_json::json!({})), None);
-        let error = check(serde_json::json!({"ociVersion": "9.0.0"})).unwrap();
-        assert!(error.contains("9.0.0"), "{error}");
+        for version in ["9.0.0", "1.x.0", "1.2", "1", "", "1.0.0.0"] {
+            let error = check(serde_json::json!({ "ociVersion": version })).unwrap();
+            assert!(error.contains(&format!("{version:?}")), "{error}");
+        }
+        for version in ["1.0.0", "1.0.2-dev", "1.3.0-rc.1+dev"] {
+            assert_eq!(check(serde_json::json!({ "ociVersion": version })), None);
+        }
         let process = serde_json::json!({"user": {"uid": 0, "gid": 0}, "args": [], "cwd": "/"});
         let error = check(serde_json::json!({ "process": process })).unwrap();
         assert_eq!(error, "args must not be empty");

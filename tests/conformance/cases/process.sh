@@ -18,6 +18,12 @@ case_cwd_of_the_user_only() {
     shell pwd '.process.user = {"uid": 1000, "gid": 1000} | .process.cwd = "/home/app" | .process.capabilities = {}'
     expect_out /home/app
 }
+case_cwd_that_only_root_may_enter() {
+    chown 0:0 "$T/rootfs/root"
+    chmod 700 "$T/rootfs/root"
+    shell pwd '.process.user = {"uid": 1000, "gid": 1000} | .process.cwd = "/root" | .process.capabilities = {}'
+    expect_out /root
+}
 case_user_and_groups() {
     shell 'echo $(id -u):$(id -g):$(id -G)' '.process.user = {"uid": 1000, "gid": 1001, "additionalGids": [5, 6]}'
     expect_out "1000:1001:1001 5 6"
