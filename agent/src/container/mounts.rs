@@ -191,7 +191,12 @@ fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<(
     // An empty volume gets what the image has at its place.
     if let Some(hidden) = hidden {
         if !tree.is_file && fs::read_dir(destination)?.next().is_none() {
-            copy_tree(&by_descriptor(&hidden?), destination)?;
+            let copied = copy_tree(&by_descriptor(&hidden?), destination);
+            if copied.is_err() {
+                // What is there in part would be taken for all of it the next time.
+                empty(destination);
+            }
+            copied?;
         }
     }
     if options.explicit {
@@ -281,6 +286,16 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes what is in a directory, as far as that is possible.
+fn empty(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if fs::remove_file(&path).is_err() {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
 }
 
 /// Extended attributes, where the target's file system has them, and the time of the last change.
