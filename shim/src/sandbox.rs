@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -116,6 +117,8 @@ pub struct Sandbox {
     foreign: Mutex<Vec<Foreign>>,
     /// Slots for disks that are empty.
     free: Mutex<Vec<Slot>>,
+    /// How many containers came after the first.
+    turns: AtomicU64,
     _uid: UidLease,
 }
 
@@ -233,6 +236,7 @@ impl Sandbox {
             vhost_net: boot.vhost_net,
             foreign: Mutex::new(boot.foreign.into_iter().collect()),
             free,
+            turns: AtomicU64::new(0),
             _uid: uid,
         })
     }
@@ -279,6 +283,11 @@ impl Sandbox {
         };
         self.release(slot).await;
         Ok(self.vm.detach_net(slot).await?)
+    }
+
+    /// A number that no other container of this VM has had.
+    pub(crate) fn next_turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Keeps up to `count` empty slots for disks; they are to be given back.

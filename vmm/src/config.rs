@@ -333,7 +333,7 @@ pub(crate) mod tests {
 
     #[test]
     fn more_volumes_than_slots_are_refused() {
-        let bad = bad_fields(|config| config.devices.volumes = vec![disk(512); 5]);
+        let bad = bad_fields(|config| config.devices.volumes = vec![disk(512); 9]);
         assert_eq!(bad, ["devices.volumes"]);
     }
 

@@ -1,6 +1,7 @@
 //! A container's mounts. Sources are opened before `pivot_root`, as detached trees; everything is
 //! put in place after it, when every path means what it means to the container.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -191,7 +192,12 @@ fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<(
     // An empty volume gets what the image has at its place.
     if let Some(hidden) = hidden {
         if !tree.is_file && fs::read_dir(destination)?.next().is_none() {
-            copy_tree(&by_descriptor(&hidden?), destination)?;
+            let copied = copy_tree(&by_descriptor(&hidden?), destination);
+            if copied.is_err() {
+                // What is there in part would be taken for all of it the next time.
+                empty(destination);
+            }
+            copied?;
         }
     }
     if options.explicit {
@@ -256,6 +262,11 @@ fn by_descriptor(file: &fs::File) -> PathBuf {
 /// Copies what is in the directory `from` into `to`: owner, mode, times, extended attributes,
 /// links; devices are left out.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    copy_below(from, to, &mut HashMap::new())
+}
+
+/// `linked`: where the files with further names are that were copied already, by device and inode.
+fn copy_below(from: &Path, to: &Path, linked: &mut HashMap<(u64, u64), PathBuf>) -> io::Result<()> {
     use std::os::unix::fs::{chown, lchown, symlink, MetadataExt};
     let meta = fs::metadata(from)?;
     chown(to, Some(meta.uid()), Some(meta.gid()))?;
@@ -266,11 +277,19 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         let target = to.join(entry.file_name());
         if meta.is_dir() {
             fs::create_dir(&target)?;
-            copy_tree(&entry.path(), &target)?;
+            copy_below(&entry.path(), &target, linked)?;
         } else if meta.is_symlink() {
             symlink(fs::read_link(entry.path())?, &target)?;
             lchown(&target, Some(meta.uid()), Some(meta.gid()))?;
         } else if meta.is_file() {
+            let inode = (meta.dev(), meta.ino());
+            if let Some(first) = linked.get(&inode) {
+                fs::hard_link(first, &target)?;
+                continue;
+            }
+            if 1 < meta.nlink() {
+                linked.insert(inode, target.clone());
+            }
             let mut from = fs::File::open(entry.path())?;
             crate::sparse::write(&mut from, &fs::File::create_new(&target)?)?;
             chown(&target, Some(meta.uid()), Some(meta.gid()))?;
@@ -281,6 +300,16 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes what is in a directory, as far as that is possible.
+fn empty(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if fs::remove_file(&path).is_err() {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
 }
 
 /// Extended attributes, where the target's file system has them, and the time of the last change.

@@ -42,7 +42,8 @@ pub struct Log {
 struct Writer {
     file: Option<File>,
     partial: [Vec<u8>; 2],
-    failed: bool,
+    /// Records that could not be written since the file could be written last.
+    lost: usize,
     out: Outlets,
     /// Compresses the file before the present one.
     compressing: Option<std::thread::JoinHandle<()>>,
@@ -76,7 +77,7 @@ impl Log {
         };
         let mut writer = self.lock();
         writer.file = file;
-        writer.failed = false;
+        writer.lost = 0;
         writer.out = Outlets {
             remote: options.remote.take().map(Remote::start),
             options,
@@ -100,7 +101,8 @@ impl Log {
         Ok((file, length))
     }
 
-    /// Appends output. A disk error is reported once and ends logging of this run, not the run.
+    /// Appends output. What a disk error, such as a full disk, loses is told of, and the log goes on
+    /// when it can.
     pub fn write(&self, stream: Stream, bytes: &[u8]) {
         let mut writer = self.lock();
         let mut records = Vec::with_capacity(bytes.len() + bytes.len() / 4 + 128);
@@ -149,7 +151,7 @@ impl Log {
     }
 
     fn append_at_once(&self, writer: &mut Writer, records: &[u8]) {
-        if records.is_empty() || writer.failed {
+        if records.is_empty() {
             return;
         }
         if let Err(error) = self.rotate_for(writer, records.len() as u64) {
@@ -157,15 +159,25 @@ impl Log {
             tracing::error!(path = ?self.path, %error, "the log can't begin anew");
         }
         let Some(file) = &mut writer.file else { return };
-        match file.write_all(records) {
-            Ok(()) => self
-                .progress
-                .send_modify(|p| p.length += records.len() as u64),
-            Err(error) => {
-                writer.failed = true;
-                tracing::error!(path = ?self.path, %error, "writing the log failed");
+        if let Err(error) = file.write_all(records) {
+            // A record is there as a whole or not at all.
+            let cut = file.set_len(self.progress.borrow().length);
+            if writer.lost == 0 {
+                tracing::error!(path = ?self.path, %error, "output of a container is lost: its log can't be written");
             }
+            if let Err(error) = cut {
+                tracing::error!(path = ?self.path, %error, "the log has a record that is cut off");
+            }
+            writer.lost += records.iter().filter(|byte| **byte == b'\n').count();
+            return;
         }
+        let lost = std::mem::take(&mut writer.lost);
+        if lost != 0 {
+            tracing::warn!(path = ?self.path, lost, "the log goes on, without so many records");
+        }
+        let more = records.len() as u64;
+        self.progress
+            .send_modify(|progress| progress.length += more);
     }
 
     /// Begins anew where the next records would make the file too large.

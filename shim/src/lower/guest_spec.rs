@@ -117,7 +117,10 @@ impl GuestSpec {
     }
 
     fn lower_mounts(&mut self, bundle: &Bundle, options: &TaskOptions) -> Result<(), LowerError> {
-        let container = &options.container_id;
+        let container = &match &options.pod {
+            Some(pod) => format!("{}-{}", options.container_id, pod.turn),
+            None => options.container_id.clone(),
+        };
         let mut kept = Vec::new();
         let mounts = self.spec.mounts().clone().unwrap_or_default();
         for (index, mut mount) in mounts.into_iter().enumerate() {

@@ -78,6 +78,9 @@ pub struct Pod {
     pub guest_pid: u32,
     /// The first processes of all its containers, by the container's id: PIDs in the guest.
     pub members: Vec<(String, u32)>,
+    /// Told apart by it is what a container gets that is made in the VM again: the guest remembers
+    /// names of shared directories that are gone.
+    pub turn: u64,
 }
 
 /// A further container of a VM.

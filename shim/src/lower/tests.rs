@@ -280,6 +280,7 @@ fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
             host_pid: 5,
             guest_pid: 70,
             members: vec![("web".into(), 70), ("db".into(), 90)],
+            turn: 1,
         }),
         slots: vec![Slot::VOLUMES[2], Slot::VOLUMES[3]],
         ..options()

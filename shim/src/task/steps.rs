@@ -36,7 +36,8 @@ use crate::spec::Bundle;
 use crate::stdio::{Connected, Endpoints};
 use crate::vmm::UidLease;
 
-/// Starting a process: many at once on a busy host wait for each other.
+/// Making a container, whose new volumes are filled, and starting a process: many at once on a busy
+/// host wait for each other.
 const START_LIMIT: Duration = Duration::from_secs(180);
 /// File in the sandbox's runtime directory that takes the boot's timeline.
 const TRACE_FILE: &str = "trace.json";
@@ -180,6 +181,7 @@ impl Service {
                 host_pid: first.init.pid(),
                 guest_pid: first.init.guest_pid(),
                 members: self.shim.first_processes(),
+                turn: sandbox.next_turn(),
             }),
             slots: extras.slots.clone(),
         };
@@ -218,7 +220,7 @@ impl Service {
             .agent()
             .call(
                 "CreateContainer",
-                CALL_LIMIT,
+                START_LIMIT,
                 |client, context| async move { client.create_container(context, &create).await },
             )
             .await

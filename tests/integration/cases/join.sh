@@ -148,6 +148,8 @@ PY
     hull rm -f t-told >/dev/null
     capture hull exec t-own ls /d
     expect_status 1
+    hull restart -t 0 t-in >/dev/null
+    wait_for 20 hull exec t-in sh -c '[ "$(cat /d/g)" = guest ]' || fail 'not there after a restart'
     # Another one, and the same again.
     hull run --rm --network container:t-own -v "$T/dir:/e" "$BUSYBOX" cat /e/g >"$T/out"
     expect_eq "$(cat "$T/out")" guest 'another one'

@@ -1,0 +1,103 @@
+# The disk of the state directory is full: at each step the error names what could not be written, and
+# all works again when there is room.
+
+# full_start: an engine whose state directory is a small disk of its own.
+full_start() {
+    local n
+    truncate -s 200M "$T/disk"
+    mkfs.ext4 -q "$T/disk"
+    mkdir -p "$T/m"
+    mount -o loop "$T/disk" "$T/m" || skip 'no loop device can be mounted'
+    export HULL_HOST=unix://$T/run/hull.sock
+    trap 'full_stop; rm -rf "$T"' EXIT
+    hulld --root "$T/m/state" --exec-root "$T/run" -H "$HULL_HOST" >"$T/hulld.log" 2>&1 &
+    echo $! >"$T/pid"
+    wait_for 30 hull version >/dev/null 2>&1 || fail "no engine: $(tail "$T/hulld.log")"
+}
+
+full_stop() {
+    hull ps -aq 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1
+    kill "$(cat "$T/pid")" 2>/dev/null || true
+    while kill -0 "$(cat "$T/pid")" 2>/dev/null; do sleep 0.1; done
+    umount "$T/m"
+}
+
+# fill KIB: all but so much.
+fill() {
+    dd if=/dev/zero of="$T/m/filler" bs=64k status=none 2>/dev/null || true
+    dd if=/dev/zero of="$T/m/filler2" bs=1k status=none 2>/dev/null || true
+    [ "$1" = 0 ] || truncate -s "-${1}k" "$T/m/filler"
+    sync
+}
+unfill() { rm -f "$T/m/filler" "$T/m/filler2"; sync; }
+
+# full KIB COMMAND...: it fails for want of room, and says so.
+full() {
+    fill "$1"
+    shift
+    capture timeout 120 "$@"
+    unfill
+    [ "$status" != 0 ] || fail "$* does not need the disk: $out"
+    expect_err_has 'No space left on device'
+}
+
+case_images_and_a_full_disk() {
+    full_start
+    full 0 hull pull -q "$BUSYBOX"
+    expect_err_has "$T/m/state"
+    full 1024 hull pull -q "$BUSYBOX"
+    expect_err_has "$T/m/state"
+    hull pull -q "$BUSYBOX" >/dev/null
+    hull save -o "$T/saved.tar" "$BUSYBOX"
+    hull rmi "$BUSYBOX" >/dev/null
+    full 1024 hull load -q -i "$T/saved.tar"
+    expect_err_has "$T/m/state"
+    # There is room for the layer, but not for what is made of it.
+    full 3072 hull load -q -i "$T/saved.tar"
+    expect_err_has 'failed to unpack image'
+    expect_err_has 'hull image prune'
+    hull load -q -i "$T/saved.tar" >/dev/null
+    hull run --rm --network none "$BUSYBOX" true
+    hull run -d --name t-made --network none "$BUSYBOX" sh -c 'dd if=/dev/urandom of=/r bs=1M count=2; sync; exec sleep 600' >/dev/null
+    wait_for 20 hull exec t-made sh -c '[ "$(stat -c %s /r)" = 2097152 ]'
+    full 1024 hull commit t-made t-image
+    expect_err_has "$T/m/state"
+    expect_eq "$(hull images -q | wc -l)" 1 'images'
+    hull commit t-made t-image >/dev/null
+    expect_eq "$(hull run --rm --network none t-image sha256sum /r)" "$(hull exec t-made sha256sum /r)" 'what was committed'
+    expect_eq "$(find "$T/m/state" -name '*.tmp*' -o -name '*.partial' -o -name 'ingest-*')" '' 'left over'
+}
+
+case_containers_and_a_full_disk() {
+    full_start
+    hull pull -q "$BUSYBOX" >/dev/null
+    full 0 hull create --name t-c "$BUSYBOX" true
+    expect_eq "$(hull ps -aq)" '' 'containers'
+    full 0 hull volume create -o type=block -o size=128m t-v
+    hull create --name t-c --network none "$BUSYBOX" sleep 600 >/dev/null
+    full 0 hull start t-c
+    hull start t-c >/dev/null
+    # The guest's disk is as large as ever: what it can't have is an error in the guest alone.
+    fill 1024
+    hull exec t-c sh -c 'dd if=/dev/zero bs=64k count=200 | tr "\0" x >/big; sync' >/dev/null 2>&1 || true
+    expect_eq "$(hull exec t-c echo alive)" alive 'a container without room'
+    unfill
+    hull restart -t 0 t-c >/dev/null
+    hull exec t-c sh -c 'dd if=/dev/zero bs=64k count=20 | tr "\0" x >/more; sync; [ "$(tr -d x </more | wc -c)" = 0 ] && [ "$(stat -c %s /more)" = 1310720 ]'
+    hull rm -f t-c >/dev/null
+    # A volume is filled with all of what the image has, or not at all.
+    full 512 hull run --rm --network none -v t-v:/bin "$BUSYBOX" true
+    expect_eq "$(hull run --rm --network none -v t-v:/bin "$BUSYBOX" sh -c 'ls /bin | wc -l')" "$(hull run --rm --network none "$BUSYBOX" sh -c 'ls /bin | wc -l')" 'files in the volume'
+    # A log goes on, each record as a whole.
+    hull run -d --name t-log --network none "$BUSYBOX" sh -c 'i=0; while :; do i=$((i+1)); echo "line $i of some length, so that a disk is full soon"; sleep 0.05; done' >/dev/null
+    sleep 2
+    fill 0
+    sleep 2
+    local at
+    at=$(hull logs --tail 1 t-log | cut -d' ' -f2)
+    unfill
+    wait_for 20 sh -c "[ \"\$(hull logs --tail 1 t-log | cut -d' ' -f2)\" -gt $((at + 10)) ]" || fail "the log ended at $at"
+    hull logs t-log >"$T/log"
+    ! grep -v '^line [0-9]* of some length, so that a disk is full soon$' "$T/log" || fail 'a record is cut'
+    grep -q 'output of a container is lost' "$T/hulld.log" || fail 'the engine says nothing of it'
+}
