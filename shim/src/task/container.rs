@@ -31,6 +31,8 @@ pub(super) struct Booted {
     pub(super) network: Option<Source>,
     /// What the VM got for it after the boot.
     pub(super) extras: Extras,
+    /// Groups of its processes beside those of their user, by name or number.
+    pub(super) groups: Vec<String>,
 }
 
 /// What a running VM got for a container. It goes with this value, once the guest has let go of it.
@@ -137,6 +139,8 @@ pub(super) struct Container {
     /// What the VM got for it after the boot.
     extras: tokio::sync::Mutex<Extras>,
     pub(super) hooks: Subject,
+    /// Groups of its processes beside those of their user, by name or number.
+    pub(super) groups: Vec<String>,
     /// Where the holders of its processes are.
     pub(super) place: Place,
     pub(super) paused: watch::Sender<bool>,
@@ -163,6 +167,7 @@ impl Container {
             init: booted.init,
             network: booted.network,
             hooks,
+            groups: booted.groups,
             place,
             paused: watch::Sender::new(false),
             oom_reported: AtomicBool::new(false),

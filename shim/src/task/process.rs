@@ -135,6 +135,7 @@ impl Process {
     pub(super) fn exec_request(
         &self,
         container_id: &str,
+        additional_groups: &[String],
     ) -> serde_json::Result<Option<ExecProcessRequest>> {
         let Some(spec) = &self.spec else {
             return Ok(None);
@@ -144,6 +145,7 @@ impl Process {
             exec_id: self.exec_id.clone(),
             process: serde_json::to_vec(spec)?,
             user: spec.user().username().clone().unwrap_or_default(),
+            additional_groups: additional_groups.to_vec(),
             files: protobuf::MessageField::from_option(self.job.clone()),
             ..ExecProcessRequest::default()
         }))

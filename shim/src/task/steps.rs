@@ -147,11 +147,13 @@ impl Service {
         if Role::of(bundle.spec.annotations().as_ref()) == Role::Sandbox {
             serve_loopback(&sandbox, namespace.as_deref());
         }
+        let groups = plan.create.additional_groups.clone();
         let init = self.create_in(&sandbox, plan.create, stdio, side).await?;
         let sandbox = Arc::new(sandbox);
         let mut extras = Extras::new(&sandbox, 0);
         extras.serve(sockets);
         Ok(Booted {
+            groups,
             extras,
             sandbox,
             init,
@@ -195,9 +197,11 @@ impl Service {
         for disk in &member.disks {
             extras.plug(disk).await?;
         }
+        let groups = member.create.additional_groups.clone();
         let init = self.create_in(&sandbox, member.create, stdio, side).await?;
         extras.serve(sockets);
         Ok(Booted {
+            groups,
             extras,
             sandbox,
             init,
@@ -254,7 +258,7 @@ impl Service {
         container: &Container,
         process: &Process,
     ) -> ttrpc::Result<HostSide> {
-        let request = process.exec_request(&container.id);
+        let request = process.exec_request(&container.id, &container.groups);
         let Some(mut request) = request.map_err(|error| errors::failed(&error))? else {
             return Ok(HostSide::default());
         };

@@ -161,3 +161,11 @@ case_processes_are_reaped() {
     capture hull run --rm "$BUSYBOX" sh -c '(sleep 0.1 &) ; (true &); sleep 1; ps -o stat= | grep -c Z'
     expect_out $'0\n'
 }
+
+case_groups_that_are_added_hold_for_execs() {
+    hull run -d --name t-groups -u app --group-add 4242 "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull exec t-groups id -G)" '1000 990 4242' 'as its user'
+    expect_eq "$(hull exec -u app:app t-groups id -G)" '1000 4242' 'as its user, of one group'
+    expect_eq "$(hull exec -u 0 t-groups id -G)" '0 4242' 'as root'
+    hull rm -f t-groups >/dev/null
+}
