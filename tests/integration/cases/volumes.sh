@@ -187,6 +187,8 @@ time.sleep(60)" &
     kill "$log"
     expect_status 125
     expect_err_has 'socket for datagrams'
+    expect_clean_host
+}
 
 case_an_image_is_mounted_read_only() {
     hull run --name t-made --network none "$BUSYBOX" sh -c 'mkdir -p /opt/tools/bin; echo tool >/opt/tools/bin/t; chmod 755 /opt/tools/bin/t; ln -s /opt/tools /opt/link; chown -R 7:8 /opt/tools'
