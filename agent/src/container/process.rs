@@ -110,8 +110,8 @@ pub(super) fn run(
         // Without no_new_privs a filter needs the privileges that end below.
         seccomp(plan)?;
     }
-    // Root may enter what the user may not: an image's WORKDIR may be root's own.
-    let entered = enter(&plan.cwd);
+    // The container's root may enter what the user may not: an image's WORKDIR may be root's own.
+    let entered = enter_as_root(&plan.cwd, plan.capabilities.as_ref());
     become_user(&identity, plan.capabilities.as_ref())?;
     match entered {
         Err(error) if error.kind() == Kind::PermissionDenied => enter(&plan.cwd)?,
@@ -262,6 +262,27 @@ pub(super) fn create_directory(cwd: &Path) -> Result<()> {
         }
         Err(error) => Err(error).context(failed),
     }
+}
+
+/// Enters it with the rights of the container's root: where its capabilities don't pass over modes,
+/// another user's private directory stays closed.
+fn enter_as_root(cwd: &Path, capabilities: Option<&CapabilityPlan>) -> Result<()> {
+    let passes = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    let bounding = capabilities.map_or(u64::MAX, |sets| sets.bounding);
+    let lacking = passes.difference(CapabilitySet::from_bits_retain(bounding));
+    if lacking.is_empty() {
+        return enter(cwd);
+    }
+    let failed = || "failed to take capabilities back".to_string();
+    let own = rustix::thread::capabilities(None).context(failed)?;
+    let less = CapabilitySets {
+        effective: own.effective.difference(lacking),
+        ..own
+    };
+    rustix::thread::set_capabilities(None, less).context(failed)?;
+    let entered = enter(cwd);
+    rustix::thread::set_capabilities(None, own).context(failed)?;
+    entered
 }
 
 /// Makes it the working directory.

@@ -145,16 +145,30 @@ async fn programs_that_cannot_run_are_named() {
 }
 
 #[tokio::test]
-async fn private_directory_is_entered_for_every_user() {
+async fn a_private_directory_is_entered_by_who_may() {
     let Some(agent) = agent().await else { return };
-    for user in ["1000", "1001"] {
+    let may = json!(["CAP_DAC_OVERRIDE"]);
+    for (user, bounding, denied) in [
+        ("1000", json!([]), Some(0)),
+        // With the rights of the container's root, and used with the user's.
+        ("1001", may, Some(1)),
+        ("1001", json!([]), None),
+    ] {
         let mut wanted = shell("pwd; ls . 2>&1 | grep -c denied");
         wanted.spec["process"]["cwd"] = json!("/home/app");
+        wanted.spec["process"]["capabilities"] = json!({ "bounding": bounding });
         wanted.user = user;
-        let result = agent.run(wanted).await.unwrap();
-        // Entered with root's rights, used with the user's.
-        let denied = if user == "1000" { 0 } else { 1 };
-        assert_eq!(result.stdout, format!("/home/app\n{denied}\n"));
+        match (agent.run(wanted).await, denied) {
+            (Ok(result), Some(denied)) => {
+                assert_eq!(result.stdout, format!("/home/app\n{denied}\n"));
+            }
+            (Err(error), None) => {
+                let (code, text) = status(error);
+                assert_eq!(code, ttrpc::Code::PERMISSION_DENIED);
+                assert!(text.contains("/home/app"), "{text}");
+            }
+            (other, _) => panic!("{other:?}"),
+        }
     }
 }
 
