@@ -6,6 +6,7 @@ use std::path::Path;
 use hull_protocol::TraceMark;
 use rustix::mount::{mount, mount_bind, mount_move, mount_remount, MountFlags};
 use rustix::net::{AddressFamily, SocketType};
+use rustix::process::Resource;
 
 use crate::{console, sys};
 
@@ -97,6 +98,16 @@ const PER_CPU_PAGES: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
 /// back to the host.
 const PER_CPU_PAGES_FRACTION: &str = "1000";
 
+/// What processes of containers start with where their configuration says nothing: the soft and the
+/// hard limit. The kernel's own are few files, also as the hard limit, and as many processes and
+/// signals of a user as its memory is small; how many processes a container may have is its cgroup's
+/// to say. 1024 and 524288 files are what systemd gives services.
+const LIMITS: [(Resource, u64, u64); 3] = [
+    (Resource::Nofile, 1024, 524_288),
+    (Resource::Nproc, u64::MAX, u64::MAX),
+    (Resource::Sigpending, u64::MAX, u64::MAX),
+];
+
 /// Prepares the guest. A step that fails is logged, not fatal: without it some containers cannot
 /// run, but the host can still be told so.
 pub(crate) fn prepare() {
@@ -130,6 +141,11 @@ pub(crate) fn prepare() {
     sys::mark(TraceMark::AgentMounted);
     if let Err(error) = fs::write(PER_CPU_PAGES, PER_CPU_PAGES_FRACTION) {
         console::log(&format!("failed to write {PER_CPU_PAGES}: {error}"));
+    }
+    for (resource, soft, hard) in LIMITS {
+        if let Err(error) = sys::set_rlimit(resource as u32, soft, hard) {
+            console::log(&format!("failed to set limit {resource:?}: {error}"));
+        }
     }
     if let Err(error) = loopback_up() {
         console::log(&format!(

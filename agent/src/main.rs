@@ -17,6 +17,7 @@
 mod answers;
 mod boot;
 mod cgroup;
+mod clock;
 mod console;
 mod container;
 mod device;

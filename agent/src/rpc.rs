@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use hull_protocol::agent::{
-    ConfigureNetworkRequest, ConfigureSandboxRequest, ContainerRef, CreateContainerRequest,
-    CreateProcessResponse, DiagnoseResponse, Empty, Event, ExecProcessRequest, HelloRequest,
-    HelloResponse, ListProcessesResponse, NextEventRequest, OpenPortsRequest, OpenPortsResponse,
-    ProcessRef, ReleaseDeviceRequest, ResizePtyRequest, SignalProcessRequest, StartProcessResponse,
-    StatsContainerResponse, UpdateContainerRequest, WaitProcessResponse,
+    ClockRequest, ClockResponse, ConfigureNetworkRequest, ConfigureSandboxRequest, ContainerRef,
+    CreateContainerRequest, CreateProcessResponse, DiagnoseResponse, Empty, Event,
+    ExecProcessRequest, HelloRequest, HelloResponse, ListProcessesResponse, NextEventRequest,
+    OpenPortsRequest, OpenPortsResponse, ProcessRef, ReleaseDeviceRequest, ResizePtyRequest,
+    SignalProcessRequest, StartProcessResponse, StatsContainerResponse, UpdateContainerRequest,
+    WaitProcessResponse,
 };
 #[cfg(feature = "unpack")]
 use hull_protocol::agent::{UnpackProgressResponse, UnpackRequest, UnpackResponse};
@@ -315,6 +316,10 @@ impl agent_ttrpc::Agent for Service {
 
     async fn diagnose(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<DiagnoseResponse> {
         Ok(diagnose::diagnose()?)
+    }
+
+    async fn clock(&self, _: &TtrpcContext, request: ClockRequest) -> ttrpc::Result<ClockResponse> {
+        Ok(crate::clock::clock(&request)?)
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

@@ -23,7 +23,7 @@ use crate::host_sockets::HostSockets;
 use crate::process::{Exit, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
-use crate::{host_disks, sys, watches};
+use crate::{clock, host_disks, sys, watches};
 
 /// Sysctls that are set unless the host says otherwise. Search engines and databases refuse to
 /// start with the kernel's own number of memory maps.
@@ -95,7 +95,7 @@ impl Sandbox {
             sys::add_entropy(random.as_fd(), &request.entropy).context(failed)?;
         }
         if request.realtime_ns != 0 {
-            set_clock(request.realtime_ns)?;
+            clock::set(request.realtime_ns)?;
         }
         if !request.hostname.is_empty() {
             rustix::system::sethostname(request.hostname.as_bytes())
@@ -453,15 +453,6 @@ fn not_running(container_id: &str) -> AgentError {
 fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
     serde_json::from_slice(json)
         .map_err(|error| AgentError::invalid(format!("{what} cannot be read: {error}")))
-}
-
-fn set_clock(realtime_ns: u64) -> Result<()> {
-    let time = rustix::time::Timespec {
-        tv_sec: i64::try_from(realtime_ns / 1_000_000_000).unwrap_or(i64::MAX),
-        tv_nsec: (realtime_ns % 1_000_000_000) as _,
-    };
-    rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
-        .context(|| "failed to set the clock".to_string())
 }
 
 /// Writes a sysctl, its key with dots (or with slashes, where a name has dots in it).

@@ -12,6 +12,7 @@ pub mod agent;
 pub mod annotations;
 pub mod assets;
 pub mod cgroup;
+mod clock;
 mod fd_stream;
 pub mod handover;
 pub mod holder;

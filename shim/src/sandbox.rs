@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
 use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare};
+use crate::clock;
 use crate::lower::{
     resource, slot_number, LowerError, Plan, PluggedDisk, Resource, Share, CONSOLE_FD, FS_FD,
     INITRAMFS_FD, KERNEL_FD, SHARE_TAG,
@@ -223,6 +224,7 @@ impl Sandbox {
         }
         let agent = Agent::connect(&vm).await?;
         agent.configure(boot.sandbox).await?;
+        tokio::spawn(clock::follow(agent.clone()));
         if boot.network != ConfigureNetworkRequest::default() {
             set_up(&vm, &agent, boot.network, boot.foreign.as_ref()).await?;
         }

@@ -8,7 +8,8 @@ use std::path::Path;
 
 /// Below the root, made where the image has nothing. What a volume or a tmpfs needs is no part of
 /// them, as with Docker.
-const MADE: [&str; 9] = [
+const MADE: [&str; 10] = [
+    ".dockerenv",
     "dev",
     "dev/pts",
     "dev/shm",

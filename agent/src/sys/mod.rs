@@ -11,7 +11,7 @@ pub(crate) use port::{mark, power_off_notice};
 pub(crate) use process::{
     block_signals, close_on_exec_from, execve, execve_file, fork, kill, next_signal, place,
     reset_signals, set_io_priority, set_personality, set_rlimit, set_scheduler, set_seccomp_filter,
-    unshare, Forked, SchedulerAttributes,
+    slew, unshare, Forked, SchedulerAttributes,
 };
 
 use std::io;

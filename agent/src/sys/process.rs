@@ -107,6 +107,17 @@ pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> 
     Ok(())
 }
 
+/// Has the clock run faster or slower until it was moved by so many microseconds, adjtime(3).
+pub(crate) fn slew(microseconds: i64) -> io::Result<()> {
+    // SAFETY: timex is a structure of integers, for which all zeroes is a value.
+    let mut change: libc::timex = unsafe { std::mem::zeroed() };
+    change.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    change.offset = microseconds;
+    // SAFETY: `change` outlives the call, which reads and writes no more than that.
+    check(unsafe { libc::adjtimex(&raw mut change) }.into())?;
+    Ok(())
+}
+
 /// Gives a descriptor to be kept by `execve` the number `number`, where this process has nothing
 /// that it still needs.
 pub(crate) fn place(fd: OwnedFd, number: u32) -> io::Result<()> {

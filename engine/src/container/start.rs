@@ -303,6 +303,7 @@ impl Engine {
         };
         let contents = [
             ("config.json", spec.to_string()),
+            (files::DOCKERENV.name, String::new()),
             (files::HOSTNAME.name, files::hostname_file(named)),
             (files::HOSTS.name, files::hosts_file(named, &hosts)),
             (

@@ -28,8 +28,13 @@ pub const HOSTS: File = File {
     name: "hosts",
     target: "/etc/hosts",
 };
+/// An empty file, by whose presence programs tell that a docker engine runs them.
+pub const DOCKERENV: File = File {
+    name: "dockerenv",
+    target: "/.dockerenv",
+};
 /// All of them.
-pub const ALL: [File; 3] = [RESOLV_CONF, HOSTNAME, HOSTS];
+pub const ALL: [File; 4] = [RESOLV_CONF, HOSTNAME, HOSTS, DOCKERENV];
 
 const LOCALHOST: &str = "127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback

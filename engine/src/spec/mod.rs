@@ -12,6 +12,7 @@ mod mounts;
 mod process;
 mod resources;
 mod seccomp;
+mod sysctls;
 
 use std::path::{Path, PathBuf};
 
@@ -102,12 +103,8 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     if !devices.rules.is_empty() {
         linux["resources"]["devices"] = json!(devices.rules);
     }
-    if let Some(sysctls) = record
-        .host
-        .sysctls
-        .as_ref()
-        .filter(|sysctls| !sysctls.is_empty())
-    {
+    let sysctls = sysctls::sysctls(&record.host);
+    if !sysctls.is_empty() {
         linux["sysctl"] = json!(sysctls);
     }
     let mut spec = json!({

@@ -98,6 +98,7 @@ fn agent_messages(data: &[u8]) {
     let _ = agent::WaitProcessResponse::parse_from_bytes(data);
     let _ = agent::ListProcessesResponse::parse_from_bytes(data);
     let _ = agent::StatsContainerResponse::parse_from_bytes(data);
+    let _ = agent::ClockResponse::parse_from_bytes(data);
     let _ = agent::DiagnoseResponse::parse_from_bytes(data);
     let _ = agent::Event::parse_from_bytes(data);
     let _ = agent::UnpackProgressResponse::parse_from_bytes(data);

@@ -260,3 +260,21 @@ END
     hull network rm t-shut >/dev/null
     expect_clean_host
 }
+
+# As docker: any user of a container may ping and listen below port 1024, unless it is told otherwise.
+case_users_without_rights_ping_and_listen_below_1024() {
+    python_image
+    hull run --rm -i -u 1000 --cap-drop ALL "$PYTHON" python3 - <<'END' || fail 'refused'
+import socket
+socket.socket().bind(("", 80))
+socket.socket(socket.AF_INET6).bind(("::", 443))
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+echo.settimeout(10)
+echo.connect(("127.0.0.1", 0))
+echo.send(bytes([8, 0, 0, 0, 0, 0, 0, 1]) + b"hull")
+assert echo.recv(100)[-4:] == b"hull"
+END
+    hull run --rm -u 1000 --sysctl net.ipv4.ip_unprivileged_port_start=81 "$PYTHON" python3 -c 'import socket; socket.socket().bind(("", 80))' 2>/dev/null && fail 'the bound that was asked for is not there'
+    expect_eq "$(hull run --rm -u 1000 "$BUSYBOX" sh -c 'echo $(ulimit -n) $(ulimit -Hn) $(ulimit -u) $(ulimit -i)')" '1024 524288 unlimited unlimited' 'its limits'
+    hull run --rm "$BUSYBOX" sh -c 'ulimit -n 65536' || fail 'a server cannot raise its number of files'
+}

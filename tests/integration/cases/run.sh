@@ -169,3 +169,11 @@ case_groups_that_are_added_hold_for_execs() {
     expect_eq "$(hull exec -u 0 t-groups id -G)" '0 4242' 'as root'
     hull rm -f t-groups >/dev/null
 }
+
+# As with docker: programs tell by this file that an engine runs them.
+case_dockerenv() {
+    capture hull run --name t-env "$BUSYBOX" stat -c '%s %F' /.dockerenv
+    expect_out $'0 regular empty file\n'
+    expect_eq "$(hull diff t-env)" '' 'what the container has changed'
+    hull rm t-env >/dev/null
+}

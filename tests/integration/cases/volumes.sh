@@ -227,3 +227,51 @@ case_an_image_is_mounted_read_only() {
     hull rmi t-tools >/dev/null
     expect_clean_host
 }
+
+# What programs that are not root do in a directory of the host: files without a name, files that only
+# they may read, access lists.
+case_files_without_a_name_and_access_lists() {
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
+    local dir=$T/nameless
+    mkdir "$dir"; chown 1000:1000 "$dir"
+    hull run --rm -i -u 1000:1000 -v "$dir:/s" -w /s "$REGISTRY/python:latest" python3 - <<'END' || fail 'a program failed'
+import os
+# With a directory Python follows the link, without one it does not.
+root = os.open("/", os.O_RDONLY)
+fd = os.open("object", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444)
+assert os.write(fd, b"blob") == 4
+os.close(fd)
+
+fd = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o640)
+assert os.fstat(fd).st_nlink == 0 and os.listdir(".") == ["object"]
+os.write(fd, b"nameless"); os.ftruncate(fd, 4); os.lseek(fd, 0, os.SEEK_SET)
+assert os.read(fd, 10) == b"name"
+os.link(f"/proc/self/fd/{fd}", "named", src_dir_fd=root, follow_symlinks=True)
+assert os.stat("named").st_ino == os.fstat(fd).st_ino and os.stat("named").st_nlink == 1
+os.close(fd)
+
+fd = os.open(".", os.O_TMPFILE | os.O_EXCL | os.O_RDWR, 0o600)
+try:
+    os.link(f"/proc/self/fd/{fd}", "never", src_dir_fd=root, follow_symlinks=True)
+    raise SystemExit("a file that was to stay without a name has one")
+except OSError:
+    pass
+os.close(fd)
+# More of them than anybody may have open at once.
+for n in range(1500):
+    os.close(os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600))
+
+# user::rw-, user:1001:rw-, group::r--, mask::rw-, other::---
+entry = lambda tag, bits, who=0xffffffff: tag.to_bytes(2, "little") + bits.to_bytes(2, "little") + who.to_bytes(4, "little")
+acl = (2).to_bytes(4, "little") + entry(1, 6) + entry(2, 6, 1001) + entry(4, 4) + entry(16, 6) + entry(32, 0)
+os.setxattr("named", "system.posix_acl_access", acl)
+assert oct(os.stat("named").st_mode) == "0o100660", oct(os.stat("named").st_mode)
+END
+    expect_eq "$(stat -c '%u:%g %s %h' "$dir/named")" '1000:1000 4 1' 'the file that got a name'
+    expect_eq "$(ls "$dir" | xargs)" 'named object' 'all that is there'
+    expect_eq "$(setpriv --reuid 1001 --regid 1001 --clear-groups cat "$dir/named")" 'name' 'who is in the list may read'
+    expect_eq "$(hull run --rm -u 1001:1001 -v "$dir:/s" "$BUSYBOX" cat /s/named)" 'name' 'the same in another guest'
+    setpriv --reuid 1002 --regid 1002 --clear-groups cat "$dir/named" 2>/dev/null && fail 'anybody may read'
+    hull run --rm -v "$dir:/s:ro" "$REGISTRY/python:latest" python3 -c 'import os; os.open("/s", os.O_TMPFILE | os.O_RDWR)' 2>"$HARNESS/ro.log" && fail 'made in a read-only share'
+    grep -q 'Read-only file system' "$HARNESS/ro.log" || fail "$(cat "$HARNESS/ro.log")"
+}
