@@ -1,11 +1,16 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::CreateContainerRequest;
+use hull_vm_config::JailConfig;
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
 use super::*;
-use crate::spec::{DiskMount, HostDisk, HostSocket, InlineMount, RootfsMount, INLINE_OPTION};
+use crate::network::Attachments;
+use crate::spec::{
+    BlockFile, DiskMount, HostDisk, HostSocket, InlineMount, LayerFile, RootfsMount, RootfsSource,
+    INLINE_OPTION,
+};
 
 fn options() -> TaskOptions {
     TaskOptions {

@@ -1,0 +1,257 @@
+//! The mounts that virtiofsd serves.
+
+use std::ffi::CString;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use rustix::fs::{openat2, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::mount::{
+    mount, mount_bind, mount_bind_recursive, mount_change, move_mount, open_tree, MountFlags,
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+
+use super::{prepare, ShareError};
+use crate::lower::{Share, ShareSource};
+use crate::spec::RootfsMount;
+use crate::sys;
+
+/// Makes the directory that virtiofsd serves; what is mounted in it later is seen by whoever has a copy.
+pub(super) fn make_root(root: &Path) -> Result<(), ShareError> {
+    let failed = prepare("make the shared directory");
+    let made = DirBuilder::new().recursive(true).mode(0o711).create(root);
+    made.and_then(|()| {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        let options: Option<&std::ffi::CStr> = Some(c"mode=0755,size=1m");
+        mount("hull-shares", root, "tmpfs", flags, options)?;
+        mount_change(root, MountPropagationFlags::SHARED)?;
+        Ok(())
+    })
+    .map_err(failed)
+}
+
+/// Mounts one share below the served directory.
+pub(super) fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
+    let taken = take(share)?;
+    place(root, share, taken)
+}
+
+/// A copy of mounts that is at no place yet.
+#[derive(Debug)]
+pub(super) struct Taken {
+    tree: OwnedFd,
+    is_directory: bool,
+}
+
+/// Copies what a share shows out of the caller's namespace of mounts. `None`: it is mounted for it.
+pub(super) fn take(share: &Share) -> Result<Option<Taken>, ShareError> {
+    let ShareSource::Path {
+        path,
+        recursive,
+        follow,
+        within,
+        id_mapped,
+    } = &share.source
+    else {
+        return Ok(None);
+    };
+    let whole = || {
+        within
+            .as_ref()
+            .map_or_else(|| path.clone(), |it| path.join(it))
+    };
+    let failed = |source| ShareError::Source {
+        path: whole(),
+        source,
+    };
+    let tree = copy(path, within.as_deref(), *recursive).map_err(failed)?;
+    let stat = rustix::fs::fstat(&tree).map_err(|errno| failed(errno.into()))?;
+    // Before it is at a place: what is unmounted there must not be unmounted on the host.
+    sys::leave_peers(&tree, *follow).map_err(failed)?;
+    if let Some(mapped) = id_mapped {
+        let namespace = mapped.maps.namespace();
+        let namespace = namespace.map_err(prepare("map the ids of a mount"))?;
+        let mapped = sys::mount_id_mapped(&tree, &namespace, mapped.recursive);
+        mapped.map_err(|source| ShareError::IdMapped {
+            path: whole(),
+            source,
+        })?;
+    }
+    Ok(Some(Taken {
+        tree,
+        is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+    }))
+}
+
+/// A copy of the mount at a path, or at one below it, and with `recursive` of those below that.
+fn copy(path: &Path, within: Option<&Path>, recursive: bool) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    let Some(within) = within else {
+        return Ok(open_tree(CWD, path, flags)?);
+    };
+    let source = open_within(path, within)?;
+    Ok(open_tree(
+        &source,
+        "",
+        flags | OpenTreeFlags::AT_EMPTY_PATH,
+    )?)
+}
+
+/// Mounts a share at its place.
+pub(super) fn place(root: &Path, share: &Share, taken: Option<Taken>) -> Result<(), ShareError> {
+    let target = root.join(&share.subpath);
+    if let Some(taken) = &taken {
+        let failed = prepare("mount a share");
+        make_target(taken.is_directory, &target)
+            .and_then(|()| {
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(&taken.tree, "", CWD, &target, flags)?;
+                match share.read_only {
+                    true => sys::mount_read_only(&target),
+                    false => Ok(()),
+                }
+            })
+            .map_err(failed)?;
+    }
+    if let ShareSource::Mounts(mounts) = &share.source {
+        make_target(true, &target).map_err(prepare("make a mount point"))?;
+        for mount in mounts {
+            mount_rootfs(mount, &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// What lies at `within` below a directory; symbolic links do not lead out of it, whoever changes
+/// them meanwhile.
+fn open_within(directory: &Path, within: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(directory, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(&root, within, flags, Mode::empty(), resolve)?)
+}
+
+fn make_target(is_directory: bool, target: &Path) -> io::Result<()> {
+    if is_directory {
+        DirBuilder::new().mode(0o755).create(target)
+    } else {
+        File::create_new(target).map(drop)
+    }
+}
+
+/// Mounts as containerd describes them: options that are flags, and the file system's own.
+fn mount_rootfs(wanted: &RootfsMount, target: &Path) -> Result<(), ShareError> {
+    let failed = |source| ShareError::Rootfs {
+        kind: wanted.kind.clone(),
+        options: wanted.options.clone(),
+        source,
+    };
+    let parsed = Options::parse(&wanted.options);
+    if parsed.bind {
+        let bound = match parsed.recursive {
+            true => mount_bind_recursive(&wanted.source, target),
+            false => mount_bind(&wanted.source, target),
+        };
+        bound.map_err(|errno| failed(errno.into()))?;
+        if parsed.flags.contains(MountFlags::RDONLY) {
+            sys::mount_read_only(target).map_err(failed)?;
+        }
+        return Ok(());
+    }
+    let data = CString::new(parsed.data.join(",")).map_err(|error| failed(error.into()))?;
+    mount(
+        wanted.source.as_str(),
+        target,
+        wanted.kind.as_str(),
+        parsed.flags,
+        data.as_c_str(),
+    )
+    .map_err(|errno| failed(errno.into()))
+}
+
+/// Mount options, sorted.
+#[derive(Debug, PartialEq, Eq)]
+struct Options<'a> {
+    flags: MountFlags,
+    bind: bool,
+    recursive: bool,
+    data: Vec<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    fn parse(options: &'a [String]) -> Self {
+        let mut parsed = Self {
+            flags: MountFlags::empty(),
+            bind: false,
+            recursive: false,
+            data: Vec::new(),
+        };
+        for option in options {
+            match option.as_str() {
+                "bind" => parsed.bind = true,
+                "rbind" => {
+                    parsed.bind = true;
+                    parsed.recursive = true;
+                }
+                "ro" => parsed.flags |= MountFlags::RDONLY,
+                "nosuid" => parsed.flags |= MountFlags::NOSUID,
+                "nodev" => parsed.flags |= MountFlags::NODEV,
+                "noexec" => parsed.flags |= MountFlags::NOEXEC,
+                "noatime" => parsed.flags |= MountFlags::NOATIME,
+                "relatime" => parsed.flags |= MountFlags::RELATIME,
+                "rw" | "defaults" | "loop" => {}
+                other => parsed.data.push(other),
+            }
+        }
+        parsed
+    }
+}
+
+/// Unmounts what is at a share's place: all mounts, one above the other.
+pub(super) fn detach(target: &Path) {
+    while rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+    if std::fs::remove_dir(target).is_err() {
+        let _ = std::fs::remove_file(target);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_options_are_sorted_into_flags_and_data() {
+        let options = ["ro", "rbind", "lowerdir=/a:/b", "nosuid", "index=off"];
+        let options = options.map(str::to_owned);
+        let parsed = Options::parse(&options);
+        assert!(parsed.bind && parsed.recursive);
+        assert_eq!(parsed.flags, MountFlags::RDONLY | MountFlags::NOSUID);
+        assert_eq!(parsed.data, ["lowerdir=/a:/b", "index=off"]);
+    }
+
+    #[test]
+    fn a_path_within_a_directory_does_not_leave_it() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("sub")).unwrap();
+        std::os::unix::fs::symlink("/etc", directory.path().join("out")).unwrap();
+        std::os::unix::fs::symlink("../../../sub", directory.path().join("up")).unwrap();
+        let open = |within: &str| open_within(directory.path(), Path::new(within));
+        assert!(open("sub").is_ok() && open("../sub").is_ok() && open("up").is_ok());
+        assert!(open("out").is_err() && open("out/passwd").is_err() && open("none").is_err());
+    }
+
+    #[test]
+    fn a_mount_point_is_of_its_sources_kind() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        File::create(path("file")).unwrap();
+        make_target(false, &path("a")).unwrap();
+        assert!(path("a").is_file());
+        make_target(true, &path("b")).unwrap();
+        assert!(path("b").is_dir());
+        assert!(make_target(true, &path("a")).is_err());
+    }
+}
