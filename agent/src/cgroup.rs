@@ -210,7 +210,7 @@ impl Cgroup {
                 }
                 Component::ParentDir => {
                     return Err(AgentError::invalid(format!(
-                        "{path} is not a sub cgroup path"
+                        "bad sub cgroup path: {path} is not below the container's cgroup"
                     )))
                 }
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
@@ -247,14 +247,17 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves a process in. Where a container has put all its processes into groups of its own
-    /// below this one, the group of `sibling` takes it.
+    /// Moves a process in. Where a container has put all its processes into other groups, or has
+    /// removed this one, the group of `sibling` takes it.
     pub(crate) fn add(&self, pid: u32, sibling: Option<u32>) -> Result<()> {
-        let failed = || format!("failed to move process {pid} into its cgroup");
+        let failed = || format!("failed adding pid {pid} to cgroups");
         let first = fs::write(self.0.join("cgroup.procs"), pid.to_string());
         match (first, sibling) {
             (Err(error), Some(sibling))
-                if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EOPNOTSUPP)) =>
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EBUSY | libc::EOPNOTSUPP | libc::ENOENT | libc::ENODEV)
+                ) =>
             {
                 let of = fs::read_to_string(format!("/proc/{sibling}/cgroup")).context(failed)?;
                 let path = of
@@ -481,8 +484,8 @@ mod tests {
         assert_eq!(group.below("").unwrap(), group);
         assert_eq!(group.below("/a/b/../b").unwrap().0, own.join("a/b"));
         let text = |path| group.below(path).unwrap_err().to_string();
-        assert!(text("../neighbour").contains("not a sub cgroup path"));
-        assert!(text("a/../../neighbour").contains("not a sub cgroup path"));
+        assert!(text("../neighbour").contains("bad sub cgroup path"));
+        assert!(text("a/../../neighbour").contains("bad sub cgroup path"));
         assert!(text("c").contains("no cgroup c"));
     }
 

@@ -56,6 +56,8 @@ struct Launched {
 pub(crate) struct Process {
     pub(crate) exec_id: String,
     cgroup: Cgroup,
+    /// The client has named the group: no other one will do.
+    names_cgroup: bool,
     tokens: Stdio,
     _connections: Reservation,
     /// Instead of a program.
@@ -94,16 +96,19 @@ impl Process {
     pub(crate) fn new(
         exec_id: &str,
         cgroup: Cgroup,
+        names_cgroup: bool,
         mut plan: ProcessPlan,
         job: Option<Job>,
         tokens: Stdio,
         registry: &Registry,
     ) -> Arc<Self> {
         plan.env.extend(pipes::listen_environment(&tokens));
+        plan.plain_newlines = tokens.plain_newlines;
         Arc::new(Self {
             job,
             exec_id: exec_id.to_string(),
             cgroup,
+            names_cgroup,
             _connections: registry.reserve(&tokens),
             tokens,
             state: Mutex::new(State {
@@ -128,9 +133,9 @@ impl Process {
         }
     }
 
-    /// Whether both were made for the same group.
-    pub(crate) fn shares_cgroup_of(&self, other: &Self) -> bool {
-        self.cgroup == other.cgroup
+    /// Whether it goes where the other one is, if its group does not take it.
+    pub(crate) fn follows(&self, other: &Self) -> bool {
+        !self.names_cgroup && self.cgroup == other.cgroup
     }
 
     /// Whether it works on files in the place of a program.

@@ -190,6 +190,7 @@ impl Sandbox {
         let init = Process::new(
             "",
             cgroup.clone(),
+            false,
             process_plan,
             None,
             tokens,
@@ -284,7 +285,15 @@ impl Sandbox {
             Some(_) => container.jobs_group(&request.container_id)?,
             None => container.cgroup.below(&request.sub_cgroup)?,
         };
-        let exec = Process::new(&request.exec_id, cgroup, plan, job, tokens, &self.streams);
+        let exec = Process::new(
+            &request.exec_id,
+            cgroup,
+            !request.sub_cgroup.is_empty(),
+            plan,
+            job,
+            tokens,
+            &self.streams,
+        );
         container.execs.insert(request.exec_id.clone(), exec);
         Ok(())
     }
@@ -329,7 +338,7 @@ impl Sandbox {
             if !process.is_job() {
                 self.group(container_id)?.0.check_pids()?;
             }
-            let sibling = Some(init.pid()).filter(|_| process.shares_cgroup_of(&init));
+            let sibling = Some(init.pid()).filter(|_| process.follows(&init));
             process
                 .launch(process.role(), &self.reaped, Some(pidfd.as_fd()), sibling)
                 .await?;

@@ -6,6 +6,10 @@ case_masked_paths() {
     shell 'cat /proc/version | wc -c; ls /proc/bus | wc -l; touch /proc/bus/x 2>/dev/null || echo refused' '.linux.maskedPaths = ["/proc/version", "/proc/bus", "/proc/timer_stats_none"]'
     expect_out "$(printf '0\n0\nrefused')"
 }
+case_a_path_masked_twice_is_masked_once() {
+    shell 'grep -c " /data " /proc/mounts; ls /data' '.linux.maskedPaths = ["/data", "/tmp", "/data"]'
+    expect_out 1
+}
 case_read_only_paths() {
     shell 'echo x >/data/f || echo refused; cat /data/g' '.linux.readonlyPaths = ["/data", "/nonexistent"] | .process.args = ["sh", "-c", "echo x >/etc/f || echo refused"] | .linux.readonlyPaths = ["/etc", "/nonexistent"]'
     expect_out refused
