@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use hull_protocol::agent::{CpuStats, IoStats, MemoryStats, PidsStats, StatsContainerResponse};
@@ -173,6 +173,13 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
+/// Writes a file that is there: making one in a group is refused with an error that says nothing of
+/// its absence.
+fn write_existing(file: &Path, value: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(file)?;
+    file.write_all(value.as_bytes())
+}
+
 impl Cgroup {
     /// Makes the group of a container with its limits.
     pub(crate) fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
@@ -233,7 +240,7 @@ impl Cgroup {
                     "cgroup file {file:?} is no file name"
                 )));
             }
-            match fs::write(self.0.join(&file), &value) {
+            match write_existing(&self.0.join(&file), &value) {
                 // Swap accounting and weights need kernel options that a guest may lack; a
                 // container without them runs all the same.
                 Err(error)
@@ -487,6 +494,16 @@ mod tests {
         assert!(text("../neighbour").contains("bad sub cgroup path"));
         assert!(text("a/../../neighbour").contains("bad sub cgroup path"));
         assert!(text("c").contains("no cgroup c"));
+    }
+
+    #[test]
+    fn a_weight_that_the_kernel_does_not_have_is_passed_over_a_limit_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let group = Cgroup(root.path().to_owned());
+        let apply = |json| group.apply(&serde_json::from_value(json).unwrap());
+        apply(serde_json::json!({ "blockIO": { "weight": 500 } })).unwrap();
+        assert!(!root.path().join("io.weight").exists());
+        apply(serde_json::json!({ "pids": { "limit": 5 } })).unwrap_err();
     }
 
     #[test]
