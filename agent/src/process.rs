@@ -31,6 +31,13 @@ pub(crate) struct Exit {
     pub(crate) oom_killed: bool,
 }
 
+/// The group that a process is made for.
+pub(crate) struct Placement {
+    pub(crate) cgroup: Cgroup,
+    /// The client has named it: no other one will do.
+    pub(crate) is_named: bool,
+}
+
 /// Where a process is in its life; the exit is kept apart.
 enum Phase {
     /// An exec that is only registered.
@@ -56,7 +63,6 @@ struct Launched {
 pub(crate) struct Process {
     pub(crate) exec_id: String,
     cgroup: Cgroup,
-    /// The client has named the group: no other one will do.
     names_cgroup: bool,
     tokens: Stdio,
     _connections: Reservation,
@@ -95,8 +101,7 @@ impl Process {
     /// A process that is not launched yet.
     pub(crate) fn new(
         exec_id: &str,
-        cgroup: Cgroup,
-        names_cgroup: bool,
+        placement: Placement,
         mut plan: ProcessPlan,
         job: Option<Job>,
         tokens: Stdio,
@@ -107,8 +112,8 @@ impl Process {
         Arc::new(Self {
             job,
             exec_id: exec_id.to_string(),
-            cgroup,
-            names_cgroup,
+            cgroup: placement.cgroup,
+            names_cgroup: placement.is_named,
             _connections: registry.reserve(&tokens),
             tokens,
             state: Mutex::new(State {

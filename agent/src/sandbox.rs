@@ -20,7 +20,7 @@ use crate::error::{AgentError, Context, Kind, Result};
 use crate::events::{self, Events};
 use crate::files::Job;
 use crate::host_sockets::HostSockets;
-use crate::process::{Exit, Process, Reaped};
+use crate::process::{Exit, Placement, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
 use crate::{host_disks, sys, watches};
@@ -189,8 +189,10 @@ impl Sandbox {
         let tokens = request.stdio.clone().unwrap_or_default();
         let init = Process::new(
             "",
-            cgroup.clone(),
-            false,
+            Placement {
+                cgroup: cgroup.clone(),
+                is_named: false,
+            },
             process_plan,
             None,
             tokens,
@@ -287,8 +289,10 @@ impl Sandbox {
         };
         let exec = Process::new(
             &request.exec_id,
-            cgroup,
-            !request.sub_cgroup.is_empty(),
+            Placement {
+                cgroup,
+                is_named: !request.sub_cgroup.is_empty(),
+            },
             plan,
             job,
             tokens,

@@ -178,6 +178,39 @@ case_a_list_of_a_root_that_is_not_there_is_an_error() {
     expect_status 1
     expect_has "$(cat "$T/out")" "$T/nothing"
 }
+case_an_exec_ends_with_its_process_whatever_that_has_started() {
+    config '.process.args = ["sleep", "1000"]'
+    create
+    runtime start "$ID"
+    local start=$SECONDS
+    runtime exec "$ID" sh -c 'sleep 60 & echo one' >"$T/out"
+    runtime exec "$ID" sh -c 'sleep 60 & echo two' | sed q >>"$T/out"
+    script -qec "'$RUNTIME' --root '$T/state' exec -t '$ID' sh -c 'sleep 60 & echo three'" /dev/null </dev/null | tr -d '\r' >>"$T/out"
+    expect "$(cat "$T/out")" "$(printf 'one\ntwo\nthree')"
+    [ $((SECONDS - start)) -lt 50 ] || fail "$((SECONDS - start)) seconds"
+}
+# Probes run one every few seconds, for months.
+case_execs_leave_no_files() {
+    config '.process.args = ["sleep", "1000"]'
+    create
+    runtime start "$ID"
+    runtime exec "$ID" true
+    find "$T/state" "${HULL_EXEC_ROOT:-/run/hull}" 2>/dev/null | sort >"$T/before" || true
+    for _ in 1 2 3; do runtime exec "$ID" true; done
+    ! runtime exec "$ID" no-such-program 2>/dev/null || fail "it ran"
+    runtime exec --detach "$ID" true </dev/null >/dev/null 2>&1
+    sleep 2
+    find "$T/state" "${HULL_EXEC_ROOT:-/run/hull}" 2>/dev/null | sort | diff "$T/before" - || fail "there are more"
+}
+case_a_process_that_is_out_of_memory_is_one_of_many() {
+    config '.process.args = ["sleep", "1000"] | .linux.resources.memory = {"limit": 67108864}'
+    create
+    runtime start "$ID"
+    status=0
+    runtime exec "$ID" sh -c 'head -c 200m /dev/zero | tail' >/dev/null 2>&1 || status=$?
+    expect_status 137
+    expect "$(status_of)" running
+}
 case_the_pid_shows_the_containers_command() {
     config '.process.args = ["sleep", "1000"]'
     create

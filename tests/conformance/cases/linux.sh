@@ -1,6 +1,10 @@
 # config-linux.md
 
 case_a_pid_namespace_begins_with_1() { shell 'echo $$'; expect_out 1; }
+case_the_first_process_is_safe_from_signals_from_inside() {
+    shell 'kill -9 1; kill -TERM 1; echo alive'
+    expect_out alive
+}
 case_an_ipc_namespace_is_empty() { shell 'ipcs -m | grep -c 0x'; expect_out 0; }
 case_masked_paths() {
     shell 'cat /proc/version | wc -c; ls /proc/bus | wc -l; touch /proc/bus/x 2>/dev/null || echo refused' '.linux.maskedPaths = ["/proc/version", "/proc/bus", "/proc/timer_stats_none"]'

@@ -1,5 +1,5 @@
 # dockerd with hull-runtime as its runtime. Skipped where dockerd is not installed.
-# seconds: 600
+# seconds: 900
 
 docker_start() {
     command -v dockerd >/dev/null || skip 'dockerd is not installed'
@@ -93,7 +93,7 @@ case_docker_swarm_replicas_share_an_overlay_network() {
     docker network create -d overlay --attachable ov >/dev/null
     docker service create --detach --name web --replicas 2 --network ov --publish 18097:18097 hull-test \
         sh -c 'mkdir /www; hostname >/www/name; exec httpd -f -p 18097 -h /www' >/dev/null 2>&1
-    wait_for 180 two_tasks_run || fail "$(docker service ps --no-trunc web; docker ps -a)"
+    wait_for 300 two_tasks_run || fail "$(docker service ps --no-trunc web; docker ps -a)"
     expect_eq "$(docker service ps -q --filter desired-state=shutdown web)" '' 'tasks that failed'
     # From the host by the mesh, which takes turns.
     wait_for 60 both_answer curl -s -m 5 http://127.0.0.1:18097/name || fail "by the mesh: $(cat "$T/names")"
