@@ -203,11 +203,11 @@ case_execs_leave_no_files() {
     find "$T/state" "${HULL_EXEC_ROOT:-/run/hull}" 2>/dev/null | sort | diff "$T/before" - || fail "there are more"
 }
 case_a_process_that_is_out_of_memory_is_one_of_many() {
-    config '.process.args = ["sleep", "1000"] | .linux.resources.memory = {"limit": 67108864}'
+    config '.process.args = ["sleep", "1000"] | .linux.resources.memory = {"limit": 33554432}'
     create
     runtime start "$ID"
     status=0
-    runtime exec "$ID" sh -c 'head -c 200m /dev/zero | tail' >/dev/null 2>&1 || status=$?
+    runtime exec "$ID" sh -c 'head -c 100m /dev/zero | tail' >/dev/null 2>&1 || status=$?
     expect_status 137
     expect "$(status_of)" running
 }

@@ -89,7 +89,7 @@ YAML
 case_docker_swarm_replicas_share_an_overlay_network() {
     docker_start
     docker swarm init --advertise-addr 127.0.0.1 >/dev/null || fail "no swarm: $(tail -n 5 "$D/log")"
-    trap 'docker service rm web >/dev/null 2>&1 || true; wait_for 60 no_containers || true; docker swarm leave --force >/dev/null 2>&1 || true; kill $DOCKERD; wait $DOCKERD 2>/dev/null || true; umount "$S"/exec/netns/* 2>/dev/null || true; rm -rf "$S" "$T" "$D" 2>/dev/null || true' EXIT
+    trap 'docker rm -f asks >/dev/null 2>&1 || true; docker service rm web >/dev/null 2>&1 || true; wait_for 60 no_containers || true; docker swarm leave --force >/dev/null 2>&1 || true; kill $DOCKERD; wait $DOCKERD 2>/dev/null || true; umount "$S"/exec/netns/* 2>/dev/null || true; rm -rf "$S" "$T" "$D" 2>/dev/null || true' EXIT
     docker network create -d overlay --attachable ov >/dev/null
     docker service create --detach --name web --replicas 2 --network ov --publish 18097:18097 hull-test \
         sh -c 'mkdir /www; hostname >/www/name; exec httpd -f -p 18097 -h /www' >/dev/null 2>&1
@@ -98,18 +98,23 @@ case_docker_swarm_replicas_share_an_overlay_network() {
     # From the host by the mesh, which takes turns.
     wait_for 60 both_answer curl -s -m 5 http://127.0.0.1:18097/name || fail "by the mesh: $(cat "$T/names")"
     # From another container, by the service's address and its tasks' own.
-    docker run -d --name asks --network ov hull-test sleep 1000 >/dev/null
+    # The manager has 20 s to attach it, which a slow machine may need more than once.
+    wait_for 60 asking_runs || fail "no container in the network"
     wait_for 60 docker exec asks sh -c 'nslookup tasks.web >/dev/null' || fail "$(docker exec asks nslookup tasks.web 2>&1)"
-    wait_for 60 both_answer docker exec asks wget -T 5 -q -O - http://web:18097/name || fail "by the service: $(cat "$T/names")"
+    wait_for 60 both_answer docker exec asks timeout 10 wget -q -O - http://web:18097/name || fail "by the service: $(cat "$T/names")"
     docker exec asks nslookup tasks.web | grep -oE '10\.0\.1\.[0-9]+$' | sort -u >"$T/tasks"
     expect_eq "$(wc -l <"$T/tasks")" 2 'addresses of tasks'
     for task in $(cat "$T/tasks"); do
-        docker exec asks wget -T 5 -q -O - "http://$task:18097/name" >/dev/null || fail "$task does not answer"
+        docker exec asks timeout 10 wget -q -O - "http://$task:18097/name" >/dev/null || fail "$task does not answer"
     done
     # A task that dies is followed by another one.
     docker kill "$(docker ps -q --filter label=com.docker.swarm.service.name=web | head -n 1)" >/dev/null
     wait_for 120 a_third_task_runs || fail "$(docker service ps --no-trunc web)"
     docker rm -f asks >/dev/null
+}
+asking_runs() {
+    docker rm -f asks >/dev/null 2>&1 || true
+    docker run -d --name asks --network ov hull-test sleep 1000 >/dev/null
 }
 no_containers() { [ -z "$(docker ps -q)" ]; }
 two_tasks_run() { [ "$(docker service ps --filter desired-state=running --format '{{.CurrentState}}' web | grep -c Running)" = 2 ]; }
