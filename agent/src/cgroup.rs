@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
 use hull_protocol::agent::{CpuStats, IoStats, MemoryStats, PidsStats, StatsContainerResponse};
@@ -173,6 +173,13 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
+/// Writes a file that is there: making one in a group is refused with an error that says nothing of
+/// its absence.
+fn write_existing(file: &Path, value: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(file)?;
+    file.write_all(value.as_bytes())
+}
+
 impl Cgroup {
     /// Makes the group of a container with its limits.
     pub(crate) fn create(id: &str, resources: Option<&LinuxResources>) -> Result<Self> {
@@ -210,7 +217,7 @@ impl Cgroup {
                 }
                 Component::ParentDir => {
                     return Err(AgentError::invalid(format!(
-                        "{path} is not a sub cgroup path"
+                        "bad sub cgroup path: {path} is not below the container's cgroup"
                     )))
                 }
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
@@ -233,7 +240,7 @@ impl Cgroup {
                     "cgroup file {file:?} is no file name"
                 )));
             }
-            match fs::write(self.0.join(&file), &value) {
+            match write_existing(&self.0.join(&file), &value) {
                 // Swap accounting and weights need kernel options that a guest may lack; a
                 // container without them runs all the same.
                 Err(error)
@@ -247,14 +254,17 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves a process in. Where a container has put all its processes into groups of its own
-    /// below this one, the group of `sibling` takes it.
+    /// Moves a process in. Where a container has put all its processes into other groups, or has
+    /// removed this one, the group of `sibling` takes it.
     pub(crate) fn add(&self, pid: u32, sibling: Option<u32>) -> Result<()> {
-        let failed = || format!("failed to move process {pid} into its cgroup");
+        let failed = || format!("failed adding pid {pid} to cgroups");
         let first = fs::write(self.0.join("cgroup.procs"), pid.to_string());
         match (first, sibling) {
             (Err(error), Some(sibling))
-                if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EOPNOTSUPP)) =>
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EBUSY | libc::EOPNOTSUPP | libc::ENOENT | libc::ENODEV)
+                ) =>
             {
                 let of = fs::read_to_string(format!("/proc/{sibling}/cgroup")).context(failed)?;
                 let path = of
@@ -481,9 +491,19 @@ mod tests {
         assert_eq!(group.below("").unwrap(), group);
         assert_eq!(group.below("/a/b/../b").unwrap().0, own.join("a/b"));
         let text = |path| group.below(path).unwrap_err().to_string();
-        assert!(text("../neighbour").contains("not a sub cgroup path"));
-        assert!(text("a/../../neighbour").contains("not a sub cgroup path"));
+        assert!(text("../neighbour").contains("bad sub cgroup path"));
+        assert!(text("a/../../neighbour").contains("bad sub cgroup path"));
         assert!(text("c").contains("no cgroup c"));
+    }
+
+    #[test]
+    fn a_weight_that_the_kernel_does_not_have_is_passed_over_a_limit_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let group = Cgroup(root.path().to_owned());
+        let apply = |json| group.apply(&serde_json::from_value(json).unwrap());
+        apply(serde_json::json!({ "blockIO": { "weight": 500 } })).unwrap();
+        assert!(!root.path().join("io.weight").exists());
+        apply(serde_json::json!({ "pids": { "limit": 5 } })).unwrap_err();
     }
 
     #[test]

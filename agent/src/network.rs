@@ -4,7 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use hull_network::netlink::{Neighbour, Netlink, NetlinkError, Route};
+use hull_network::netlink::{Link, Neighbour, Netlink, NetlinkError, Route};
 use hull_network::Prefix;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, NetworkInterface, NetworkNeighbour, NetworkRoute,
@@ -12,6 +12,9 @@ use hull_protocol::agent::{
 
 use crate::device;
 use crate::error::{AgentError, Context as _, Kind, Result};
+
+/// Name of an interface, before its index, until its own is known.
+const PARKED_PREFIX: &str = "parked";
 
 /// Names, addresses and routes of all interfaces that are asked for.
 pub(crate) fn configure(request: &ConfigureNetworkRequest) -> Result<()> {
@@ -39,6 +42,10 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
                 ),
             )
         })?;
+    if let Some(other) = in_the_way(&links, link, &wanted.name) {
+        let name = format!("{PARKED_PREFIX}{}", other.index);
+        netlink.set_name(other.index, &name).map_err(failed)?;
+    }
     netlink
         .set_name_and_mtu(link.index, &wanted.name, wanted.mtu)
         .map_err(failed)?;
@@ -77,6 +84,14 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
             .map_err(failed)?;
     }
     Ok(())
+}
+
+/// Who has a name that another interface is to have: the kernel names them in its own order. One
+/// that is in use already keeps its name, as the kernel does not rename it then.
+fn in_the_way<'a>(links: &'a [Link], link: &Link, name: &str) -> Option<&'a Link> {
+    links
+        .iter()
+        .find(|other| other.name == name && other.index != link.index)
 }
 
 /// Where the kernel has the settings of IPv6.
@@ -178,6 +193,21 @@ mod tests {
         assert!(route("10.0.0.0/8", "").unwrap().destination.is_some());
         assert!(route("10.0.0.0", "").is_err());
         assert!(route("", "gateway").is_err());
+    }
+
+    #[test]
+    fn a_name_is_taken_from_another_interface_only() {
+        let link = |index, name: &str| Link {
+            index,
+            name: name.into(),
+            address: Vec::new(),
+            mtu: 1500,
+        };
+        let links = [link(2, "eth0"), link(3, "eth1")];
+        let found = |name| in_the_way(&links, &links[0], name).map(|link| link.index);
+        assert_eq!(found("eth1"), Some(3));
+        assert_eq!(found("eth0"), None);
+        assert_eq!(found("eth2"), None);
     }
 
     #[test]

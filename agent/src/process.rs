@@ -31,6 +31,13 @@ pub(crate) struct Exit {
     pub(crate) oom_killed: bool,
 }
 
+/// The group that a process is made for.
+pub(crate) struct Placement {
+    pub(crate) cgroup: Cgroup,
+    /// The client has named it: no other one will do.
+    pub(crate) is_named: bool,
+}
+
 /// Where a process is in its life; the exit is kept apart.
 enum Phase {
     /// An exec that is only registered.
@@ -56,6 +63,7 @@ struct Launched {
 pub(crate) struct Process {
     pub(crate) exec_id: String,
     cgroup: Cgroup,
+    names_cgroup: bool,
     tokens: Stdio,
     _connections: Reservation,
     /// Instead of a program.
@@ -93,17 +101,19 @@ impl Process {
     /// A process that is not launched yet.
     pub(crate) fn new(
         exec_id: &str,
-        cgroup: Cgroup,
+        placement: Placement,
         mut plan: ProcessPlan,
         job: Option<Job>,
         tokens: Stdio,
         registry: &Registry,
     ) -> Arc<Self> {
         plan.env.extend(pipes::listen_environment(&tokens));
+        plan.plain_newlines = tokens.plain_newlines;
         Arc::new(Self {
             job,
             exec_id: exec_id.to_string(),
-            cgroup,
+            cgroup: placement.cgroup,
+            names_cgroup: placement.is_named,
             _connections: registry.reserve(&tokens),
             tokens,
             state: Mutex::new(State {
@@ -128,9 +138,9 @@ impl Process {
         }
     }
 
-    /// Whether both were made for the same group.
-    pub(crate) fn shares_cgroup_of(&self, other: &Self) -> bool {
-        self.cgroup == other.cgroup
+    /// Whether it goes where the other one is, if its group does not take it.
+    pub(crate) fn follows(&self, other: &Self) -> bool {
+        !self.names_cgroup && self.cgroup == other.cgroup
     }
 
     /// Whether it works on files in the place of a program.

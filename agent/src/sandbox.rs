@@ -20,7 +20,7 @@ use crate::error::{AgentError, Context, Kind, Result};
 use crate::events::{self, Events};
 use crate::files::Job;
 use crate::host_sockets::HostSockets;
-use crate::process::{Exit, Process, Reaped};
+use crate::process::{Exit, Placement, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
 use crate::{clock, host_disks, sys, watches};
@@ -189,7 +189,10 @@ impl Sandbox {
         let tokens = request.stdio.clone().unwrap_or_default();
         let init = Process::new(
             "",
-            cgroup.clone(),
+            Placement {
+                cgroup: cgroup.clone(),
+                is_named: false,
+            },
             process_plan,
             None,
             tokens,
@@ -284,7 +287,17 @@ impl Sandbox {
             Some(_) => container.jobs_group(&request.container_id)?,
             None => container.cgroup.below(&request.sub_cgroup)?,
         };
-        let exec = Process::new(&request.exec_id, cgroup, plan, job, tokens, &self.streams);
+        let exec = Process::new(
+            &request.exec_id,
+            Placement {
+                cgroup,
+                is_named: !request.sub_cgroup.is_empty(),
+            },
+            plan,
+            job,
+            tokens,
+            &self.streams,
+        );
         container.execs.insert(request.exec_id.clone(), exec);
         Ok(())
     }
@@ -329,7 +342,7 @@ impl Sandbox {
             if !process.is_job() {
                 self.group(container_id)?.0.check_pids()?;
             }
-            let sibling = Some(init.pid()).filter(|_| process.shares_cgroup_of(&init));
+            let sibling = Some(init.pid()).filter(|_| process.follows(&init));
             process
                 .launch(process.role(), &self.reaped, Some(pidfd.as_fd()), sibling)
                 .await?;

@@ -54,6 +54,8 @@ struct Header {
     listen_fds: u32,
     #[serde(default)]
     sub_cgroup: String,
+    #[serde(default)]
+    plain_newlines: bool,
 }
 
 /// What a client hands over for one process.
@@ -65,6 +67,8 @@ pub struct Handover {
     pub listen_fds: u32,
     /// The group of an exec, below the container's own; empty: that one.
     pub sub_cgroup: String,
+    /// The guest's terminal leaves line feeds as they are.
+    pub plain_newlines: bool,
 }
 
 /// The value of the stream fields for a client that listens at `path`.
@@ -130,6 +134,7 @@ fn send(peer: &OwnedFd, handover: &Handover) -> io::Result<()> {
         fds: handover.fds.iter().map(|(stream, _)| *stream).collect(),
         listen_fds: handover.listen_fds,
         sub_cgroup: handover.sub_cgroup.clone(),
+        plain_newlines: handover.plain_newlines,
     })?;
     let fds: Vec<BorrowedFd<'_>> = handover.fds.iter().map(|(_, fd)| fd.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -182,6 +187,7 @@ impl Handover {
             fds: header.fds.into_iter().zip(fds).collect(),
             listen_fds: header.listen_fds,
             sub_cgroup: header.sub_cgroup,
+            plain_newlines: header.plain_newlines,
         })
     }
 
@@ -206,6 +212,7 @@ impl Handover {
     pub(crate) fn into_endpoints(self) -> io::Result<Endpoints> {
         let mut endpoints = Endpoints {
             listen_fds: self.listen_fds,
+            plain_newlines: self.plain_newlines,
             ..Endpoints::default()
         };
         for (stream, fd) in self.fds {

@@ -92,6 +92,8 @@ pub struct Endpoints {
     pub preserved: Vec<Preserved>,
     /// How many of them `LISTEN_FDS` counts.
     pub listen_fds: u32,
+    /// The guest's terminal leaves line feeds as they are.
+    pub plain_newlines: bool,
 }
 
 impl Endpoints {
@@ -167,6 +169,7 @@ impl Connected {
             terminal,
         };
         connected.tokens.listen_fds = endpoints.listen_fds;
+        connected.tokens.plain_newlines = endpoints.plain_newlines;
         for preserved in endpoints.preserved {
             let (token, stream) = connect(vm, "a preserved descriptor").await?;
             connected.tokens.preserved.push(agent::Preserved {

@@ -356,7 +356,10 @@ pub(super) fn root_readonly() -> Result<()> {
 pub(super) fn mask(paths: &[PathBuf]) -> Result<()> {
     // The last one that was put in place, which nothing covers.
     let mut empty: Option<&Path> = None;
-    for path in paths {
+    for (index, path) in paths.iter().enumerate() {
+        if paths[..index].contains(path) {
+            continue;
+        }
         let failed = || format!("failed to mask {}", path.display());
         let Some(meta) = existing(path).context(failed)? else {
             continue;

@@ -125,6 +125,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) env: Vec<String>,
     pub(crate) cwd: PathBuf,
     pub(crate) terminal: bool,
+    /// The terminal leaves line feeds of the output as they are.
+    pub(crate) plain_newlines: bool,
     /// Rows and columns.
     pub(crate) console_size: Option<(u16, u16)>,
     pub(crate) uid: u32,
@@ -356,6 +358,7 @@ pub(crate) fn process(
         env,
         cwd: working_directory(process.cwd())?,
         terminal: process.terminal().unwrap_or(false),
+        plain_newlines: false,
         console_size: process
             .console_size()
             .map(|console| (size(console.height()), size(console.width()))),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, CWD};
 use rustix::process::{Gid, Uid};
+use rustix::termios::{OptionalActions, OutputModes};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::capability::{self, CapabilityPlan};
@@ -76,6 +77,11 @@ pub(super) fn terminal(plan: &ProcessPlan, channel: BorrowedFd<'_>) -> Result<Pa
             ws_ypixel: 0,
         };
         rustix::termios::tcsetwinsize(&master, size).context(failed)?;
+    }
+    if plan.plain_newlines {
+        let mut mode = rustix::termios::tcgetattr(&peer).context(failed)?;
+        mode.output_modes.remove(OutputModes::ONLCR);
+        rustix::termios::tcsetattr(&peer, OptionalActions::Now, &mode).context(failed)?;
     }
     let name = rustix::pty::ptsname(&master, Vec::new()).context(failed)?;
     channel::report(channel, &Report::Console, &[master.as_fd()]).context(failed)?;

@@ -184,6 +184,14 @@ impl Netlink {
         self.change(message, &format!("name interface {index} {name:?}"))
     }
 
+    /// Gives an interface, which is down, another name.
+    pub fn set_name(&self, index: u32, name: &str) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes = vec![LinkAttribute::IfName(name.into())];
+        self.change(message, &format!("name interface {index} {name:?}"))
+    }
+
     /// Sets the size of an interface's packets, in bytes.
     pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();

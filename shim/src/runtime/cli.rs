@@ -46,9 +46,9 @@ pub(super) struct Global {
     /// Format of the log.
     #[arg(long, value_enum, default_value_t)]
     pub(super) log_format: LogFormat,
-    /// Directory of the containers' states. It should be on a tmpfs.
-    #[arg(long, default_value = "/run/hull-runtime")]
-    pub(super) root: PathBuf,
+    /// Directory of the containers' states, /run/hull-runtime without it. It should be on a tmpfs.
+    #[arg(long)]
+    pub(super) root: Option<PathBuf>,
     /// cgroupsPath is a systemd slice and scope: "slice:prefix:name".
     #[arg(long)]
     pub(super) systemd_cgroup: bool,

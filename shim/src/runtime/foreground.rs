@@ -26,13 +26,13 @@ const FORWARDED: &[i32] = &[
 
 /// Waits for the end of a process. Returns its exit status.
 pub(super) async fn attend(task: &Task, exec_id: &str, terminal: bool) -> Result<u8> {
-    let raw = match terminal {
+    let _raw = match terminal {
         true => RawTerminal::enter()?,
         false => None,
     };
     let mut resized = signal(SignalKind::window_change()).map_err(system("catch signals"))?;
     let mut signals = forwarded()?;
-    if raw.is_some() {
+    if terminal {
         resize(task, exec_id).await;
     }
     let ended = task.wait(exec_id);
@@ -41,7 +41,7 @@ pub(super) async fn attend(task: &Task, exec_id: &str, terminal: bool) -> Result
         tokio::select! {
             status = &mut ended => break status,
             _ = resized.recv() => {
-                if raw.is_some() {
+                if terminal {
                     resize(task, exec_id).await;
                 }
             }

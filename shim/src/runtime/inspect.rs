@@ -187,12 +187,18 @@ async fn stats_line(id: &str, task: &Task) -> Result<String> {
     event_line("stats", id, Some(figures(&stats)))
 }
 
+/// One line of `events`, whose readers may expect runc's order.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
 fn event_line(kind: &str, id: &str, data: Option<Value>) -> Result<String> {
-    let mut event = json!({"type": kind, "id": id});
-    if let Some(data) = data {
-        event["data"] = data;
-    }
-    Ok(to_json(&event, false)? + "\n")
+    Ok(to_json(&Event { kind, id, data }, false)? + "\n")
 }
 
 /// runc's figures.
@@ -322,6 +328,17 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0].find("PID"), lines[1].find("0 "));
         assert!(lines[1].ends_with("Z   root"), "{text}");
+    }
+
+    #[test]
+    fn an_event_begins_with_its_type_and_id() {
+        let line = event_line("stats", "c1", Some(json!({"pids": {}}))).unwrap();
+        assert_eq!(
+            line,
+            "{\"type\":\"stats\",\"id\":\"c1\",\"data\":{\"pids\":{}}}\n"
+        );
+        let line = event_line("oom", "c1", None).unwrap();
+        assert_eq!(line, "{\"type\":\"oom\",\"id\":\"c1\"}\n");
     }
 
     #[test]

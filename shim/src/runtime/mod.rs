@@ -81,7 +81,7 @@ pub fn main(arguments: impl IntoIterator<Item = String>) -> ExitCode {
         let _ = Cli::command().print_help();
         return ExitCode::SUCCESS;
     };
-    let store = match Store::new(&cli.global.root) {
+    let store = match Store::new(cli.global.root.as_deref()) {
         Ok(store) => store,
         Err(error) => {
             log.error(&crate::report::chain(&error));

@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 use super::error::{io_error, Result, RuntimeError};
 use crate::runtime_dir::ProcessId;
 
+/// `--root` where none is given.
+const DEFAULT_ROOT: &str = "/run/hull-runtime";
 /// Name of a container's file.
 const STATE_FILE: &str = "state.json";
 /// Name of its file while it is being made.
@@ -58,6 +60,8 @@ pub(super) struct Draft {
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     root: PathBuf,
+    /// It is made when it is needed, so that it may be missing.
+    is_default: bool,
 }
 
 /// A container's directory that is being filled; dropped before [`Claim::keep`], it is removed.
@@ -68,9 +72,12 @@ pub(super) struct Claim {
 }
 
 impl Store {
-    pub(super) fn new(root: &Path) -> Result<Self> {
+    /// Of a `--root`, if one is given.
+    pub(super) fn new(root: Option<&Path>) -> Result<Self> {
+        let is_default = root.is_none();
+        let root = root.unwrap_or(Path::new(DEFAULT_ROOT));
         let root = std::path::absolute(root).map_err(io_error("find", root))?;
-        Ok(Self { root })
+        Ok(Self { root, is_default })
     }
 
     /// Where a container is, if its id is one.
@@ -138,7 +145,9 @@ impl Store {
     /// All containers that are complete, by id, with the UID that made them.
     pub(super) fn list(&self) -> Result<Vec<(Record, u32)>> {
         let entries = match std::fs::read_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if self.is_default && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Vec::new())
+            }
             read => read.map_err(io_error("read", &self.root))?,
         };
         let mut found = Vec::new();
@@ -292,7 +301,7 @@ pub(super) mod tests {
     #[test]
     fn a_claim_holds_an_id_and_a_dropped_one_frees_it() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(&root.path().join("new/root")).unwrap();
+        let store = Store::new(Some(&root.path().join("new/root"))).unwrap();
         assert!(matches!(store.load("c1"), Err(RuntimeError::NotFound)));
         let claim = store.claim("c1", None).unwrap();
         assert!(matches!(store.claim("c1", None), Err(RuntimeError::Exists)));
@@ -312,9 +321,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_root_that_is_named_is_there() {
+        let missing = Store::new(Some(Path::new("/nonexistent/root"))).unwrap();
+        assert!(matches!(missing.list(), Err(RuntimeError::Io { .. })));
+    }
+
+    #[test]
     fn what_a_dead_maker_left_is_found() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store::new(root.path()).unwrap();
+        let store = Store::new(Some(root.path())).unwrap();
         let directory = root.path().join("c1");
         std::fs::create_dir(&directory).unwrap();
         assert!(store.abandoned().is_empty(), "nobody is known");

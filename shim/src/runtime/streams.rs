@@ -92,6 +92,8 @@ impl Wanted {
             fds,
             listen_fds: preserved.listen_fds,
             sub_cgroup: self.sub_cgroup.clone(),
+            // This program's own output: a terminal there makes the carriage returns itself.
+            plain_newlines: self.terminal && self.console_socket.is_none(),
         };
         Offer::new(exec_root, handover, self.terminal, holder)
     }
@@ -105,7 +107,7 @@ impl Wanted {
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags);
         let slave = slave.map_err(system("make a terminal"))?;
         // The line discipline that counts is the guest's.
-        set_raw(slave.as_fd())?;
+        set_raw(slave.as_fd(), Output::Raw)?;
         if let Some(size) = self.size {
             set_size(&master, size)?;
         }
@@ -251,15 +253,26 @@ pub(super) fn random_name() -> Result<String> {
     Ok(format!("{number:016x}"))
 }
 
-fn set_raw(terminal: BorrowedFd<'_>) -> Result<Termios> {
+/// What becomes of a raw terminal's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    Raw,
+    AsBefore,
+}
+
+fn set_raw(terminal: BorrowedFd<'_>, output: Output) -> Result<Termios> {
     let before = tcgetattr(terminal).map_err(system("read the terminal's mode"))?;
     let mut raw = before.clone();
     raw.make_raw();
+    if output == Output::AsBefore {
+        raw.output_modes = before.output_modes;
+    }
     tcsetattr(terminal, OptionalActions::Now, &raw).map_err(system("set the terminal's mode"))?;
     Ok(before)
 }
 
-/// This program's own terminal in raw mode, until dropped.
+/// This program's own terminal in raw mode, until dropped. Its output is still processed: the guest's
+/// terminal leaves line feeds as they are.
 #[derive(Debug)]
 pub(super) struct RawTerminal {
     before: Termios,
@@ -271,7 +284,7 @@ impl RawTerminal {
         if !rustix::termios::isatty(stdin()) {
             return Ok(None);
         }
-        set_raw(stdin()).map(|before| Some(Self { before }))
+        set_raw(stdin(), Output::AsBefore).map(|before| Some(Self { before }))
     }
 }
 
@@ -281,9 +294,12 @@ impl Drop for RawTerminal {
     }
 }
 
-/// The size of this program's own terminal.
+/// The size of this program's own terminal: of the first stream that is one.
 pub(super) fn own_size() -> Option<Size> {
-    let size = rustix::termios::tcgetwinsize(stdin()).ok()?;
+    let mut sizes = [stderr(), stdout(), stdin()]
+        .into_iter()
+        .map(rustix::termios::tcgetwinsize);
+    let size = sizes.find_map(std::result::Result::ok)?;
     Some(Size {
         width: size.ws_col.into(),
         height: size.ws_row.into(),

@@ -131,13 +131,85 @@ case_exec_in_a_cgroup_below_the_containers() {
     expect "$(runtime exec --cgroup /below "$ID" cat /proc/self/cgroup)" 0::/below
     for path in /none ../..; do
         status=0
-        runtime exec --cgroup "$path" "$ID" true 2>/dev/null || status=$?
+        runtime exec --cgroup "$path" "$ID" true 2>"$T/err" || status=$?
         expect_status 255
     done
+    expect_has "$(cat "$T/err")" "sub cgroup path"
     status=0
     runtime exec --cgroup pids:/below "$ID" true 2>"$T/err" || status=$?
     expect_status 255
     expect_has "$(cat "$T/err")" "unknown controller pids"
+}
+# A container may put all that runs in it into groups of its own: its group takes none then.
+case_an_exec_goes_where_the_containers_process_is() {
+    config '.process.args = ["sleep", "1000"] | .mounts += [{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}] | .linux.namespaces += [{"type": "cgroup"}]'
+    create
+    runtime start "$ID"
+    runtime exec "$ID" sh -ec 'cd /sys/fs/cgroup; mkdir mine; for p in 1 $$; do echo $p >mine/cgroup.procs; done; echo +memory >cgroup.subtree_control'
+    expect "$(runtime exec "$ID" cat /proc/self/cgroup)" 0::/mine
+    # But not where the caller names the group.
+    status=0
+    runtime exec --cgroup / "$ID" true 2>"$T/err" || status=$?
+    expect_status 255
+    expect_has "$(tr B b <"$T/err")" "usy"
+}
+# Whoever reads it has no terminal to make lines of it.
+case_a_terminals_lines_end_with_line_feeds_in_a_file() {
+    base_config | jq '.process.terminal = true | .process.args = ["sh", "-c", "echo one; echo two"]' >"$T/config.json"
+    script -qec "'$RUNTIME' --root '$T/state' run --bundle '$T' '$ID' >'$T/out'" /dev/null </dev/null
+    expect "$(od -An -c "$T/out" | tr -d ' \n')" 'one\ntwo\n'
+}
+case_an_execs_lines_too_and_its_terminal_has_the_callers_size() {
+    config '.process.args = ["sleep", "1000"]'
+    create
+    runtime start "$ID"
+    script -qec "stty rows 21 cols 67; '$RUNTIME' --root '$T/state' exec -t '$ID' sh -c 'sleep 1; stty size' </dev/null >'$T/out'" /dev/null </dev/null
+    expect "$(od -An -c "$T/out" | tr -d ' \n')" '2167\n'
+}
+# And a terminal shows them as it shows all others.
+case_a_terminals_lines_on_a_terminal() {
+    base_config | jq '.process.terminal = true | .process.args = ["sh", "-c", "echo one; echo two"]' >"$T/config.json"
+    script -qec "'$RUNTIME' --root '$T/state' run --bundle '$T' '$ID'" /dev/null </dev/null >"$T/out"
+    expect "$(od -An -c "$T/out" | tr -d ' \n')" 'one\r\ntwo\r\n'
+}
+case_a_list_of_a_root_that_is_not_there_is_an_error() {
+    status=0
+    "$RUNTIME" --root "$T/nothing" list >"$T/out" 2>&1 || status=$?
+    expect_status 1
+    expect_has "$(cat "$T/out")" "$T/nothing"
+}
+case_an_exec_ends_with_its_process_whatever_that_has_started() {
+    config '.process.args = ["sleep", "1000"]'
+    create
+    runtime start "$ID"
+    local start=$SECONDS
+    runtime exec "$ID" sh -c 'sleep 60 & echo one' >"$T/out"
+    runtime exec "$ID" sh -c 'sleep 60 & echo two' | sed q >>"$T/out"
+    script -qec "'$RUNTIME' --root '$T/state' exec -t '$ID' sh -c 'sleep 60 & echo three'" /dev/null </dev/null | tr -d '\r' >>"$T/out"
+    expect "$(cat "$T/out")" "$(printf 'one\ntwo\nthree')"
+    [ $((SECONDS - start)) -lt 50 ] || fail "$((SECONDS - start)) seconds"
+}
+# Probes run one every few seconds, for months.
+case_execs_leave_no_files() {
+    config '.process.args = ["sleep", "1000"]'
+    create
+    runtime start "$ID"
+    runtime exec "$ID" true
+    find "$T/state" "${HULL_EXEC_ROOT:-/run/hull}" 2>/dev/null | sort >"$T/before" || true
+    for _ in 1 2 3; do runtime exec "$ID" true; done
+    ! runtime exec "$ID" no-such-program 2>/dev/null || fail "it ran"
+    runtime exec --detach "$ID" true </dev/null >/dev/null 2>&1
+    sleep 2
+    find "$T/state" "${HULL_EXEC_ROOT:-/run/hull}" 2>/dev/null | sort | diff "$T/before" - || fail "there are more"
+}
+case_a_process_that_is_out_of_memory_is_one_of_many() {
+    config '.process.args = ["sleep", "1000"] | .linux.resources.memory = {"limit": 33554432}'
+    create
+    runtime start "$ID"
+    status=0
+    runtime exec "$ID" sh -c 'head -c 100m /dev/zero | tail' >/dev/null 2>&1 || status=$?
+    expect_status 137
+    expect "$(status_of)" running
 }
 case_the_pid_shows_the_containers_command() {
     config '.process.args = ["sleep", "1000"]'

@@ -1,10 +1,18 @@
 # config-linux.md
 
 case_a_pid_namespace_begins_with_1() { shell 'echo $$'; expect_out 1; }
+case_the_first_process_is_safe_from_signals_from_inside() {
+    shell 'kill -9 1; kill -TERM 1; echo alive'
+    expect_out alive
+}
 case_an_ipc_namespace_is_empty() { shell 'ipcs -m | grep -c 0x'; expect_out 0; }
 case_masked_paths() {
     shell 'cat /proc/version | wc -c; ls /proc/bus | wc -l; touch /proc/bus/x 2>/dev/null || echo refused' '.linux.maskedPaths = ["/proc/version", "/proc/bus", "/proc/timer_stats_none"]'
     expect_out "$(printf '0\n0\nrefused')"
+}
+case_a_path_masked_twice_is_masked_once() {
+    shell 'grep -c " /data " /proc/mounts; ls /data' '.linux.maskedPaths = ["/data", "/tmp", "/data"]'
+    expect_out 1
 }
 case_read_only_paths() {
     shell 'echo x >/data/f || echo refused; cat /data/g' '.linux.readonlyPaths = ["/data", "/nonexistent"] | .process.args = ["sh", "-c", "echo x >/etc/f || echo refused"] | .linux.readonlyPaths = ["/etc", "/nonexistent"]'
@@ -30,6 +38,19 @@ case_a_device_that_no_rule_allows_is_denied() {
 case_a_device_that_a_rule_allows_can_be_used() {
     device_case '[{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]'
     expect_out "$(printf 'opened\nzero')"
+}
+# Whoever makes a network's interfaces names them, not the kernel that finds them.
+case_interfaces_have_their_names_whatever_their_order() {
+    ip netns add "$ID"
+    trap 'runtime delete --force "$ID" >/dev/null 2>&1; ip netns del "$ID"; rm -rf "$T"' EXIT
+    for name in eth2 eth0 eth1; do
+        ip -n "$ID" link add "$name" type dummy
+        ip -n "$ID" address add "10.77.${name#eth}.1/24" dev "$name"
+        ip -n "$ID" link set "$name" up
+    done
+    shell 'for i in 0 1 2; do ip -4 address show dev eth$i | grep -o "10.77.$i.1/24"; done' \
+        ".linux.namespaces |= map(if .type == \"network\" then .path = \"/run/netns/$ID\" else . end)"
+    expect_out "$(printf '10.77.0.1/24\n10.77.1.1/24\n10.77.2.1/24')"
 }
 case_a_user_namespace_maps_the_files_of_the_host() {
     chmod 711 "$WORK" "$T"
@@ -67,6 +88,11 @@ case_seccomp_arguments() {
 case_the_number_of_processes_is_limited() {
     shell 'for i in 1 2 3 4 5 6 7 8; do sleep 1 & done 2>/dev/null; echo $(jobs | wc -l)' '.linux.resources.pids.limit = 4'
     [ "${out:-0}" -lt 8 ] || fail "$out processes"
+}
+# A VM's kernel need not have a scheduler of I/O that knows weights.
+case_a_weight_of_io_is_no_error() {
+    shell 'echo there' '.linux.resources.blockIO = {"weight": 500}'
+    expect_out there
 }
 case_memory_is_limited() {
     shell 'dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; exit $?' '.linux.resources.memory = {"limit": 33554432, "swap": 33554432}'

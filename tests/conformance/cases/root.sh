@@ -53,3 +53,13 @@ case_an_id_mapped_bind_mount() {
     expect_out "$(printf '2000:2000\n0:0')"
     expect "$(stat -c %u:%g "$T/volume/new")" 1000:1000 "whose a new file is"
 }
+# An image's /var/run is a link to its /run, which is a tmpfs by the time of the second mount.
+case_a_mount_through_a_link_into_another_mount() {
+    mkdir "$T/rootfs/var" "$T/rootfs/run"
+    ln -s /run "$T/rootfs/var/run"
+    echo content >"$T/token"
+    shell 'cat /run/secrets/token; readlink /var/run; ls /run' \
+        ".mounts += [{destination: \"/run\", type: \"tmpfs\", source: \"tmpfs\"}, {destination: \"/var/run/secrets/token\", source: \"$T/token\", options: [\"bind\", \"ro\"]}]"
+    expect_out "$(printf 'content\n/run\nsecrets')"
+    [ -z "$(ls "$T/rootfs/run")" ] || fail "the mount point was made below the tmpfs"
+}

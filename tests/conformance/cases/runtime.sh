@@ -129,6 +129,14 @@ case_a_failing_hook_fails_the_create() {
     ! create || fail "created"
     ! runtime state "$ID" >/dev/null 2>&1 || fail "still known"
 }
+case_a_poststop_hook_that_fails_keeps_no_other_from_running() {
+    config ".process.args = [\"true\"] | .hooks = {poststop: [{path: \"/bin/false\"}, {path: \"/usr/bin/touch\", args: [\"touch\", \"$T/second\"]}]}"
+    create
+    runtime start "$ID"
+    wait_for 20 is_stopped
+    runtime delete "$ID" 2>/dev/null || fail "the delete failed"
+    [ -e "$T/second" ] || fail "the second did not run"
+}
 case_a_hook_past_its_timeout_fails_the_create() {
     config '.hooks = {createRuntime: [{path: "/bin/sleep", args: ["sleep", "100"], timeout: 1}]}'
     local start=$SECONDS
