@@ -40,6 +40,7 @@ pub(crate) struct ExecCreate {
     working_dir: Option<String>,
     privileged: Option<bool>,
     detach_keys: Option<String>,
+    console_size: Option<Vec<u32>>,
 }
 
 /// One exec.
@@ -51,6 +52,8 @@ pub(crate) struct Exec {
     pub(crate) attach_stdout: bool,
     pub(crate) attach_stderr: bool,
     pub(crate) detach_keys: String,
+    /// Height and width that its terminal begins with, unless its start says others.
+    pub(crate) size: Option<(u32, u32)>,
     pub(crate) hub: Arc<Hub>,
     state: Mutex<ExecState>,
 }
@@ -137,6 +140,7 @@ impl Engine {
             attach_stdout: request.attach_stdout.unwrap_or(false),
             attach_stderr: request.attach_stderr.unwrap_or(false),
             detach_keys: request.detach_keys.unwrap_or_default(),
+            size: console_size(request.console_size.as_deref()),
             hub: Hub::new(),
             state: Mutex::default(),
         });
@@ -337,6 +341,14 @@ impl Engine {
             exec.container.id(),
             attributes,
         );
+    }
+}
+
+/// Height and width; zeroes are none.
+pub(crate) fn console_size(wanted: Option<&[u32]>) -> Option<(u32, u32)> {
+    match wanted {
+        Some([height, width]) if *height != 0 && *width != 0 => Some((*height, *width)),
+        _ => None,
     }
 }
 

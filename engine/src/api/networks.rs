@@ -232,6 +232,10 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
             EngineError::NotBuilt("a network made from another (ConfigFrom)".into()).into(),
         );
     }
+    if !matches!(request.scope.as_deref(), None | Some("" | "local")) {
+        let text = "cannot create a swarm scoped network when swarm is not active";
+        return Err(EngineError::Forbidden(text.to_owned()).into());
+    }
     let options = request.options.unwrap_or_default();
     let families = families(request.enable_ipv4, request.enable_ipv6, &options)?;
     let ipam = request.ipam.unwrap_or_default();
@@ -399,7 +403,8 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
         .networks
         .iter()
         .any(|w| w.network == network.id);
-    if taken {
+    // One that does not run takes what is said last.
+    if taken && container.status().is_live() {
         return Err(EngineError::Forbidden(format!(
             "endpoint with name {} already exists in network {}",
             container.name(),

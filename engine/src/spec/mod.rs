@@ -13,6 +13,7 @@ mod process;
 mod resources;
 mod seccomp;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hull_shim::spec::MEMBER_ROOT;
@@ -23,7 +24,9 @@ pub(crate) use accept::check_words;
 pub use config::{argv_of, merge_image};
 pub use devices::{host_disks, HostDisk};
 pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
-pub(crate) use mounts::{bind_targets, check_target, image_mounts, leads_out, parse_bind, Parsed};
+pub(crate) use mounts::{
+    bind_targets, check_target, image_mounts, leads_out, parse_bind, tmpfs_of, Parsed,
+};
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::resources;
@@ -82,6 +85,21 @@ pub struct VolumePlace {
     pub tmpfs: Option<String>,
 }
 
+/// As dockerd: in a network of its own every user may have each port, and ping. What is asked for
+/// counts more.
+fn sysctls(host: &HostConfig) -> BTreeMap<&str, &str> {
+    let shared = crate::container::joins(host) || crate::network::is_host_mode(host);
+    let usual = [
+        ("net.ipv4.ip_unprivileged_port_start", "0"),
+        ("net.ipv4.ping_group_range", "0 2147483647"),
+    ];
+    let usual = usual.into_iter().filter(|_| !shared);
+    let asked = host.sysctls.iter().flatten();
+    usual
+        .chain(asked.map(|(name, value)| (name.as_str(), value.as_str())))
+        .collect()
+}
+
 /// The OCI runtime configuration of a container.
 pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     let privileged = record.host.privileged.unwrap_or(false);
@@ -102,12 +120,8 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     if !devices.rules.is_empty() {
         linux["resources"]["devices"] = json!(devices.rules);
     }
-    if let Some(sysctls) = record
-        .host
-        .sysctls
-        .as_ref()
-        .filter(|sysctls| !sysctls.is_empty())
-    {
+    let sysctls = sysctls(&record.host);
+    if !sysctls.is_empty() {
         linux["sysctl"] = json!(sysctls);
     }
     let mut spec = json!({

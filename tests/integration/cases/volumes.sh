@@ -227,3 +227,20 @@ case_an_image_is_mounted_read_only() {
     hull rmi t-tools >/dev/null
     expect_clean_host
 }
+
+case_volumes_from_brings_all_kinds_of_mounts() {
+    mkdir "$T/host"
+    echo host >"$T/host/f"
+    hull create --name t-has --network none -v t-vf:/data -v "$T/host:/host" --mount "type=image,source=$BUSYBOX,target=/tools" --mount type=tmpfs,target=/mem,tmpfs-size=2m "$BUSYBOX" true >/dev/null
+    hull create --name t-too --network none -v t-vf2:/data "$BUSYBOX" true >/dev/null
+    expect_eq "$(hull run --rm --network none --volumes-from t-has:ro "$BUSYBOX" sh -c 'cat /host/f; ls /tools/bin/busybox; grep -c " /mem tmpfs ro" /proc/mounts; touch /data/x 2>/dev/null || echo refused')" \
+        "$(printf 'host\n/tools/bin/busybox\n1\nrefused')" 'what comes from another'
+    # What is asked for by itself counts more, and the last one of several.
+    hull run --name t-last --network none --volumes-from t-has --volumes-from t-too --tmpfs /host "$BUSYBOX" sh -c 'ls -A /host; touch /data/mine'
+    expect_eq "$(hull inspect -f '{{range .Mounts}}{{.Type}}:{{.Destination}}:{{.Name}} {{end}}' t-last | xargs -n 1 | sort | xargs)" "image:/tools:$BUSYBOX tmpfs:/mem: volume:/data:t-vf2" 'what is told'
+    # An image is not removed under somebody who has it from another.
+    hull rm t-has t-too >/dev/null
+    hull rm t-last >/dev/null
+    hull volume rm t-vf t-vf2 >/dev/null
+    expect_clean_host
+}
