@@ -16,6 +16,7 @@ mod seccomp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bollard_stubs::models::HostConfig;
 use hull_shim::spec::MEMBER_ROOT;
 use serde_json::{json, Value};
 
