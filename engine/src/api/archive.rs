@@ -149,7 +149,7 @@ async fn write(
     // An upload that is cut off ends in an error of its stream, and so does the job.
     detached(async move {
         let session = engine.files(&container).await?;
-        let input = tokio_util::io::StreamReader::new(stream);
+        let input = hull_image::decompressed(tokio_util::io::StreamReader::new(stream));
         let fed = session.feed(&job, input).await;
         session.close();
         if fed.is_ok() {

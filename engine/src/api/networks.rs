@@ -166,6 +166,11 @@ fn pool_view(pool: &Pool) -> Value {
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
     let filters = query.filters()?;
     crate::filters::check(&filters, &LIST_FILTERS)?;
+    crate::filters::booleans(&filters, "dangling")?;
+    let mut kinds = filters.get("type").into_iter().flatten();
+    if let Some(kind) = kinds.find(|kind| !["builtin", "custom"].contains(&kind.as_str())) {
+        return Err(EngineError::BadRequest(format!("invalid filter 'type={kind}'")).into());
+    }
     // The default network is always there, as with dockerd.
     engine.networks.find(DEFAULT)?;
     let mut all: Vec<Value> = engine
