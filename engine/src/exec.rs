@@ -9,6 +9,7 @@ use bollard_stubs::models::{ExecInspectResponse, ProcessConfig};
 use hull_protocol::agent::files_job::Kind;
 use hull_protocol::agent::FilesJob;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::container::{Container, WaitCondition};
 use crate::engine::Engine;
@@ -23,6 +24,8 @@ use crate::streams::{Fifos, Hub, Pumps};
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long the record of a container's end may take.
 const END_LIMIT: Duration = Duration::from_secs(15);
+/// Most rows or columns of a terminal.
+const MAX_SIZE: u32 = u16::MAX as u32;
 /// Exit code of a process that SIGKILL ended.
 const KILLED: i64 = 137;
 
@@ -242,7 +245,10 @@ impl Engine {
             linked: self.link_variables(&record),
             ..exec.spec.clone()
         };
-        let process = exec_process(&record, &spec)?;
+        let mut process = exec_process(&record, &spec)?;
+        if let Some((height, width)) = size.filter(|_| exec.spec.tty) {
+            process["consoleSize"] = json!({ "height": height, "width": width });
+        }
         let fifos = Fifos::new(
             &dir,
             &format!("{}-", ids::short(&exec.id)),
@@ -269,9 +275,6 @@ impl Engine {
             let mut state = exec.lock();
             state.running = true;
             state.pid = pid;
-        }
-        if let Some((height, width)) = size.filter(|_| exec.spec.tty) {
-            let _ = task.resize(&exec.id, width, height).await;
         }
         let close = crate::container::close_stdin(&task, &exec.id);
         let pumps = opened.pump(&exec.hub, None, close);
@@ -344,10 +347,10 @@ impl Engine {
     }
 }
 
-/// Height and width; zeroes are none.
+/// Height and width; zeroes are none, and so is what no terminal can have.
 pub(crate) fn console_size(wanted: Option<&[u32]>) -> Option<(u32, u32)> {
     match wanted {
-        Some([height, width]) if *height != 0 && *width != 0 => Some((*height, *width)),
+        Some([height @ 1..=MAX_SIZE, width @ 1..=MAX_SIZE]) => Some((*height, *width)),
         _ => None,
     }
 }
