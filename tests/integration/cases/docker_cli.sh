@@ -209,7 +209,7 @@ case_docker_cli_filters_and_lists() {
     answers 1 "invalid filter 'type=odd'" network ls --filter type=odd
     answers 1 "invalid filter 'dangling=[x]'" network ls --filter dangling=x
     answers 1 'cannot create a swarm scoped network' network create --scope swarm t-net
-    curl -s --unix-socket "${HULL_HOST#unix://}" 'http://x/v1.46/containers/json?all=1&filters=\{"name":\["t-one"\]\}' >"$T/list"
+    curl -s -G --unix-socket "${HULL_HOST#unix://}" --data-urlencode 'filters={"name":["t-one"]}' 'http://x/v1.46/containers/json?all=1' >"$T/list"
     grep -q '"Annotations":{"who":"me"}' "$T/list" || fail "$(cat "$T/list")"
 }
 
