@@ -148,7 +148,8 @@ pub(crate) fn ago(seconds: i64) -> String {
 /// comments and empty lines. Values are raw, as docker has it.
 pub(crate) fn parse_env_file(text: &str) -> Result<Vec<String>> {
     let mut variables = Vec::new();
-    for line in text.lines() {
+    // Some editors begin files with a byte order mark.
+    for line in text.trim_start_matches('\u{feff}').lines() {
         let line = line.trim_start().trim_end_matches('\r');
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -159,7 +160,8 @@ pub(crate) fn parse_env_file(text: &str) -> Result<Vec<String>> {
                 "poorly formatted environment: variable '{name}' contains whitespaces or is empty"
             )));
         }
-        variables.extend(env_word(line));
+        // A name that is set nowhere is left out here, as by docker.
+        variables.extend(Some(env_word(line)).filter(|word| word.contains('=')));
     }
     Ok(variables)
 }
@@ -167,7 +169,7 @@ pub(crate) fn parse_env_file(text: &str) -> Result<Vec<String>> {
 /// Reads the lines of a label file: `KEY=VALUE` or `KEY`, comments and empty lines.
 pub(crate) fn parse_label_file(text: &str) -> Result<Vec<String>> {
     let mut labels = Vec::new();
-    for line in text.lines() {
+    for line in text.trim_start_matches('\u{feff}').lines() {
         let line = line.trim_start().trim_end_matches('\r');
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -183,14 +185,13 @@ pub(crate) fn parse_label_file(text: &str) -> Result<Vec<String>> {
     Ok(labels)
 }
 
-/// An `-e` word: with a value as it is; without one from this process's environment, if set there.
-pub(crate) fn env_word(word: &str) -> Option<String> {
-    if word.contains('=') {
-        return Some(word.to_owned());
+/// An `-e` word: with a value as it is; without one from this process's environment. What is not set
+/// there is a name alone, which unsets what the image has.
+pub(crate) fn env_word(word: &str) -> String {
+    match std::env::var(word) {
+        Ok(value) if !word.contains('=') => format!("{word}={value}"),
+        _ => word.to_owned(),
     }
-    std::env::var(word)
-        .ok()
-        .map(|value| format!("{word}={value}"))
 }
 
 #[cfg(test)]

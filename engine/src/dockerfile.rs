@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use bollard_stubs::models::ContainerConfig;
+use bollard_stubs::models::{ContainerConfig, HealthConfig};
 
 /// Applies one instruction; `Err` says what is wrong with it.
 pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), String> {
@@ -19,6 +19,11 @@ pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), Stri
         "USER" => config.user = Some(rest.to_owned()),
         "WORKDIR" => config.working_dir = Some(directory(config, rest)),
         "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
+        "HEALTHCHECK" => config.healthcheck = Some(health_check(rest)?),
+        "ONBUILD" => config
+            .on_build
+            .get_or_insert_default()
+            .push(rest.to_owned()),
         "ENV" => {
             for (key, value) in pairs(rest)? {
                 let env = config.env.get_or_insert_default();
@@ -67,6 +72,54 @@ pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), Stri
 fn command(text: &str) -> Vec<String> {
     serde_json::from_str(text)
         .unwrap_or_else(|_| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()])
+}
+
+/// `[--OPTION=VALUE ...] CMD COMMAND`, or `NONE`.
+fn health_check(text: &str) -> Result<HealthConfig, String> {
+    let mut config = HealthConfig::default();
+    let mut rest = text;
+    while let Some(option) = rest.strip_prefix("--") {
+        let (option, after) = option
+            .split_once(char::is_whitespace)
+            .unwrap_or((option, ""));
+        rest = after.trim_start();
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        let time = || {
+            let time = crate::filters::duration(value);
+            let nanoseconds = time.and_then(|time| i64::try_from(time.as_nanos()).ok());
+            let bad =
+                || format!("invalid HEALTHCHECK --{name}: {value:?} is no duration such as 30s");
+            nanoseconds.map(Some).ok_or_else(bad)
+        };
+        match name {
+            "interval" => config.interval = time()?,
+            "timeout" => config.timeout = time()?,
+            "start-period" => config.start_period = time()?,
+            "start-interval" => config.start_interval = time()?,
+            "retries" => {
+                let bad = |_| format!("invalid HEALTHCHECK --retries: {value:?} is no number");
+                config.retries = Some(value.parse().map_err(bad)?);
+            }
+            _ => return Err(format!("unknown flag of HEALTHCHECK: --{name}")),
+        }
+    }
+    let (kind, command) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let command = command.trim();
+    config.test = match kind.to_ascii_uppercase().as_str() {
+        "NONE" if command.is_empty() => Some(vec!["NONE".to_owned()]),
+        "CMD" if !command.is_empty() => Some(test_of(command)),
+        _ => return Err("HEALTHCHECK wants CMD with a command, or NONE".to_owned()),
+    };
+    crate::health::check(&config).map_err(|error| error.message())?;
+    Ok(config)
+}
+
+fn test_of(command: &str) -> Vec<String> {
+    let (kind, words) = match serde_json::from_str::<Vec<String>>(command) {
+        Ok(words) => ("CMD", words),
+        Err(_) => ("CMD-SHELL", vec![command.to_owned()]),
+    };
+    std::iter::once(kind.to_owned()).chain(words).collect()
 }
 
 /// A relative directory is below the one before.
@@ -149,6 +202,8 @@ mod tests {
             "LABEL k=v",
             "VOLUME /data",
             "USER me",
+            "HEALTHCHECK --interval=1m30s --retries=2 CMD curl -f http://localhost/",
+            "ONBUILD RUN make",
         ] {
             apply(&mut config, &line.replace("\\\\", "\\")).unwrap();
         }
@@ -160,12 +215,29 @@ mod tests {
         assert_eq!(config.working_dir.unwrap(), "/srv/sub");
         assert_eq!(config.exposed_ports.unwrap(), ["80/tcp", "53/udp"]);
         assert_eq!(config.labels.unwrap()["k"], "v");
+        assert_eq!(config.on_build.unwrap(), ["RUN make"]);
+        let health = config.healthcheck.unwrap();
+        let test = ["CMD-SHELL", "curl -f http://localhost/"];
+        assert_eq!(health.test.unwrap(), test);
+        assert_eq!(
+            (health.interval, health.retries),
+            (Some(90_000_000_000), Some(2))
+        );
     }
 
     #[test]
     fn what_is_no_change_is_refused() {
         let mut config = ContainerConfig::default();
-        for line in ["RUN x", "CMD", "ENV A", r#"ENV A="x"#, "NONSENSE 1"] {
+        for line in [
+            "RUN x",
+            "CMD",
+            "ENV A",
+            r#"ENV A="x"#,
+            "NONSENSE 1",
+            "HEALTHCHECK CMD",
+            "HEALTHCHECK --interval=x CMD true",
+            "HEALTHCHECK --odd=1 NONE",
+        ] {
             assert!(apply(&mut config, line).is_err(), "{line}");
         }
     }

@@ -9,6 +9,7 @@ use bollard_stubs::models::{ExecInspectResponse, ProcessConfig};
 use hull_protocol::agent::files_job::Kind;
 use hull_protocol::agent::FilesJob;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::container::{Container, WaitCondition};
 use crate::engine::Engine;
@@ -23,6 +24,8 @@ use crate::streams::{Fifos, Hub, Pumps};
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 /// How long the record of a container's end may take.
 const END_LIMIT: Duration = Duration::from_secs(15);
+/// Most rows or columns of a terminal.
+const MAX_SIZE: u32 = u16::MAX as u32;
 /// Exit code of a process that SIGKILL ended.
 const KILLED: i64 = 137;
 
@@ -40,6 +43,7 @@ pub(crate) struct ExecCreate {
     working_dir: Option<String>,
     privileged: Option<bool>,
     detach_keys: Option<String>,
+    console_size: Option<Vec<u32>>,
 }
 
 /// One exec.
@@ -51,6 +55,8 @@ pub(crate) struct Exec {
     pub(crate) attach_stdout: bool,
     pub(crate) attach_stderr: bool,
     pub(crate) detach_keys: String,
+    /// Height and width that its terminal begins with, unless its start says others.
+    pub(crate) size: Option<(u32, u32)>,
     pub(crate) hub: Arc<Hub>,
     state: Mutex<ExecState>,
 }
@@ -137,6 +143,7 @@ impl Engine {
             attach_stdout: request.attach_stdout.unwrap_or(false),
             attach_stderr: request.attach_stderr.unwrap_or(false),
             detach_keys: request.detach_keys.unwrap_or_default(),
+            size: console_size(request.console_size.as_deref()),
             hub: Hub::new(),
             state: Mutex::default(),
         });
@@ -238,7 +245,10 @@ impl Engine {
             linked: self.link_variables(&record),
             ..exec.spec.clone()
         };
-        let process = exec_process(&record, &spec)?;
+        let mut process = exec_process(&record, &spec)?;
+        if let Some((height, width)) = size.filter(|_| exec.spec.tty) {
+            process["consoleSize"] = json!({ "height": height, "width": width });
+        }
         let fifos = Fifos::new(
             &dir,
             &format!("{}-", ids::short(&exec.id)),
@@ -265,9 +275,6 @@ impl Engine {
             let mut state = exec.lock();
             state.running = true;
             state.pid = pid;
-        }
-        if let Some((height, width)) = size.filter(|_| exec.spec.tty) {
-            let _ = task.resize(&exec.id, width, height).await;
         }
         let close = crate::container::close_stdin(&task, &exec.id);
         let pumps = opened.pump(&exec.hub, None, close);
@@ -337,6 +344,14 @@ impl Engine {
             exec.container.id(),
             attributes,
         );
+    }
+}
+
+/// Height and width; zeroes are none, and so is what no terminal can have.
+pub(crate) fn console_size(wanted: Option<&[u32]>) -> Option<(u32, u32)> {
+    match wanted {
+        Some([height @ 1..=MAX_SIZE, width @ 1..=MAX_SIZE]) => Some((*height, *width)),
+        _ => None,
     }
 }
 

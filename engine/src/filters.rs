@@ -101,7 +101,7 @@ fn of_date(text: &str) -> Option<Timestamp> {
 }
 
 /// Go's durations: `1h30m`, `1.5s`.
-fn duration(text: &str) -> Option<SignedDuration> {
+pub(crate) fn duration(text: &str) -> Option<SignedDuration> {
     let mut rest = text;
     let mut seconds = 0.0;
     while !rest.is_empty() {

@@ -7,6 +7,7 @@ use bollard_stubs::models::HealthConfig;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::container::Container;
 use crate::engine::Engine;
@@ -277,21 +278,20 @@ impl Engine {
             fifos.remove();
             return Err(error);
         }
-        let streams = opened.take();
-        let ran = tokio::time::timeout(check.timeout, output_and_end(task, &id, streams)).await;
-        let result = match ran {
-            Ok((code, output)) => (code, output),
-            Err(_) => {
-                let _ = task.kill(&id, libc_sigkill(), false).await;
-                let _ = tokio::time::timeout(KILL_LIMIT, task.wait(&id)).await;
-                let text = format!("Health check exceeded timeout ({:?})", check.timeout);
-                (-1, text)
-            }
-        };
+        let mut output = Output::default();
+        let code = output.until_end(task, &id, opened.take(), check).await;
         let _ = task.delete(&id).await;
         fifos.remove();
-        Ok(result)
+        Ok(match code {
+            Some(code) => (code, output.text()),
+            None => (-1, timed_out(check.timeout, &output.text())),
+        })
     }
+}
+
+fn timed_out(limit: Duration, output: &str) -> String {
+    let colon = if output.is_empty() { "" } else { ": " };
+    format!("Health check exceeded timeout ({limit:?}){colon}{output}")
 }
 
 fn libc_sigkill() -> u32 {
@@ -306,37 +306,71 @@ fn in_start_period(record: &Record, check: &Check) -> bool {
     ran < check.start_period
 }
 
-async fn output_and_end(task: &Task, id: &str, streams: Taken) -> (i64, String) {
-    let mut output = Vec::new();
-    let mut errors = Vec::new();
-    let read = async {
-        if let Some(stream) = streams.stdout {
-            let _ = read_some(stream, &mut output).await;
+/// What a check prints.
+#[derive(Debug, Default)]
+struct Output {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Reads until the check has ended, and returns its exit code; none if it takes too long and
+    /// is killed.
+    async fn until_end(
+        &mut self,
+        task: &Task,
+        id: &str,
+        streams: Taken,
+        check: &Check,
+    ) -> Option<i64> {
+        let running = self.read(task, id, streams);
+        tokio::pin!(running);
+        if let Ok(code) = tokio::time::timeout(check.timeout, &mut running).await {
+            return Some(code);
         }
-    };
-    let read_errors = async {
-        if let Some(stream) = streams.stderr {
-            let _ = read_some(stream, &mut errors).await;
+        let _ = task.kill(id, libc_sigkill(), false).await;
+        // Processes that it has left may hold the streams open.
+        let ended = async {
+            tokio::select! {
+                _ = &mut running => {}
+                _ = task.wait(id) => {}
+            }
+        };
+        let _ = tokio::time::timeout(KILL_LIMIT, ended).await;
+        None
+    }
+
+    async fn read(&mut self, task: &Task, id: &str, streams: Taken) -> i64 {
+        let Self { stdout, stderr } = self;
+        let (ended, (), ()) = tokio::join!(
+            task.wait(id),
+            read_some(streams.stdout, stdout),
+            read_some(streams.stderr, stderr)
+        );
+        match ended {
+            Ended::Exited(code) => code,
+            Ended::ShimLost => -1,
         }
-    };
-    let (ended, (), ()) = tokio::join!(task.wait(id), read, read_errors);
-    output.extend(errors);
-    output.truncate(usize::try_from(MAX_OUTPUT).unwrap_or(usize::MAX));
-    let code = match ended {
-        Ended::Exited(code) => code,
-        Ended::ShimLost => -1,
-    };
-    (code, String::from_utf8_lossy(&output).into_owned())
+    }
+
+    fn text(&self) -> String {
+        let mut all = [self.stdout.as_slice(), &self.stderr].concat();
+        all.truncate(usize::try_from(MAX_OUTPUT).unwrap_or(usize::MAX));
+        String::from_utf8_lossy(&all).into_owned()
+    }
 }
 
 /// Keeps the first bytes, and reads to the end.
-async fn read_some(
-    mut stream: tokio::net::unix::pipe::Receiver,
-    into: &mut Vec<u8>,
-) -> std::io::Result<()> {
-    (&mut stream).take(MAX_OUTPUT).read_to_end(into).await?;
-    tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
-    Ok(())
+async fn read_some(stream: Option<Receiver>, into: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
+    if (&mut stream)
+        .take(MAX_OUTPUT)
+        .read_to_end(into)
+        .await
+        .is_ok()
+    {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
 }
 
 #[cfg(test)]
@@ -376,6 +410,16 @@ mod tests {
         health.take(outcome(0), 2, true);
         health.take(outcome(1), 1, true);
         assert_eq!(health.status, Word::Unhealthy);
+    }
+
+    #[test]
+    fn a_check_that_takes_too_long_is_told_with_what_it_printed() {
+        let limit = Duration::from_millis(50);
+        assert_eq!(
+            timed_out(limit, "connecting\n"),
+            "Health check exceeded timeout (50ms): connecting\n"
+        );
+        assert_eq!(timed_out(limit, ""), "Health check exceeded timeout (50ms)");
     }
 
     #[test]

@@ -121,8 +121,30 @@ pub(crate) fn lists_from_strings(value: &mut Value, keys: &[&str]) {
 
 /// Decodes a request's body.
 pub(crate) fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body)
+    as_go_does(body)
         .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {}", why(&error, body))))
+}
+
+/// Decodes JSON in which `null` is as good as nothing for a member of any type: clients in languages
+/// with optional values send it for what they leave out.
+pub(crate) fn as_go_does<T: serde::de::DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(text).or_else(|error| {
+        let mut value: Value = serde_json::from_slice(text)?;
+        drop_nulls(&mut value);
+        // The first error knows its place.
+        serde_json::from_value(value).map_err(|_| error)
+    })
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 /// Why a body can't be decoded, in the words that clients of dockerd know where it has such.

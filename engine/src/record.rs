@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bollard_stubs::models::{ContainerConfig, HostConfig, RestartPolicyNameEnum};
+use bollard_stubs::models::{ContainerConfig, HostConfig, Mount, RestartPolicyNameEnum};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,9 @@ pub struct Record {
     /// Bind mounts of the containers whose volumes it has too.
     #[serde(default)]
     pub(crate) inherited_binds: Vec<Bind>,
+    /// Their memory file systems.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) inherited_tmpfs: Vec<Mount>,
     /// Networks that it is to be on.
     #[serde(default)]
     pub(crate) networks: Vec<Wanted>,
@@ -223,6 +226,7 @@ pub(crate) mod tests {
             image_mounts: Vec::new(),
             held: Vec::new(),
             inherited_binds: Vec::new(),
+            inherited_tmpfs: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
             replugged: None,

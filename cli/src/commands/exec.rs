@@ -58,7 +58,7 @@ impl ExecArgs {
                 .map_err(CliError::io(format!("cannot read {}", path.display())))?;
             env.extend(parse_env_file(&text)?);
         }
-        env.extend(self.env.iter().filter_map(|word| env_word(word)));
+        env.extend(self.env.iter().map(|word| env_word(word)));
         Ok(env)
     }
 }

@@ -71,12 +71,24 @@ fn stat_header(answer: &[u8]) -> Result<HeaderValue> {
     HeaderValue::from_str(&text).map_err(|_| broken())
 }
 
+/// The container as the client named it.
+fn as_named(name: &str) -> impl Fn(EngineError) -> EngineError + '_ {
+    move |error| match error {
+        EngineError::NoSuchFile { path, .. } => EngineError::NoSuchFile {
+            path,
+            container: name.to_owned(),
+        },
+        other => other,
+    }
+}
+
 async fn stat(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Response> {
     let path = path_of(&query)?;
     let container = engine.container(&id)?;
     let answer = engine
         .ask_of_files(&container, job(Kind::STAT, &path))
-        .await?;
+        .await
+        .map_err(as_named(&id))?;
     let headers = [(STAT_HEADER, stat_header(&answer)?)];
     Ok((StatusCode::OK, headers).into_response())
 }
@@ -99,7 +111,8 @@ async fn read(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Re
             }
         }
     })
-    .await?;
+    .await
+    .map_err(as_named(&id))?;
     let header = stat_header(&answer)?;
     let mut response = tar_response(output, "application/x-tar");
     response.headers_mut().insert(STAT_HEADER, header);
@@ -136,7 +149,7 @@ async fn write(
     // An upload that is cut off ends in an error of its stream, and so does the job.
     detached(async move {
         let session = engine.files(&container).await?;
-        let input = tokio_util::io::StreamReader::new(stream);
+        let input = hull_image::decompressed(tokio_util::io::StreamReader::new(stream));
         let fed = session.feed(&job, input).await;
         session.close();
         if fed.is_ok() {
@@ -144,7 +157,8 @@ async fn write(
         }
         fed
     })
-    .await?;
+    .await
+    .map_err(as_named(&id))?;
     Ok(StatusCode::OK)
 }
 

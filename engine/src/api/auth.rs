@@ -17,6 +17,7 @@ use super::respond::Answer;
 use super::{body_json, Shared};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::json::as_go_does;
 
 /// Docker's header of pulls and pushes.
 const HEADER: &str = "x-registry-auth";
@@ -79,7 +80,7 @@ pub(super) fn of_headers(headers: &HeaderMap) -> Result<Option<Credentials>> {
     if decoded.is_empty() || decoded == b"null" {
         return Ok(None);
     }
-    let config: AuthConfig = serde_json::from_slice(&decoded).map_err(|_| bad())?;
+    let config: AuthConfig = as_go_does(&decoded).map_err(|_| bad())?;
     Ok(config.credentials())
 }
 
@@ -119,6 +120,9 @@ mod tests {
         for none in ["e30=", "e30", "", "bnVsbA=="] {
             assert_eq!(header(none).unwrap(), None, "{none}");
         }
+        let null = r#"{"username":"me","password":null,"serveraddress":null}"#;
+        let null = header(&base64::engine::general_purpose::STANDARD.encode(null));
+        assert_eq!(null.unwrap().unwrap().username, "me");
         assert!(header("%%%").is_err());
         let token = base64::engine::general_purpose::STANDARD.encode(r#"{"identitytoken":"t"}"#);
         assert_eq!(header(&token).unwrap().unwrap().username, TOKEN_USER);

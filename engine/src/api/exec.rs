@@ -18,7 +18,7 @@ use super::respond::Answer;
 use super::streams::{Attachment, Hijack};
 use super::{body_json, Query, Shared};
 use crate::engine::Engine;
-use crate::exec::ExecCreate;
+use crate::exec::{console_size, ExecCreate};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
@@ -52,10 +52,7 @@ async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answ
     let (hijack, body) = Hijack::with_body(request);
     let options: StartBody = body_json(body).await?;
     let exec = engine.exec(&id)?;
-    let size = match options.console_size.as_deref() {
-        Some([height, width]) if *height != 0 && *width != 0 => Some((*height, *width)),
-        _ => None,
-    };
+    let size = console_size(options.console_size.as_deref()).or(exec.size);
     let exec_keys = DetachKeys::parse(&exec.detach_keys)?;
     engine.claim_exec(&exec)?;
     let engine = Arc::clone(&engine);

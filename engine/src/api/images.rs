@@ -315,6 +315,9 @@ async fn tag(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
         None => repository.to_owned(),
     };
     engine.images.tag(name, &target).await?;
+    let target = target
+        .parse::<hull_image::Reference>()
+        .map_or(target, |target| target.familiar());
     publish(
         engine,
         "tag",

@@ -50,7 +50,9 @@ pub(super) async fn log(
         tail,
         since: time_of(&query, "since")?,
         until: time_of(&query, "until")?,
-        follow: query.flag("follow"),
+        // As dockerd: while it is only about to be started there is nothing to follow. Who waits for
+        // its start to follow it would read everything twice.
+        follow: query.flag("follow") && container.status().is_live(),
         no_stdout: !stdout,
         no_stderr: !stderr,
     };

@@ -166,6 +166,11 @@ fn pool_view(pool: &Pool) -> Value {
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
     let filters = query.filters()?;
     crate::filters::check(&filters, &LIST_FILTERS)?;
+    crate::filters::booleans(&filters, "dangling")?;
+    let mut kinds = filters.get("type").into_iter().flatten();
+    if let Some(kind) = kinds.find(|kind| !["builtin", "custom"].contains(&kind.as_str())) {
+        return Err(EngineError::BadRequest(format!("invalid filter 'type={kind}'")).into());
+    }
     // The default network is always there, as with dockerd.
     engine.networks.find(DEFAULT)?;
     let mut all: Vec<Value> = engine
@@ -231,6 +236,10 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
         return Err(
             EngineError::NotBuilt("a network made from another (ConfigFrom)".into()).into(),
         );
+    }
+    if !matches!(request.scope.as_deref(), None | Some("" | "local")) {
+        let text = "cannot create a swarm scoped network when swarm is not active";
+        return Err(EngineError::Forbidden(text.to_owned()).into());
     }
     let options = request.options.unwrap_or_default();
     let families = families(request.enable_ipv4, request.enable_ipv6, &options)?;
@@ -399,7 +408,8 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
         .networks
         .iter()
         .any(|w| w.network == network.id);
-    if taken {
+    // One that does not run takes what is said last.
+    if taken && container.status().is_live() {
         return Err(EngineError::Forbidden(format!(
             "endpoint with name {} already exists in network {}",
             container.name(),

@@ -270,7 +270,8 @@ async fn send_output<S, F>(
     F: std::future::Future<Output = bool>,
 {
     if let Some(text) = failure {
-        sink(frame(tty, Stream::Stderr, format!("{text}\r\n").as_bytes())).await;
+        // dockerd writes it to the output, too.
+        sink(frame(tty, Stream::Stdout, format!("{text}\r\n").as_bytes())).await;
     }
     if let Some(mut before) = before {
         while let Some(piece) = before.recv().await {

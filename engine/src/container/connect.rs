@@ -16,13 +16,16 @@ impl Engine {
         wanted: Wanted,
     ) -> Result<()> {
         let _operation = container.operate().await;
-        network::check_count(container.record().networks.len() + 1)?;
+        let others = container.record().networks;
+        let others = others.iter().filter(|it| it.network != wanted.network);
+        network::check_count(others.count() + 1)?;
         let mut added = None;
         if container.status().is_live() {
             added = Some(self.plug_in(container, &wanted).await?);
         }
         let written = self
             .update(container, |record| {
+                record.networks.retain(|it| it.network != wanted.network);
                 record.networks.push(wanted);
                 record.endpoints.extend(added.clone());
                 record.replugged = None;

@@ -259,6 +259,8 @@ impl Engine {
             let mut record = container.lock();
             record.volumes = wanted.volumes;
             record.inherited_binds = wanted.inherited;
+            record.inherited_tmpfs = wanted.tmpfs;
+            record.image_mounts.extend(wanted.images);
         }
         for asked in wanted.asked {
             let made = self.create_volume(asked.create).await;
@@ -550,6 +552,7 @@ fn new_record(
         volumes: Vec::new(),
         held: Vec::new(),
         inherited_binds: Vec::new(),
+        inherited_tmpfs: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),
         replugged: None,

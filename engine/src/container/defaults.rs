@@ -43,9 +43,10 @@ pub(super) fn fill(host: &mut HostConfig, masked: &[&str], read_only: &[&str]) {
         host.memory_swap = Some(memory.saturating_mul(2));
     }
     restart_policy(host);
-    let privileged = host.privileged.unwrap_or(false);
+    if host.privileged.unwrap_or(false) {
+        return;
+    }
     let paths = |slot: &mut Option<Vec<String>>, default: &[&str]| {
-        let default = if privileged { &[] } else { default };
         slot.get_or_insert_with(|| default.iter().map(|path| (*path).to_owned()).collect());
     };
     paths(&mut host.masked_paths, masked);
@@ -88,9 +89,6 @@ mod tests {
         };
         fill(&mut host, &["/proc/kcore"], &["/proc/sys"]);
         assert_eq!(host.ipc_mode.as_deref(), Some("host"));
-        assert_eq!(
-            (host.memory_swap, host.masked_paths),
-            (Some(-1), Some(vec![]))
-        );
+        assert_eq!((host.memory_swap, host.masked_paths), (Some(-1), None));
     }
 }

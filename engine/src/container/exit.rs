@@ -67,6 +67,7 @@ impl Engine {
         self.publish_given_back(container);
         match restart {
             Some(delay) => self.restart_later(container, delay),
+            None if container.restarted.load(Ordering::Relaxed) => {}
             None if container.lock().auto_remove() => self.remove_locked(container).await,
             None => {}
         }

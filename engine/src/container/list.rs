@@ -1,6 +1,7 @@
 //! Docker's list of containers: filters, and a line for each.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use bollard_stubs::models::{
     ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryNetworkSettings,
@@ -134,7 +135,7 @@ fn summary(
         status: Some(status_text(record, Timestamp::now())),
         host_config: Some(ContainerSummaryHostConfig {
             network_mode: record.host.network_mode.clone(),
-            ..ContainerSummaryHostConfig::default()
+            annotations: record.host.annotations.clone(),
         }),
         network_settings: Some(ContainerSummaryNetworkSettings {
             networks: Some(networks),
@@ -226,25 +227,41 @@ fn check_filters(filters: &Filters) -> Result<()> {
             )));
         }
     }
-    for status in filters.get("status").into_iter().flatten() {
-        let known = [
-            "created",
-            "running",
-            "paused",
-            "restarting",
-            "removing",
-            "exited",
-            "dead",
-        ];
-        if !known.contains(&status.as_str()) {
-            return Err(EngineError::BadRequest(format!(
-                "invalid filter 'status={status}': invalid value for state ({status}): must be one of \
-                 {}",
-                known.join(", ")
-            )));
+    check_words(filters, "status", "state", &STATES)?;
+    check_words(filters, "health", "health", &HEALTH)?;
+    filters::booleans(filters, "is-task")?;
+    for key in ["publish", "expose"] {
+        for text in filters.get(key).into_iter().flatten() {
+            if port_range(text).is_none() {
+                return Err(EngineError::BadRequest(format!(
+                    "invalid filter '{key}={text}': want PORT[-PORT][/PROTOCOL]"
+                )));
+            }
         }
     }
     Ok(())
+}
+
+const STATES: [&str; 7] = [
+    "created",
+    "running",
+    "paused",
+    "restarting",
+    "removing",
+    "exited",
+    "dead",
+];
+const HEALTH: [&str; 4] = ["none", "starting", "healthy", "unhealthy"];
+
+fn check_words(filters: &Filters, key: &str, what: &str, known: &[&str]) -> Result<()> {
+    let mut words = filters.get(key).into_iter().flatten();
+    match words.find(|word| !known.contains(&word.as_str())) {
+        None => Ok(()),
+        Some(word) => Err(EngineError::BadRequest(format!(
+            "invalid filter '{key}={word}': invalid value for {what} ({word}): must be one of {}",
+            known.join(", ")
+        ))),
+    }
 }
 
 fn matches(record: &Record, filters: &Filters) -> bool {
@@ -280,6 +297,10 @@ fn matches(record: &Record, filters: &Filters) -> bool {
                 .any(|port| names_port(wanted, port))
         }
         "publish" => bound_ports(record).any(|port| names_port(wanted, port)),
+        // Tasks are a swarm's.
+        "is-task" => wanted
+            .iter()
+            .any(|flag| matches!(flag.as_str(), "0" | "false")),
         // `before`, `since` and `network` are applied by the caller; the others do not exclude anything.
         _ => true,
     })
@@ -301,14 +322,14 @@ fn names_port(wanted: &[String], port: &str) -> bool {
         return false;
     };
     wanted.iter().any(|text| {
-        let (range, of) = text.split_once('/').unwrap_or((text, "tcp"));
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let within = match (first.parse::<u16>(), last.parse::<u16>()) {
-            (Ok(first), Ok(last)) => (first..=last).contains(&number),
-            _ => false,
-        };
-        of == protocol && within
+        port_range(text).is_some_and(|(range, of)| of == protocol && range.contains(&number))
     })
+}
+
+fn port_range(text: &str) -> Option<(RangeInclusive<u16>, &str)> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    Some((first.parse().ok()?..=last.parse().ok()?, protocol))
 }
 
 fn is_image(record: &Record, text: &str) -> bool {

@@ -54,6 +54,8 @@ pub struct Container {
     pub(crate) log: Arc<Log>,
     pub(crate) progress: watch::Sender<Progress>,
     oom_killed: AtomicBool,
+    /// A user restarts it: its end does not remove it, though it was made to be removed.
+    restarted: AtomicBool,
     exit_event: Notify,
 }
 
@@ -98,6 +100,7 @@ impl Container {
             log: Arc::new(Log::new(paths.log(&record.id))),
             progress,
             oom_killed: AtomicBool::new(false),
+            restarted: AtomicBool::new(false),
             exit_event: Notify::new(),
             record: Mutex::new(record),
         })

@@ -1,5 +1,6 @@
 //! Signals, stop, restart, pause.
 
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -193,11 +194,13 @@ impl Engine {
         container: &Arc<Container>,
         options: &StopOptions,
     ) -> Result<()> {
-        match self.stop_container(container, options).await {
-            Ok(()) | Err(EngineError::NotModified(_)) => {}
-            Err(error) => return Err(error),
-        }
-        self.start_container(container).await?;
+        container.restarted.store(true, Ordering::Relaxed);
+        let restarted = match self.stop_container(container, options).await {
+            Ok(()) | Err(EngineError::NotModified(_)) => self.start_container(container).await,
+            Err(error) => Err(error),
+        };
+        container.restarted.store(false, Ordering::Relaxed);
+        restarted?;
         self.publish(container, "restart", []);
         Ok(())
     }

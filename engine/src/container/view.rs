@@ -18,7 +18,7 @@ use crate::lifecycle::Status;
 use crate::logs;
 use crate::network::{Endpoint, Wanted, HOST_ID};
 use crate::record::Record;
-use crate::spec::{binds_of, VolumePlace};
+use crate::spec::{binds_of, tmpfs_of, VolumePlace};
 
 /// Docker's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -345,6 +345,15 @@ pub(super) fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<Mount
         propagation: Some(String::new()),
         ..MountPoint::default()
     });
+    let memory = tmpfs_of(record).map(|mount| MountPoint {
+        typ: Some("tmpfs".to_owned()),
+        source: Some(String::new()),
+        destination: mount.target.clone(),
+        mode: Some(String::new()),
+        rw: Some(!mount.read_only.unwrap_or(false)),
+        propagation: Some(String::new()),
+        ..MountPoint::default()
+    });
     binds_of(record)
         .unwrap_or_default()
         .into_iter()
@@ -359,5 +368,6 @@ pub(super) fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<Mount
         })
         .chain(volumes)
         .chain(images)
+        .chain(memory)
         .collect()
 }

@@ -253,7 +253,18 @@ impl Wanted {
             (_, Some(address)) if network.v6.is_none() => bad(format!(
                 "invalid address {address}: network {name} has no IPv6 (it was made without --ipv6)"
             )),
-            _ => Ok(()),
+            _ => {
+                let v4 = self.address.map(IpAddr::V4).zip(network.v4.as_ref());
+                let v6 = self.address_v6.map(IpAddr::V6).zip(network.v6.as_ref());
+                let mut fixed = v4.into_iter().chain(v6);
+                match fixed.find(|(address, pool)| !pool.subnet.0.contains(*address)) {
+                    Some((address, pool)) => bad(format!(
+                        "invalid address {address}: it is not in the subnet {} of network {name}",
+                        pool.subnet.0
+                    )),
+                    None => Ok(()),
+                }
+            }
         }
     }
 

@@ -144,6 +144,17 @@ fn check_restart_policy(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+fn is_host_entry(entry: &str) -> bool {
+    let Some((name, address)) = entry.split_once([':', '=']) else {
+        return false;
+    };
+    let address = address
+        .strip_prefix('[')
+        .map_or(address, |rest| rest.trim_end_matches(']'));
+    let known = address == "host-gateway" || address.parse::<std::net::IpAddr>().is_ok();
+    !name.is_empty() && known
+}
+
 fn check_values(host: &HostConfig) -> Result<()> {
     let mode = |field: &str, value: &Option<String>, known: &[&str]| match value.as_deref() {
         None | Some("") => Ok(()),
@@ -158,6 +169,13 @@ fn check_values(host: &HostConfig) -> Result<()> {
             field.trim_end_matches("Mode").to_ascii_uppercase()
         ))),
     };
+    for entry in host.extra_hosts.iter().flatten() {
+        if !is_host_entry(entry) {
+            return Err(EngineError::BadRequest(format!(
+                "invalid ExtraHosts {entry:?}: want NAME:ADDRESS, with an IP address or host-gateway"
+            )));
+        }
+    }
     for server in host.dns.iter().flatten() {
         if server.parse::<std::net::IpAddr>().is_err() {
             return Err(EngineError::BadRequest(format!(

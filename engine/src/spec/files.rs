@@ -65,7 +65,7 @@ pub fn hosts_file(record: &Record, of_host: &str) -> String {
                 ("host-gateway", Some(gateway)) => gateway.to_string(),
                 // It is on no network.
                 ("host-gateway", None) => continue,
-                _ => address.to_owned(),
+                _ => address.trim_matches(['[', ']']).to_owned(),
             };
             text.push_str(&format!("{address}\t{name}\n"));
         }

@@ -24,7 +24,9 @@ pub(crate) use accept::check_words;
 pub use config::{argv_of, merge_image};
 pub use devices::{host_disks, HostDisk};
 pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
-pub(crate) use mounts::{bind_targets, check_target, image_mounts, leads_out, parse_bind, Parsed};
+pub(crate) use mounts::{
+    bind_targets, check_target, image_mounts, leads_out, parse_bind, tmpfs_of, Parsed,
+};
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::resources;

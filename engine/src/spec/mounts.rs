@@ -107,6 +107,11 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
     };
     check_target(target)
         .map_err(|why| bad(&format!("invalid mount config for type \"{kind}\": {why}")))?;
+    if let Some((one, other)) = contradiction(options) {
+        return Err(EngineError::BadRequest(format!(
+            "invalid mode: {options}: {one} and {other} can't be had together"
+        )));
+    }
     let (mut read_only, mut no_copy, mut follow) = (false, false, false);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
@@ -138,6 +143,22 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
         follow,
         non_recursive: false,
     }))
+}
+
+/// Options of one kind, of which one alone can be meant.
+fn contradiction(options: &str) -> Option<(&str, &str)> {
+    const KINDS: [&[&str]; 4] = [
+        &["ro", "rw"],
+        &["z", "Z"],
+        &["cached", "delegated", "consistent"],
+        &[
+            "private", "rprivate", "slave", "rslave", "shared", "rshared",
+        ],
+    ];
+    KINDS.into_iter().find_map(|kind| {
+        let mut of_kind = options.split(',').filter(|option| kind.contains(option));
+        Some((of_kind.next()?, of_kind.next()?))
+    })
 }
 
 /// Where something can be mounted in a container.
@@ -424,10 +445,7 @@ fn tmpfs_mounts(record: &Record) -> Result<Vec<Value>> {
             options.split(',').filter(|option| !option.is_empty()),
         ));
     }
-    for mount in record.host.mounts.iter().flatten() {
-        if mount.typ != Some(MountType::TMPFS) {
-            continue;
-        }
+    for mount in tmpfs_of(record) {
         let mut options = Vec::new();
         if let Some(asked) = &mount.tmpfs_options {
             if let Some(size) = asked.size_bytes.filter(|size| 0 < *size) {
@@ -444,6 +462,13 @@ fn tmpfs_mounts(record: &Record) -> Result<Vec<Value>> {
         mounts.push(tmpfs(target, options.iter().map(String::as_str)));
     }
     Ok(mounts)
+}
+
+/// What `--mount type=tmpfs` asks for, and `--volumes-from` brings along.
+pub(crate) fn tmpfs_of(record: &Record) -> impl Iterator<Item = &Mount> {
+    let own = record.host.mounts.iter().flatten();
+    let own = own.filter(|mount| mount.typ == Some(MountType::TMPFS));
+    own.chain(&record.inherited_tmpfs)
 }
 
 /// Docker's safe defaults, each undone by its opposite.

@@ -328,12 +328,41 @@ fn capability_list(field: &str, names: Option<&[String]>) -> Result<Listed> {
     Ok(Listed::Some(found))
 }
 
+const RLIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
 fn rlimits(host: &HostConfig) -> Result<Vec<Value>> {
     host.ulimits
         .iter()
         .flatten()
         .map(|limit| {
-            let name = limit.name.as_deref().unwrap_or_default();
+            let name = limit
+                .name
+                .as_deref()
+                .unwrap_or_default()
+                .to_ascii_lowercase();
+            if !RLIMITS.contains(&name.as_str()) {
+                return Err(EngineError::BadRequest(format!(
+                    "invalid ulimit type: {name:?}: want one of {}",
+                    RLIMITS.join(", ")
+                )));
+            }
             // -1 is "unlimited", which the kernel writes as the largest number.
             let value = |number: Option<i64>| number.unwrap_or(-1) as u64;
             let (soft, hard) = (value(limit.soft), value(limit.hard));

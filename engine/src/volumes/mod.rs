@@ -314,10 +314,10 @@ fn check_name(name: &str) -> Result<()> {
     let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     if first && name.bytes().all(rest) && name.len() <= MAX_NAME_BYTES {
         if name.len() < MIN_NAME_BYTES {
-            return Err(EngineError::BadRequest(
-                "volume name is too short, names should be at least two alphanumeric characters"
-                    .to_owned(),
-            ));
+            return Err(EngineError::BadRequest(format!(
+                "create {name}: volume name is too short, names should be at least two alphanumeric \
+                 characters"
+            )));
         }
         return Ok(());
     }

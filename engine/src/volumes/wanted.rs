@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::CreateVolume;
 use crate::error::{EngineError, Result};
-use crate::record::Record;
-use crate::spec::{check_target, leads_out, parse_bind, Bind, Parsed};
+use crate::record::{ImageMount, Record};
+use crate::spec::{check_target, leads_out, parse_bind, tmpfs_of, Bind, Parsed};
 
 /// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,10 @@ pub(crate) struct Origin {
     pub(crate) volumes: Vec<VolumeUse>,
     /// Their bind mounts.
     pub(crate) inherited: Vec<Bind>,
+    /// Their mounts of images.
+    pub(crate) images: Vec<ImageMount>,
+    /// Their memory file systems, which this one has anew.
+    pub(crate) tmpfs: Vec<Mount>,
     /// What is still to be found or made.
     pub(crate) asked: Vec<Asked>,
 }
@@ -65,8 +69,7 @@ pub(crate) fn wanted(
     for from in host.volumes_from.iter().flatten() {
         inherit(&mut origin, &taken, from, &find)?;
     }
-    let inherited = origin.inherited.iter().map(|bind| clean(&bind.target));
-    taken.extend(inherited.chain(origin.volumes.iter().map(|volume| clean(&volume.target))));
+    taken.extend(origin.targets());
     let mut all = asked;
     for target in config.volumes.iter().flatten() {
         if taken.contains(&clean(target)) {
@@ -178,26 +181,64 @@ fn inherit(
         }
     };
     let record = find(name)?;
-    for volume in &record.volumes {
-        let there = |other: &VolumeUse| clean(&other.target) == clean(&volume.target);
-        if !taken.contains(&clean(&volume.target)) && !origin.volumes.iter().any(there) {
-            origin.volumes.push(VolumeUse {
-                read_only: read_only || volume.read_only,
-                own: false,
-                ..volume.clone()
-            });
-        }
+    let free = |target: &str| !taken.contains(&clean(target));
+    let volumes = record.volumes.iter().filter(|it| free(&it.target));
+    for volume in volumes {
+        origin.give_way(&volume.target);
+        origin.volumes.push(VolumeUse {
+            read_only: read_only || volume.read_only,
+            own: false,
+            ..volume.clone()
+        });
     }
     for bind in crate::spec::binds_of(&record)? {
-        let there = |other: &Bind| clean(&other.target) == clean(&bind.target);
-        if !taken.contains(&clean(&bind.target)) && !origin.inherited.iter().any(there) {
+        if free(&bind.target) {
+            origin.give_way(&bind.target);
             origin.inherited.push(Bind {
                 read_only: read_only || bind.read_only,
                 ..bind
             });
         }
     }
+    for mount in record.image_mounts.iter().filter(|it| free(&it.target)) {
+        origin.give_way(&mount.target);
+        origin.images.push(mount.clone());
+    }
+    for mount in tmpfs_of(&record) {
+        let target = mount.target.as_deref().unwrap_or_default();
+        if free(target) {
+            origin.give_way(target);
+            origin.tmpfs.push(Mount {
+                read_only: Some(read_only || mount.read_only.unwrap_or(false)),
+                ..mount.clone()
+            });
+        }
+    }
     Ok(())
+}
+
+impl Origin {
+    /// Where something has been inherited.
+    fn targets(&self) -> Vec<String> {
+        let volumes = self.volumes.iter().map(|volume| clean(&volume.target));
+        let binds = self.inherited.iter().map(|bind| clean(&bind.target));
+        let images = self.images.iter().map(|mount| clean(&mount.target));
+        let tmpfs = self.tmpfs.iter().map(tmpfs_target);
+        volumes.chain(binds).chain(images).chain(tmpfs).collect()
+    }
+
+    /// Of several containers that have something at a place, the last one that is named counts.
+    fn give_way(&mut self, target: &str) {
+        let stays = |other: &str| clean(other) != clean(target);
+        self.volumes.retain(|volume| stays(&volume.target));
+        self.inherited.retain(|bind| stays(&bind.target));
+        self.images.retain(|mount| stays(&mount.target));
+        self.tmpfs.retain(|mount| stays(&tmpfs_target(mount)));
+    }
+}
+
+fn tmpfs_target(mount: &Mount) -> String {
+    clean(mount.target.as_deref().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -236,6 +277,39 @@ mod tests {
             (&*nameless.create.name, &*nameless.create.driver),
             ("", "far")
         );
+    }
+
+    #[test]
+    fn all_kinds_of_mounts_come_from_other_containers_and_the_last_one_counts() {
+        let mut first = crate::record::tests::record();
+        first.host = binds(&["/h:/host", "/h:/both"]);
+        first.host.mounts = Some(vec![Mount {
+            typ: Some(MountType::TMPFS),
+            target: Some("/mem".into()),
+            ..Mount::default()
+        }]);
+        first.image_mounts = vec![ImageMount {
+            image: first.image.clone(),
+            target: "/tools".into(),
+            subpath: None,
+        }];
+        let mut second = crate::record::tests::record();
+        second.volumes = vec![VolumeUse {
+            name: "data".into(),
+            ..place("/both/")
+        }];
+        let find = |name: &str| match name {
+            "first" => Ok(first.clone()),
+            _ => Ok(second.clone()),
+        };
+        let host = HostConfig {
+            volumes_from: Some(vec!["first:ro".into(), "second".into()]),
+            ..binds(&["/other:/host"])
+        };
+        let origin = wanted(&ContainerConfig::default(), &host, find).unwrap();
+        assert_eq!(origin.targets(), ["/both", "/tools", "/mem"]);
+        assert!(origin.inherited.is_empty() && !origin.volumes[0].read_only);
+        assert_eq!(origin.tmpfs[0].read_only, Some(true));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The host half: everything hulld does with images short of looking inside a layer.
 
+mod decompressed;
 mod error;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
@@ -10,6 +11,7 @@ mod reference;
 mod registry;
 mod store;
 
+pub use decompressed::decompressed;
 pub use error::{ErrorKind, ImageError};
 pub use progress::{LayerPhase, NoProgress, Progress, ProgressEvent};
 pub use reference::{Reference, ReferenceError};

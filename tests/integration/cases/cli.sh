@@ -70,3 +70,21 @@ case_a_prune_asks_first() {
     expect_eq "$(hull system df --format '{{.Type}}' | tr '\n' ',')" 'Images,Containers,Local Volumes,Build Cache,'
     hull rm t-old >/dev/null
 }
+
+case_environment_files_and_names_alone() {
+    printf '\xef\xbb\xbfA=1\r\n# no\n  B=a b  c\nC="q"\nNOWHERE\nHERE\n' >"$T/env"
+    HERE=there hull create --name t-env --network none --env-file "$T/env" -e PATH= -e GONE "$BUSYBOX" true >/dev/null
+    expect_eq "$(hull inspect -f '{{range .Config.Env}}[{{.}}]{{end}}' t-env)" '[A=1][B=a b  c][C="q"][HERE=there][PATH=][GONE]' 'what a file and flags say'
+    # A name alone unsets what the image or the container has.
+    hull run -d --name t-exec --network none -e A=1 -e B=2 "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull exec -e A t-exec sh -c 'echo ${A-unset} $B')" 'unset 2' 'of an exec'
+    for words in '--expose x' '--expose 9-8' '--sysctl x' '--add-host x' '--add-host x:y' '--ulimit odd=1'; do
+        # shellcheck disable=SC2086
+        capture hull create --name t-bad $words "$BUSYBOX" true
+        [ "$status" != 0 ] || fail "$words was taken"
+        words=${words#* }
+        expect_err_has "${words%%=*}"
+    done
+    hull create --name t-range --expose 80-82/udp --add-host 'six=[::1]' --kernel-memory 10m "$BUSYBOX" true >/dev/null
+    expect_eq "$(hull inspect -f '{{len .Config.ExposedPorts}}' t-range)" 3 'exposed ports'
+}

@@ -61,3 +61,36 @@ YAML
     expect_status 0
     expect_eq "$(docker ps -aq --filter label=com.docker.compose.project=t-app; docker volume ls -q --filter label=com.docker.compose.project=t-app; docker network ls -q --filter label=com.docker.compose.project=t-app)" '' 'what down leaves'
 }
+
+# Each run's lines once, though what follows them attaches anew at each start; and who waits for a
+# service hears that it is not well.
+case_compose_follows_restarts_and_waits() {
+    compose_start
+    [ "${COMPOSE[0]}" = docker ] || skip 'compose v2 is not installed'
+    cat >app.yml <<YAML
+services:
+  again:
+    image: $BUSYBOX
+    network_mode: none
+    command: sh -c 'echo run \$\$(cat /n 2>/dev/null | wc -l); echo x >>/n; sleep 3; exit 3'
+    restart: always
+  steady: {image: $BUSYBOX, network_mode: none, command: sleep 600}
+YAML
+    timeout 100 "${COMPOSE[@]}" -f app.yml up -d >/dev/null 2>&1
+    timeout -s INT 60 "${COMPOSE[@]}" -f app.yml logs -f --no-log-prefix >"$T/logs" 2>&1 || true
+    "${COMPOSE[@]}" -f app.yml kill >/dev/null 2>&1
+    [ "$(grep -c '^run' "$T/logs")" -ge 2 ] || fail "restarts are not followed: $(cat "$T/logs")"
+    expect_eq "$(grep '^run' "$T/logs" | sort | uniq -d)" '' 'lines that came twice'
+    "${COMPOSE[@]}" -f app.yml down -t 0 >/dev/null 2>&1
+    cat >app.yml <<YAML
+services:
+  ill:
+    image: $BUSYBOX
+    network_mode: none
+    command: sleep 600
+    healthcheck: {test: ["CMD", "false"], interval: 1s, retries: 2}
+YAML
+    capture timeout 100 "${COMPOSE[@]}" -f app.yml up --wait
+    expect_status 1
+    expect_err_has 'is unhealthy'
+}

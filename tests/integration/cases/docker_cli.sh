@@ -40,6 +40,7 @@ case_docker_cli_bad_wishes_are_named() {
     answers 125 'Decoding seccomp profile failed' "${run[@]}" --security-opt "seccomp=$T/empty.json" "$BUSYBOX" true
     answers 125 'invalid environment variable: =x' "${run[@]}" -e =x "$BUSYBOX" true
     answers 125 'HostConfig.DeviceRequests is not supported' "${run[@]}" --gpus all "$BUSYBOX" true
+    answers 125 'invalid mode: ro,rw' "${run[@]}" -v t-vol:/x:ro,rw "$BUSYBOX" true
     answers 125 "needs the same NetworkMode" "${run[@]}" --pid container:t-taken "$BUSYBOX" true
     answers 0 'HostConfig.BlkioWeight is discarded' create --name t-warned --blkio-weight 20 "$BUSYBOX"
     answers 1 'No such container: nosuch' update -m 64m nosuch
@@ -102,6 +103,14 @@ case_docker_cli_execs_that_cannot_be() {
     answers 127 'no such file or directory' exec -w /nosuch t-ex true
     answers 127 'not a directory' exec -w /etc/passwd t-ex true
     answers 1 'OCI runtime exec failed: exec: "nosuch": executable file not found' exec -d t-ex nosuch
+    # As dockerd, on standard output.
+    answers 127 '' exec t-ex nosuch
+    expect_out_has '"nosuch": executable file not found'
+    # The size that an exec is made with.
+    local made
+    made=$(curl -s --unix-socket "${HULL_HOST#unix://}" -H 'Content-Type: application/json' -d '{"Cmd":["stty","size"],"Tty":true,"AttachStdout":true,"ConsoleSize":[57,123]}' http://x/containers/t-ex/exec | sed 's/.*"Id":"\([^"]*\)".*/\1/')
+    curl -s --unix-socket "${HULL_HOST#unix://}" -H 'Content-Type: application/json' -d '{"Tty":true}' "http://x/exec/$made/start" >"$T/size"
+    expect_eq "$(tr -d '\r\n' <"$T/size")" '57 123' 'size of its terminal'
     answers 125 'must be in range 0-2147483647' run --rm --network none -u 99999999999 "$BUSYBOX" true
 }
 
@@ -168,4 +177,64 @@ JSON
     answers 0 '' exec t-own sh -c ': <>/dev/fuse'
     answers 1 'Operation not permitted' exec t-own chown 7 /etc/passwd
     answers 0 '' exec t-own mkdir /sys/fs/cgroup/below /made
+}
+
+case_docker_cli_a_restart_of_what_removes_itself() {
+    docker_cli
+    docker run -d --rm --name t-auto --network none "$BUSYBOX" sleep 600 >/dev/null
+    answers 0 t-auto restart -t 0 t-auto
+    answers 0 running inspect -f '{{.State.Status}}' t-auto
+    answers 0 t-auto stop -t 0 t-auto
+    wait_for 20 sh -c '! docker inspect t-auto >/dev/null 2>&1' || fail 'it is still there after its end'
+}
+
+case_docker_cli_users_have_ports_and_pings() {
+    docker_cli
+    answers 0 '0 0 2147483647' run --rm --network none "$BUSYBOX" sh -c 'echo $(cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range)'
+    docker run -d --name t-web --user 1000 "$BUSYBOX" httpd -f -p 80 -h /etc >/dev/null
+    answers 0 t-web exec t-web sh -c 'wget -q -O - http://127.0.0.1/hosts; echo t-web'
+    expect_out_has localhost
+    answers 0 99 run --rm --network none --sysctl net.ipv4.ip_unprivileged_port_start=99 "$BUSYBOX" cat /proc/sys/net/ipv4/ip_unprivileged_port_start
+}
+
+case_docker_cli_filters_and_lists() {
+    docker_cli
+    docker create --name t-one --annotation who=me --publish 8099:80 --expose 90-92 "$BUSYBOX" >/dev/null
+    answers 1 'invalid value for health (well)' ps --filter health=well
+    answers 1 "invalid filter 'publish=x'" ps --filter publish=x
+    answers 1 "invalid filter 'is-task=[x]'" ps --filter is-task=x
+    answers 0 t-one ps -a --filter publish=70-90 --filter expose=91/tcp --filter is-task=false --format '{{.Names}}'
+    answers 0 '' ps -aq --filter is-task=true
+    expect_out ''
+    answers 1 "invalid filter 'type=odd'" network ls --filter type=odd
+    answers 1 "invalid filter 'dangling=[x]'" network ls --filter dangling=x
+    answers 1 'cannot create a swarm scoped network' network create --scope swarm t-net
+    curl -s -G --unix-socket "${HULL_HOST#unix://}" --data-urlencode 'filters={"name":["t-one"]}' 'http://x/v1.46/containers/json?all=1' >"$T/list"
+    grep -q '"Annotations":{"who":"me"}' "$T/list" || fail "$(cat "$T/list")"
+}
+
+case_docker_cli_networks_of_a_stopped_container() {
+    docker_cli
+    docker network create --subnet 10.231.7.0/24 t-own >/dev/null
+    trap 'hull rm -f t-one >/dev/null 2>&1; hull network rm t-own >/dev/null 2>&1; rm -rf "$T"' EXIT
+    docker create --name t-one --network none "$BUSYBOX" sleep 600 >/dev/null
+    docker rm t-one >/dev/null
+    docker create --name t-one "$BUSYBOX" sleep 600 >/dev/null
+    answers 1 'not in the subnet 10.231.7.0/24' network connect --ip 10.99.0.1 t-own t-one
+    answers 1 'not in the subnet 10.231.7.0/24' create --network t-own --ip 10.99.0.1 "$BUSYBOX"
+    docker network connect --ip 10.231.7.9 t-own t-one
+    # What is said last counts, as long as it does not run.
+    docker network connect --ip 10.231.7.10 t-own t-one
+    docker start t-one >/dev/null
+    answers 0 10.231.7.10 inspect -f '{{(index .NetworkSettings.Networks "t-own").IPAddress}}' t-one
+    answers 1 'already exists in network t-own' network connect t-own t-one
+}
+
+case_docker_cli_a_login_with_nothing_in_it() {
+    docker_cli
+    local nothing
+    # What clients of other languages write for a password that there is none of.
+    nothing=$(printf '{"username":"me","password":null,"serveraddress":null}' | base64 -w0)
+    curl -s -o "$T/pull" -w '%{http_code}' -X POST -H "X-Registry-Auth: $nothing" --unix-socket "${HULL_HOST#unix://}" "http://x/images/create?fromImage=$REGISTRY/busybox&tag=latest" >"$T/code"
+    expect_eq "$(cat "$T/code")" 200 "$(cat "$T/pull")"
 }

@@ -72,7 +72,8 @@ case_export_and_commit() {
     tar -xOf "$T/root.tar" etc/passwd | grep -q ^root: || fail 'a file of the image is exported without its content'
     if grep -q '^proc/.' "$T/list"; then fail 'mounts are exported'; fi
     if grep -qx etc/group "$T/list"; then fail 'a deleted file is exported'; fi
-    id=$(hull commit -a me -m words -c 'CMD ["cat", "/made"]' -c 'ENV ADDED=1' t-exp committed:one)
+    id=$(hull commit -a me -m words -c 'CMD ["cat", "/made"]' -c 'ENV ADDED=1' -c 'HEALTHCHECK --interval=1m CMD true' t-exp committed:one)
+    expect_eq "$(hull image inspect -f '{{json .Config.Healthcheck}}' committed:one)" '{"Interval":60000000000,"Test":["CMD-SHELL","true"]}' 'its health check'
     expect_eq "${id:0:7}" sha256: id
     expect_eq "$(hull run --rm committed:one)" made 'the new command'
     expect_eq "$(hull run --rm committed:one sh -c 'echo $ADDED; ls /etc/group 2>/dev/null; stat -c %h /made; test -p /fifo && echo fifo')" $'1\n2\nfifo' 'the new root'
@@ -152,4 +153,16 @@ case_copies_belong_to_the_user_with_a() {
     expect_eq "$(hull exec t-own stat -c %u:%g /tmp/plain)" 0:0 'without -a'
     hull cp -q -a "$T/f" t-own:/tmp/a
     expect_eq "$(hull exec t-own stat -c %u:%g /tmp/a)" 1234:99 'with -a'
+}
+
+case_a_compressed_archive_is_copied_in() {
+    hull run -d --name t-gz --network none "$BUSYBOX" sleep 600 >/dev/null
+    mkdir "$T/tree"
+    echo packed >"$T/tree/f"
+    tar -C "$T" -cz tree | hull cp - t-gz:/tmp
+    expect_eq "$(hull exec t-gz cat /tmp/tree/f)" packed 'out of a tar with gzip'
+    tar -C "$T" -cz tree | head -c 60 >"$T/cut"
+    capture hull cp - t-gz:/tmp <"$T/cut"
+    [ "$status" != 0 ] || fail 'a tar that is cut off was taken'
+    hull exec t-gz true
 }

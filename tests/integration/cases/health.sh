@@ -10,9 +10,9 @@ case_health_checks_tell_how_a_container_does() {
     expect_eq "$(hull inspect -f '{{.State.Health.Status}}' t-health)" healthy inspect
     expect_eq "$(hull ps -q --filter health=healthy | wc -l)" 1 filter
     # A check that hangs is a bad one.
-    hull run -d --name t-slow --health-cmd 'echo slow; sleep 100' --health-interval 300ms --health-timeout 500ms --health-retries 1 "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-slow --health-cmd 'echo slow; sleep 100' --health-interval 300ms --health-timeout 3s --health-retries 1 "$BUSYBOX" sleep 600 >/dev/null
     wait_for 30 sh -c '[ "$(hull inspect -f "{{.State.Health.Status}}" t-slow)" = unhealthy ]' || fail 'a hanging check'
-    hull inspect -f '{{json .State.Health.Log}}' t-slow | grep -q 'exceeded timeout' || fail 'the log of a hanging check'
+    hull inspect -f '{{json .State.Health.Log}}' t-slow | grep -q 'exceeded timeout (3s): slow' || fail 'the log of a hanging check'
     # The next check may be there by now, but none of those before it.
     [ "$(hull exec t-slow sh -c 'ps | grep -c "[s]leep 100"')" -le 1 ] || fail 'a check that hangs is not ended'
 }

@@ -53,6 +53,8 @@ case_exec() {
     expect_out $'through\n'
     capture hull exec t-e nosuchprog
     expect_status 127
+    # As docker's, on standard output.
+    expect_out_has '"nosuchprog": executable file not found'
     capture script -qec "hull exec -it t-e sh -c 'tty; exit 4'" /dev/null </dev/null
     expect_status 4
     expect_out_has /dev/pts/

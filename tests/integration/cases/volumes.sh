@@ -275,3 +275,21 @@ END
     hull run --rm -v "$dir:/s:ro" "$REGISTRY/python:latest" python3 -c 'import os; os.open("/s", os.O_TMPFILE | os.O_RDWR)' 2>"$HARNESS/ro.log" && fail 'made in a read-only share'
     grep -q 'Read-only file system' "$HARNESS/ro.log" || fail "$(cat "$HARNESS/ro.log")"
 }
+
+case_volumes_from_brings_all_kinds_of_mounts() {
+    mkdir "$T/host"
+    echo host >"$T/host/f"
+    hull create --name t-has --network none -v t-vf:/data -v "$T/host:/host" --mount "type=image,source=$BUSYBOX,target=/tools" --mount type=tmpfs,target=/mem,tmpfs-size=2m "$BUSYBOX" true >/dev/null
+    hull create --name t-too --network none -v t-vf2:/data "$BUSYBOX" true >/dev/null
+    expect_eq "$(hull run --rm --network none --volumes-from t-has:ro "$BUSYBOX" sh -c 'cat /host/f; ls /tools/bin/busybox; grep -c " /mem tmpfs ro" /proc/mounts; touch /data/x 2>/dev/null || echo refused')" \
+        "$(printf 'host\n/tools/bin/busybox\n1\nrefused')" 'what comes from another'
+    # What is asked for by itself counts more, and the last one of several.
+    hull run --name t-last --network none --volumes-from t-has --volumes-from t-too --tmpfs /host "$BUSYBOX" sh -c 'ls -A /host; touch /data/mine'
+    expect_eq "$(hull inspect -f '{{range .Mounts}}{{.Type}}:{{.Destination}} {{end}}' t-last | xargs -n 1 | sort | xargs)" 'image:/tools tmpfs:/mem volume:/data' 'what is told'
+    expect_eq "$(hull inspect -f '{{range .Mounts}}{{if eq .Destination "/data"}}{{.Name}}{{end}}{{end}}' t-last)" t-vf2 'whose data'
+    # An image is not removed under somebody who has it from another.
+    hull rm t-has t-too >/dev/null
+    hull rm t-last >/dev/null
+    hull volume rm t-vf t-vf2 >/dev/null
+    expect_clean_host
+}

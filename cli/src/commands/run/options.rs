@@ -200,6 +200,9 @@ pub(crate) struct CreateArgs {
     /// Without effect: signatures by the Notary are not checked
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     disable_content_trust: Option<bool>,
+    /// Without effect, as with docker: kernels have no such limit any more
+    #[arg(long, hide = true, value_parser = parse_bytes)]
+    kernel_memory: Option<i64>,
     /// Say nothing of pulls
     #[arg(short, long)]
     pub(super) quiet: bool,
@@ -364,11 +367,10 @@ impl CreateArgs {
 
     /// What is exposed, and what is published.
     fn exposed_ports(&self) -> Result<Vec<String>> {
-        let with_protocol = |port: &String| match port.contains('/') {
-            true => port.clone(),
-            false => format!("{port}/tcp"),
-        };
-        let mut ports: Vec<String> = self.expose.iter().map(with_protocol).collect();
+        let mut ports = Vec::new();
+        for text in &self.expose {
+            ports.extend(exposed(text)?);
+        }
         ports.extend(publish::parse_all(&self.publish)?.into_keys());
         ports.sort();
         ports.dedup();
@@ -446,7 +448,7 @@ impl CreateArgs {
             cap_drop: some(self.cap_drop.clone()),
             privileged: Some(self.privileged),
             security_opt: some(self.security_opt.clone()),
-            sysctls: Some(pairs(&self.sysctl)),
+            sysctls: Some(sysctls(&self.sysctl)?),
             annotations: Some(self.annotations()),
             oom_score_adj: self.oom_score_adj,
             init: self.init,
@@ -462,7 +464,7 @@ impl CreateArgs {
         for path in &self.env_file {
             env.extend(parse_env_file(&read(path)?)?);
         }
-        env.extend(self.env.iter().filter_map(|word| env_word(word)));
+        env.extend(self.env.iter().map(|word| env_word(word)));
         Ok(env)
     }
 }
@@ -482,6 +484,30 @@ fn split(text: &str, at: char) -> (String, String) {
 
 pub(super) fn pairs(words: &[String]) -> HashMap<String, String> {
     words.iter().map(|word| split(word, '=')).collect()
+}
+
+/// `--expose PORT[-PORT][/PROTOCOL]`.
+fn exposed(text: &str) -> Result<Vec<String>> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    match (first.parse::<u16>(), last.parse::<u16>()) {
+        (Ok(first), Ok(last)) if first <= last => Ok((first..=last)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect()),
+        _ => Err(CliError::usage(format!(
+            "invalid --expose {text:?}: want PORT[-PORT][/PROTOCOL]"
+        ))),
+    }
+}
+
+/// `--sysctl NAME=VALUE`.
+fn sysctls(words: &[String]) -> Result<HashMap<String, String>> {
+    match words.iter().find(|word| !word.contains('=')) {
+        Some(word) => Err(CliError::usage(format!(
+            "invalid --sysctl {word:?}: want NAME=VALUE"
+        ))),
+        None => Ok(pairs(words)),
+    }
 }
 
 /// A relative source is relative to here.
