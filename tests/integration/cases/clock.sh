@@ -38,6 +38,6 @@ case_a_container_with_a_time_of_its_own() {
     expect_eq "$(hull exec t-own-time date +%Y)" 2001 'the year'
     [ "$(date +%Y)" -gt 2020 ] || fail 'the host has the time of a container'
     expect_eq "$(hull run --rm "$BUSYBOX" date +%Y)" "$(date +%Y)" "another container's year"
-    hull run --rm "$BUSYBOX" date -s '2001-02-03 04:05:06' 2>/dev/null && fail 'set without the right'
+    expect_eq "$(hull run --rm "$BUSYBOX" sh -c 'date -s "2001-02-03 04:05:06" >/dev/null 2>&1; date +%Y')" "$(date +%Y)" 'the year, set without the right'
     hull rm -f t-own-time >/dev/null
 }

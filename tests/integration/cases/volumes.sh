@@ -269,9 +269,9 @@ assert oct(os.stat("named").st_mode) == "0o100660", oct(os.stat("named").st_mode
 END
     expect_eq "$(stat -c '%u:%g %s %h' "$dir/named")" '1000:1000 4 1' 'the file that got a name'
     expect_eq "$(ls "$dir" | xargs)" 'named object' 'all that is there'
-    expect_eq "$(setpriv --reuid 1001 --regid 1001 --clear-groups cat "$dir/named")" 'name' 'who is in the list may read'
+    expect_eq "$(cd "$dir" && setpriv --reuid 1001 --regid 1001 --clear-groups cat named)" 'name' 'who is in the list may read'
     expect_eq "$(hull run --rm -u 1001:1001 -v "$dir:/s" "$BUSYBOX" cat /s/named)" 'name' 'the same in another guest'
-    setpriv --reuid 1002 --regid 1002 --clear-groups cat "$dir/named" 2>/dev/null && fail 'anybody may read'
+    (cd "$dir" && setpriv --reuid 1002 --regid 1002 --clear-groups cat named 2>/dev/null) && fail 'anybody may read'
     hull run --rm -v "$dir:/s:ro" "$REGISTRY/python:latest" python3 -c 'import os; os.open("/s", os.O_TMPFILE | os.O_RDWR)' 2>"$HARNESS/ro.log" && fail 'made in a read-only share'
     grep -q 'Read-only file system' "$HARNESS/ro.log" || fail "$(cat "$HARNESS/ro.log")"
 }
