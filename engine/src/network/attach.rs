@@ -1,60 +1,21 @@
-//! Containers' ends on networks, and their published ports.
+//! Containers' ends on networks: made, plugged in and given back.
 
-use std::net::{IpAddr, SocketAddr};
-
-use bollard_stubs::models::HostConfig;
 use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
-use hull_network::ports::{Bound, PortError, Protocol, Published};
+use hull_network::ports::Bound;
 use hull_network::{pool, rules, tap};
-use hull_shim::network::{Attachment, Attachments, Route};
 use hull_vm_config::Slot;
 
 use super::addresses::choose_addresses;
+use super::live::{targets, Live, LivePort};
 use super::manage::{host, Networks, State};
-use super::ports::{port_map, PublishedPort};
+use super::owner::{names, Owner};
+use super::ports::PublishedPort;
 use super::records::{Endpoint, NetworkRecord, Uplink, Wanted};
 use super::routes::choose_routes;
 use super::uplink;
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
-use crate::record::Record;
-
-/// What a running container has of the host's network.
-#[derive(Debug, Default)]
-pub(super) struct Live {
-    pub(super) endpoints: Vec<Endpoint>,
-    published: Vec<LivePort>,
-    /// What it has opened, on the network `host`.
-    pub(super) open: Vec<LivePort>,
-    /// What it has opened there and the host could not give.
-    pub(super) refused: Vec<String>,
-}
-
-impl Live {
-    fn ports(&self) -> impl Iterator<Item = &LivePort> {
-        self.published.iter().chain(&self.open)
-    }
-}
-
-/// A published port of a running container.
-#[derive(Debug)]
-pub(super) struct LivePort {
-    /// Docker's key, such as `80/tcp`.
-    pub(super) key: String,
-    pub(super) container_port: u16,
-    pub(super) port: Published,
-}
-
-impl LivePort {
-    /// Whether it keeps others from an address.
-    fn has(&self, address: SocketAddr, protocol: Protocol) -> bool {
-        let own = self.port.address();
-        let overlaps =
-            own.ip() == address.ip() || own.ip().is_unspecified() || address.ip().is_unspecified();
-        own.port() == address.port() && overlaps && self.key.ends_with(&format!("/{protocol}"))
-    }
-}
 
 /// What an end is plugged into.
 #[derive(Debug)]
@@ -66,56 +27,6 @@ enum Place {
     },
     /// An interface of the host.
     Parent(Uplink),
-}
-
-/// Whom ends are made for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Owner<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) name: &'a str,
-    pub(crate) hostname: &'a str,
-    pub(crate) egress: &'a Egress,
-    /// Name servers that it asks for.
-    pub(crate) dns: &'a [String],
-    /// Its VM may have several vCPUs, each of which wants a queue.
-    pub(crate) several_cpus: bool,
-}
-
-impl<'a> Owner<'a> {
-    /// A container.
-    pub(crate) fn of(record: &'a Record, egress: &'a Egress) -> Self {
-        Self {
-            id: &record.id,
-            name: &record.name,
-            hostname: crate::spec::hostname(record),
-            egress,
-            dns: record.host.dns.as_deref().unwrap_or_default(),
-            several_cpus: may_have_several_cpus(&record.host),
-        }
-    }
-
-    fn upstreams(&self) -> Vec<IpAddr> {
-        self.dns
-            .iter()
-            .filter_map(|text| text.parse().ok())
-            .collect()
-    }
-}
-
-/// Whether the shim may find several vCPUs for a container (see `hull_shim::lower`). A tap for
-/// several queues serves one as well, it only takes more of the host's memory.
-fn may_have_several_cpus(host: &HostConfig) -> bool {
-    const ONE_CPU: i64 = 1_000_000_000;
-    const DEFAULT_PERIOD: i64 = 100_000;
-    let period = host.cpu_period.filter(|period| 0 < *period);
-    let quota = host.cpu_quota.unwrap_or(0);
-    let set = host.cpuset_cpus.as_deref().unwrap_or_default();
-    let annotations = host.annotations.as_ref();
-    let said = annotations.and_then(|all| all.get(hull_shim::annotations::VCPUS));
-    ONE_CPU < host.nano_cpus.unwrap_or(0)
-        || period.unwrap_or(DEFAULT_PERIOD) < quota
-        || set.contains(['-', ','])
-        || said.is_some_and(|count| count != "1")
 }
 
 /// Refuses more networks for one container than its VM has slots for.
@@ -160,39 +71,6 @@ impl Networks {
         choose_routes(&mut endpoints);
         self.insert(owner.id, endpoints.clone(), bound);
         Ok(endpoints)
-    }
-
-    /// The ports that can be published: none where the host can't reach the container.
-    fn publishable<'a>(
-        &self,
-        wanted: &[Wanted],
-        ports: &'a [PublishedPort],
-    ) -> Result<&'a [PublishedPort]> {
-        let mut reachable = wanted.is_empty();
-        for one in wanted {
-            let network = self.find(&one.network)?;
-            // On the network `host` they follow what the container does.
-            reachable |= network.uplink.is_none() && !network.host;
-        }
-        Ok(if reachable { ports } else { &[] })
-    }
-
-    /// Why a port can't be had, in docker's words where another has it.
-    pub(super) fn why_not_bound(&self, error: &PortError) -> String {
-        let PortError {
-            address, protocol, ..
-        } = error;
-        if error.source.kind() != std::io::ErrorKind::AddrInUse {
-            return error.to_string();
-        }
-        let state = self.lock();
-        let mut ours = state.live.values().flat_map(Live::ports);
-        match ours.any(|port| port.has(*address, *protocol)) {
-            true => format!("Bind for {address} failed: port is already allocated"),
-            false => {
-                format!("failed to bind host port {address}/{protocol}: address already in use")
-            }
-        }
     }
 
     /// Makes one more end of a container that runs, in a free slot of its VM.
@@ -443,100 +321,6 @@ impl Networks {
             }
         }
     }
-
-    /// Docker's map of a running container's published ports.
-    pub(crate) fn published(&self, id: &str) -> bollard_stubs::models::PortMap {
-        let state = self.lock();
-        let live = state.live.get(id);
-        let published: Vec<_> = live
-            .iter()
-            .flat_map(|live| &live.published)
-            .map(|live| (live.key.clone(), live.port.address()))
-            .collect();
-        port_map(&published)
-    }
-
-    /// Ends of running containers on a network: container id and end.
-    pub(crate) fn members(&self, network_id: &str) -> Vec<(String, Endpoint)> {
-        let state = self.lock();
-        let mut members = Vec::new();
-        for (id, live) in &state.live {
-            let on_it = live.endpoints.iter().filter(|e| e.network_id == network_id);
-            members.extend(on_it.map(|endpoint| (id.clone(), endpoint.clone())));
-        }
-        members
-    }
-}
-
-/// Where a published port leads: the first network that has a way out, as Docker does it.
-pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
-    let mut reachable = endpoints.iter().filter(|end| !end.on_uplink);
-    let open = reachable.clone().find(|end| end.is_open());
-    let end = open.or(reachable.next());
-    let addresses = end.into_iter().flat_map(Endpoint::addresses);
-    addresses
-        .map(|address| SocketAddr::new(address, port))
-        .collect()
-}
-
-/// One end, for a VM that runs.
-pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
-    let gateways = endpoint.gateways().filter(|at| endpoint.has_route(*at));
-    let straight = endpoint.layer3 && endpoint.routed;
-    Attachment {
-        name: format!("eth{}", endpoint.index()),
-        tap: endpoint.tap.clone(),
-        mac: endpoint.mac.clone(),
-        mtu: endpoint.mtu,
-        addresses: endpoint
-            .prefixes()
-            .map(|prefix| prefix.to_string())
-            .collect(),
-        gateways: gateways
-            .filter(|_| !endpoint.layer3)
-            .map(|gateway| gateway.to_string())
-            .collect(),
-        static_v6: true,
-        without_arp: endpoint.layer3,
-        // The default route.
-        routes: straight.then(Route::default).into_iter().collect(),
-        neighbours: Vec::new(),
-    }
-}
-
-/// A default route by way of an end that is there.
-pub(crate) fn default_route(endpoint: &Endpoint, gateway: IpAddr) -> Attachment {
-    let whole = interface(endpoint);
-    let by_gateway = (!endpoint.layer3).then(|| gateway.to_string());
-    Attachment {
-        addresses: Vec::new(),
-        gateways: by_gateway.into_iter().collect(),
-        static_v6: false,
-        ..whole
-    }
-}
-
-/// The annotation by which the shim makes these ends.
-pub(crate) fn annotation(endpoints: &[Endpoint]) -> Attachments {
-    Attachments {
-        interfaces: endpoints.iter().map(interface).collect(),
-        resolvers: Vec::new(),
-    }
-}
-
-fn names(owner: Owner<'_>, wanted: &Wanted) -> Vec<String> {
-    let mut names = vec![owner.name.to_owned()];
-    for name in wanted
-        .aliases
-        .iter()
-        .map(String::as_str)
-        .chain([ids::short(owner.id), owner.hostname])
-    {
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    }
-    names
 }
 
 fn connect(
@@ -588,41 +372,5 @@ pub(super) mod tests {
             on_uplink: false,
             layer3: false,
         }
-    }
-
-    #[test]
-    fn several_cpus_want_several_queues() {
-        let several = |change: fn(&mut HostConfig)| {
-            let mut host = HostConfig::default();
-            change(&mut host);
-            may_have_several_cpus(&host)
-        };
-        assert!(!several(|_| {}));
-        assert!(!several(|host| host.nano_cpus = Some(1_000_000_000)));
-        assert!(several(|host| host.nano_cpus = Some(1_500_000_000)));
-        assert!(several(|host| host.cpu_quota = Some(150_000)));
-        assert!(!several(|host| host.cpuset_cpus = Some("3".into())));
-        assert!(several(|host| host.cpuset_cpus = Some("0-1".into())));
-        assert!(several(|host| {
-            let said = (hull_shim::annotations::VCPUS.to_owned(), "2".to_owned());
-            host.annotations = Some([said].into());
-        }));
-    }
-
-    #[test]
-    fn a_container_has_each_name_once() {
-        let owner = Owner {
-            id: "0123456789abcdef",
-            name: "web",
-            hostname: "0123456789ab",
-            egress: &Egress::All,
-            dns: &[],
-            several_cpus: false,
-        };
-        let wanted = Wanted {
-            aliases: vec!["www".into(), "web".into()],
-            ..Wanted::default()
-        };
-        assert_eq!(names(owner, &wanted), ["web", "www", "0123456789ab"]);
     }
 }

@@ -13,7 +13,7 @@ use hull_network::egress::Egress;
 use hull_network::ports::{Bound, Protocol};
 use hull_network::sockets;
 
-use super::attach::{targets, LivePort};
+use super::live::{targets, LivePort};
 use super::manage::{CreateNetwork, Networks};
 use super::ports::PublishedPort;
 use super::records::NetworkRecord;

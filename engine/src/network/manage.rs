@@ -11,11 +11,11 @@ use hull_network::rules::Denied;
 use hull_network::{rules, Prefix};
 use jiff::Timestamp;
 
-use super::attach::Live;
 use super::bridge::checked_mtu;
 use super::denied::Denials;
 use super::dns::{Directory, Dns};
 use super::learned::{self, Learned, Lessons};
+use super::live::Live;
 use super::names::Tag;
 use super::pools::PoolRequest;
 use super::records::NetworkRecord;

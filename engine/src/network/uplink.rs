@@ -11,8 +11,8 @@ use hull_network::macvtap::{self, Macvtap};
 use hull_network::netlink::{Link, Netlink};
 use hull_network::pool;
 
-use super::attach::Owner;
 use super::manage::{host, CreateNetwork};
+use super::owner::Owner;
 use super::records::{Endpoint, NetworkRecord, Uplink, UplinkDriver, Wanted};
 use crate::error::{EngineError, Result};
 

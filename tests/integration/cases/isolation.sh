@@ -74,3 +74,49 @@ case_untrusted_containers_reach_the_world_outside_alone() {
     hull rm -f t-mark t-more >/dev/null
     expect_clean_host
 }
+
+# A guest that connects to a socket of the host as often as it can takes a bounded part of the host, and
+# neither the engine behind that socket nor a neighbour waits for it. Its own way to the host is closed.
+case_a_guest_floods_a_socket_of_the_host() {
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
+    local shim before
+    hull run -d --name t-flood --privileged -v "${HULL_HOST#unix://}:/s.sock" "$REGISTRY/python:latest" sleep 600 >/dev/null
+    shim=$(pgrep -f '[c]ontainerd-shim-hull' | head -n 1)
+    before=$(ls "/proc/$shim/fd" | wc -l)
+    hull exec t-flood python3 -c '
+import os, socket
+held = []
+for _ in range(900):
+    s = socket.socket(socket.AF_UNIX)
+    s.setblocking(False)
+    try:
+        s.connect("/s.sock")
+    except OSError:
+        break
+    held.append(s)
+print(len(held), flush=True)
+if os.fork():
+    os._exit(0)
+os.dup2(os.open("/dev/null", os.O_RDWR), 1)
+os.dup2(1, 2)
+import time; time.sleep(600)' >"$T/held" || fail 'the flood did not begin'
+    [ "$(cat "$T/held")" -ge 256 ] || fail "only $(cat "$T/held") connections were tried"
+    sleep 5
+    # Two descriptors a connection at most, and 256 of those.
+    [ "$(ls "/proc/$shim/fd" | wc -l)" -le $((before + 600)) ] || fail "the shim has $(ls "/proc/$shim/fd" | wc -l) files open, $before before"
+    [ "$(ls "/proc/$(cat "$HARNESS/hulld.pid")/fd" | wc -l)" -le 600 ] || fail 'the engine has too many files open'
+    timeout 20 hull ps -q >/dev/null || fail 'the engine does not answer'
+    expect_eq "$(timeout 60 hull run --rm "$BUSYBOX" echo neighbour)" neighbour 'a neighbour'
+    hull exec t-flood python3 -c '
+import socket
+for port in 1, 1024, 1029:
+    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    s.settimeout(5)
+    try:
+        s.connect((2, port))
+        raise SystemExit(f"port {port} of the host is reached")
+    except OSError:
+        pass' || fail 'a guest reaches the host'
+    timeout 30 hull rm -f t-flood >/dev/null || fail 'it is not removed'
+    expect_clean_host
+}
