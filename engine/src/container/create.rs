@@ -1,159 +1,23 @@
 //! Making a container.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig};
+use bollard_stubs::models::HostConfig;
 use jiff::Timestamp;
-use serde_json::Value;
 
+use super::request::{clean_path, has_hostname, has_text, CreateRequest};
 use super::{defaults, join, trust, Container};
-use crate::api::Version;
 use crate::engine::Engine;
 use crate::error::{EngineError, Kind, Result};
 use crate::images::ImageInfo;
-use crate::json::{decode, lists_from_strings};
-use crate::network::{self, Networks, Wanted, STAYS};
+use crate::network;
 use crate::record::{ImageMount, ImageUse, Record, State};
 use crate::volumes::VolumeUse;
-use crate::{health, ids, logs, names, scratch, spec, volumes};
+use crate::{ids, logs, names, scratch, spec, volumes};
 
 /// Attempts at a free random name.
 const NAME_ATTEMPTS: usize = 20;
-
-/// The body of `/containers/create`.
-#[derive(Debug, Default)]
-pub(crate) struct CreateRequest {
-    pub(crate) config: ContainerConfig,
-    pub(crate) host: HostConfig,
-    pub(crate) networks: HashMap<String, EndpointSettings>,
-    pub(crate) mac_address: Option<String>,
-    /// What the body has that nobody knows, for warnings.
-    pub(crate) unknown: Vec<String>,
-}
-
-impl CreateRequest {
-    /// Reads the body.
-    pub(crate) fn parse(body: &[u8]) -> Result<Self> {
-        let bad =
-            |error: serde_json::Error| EngineError::BadRequest(format!("invalid JSON: {error}"));
-        let mut value: Value = decode(body)?;
-        if !names_a_config(&value) {
-            return Err(EngineError::BadRequest(
-                "config cannot be empty in order to create a container".to_owned(),
-            ));
-        }
-        lists_from_strings(&mut value, &["Cmd", "Entrypoint", "Shell"]);
-        let mut host = value
-            .get_mut("HostConfig")
-            .map(Value::take)
-            .unwrap_or_default();
-        lists_from_strings(&mut host, &["CapAdd", "CapDrop"]);
-        spec::check_words(&host)?;
-        let networks = value
-            .pointer_mut("/NetworkingConfig/EndpointsConfig")
-            .map(Value::take)
-            .unwrap_or_default();
-        let networks: Option<HashMap<String, Option<EndpointSettings>>> =
-            serde_json::from_value(networks).map_err(bad)?;
-        let networks = networks
-            .into_iter()
-            .flatten()
-            .map(|(name, settings)| (name, settings.unwrap_or_default()))
-            .collect();
-        let mac_address = value["MacAddress"].as_str().map(str::to_owned);
-        let unknown = spec::unknown(&host, spec::HOST).map(|name| format!("HostConfig.{name}"));
-        let beside = ["MacAddress", "NetworkingConfig", "HostConfig"];
-        let of_config = spec::unknown(&value, spec::CONFIG).filter(|name| !beside.contains(name));
-        let unknown = unknown.chain(of_config.map(str::to_owned)).collect();
-        Ok(Self {
-            unknown,
-            mac_address: mac_address.filter(|mac| !mac.is_empty()),
-            config: serde_json::from_value(value).map_err(bad)?,
-            host: match host {
-                Value::Null => HostConfig::default(),
-                host => serde_json::from_value(host).map_err(bad)?,
-            },
-            networks,
-        })
-    }
-
-    /// What clients mean that speak an older version of the API.
-    pub(crate) fn adjust(&mut self, version: Version) -> Result<()> {
-        if version.is_before(44) && 1 < self.networks.len() {
-            return Err(EngineError::BadRequest(
-                "Container cannot be created with multiple network endpoints".to_owned(),
-            ));
-        }
-        let ipc = &mut self.host.ipc_mode;
-        if version.is_before(40) && ipc.as_deref().is_none_or(str::is_empty) {
-            *ipc = Some("shareable".to_owned());
-        }
-        Ok(())
-    }
-
-    /// What is wrong with it, or warnings.
-    pub(crate) fn check(&self) -> Result<Vec<String>> {
-        self.check_hostname()?;
-        self.check_environment()?;
-        scratch::wanted_bytes(&self.host)?;
-        network::egress_of(&self.host)?;
-        network::parse_bindings(&self.host, self.config.exposed_ports.as_deref())?;
-        if let Some(signal) = self
-            .config
-            .stop_signal
-            .as_deref()
-            .filter(|text| !text.is_empty())
-        {
-            spec::parse_signal(signal)?;
-        }
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if self
-            .host
-            .nano_cpus
-            .is_some_and(|nano| cpus as i64 * 1_000_000_000 < nano)
-        {
-            return Err(EngineError::BadRequest(format!(
-                "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-            )));
-        }
-        if let Some(config) = &self.config.healthcheck {
-            health::check(config)?;
-        }
-        let mut warnings = spec::accept(&self.host)?;
-        let unknown = self.unknown.iter();
-        warnings.extend(unknown.map(|name| format!("{name} is not known: discarded.")));
-        if self.networks.values().any(asks_for_link_local) {
-            warnings.push(
-                "LinkLocalIPs are shown, but the interface does not get them: the network pins a \
-                 container to one address of each family."
-                    .to_owned(),
-            );
-        }
-        Ok(warnings)
-    }
-
-    /// Variables have a name.
-    fn check_environment(&self) -> Result<()> {
-        let mut variables = self.config.env.iter().flatten();
-        match variables.find(|variable| variable.is_empty() || variable.starts_with('=')) {
-            Some(variable) => Err(EngineError::BadRequest(format!(
-                "invalid environment variable: {variable}"
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    fn check_hostname(&self) -> Result<()> {
-        match self.config.hostname.as_deref() {
-            Some(name) if 63 < name.len() => Err(EngineError::BadRequest(format!(
-                "invalid hostname: {name:?}"
-            ))),
-            _ => Ok(()),
-        }
-    }
-}
 
 impl Engine {
     /// Makes a container. Returns it and warnings for the user.
@@ -284,87 +148,6 @@ impl Engine {
         }
     }
 
-    /// The networks of a container that is to be made; each must exist now.
-    fn wanted_networks(&self, request: &CreateRequest) -> Result<Vec<Wanted>> {
-        let mode = request.host.network_mode.as_deref().unwrap_or_default();
-        if mode == network::NONE {
-            return without_network(request).map(|()| Vec::new());
-        }
-        if super::joins(&request.host) {
-            return match request.networks.is_empty() {
-                true => Ok(Vec::new()),
-                false => Err(EngineError::BadRequest(STAYS.to_owned())),
-            };
-        }
-        if mode == network::HOST {
-            let others = request.networks.keys().any(|name| !Networks::is_host(name));
-            let settings = request.networks.values();
-            let mac = request.mac_address.is_some()
-                || settings.clone().any(|one| has_text(&one.mac_address));
-            let links = request.host.links.iter().flatten().next().is_some();
-            network::check_conflicts(mac, links, others)?;
-        }
-        let main = self.networks.find(mode)?;
-        let mut wanted = vec![Wanted {
-            network: main.id.clone(),
-            ..Wanted::default()
-        }];
-        for (name, settings) in &request.networks {
-            let network = self.networks.find(name)?;
-            let known = wanted
-                .iter()
-                .position(|wanted| wanted.network == network.id);
-            let index = known.unwrap_or_else(|| {
-                wanted.push(Wanted {
-                    network: network.id.clone(),
-                    ..Wanted::default()
-                });
-                wanted.len() - 1
-            });
-            wanted[index].fill(settings)?;
-            wanted[index].check_on(&network)?;
-        }
-        network::check_count(wanted.len())?;
-        if wanted[0].mac.is_none() {
-            wanted[0].mac = request.mac_address.clone();
-            wanted[0].check_mac()?;
-        }
-        for text in request.host.links.iter().flatten() {
-            wanted[0].links.push(text.parse()?);
-        }
-        // On other networks a link is a name, which may be of one that comes later.
-        if network::is_default_mode(mode) {
-            self.check_links(&wanted[0])?;
-        }
-        Ok(wanted)
-    }
-
-    /// Refuses the network `host` where whoever runs this engine does not want it.
-    pub(super) fn check_host_network(&self, host: &HostConfig) -> Result<()> {
-        match network::is_host_mode(host) && self.defaults.no_host_network {
-            true => Err(EngineError::Forbidden(
-                "network mode \"host\" is switched off (hulld --no-host-network): publish ports \
-                 with -p"
-                    .to_owned(),
-            )),
-            false => Ok(()),
-        }
-    }
-
-    /// Refuses links to containers that are not there.
-    fn check_links(&self, wanted: &Wanted) -> Result<()> {
-        for link in &wanted.links {
-            self.container(&link.target).map_err(|error| {
-                EngineError::BadRequest(format!(
-                    "could not get container for {}: {}",
-                    link.target,
-                    error.message()
-                ))
-            })?;
-        }
-        Ok(())
-    }
-
     /// Takes the name (a random one if there is none) and shows the container to lookups.
     fn reserve(&self, name: Option<&str>, mut record: Record) -> Result<Arc<Container>> {
         let mut containers = self.containers_mut();
@@ -438,37 +221,6 @@ impl Engine {
     }
 }
 
-/// An absolute path without what adds nothing to it.
-fn clean_path(path: &str) -> String {
-    if !path.starts_with('/') {
-        return path.to_owned();
-    }
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
-}
-
-fn asks_for_link_local(settings: &EndpointSettings) -> bool {
-    let ipam = settings.ipam_config.as_ref();
-    let asked = ipam.and_then(|ipam| ipam.link_local_ips.as_ref());
-    asked.is_some_and(|asked| !asked.is_empty())
-}
-
-/// Whether the body says anything about the container itself, and not only of its place.
-fn names_a_config(body: &Value) -> bool {
-    let beside = ["HostConfig", "NetworkingConfig"];
-    let mut fields = body.as_object().into_iter().flatten();
-    fields.any(|(name, _)| !beside.contains(&name.as_str()))
-}
-
 /// What has to be there already, and is not.
 pub(super) fn check_bind_sources(record: &Record) -> Result<()> {
     let mut binds = spec::binds_of(record)?.into_iter();
@@ -479,36 +231,6 @@ pub(super) fn check_bind_sources(record: &Record) -> Result<()> {
             missing.source
         ))),
     }
-}
-
-/// Refuses what only a network could give.
-fn without_network(request: &CreateRequest) -> Result<()> {
-    if request.host.links.iter().flatten().next().is_some() {
-        return Err(EngineError::BadRequest(
-            "conflicting options: links can't be had on the network none".to_owned(),
-        ));
-    }
-    let address = |settings: &EndpointSettings| {
-        let ipam = settings.ipam_config.clone().unwrap_or_default();
-        let set = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
-        set(ipam.ipv4_address) || set(ipam.ipv6_address)
-    };
-    match request.networks.values().any(address) {
-        true => Err(EngineError::BadRequest(
-            "invalid config for network none: user specified IP address is supported on user \
-             defined networks only"
-                .to_owned(),
-        )),
-        false => Ok(()),
-    }
-}
-
-pub(super) fn has_hostname(config: &ContainerConfig) -> bool {
-    has_text(&config.hostname)
-}
-
-fn has_text(text: &Option<String>) -> bool {
-    text.as_ref().is_some_and(|text| !text.is_empty())
 }
 
 /// The host's own name.
@@ -557,76 +279,4 @@ fn new_record(
         endpoints: Vec::new(),
         replugged: None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn create_body_of_the_docker_command_line_is_read() {
-        let body = r#"{"Hostname":"","User":"","AttachStdin":false,"ExposedPorts":{"80/tcp":{}},
-            "Tty":false,"Env":null,"Cmd":"true","Image":"busybox","Volumes":{},"WorkingDir":"",
-            "Entrypoint":null,"Labels":{},"HostConfig":{"Binds":null,"ContainerIDFile":"",
-            "LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},
-            "RestartPolicy":{"Name":"no","MaximumRetryCount":0},"AutoRemove":true,
-            "VolumeDriver":"","VolumesFrom":null,"ConsoleSize":[24,80],"CapAdd":null,
-            "CapDrop":null,"CgroupnsMode":"","Dns":[],"Isolation":"","Memory":0,
-            "Devices":[],"MemorySwappiness":-1,"OomKillDisable":false,"PidsLimit":0,
-            "MaskedPaths":null},"NetworkingConfig":{"EndpointsConfig":{"default":{}}}}"#;
-        let request = CreateRequest::parse(body.as_bytes()).unwrap();
-        assert_eq!(
-            request.config.cmd.as_deref(),
-            Some(&["true".to_owned()][..])
-        );
-        assert_eq!(
-            request.config.exposed_ports.as_deref(),
-            Some(&["80/tcp".to_owned()][..])
-        );
-        assert!(request.networks.contains_key("default"));
-        assert!(request.check().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_working_directory_is_written_down_clean() {
-        for (path, clean) in [
-            ("/tmp/", "/tmp"),
-            ("/", "/"),
-            ("//a/./b/../c", "/a/c"),
-            ("/..", "/"),
-            ("a/", "a/"),
-        ] {
-            assert_eq!(clean_path(path), clean, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_variable_has_a_name() {
-        let check = |variable: &str| {
-            let body = json!({ "Image": "x", "Env": [variable] }).to_string();
-            CreateRequest::parse(body.as_bytes()).unwrap().check()
-        };
-        for bad in ["", "=", "=value"] {
-            let text = check(bad).unwrap_err().to_string();
-            assert_eq!(text, format!("invalid environment variable: {bad}"));
-        }
-        assert!(check("NAME=").is_ok() && check("NAME").is_ok());
-    }
-
-    #[test]
-    fn malformed_bodies_are_bad_requests() {
-        for bad in [
-            "",
-            "[]",
-            "{",
-            r#"{"Cmd":1}"#,
-            r#"{"Image":"x","HostConfig":{"Memory":"x"}}"#,
-            "{}",
-            r#"{"HostConfig":{}}"#,
-        ] {
-            let error = CreateRequest::parse(bad.as_bytes()).unwrap_err();
-            assert_eq!(error.kind(), crate::error::Kind::BadRequest, "{bad}");
-        }
-    }
 }

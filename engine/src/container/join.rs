@@ -54,7 +54,7 @@ pub(super) fn check(host: &HostConfig, config: &ContainerConfig, mac: bool) -> R
         return bad("invalid network mode: invalid container format container:<name|id>");
     }
     let any = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    if super::create::has_hostname(config) {
+    if super::request::has_hostname(config) {
         return bad("conflicting options: hostname and the network mode");
     }
     if any(&host.links) {

@@ -8,7 +8,9 @@ mod host_ports;
 mod join;
 mod links;
 mod list;
+mod networks;
 mod remove;
+mod request;
 mod restore;
 mod start;
 mod stop;
@@ -32,9 +34,9 @@ use crate::record::Record;
 use crate::shim::Task;
 use crate::streams::Hub;
 
-pub(crate) use create::CreateRequest;
 pub(crate) use join::{joins, other_of, PREFIX};
 pub use list::ListOptions;
+pub(crate) use request::CreateRequest;
 pub(crate) use start::close_stdin;
 use turn::Turns;
 
