@@ -40,6 +40,9 @@ macro_rules! of_both_engines {
     };
 }
 
+mod model;
+mod under_way;
+
 /// A disk of one file that starts as given and is `sectors` long for the guest.
 fn disk(by: By, content: &[u8], sectors: u64, read_only: bool) -> (Blk, File) {
     let mut file = tempfile::tempfile().unwrap();
@@ -117,14 +120,20 @@ fn request(guest: &mut Guest<Blk>, parts: Vec<Part>) -> (Vec<u8>, u8) {
     (answer, status)
 }
 
+fn read_parts(sector: u64, bytes: usize) -> Vec<Part> {
+    vec![header(kind::IN, sector), Part::In(bytes), Part::In(1)]
+}
+
+fn write_parts(sector: u64, bytes: Vec<u8>) -> Vec<Part> {
+    vec![header(kind::OUT, sector), Part::Out(bytes), Part::In(1)]
+}
+
 fn read(guest: &mut Guest<Blk>, sector: u64, bytes: usize) -> (Vec<u8>, u8) {
-    let parts = vec![header(kind::IN, sector), Part::In(bytes), Part::In(1)];
-    request(guest, parts)
+    request(guest, read_parts(sector, bytes))
 }
 
 fn write(guest: &mut Guest<Blk>, sector: u64, bytes: Vec<u8>) -> u8 {
-    let parts = vec![header(kind::OUT, sector), Part::Out(bytes), Part::In(1)];
-    request(guest, parts).1
+    request(guest, write_parts(sector, bytes)).1
 }
 
 of_both_engines! {
@@ -141,10 +150,6 @@ of_both_engines! {
     a_driver_that_does_not_flush_is_written_through
     a_composite_disk_shows_its_extents_one_after_another
     a_restored_disk_goes_on_where_it_was
-    a_full_queue_of_large_requests_is_answered_once_each
-    a_reset_waits_for_what_is_under_way
-    a_queue_that_is_taken_back_gets_no_answer
-    a_pause_answers_what_is_under_way
     errors_of_a_file_are_answers
 }
 
@@ -400,92 +405,6 @@ fn a_restored_disk_goes_on_where_it_was(by: By) {
     assert!(guest.restored(Blk::empty(true)).is_err());
 }
 
-fn read_parts(sector: u64, bytes: usize) -> Vec<Part> {
-    vec![header(kind::IN, sector), Part::In(bytes), Part::In(1)]
-}
-
-fn write_parts(sector: u64, bytes: Vec<u8>) -> Vec<Part> {
-    vec![header(kind::OUT, sector), Part::Out(bytes), Part::In(1)]
-}
-
-/// More than may be under way at once, over many extents.
-fn a_full_queue_of_large_requests_is_answered_once_each(by: By) {
-    let file = tempfile::tempfile().unwrap();
-    let extents = (0..1024u64).rev();
-    let extents = extents.map(|n| extent("disk", n * SECTOR, SECTOR));
-    let blk = blk(by, extents.collect(), false, |_| file.try_clone().unwrap());
-    let mut guest = start(blk.unwrap());
-    let content = |n: u64| vec![n as u8 + 1; 200 * SECTOR as usize];
-    for n in 0..5 {
-        guest.prepare(0, write_parts(n * 200, content(n)));
-    }
-    guest.kick();
-    assert_eq!(guest.used(0).len(), 5);
-    let reads: Vec<_> = (0..5u64)
-        .map(|n| guest.prepare(0, read_parts(n * 200, content(n).len())))
-        .collect();
-    guest.kick();
-    assert_eq!(guest.used(0).len(), 5);
-    for (n, read) in (0..).zip(&reads) {
-        let answer = guest.answer(read);
-        assert!(answer.starts_with(&content(n)) && answer.ends_with(&[OK]));
-    }
-    // The last sector of the disk is the first of the file.
-    let mut first = [0; 512];
-    file.read_exact_at(&mut first, 1023 * SECTOR).unwrap();
-    assert_eq!(first, [1; 512]);
-}
-
-fn a_reset_waits_for_what_is_under_way(by: By) {
-    let (blk, _file) = disk(by, &vec![7; 8 << 20], 16 << 11, false);
-    let mut guest = start(blk);
-    for round in 0..4 {
-        let sent: Vec<_> = (0..4)
-            .map(|n| guest.prepare(0, read_parts(n << 11, 1 << 20)))
-            .collect();
-        guest.prepare(0, write_parts(9 << 11, vec![round; 1 << 20]));
-        guest.kick_once();
-        guest.set(reg::STATUS, 0);
-        // The memory is the driver's again.
-        for sent in &sent {
-            guest.fill(sent, 0x55);
-        }
-        std::thread::sleep(Duration::from_millis(2));
-        for sent in &sent {
-            assert!(guest.answer(sent).iter().all(|byte| *byte == 0x55));
-        }
-        guest.drive(u64::MAX);
-        assert_eq!(read(&mut guest, 3, 512), (vec![7; 512], OK));
-    }
-}
-
-fn a_queue_that_is_taken_back_gets_no_answer(by: By) {
-    let (blk, _file) = disk(by, &vec![7; 8 << 20], 8 << 11, false);
-    let mut guest = start(blk);
-    guest.prepare(0, write_parts(0, vec![1; 1 << 20]));
-    guest.kick_once();
-    let used = guest.used(0).len();
-    guest.set(reg::QUEUE_SEL, 0);
-    guest.set(reg::QUEUE_READY, 0);
-    guest.run();
-    assert!(used <= 1 && guest.used(0).is_empty());
-    guest.drive(u64::MAX);
-    assert_eq!(read(&mut guest, 4 << 11, 512), (vec![7; 512], OK));
-}
-
-fn a_pause_answers_what_is_under_way(by: By) {
-    let (blk, _file) = disk(by, &vec![7; 4 << 20], 4 << 11, false);
-    let mut guest = start(blk);
-    for n in 0..4 {
-        guest.prepare(0, write_parts(n << 11, vec![n as u8; 1 << 20]));
-    }
-    guest.kick_once();
-    guest.pause();
-    assert_eq!(guest.used(0).len(), 4);
-    guest.resume();
-    assert_eq!(read(&mut guest, 3 << 11, 512), (vec![3; 512], OK));
-}
-
 /// A file that can't be written, and one that can't be read.
 fn errors_of_a_file_are_answers(by: By) {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -502,170 +421,8 @@ fn errors_of_a_file_are_answers(by: By) {
     }
 }
 
-/// A step of a driver that knows what it does.
-#[derive(Debug, Clone)]
-enum Step {
-    Read(u64, u64),
-    Write(u64, u64, u8),
-    Zero(u64, u64, bool),
-    Flush,
-    Kick,
-    /// With this many turns of the event loop since the last kick.
-    Reset,
-    Pause,
-}
-
-/// Sectors of the disk.
-const MODEL: u64 = 96;
-
-fn step() -> impl Strategy<Value = Step> {
-    let range = (0..MODEL - 16, 1..16u64);
-    prop_oneof![
-        4 => range.clone().prop_map(|(at, count)| Step::Read(at, count)),
-        4 => (range.clone(), any::<u8>()).prop_map(|((at, count), byte)| Step::Write(at, count, byte)),
-        1 => (range, any::<bool>()).prop_map(|((at, count), how)| Step::Zero(at, count, how)),
-        1 => Just(Step::Flush),
-        4 => Just(Step::Kick),
-        1 => Just(Step::Reset),
-        1 => Just(Step::Pause),
-    ]
-}
-
-/// What each sector may hold: one value, or one of several where writes to it overlap or were
-/// forgotten by a reset.
-struct Model(Vec<Vec<u8>>);
-
-impl Model {
-    fn may_become(&mut self, (at, count): (u64, u64), byte: u8) {
-        for sector in &mut self.0[at as usize..(at + count) as usize] {
-            sector.push(byte);
-        }
-    }
-
-    fn became(&mut self, (at, count): (u64, u64), byte: u8) {
-        for sector in &mut self.0[at as usize..(at + count) as usize] {
-            *sector = vec![byte];
-        }
-    }
-
-    fn holds(&self, at: u64, data: &[u8]) -> bool {
-        let sectors = data.chunks(SECTOR as usize).zip(&self.0[at as usize..]);
-        sectors
-            .into_iter()
-            .all(|(data, may)| may.contains(&data[0]) && data.iter().all(|byte| *byte == data[0]))
-    }
-}
-
-/// Offers one request, waits for nothing, and tells what it writes.
-fn offer(guest: &mut Guest<Blk>, step: &Step) -> Option<((u64, u64), u8)> {
-    match *step {
-        Step::Write(at, count, byte) => {
-            let data = vec![byte; (count * SECTOR) as usize];
-            guest.prepare(0, write_parts(at, data));
-            Some(((at, count), byte))
-        }
-        Step::Zero(at, count, unmap) => {
-            let mut bytes = at.to_le_bytes().to_vec();
-            bytes.extend((count as u32).to_le_bytes());
-            bytes.extend(u32::from(unmap).to_le_bytes());
-            let parts = vec![header(kind::WRITE_ZEROES, 0), Part::Out(bytes), Part::In(1)];
-            guest.prepare(0, parts);
-            Some(((at, count), 0))
-        }
-        Step::Flush => {
-            guest.prepare(0, vec![header(kind::FLUSH, 0), Part::In(1)]);
-            None
-        }
-        _ => None,
-    }
-}
-
-fn model_holds(by: By, steps: Vec<Step>) {
-    let (a, b) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    let extents = (0..MODEL / 8).map(|n| {
-        let name = if n % 3 == 0 { "a" } else { "b" };
-        extent(name, n * 8 * SECTOR, 8 * SECTOR)
-    });
-    let open = |name: &FdName| match name.0.as_str() {
-        "a" => a.try_clone().unwrap(),
-        _ => b.try_clone().unwrap(),
-    };
-    let mut guest = start(blk(by, extents.collect(), false, open).unwrap());
-    let mut model = Model(vec![vec![0]; MODEL as usize]);
-    // Requests of this batch: five descriptors hold one, so three fit the ring.
-    let mut batch: Vec<((u64, u64), u8)> = Vec::new();
-    let mut offered = 0;
-    for step in steps {
-        match step {
-            Step::Read(at, count) => {
-                guest.kick();
-                settle(&mut guest, &mut batch, &mut offered, &mut model);
-                let (data, status) = read(&mut guest, at, (count * SECTOR) as usize);
-                assert_eq!(status, OK);
-                assert!(model.holds(at, &data), "{at}: {:?}", &model.0[at as usize]);
-            }
-            Step::Kick => guest.kick_once(),
-            Step::Pause => {
-                guest.pause();
-                guest.resume();
-            }
-            Step::Reset => {
-                guest.set(reg::STATUS, 0);
-                guest.drive(u64::MAX);
-                for (range, byte) in batch.drain(..) {
-                    model.may_become(range, byte);
-                }
-                offered = 0;
-            }
-            change => {
-                if offered == 5 {
-                    guest.kick();
-                    settle(&mut guest, &mut batch, &mut offered, &mut model);
-                }
-                batch.extend(offer(&mut guest, &change));
-                offered += 1;
-            }
-        }
-    }
-}
-
-/// All that was offered is answered: what it wrote is there.
-fn settle(
-    guest: &mut Guest<Blk>,
-    batch: &mut Vec<((u64, u64), u8)>,
-    offered: &mut usize,
-    model: &mut Model,
-) {
-    assert_eq!(guest.used(0).len(), *offered);
-    *offered = 0;
-    for (index, (range, byte)) in batch.iter().enumerate() {
-        // Where two of a batch overlap, either may come last.
-        model.became(*range, *byte);
-        for (other, byte) in &batch[..index] {
-            let (from, to) = (
-                range.0.max(other.0),
-                (range.0 + range.1).min(other.0 + other.1),
-            );
-            if from < to {
-                model.may_become((from, to - from), *byte);
-            }
-        }
-    }
-    batch.clear();
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn a_ring_keeps_what_was_answered(steps in prop::collection::vec(step(), 1..60)) {
-        model_holds(By::Ring, steps);
-    }
-
-    #[test]
-    fn a_thread_keeps_what_was_answered(steps in prop::collection::vec(step(), 1..60)) {
-        model_holds(By::Thread, steps);
-    }
 
     #[test]
     fn pieces_cover_exactly_what_was_asked_for(
