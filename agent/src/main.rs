@@ -13,6 +13,7 @@
 //!
 //! **Invariant:** the agent knows nothing of KVM, of the host's files or of any engine; it shares
 //! the protocol with them, and nothing else.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod answers;
 mod boot;

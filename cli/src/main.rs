@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** it talks to the engine by the Docker API alone; every rule of containers lives
 //! in the engine.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod attach;
 mod client;

@@ -7,6 +7,7 @@
 //! **Invariant:** a container's [`record::Record`] on disk is changed only under its operation lock,
 //! so what the store says and what the shim does can differ by at most one interrupted step, which
 //! [`engine::Engine::restore`] repairs.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod api;
 mod commit;

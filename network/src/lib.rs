@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** no program is run for any of it: interfaces and packet rules are made by netlink
 //! and ioctl.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 #[cfg(feature = "host")]
 pub mod egress;

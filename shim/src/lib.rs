@@ -7,6 +7,7 @@
 //! layers into a file system image.
 //!
 //! **Invariant:** nothing here reads an image's or a container's content; only the guest does.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod agent;
 pub mod annotations;

@@ -3,6 +3,7 @@
 //! [`vm::Vm`] is built from a [`hull_vm_config::VmConfig`] and open descriptors ([`fds`]), enters
 //! its [`jail`], and runs: one thread per vCPU ([`vcpu`]), and the main thread for the devices and
 //! the control socket ([`event_loop`]).
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod arch;
 pub mod cmdline;

@@ -1,4 +1,5 @@
 //! `hull-vmm --fd NAME=NUMBER...`: runs one microVM from the descriptors it was started with.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::io::Write;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ mod mount;
 mod networks;
 mod options;
 mod publish;
+mod values;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! The daemon: serves the Docker Engine API for containers in microVMs.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

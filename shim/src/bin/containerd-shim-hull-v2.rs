@@ -1,4 +1,5 @@
 //! containerd's shim v2: one process per sandbox, serving the Task API.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
 //! runc's command line, each container in a microVM.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 //! Reads a job ([`hull_shim::unpack::Job`], JSON) from stdin to its end. Writes lines of JSON to
 //! stdout: progress while it works, last either what came out or `{"error": "..."}`. The exit
 //! status is 0 or 1. It ends when the thread that started it does.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 use std::io::{self, Read as _, Write};
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** no type here holds a path. Each resource is an open descriptor, named by an
 //! [`FdName`]; the program that starts the VMM passes `--fd NAME=NUMBER` for each.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod control;
 mod slot;

@@ -85,7 +85,7 @@ pub(super) fn gpus(text: &str) -> Result<DeviceRequest> {
             Some(("driver", value)) => request.driver = Some(value.to_owned()),
             Some(("capabilities", value)) => capabilities.extend(words(value)),
             Some(("options", value)) => {
-                request.options = Some(super::options::pairs(&words(value)));
+                request.options = Some(super::values::pairs(&words(value)));
             }
             Some((key, _)) => return Err(bad(format!("unexpected key '{key}'"))),
         }

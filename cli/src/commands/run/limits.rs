@@ -136,7 +136,7 @@ impl LimitOptions {
             blkio_device_read_iops: each(&self.device_read_iops, operations_a_second)?,
             blkio_device_write_iops: each(&self.device_write_iops, operations_a_second)?,
             storage_opt: (!self.storage_opt.is_empty())
-                .then(|| super::options::pairs(&self.storage_opt)),
+                .then(|| super::values::pairs(&self.storage_opt)),
             ipc_mode: self.ipc.clone(),
             pid_mode: self.pid.clone(),
             uts_mode: self.uts.clone(),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bollard::models::{EndpointIpamConfig, EndpointSettings, NetworkingConfig};
 
 use super::mount::fields;
-use super::options::some;
+use super::values::some;
 use crate::error::{CliError, Result};
 
 /// Options of networks.
