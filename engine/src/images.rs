@@ -317,7 +317,7 @@ impl Images {
         let pipe = |error| EngineError::io("open", "a pipe", error);
         let (reader, writer) = std::io::pipe().map_err(pipe)?;
         let receiver = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(pipe)?;
-        let saving = tokio::task::spawn_blocking(move || store.save(&images, writer));
+        let saving = hull_image::transfer(move || store.save(&images, writer)).await;
         // An archive that breaks off is not to look like a whole one.
         let end = futures_util::stream::once(async move {
             match saving.await {

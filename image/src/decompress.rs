@@ -60,7 +60,8 @@ pub(crate) fn open<'a>(
             state: Rc::clone(&state),
         },
     );
-    let reader: Box<dyn Read + 'a> = match magic(&mut input)? {
+    // A device gives far more than these few bytes at its first read, if it has them.
+    let reader: Box<dyn Read + 'a> = match magic(input.fill_buf()?) {
         Magic::Gzip => Box::new(MultiGzDecoder::new(input)),
         Magic::Zstd => Box::new(ZstdReader {
             input,
@@ -88,10 +89,11 @@ enum Magic {
     Other,
 }
 
-fn magic(input: &mut impl BufRead) -> io::Result<Magic> {
-    // A device gives far more than four bytes at its first read, if it has them.
-    let head = input.fill_buf()?;
-    Ok(match head {
+/// How many of the first bytes tell what a stream is compressed with.
+pub(crate) const MAGIC_BYTES: usize = 4;
+
+fn magic(head: &[u8]) -> Magic {
+    match head {
         [0x1f, 0x8b, 0x08, ..] => Magic::Gzip,
         [a, b, c, d, ..] => match u32::from_le_bytes([*a, *b, *c, *d]) {
             ZSTD_FRAME => Magic::Zstd,
@@ -99,7 +101,13 @@ fn magic(input: &mut impl BufRead) -> io::Result<Magic> {
             _ => Magic::Other,
         },
         _ => Magic::Other,
-    })
+    }
+}
+
+/// Whether what begins so is compressed.
+#[cfg(feature = "host")]
+pub(crate) fn is_compressed(head: &[u8]) -> bool {
+    !matches!(magic(head), Magic::Other)
 }
 
 struct ZstdReader<R> {

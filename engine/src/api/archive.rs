@@ -148,8 +148,12 @@ async fn write(
     let engine = Arc::clone(&engine);
     // An upload that is cut off ends in an error of its stream, and so does the job.
     detached(async move {
-        let session = engine.files(&container).await?;
+        // A client that sends nothing holds nothing.
         let input = hull_image::decompressed(tokio_util::io::StreamReader::new(stream));
+        let input = input
+            .await
+            .map_err(|error| EngineError::io("read", "the archive", error))?;
+        let session = engine.files(&container).await?;
         let fed = session.feed(&job, input).await;
         session.close();
         if fed.is_ok() {

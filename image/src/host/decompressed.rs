@@ -8,28 +8,37 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 
+use super::transfer;
 use crate::decompress;
 
 const PIECE: usize = 64 << 10;
 /// Pieces that wait for the reader.
 const QUEUE: usize = 4;
 
-/// Reads `input` uncompressed. What can't be decompressed, and what `input` fails with, is an error
-/// of the result.
-pub fn decompressed(
-    input: impl AsyncRead + Send + Unpin + 'static,
-) -> impl AsyncRead + Send + Unpin + 'static {
+/// `input` uncompressed, once it has begun. What can't be decompressed, and what `input` fails with
+/// later, is an error of the result.
+pub async fn decompressed(
+    mut input: impl AsyncRead + Send + Unpin + 'static,
+) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+    let mut head = Vec::with_capacity(decompress::MAGIC_BYTES);
+    let limit = decompress::MAGIC_BYTES as u64;
+    (&mut input).take(limit).read_to_end(&mut head).await?;
+    let plain = !decompress::is_compressed(&head);
+    let input = tokio::io::AsyncReadExt::chain(io::Cursor::new(head), input);
+    if plain {
+        return Ok(Box::new(input));
+    }
     let (sender, receiver) = mpsc::channel(QUEUE);
     let runtime = Handle::current();
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(transfer(move || {
         if let Err(error) = pump(Blocking { input, runtime }, &sender) {
             let _ = sender.blocking_send(Err(error));
         }
-    });
+    }));
     let pieces = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|piece| (piece, receiver))
     });
-    StreamReader::new(Box::pin(pieces))
+    Ok(Box::new(StreamReader::new(Box::pin(pieces))))
 }
 
 /// Reads on a thread that may wait.
@@ -69,7 +78,7 @@ mod tests {
 
     async fn read(input: Vec<u8>) -> io::Result<Vec<u8>> {
         let mut output = Vec::new();
-        let mut reader = decompressed(io::Cursor::new(input));
+        let mut reader = decompressed(io::Cursor::new(input)).await?;
         reader.read_to_end(&mut output).await.map(|_| output)
     }
 
@@ -77,6 +86,9 @@ mod tests {
     async fn gzip_and_plain_are_read_and_damage_is_an_error() {
         let text = b"some bytes, many times ".repeat(10_000);
         assert_eq!(read(text.clone()).await.unwrap(), text);
+        for short in ["", "x", "xyz"] {
+            assert_eq!(read(short.into()).await.unwrap(), short.as_bytes());
+        }
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed.write_all(&text).unwrap();
         let packed = packed.finish().unwrap();

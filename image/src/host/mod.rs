@@ -10,6 +10,7 @@ mod progress;
 mod reference;
 mod registry;
 mod store;
+mod transfer;
 
 pub use decompressed::decompressed;
 pub use error::{ErrorKind, ImageError};
@@ -21,3 +22,4 @@ pub use store::{
     LoadedImage, PruneReport, Pushed, RemoveOptions, Removed, Rootfs, Saved, Store, UnpackJob,
     UnpackLayer, UnpackOutcome, UnpackProgress, Unpacker,
 };
+pub use transfer::transfer;

@@ -12,7 +12,7 @@ use super::records::{NameRecord, Variant};
 use super::types::{Image, ImageLayer};
 use super::{seconds_since_epoch, Inner};
 use crate::host::manifest::Manifest;
-use crate::host::{ImageError, Platform, Reference};
+use crate::host::{transfer, ImageError, Platform, Reference};
 use crate::{decompress, Compression, DiffId, Digest};
 
 const BUFFER: usize = 256 << 10;
@@ -40,7 +40,7 @@ pub(super) async fn import(
     let _lease = store.lease().await?;
     let (sender, receiver) = mpsc::sync_channel(super::archive::QUEUE);
     let content = store.content.clone();
-    let reader = tokio::task::spawn_blocking(move || ingest(&content, Channel::new(receiver)));
+    let reader = transfer(move || ingest(&content, Channel::new(receiver))).await;
     let fed = feed(archive, sender).await;
     let layer = reader.await.map_err(|error| ImageError::ReadArchive {
         source: io::Error::other(error),

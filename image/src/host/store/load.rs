@@ -13,7 +13,7 @@ use super::records::{NameRecord, Variant};
 use super::types::{ImageLayer, LoadedImage};
 use super::{seconds_since_epoch, Inner};
 use crate::host::manifest::{self, Document, Index, Manifest, OciDescriptor};
-use crate::host::{ImageError, LayerPhase, Platform, Progress, ProgressEvent, Reference};
+use crate::host::{transfer, ImageError, LayerPhase, Platform, Progress, ProgressEvent, Reference};
 use crate::{Compression, Digest};
 
 pub(super) async fn load(
@@ -24,8 +24,7 @@ pub(super) async fn load(
     let _lease = store.lease().await?;
     let (sender, receiver) = mpsc::sync_channel(QUEUE);
     let content = store.content.clone();
-    let parser =
-        tokio::task::spawn_blocking(move || Archive::read(&content, Channel::new(receiver)));
+    let parser = transfer(move || Archive::read(&content, Channel::new(receiver))).await;
     let fed = feed(archive, sender).await;
     let archive = parser.await.map_err(|error| ImageError::ReadArchive {
         source: io::Error::other(error),
