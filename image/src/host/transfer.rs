@@ -38,6 +38,8 @@ mod tests {
                 )
             })
             .collect();
+        // They begin.
+        tokio::task::yield_now().await;
         let other = tokio::task::spawn_blocking(|| "done");
         let other = tokio::time::timeout(Duration::from_secs(60), other).await;
         assert_eq!(other.unwrap().unwrap(), "done");
