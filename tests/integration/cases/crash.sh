@@ -61,21 +61,49 @@ case_killed_client_leaves_no_orphan() {
     expect_clean_host
 }
 
+# killed_after SECONDS COMMAND...: runs a container and the command so much later, then waits for the client.
+killed_after() {
+    local delay=$1
+    shift
+    hull run --rm "$BUSYBOX" sleep 1 >/dev/null 2>&1 &
+    client=$!
+    sleep "$delay"
+    "$@" || true
+    wait "$client" || true
+}
+
+# Seconds after which a run pulls nothing, makes its disk, boots, runs, ends: a start takes longer in an emulated machine.
+MOMENTS='0.05 0.2 0.4 0.8 1.5 3 5'
+
 case_kills_at_any_moment() {
-    local delay
-    for delay in 0.05 0.2 0.4 0.8 1.5; do
-        (hull run --rm "$BUSYBOX" sleep 1 >/dev/null 2>&1 || true) &
-        sleep "$delay"
-        pkill -9 -f '[h]ull-vmm' || true
-        wait
-    done
-    for delay in 0.05 0.3 0.8; do
-        (hull run --rm "$BUSYBOX" sleep 1 >/dev/null 2>&1 || true) &
-        sleep "$delay"
-        pkill -9 -f '[c]ontainerd-shim-hull' || true
-        wait
-    done
+    local delay client
+    for delay in $MOMENTS; do killed_after "$delay" pkill -9 -f '[h]ull-vmm'; done
+    for delay in $MOMENTS; do killed_after "$delay" pkill -9 -f '[c]ontainerd-shim-hull'; done
     hull run --rm "$BUSYBOX" true
+    hull ps -aq | xargs -r hull rm -f >/dev/null
+    expect_clean_host
+}
+
+case_hulld_is_killed_at_any_moment() {
+    local delay client
+    for delay in $MOMENTS; do
+        killed_after "$delay" kill -9 "$(cat "$HARNESS/hulld.pid")"
+        hulld_start
+        hull run --rm "$BUSYBOX" true
+    done
+    wait_for 30 sh -c '! hull ps -q | grep -q .' || fail "still there: $(hull ps -a)"
+    hull ps -aq | xargs -r hull rm -f >/dev/null
+    expect_clean_host
+}
+
+end_client() { kill -"$signal" "$client"; }
+
+case_the_client_is_killed_or_interrupted_at_any_moment() {
+    local delay client signal
+    for signal in KILL INT; do
+        for delay in $MOMENTS; do killed_after "$delay" end_client; done
+    done
+    wait_for 60 sh -c '! hull ps -q | grep -q .' || fail "still there: $(hull ps -a)"
     hull ps -aq | xargs -r hull rm -f >/dev/null
     expect_clean_host
 }
