@@ -5,7 +5,7 @@
 //! must not take them for its own: their local routes are removed.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::netlink::{Netlink, NetlinkError};
@@ -41,8 +41,8 @@ pub struct Ipvtap<'a> {
     pub name: &'a str,
     /// Index of the interface that it is on.
     pub parent: u32,
-    /// The guest's address.
-    pub address: Ipv4Addr,
+    /// The guest's addresses.
+    pub addresses: &'a [IpAddr],
     /// Bytes of a packet, at most the parent's.
     pub mtu: u32,
     /// What is passed on. All of one parent have the last one's.
@@ -54,18 +54,31 @@ pub struct Ipvtap<'a> {
 /// Makes one, which is up and stays until [`crate::tap::remove`].
 pub fn create(netlink: &Netlink, wanted: &Ipvtap<'_>) -> Result<(), NetlinkError> {
     let index = netlink.add_ipvtap(wanted)?;
-    // The host has nothing to say there; a host without IPv6 has no such setting.
-    let _ = fs::write(Path::new(IPV6).join(wanted.name).join("disable_ipv6"), "1");
-    let address = Prefix {
-        address: wanted.address.into(),
-        length: 32,
-    };
-    let made = netlink
-        .add_private_address(index, address)
-        .and_then(|()| netlink.set_up(index))
-        .and_then(|()| netlink.disown(index, wanted.address));
+    silence_v6(wanted);
+    // Up first: the kernel makes local routes of IPv6 anew for what has addresses when it comes up.
+    let made = netlink.set_up(index).and_then(|()| {
+        let mut all = wanted.addresses.iter();
+        all.try_for_each(|address| {
+            netlink.add_private_address(index, Prefix::host(*address))?;
+            netlink.disown(index, *address)
+        })
+    });
     if made.is_err() {
         let _ = netlink.delete_link(index);
     }
     made
+}
+
+/// The host has nothing to say there. A host without IPv6 has no such settings.
+fn silence_v6(wanted: &Ipvtap<'_>) {
+    let has_v6 = wanted.addresses.iter().any(IpAddr::is_ipv6);
+    let settings = [
+        // No address of its own (the kernel's IN6_ADDR_GEN_MODE_NONE), and nobody tells it any.
+        ("addr_gen_mode", "1"),
+        ("accept_ra", "0"),
+        ("disable_ipv6", if has_v6 { "0" } else { "1" }),
+    ];
+    for (name, value) in settings {
+        let _ = fs::write(Path::new(IPV6).join(wanted.name).join(name), value);
+    }
 }

@@ -19,6 +19,8 @@ pub enum Mode {
     Vepa,
     /// As `Vepa`, and what comes back is not taken.
     Private,
+    /// The parent is this one's alone, which has the parent's hardware address.
+    Passthru,
 }
 
 /// What is made.

@@ -242,7 +242,7 @@ impl Networks {
         state: &mut State,
     ) -> Result<(Place, u16)> {
         if let Some(on) = &network.uplink {
-            uplink::check(&owner, network, on)?;
+            uplink::check(&owner, network, on, &state.ends_on(&network.id))?;
             return Ok((
                 Place::Parent(on.clone()),
                 uplink::mtu(netlink, network, on)?,

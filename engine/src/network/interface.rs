@@ -9,7 +9,6 @@ use super::records::Endpoint;
 /// One end, for a VM that runs.
 pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
     let gateways = endpoint.gateways().filter(|at| endpoint.has_route(*at));
-    let straight = endpoint.layer3 && endpoint.routed;
     Attachment {
         name: format!("eth{}", endpoint.index()),
         tap: endpoint.tap.clone(),
@@ -25,19 +24,38 @@ pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
             .collect(),
         static_v6: true,
         without_arp: endpoint.layer3,
-        // The default route.
-        routes: straight.then(Route::default).into_iter().collect(),
+        routes: straight_routes(endpoint),
         neighbours: Vec::new(),
+    }
+}
+
+/// The default routes of an end that needs no gateway, of each family.
+fn straight_routes(endpoint: &Endpoint) -> Vec<Route> {
+    let ways_out = endpoint
+        .gateways()
+        .filter(|at| endpoint.layer3 && endpoint.has_route(*at));
+    ways_out.map(default_of).collect()
+}
+
+/// The default route of the family that an address is of, straight through the interface.
+fn default_of(family: IpAddr) -> Route {
+    Route {
+        destination: family.is_ipv6().then(|| "::/0".to_owned()),
+        ..Route::default()
     }
 }
 
 /// A default route by way of an end that is there.
 pub(crate) fn default_route(endpoint: &Endpoint, gateway: IpAddr) -> Attachment {
     let whole = interface(endpoint);
-    let by_gateway = (!endpoint.layer3).then(|| gateway.to_string());
+    let (routes, gateways) = match endpoint.layer3 {
+        true => (vec![default_of(gateway)], Vec::new()),
+        false => (Vec::new(), vec![gateway.to_string()]),
+    };
     Attachment {
         addresses: Vec::new(),
-        gateways: by_gateway.into_iter().collect(),
+        gateways,
+        routes,
         static_v6: false,
         ..whole
     }

@@ -19,7 +19,7 @@ use super::live::Live;
 use super::names::Tag;
 use super::pools::PoolRequest;
 use super::records::NetworkRecord;
-use super::{uplink, DEFAULT, HOST, HOST_ID, NONE};
+use super::{parent, uplink, DEFAULT, HOST, HOST_ID, NONE};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 
@@ -240,20 +240,22 @@ impl Networks {
             // Another request was faster.
             return Ok(made.clone());
         }
-        let uplink = uplink::of(&netlink, wanted)?;
-        uplink::check_free(uplink.as_ref(), &state.networks)?;
+        let id = match wanted.driver == HOST {
+            true => HOST_ID.to_owned(),
+            false => ids::new_id(),
+        };
+        let mut uplink = uplink::of(&netlink, wanted, &id)?;
+        uplink::join(uplink.as_mut(), &state.networks)?;
         let (v4, v6) = self.pools(&netlink, &state, wanted)?;
         let is_host = wanted.driver == HOST;
         let network = NetworkRecord {
-            id: match is_host {
-                true => HOST_ID.to_owned(),
-                false => ids::new_id(),
-            },
+            id,
             name: wanted.name.clone(),
             created: Timestamp::now(),
             v4,
             v6,
-            internal: wanted.internal,
+            // What leads nowhere has no gateway.
+            internal: wanted.internal || uplink.as_ref().is_some_and(parent::is_dummy),
             // On the host's network they meet at the host's ports.
             icc: !is_host && wanted.options.get(ICC_OPTION).is_none_or(|v| v != "false"),
             mtu: checked_mtu(wanted)?,
@@ -266,6 +268,12 @@ impl Networks {
         };
         state.networks.push(network.clone());
         self.write(&state)?;
+        // Known before it is there, so that it has an owner.
+        if let Some(Err(error)) = network.uplink.as_ref().map(|on| parent::get(&netlink, on)) {
+            state.networks.retain(|other| other.id != network.id);
+            self.write(&state)?;
+            return Err(error);
+        }
         Ok(network)
     }
 
@@ -303,12 +311,22 @@ impl Networks {
                 ends.join(", ")
             )));
         }
-        state.networks.retain(|other| other.id != network.id);
         state.servers.remove(&network.id);
+        // Known until it has gone, so that it has an owner.
+        self.remove_interface(&network, &state.networks)?;
+        state.networks.retain(|other| other.id != network.id);
         self.write(&state)?;
-        self.remove_bridge(&network)?;
         self.apply_rules(&mut state)?;
         Ok(network)
+    }
+
+    /// Removes what a network has on the host; `others` may be on the same.
+    fn remove_interface(&self, network: &NetworkRecord, others: &[NetworkRecord]) -> Result<()> {
+        if network.uplink.is_none() {
+            return self.remove_bridge(network);
+        }
+        let netlink = Netlink::open().map_err(|error| host(&error))?;
+        parent::leave(&netlink, network, others)
     }
 
     pub(super) fn take_lessons(&self) -> Option<Lessons> {
@@ -350,6 +368,12 @@ impl Networks {
         let all = state.networks.clone();
         let mut had_any = false;
         for network in &all {
+            if network.uplink.is_some() {
+                if let Err(error) = self.remove_interface(network, &[]) {
+                    tracing::warn!(error = error.message(), "an interface is left");
+                }
+                continue;
+            }
             let name = self.tag.bridge(&network.id);
             let there = Netlink::open().and_then(|netlink| netlink.link(&name));
             if matches!(there, Ok(Some(_))) {
@@ -369,7 +393,7 @@ impl Networks {
 
 impl State {
     /// Containers' ends on a network, as dockerd names them.
-    fn ends_on(&self, network_id: &str) -> Vec<String> {
+    pub(super) fn ends_on(&self, network_id: &str) -> Vec<String> {
         let all = self.live.values().flat_map(|live| &live.endpoints);
         let on_it = all.filter(|endpoint| endpoint.network_id == network_id);
         on_it

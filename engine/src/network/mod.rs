@@ -18,6 +18,7 @@ mod live;
 mod manage;
 mod names;
 mod owner;
+mod parent;
 mod pools;
 mod ports;
 mod records;

@@ -68,6 +68,9 @@ pub(crate) struct Uplink {
     /// Who hears whom with the driver `ipvlan`, in docker's words; empty: all do.
     #[serde(default)]
     pub(crate) flag: String,
+    /// The interface is made for networks like this one, and goes with the last of them.
+    #[serde(default)]
+    pub(crate) made: bool,
 }
 
 /// How containers share an interface of the host.

@@ -8,11 +8,12 @@
 use hull_network::egress::Egress;
 use hull_network::ipvtap::{self, Heard, Ipvtap};
 use hull_network::macvtap::{self, Macvtap};
-use hull_network::netlink::{Link, Netlink};
+use hull_network::netlink::Netlink;
 use hull_network::pool;
 
 use super::manage::{host, CreateNetwork};
 use super::owner::Owner;
+use super::parent;
 use super::records::{Endpoint, NetworkRecord, Uplink, UplinkDriver, Wanted};
 use crate::error::{EngineError, Result};
 
@@ -22,19 +23,12 @@ const MACVLAN_MODES: [&str; 2] = ["macvlan_mode", "mode"];
 const IPVLAN_MODE: &str = "ipvlan_mode";
 const IPVLAN_FLAG: &str = "ipvlan_flag";
 
-/// What a network of these drivers is made with; `None`: it is of another.
-pub(super) fn of(netlink: &Netlink, wanted: &CreateNetwork) -> Result<Option<Uplink>> {
+/// What a network of these drivers is made with; `None`: it is of another. `id` is the network's.
+pub(super) fn of(netlink: &Netlink, wanted: &CreateNetwork, id: &str) -> Result<Option<Uplink>> {
     let driver = match wanted.driver.as_str() {
         "macvlan" => UplinkDriver::Macvlan,
         "ipvlan" => UplinkDriver::Ipvlan,
         _ => return Ok(None),
-    };
-    let Some(parent) = wanted.options.get(PARENT_OPTION) else {
-        return Err(EngineError::NotBuilt(format!(
-            "a network of the driver {} without an interface of the host (name one with -o \
-             parent=...)",
-            driver.name()
-        )));
     };
     let option = |keys: &[&str]| {
         let mut values = keys.iter().filter_map(|key| wanted.options.get(*key));
@@ -49,38 +43,62 @@ pub(super) fn of(netlink: &Netlink, wanted: &CreateNetwork) -> Result<Option<Upl
         UplinkDriver::Ipvlan => {
             ipvlan_mode(&mode)?;
             ipvlan_flag(&flag)?;
-            if wanted.families.has_v6() {
-                return Err(EngineError::NotBuilt("an ipvlan network with IPv6".into()));
-            }
         }
     }
+    let named = wanted
+        .options
+        .get(PARENT_OPTION)
+        .filter(|name| !name.is_empty());
+    let (parent, made) = match named {
+        Some(name) => (name.clone(), parent::is_made(netlink, name)?),
+        None => (parent::dummy_of(id), true),
+    };
     let uplink = Uplink {
         driver,
-        parent: parent.clone(),
+        parent,
         mode,
         flag,
+        made,
     };
-    parent_of(netlink, &uplink)?;
+    if !made {
+        parent::get(netlink, &uplink)?;
+    }
     Ok(Some(uplink))
 }
 
-/// All containers under one hardware address have one mode, so there is one network of them.
-pub(super) fn check_free(wanted: Option<&Uplink>, networks: &[NetworkRecord]) -> Result<()> {
+/// Takes its place beside the other networks of its parent. All containers under one hardware
+/// address have one mode, so there is one network of them.
+pub(super) fn join(wanted: Option<&mut Uplink>, networks: &[NetworkRecord]) -> Result<()> {
     let Some(wanted) = wanted else {
         return Ok(());
     };
-    let clashes = |network: &&NetworkRecord| {
-        let there = network.uplink.iter();
-        let mut same = there.filter(|there| there.parent == wanted.parent);
-        same.any(|there| [there.driver, wanted.driver].contains(&UplinkDriver::Ipvlan))
+    let on_it = |network: &&NetworkRecord| {
+        let mut on = network.uplink.iter();
+        on.any(|on| on.parent == wanted.parent)
     };
-    match networks.iter().find(clashes) {
-        Some(network) => Err(EngineError::Forbidden(format!(
+    let beside: Vec<_> = networks.iter().filter(on_it).collect();
+    let clashes = |network: &&&NetworkRecord| {
+        let mut on = network.uplink.iter();
+        is_alone(wanted) || on.any(is_alone)
+    };
+    if let Some(network) = beside.iter().find(clashes) {
+        return Err(EngineError::Forbidden(format!(
             "network {} is already using parent interface {}",
             network.name, wanted.parent
-        ))),
-        None => Ok(()),
+        )));
     }
+    let mut on_made = beside.iter().filter_map(|network| network.uplink.as_ref());
+    wanted.made |= on_made.any(|on| on.made);
+    Ok(())
+}
+
+fn is_alone(uplink: &Uplink) -> bool {
+    uplink.driver == UplinkDriver::Ipvlan || is_passthru(uplink)
+}
+
+fn is_passthru(uplink: &Uplink) -> bool {
+    let macvlan = uplink.driver == UplinkDriver::Macvlan;
+    macvlan && macvlan_mode(&uplink.mode).is_ok_and(|mode| mode == macvtap::Mode::Passthru)
 }
 
 fn macvlan_mode(text: &str) -> Result<macvtap::Mode> {
@@ -88,9 +106,9 @@ fn macvlan_mode(text: &str) -> Result<macvtap::Mode> {
         "" | "bridge" => Ok(macvtap::Mode::Bridge),
         "vepa" => Ok(macvtap::Mode::Vepa),
         "private" => Ok(macvtap::Mode::Private),
-        "passthru" => Err(EngineError::NotBuilt("the macvlan mode passthru".into())),
+        "passthru" => Ok(macvtap::Mode::Passthru),
         other => Err(EngineError::BadRequest(format!(
-            "unknown macvlan mode {other:?}: want bridge, vepa or private"
+            "unknown macvlan mode {other:?}: want bridge, vepa, private or passthru"
         ))),
     }
 }
@@ -99,7 +117,11 @@ fn ipvlan_mode(text: &str) -> Result<ipvtap::Mode> {
     match text {
         "" | "l2" => Ok(ipvtap::Mode::Layer2),
         "l3" => Ok(ipvtap::Mode::Layer3),
-        "l3s" => Err(EngineError::NotBuilt("the ipvlan mode l3s".into())),
+        "l3s" => Err(EngineError::BadRequest(
+            "the ipvlan mode l3s can't be had: what arrives goes through the host's own stack, which \
+             the kernel passes to no VM; take l3"
+                .into(),
+        )),
         other => Err(EngineError::BadRequest(format!(
             "unknown ipvlan mode {other:?}: want l2 or l3"
         ))),
@@ -123,19 +145,19 @@ pub(super) fn is_layer3(uplink: &Uplink) -> bool {
     ipvlan && ipvlan_mode(&uplink.mode).is_ok_and(|mode| mode == ipvtap::Mode::Layer3)
 }
 
-fn parent_of(netlink: &Netlink, uplink: &Uplink) -> Result<Link> {
-    let (driver, parent) = (uplink.driver.name(), &uplink.parent);
-    let found = netlink.link(parent).map_err(|error| host(&error))?;
-    found.ok_or_else(|| {
-        EngineError::BadRequest(format!(
-            "invalid {driver} parent {parent:?}: the host has no such interface (a VLAN has to be \
-             made before)"
-        ))
-    })
-}
-
-/// Refuses what a container can't have there.
-pub(super) fn check(owner: &Owner<'_>, network: &NetworkRecord, uplink: &Uplink) -> Result<()> {
+/// Refuses what a container can't have there. `others`: containers that are on it.
+pub(super) fn check(
+    owner: &Owner<'_>,
+    network: &NetworkRecord,
+    uplink: &Uplink,
+    others: &[String],
+) -> Result<()> {
+    if let (true, Some(other)) = (is_passthru(uplink), others.first()) {
+        return Err(EngineError::Forbidden(format!(
+            "network {} passes {} through to one container, which is {other}",
+            network.name, uplink.parent
+        )));
+    }
     if *owner.egress == Egress::All {
         return Ok(());
     }
@@ -153,19 +175,24 @@ pub(super) fn mac(
     wanted: &Wanted,
     usual: String,
 ) -> Result<String> {
-    if uplink.driver == UplinkDriver::Macvlan {
+    if !is_alone(uplink) {
         return Ok(wanted.mac(usual));
     }
+    let what = match uplink.driver {
+        UplinkDriver::Macvlan => "macvlan interfaces of the mode passthru",
+        UplinkDriver::Ipvlan => "ipvlan interfaces",
+    };
     if wanted.mac.is_some() {
-        return Err(EngineError::BadRequest(
-            "ipvlan interfaces do not support custom mac address assignment".into(),
-        ));
+        return Err(EngineError::BadRequest(format!(
+            "{what} do not support custom mac address assignment"
+        )));
     }
-    let parent = parent_of(netlink, uplink)?;
+    let parent = parent::get(netlink, uplink)?;
     let own: Option<[u8; 6]> = parent.address.as_slice().try_into().ok();
     own.map(pool::mac_text).ok_or_else(|| {
         EngineError::BadRequest(format!(
-            "invalid ipvlan parent {:?}: it is no Ethernet interface",
+            "invalid {} parent {:?}: it is no Ethernet interface",
+            uplink.driver.name(),
             uplink.parent
         ))
     })
@@ -173,7 +200,7 @@ pub(super) fn mac(
 
 /// Bytes of a packet: what the network was made with, as far as the host's interface carries it.
 pub(super) fn mtu(netlink: &Netlink, network: &NetworkRecord, uplink: &Uplink) -> Result<u16> {
-    let most = u16::try_from(parent_of(netlink, uplink)?.mtu).unwrap_or(u16::MAX);
+    let most = u16::try_from(parent::get(netlink, uplink)?.mtu).unwrap_or(u16::MAX);
     Ok(match network.mtu {
         0 => most,
         asked => asked.min(most),
@@ -187,7 +214,7 @@ pub(super) fn plug(
     uplink: &Uplink,
     mac: [u8; 6],
 ) -> Result<()> {
-    let parent = parent_of(netlink, uplink)?.index;
+    let parent = parent::get(netlink, uplink)?.index;
     let (name, mtu) = (endpoint.tap.as_str(), endpoint.mtu.into());
     let made = match uplink.driver {
         UplinkDriver::Macvlan => {
@@ -202,14 +229,11 @@ pub(super) fn plug(
             macvtap::create(netlink, &wanted)
         }
         UplinkDriver::Ipvlan => {
-            let address = endpoint
-                .v4
-                .map(|v4| v4.address)
-                .ok_or_else(|| EngineError::NotBuilt("an ipvlan network without IPv4".into()))?;
+            let addresses: Vec<_> = endpoint.addresses().collect();
             let wanted = Ipvtap {
                 name,
                 parent,
-                address,
+                addresses: &addresses,
                 mtu,
                 mode: ipvlan_mode(&uplink.mode)?,
                 heard: ipvlan_flag(&uplink.flag)?,
@@ -236,7 +260,7 @@ mod tests {
             options: options.collect::<HashMap<_, _>>(),
             ..CreateNetwork::default()
         };
-        of(&netlink, &wanted)
+        of(&netlink, &wanted, "0123456789abcdef")
     }
 
     #[test]
@@ -248,13 +272,17 @@ mod tests {
             (uplink.parent.as_str(), uplink.mode.as_str()),
             ("lo", "vepa")
         );
+        for (options, name) in [
+            (&[][..], "dm-0123456789ab"),
+            (&[("parent", "")], "dm-0123456789ab"),
+            (&[("parent", "lo.7")], "lo.7"),
+        ] {
+            let made = asked("macvlan", options).unwrap().unwrap();
+            assert_eq!((made.parent.as_str(), made.made), (name, true));
+        }
         for (options, part) in [
-            (&[][..], "parent="),
-            (&[("parent", "no-such0")], "no-such0"),
-            (
-                &[("parent", "lo"), ("macvlan_mode", "passthru")],
-                "passthru",
-            ),
+            (&[("parent", "no-such0")][..], "no-such0"),
+            (&[("parent", "no-such0.7")], "no-such0.7"),
             (&[("parent", "lo"), ("macvlan_mode", "x")], "\"x\""),
         ] {
             let error = asked("macvlan", options).unwrap_err();
@@ -283,19 +311,34 @@ mod tests {
 
     #[test]
     fn an_interface_has_one_network_of_ipvlan() {
-        let uplink = asked("ipvlan", &[("parent", "lo")]).unwrap();
+        let uplink = |driver, options: &[(&str, &str)]| asked(driver, options).unwrap();
         let text = r#"{"id":"a","name":"first","created":"2025-01-01T00:00:00Z",
             "subnet":"10.0.0.0/24","gateway":"10.0.0.1","icc":true,"mtu":0,
             "macvlan":{"parent":"lo","mode":""}}"#;
         // As an earlier version wrote it.
         let first: NetworkRecord = serde_json::from_str(text).unwrap();
         assert_eq!(first.driver(), "macvlan");
-        let error = check_free(uplink.as_ref(), std::slice::from_ref(&first)).unwrap_err();
-        assert_eq!(
-            error.message(),
-            "network first is already using parent interface lo"
-        );
-        assert!(check_free(first.uplink.as_ref(), std::slice::from_ref(&first)).is_ok());
-        assert!(check_free(uplink.as_ref(), &[]).is_ok());
+        let join = |uplink: Option<Uplink>, networks: &[NetworkRecord]| {
+            let mut uplink = uplink;
+            super::join(uplink.as_mut(), networks).map(|()| uplink.unwrap().made)
+        };
+        let there = std::slice::from_ref(&first);
+        let passthru = [("parent", "lo"), ("macvlan_mode", "passthru")];
+        for alone in [
+            uplink("ipvlan", &[("parent", "lo")]),
+            uplink("macvlan", &passthru),
+        ] {
+            let error = join(alone.clone(), there).unwrap_err();
+            assert_eq!(
+                error.message(),
+                "network first is already using parent interface lo"
+            );
+            assert!(!join(alone, &[]).unwrap());
+        }
+        let beside = uplink("macvlan", &[("parent", "lo")]);
+        assert!(!join(beside.clone(), there).unwrap());
+        let mut of_ours = first.clone();
+        of_ours.uplink.as_mut().unwrap().made = true;
+        assert!(join(beside, &[of_ours]).unwrap());
     }
 }

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+#[cfg(feature = "host")]
+use netlink_packet_route::address::CacheInfo;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -25,50 +27,37 @@ impl Netlink {
     /// Gives an interface an address. IPv6 addresses are usable at once: whoever gives them out
     /// gives each only once.
     pub fn add_address(&self, index: u32, prefix: Prefix) -> Result<(), NetlinkError> {
-        self.add_scoped_address(index, prefix, AddressScope::Universe)
+        let (message, action) = address_message(index, prefix);
+        self.give(message, &action)
     }
 
-    /// As [`Netlink::add_address`], but never taken as the source of what leaves by another
-    /// interface.
+    /// As [`Netlink::add_address`], but not taken as the source of what leaves by another
+    /// interface, and without a route to it.
     #[cfg(feature = "host")]
     pub(crate) fn add_private_address(
         &self,
         index: u32,
         prefix: Prefix,
     ) -> Result<(), NetlinkError> {
-        self.add_scoped_address(index, prefix, AddressScope::Host)
+        let (mut message, action) = address_message(index, prefix);
+        message.header.scope = AddressScope::Host;
+        if prefix.address.is_ipv6() {
+            // There the scope says nothing; an address that is deprecated is taken last.
+            let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
+            let mut lives = CacheInfo::default();
+            lives.ifa_valid = u32::MAX;
+            message
+                .attributes
+                .retain(|attribute| !matches!(attribute, AddressAttribute::Flags(_)));
+            message.attributes.push(AddressAttribute::Flags(flags));
+            message.attributes.push(AddressAttribute::CacheInfo(lives));
+        }
+        self.give(message, &action)
     }
 
-    fn add_scoped_address(
-        &self,
-        index: u32,
-        prefix: Prefix,
-        scope: AddressScope,
-    ) -> Result<(), NetlinkError> {
-        let mut message = AddressMessage::default();
-        message.header.index = index;
-        message.header.prefix_len = prefix.length;
-        message.header.family = family(prefix.address);
-        message.header.scope = scope;
-        message.attributes = vec![
-            AddressAttribute::Local(prefix.address),
-            AddressAttribute::Address(prefix.address),
-        ];
-        match prefix.address {
-            IpAddr::V4(_) => {
-                if let Some(broadcast) = broadcast(prefix) {
-                    message
-                        .attributes
-                        .push(AddressAttribute::Broadcast(broadcast));
-                }
-            }
-            IpAddr::V6(_) => message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad)),
-        }
-        let action = format!("give interface {index} the address {prefix}");
+    fn give(&self, message: AddressMessage, action: &str) -> Result<(), NetlinkError> {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.ask(RouteNetlinkMessage::NewAddress(message), flags, &action)?;
+        self.ask(RouteNetlinkMessage::NewAddress(message), flags, action)?;
         Ok(())
     }
 
@@ -93,6 +82,25 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, &action)?;
         Ok(())
     }
+}
+
+/// The request that gives an interface an address, and what it is for.
+fn address_message(index: u32, prefix: Prefix) -> (AddressMessage, String) {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = prefix.length;
+    message.header.family = family(prefix.address);
+    message.attributes = vec![
+        AddressAttribute::Local(prefix.address),
+        AddressAttribute::Address(prefix.address),
+    ];
+    let further = match prefix.address {
+        IpAddr::V4(_) => broadcast(prefix).map(AddressAttribute::Broadcast),
+        IpAddr::V6(_) => Some(AddressAttribute::Flags(AddressFlags::Nodad)),
+    };
+    message.attributes.extend(further);
+    let action = format!("give interface {index} the address {prefix}");
+    (message, action)
 }
 
 fn broadcast(prefix: Prefix) -> Option<std::net::Ipv4Addr> {

@@ -7,7 +7,7 @@ use netlink_packet_route::link::{
 };
 #[cfg(feature = "host")]
 use netlink_packet_route::link::{
-    InfoData, InfoIpVtap, InfoMacVtap, IpVtapFlags, IpVtapMode, MacVtapMode,
+    InfoData, InfoIpVtap, InfoMacVtap, InfoVlan, IpVtapFlags, IpVtapMode, MacVtapMode,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -82,6 +82,7 @@ impl Netlink {
             Mode::Bridge => MacVtapMode::Bridge,
             Mode::Vepa => MacVtapMode::Vepa,
             Mode::Private => MacVtapMode::Private,
+            Mode::Passthru => MacVtapMode::Passthrough,
         };
         let mut message = LinkMessage::default();
         message.attributes = vec![
@@ -131,6 +132,34 @@ impl Netlink {
             wanted.name, wanted.parent
         );
         self.add(message, wanted.name, action)
+    }
+
+    /// Makes the VLAN `id` (1 to 4094) of an interface, and returns its index.
+    #[cfg(feature = "host")]
+    pub fn add_vlan(&self, name: &str, of: u32, id: u16) -> Result<u32, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Link(of),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)])),
+            ]),
+        ];
+        let action = format!("make {name}, the VLAN {id} (module 8021q) of interface {of}");
+        self.add(message, name, action)
+    }
+
+    /// Makes an interface that leads nowhere, and returns its index.
+    #[cfg(feature = "host")]
+    pub fn add_dummy(&self, name: &str) -> Result<u32, NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
+        ];
+        let action = format!("make the interface {name} (module dummy)");
+        self.add(message, name, action)
     }
 
     /// Makes an interface, and returns its index.

@@ -1,6 +1,8 @@
 //! Routes, and which of them leads out.
 
 use std::net::IpAddr;
+#[cfg(feature = "host")]
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::route::{
@@ -15,6 +17,9 @@ use crate::Prefix;
 /// The table of what is this host's own (`RT_TABLE_LOCAL`).
 #[cfg(feature = "host")]
 const LOCAL_TABLE: u8 = 255;
+/// How long the kernel may take to make such a route.
+#[cfg(feature = "host")]
+const LOCAL_ROUTE_WAIT: Duration = Duration::from_secs(2);
 
 /// A route of an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,26 +74,34 @@ impl Netlink {
         Ok(())
     }
 
-    /// Has this host take an address of an interface for somebody else's.
+    /// Has this host take an address of an interface that is up for somebody else's.
     #[cfg(feature = "host")]
-    pub(crate) fn disown(
-        &self,
-        index: u32,
-        address: std::net::Ipv4Addr,
-    ) -> Result<(), NetlinkError> {
+    pub(crate) fn disown(&self, index: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let one = Prefix::host(address);
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = 32;
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = one.length;
         message.header.table = LOCAL_TABLE;
         message.header.scope = RouteScope::NoWhere;
         message.header.kind = RouteType::Local;
         message.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet(address)),
+            RouteAttribute::Destination(route_address(address)),
             RouteAttribute::Oif(index),
         ];
         let action = format!("remove the local route to {address}");
-        self.ask(RouteNetlinkMessage::DelRoute(message), 0, &action)?;
-        Ok(())
+        let deadline = Instant::now() + LOCAL_ROUTE_WAIT;
+        loop {
+            let message = RouteNetlinkMessage::DelRoute(message.clone());
+            match self.ask(message, 0, &action) {
+                // The kernel makes those of IPv6 a moment after the address is there.
+                Err(NetlinkError::Refused { source, .. })
+                    if source.raw_os_error() == Some(libc::ESRCH) && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 
     /// The destinations that this namespace has routes to, without the default routes.

@@ -656,8 +656,6 @@ case_a_macvlan_network() {
     capture hull network create -d macvlan -o parent=no-such0 t-bad
     expect_status 1
     expect_err_has 'no-such0'
-    capture hull network create -d macvlan t-bad
-    expect_err_has 'parent='
     hull network create -d macvlan --subnet 10.240.0.0/24 -o parent=t-p0 t-mac >/dev/null
     expect_eq "$(hull network inspect -f '{{.Driver}} {{.Options.parent}}' t-mac)" 'macvlan t-p0' driver
     capture hull run --rm --network t-mac --egress none "$BUSYBOX" true
@@ -685,6 +683,88 @@ case_a_macvlan_network() {
     hull network rm t-mac >/dev/null
     ip link del t-p0
     ip netns del t-lan
+    expect_clean_host
+}
+
+# lan_of_t_p0 COMMAND...: t-p0 is this host's end of a cable whose other end, t-p1, is in another place.
+lan_of_t_p0() {
+    ip netns add t-lan
+    ip link add t-p0 type veth peer name t-p1 netns t-lan
+    ip link set t-p0 up
+    ip -n t-lan link set t-p1 up
+}
+no_lan_of_t_p0() {
+    ip link del t-p0
+    ip netns del t-lan
+}
+links() { ip -o link | awk -F': ' '{ sub("@.*", "", $2); print $2 }' | grep -E "$1" || true; }
+
+# The VLAN of a network's name is there as long as a network is on it.
+case_a_network_brings_its_vlan_along() {
+    modprobe 8021q 2>/dev/null || true
+    [ -e /proc/net/vlan ] || skip 'no module 8021q here'
+    lan_of_t_p0
+    ip -n t-lan link add link t-p1 name t-v type vlan id 50
+    ip -n t-lan addr add 10.245.0.1/24 dev t-v
+    ip -n t-lan link set t-v up
+    local parent
+    for parent in t-p0.0 t-p0.4095 no-such0.50; do
+        capture hull network create -d macvlan -o "parent=$parent" t-bad
+        expect_status 1
+        expect_err_has "$parent"
+    done
+    hull network create -d macvlan --subnet 10.245.0.0/24 -o parent=t-p0.50 t-vlan >/dev/null
+    hull network create -d macvlan --subnet 10.246.0.0/24 -o parent=t-p0.50 t-vlan2 >/dev/null
+    expect_eq "$(awk '$1 == "t-p0.50" { print $3, $5 }' /proc/net/vlan/config)" '50 t-p0' 'the VLAN'
+    hull run --rm --network t-vlan "$BUSYBOX" ping -c 1 -W 5 10.245.0.1 >/dev/null || fail 'not by the VLAN'
+    hull network rm t-vlan2 >/dev/null
+    # A host that was started anew has it no more.
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    ip link del t-p0.50
+    hulld_start
+    hull run --rm --network t-vlan "$BUSYBOX" ping -c 1 -W 5 10.245.0.1 >/dev/null || fail 'not by a VLAN that had gone'
+    hull network rm t-vlan >/dev/null
+    expect_eq "$(links '^t-p0')" t-p0 'interfaces left'
+    # One that was there stays.
+    ip link add link t-p0 name t-p0.51 type vlan id 51
+    hull network create -d ipvlan --subnet 10.245.0.0/24 -o parent=t-p0.51 t-vlan >/dev/null
+    hull network rm t-vlan >/dev/null
+    expect_eq "$(links '^t-p0[.]')" t-p0.51 "somebody else's VLAN"
+    no_lan_of_t_p0
+    expect_clean_host
+}
+
+case_networks_without_an_interface_of_the_host() {
+    local driver
+    for driver in macvlan ipvlan; do
+        hull network create -d "$driver" --subnet 10.247.0.0/24 t-nowhere >/dev/null
+        expect_eq "$(links ^dm-)" "dm-$(hull network ls -q --filter name=t-nowhere)" 'its interface'
+        web t-one --network t-nowhere --ip 10.247.0.9
+        capture hull run --rm --network t-nowhere "$BUSYBOX" sh -c 'ip route; timeout 10 wget -q -O- http://10.247.0.9/'
+        expect_out_has 'served'
+        [[ $out != *default* ]] || fail "$driver: a way out of nowhere: $out"
+        hull rm -f t-one >/dev/null
+        hull network rm t-nowhere >/dev/null
+        expect_eq "$(links ^dm-)" '' 'interfaces left'
+    done
+    expect_clean_host
+}
+
+case_an_interface_is_passed_through_to_one_container() {
+    lan_of_t_p0
+    ip -n t-lan addr add 10.248.0.1/24 dev t-p1
+    hull network create -d macvlan --subnet 10.248.0.0/24 -o parent=t-p0 -o macvlan_mode=passthru t-pass >/dev/null
+    capture hull network create -d macvlan -o parent=t-p0 t-bad
+    expect_err_has 'already using parent interface t-p0'
+    hull run -d --name t-one --network t-pass "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull exec t-one cat /sys/class/net/eth0/address)" "$(cat /sys/class/net/t-p0/address)" 'its hardware address'
+    hull exec t-one ping -c 1 -W 5 10.248.0.1 >/dev/null || fail 'not by the interface'
+    capture hull run --rm --network t-pass "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 't-one'
+    hull rm -f t-one >/dev/null
+    hull network rm t-pass >/dev/null
+    no_lan_of_t_p0
     expect_clean_host
 }
 
@@ -931,6 +1011,36 @@ case_an_ipvlan_network_by_routes() {
     hull network rm t-ipv3 >/dev/null
     ip link del t-p0
     ip netns del t-lan
+    expect_clean_host
+}
+
+# Both of ipvlan's modes, and networks that have IPv6 alone.
+case_ipvlan_networks_with_ipv6() {
+    [ -e /proc/net/if_inet6 ] || skip 'this host has no IPv6'
+    local mode families ping6='ping -6 -c 1 -W 5'
+    lan_of_t_p0
+    ip -n t-lan addr add fd00:249::1/64 dev t-p1 nodad
+    ip addr add fd00:249::200/64 dev t-p0 nodad
+    for mode in l2 l3; do
+        for families in '--ipv4=true' '--ipv4=false'; do
+            local subnet=fd00:249::/64
+            # Where the host's routes lead on, they are others than the cable's.
+            [ $mode = l2 ] || subnet=fd00:250::/64
+            hull network create -d ipvlan --ipv6 $families --subnet $subnet -o parent=t-p0 -o ipvlan_mode=$mode t-ipv6 >/dev/null
+            web t-one --network t-ipv6 --ip6 ${subnet%/*}9
+            [ $mode = l2 ] || ip -n t-lan route add $subnet via fd00:249::200
+            hull exec t-one $ping6 fd00:249::1 >/dev/null || fail "$mode $families: not to the network"
+            ip netns exec t-lan busybox $ping6 ${subnet%/*}9 >/dev/null || fail "$mode $families: not reached from the network"
+            ip netns exec t-lan curl -s --max-time 5 "http://[${subnet%/*}9]/" | grep -q served || fail "$mode $families: not served to the network"
+            busybox ping -6 -c 1 -W 2 ${subnet%/*}9 >/dev/null && fail 'the host took the address for its own'
+            capture hull run --rm --network t-ipv6 "$BUSYBOX" timeout 10 wget -q -O- "http://[${subnet%/*}9]/"
+            expect_out $'served\n'
+            [ $mode = l2 ] || ip -n t-lan route del $subnet
+            hull rm -f t-one >/dev/null
+            hull network rm t-ipv6 >/dev/null
+        done
+    done
+    no_lan_of_t_p0
     expect_clean_host
 }
 
