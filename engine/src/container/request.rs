@@ -139,13 +139,18 @@ impl CreateRequest {
             Some(name) if 63 < name.len() => Err(EngineError::BadRequest(format!(
                 "invalid hostname: {name:?}"
             ))),
+            Some(name) if !name.is_empty() && self.host.uts_mode.as_deref() == Some("host") => {
+                Err(EngineError::BadRequest(
+                    "conflicting options: hostname and the UTS mode".to_owned(),
+                ))
+            }
             _ => Ok(()),
         }
     }
 }
 
 /// An absolute path without what adds nothing to it.
-pub(super) fn clean_path(path: &str) -> String {
+pub(crate) fn clean_path(path: &str) -> String {
     if !path.starts_with('/') {
         return path.to_owned();
     }
