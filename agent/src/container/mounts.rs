@@ -227,12 +227,12 @@ fn attach(tree: &Tree, destination: &Path) -> io::Result<()> {
 fn same_kind(is_file: bool, onto_directory: bool) -> io::Result<()> {
     match (is_file, onto_directory) {
         (true, true) => Err(io::Error::other(
-            "its source is a file, and the container has a directory there; name the file's own \
-             place in the container",
+            "it would put a file over a directory of the container; name the file's own place in \
+             the container",
         )),
         (false, false) => Err(io::Error::other(
-            "its source is a directory, and the container has a file there; is it the right path \
-             on the host? (where it was missing, it was made as a directory)",
+            "it would put a directory over a file of the container; is its source the right path \
+             on the host? (what is missing there is made as a directory)",
         )),
         _ => Ok(()),
     }
@@ -447,7 +447,7 @@ mod tests {
     fn a_file_and_a_directory_are_not_mounted_on_each_other() {
         assert!(same_kind(true, false).is_ok() && same_kind(false, true).is_ok());
         let text = |is_file| same_kind(is_file, is_file).unwrap_err().to_string();
-        assert!(text(true).contains("is a file, and the container has a directory"));
-        assert!(text(false).contains("is a directory, and the container has a file"));
+        assert!(text(true).contains("a file over a directory"));
+        assert!(text(false).contains("a directory over a file"));
     }
 }
