@@ -10,7 +10,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use hull_protocol::agent::{
@@ -22,11 +22,14 @@ use rustix::mount::{
 };
 
 use crate::answers;
+use crate::container::channel::MountedFile;
 use crate::device;
 use crate::error::{AgentError, Context, Result};
 use crate::files::Layers;
 
 const RUN: &str = "/run/hull";
+/// Where `/etc/mtab` leads.
+pub(crate) const MOUNTS: &str = "/proc/mounts";
 /// The directory of a disk that is the volume: beside it lies what mkfs made.
 const DISK_DATA: &str = "_data";
 
@@ -38,8 +41,7 @@ pub(crate) struct ContainerFiles {
     mounted: Vec<PathBuf>,
     /// The root has no writable layer of its own.
     pub(crate) read_only: bool,
-    /// Container path, and where the file lies.
-    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+    pub(crate) files: Vec<MountedFile>,
 }
 
 impl ContainerFiles {
@@ -142,8 +144,8 @@ impl ContainerFiles {
             Some(data.as_c_str()),
         )
         .context(|| "failed to mount the container's root file system".to_string())?;
-        self.mounted.push(target);
-        Ok(())
+        self.mounted.push(target.clone());
+        make_mtab(&target)
     }
 
     fn make(&self, name: &str) -> Result<PathBuf> {
@@ -180,7 +182,11 @@ impl ContainerFiles {
             };
             out.set_permissions(fs::Permissions::from_mode(mode))
                 .context(failed)?;
-            self.files.push((PathBuf::from(&file.path), path));
+            self.files.push(MountedFile {
+                path: PathBuf::from(&file.path),
+                source: path,
+                read_only: file.read_only,
+            });
         }
         Ok(())
     }
@@ -213,6 +219,18 @@ fn inherit_root(image: &Path, upper: &Path) -> Result<()> {
         fs::set_permissions(upper, meta.permissions()).context(failed)?;
     }
     Ok(())
+}
+
+/// The table of mounts where programs have always looked for it: few images bring that link, as
+/// Docker makes it too. Java finds no file system's free space without.
+fn make_mtab(root: &Path) -> Result<()> {
+    let etc = root.join("etc");
+    let mtab = etc.join("mtab");
+    let has_etc = fs::symlink_metadata(&etc).is_ok_and(|etc| etc.is_dir());
+    if !has_etc || fs::symlink_metadata(&mtab).is_ok() {
+        return Ok(());
+    }
+    symlink(MOUNTS, &mtab).context(|| "failed to make the link /etc/mtab".to_string())
 }
 
 fn mount_block(
@@ -440,6 +458,21 @@ pub(crate) fn is_file_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_to_the_mounts_is_made_where_there_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        make_mtab(root.path()).unwrap();
+        assert!(!root.path().join("etc").exists());
+        fs::create_dir(root.path().join("etc")).unwrap();
+        make_mtab(root.path()).unwrap();
+        let mtab = root.path().join("etc/mtab");
+        assert_eq!(fs::read_link(&mtab).unwrap(), Path::new("/proc/mounts"));
+        fs::remove_file(&mtab).unwrap();
+        fs::write(&mtab, "own").unwrap();
+        make_mtab(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(&mtab).unwrap(), "own");
+    }
 
     #[test]
     fn volume_paths_stay_below_their_root() {

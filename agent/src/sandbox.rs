@@ -25,9 +25,15 @@ use crate::rootfs::{self, ContainerFiles};
 use crate::stdio::Registry;
 use crate::{clock, host_disks, sys, watches};
 
-/// Sysctls that are set unless the host says otherwise. Search engines and databases refuse to
-/// start with the kernel's own number of memory maps.
-const DEFAULT_SYSCTLS: [(&str, &str); 2] = [
+/// Sysctls that are set unless the host says otherwise: the kernel computes most of them from the
+/// little memory of a guest, where programs expect a host's. Search engines and databases refuse to
+/// start with the kernel's own number of memory maps; who watches a tree of sources needs more than
+/// 8192 watches, and several such programs more instances. What all that takes is memory of the
+/// container alone.
+const DEFAULT_SYSCTLS: [(&str, &str); 5] = [
+    ("fs.file-max", "9223372036854775807"),
+    ("fs.inotify.max_user_instances", "1024"),
+    ("fs.inotify.max_user_watches", "524288"),
     ("vm.max_map_count", "262144"),
     ("vm.overcommit_memory", "1"),
 ];

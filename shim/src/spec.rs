@@ -167,7 +167,7 @@ pub enum SpecError {
         path: PathBuf,
     },
     /// The source of a bind mount has its other side on the host.
-    #[error("{path:?} is a {kind} of the host, which means nothing inside a VM; for a service of the host use its network address, and leave this mount out")]
+    #[error("{path:?} is a {kind} of the host, which means nothing inside a VM; leave this mount out: {}", nodes::instead(.kind))]
     Special {
         /// The source.
         path: PathBuf,

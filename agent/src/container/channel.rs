@@ -50,14 +50,23 @@ pub(crate) enum Role {
     Files(Job),
 }
 
+/// A small file that the host gave, mounted over one of the container's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct MountedFile {
+    /// Container path.
+    pub(crate) path: PathBuf,
+    /// Guest path of the file.
+    pub(crate) source: PathBuf,
+    pub(crate) read_only: bool,
+}
+
 /// What only a container's first process needs.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct InitRole {
     pub(crate) plan: ContainerPlan,
     /// Guest path of the mounted root file system.
     pub(crate) rootfs: PathBuf,
-    /// Container path, and the guest path of the file to be mounted there.
-    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+    pub(crate) files: Vec<MountedFile>,
     /// It is there for its files only, and ends when it is started.
     pub(crate) files_only: bool,
     /// An init process runs the program.

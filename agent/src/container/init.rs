@@ -151,7 +151,7 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
         let path = process::terminal(&config.process, channel.as_fd())?;
         if let Role::Init(_) = &config.role {
             let console = mounts::open_source(&path, false)?;
-            mounts::mount_file(&console, Path::new("/dev/console"))?;
+            mounts::mount_file(&console, Path::new("/dev/console"), false)?;
         }
     } else {
         process::standard_streams(streams, &null)?;
@@ -282,12 +282,12 @@ fn make_container(init: &InitRole) -> Result<()> {
     let files = init
         .files
         .iter()
-        .map(|(_, source)| mounts::open_source(source, false))
+        .map(|file| mounts::open_source(&file.source, false))
         .collect::<Result<Vec<_>>>()?;
     mounts::pivot(&init.rootfs)?;
     mounts::mount_all(&plan.mounts, &trees)?;
-    for ((path, _), tree) in init.files.iter().zip(&files) {
-        mounts::mount_file(tree, path)?;
+    for (file, tree) in init.files.iter().zip(&files) {
+        mounts::mount_file(tree, &file.path, file.read_only)?;
     }
     let dev_is_bound = plan.mounts.iter().any(|mount| {
         mount.destination == Path::new("/dev")

@@ -24,6 +24,11 @@ use crate::sys;
 /// Largest list of attributes, and largest attribute, in bytes (`XATTR_LIST_MAX`).
 const MAX_XATTR_BYTES: usize = 64 << 10;
 
+/// What the kernel gives the top of a tmpfs.
+const TMPFS_MODE: u32 = 0o1777;
+/// Of `mount_setattr(2)`.
+const MOUNT_ATTR_RDONLY: u64 = 1;
+
 /// A bind source: its tree, and whether it is anything but a directory.
 pub(super) struct Tree {
     fd: OwnedFd,
@@ -176,7 +181,12 @@ fn place(plan: &MountPlan, is_file: bool) -> io::Result<(PathBuf, Option<u32>)> 
         Some(Ok(meta)) => Some(meta.permissions().mode() & 0o7777),
         Some(Err(_)) | None => None,
     };
-    Ok((resolve::mount_point(&plan.destination, is_file)?, mode))
+    let place = resolve::mount_point(&plan.destination, is_file)?;
+    if inherits && mode.is_none() {
+        // A tmpfs has this mode by itself; the next start takes it over from here.
+        fs::set_permissions(&place, fs::Permissions::from_mode(TMPFS_MODE))?;
+    }
+    Ok((place, mode))
 }
 
 fn with_mode(options: &MountOptions, mode: u32) -> MountOptions {
@@ -208,13 +218,35 @@ fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<(
 }
 
 fn attach(tree: &Tree, destination: &Path) -> io::Result<()> {
+    same_kind(tree.is_file, fs::symlink_metadata(destination)?.is_dir())?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     Ok(move_mount(tree.fd.as_fd(), "", CWD, destination, flags)?)
 }
 
+/// What users most often get wrong about a mount, which the kernel has no word for.
+fn same_kind(is_file: bool, onto_directory: bool) -> io::Result<()> {
+    match (is_file, onto_directory) {
+        (true, true) => Err(io::Error::other(
+            "it would put a file over a directory of the container; name the file's own place in \
+             the container",
+        )),
+        (false, false) => Err(io::Error::other(
+            "it would put a directory over a file of the container; is its source the right path \
+             on the host? (what is missing there is made as a directory)",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Mounts a file, made if it is missing, over `path`.
-pub(super) fn mount_file(tree: &Tree, path: &Path) -> Result<()> {
-    let mounted = resolve::mount_point(path, true).and_then(|path| attach(tree, &path));
+pub(super) fn mount_file(tree: &Tree, path: &Path, read_only: bool) -> Result<()> {
+    let mounted = resolve::mount_point(path, true).and_then(|path| {
+        attach(tree, &path)?;
+        match read_only {
+            true => sys::mount_setattr(&path, MOUNT_ATTR_RDONLY, 0, false),
+            false => Ok(()),
+        }
+    });
     mounted.map_err(|error| explain(error, path))
 }
 
@@ -404,5 +436,18 @@ fn existing(path: &Path) -> io::Result<Option<fs::Metadata>> {
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_and_a_directory_are_not_mounted_on_each_other() {
+        assert!(same_kind(true, false).is_ok() && same_kind(false, true).is_ok());
+        let text = |is_file| same_kind(is_file, is_file).unwrap_err().to_string();
+        assert!(text(true).contains("a file over a directory"));
+        assert!(text(false).contains("a directory over a file"));
     }
 }

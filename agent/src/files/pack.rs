@@ -16,6 +16,8 @@ use super::stat;
 
 /// Largest list of attributes, and largest attribute, in bytes.
 const MAX_XATTR_BYTES: usize = 64 << 10;
+/// Most of a file of the kernel's that is packed.
+const MAX_MADE_UP_BYTES: u64 = 4 << 20;
 /// Where PAX headers keep extended attributes.
 const XATTR_PREFIX: &str = "SCHILY.xattr.";
 /// Names of the OCI image specification for what a layer takes away.
@@ -232,6 +234,10 @@ impl<W: Write> Pack<W> {
         }
         if kind.is_file() {
             let mut file = File::open(path)?;
+            if let Some(content) = made_up(&file)? {
+                header.set_size(content.len() as u64);
+                return self.tar.append_data(&mut header, name, &content[..]);
+            }
             header.set_size(metadata.len());
             let content = Exactly::new(&mut file, metadata.len());
             return self.tar.append_data(&mut header, name, content);
@@ -263,6 +269,17 @@ impl<W: Write> Pack<W> {
             .map(|(name, value)| (name.as_str(), value.as_slice()));
         self.tar.append_pax_extensions(pairs)
     }
+}
+
+/// The content of a file that the kernel makes up, whose length only reading tells; its beginning,
+/// where there is no end in sight.
+fn made_up(file: &File) -> io::Result<Option<Vec<u8>>> {
+    if !KERNEL_FILE_SYSTEMS.contains(&rustix::fs::fstatfs(file)?.f_type) {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    file.take(MAX_MADE_UP_BYTES).read_to_end(&mut content)?;
+    Ok(Some(content))
 }
 
 /// The number of the mount that a path is on. Not its device: overlayfs gives files other devices
@@ -414,6 +431,15 @@ mod tests {
         let all = entries(&out);
         assert_eq!(all[1].0, "sub/file");
         assert_eq!(all[1].2, 5);
+    }
+
+    #[test]
+    fn a_file_of_the_kernel_is_packed_with_what_it_says() {
+        let mut out = Vec::new();
+        tree(Path::new("/proc/self/limits"), &mut out).unwrap();
+        let all = entries(&out);
+        assert_eq!(all[0].0, "limits");
+        assert!(all[0].2 > 100, "{all:?}");
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use crate::rootfs::MOUNTS;
+
 /// Below the root, made where the image has nothing. What a volume or a tmpfs needs is no part of
 /// them, as with Docker.
 const MADE: [&str; 10] = [
@@ -21,9 +23,15 @@ const MADE: [&str; 10] = [
     "etc/resolv.conf",
 ];
 
+/// A link to [`MOUNTS`].
+const MTAB: &str = "etc/mtab";
+
 /// Whether a file of the writable layer, of which the image has none, is such a one: an empty file,
-/// or a directory, which may have nothing of the container's in it.
+/// a link, or a directory, which may have nothing of the container's in it.
 pub(super) fn is_scaffold(name: &Path, metadata: &Metadata) -> bool {
+    if metadata.is_symlink() {
+        return Path::new(MTAB) == name && metadata.size() == MOUNTS.len() as u64;
+    }
     let place = |made: &str| match metadata.is_dir() {
         true => Path::new(made).starts_with(name),
         false => Path::new(made) == name && metadata.is_file() && metadata.size() == 0,
@@ -42,8 +50,14 @@ mod tests {
         let (empty, full) = (dir.path().join("empty"), dir.path().join("full"));
         fs::write(&empty, "").unwrap();
         fs::write(&full, "x").unwrap();
-        let [empty, full, dir] =
-            [&empty, &full, dir.path()].map(|path| fs::metadata(path).unwrap());
+        let (mtab, link) = (dir.path().join("mtab"), dir.path().join("link"));
+        std::os::unix::fs::symlink(MOUNTS, &mtab).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &link).unwrap();
+        let [empty, full, mtab, link, dir] = [&empty, &full, &mtab, &link, dir.path()]
+            .map(|path| fs::symlink_metadata(path).unwrap());
+        assert!(is_scaffold(Path::new("etc/mtab"), &mtab));
+        assert!(!is_scaffold(Path::new("etc/mtab"), &link));
+        assert!(!is_scaffold(Path::new("etc/mounts"), &mtab));
         assert!(is_scaffold(Path::new("etc/hosts"), &empty));
         assert!(!is_scaffold(Path::new("etc/hosts"), &full));
         assert!(!is_scaffold(Path::new("etc/passwd"), &empty));

@@ -36,7 +36,7 @@ use crate::streams::Hub;
 
 pub(crate) use join::{joins, other_of, PREFIX};
 pub use list::ListOptions;
-pub(crate) use request::CreateRequest;
+pub(crate) use request::{clean_path, CreateRequest};
 pub(crate) use start::close_stdin;
 use turn::Turns;
 

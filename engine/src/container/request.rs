@@ -120,6 +120,7 @@ impl CreateRequest {
                     .to_owned(),
             );
         }
+        warnings.extend(self.networks.iter().flat_map(idle_options));
         Ok(warnings)
     }
 
@@ -139,13 +140,18 @@ impl CreateRequest {
             Some(name) if 63 < name.len() => Err(EngineError::BadRequest(format!(
                 "invalid hostname: {name:?}"
             ))),
+            Some(name) if !name.is_empty() && self.host.uts_mode.as_deref() == Some("host") => {
+                Err(EngineError::BadRequest(
+                    "conflicting options: hostname and the UTS mode".to_owned(),
+                ))
+            }
             _ => Ok(()),
         }
     }
 }
 
 /// An absolute path without what adds nothing to it.
-pub(super) fn clean_path(path: &str) -> String {
+pub(crate) fn clean_path(path: &str) -> String {
     if !path.starts_with('/') {
         return path.to_owned();
     }
@@ -160,6 +166,18 @@ pub(super) fn clean_path(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+/// Options of a network's driver, of which there are none here.
+fn idle_options<'a>(
+    (network, settings): (&'a String, &'a EndpointSettings),
+) -> impl Iterator<Item = String> + 'a {
+    let options = settings.driver_opts.iter().flatten();
+    options.map(move |(option, _)| {
+        format!(
+            "DriverOpts {option} of network {network} is shown, but changes nothing; see --sysctl."
+        )
+    })
 }
 
 fn asks_for_link_local(settings: &EndpointSettings) -> bool {
@@ -223,6 +241,19 @@ mod tests {
         ] {
             assert_eq!(clean_path(path), clean, "{path}");
         }
+    }
+
+    #[test]
+    fn options_of_a_networks_driver_are_warned_of() {
+        let body = json!({ "Image": "x", "NetworkingConfig": { "EndpointsConfig": {
+            "web": { "DriverOpts": { "some.option": "1" } }, "other": {} } } });
+        let request = CreateRequest::parse(body.to_string().as_bytes()).unwrap();
+        let warnings = request.check().unwrap();
+        assert_eq!(warnings.len(), 1);
+        assert!(
+            warnings[0].contains("some.option of network web"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

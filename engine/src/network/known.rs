@@ -31,6 +31,7 @@ fn directory_of(state: &State) -> Content {
     for network in &state.networks {
         let zone = Zone {
             open: !network.is_builtin(),
+            name: network.name.to_ascii_lowercase(),
             ..Zone::default()
         };
         content.zones.insert(network.id.clone(), zone);

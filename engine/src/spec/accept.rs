@@ -183,6 +183,12 @@ fn check_values(host: &HostConfig) -> Result<()> {
             )));
         }
     }
+    let mut tmpfs = host.tmpfs.iter().flatten();
+    if let Some(option) = tmpfs.find_map(|(_, options)| super::wrong_tmpfs_option(options)) {
+        return Err(EngineError::BadRequest(format!(
+            "invalid tmpfs option [{option:?}]"
+        )));
+    }
     // Whom it names is looked at when the container is made.
     let of_another = |mode: &Option<String>| other_of(mode).is_some();
     if !of_another(&host.ipc_mode) {

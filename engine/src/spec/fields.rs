@@ -131,7 +131,7 @@ pub(crate) const HOST: &[Field] = &[
     field("SecurityOpt", Guest, Zero::Null, "`no-new-privileges`, `writable-cgroups`, profiles of seccomp, of which there is no default; those of AppArmor and SELinux are warned of: the fence is the VM"),
     field("ShmSize", Guest, Zero::Number, ""),
     field("StorageOpt", Honoured, Zero::Absent, "`size`"),
-    field("Sysctls", Guest, Zero::Absent, "any, as the kernel is the container's own; ports below 1024 and `ping` are for every user, unless these say otherwise"),
+    field("Sysctls", Guest, Zero::Absent, "any, as the kernel is the container's own; ports below 1024 and `ping` are for every user, unless these say otherwise; `fs.file-max`, inotify's limits and `vm.max_map_count` are those of a large host"),
     field("Tmpfs", Guest, Zero::Absent, ""),
     field("UTSMode", Guest, Zero::Text, "`host` is the guest's"),
     field("Ulimits", Guest, Zero::Null, "without: 1024 open files (at most 524288), and no bound of processes but `PidsLimit`"),

@@ -13,6 +13,7 @@ mod process;
 mod resources;
 mod seccomp;
 mod sysctls;
+mod tmpfs;
 
 use std::path::{Path, PathBuf};
 
@@ -24,12 +25,11 @@ pub(crate) use accept::check_words;
 pub use config::{argv_of, merge_image};
 pub use devices::{host_disks, HostDisk};
 pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
-pub(crate) use mounts::{
-    bind_targets, check_target, image_mounts, leads_out, parse_bind, tmpfs_of, Parsed,
-};
+pub(crate) use mounts::{bind_targets, image_mounts, leads_out, mount_point, parse_bind, Parsed};
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::resources;
+pub(crate) use tmpfs::{tmpfs_of, wrong_option as wrong_tmpfs_option};
 
 use crate::container::{PREFIX, UNTRUSTED_ANNOTATION};
 use crate::engine::Defaults;

@@ -7,8 +7,8 @@ use hull_shim::spec::{LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::{files, process, Host, INLINE_OPTION};
-use crate::container::PREFIX;
+use super::{files, process, tmpfs, Host, INLINE_OPTION};
+use crate::container::{clean_path, PREFIX};
 use crate::error::{EngineError, Result};
 use crate::record::{ImageMount, Record};
 use crate::volumes::VolumeUse;
@@ -55,7 +55,7 @@ pub fn binds_of(record: &Record) -> Result<Vec<Bind>> {
 
 /// Where bind mounts and tmpfs mounts are asked for, without a slash at the end.
 pub(crate) fn bind_targets(host: &HostConfig) -> Result<Vec<String>> {
-    let clean = |target: &str| target.trim_end_matches('/').to_owned();
+    let clean = clean_path;
     let mut all: Vec<String> = own_binds(host)?
         .iter()
         .map(|bind| clean(&bind.target))
@@ -105,7 +105,7 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
         true => "bind",
         false => "volume",
     };
-    check_target(target)
+    let target = mount_point(target)
         .map_err(|why| bad(&format!("invalid mount config for type \"{kind}\": {why}")))?;
     if let Some((one, other)) = contradiction(options) {
         return Err(EngineError::BadRequest(format!(
@@ -128,7 +128,7 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
     if !source.starts_with('/') {
         return Ok(Parsed::Volume(VolumeUse {
             name: source.to_owned(),
-            target: target.to_owned(),
+            target,
             read_only,
             no_copy,
             own: false,
@@ -137,7 +137,7 @@ pub(crate) fn parse_bind(text: &str) -> Result<Parsed> {
     }
     Ok(Parsed::Bind(Bind {
         source: source.to_owned(),
-        target: target.to_owned(),
+        target,
         read_only,
         create: true,
         follow,
@@ -161,22 +161,17 @@ fn contradiction(options: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// Where something can be mounted in a container.
-pub(crate) fn check_target(target: &str) -> Result<(), String> {
+/// Where something can be mounted in a container, written down clean.
+pub(crate) fn mount_point(target: &str) -> Result<String, String> {
     if !target.starts_with('/') {
         return Err(format!(
             "invalid mount path: '{target}' mount path must be absolute"
         ));
     }
-    if target.trim_end_matches('/').is_empty() {
-        return Err("invalid specification: destination can't be '/'".to_owned());
+    match clean_path(target) {
+        root if root == "/" => Err("invalid specification: destination can't be '/'".to_owned()),
+        clean => Ok(clean),
     }
-    if target.split('/').any(|part| part == "..") {
-        return Err(format!(
-            "invalid mount path: '{target}' must not contain '..'"
-        ));
-    }
-    Ok(())
 }
 
 fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
@@ -187,7 +182,7 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
     };
     match mount.typ {
         Some(MountType::BIND) => {
-            check_target(&target).map_err(bad)?;
+            let target = mount_point(&target).map_err(bad)?;
             if !source.starts_with('/') {
                 return Err(bad(format!(
                     "invalid mount path: '{source}' mount path must be absolute"
@@ -210,7 +205,7 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
             if !source.is_empty() {
                 return Err(bad("field Source must not be specified".to_owned()));
             }
-            check_target(&target).map_err(bad).map(|()| None)
+            mount_point(&target).map_err(bad).map(|_| None)
         }
         // Read where they are looked for.
         Some(MountType::VOLUME | MountType::IMAGE) => Ok(None),
@@ -241,7 +236,7 @@ pub(crate) fn image_mounts(host: &HostConfig) -> Result<Vec<WantedImage>> {
     let images = mounts.filter(|mount| mount.typ == Some(MountType::IMAGE));
     let read = |mount: &Mount| {
         let target = mount.target.clone().unwrap_or_default();
-        check_target(&target).map_err(bad)?;
+        let target = mount_point(&target).map_err(bad)?;
         let reference = mount.source.clone().unwrap_or_default();
         if reference.is_empty() {
             return Err(bad("field Source must not be empty".to_owned()));
@@ -287,12 +282,16 @@ fn not_shared() -> EngineError {
 /// The `mounts` array.
 pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
     let mut mounts = default_mounts(record, host.joined.is_some());
+    let access = match record.host.readonly_rootfs {
+        Some(true) => "ro",
+        _ => "rw",
+    };
     for file in files::ALL {
         mounts.push(json!({
             "destination": file.target,
             "type": "bind",
             "source": host.bundle.join(file.name),
-            "options": ["rbind", "rprivate", INLINE_OPTION],
+            "options": ["rbind", "rprivate", access, INLINE_OPTION],
         }));
     }
     let bind = |target: &str, source: &str, kind: &str, propagation: &str, read_only: bool| {
@@ -318,7 +317,7 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
         if let Some(options) = &there.tmpfs {
             let options = options.split(',').filter(|option| !option.is_empty());
             let read_only = volume.read_only.then_some("ro");
-            own.push(tmpfs(&volume.target, options.chain(read_only)));
+            own.push(tmpfs::tmpfs(&volume.target, options.chain(read_only)));
             continue;
         }
         let data = there.data.to_string_lossy();
@@ -338,7 +337,7 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
         own.push(mount);
     }
     own.extend(record.image_mounts.iter().map(image_mount));
-    own.extend(tmpfs_mounts(record)?);
+    own.extend(tmpfs::mounts(record)?);
     let target = |mount: &Value| mount["destination"].as_str().unwrap_or_default().to_owned();
     // Parents before children.
     own.sort_by_key(|mount| (target(mount).matches('/').count(), target(mount)));
@@ -436,53 +435,6 @@ fn default_mounts(record: &Record, joined: bool) -> Vec<Value> {
     mounts
 }
 
-fn tmpfs_mounts(record: &Record) -> Result<Vec<Value>> {
-    let mut mounts = Vec::new();
-    for (target, options) in record.host.tmpfs.iter().flatten() {
-        check_target(target).map_err(EngineError::BadRequest)?;
-        mounts.push(tmpfs(
-            target,
-            options.split(',').filter(|option| !option.is_empty()),
-        ));
-    }
-    for mount in tmpfs_of(record) {
-        let mut options = Vec::new();
-        if let Some(asked) = &mount.tmpfs_options {
-            if let Some(size) = asked.size_bytes.filter(|size| 0 < *size) {
-                options.push(format!("size={size}"));
-            }
-            if let Some(mode) = asked.mode.filter(|mode| *mode != 0) {
-                options.push(format!("mode={mode:o}"));
-            }
-        }
-        if mount.read_only.unwrap_or(false) {
-            options.push("ro".to_owned());
-        }
-        let target = mount.target.as_deref().unwrap_or_default();
-        mounts.push(tmpfs(target, options.iter().map(String::as_str)));
-    }
-    Ok(mounts)
-}
-
-/// What `--mount type=tmpfs` asks for, and `--volumes-from` brings along.
-pub(crate) fn tmpfs_of(record: &Record) -> impl Iterator<Item = &Mount> {
-    let own = record.host.mounts.iter().flatten();
-    let own = own.filter(|mount| mount.typ == Some(MountType::TMPFS));
-    own.chain(&record.inherited_tmpfs)
-}
-
-/// Docker's safe defaults, each undone by its opposite.
-fn tmpfs<'a>(target: &str, asked: impl Iterator<Item = &'a str>) -> Value {
-    let asked: Vec<&str> = asked.collect();
-    let mut options: Vec<&str> = [("noexec", "exec"), ("nosuid", "suid"), ("nodev", "dev")]
-        .into_iter()
-        .filter(|(no, yes)| !asked.contains(no) && !asked.contains(yes))
-        .map(|(no, _)| no)
-        .collect();
-    options.extend(asked);
-    json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -528,14 +480,18 @@ mod tests {
         };
         assert_eq!((bind.source.as_str(), bind.target.as_str()), ("/a", "/b"));
         assert!(bind.read_only);
+        let Parsed::Bind(bind) = parse_bind("/a:/b/./../c//d/").unwrap() else {
+            panic!("a path is no volume");
+        };
+        assert_eq!(bind.target, "/c/d");
         for bad in [
             "/a",
             "/a:",
             ":/b",
             "/a:b",
             "/a:/",
+            "/a:/b/..",
             "/a:/b:nope",
-            "/a:/b/../c",
             "/a:/b:ro:x",
             "/a:/b:rshared",
         ] {

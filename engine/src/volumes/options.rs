@@ -61,25 +61,10 @@ pub(super) fn disk_bytes(options: &HashMap<String, String>) -> Result<Option<u64
 
 /// Options of a tmpfs that the guest would refuse are refused now.
 fn check_tmpfs(options: &str) -> Result<()> {
-    let flags = [
-        "ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "noatime", "relatime",
-    ];
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let good = match key {
-            "size" | "nr_blocks" | "nr_inodes" => {
-                digits(value.trim_end_matches(['k', 'm', 'g', 'K', 'M', 'G', '%']))
-            }
-            "mode" => digits(value) && i64::from_str_radix(value, 8).is_ok(),
-            "uid" | "gid" => digits(value),
-            flag => flags.contains(&flag) && value.is_empty(),
-        };
-        if !good {
-            return Err(EngineError::BadRequest(format!(
-                "invalid option of a tmpfs volume: {option:?}"
-            )));
-        }
+    match crate::spec::wrong_tmpfs_option(options) {
+        None => Ok(()),
+        Some(option) => Err(EngineError::BadRequest(format!(
+            "invalid option of a tmpfs volume: {option:?}"
+        ))),
     }
-    Ok(())
 }

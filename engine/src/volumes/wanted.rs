@@ -4,9 +4,10 @@ use bollard_stubs::models::{ContainerConfig, HostConfig, Mount, MountType};
 use serde::{Deserialize, Serialize};
 
 use super::CreateVolume;
+use crate::container::clean_path;
 use crate::error::{EngineError, Result};
 use crate::record::{ImageMount, Record};
-use crate::spec::{check_target, leads_out, parse_bind, tmpfs_of, Bind, Parsed};
+use crate::spec::{leads_out, mount_point, parse_bind, tmpfs_of, Bind, Parsed};
 
 /// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,7 +61,7 @@ pub(crate) fn wanted(
     let mut origin = Origin::default();
     let asked = asked(host)?;
     let mut taken: Vec<String> = crate::spec::bind_targets(host)?;
-    taken.extend(asked.iter().map(|asked| clean(&asked.place.target)));
+    taken.extend(asked.iter().map(|asked| clean_path(&asked.place.target)));
     if let Some(twice) = first_twice(&taken) {
         return Err(EngineError::BadRequest(format!(
             "Duplicate mount point: {twice}"
@@ -72,17 +73,17 @@ pub(crate) fn wanted(
     taken.extend(origin.targets());
     let mut all = asked;
     for target in config.volumes.iter().flatten() {
-        if taken.contains(&clean(target)) {
+        let target = mount_point(target).map_err(EngineError::BadRequest)?;
+        if taken.contains(&target) {
             continue;
         }
-        check_target(target).map_err(EngineError::BadRequest)?;
-        taken.push(clean(target));
+        taken.push(target.clone());
         all.push(Asked {
             create: CreateVolume {
                 driver: host.volume_driver.clone().unwrap_or_default(),
                 ..CreateVolume::default()
             },
-            place: place(target),
+            place: place(&target),
         });
     }
     origin.asked = all;
@@ -98,10 +99,6 @@ fn place(target: &str) -> VolumeUse {
         subpath: None,
         own: false,
     }
-}
-
-fn clean(target: &str) -> String {
-    target.trim_end_matches('/').to_owned()
 }
 
 fn first_twice(targets: &[String]) -> Option<&String> {
@@ -135,7 +132,7 @@ fn asked(host: &HostConfig) -> Result<Vec<Asked>> {
 
 fn of_mount(mount: &Mount) -> Result<Asked> {
     let target = mount.target.clone().unwrap_or_default();
-    check_target(&target).map_err(|why| {
+    let target = mount_point(&target).map_err(|why| {
         EngineError::BadRequest(format!("invalid mount config for type \"volume\": {why}"))
     })?;
     let options = mount.volume_options.clone().unwrap_or_default();
@@ -181,7 +178,7 @@ fn inherit(
         }
     };
     let record = find(name)?;
-    let free = |target: &str| !taken.contains(&clean(target));
+    let free = |target: &str| !taken.contains(&clean_path(target));
     let volumes = record.volumes.iter().filter(|it| free(&it.target));
     for volume in volumes {
         origin.give_way(&volume.target);
@@ -220,16 +217,16 @@ fn inherit(
 impl Origin {
     /// Where something has been inherited.
     fn targets(&self) -> Vec<String> {
-        let volumes = self.volumes.iter().map(|volume| clean(&volume.target));
-        let binds = self.inherited.iter().map(|bind| clean(&bind.target));
-        let images = self.images.iter().map(|mount| clean(&mount.target));
+        let volumes = self.volumes.iter().map(|volume| clean_path(&volume.target));
+        let binds = self.inherited.iter().map(|bind| clean_path(&bind.target));
+        let images = self.images.iter().map(|mount| clean_path(&mount.target));
         let tmpfs = self.tmpfs.iter().map(tmpfs_target);
         volumes.chain(binds).chain(images).chain(tmpfs).collect()
     }
 
     /// Of several containers that have something at a place, the last one that is named counts.
     fn give_way(&mut self, target: &str) {
-        let stays = |other: &str| clean(other) != clean(target);
+        let stays = |other: &str| clean_path(other) != clean_path(target);
         self.volumes.retain(|volume| stays(&volume.target));
         self.inherited.retain(|bind| stays(&bind.target));
         self.images.retain(|mount| stays(&mount.target));
@@ -238,7 +235,7 @@ impl Origin {
 }
 
 fn tmpfs_target(mount: &Mount) -> String {
-    clean(mount.target.as_deref().unwrap_or_default())
+    clean_path(mount.target.as_deref().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -130,6 +130,11 @@ impl GuestSpec {
                     path: text(mount.destination())?,
                     mode: file.mode,
                     content: file.content.clone(),
+                    read_only: mount
+                        .options()
+                        .iter()
+                        .flatten()
+                        .any(|option| option == "ro"),
                     ..Default::default()
                 });
                 continue;

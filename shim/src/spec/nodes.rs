@@ -12,15 +12,20 @@ use oci_spec::runtime::Mount;
 
 use super::{is_bind, SpecError};
 
-/// Character devices of every machine: number and path.
-const COMMON: [((u64, u64), &str); 6] = [
+/// Character devices of every machine, and of every guest: number and path.
+const COMMON: [((u64, u64), &str); 8] = [
     ((1, 3), "/dev/null"),
     ((1, 5), "/dev/zero"),
     ((1, 7), "/dev/full"),
     ((1, 8), "/dev/random"),
     ((1, 9), "/dev/urandom"),
     ((5, 0), "/dev/tty"),
+    ((10, 200), "/dev/net/tun"),
+    ((10, 229), "/dev/fuse"),
 ];
+
+const BLOCK_DEVICE: &str = "block device";
+const DEVICE: &str = "device";
 
 /// A bind mount that shows a device of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,16 +89,27 @@ pub(super) fn find(directory: &Path, mounts: &[Mount]) -> Result<Found, SpecErro
             return refused("FIFO");
         }
         if kind.is_block_device() {
-            return refused("block device");
+            return refused(BLOCK_DEVICE);
         }
         if kind.is_char_device() {
             match guest_device(metadata.rdev()) {
                 Some(path) => found.nodes.push(GuestNode { mount: index, path }),
-                None => return refused("device"),
+                None => return refused(DEVICE),
             }
         }
     }
     Ok(found)
+}
+
+/// What gives a container the like of a node that can't be mounted.
+pub(super) fn instead(kind: &str) -> &'static str {
+    match kind {
+        BLOCK_DEVICE => "--device gives a container a disk of the host",
+        DEVICE => {
+            "--device gives a container what every VM has; other devices of the host can't be had"
+        }
+        _ => "a service of the host is reached by its socket or by its network address",
+    }
 }
 
 fn guest_device(number: u64) -> Option<&'static str> {
@@ -153,5 +169,14 @@ mod tests {
         assert_eq!((found.mount, &found.path, found.mode), (3, &socket, 0o660));
         let error = find(directory.path(), &mounts(&["fifo"])).unwrap_err();
         assert!(error.to_string().contains("is a FIFO"), "{error}");
+        assert!(error.to_string().contains("by its socket"), "{error}");
+    }
+
+    #[test]
+    fn devices_that_every_guest_has_are_the_guests() {
+        let device = |major, minor| guest_device(rustix::fs::makedev(major, minor));
+        assert_eq!(device(10, 200), Some("/dev/net/tun"));
+        assert_eq!(device(10, 229), Some("/dev/fuse"));
+        assert_eq!(device(10, 232), None);
     }
 }

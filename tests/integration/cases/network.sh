@@ -51,8 +51,8 @@ case_published_ports() {
 case_names_on_a_user_defined_network() {
     hull network create t-net >/dev/null
     hull run -d --name t-db --network t-net --network-alias data "$BUSYBOX" sleep 600 >/dev/null
-    capture hull run --rm --network t-net "$BUSYBOX" sh -c 'ping -c 1 -W 5 t-db >/dev/null && echo name; ping -c 1 -W 5 data >/dev/null && echo alias; nslookup nothing.invalid >/dev/null 2>&1 || echo unknown'
-    expect_out $'name\nalias\nunknown\n'
+    capture hull run --rm --network t-net "$BUSYBOX" sh -c 'ping -c 1 -W 5 t-db >/dev/null && echo name; ping -c 1 -W 5 data >/dev/null && echo alias; ping -c 1 -W 5 t-db.t-net >/dev/null && echo full; nslookup nothing.invalid >/dev/null 2>&1 || echo unknown'
+    expect_out $'name\nalias\nfull\nunknown\n'
     capture hull network rm t-net
     [ "$status" != 0 ] || fail 'a network in use was removed'
     expect_err_has 'active endpoints'

@@ -9,6 +9,8 @@ case_a_pushed_image_comes_back() {
     local digest
     digest=$(sed -n 's/.*digest: \(sha256:[0-9a-f]*\).*/\1/p' "$T/push")
     expect_eq "$(skopeo inspect --tls-verify=false --format '{{.Digest}}' "docker://$REGISTRY/pushed:one")" "$digest" digest
+    # It is known by that digest here, too.
+    expect_eq "$(hull image inspect -f '{{index .RepoDigests 0}}' "$REGISTRY/pushed:one")" "$REGISTRY/pushed@$digest" 'the digest of what was pushed'
     hull rm t-push >/dev/null
     hull rmi "$REGISTRY/pushed:one" >/dev/null
     expect_eq "$(hull run --rm "$REGISTRY/pushed:one" cat /pushed)" pushed 'pulled again'

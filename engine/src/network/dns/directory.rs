@@ -39,6 +39,8 @@ pub(crate) struct Content {
 pub(crate) struct Zone {
     /// Whether each of its containers may ask for the others; else only by links.
     pub(crate) open: bool,
+    /// Of the network, in lower case: what a name may have behind it.
+    pub(crate) name: String,
     /// In lower case.
     pub(crate) names: HashMap<String, Vec<IpAddr>>,
 }
@@ -66,6 +68,12 @@ impl Zone {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
+    }
+
+    /// Of a name, or of it with the network's name behind it.
+    fn find(&self, name: &str) -> Option<&Vec<IpAddr>> {
+        let behind = || name.strip_suffix(&self.name)?.strip_suffix('.');
+        self.names.get(name).or_else(|| self.names.get(behind()?))
     }
 }
 
@@ -165,7 +173,7 @@ impl Content {
         let zones = asker.networks.iter().filter_map(|id| self.zones.get(id));
         let found: Vec<&Vec<IpAddr>> = zones
             .filter(|zone| zone.open)
-            .filter_map(|zone| zone.names.get(name))
+            .filter_map(|zone| zone.find(name))
             .collect();
         (!found.is_empty()).then(|| found.into_iter().flatten().copied().collect())
     }
@@ -269,6 +277,7 @@ mod tests {
     fn directory() -> Directory {
         let mut one = Zone {
             open: true,
+            name: "back.end".to_owned(),
             ..Zone::default()
         };
         for (name, address) in [
@@ -339,6 +348,19 @@ mod tests {
         assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
         assert!(answer.answers.is_empty());
         assert!(ask("example.org.", RecordType::A, 1).is_none());
+    }
+
+    #[test]
+    fn a_name_may_have_the_networks_behind_it() {
+        assert_eq!(
+            ask("DB.back.END.", RecordType::A, 1).unwrap().answers.len(),
+            1
+        );
+        for other in ["db.end.", "dbback.end.", "back.end.", "db.front."] {
+            assert!(ask(other, RecordType::A, 1).is_none(), "{other}");
+        }
+        let hidden = ask_from("10.9.0.2", "hidden.", RecordType::A, 1);
+        assert!(hidden.is_none());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::Inner;
+use super::records::NameRecord;
+use super::{seconds_since_epoch, Inner};
 use crate::host::manifest::{MAX_DOCUMENT, OCI_MANIFEST};
 use crate::host::registry::{Blob, Uploaded};
 use crate::host::{ImageError, LayerPhase, Progress, ProgressEvent, Reference};
@@ -62,10 +63,36 @@ pub(super) async fn push(
         .client
         .put_manifest(reference, &content, media_type)
         .await?;
+    record(store, reference, id, image.manifest).await?;
     Ok(Pushed {
         digest: image.manifest,
         size: content.len() as u64,
     })
+}
+
+/// The image is known by its digest in that repository from now on, as if it had been pulled. A name
+/// that was taken away meanwhile brings none.
+async fn record(
+    store: &Inner,
+    reference: &Reference,
+    image: Digest,
+    manifest: Digest,
+) -> Result<(), ImageError> {
+    let (tag, by_digest) = (reference.clone(), reference.with_digest(manifest));
+    let record = NameRecord {
+        image,
+        tagged: seconds_since_epoch(),
+    };
+    store
+        .records
+        .change(move |table| {
+            let named = table.names.get(&tag);
+            if named.is_some_and(|named| named.image == image) {
+                table.names.entry(by_digest).or_insert(record);
+            }
+            Ok(())
+        })
+        .await
 }
 
 async fn push_blob(

@@ -1,0 +1,101 @@
+# What programs and users are used to find in a container of any engine.
+
+# Core.
+case_limits_and_tables_are_as_large_as_a_hosts() {
+    capture hull run --rm --network none "$BUSYBOX" sh -c '
+        cat /proc/sys/fs/inotify/max_user_watches /proc/sys/fs/inotify/max_user_instances /proc/sys/fs/file-max
+        readlink /etc/mtab; grep -c " /proc proc " /etc/mtab'
+    expect_status 0
+    expect_out $'524288\n1024\n9223372036854775807\n/proc/mounts\n1\n'
+    capture hull run --rm --network none --sysctl fs.inotify.max_user_watches=9000 "$BUSYBOX" cat /proc/sys/fs/inotify/max_user_watches
+    expect_out $'9000\n'
+}
+
+case_the_link_to_the_mounts_is_no_change_of_the_container() {
+    hull run --name t-mtab --network none "$BUSYBOX" touch /own
+    expect_eq "$(hull diff t-mtab)" 'A /own' diff
+    hull commit t-mtab mtab:1 >/dev/null
+    hull save mtab:1 >"$T/image.tar"
+    mkdir "$T/image" && tar -C "$T/image" -xf "$T/image.tar"
+    # The layer that the commit added is the one without the programs.
+    local layer found=
+    for layer in "$T"/image/blobs/sha256/*; do
+        tar -tf "$layer" 2>/dev/null | grep -qx own && found=$(tar -tf "$layer" | sed 's|^etc$|etc/|' | sort | xargs)
+    done
+    expect_eq "$found" 'etc/ own' 'the layer of the commit'
+    hull rmi mtab:1 >/dev/null
+}
+
+case_a_read_only_root_has_read_only_files_of_the_engine() {
+    capture hull run --rm --network none --read-only "$BUSYBOX" sh -c '
+        for file in hosts hostname resolv.conf; do echo x >>/etc/$file && echo "wrote $file"; done; cat /etc/hostname | wc -l'
+    expect_status 0
+    expect_out $'1\n'
+    expect_err_has 'Read-only file system'
+    capture hull run --rm --network none "$BUSYBOX" sh -c 'echo 10.9.8.7 other >>/etc/hosts && grep -c other /etc/hosts'
+    expect_out $'1\n'
+}
+
+case_mounts_at_odd_places() {
+    mkdir -p "$T/dir/sub"
+    echo one >"$T/file"
+    capture hull run --rm --network none -v "$T/file:/etc/../x//y/./file" -v /dev/net/tun:/dev/net/tun "$BUSYBOX" sh -c 'cat /x/y/file; stat -c "%t:%T" /dev/net/tun'
+    expect_status 0
+    expect_out $'one\na:c8\n'
+    capture hull run --rm --network none -v "$T/dir:/etc/passwd" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'it would put a directory over a file of the container'
+    capture hull run --rm --network none -v "$T/file:/etc" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'it would put a file over a directory of the container'
+    mkfifo "$T/fifo"
+    capture hull run --rm --network none -v "$T/fifo:/x" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'leave this mount out'
+}
+
+case_what_a_hosts_kernel_makes_up_can_be_mounted() {
+    capture hull run --rm --network none -v /proc:/host/proc:ro -v /sys:/host/sys:ro "$BUSYBOX" sh -c '
+        read -r id </host/proc/sys/kernel/random/boot_id; echo $id; dd if=/host/proc/1/comm 2>/dev/null; wc -c </host/sys/kernel/mm/transparent_hugepage/enabled
+        first=$(cut -d" " -f1 /host/proc/uptime); sleep 1.2; [ "$first" != "$(cut -d" " -f1 /host/proc/uptime)" ] && echo counts on'
+    expect_status 0
+    expect_out "$(cat /proc/sys/kernel/random/boot_id; cat /proc/1/comm; wc -c </sys/kernel/mm/transparent_hugepage/enabled; echo counts on)"$'\n'
+}
+
+case_a_tmpfs_is_for_everybody_at_each_start() {
+    hull run -d --name t-tmpfs --network none --tmpfs /scratch -u app "$BUSYBOX" sh -c 'touch /scratch/x && stat -c %a /scratch; sleep 1000' >/dev/null
+    wait_for 20 logs_have 1777 t-tmpfs
+    hull restart -t 0 t-tmpfs >/dev/null
+    wait_for 20 logs_have $'1777\n1777' t-tmpfs || fail "$(hull logs t-tmpfs 2>&1)"
+    # What was worked on before its first start.
+    hull create --name t-worked --network none --tmpfs /scratch -u app "$BUSYBOX" sh -c 'touch /scratch/x && stat -c %a /scratch' >/dev/null
+    echo x >"$T/file"
+    hull cp "$T/file" t-worked:/file
+    capture hull start -a t-worked
+    expect_out $'1777\n'
+}
+logs_have() { [ "$(hull logs "$2" 2>&1)" = "$1" ]; }
+
+case_files_of_the_kernel_are_copied_out() {
+    hull run -d --name t-kernel --network none --pids-limit 77 "$BUSYBOX" sleep 1000 >/dev/null
+    hull cp t-kernel:/proc/version "$T/version"
+    grep -q 'Linux version' "$T/version" || fail "$(od -c "$T/version" | head -n 3)"
+    hull cp t-kernel:/sys/fs/cgroup/pids.max "$T/pids"
+    expect_eq "$(cat "$T/pids")" 77 'the limit of processes'
+    hull cp t-kernel:/sys/class/net/lo/mtu - | tar -xO >"$T/mtu"
+    expect_eq "$(cat "$T/mtu")" 65536 'the size of packets'
+}
+
+# Core.
+case_wishes_that_contradict_are_refused_when_they_are_made() {
+    capture hull create --network none --tmpfs /t:bogus "$BUSYBOX" true
+    expect_err_has 'invalid tmpfs option ["bogus"]'
+    capture hull create --network none --tmpfs /t:size=1x "$BUSYBOX" true
+    expect_err_has 'invalid tmpfs option ["size=1x"]'
+    capture hull create --network none --uts host --hostname h "$BUSYBOX" true
+    expect_err_has 'conflicting options: hostname and the UTS mode'
+    capture hull create --network none -v /tmp:/a/.. "$BUSYBOX" true
+    expect_err_has "destination can't be '/'"
+    capture hull create --network none -v /tmp:/a -v /var:/b/../a/ "$BUSYBOX" true
+    expect_err_has 'Duplicate mount point: /a'
+}
