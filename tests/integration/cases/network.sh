@@ -476,6 +476,23 @@ case_the_default_route_follows() {
     hull network rm t-next >/dev/null
 }
 
+# As with dockerd: what does not run has no end on a network.
+case_a_prune_of_networks_asks_who_runs() {
+    hull network create t-used >/dev/null
+    hull network create t-idle >/dev/null
+    hull run -d --name t-up --network t-used "$BUSYBOX" sleep 600 >/dev/null
+    hull create --name t-down --network t-idle "$BUSYBOX" true >/dev/null
+    hull network prune -f >"$T/pruned"
+    grep -q t-idle "$T/pruned" || fail "what nobody who runs is on stays: $(cat "$T/pruned")"
+    grep -q t-used "$T/pruned" && fail 'a network in use was pruned'
+    hull network inspect t-used >/dev/null
+    capture hull start t-down
+    expect_status 1
+    expect_err_has 'not found'
+    hull rm -f t-up t-down >/dev/null
+    hull network rm t-used >/dev/null
+}
+
 # Somebody takes a tap away: the container goes on without it, and everything ends as ever.
 case_a_tap_that_is_taken_away() {
     hull run -d --name t-cut "$BUSYBOX" sh -c 'while :; do echo; sleep 1; done' >/dev/null
