@@ -76,7 +76,12 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
         if v6_off && to.or(route.gateway).is_some_and(|to| to.is_ipv6()) {
             continue;
         }
-        netlink.add_route(link.index, &route).map_err(failed)?;
+        // There is one default route; an interface that comes later may be the one to have it.
+        let made = match (route.destination, route.metric) {
+            (None, None) => netlink.replace_route(link.index, &route),
+            _ => netlink.add_route(link.index, &route),
+        };
+        made.map_err(failed)?;
     }
     for neighbour in &wanted.neighbours {
         netlink

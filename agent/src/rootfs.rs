@@ -356,7 +356,12 @@ fn bind_disk(block: &BlockVolume, target: &Path) -> Result<()> {
         subpath => subpath,
     };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // An image's links mean what they mean in the image; a volume's were made elsewhere.
+    let inside = match block.whole {
+        true => ResolveFlags::IN_ROOT,
+        false => ResolveFlags::BENEATH,
+    };
+    let resolve = inside | ResolveFlags::NO_MAGICLINKS;
     let part =
         rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve).context(failed)?;
     bind_opened(&part, target)

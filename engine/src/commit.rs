@@ -70,11 +70,8 @@ impl Engine {
             true => record.config.clone(),
             false => request.config.clone(),
         };
-        for line in request.changes.iter().map(|line| line.trim()) {
-            if !line.is_empty() {
-                crate::dockerfile::apply(&mut config, line).map_err(EngineError::BadRequest)?;
-            }
-        }
+        let changes = request.changes.iter().map(String::as_str);
+        crate::dockerfile::apply(&mut config, changes).map_err(EngineError::BadRequest)?;
         let layer = self.layer_at_rest(container, request.pause).await?;
         let parent = self.images.find(&record.image.id).await?;
         let config_json = image_config(&parent.config_json, &config, &layer, &request)?;

@@ -1,31 +1,53 @@
 //! Those instructions of a Dockerfile that change an image's configuration, for `commit` and
 //! `import`.
 
+mod expand;
+
 use std::collections::HashMap;
 
 use bollard_stubs::models::{ContainerConfig, HealthConfig};
 
-/// Applies one instruction; `Err` says what is wrong with it.
-pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), String> {
-    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let rest = rest.trim();
-    let word = word.to_ascii_uppercase();
+/// Applies instructions; `Err` says what is wrong with one.
+pub(crate) fn apply<'a>(
+    config: &mut ContainerConfig,
+    lines: impl IntoIterator<Item = &'a str>,
+) -> Result<(), String> {
+    let lines = lines.into_iter().map(str::trim);
+    let mut said_command = false;
+    for line in lines.filter(|line| !line.is_empty()) {
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let word = word.to_ascii_uppercase();
+        apply_one(config, &word, rest.trim())?;
+        // The command from before was for another entry point.
+        match word.as_str() {
+            "CMD" => said_command = config.cmd.as_ref().is_some_and(|cmd| !cmd.is_empty()),
+            "ENTRYPOINT" if !said_command => config.cmd = None,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn apply_one(config: &mut ContainerConfig, word: &str, rest: &str) -> Result<(), String> {
     if rest.is_empty() {
         return Err(format!("{word} requires at least one argument"));
     }
-    match word.as_str() {
+    // As it was before this instruction.
+    let environment = config.env.clone().unwrap_or_default();
+    let expand = |text: &str| expand::word(text, &environment);
+    match word {
         "CMD" => config.cmd = Some(command(rest)),
         "ENTRYPOINT" => config.entrypoint = Some(command(rest)),
-        "USER" => config.user = Some(rest.to_owned()),
-        "WORKDIR" => config.working_dir = Some(directory(config, rest)),
-        "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
+        "USER" => config.user = Some(expand(rest)?),
+        "WORKDIR" => config.working_dir = Some(directory(config, &expand(rest)?)),
+        "STOPSIGNAL" => config.stop_signal = Some(expand(rest)?),
         "HEALTHCHECK" => config.healthcheck = Some(health_check(rest)?),
         "ONBUILD" => config
             .on_build
             .get_or_insert_default()
             .push(rest.to_owned()),
         "ENV" => {
-            for (key, value) in pairs(rest)? {
+            for (key, value) in pairs(rest, &environment)? {
                 let env = config.env.get_or_insert_default();
                 let prefix = format!("{key}=");
                 env.retain(|entry| !entry.starts_with(&prefix));
@@ -34,13 +56,13 @@ pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), Stri
         }
         "LABEL" => {
             let labels: &mut HashMap<_, _> = config.labels.get_or_insert_default();
-            labels.extend(pairs(rest)?);
+            labels.extend(pairs(rest, &environment)?);
         }
         "EXPOSE" => {
             let ports = config.exposed_ports.get_or_insert_default();
-            for port in rest.split_whitespace() {
+            for port in expand::words(rest, &environment)? {
                 let port = match port.contains('/') {
-                    true => port.to_owned(),
+                    true => port,
                     false => format!("{port}/tcp"),
                 };
                 if !ports.contains(&port) {
@@ -50,8 +72,11 @@ pub(crate) fn apply(config: &mut ContainerConfig, line: &str) -> Result<(), Stri
         }
         "VOLUME" => {
             let wanted = match serde_json::from_str::<Vec<String>>(rest) {
-                Ok(list) => list,
-                Err(_) => rest.split_whitespace().map(str::to_owned).collect(),
+                Ok(list) => list
+                    .iter()
+                    .map(|path| expand(path))
+                    .collect::<Result<_, _>>()?,
+                Err(_) => expand::words(rest, &environment)?,
             };
             let volumes = config.volumes.get_or_insert_default();
             volumes.extend(wanted);
@@ -132,15 +157,16 @@ fn directory(config: &ContainerConfig, text: &str) -> String {
 }
 
 /// `KEY=VALUE ...` with quotes, or the older `KEY VALUE`.
-fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
+fn pairs(text: &str, environment: &[String]) -> Result<Vec<(String, String)>, String> {
     let first = text.split_whitespace().next().unwrap_or_default();
     if !first.contains('=') {
         let (key, value) = text
             .split_once(char::is_whitespace)
             .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
-        return Ok(vec![(key.to_owned(), value.trim().to_owned())]);
+        let [key, value] = [key, value.trim()].map(|text| expand::word(text, environment));
+        return Ok(vec![(key?, value?)]);
     }
-    words(text)?
+    expand::words(text, environment)?
         .into_iter()
         .map(|word| {
             let (key, value) = word
@@ -149,36 +175,6 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, String> {
             Ok((key.to_owned(), value.to_owned()))
         })
         .collect()
-}
-
-/// Words as a shell splits them: quotes and backslashes.
-fn words(text: &str) -> Result<Vec<String>, String> {
-    let mut words = Vec::new();
-    let mut word = None::<String>;
-    let mut quote = None;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (quote, character) {
-            (Some(open), close) if open == close => quote = None,
-            (None, '\'' | '"') => {
-                quote = Some(character);
-                word.get_or_insert_default();
-            }
-            (None | Some('"'), '\\') => {
-                let escaped = characters.next().unwrap_or('\\');
-                word.get_or_insert_default().push(escaped);
-            }
-            (None, space) if space.is_whitespace() => words.extend(word.take()),
-            (_, other) => word.get_or_insert_default().push(other),
-        }
-    }
-    if quote.is_some() {
-        return Err(format!(
-            "unexpected end of statement while looking for a quote in {text:?}"
-        ));
-    }
-    words.extend(word);
-    Ok(words)
 }
 
 #[cfg(test)]
@@ -193,8 +189,8 @@ mod tests {
             ..ContainerConfig::default()
         };
         for line in [
-            r#"CMD ["a", "b c"]"#,
             "entrypoint run it",
+            r#"CMD ["a", "b c"]"#,
             r#"ENV A=1 C="x y" D=it\\'s"#,
             "ENV OLD form of it",
             "WORKDIR sub",
@@ -205,7 +201,7 @@ mod tests {
             "HEALTHCHECK --interval=1m30s --retries=2 CMD curl -f http://localhost/",
             "ONBUILD RUN make",
         ] {
-            apply(&mut config, &line.replace("\\\\", "\\")).unwrap();
+            apply(&mut config, [&*line.replace("\\\\", "\\")]).unwrap();
         }
         assert_eq!(config.cmd.unwrap(), ["a", "b c"]);
         assert_eq!(config.entrypoint.unwrap(), ["/bin/sh", "-c", "run it"]);
@@ -226,6 +222,52 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_point_has_no_command_of_another_one() {
+        let after = |lines: &[&str]| {
+            let mut config = ContainerConfig {
+                cmd: Some(vec!["before".into()]),
+                ..ContainerConfig::default()
+            };
+            apply(&mut config, lines.iter().copied()).unwrap();
+            config.cmd.unwrap_or_default()
+        };
+        assert_eq!(after(&["ENV A=b"]), ["before"]);
+        assert!(after(&["ENTRYPOINT [\"x\"]"]).is_empty());
+        assert_eq!(after(&["CMD [\"y\"]", "ENTRYPOINT [\"x\"]"]), ["y"]);
+        assert_eq!(after(&["ENTRYPOINT [\"x\"]", "CMD [\"y\"]"]), ["y"]);
+    }
+
+    #[test]
+    fn variables_are_those_before_the_instruction() {
+        let mut config = ContainerConfig {
+            env: Some(vec!["PATH=/bin".into(), "D=/srv".into(), "P=80 81".into()]),
+            ..ContainerConfig::default()
+        };
+        for line in [
+            "ENV PATH=/usr/bin:$PATH NEW=$PATH",
+            "ENV OLD ${D}/x y",
+            "WORKDIR $D/app",
+            "USER ${U:-me}",
+            r#"VOLUME ["$D/data"]"#,
+            "LABEL d=$D",
+            "EXPOSE ${N:-90} 91",
+            "CMD echo $PATH",
+        ] {
+            apply(&mut config, [line]).unwrap();
+        }
+        let env = config.env.unwrap();
+        for entry in ["PATH=/usr/bin:/bin", "NEW=/bin", "OLD=/srv/x y"] {
+            assert!(env.contains(&entry.to_owned()), "{env:?}");
+        }
+        assert_eq!(config.working_dir.unwrap(), "/srv/app");
+        assert_eq!(config.user.unwrap(), "me");
+        assert_eq!(config.volumes.unwrap(), ["/srv/data"]);
+        assert_eq!(config.labels.unwrap()["d"], "/srv");
+        assert_eq!(config.exposed_ports.unwrap(), ["90/tcp", "91/tcp"]);
+        assert_eq!(config.cmd.unwrap()[2], "echo $PATH");
+    }
+
+    #[test]
     fn what_is_no_change_is_refused() {
         let mut config = ContainerConfig::default();
         for line in [
@@ -238,7 +280,7 @@ mod tests {
             "HEALTHCHECK --interval=x CMD true",
             "HEALTHCHECK --odd=1 NONE",
         ] {
-            assert!(apply(&mut config, line).is_err(), "{line}");
+            assert!(apply(&mut config, [line]).is_err(), "{line}");
         }
     }
 }

@@ -40,6 +40,19 @@ pub enum EngineError {
     /// No local image has this name.
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    /// The image that is here is for another platform than the wanted one.
+    #[error(
+        "image with reference {name} was found but its platform ({found}) does not match the \
+         specified platform ({wanted})"
+    )]
+    OtherPlatform {
+        /// Its name.
+        name: String,
+        /// What it is for.
+        found: String,
+        /// What is wanted.
+        wanted: String,
+    },
     /// No network has this name.
     #[error("network {0} not found")]
     NoSuchNetwork(String),
@@ -293,6 +306,7 @@ impl EngineError {
             Self::NoSuchContainer(_)
             | Self::NoSuchExec(_)
             | Self::NoSuchImage(_)
+            | Self::OtherPlatform { .. }
             | Self::NoSuchNetwork(_)
             | Self::NoSuchVolume(_)
             | Self::NoSuchFile { .. }

@@ -55,6 +55,13 @@ pub(crate) fn until(filters: &Filters) -> Result<Option<Timestamp>> {
     }
 }
 
+/// The filter `until` of a list: of several the earliest.
+pub(crate) fn earliest_until(filters: &Filters) -> Result<Option<Timestamp>> {
+    let values = filters.get("until").into_iter().flatten();
+    let times: Vec<_> = values.map(|value| time(value)).collect::<Result<_>>()?;
+    Ok(times.into_iter().min())
+}
+
 /// The values of a boolean filter.
 pub(crate) fn booleans(filters: &Filters, key: &str) -> Result<Option<Vec<bool>>> {
     let Some(values) = filters.get(key) else {
@@ -169,5 +176,7 @@ mod tests {
         assert!(booleans(&filters("dangling", "maybe"), "dangling").is_err());
         let two = Filters::from([("until".to_owned(), vec!["1".to_owned(), "2".to_owned()])]);
         assert!(until(&two).is_err());
+        assert_eq!(earliest_until(&two).unwrap().unwrap().as_second(), 1);
+        assert_eq!(earliest_until(&Filters::new()).unwrap(), None);
     }
 }

@@ -104,10 +104,11 @@ impl Images {
         let found = self.find(name).await?.platform();
         match wanted {
             // As docker: an image that is not there, so that clients pull it.
-            Some(wanted) if !wanted.takes(&found) => Err(EngineError::NoSuchImage(format!(
-                "{} for {wanted} (it is here for {found})",
-                with_tag(name)
-            ))),
+            Some(wanted) if !wanted.takes(&found) => Err(EngineError::OtherPlatform {
+                name: with_tag(name),
+                found: found.to_string(),
+                wanted: wanted.to_string(),
+            }),
             _ if Platform::default().takes(&found) => Ok(()),
             _ => Err(EngineError::BadRequest(format!(
                 "image {} is for {found}, not for {}",
@@ -381,7 +382,7 @@ fn check_new_name(reference: &Reference) -> Result<()> {
 }
 
 /// The name with the tag that it means, for messages.
-fn with_tag(name: &str) -> String {
+pub(crate) fn with_tag(name: &str) -> String {
     name.parse::<Reference>()
         .map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }

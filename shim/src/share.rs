@@ -51,6 +51,22 @@ pub enum ShareError {
         /// Why.
         source: io::Error,
     },
+    /// A part of it is not there.
+    #[error("cannot access path {path:?}")]
+    Within {
+        /// The path on the host.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A part of it is elsewhere.
+    #[error("path concatenation escapes the base directory, base: {base:?}, subpath: {within:?}")]
+    Escapes {
+        /// What is shared a part of.
+        base: PathBuf,
+        /// The part.
+        within: PathBuf,
+    },
     /// Ids can't be mapped.
     #[error("failed to map the ids of {path:?}: its file system may not be able to")]
     IdMapped {

@@ -160,7 +160,9 @@ async fn create_container(
 }
 
 fn is_missing_image(error: &CliError) -> bool {
-    error.is_not_found() && error.to_string().contains("No such image")
+    let text = error.to_string();
+    let missing = ["No such image", "does not match the specified platform"];
+    error.is_not_found() && missing.iter().any(|words| text.contains(words))
 }
 
 fn write_cidfile(path: &std::path::Path, id: &str) -> Result<()> {

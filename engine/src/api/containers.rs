@@ -61,7 +61,11 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/hull/containers/{id}/vm", get(vm))
 }
 
-async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ContainerSummary>>> {
+async fn list(
+    engine: Shared,
+    version: Version,
+    Query(query): Query,
+) -> Answer<Json<Vec<ContainerSummary>>> {
     let limit = query
         .int("limit")?
         .and_then(|limit| usize::try_from(limit).ok());
@@ -71,7 +75,12 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ContainerS
         limit: limit.filter(|limit| 0 < *limit),
         filters: query.filters()?,
     };
-    Ok(Json(engine.list_containers(&options)?))
+    let mut found = engine.list_containers(&options)?;
+    if version.is_before(46) {
+        let hosts = found.iter_mut().filter_map(|one| one.host_config.as_mut());
+        hosts.for_each(|host| host.annotations = None);
+    }
+    Ok(Json(found))
 }
 
 async fn create(
@@ -120,10 +129,14 @@ pub(super) async fn detached<T: Send + 'static>(
 
 async fn update(
     engine: Shared,
+    version: Version,
     Path(id): Path<String>,
     body: Body,
 ) -> Answer<Json<ContainerUpdateResponse>> {
-    let body: Value = body_json(body).await?;
+    let mut body: Value = body_json(body).await?;
+    if let Some(fields) = body.as_object_mut().filter(|_| version.is_before(40)) {
+        fields.remove("PidsLimit");
+    }
     let container = engine.container(&id)?;
     let engine = Arc::clone(&engine);
     let warnings =

@@ -71,9 +71,9 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ImageSumma
     let filters = query.filters()?;
     filters::check(&filters, &LIST_FILTERS)?;
     filters::booleans(&filters, "dangling")?;
-    let until = filters::until(&filters)?;
-    let [before, since] = ["before", "since"].map(|key| bound(&engine, &filters, key));
-    let (before, since) = (before.await?, since.await?);
+    let until = filters::earliest_until(&filters)?;
+    let before = bounds(&engine, &filters, "before").await?.into_iter().min();
+    let since = bounds(&engine, &filters, "since").await?.into_iter().max();
     let mut found = Vec::new();
     for mut image in engine.images.list().await? {
         let time = created(&image);
@@ -99,16 +99,17 @@ const LIST_FILTERS: [&str; 7] = [
     "until",
 ];
 
-/// When the image was made that a filter names; the outer `None`: no such filter.
-async fn bound(
+/// When the images were made that a filter names.
+async fn bounds(
     engine: &Engine,
     filters: &Filters,
     key: &str,
-) -> Result<Option<Option<jiff::Timestamp>>> {
-    match filters.get(key).and_then(|values| values.first()) {
-        Some(name) => Ok(Some(created(&engine.images.find(name).await?))),
-        None => Ok(None),
+) -> Result<Vec<Option<jiff::Timestamp>>> {
+    let mut bounds = Vec::new();
+    for name in filters.get(key).into_iter().flatten() {
+        bounds.push(created(&engine.images.find(name).await?));
     }
+    Ok(bounds)
 }
 
 /// Leaves of an image's names those that the filter `reference` asks for.
@@ -183,7 +184,7 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-fn created(image: &Image) -> Option<jiff::Timestamp> {
+pub(super) fn created(image: &Image) -> Option<jiff::Timestamp> {
     image
         .config
         .created()

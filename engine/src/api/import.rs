@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bollard_stubs::models::ContainerConfig;
 use futures_util::TryStreamExt as _;
-use hull_image::{Import, Platform, Reference};
+use hull_image::{Import, ParsePlatformError, Platform, Reference};
 use serde_json::json;
 
 use super::images::publish;
@@ -26,16 +26,16 @@ pub(super) async fn import(
     body: Body,
 ) -> Answer<Response> {
     let mut config = ContainerConfig::default();
-    for line in query.lines("changes") {
-        crate::dockerfile::apply(&mut config, line.trim()).map_err(EngineError::BadRequest)?;
-    }
+    let changes = query.lines("changes");
+    let changes = changes.iter().map(String::as_str);
+    crate::dockerfile::apply(&mut config, changes).map_err(EngineError::BadRequest)?;
     let comment = match query.get("message") {
         Some(message) => message.to_owned(),
         None => format!("Imported from {source}"),
     };
     let import = Import {
         name: name(query)?,
-        platform: platform(query)?,
+        platform: of_linux(platform(query)?)?,
         config: config_json(&config)?,
         comment,
         created: jiff::Timestamp::now().to_string(),
@@ -68,9 +68,18 @@ pub(super) async fn import(
 pub(super) fn platform(query: &Params) -> Result<Platform> {
     match query.get("platform") {
         None => Ok(Platform::default()),
-        Some(text) => text.parse().map_err(|_| {
-            EngineError::BadRequest(format!("invalid platform {text:?}: want OS/ARCH[/VARIANT]"))
-        }),
+        Some(text) => text
+            .parse()
+            .map_err(|error: ParsePlatformError| EngineError::BadRequest(error.to_string())),
+    }
+}
+
+fn of_linux(platform: Platform) -> Result<Platform> {
+    match platform.os == Platform::default().os {
+        true => Ok(platform),
+        false => Err(EngineError::BadRequest(format!(
+            "{platform}: operating system is not supported"
+        ))),
     }
 }
 
@@ -94,6 +103,17 @@ fn name(query: &Params) -> Result<Option<Reference>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_import_is_of_linux_and_of_any_architecture() {
+        let of = |text: &str| {
+            let query = Params::from_iter([("platform".to_owned(), text.to_owned())]);
+            platform(&query).and_then(of_linux)
+        };
+        assert_eq!(of("linux/sparc64").unwrap().architecture, "sparc64");
+        assert!(of("macos").unwrap_err().message().contains("not supported"));
+        assert!(of("/").unwrap_err().message().contains("OS component"));
+    }
 
     #[test]
     fn a_name_without_a_tag_is_the_latest() {

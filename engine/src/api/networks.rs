@@ -345,16 +345,6 @@ fn stays_on_host() -> EngineError {
     )
 }
 
-/// Containers that are to be on a network, whether they run or not.
-fn users(engine: &Engine, network: &NetworkRecord) -> usize {
-    let containers = engine.containers();
-    let on_it = |wanted: &Wanted| wanted.network == network.id;
-    containers
-        .values()
-        .filter(|container| container.lock().networks.iter().any(on_it))
-        .count()
-}
-
 async fn remove(engine: Shared, Path(name): Path<String>) -> Answer<StatusCode> {
     let network = engine.networks.remove(&name)?;
     publish(&engine, "destroy", &network);
@@ -367,7 +357,6 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let until = crate::filters::until(&filters)?;
     let mut deleted = Vec::new();
     for network in engine.networks.all() {
-        let unused = !network.is_builtin() && users(&engine, &network) == 0;
         let wanted = filters.iter().all(|(key, values)| match key.as_str() {
             "label" => values
                 .iter()
@@ -377,7 +366,9 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
                 .any(|value| label_matches(value, &network.labels)),
             _ => until.is_none_or(|until| network.created < until),
         });
-        if unused && wanted && engine.networks.remove(&network.id).is_ok() {
+        // What a running container is on can't be removed.
+        let wanted = wanted && !network.is_builtin();
+        if wanted && engine.networks.remove(&network.id).is_ok() {
             publish(&engine, "destroy", &network);
             deleted.push(network.name);
         }

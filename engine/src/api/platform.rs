@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::images::with_tag;
 use crate::json::Params;
 
 /// A platform as the OCI image specification's index has it ("OCI Image Index Specification",
@@ -33,11 +34,29 @@ fn asked(query: &Params, key: &str) -> Result<Vec<Platform>> {
     texts.map(parse).collect()
 }
 
+/// The one that a query may name.
+fn asked_once(query: &Params) -> Result<Option<Platform>> {
+    let mut all = asked(query, "platform")?.into_iter();
+    match (all.next(), all.next()) {
+        (_, Some(_)) => Err(EngineError::BadRequest(
+            "multiple platform parameters not supported".to_owned(),
+        )),
+        (platform, None) => Ok(platform),
+    }
+}
+
 /// An image by its name, if it is for the platform that the query names.
 pub(super) async fn find(engine: &Engine, name: &str, query: &Params) -> Result<Image> {
+    // What is wrong with the query goes before.
+    asked_once(query)?;
     let image = engine.images.find(name).await?;
-    check_image(name, &image, &asked(query, "platform")?)?;
+    check_image(name, &image, query)?;
     Ok(image)
+}
+
+/// Refuses an image that is not for the platform that the query names.
+pub(super) fn check_image(name: &str, image: &Image, query: &Params) -> Result<()> {
+    check_platforms(name, image, asked_once(query)?.as_slice())
 }
 
 /// Refuses an image that is not for the platforms that the query names. Where it names none, the
@@ -46,27 +65,26 @@ pub(super) async fn check(engine: &Engine, name: &str, query: &Params, key: &str
     let wanted = asked(query, key)?;
     match wanted.is_empty() {
         true => Ok(()),
-        false => check_image(name, &engine.images.find(name).await?, &wanted),
+        false => check_platforms(name, &engine.images.find(name).await?, &wanted),
     }
 }
 
-fn check_image(name: &str, image: &Image, wanted: &[Platform]) -> Result<()> {
+fn check_platforms(name: &str, image: &Image, wanted: &[Platform]) -> Result<()> {
     let found = image.platform();
     match wanted.iter().find(|wanted| !wanted.takes(&found)) {
         None => Ok(()),
-        Some(wanted) => Err(EngineError::NoSuchImage(format!(
-            "{name} for {wanted} (it is here for {found})"
-        ))),
+        Some(wanted) => Err(EngineError::OtherPlatform {
+            name: with_tag(name),
+            found: found.to_string(),
+            wanted: wanted.to_string(),
+        }),
     }
 }
 
 /// Refuses an archive's other platforms than this machine's.
 pub(super) fn check_own(query: &Params) -> Result<()> {
     let own = Platform::default();
-    match asked(query, "platform")?
-        .into_iter()
-        .find(|wanted| !wanted.takes(&own))
-    {
+    match asked_once(query)?.filter(|wanted| !wanted.takes(&own)) {
         None => Ok(()),
         Some(other) => Err(EngineError::NotBuilt(format!(
             "loading an image for {other} on a machine of {own}"
@@ -87,5 +105,9 @@ mod tests {
         assert_eq!(asked(&query, "platforms").unwrap(), []);
         assert!(asked(&said("linux/arm"), "platform").is_err());
         assert!(check_own(&query).is_err());
+        let own = r#"{"os":"linux","architecture":"amd64"}"#.to_owned();
+        let twice = [0, 1].map(|_| ("platform".to_owned(), own.clone()));
+        let error = asked_once(&Params::from_iter(twice)).unwrap_err();
+        assert!(error.message().starts_with("multiple platform"));
     }
 }

@@ -19,7 +19,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::respond::{stream, Answer};
 use super::streams::body_channel;
-use super::{Query, Shared};
+use super::{Query, Shared, Version};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::events::matches;
@@ -111,7 +111,16 @@ fn operating_system() -> String {
         )
 }
 
-async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
+async fn info(engine: Shared, version: Version) -> Answer<Json<Value>> {
+    let mut info = json!(system_info(&engine).await?);
+    if version.is_before(50) {
+        info["BridgeNfIptables"] = json!(false);
+        info["BridgeNfIp6tables"] = json!(false);
+    }
+    Ok(Json(info))
+}
+
+async fn system_info(engine: &Engine) -> Result<SystemInfo> {
     let statuses: Vec<Status> = engine.containers().values().map(|c| c.status()).collect();
     let count = |wanted: &[Status]| {
         let count = statuses
@@ -124,7 +133,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
     let memory = u64::from(memory.mem_unit).saturating_mul(memory.totalram);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let list = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
-    Ok(Json(SystemInfo {
+    Ok(SystemInfo {
         id: Some(engine.id.clone()),
         containers: i64::try_from(statuses.len()).ok(),
         containers_running: count(&[Status::Running, Status::Restarting]),
@@ -138,7 +147,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         ]),
         docker_root_dir: Some(engine.paths.root().to_string_lossy().into_owned()),
         plugins: Some(PluginsInfo {
-            volume: Some(volume_drivers(&engine).await),
+            volume: Some(volume_drivers(engine).await),
             network: list(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             authorization: None,
             log: Some(log_drivers()),
@@ -181,7 +190,7 @@ async fn info(engine: Shared) -> Answer<Json<SystemInfo>> {
         security_options: list(&["name=microvm"]),
         warnings: Some(kvm_warning().into_iter().collect()),
         ..SystemInfo::default()
-    }))
+    })
 }
 
 /// As dockerd: not to write a log is no driver's work.

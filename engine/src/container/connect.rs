@@ -1,5 +1,6 @@
 //! Networks that a container is put on and taken off, whether it runs or not.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{live_task, Container};
@@ -19,15 +20,18 @@ impl Engine {
         let others = container.record().networks;
         let others = others.iter().filter(|it| it.network != wanted.network);
         network::check_count(others.count() + 1)?;
+        let mut ends = container.record().endpoints;
         let mut added = None;
         if container.status().is_live() {
-            added = Some(self.plug_in(container, &wanted).await?);
+            let endpoint = self.plug_in(container, &wanted, &mut ends).await?;
+            ends.push(endpoint.clone());
+            added = Some(endpoint);
         }
         let written = self
             .update(container, |record| {
                 record.networks.retain(|it| it.network != wanted.network);
                 record.networks.push(wanted);
-                record.endpoints.extend(added.clone());
+                record.endpoints = ends;
                 record.replugged = None;
             })
             .await;
@@ -37,12 +41,17 @@ impl Engine {
         written
     }
 
-    async fn plug_in(&self, container: &Arc<Container>, wanted: &Wanted) -> Result<Endpoint> {
+    /// Plugs in an interface more; the default routes of the others may go to it.
+    async fn plug_in(
+        &self,
+        container: &Arc<Container>,
+        wanted: &Wanted,
+        others: &mut [Endpoint],
+    ) -> Result<Endpoint> {
         let task = live_task(container)?;
         let record = container.record();
         let egress = network::egress_of(&record.host)?;
         let owner = Owner::of(&record, &egress);
-        let others = &record.endpoints;
         let endpoint = self.networks.attach_more(owner, wanted, others)?;
         let interface = network::interface(&endpoint);
         let plugged = async {
@@ -52,10 +61,36 @@ impl Engine {
         };
         if let Err(error) = plugged.await {
             self.networks.detach_one(container.id(), &endpoint);
+            self.route_again(container, &task).await;
             self.note_replugged(container, None).await?;
             return Err(error);
         }
         Ok(endpoint)
+    }
+
+    /// Gives the container the default routes that it is known to have: who was to take them is gone.
+    async fn route_again(&self, container: &Arc<Container>, task: &Task) {
+        for end in container.record().endpoints {
+            self.networks.put_end(container.id(), &end);
+            let gateways: Vec<_> = end.gateways().filter(|at| end.has_route(*at)).collect();
+            for gateway in gateways {
+                self.route(container, task, &end, gateway).await;
+            }
+        }
+    }
+
+    async fn route(
+        &self,
+        container: &Arc<Container>,
+        task: &Task,
+        end: &Endpoint,
+        gateway: IpAddr,
+    ) {
+        let route = network::default_route(end, gateway);
+        if let Err(error) = task.extend_interface(&route).await {
+            let (id, error) = (container.id(), error.message());
+            tracing::warn!(id, error, "a container is left without a default route");
+        }
     }
 
     async fn note_replugged(&self, container: &Arc<Container>, index: Option<usize>) -> Result<()> {
@@ -73,7 +108,11 @@ impl Engine {
         let mut ends = record.endpoints.iter();
         let settled = match ends.find(|end| end.index() == index) {
             Some(end) => self.disconnect_network(container, &end.network_id).await,
-            None => task.detach_interface(index).await,
+            None => {
+                let detached = task.detach_interface(index).await;
+                self.route_again(container, task).await;
+                detached
+            }
         };
         let settled = match settled {
             Ok(()) => self.note_replugged(container, None).await,
@@ -107,11 +146,7 @@ impl Engine {
             self.networks.detach_one(container.id(), endpoint);
             for (end, gateway) in network::choose_routes(&mut others) {
                 self.networks.put_end(container.id(), &end);
-                let route = network::default_route(&end, gateway);
-                if let Err(error) = task.extend_interface(&route).await {
-                    let (id, error) = (container.id(), error.message());
-                    tracing::warn!(id, error, "a container is left without a default route");
-                }
+                self.route(container, &task, &end, gateway).await;
             }
         }
         self.update(container, |record| {

@@ -323,10 +323,13 @@ impl Engine {
     pub(crate) fn volume_places(&self, record: &Record) -> Vec<spec::VolumePlace> {
         let places = record.volumes.iter().filter_map(|wanted| {
             let volume = self.volumes.find(&wanted.name).ok()?;
+            let uses = record.volumes.iter().filter(|it| it.name == volume.name);
+            let parts = uses.filter_map(|it| it.subpath.as_deref());
             if volume.is_local() {
                 return Some(spec::VolumePlace {
                     data: self.volumes.data(&volume),
                     empty: self.volumes.is_empty(&volume),
+                    empty_parts: self.volumes.empty_parts(&volume, parts),
                     tmpfs: volume.tmpfs(),
                     disk: volume.is_disk(),
                     driver: volume.driver,
@@ -338,6 +341,7 @@ impl Engine {
             let data = data.unwrap_or_default();
             Some(spec::VolumePlace {
                 empty: volumes::is_empty(&data),
+                empty_parts: volumes::empty_parts(&data, parts),
                 data,
                 tmpfs: None,
                 disk: false,

@@ -73,19 +73,22 @@ impl Networks {
         Ok(endpoints)
     }
 
-    /// Makes one more end of a container that runs, in a free slot of its VM.
+    /// Makes one more end of a container that runs, in a free slot of its VM. It may take the
+    /// default routes of the others.
     pub(crate) fn attach_more(
         &self,
         owner: Owner<'_>,
         wanted: &Wanted,
-        others: &[Endpoint],
+        others: &mut [Endpoint],
     ) -> Result<Endpoint> {
         let taken: Vec<usize> = others.iter().map(Endpoint::index).collect();
         let free = (0..Slot::NETS.len()).find(|index| !taken.contains(index));
         let index = free.ok_or_else(too_many)?;
         let mut endpoint = self.attach_one(owner, wanted, index, others)?;
-        endpoint.take_routes_beside(others);
-        self.put_end(owner.id, &endpoint);
+        endpoint.take_routes_from(others);
+        for end in others.iter().chain([&endpoint]) {
+            self.put_end(owner.id, end);
+        }
         self.changed(owner.id);
         Ok(endpoint)
     }

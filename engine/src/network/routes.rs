@@ -45,15 +45,34 @@ impl Endpoint {
         }
     }
 
-    /// Takes the default routes that none of the container's other ends has.
-    pub(super) fn take_routes_beside(&mut self, others: &[Endpoint]) {
-        for gateway in self.gateways().collect::<Vec<_>>() {
-            let same = |other: &IpAddr| other.is_ipv6() == gateway.is_ipv6();
-            let mut ways_out = others.iter().flat_map(Endpoint::gateways);
-            if !ways_out.any(|other| same(&other)) {
-                self.give_route(gateway);
+    fn take_route(&mut self, of: IpAddr) {
+        match of {
+            IpAddr::V4(_) => {
+                self.routed_v6 = Some(self.routed_v6.unwrap_or(self.routed));
+                self.routed = false;
             }
+            IpAddr::V6(_) => self.routed_v6 = Some(false),
         }
+    }
+
+    /// Takes the default routes that none of the container's other ends has, or one of a lower
+    /// priority.
+    pub(super) fn take_routes_from(&mut self, others: &mut [Endpoint]) {
+        for gateway in self.gateways().collect::<Vec<_>>() {
+            let mut routed = others.iter_mut().filter(|end| end.leads_out(gateway));
+            match routed.next() {
+                Some(other) if self.priority <= other.priority => continue,
+                Some(other) => other.take_route(gateway),
+                None => {}
+            }
+            self.give_route(gateway);
+        }
+    }
+
+    /// Whether it has the default route of a family, and a way out in it.
+    fn leads_out(&self, of: IpAddr) -> bool {
+        let mut gateways = self.gateways();
+        self.has_route(of) && gateways.any(|gateway| gateway.is_ipv6() == of.is_ipv6())
     }
 }
 
@@ -125,13 +144,26 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_takes_what_nobody_has() {
-        let mut both = Endpoint {
+    fn one_that_comes_takes_what_nobody_has_and_what_it_comes_first_for() {
+        let comes = |priority| Endpoint {
             v6: Some(v6(3)),
+            priority,
             ..endpoint(2, "both", true)
         };
-        both.take_routes_beside(&[endpoint(0, "four", true)]);
-        assert!(!both.routed && both.routed_v6 == Some(true));
+        let four = Endpoint {
+            routed: true,
+            ..endpoint(0, "four", true)
+        };
+        for (priority, taken) in [(-1, false), (0, false), (1, true)] {
+            let (mut both, mut others) = (comes(priority), [four.clone()]);
+            both.take_routes_from(&mut others);
+            assert_eq!((both.routed, others[0].routed), (taken, !taken));
+            assert_eq!(both.routed_v6, Some(true));
+        }
+        let (mut first, mut others) = (comes(0), [comes(-5)]);
+        choose_routes(&mut others);
+        first.take_routes_from(&mut others);
+        assert_eq!(routed(&[first, others[0].clone()]), [2, 0]);
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub struct VolumePlace {
     pub data: PathBuf,
     /// Nothing is in it, as far as the host knows.
     pub empty: bool,
+    /// Parts of it that are empty directories, among those that the container has.
+    pub empty_parts: Vec<String>,
     /// It is a disk with a file system.
     pub disk: bool,
     /// It is memory of the guest, mounted with these options.

@@ -328,10 +328,15 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
         // A disk that nobody writes to can be shared, so it is not filled either.
         let stays_empty = volume.no_copy || (there.disk && volume.read_only);
         if let Some(options) = mount["options"].as_array_mut() {
-            match &volume.subpath {
-                Some(subpath) => options.push(json!(format!("{WITHIN_OPTION}{subpath}"))),
-                None if there.empty && !stays_empty => options.push(json!(COPY_UP_OPTION)),
-                None => {}
+            let empty = match &volume.subpath {
+                Some(part) => there.empty_parts.contains(part),
+                None => there.empty,
+            };
+            if let Some(part) = &volume.subpath {
+                options.push(json!(format!("{WITHIN_OPTION}{part}")));
+            }
+            if empty && !stays_empty {
+                options.push(json!(COPY_UP_OPTION));
             }
         }
         own.push(mount);

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EngineError, Result};
@@ -161,6 +162,18 @@ impl Volumes {
         volume.is_disk() || is_empty(&self.data(volume))
     }
 
+    /// Those of some parts of a local volume that are empty directories.
+    pub(crate) fn empty_parts<'a>(
+        &self,
+        volume: &VolumeRecord,
+        parts: impl Iterator<Item = &'a str>,
+    ) -> Vec<String> {
+        match volume.is_disk() {
+            true => parts.map(str::to_owned).collect(),
+            false => empty_parts(&self.data(volume), parts),
+        }
+    }
+
     /// Makes a local volume, or finds the one of this name. `true`: it is new.
     fn create(&self, wanted: CreateVolume) -> Result<(VolumeRecord, bool)> {
         options::check(&wanted.options).map_err(|error| match error {
@@ -281,6 +294,28 @@ pub(crate) fn is_empty(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
+/// Those of some parts of a directory that are empty directories. No link leads out of it.
+pub(crate) fn empty_parts<'a>(
+    directory: &Path,
+    parts: impl Iterator<Item = &'a str>,
+) -> Vec<String> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(root) = rustix::fs::open(directory, flags, Mode::empty()) else {
+        return Vec::new();
+    };
+    let is_empty = |part: &&str| {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let opened = rustix::fs::openat2(&root, *part, flags, Mode::empty(), resolve);
+        let entries = opened.and_then(rustix::fs::Dir::new);
+        let dots = |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b"..");
+        entries.is_ok_and(|entries| {
+            let mut entries = entries.flatten();
+            entries.all(|entry| dots(entry.file_name()))
+        })
+    };
+    parts.filter(is_empty).map(str::to_owned).collect()
+}
+
 /// Bytes of all files below a directory, or that a file takes; what can't be read counts nothing.
 fn bytes_of(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
@@ -364,6 +399,22 @@ mod tests {
         ));
         assert!(again.remove("data").is_err());
         assert!(!dir.path().join("volumes/data").exists());
+    }
+
+    #[test]
+    fn empty_parts_are_directories_within() {
+        let (_dir, volumes) = volumes();
+        let (data, _) = volumes.create(named("data")).unwrap();
+        let top = volumes.data(&data);
+        std::fs::create_dir_all(top.join("full/empty")).unwrap();
+        std::fs::write(top.join("file"), "").unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), top.join("out")).unwrap();
+        let parts = ["full", "full/empty", "file", "none", "out", "../data"];
+        assert_eq!(
+            volumes.empty_parts(&data, parts.into_iter()),
+            ["full/empty"]
+        );
     }
 
     #[test]

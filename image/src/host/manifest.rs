@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{ImageError, Platform};
 use crate::{Compression, DiffId, Digest};
@@ -253,8 +254,14 @@ pub(super) fn parse_config(
         reference: reference.to_owned(),
         reason,
     };
-    let config: ImageConfiguration =
+    let mut document: Value =
         serde_json::from_slice(content).map_err(|error| bad(error.to_string()))?;
+    // Go writes an image without layers so.
+    if let Some(ids @ Value::Null) = document.pointer_mut("/rootfs/diff_ids") {
+        *ids = Value::Array(Vec::new());
+    }
+    let config: ImageConfiguration =
+        serde_json::from_value(document).map_err(|error| bad(error.to_string()))?;
     let diff_ids: Vec<DiffId> = config
         .rootfs()
         .diff_ids()

@@ -16,7 +16,9 @@ pub use decompressed::decompressed;
 pub use error::{ErrorKind, ImageError};
 pub use progress::{LayerPhase, NoProgress, Progress, ProgressEvent};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Found, Mirror, MirrorError, Platform, RegistryConfig, RegistryError};
+pub use registry::{
+    Found, Mirror, MirrorError, ParsePlatformError, Platform, RegistryConfig, RegistryError,
+};
 pub use store::{
     Damage, Distribution, Image, ImageLayer, Import, KnownLayer, LayerLengths, Leftovers,
     LoadedImage, PruneReport, Pushed, RemoveOptions, Removed, Rootfs, Saved, Store, UnpackJob,

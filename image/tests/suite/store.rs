@@ -656,6 +656,7 @@ async fn a_damaged_layer_is_found_before_the_image_is_saved() {
     let saved = [hull_image::Saved {
         image: id,
         names: Vec::new(),
+        made: 0,
     }];
     store.verify(&saved).expect("whole");
     let digest = store.get("app:1").await.expect("image").layers[0].digest;

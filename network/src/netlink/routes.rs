@@ -4,7 +4,7 @@ use std::net::IpAddr;
 #[cfg(feature = "host")]
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType,
@@ -39,6 +39,15 @@ pub struct Route {
 impl Netlink {
     /// Adds a route through an interface.
     pub fn add_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
+        self.make_route(index, route, NLM_F_EXCL)
+    }
+
+    /// Adds a route through an interface, in the place of one that leads to the same destination.
+    pub fn replace_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
+        self.make_route(index, route, NLM_F_REPLACE)
+    }
+
+    fn make_route(&self, index: u32, route: &Route, how: u16) -> Result<(), NetlinkError> {
         let some = route.destination.map(|prefix| prefix.address);
         let mut message = RouteMessage::default();
         message.header.address_family = some.or(route.gateway).map_or(AddressFamily::Inet, family);
@@ -69,7 +78,7 @@ impl Netlink {
         message.attributes.extend(attributes.into_iter().flatten());
         let to = destination.map_or("default".to_owned(), |prefix| prefix.to_string());
         let action = format!("add the route to {to} on interface {index}");
-        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        let flags = NLM_F_CREATE | how;
         self.ask(RouteNetlinkMessage::NewRoute(message), flags, &action)?;
         Ok(())
     }

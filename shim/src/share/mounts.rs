@@ -8,6 +8,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use rustix::fs::{openat2, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::io::Errno;
 use rustix::mount::{
     mount, mount_bind, mount_bind_recursive, mount_change, move_mount, open_tree, MountFlags,
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -66,7 +67,23 @@ pub(super) fn take(share: &Share) -> Result<Option<Taken>, ShareError> {
         path: whole(),
         source,
     };
-    let tree = copy(path, within.as_deref(), *recursive).map_err(failed)?;
+    let tree = match within {
+        None => copy(path, *recursive),
+        Some(within) => {
+            let source = open_within(path, within).map_err(|errno| match errno {
+                Errno::XDEV => ShareError::Escapes {
+                    base: path.clone(),
+                    within: within.clone(),
+                },
+                errno => ShareError::Within {
+                    path: whole(),
+                    source: errno.into(),
+                },
+            })?;
+            copy_opened(&source, *recursive)
+        }
+    };
+    let tree = tree.map_err(failed)?;
     let stat = rustix::fs::fstat(&tree).map_err(|errno| failed(errno.into()))?;
     // Before it is at a place: what is unmounted there must not be unmounted on the host.
     sys::leave_peers(&tree, *follow).map_err(failed)?;
@@ -85,19 +102,21 @@ pub(super) fn take(share: &Share) -> Result<Option<Taken>, ShareError> {
     }))
 }
 
-/// A copy of the mount at a path, or at one below it, and with `recursive` of those below that.
-fn copy(path: &Path, within: Option<&Path>, recursive: bool) -> io::Result<OwnedFd> {
+/// A copy of the mount at a path, and with `recursive` of those below it.
+fn copy(path: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    Ok(open_tree(CWD, path, clone_flags(recursive))?)
+}
+
+/// The same of what is open.
+fn copy_opened(source: &OwnedFd, recursive: bool) -> io::Result<OwnedFd> {
+    let flags = clone_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(source, "", flags)?)
+}
+
+fn clone_flags(recursive: bool) -> OpenTreeFlags {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
-    let Some(within) = within else {
-        return Ok(open_tree(CWD, path, flags)?);
-    };
-    let source = open_within(path, within)?;
-    Ok(open_tree(
-        &source,
-        "",
-        flags | OpenTreeFlags::AT_EMPTY_PATH,
-    )?)
+    flags
 }
 
 /// Mounts a share at its place.
@@ -125,13 +144,13 @@ pub(super) fn place(root: &Path, share: &Share, taken: Option<Taken>) -> Result<
     Ok(())
 }
 
-/// What lies at `within` below a directory; symbolic links do not lead out of it, whoever changes
-/// them meanwhile.
-fn open_within(directory: &Path, within: &Path) -> io::Result<OwnedFd> {
+/// What lies at `within` below a directory. Where that or a symbolic link leads out of it, whoever
+/// changes them meanwhile, the error is [`Errno::XDEV`].
+fn open_within(directory: &Path, within: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(directory, flags | OFlags::DIRECTORY, Mode::empty())?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(&root, within, flags, Mode::empty(), resolve)?)
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    openat2(&root, within, flags, Mode::empty(), resolve)
 }
 
 fn make_target(is_directory: bool, target: &Path) -> io::Result<()> {
@@ -236,11 +255,20 @@ mod tests {
     fn a_path_within_a_directory_does_not_leave_it() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("sub")).unwrap();
-        std::os::unix::fs::symlink("/etc", directory.path().join("out")).unwrap();
-        std::os::unix::fs::symlink("../../../sub", directory.path().join("up")).unwrap();
-        let open = |within: &str| open_within(directory.path(), Path::new(within));
-        assert!(open("sub").is_ok() && open("../sub").is_ok() && open("up").is_ok());
-        assert!(open("out").is_err() && open("out/passwd").is_err() && open("none").is_err());
+        for (to, link) in [
+            ("/etc", "out"),
+            ("../../../sub", "up"),
+            ("./sub", "in"),
+            ("/", "root"),
+        ] {
+            std::os::unix::fs::symlink(to, directory.path().join(link)).unwrap();
+        }
+        let open = |within: &str| open_within(directory.path(), Path::new(within)).err();
+        assert_eq!([open("sub"), open("sub/../in")], [None, None]);
+        for out in ["../sub", "out", "out/passwd", "up", "root"] {
+            assert_eq!(open(out), Some(Errno::XDEV), "{out}");
+        }
+        assert_eq!(open("none"), Some(Errno::NOENT));
     }
 
     #[test]

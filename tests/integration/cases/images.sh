@@ -154,6 +154,53 @@ case_a_tar_of_files_becomes_an_image() {
     hull rmi t-import:v1 >/dev/null
 }
 
+# An archive's platform may be one word; what nothing here runs is kept, and not unpacked.
+case_an_import_for_a_platform() {
+    mkdir "$T/root"
+    tar -C "$T/root" -cf "$T/root.tar" .
+    local platform expected
+    for platform in 'linux linux/amd64' 'LINUX linux/amd64' 'arm64 linux/arm64' 'linux/sparc64 linux/sparc64'; do
+        read -r platform expected <<<"$platform"
+        hull import --platform "$platform" "$T/root.tar" t-platform >/dev/null
+        expect_eq "$(hull image inspect -f '{{.Os}}/{{.Architecture}}' t-platform)" "$expected" "$platform"
+    done
+    while read -r platform expected; do
+        capture hull import --platform "$platform" "$T/root.tar" t-platform
+        [ "$status" != 0 ] || fail "$platform was imported"
+        expect_err_has "$expected"
+    done <<WRONG
+/ is an invalid OS component
+macos operating system is not supported
+macos/arm64 operating system is not supported
+nintendo64 unknown operating system or architecture
+WRONG
+    capture hull image inspect --platform linux/amd64 t-platform
+    expect_err_has 'was found but its platform (linux/sparc64) does not match the specified platform (linux/amd64)'
+    hull rmi t-platform >/dev/null
+    hull image prune -f >/dev/null
+}
+
+# A repository is saved with all of its tags, a digest without a name; each image under its own time.
+case_what_is_saved_has_its_names_and_times() {
+    local id
+    hull create --name t-made "$BUSYBOX" true >/dev/null
+    hull commit -c 'ENV PATH=/usr/bin:$PATH' -c 'WORKDIR ${HOME:-/srv}/x' -c 'ENTRYPOINT ["/bin/echo"]' t-made t-saved:a >/dev/null
+    expect_eq "$(hull image inspect t-saved:a | jq -r '.[0].Config | "\(.Env[0]) \(.WorkingDir) \(.Cmd)"')" \
+        "PATH=/usr/bin:$(hull image inspect -f '{{index .Config.Env 0}}' "$BUSYBOX" | cut -d= -f2-) /srv/x null" 'variables of the changes, and no command of another entry point'
+    hull commit -m two t-made t-saved:b >/dev/null
+    hull save -o "$T/saved.tar" t-saved "$BUSYBOX"
+    mkdir "$T/saved"
+    tar -C "$T/saved" -xf "$T/saved.tar"
+    expect_eq "$(jq -r '[.[].RepoTags[]] | sort | join(" ")' "$T/saved/manifest.json")" "$BUSYBOX t-saved:a t-saved:b" names
+    id=$(hull image inspect -f '{{.Id}}' t-saved:a)
+    expect_eq "$(stat -c %Y "$T/saved/blobs/sha256/${id#sha256:}")" "$(date -d "$(hull image inspect -f '{{.Created}}' t-saved:a)" +%s)" 'time'
+    expect_eq "$(hull save "$(hull image inspect -f '{{index .RepoDigests 0}}' "$BUSYBOX")" | tar -xO manifest.json | jq -c '.[].RepoTags')" null 'by a digest'
+    hull rm t-made >/dev/null
+    hull rmi t-saved:a t-saved:b >/dev/null
+    capture hull save -o "$T/none.tar" t-saved
+    expect_err_has 'No such image'
+}
+
 case_an_image_for_another_platform_is_named() {
     python3 tests/lib/archives.py other_platforms "$T/other_platforms.tar"
     skopeo --insecure-policy copy --all --quiet --dest-tls-verify=false "oci-archive:$T/other_platforms.tar" "docker://$REGISTRY/platforms:latest"

@@ -71,14 +71,23 @@ case_bad_volumes_are_refused() {
 }
 
 case_a_part_of_a_volume_and_memory_as_a_volume() {
-    hull run --rm -v t-part:/v "$BUSYBOX" sh -c 'mkdir -p /v/s/deep; echo part >/v/s/deep/f; ln -s /etc /v/out' 
+    hull run --rm -v t-part:/v "$BUSYBOX" sh -c 'mkdir -p /v/s/deep; echo part >/v/s/deep/f; ln -s /etc /v/out; ln -s / /v/root; ln -s root /v/bad; ln -s ../s/deep /v/s/good; mkdir /v/bin'
     expect_eq "$(hull run --rm --mount type=volume,src=t-part,dst=/s,volume-subpath=s/deep "$BUSYBOX" sh -c 'cat /s/f; echo more >/s/g')" part 'a part of a volume'
     expect_eq "$(hull run --rm -v t-part:/v:ro "$BUSYBOX" cat /v/s/deep/g)" more 'written through the part'
-    for part in out none; do
+    expect_eq "$(hull run --rm --mount type=volume,src=t-part,dst=/s,volume-subpath=s/good "$BUSYBOX" cat /s/f)" part 'a link within'
+    local part
+    for part in out root bad none; do
         capture hull run --rm --mount "type=volume,src=t-part,dst=/s,volume-subpath=$part" "$BUSYBOX" ls /s
         [ "$status" != 0 ] || fail "$part is shown: $out"
         expect_err_has "$part"
+        [ "$part" != none ] || expect_err_has 'cannot access path'
+        [ "$part" = none ] || expect_err_has 'path concatenation escapes the base directory'
     done
+    # A part that is empty gets what the image has there, once.
+    expect_eq "$(hull run --rm --mount type=volume,src=t-part,dst=/bin,volume-subpath=bin "$BUSYBOX" sh -c 'rm /bin/ls; echo filled')" filled 'an empty part'
+    expect_eq "$(hull run --rm --mount type=volume,src=t-part,dst=/bin,volume-subpath=bin "$BUSYBOX" sh -c 'test -e /bin/ls || echo kept')" kept 'a part that is full'
+    capture hull run --rm --mount type=volume,src=t-part,dst=/bin,volume-subpath=bin2,volume-nocopy "$BUSYBOX" true
+    expect_err_has 'cannot access path'
     capture hull run --rm --mount type=volume,src=t-part,dst=/s,volume-subpath=../x "$BUSYBOX" true
     expect_err_has 'within the volume'
     hull volume create -o type=tmpfs -o device=tmpfs -o o=size=2m,uid=1000 t-mem >/dev/null

@@ -476,6 +476,48 @@ case_the_default_route_follows() {
     hull network rm t-next >/dev/null
 }
 
+# Which network comes first is said when it is connected, too; an engine that is killed meanwhile is
+# another case. The way back is that of before.
+case_the_default_route_goes_by_priority() {
+    local net
+    for net in 1 2 3; do
+        hull network create --ipv6 --subnet 10.236.$net.0/24 --subnet fd36:$net::/64 t-way$net >/dev/null
+    done
+    hull run -d --name t-ways --network t-way1 "$BUSYBOX" sleep 600 >/dev/null
+    ways() { hull exec t-ways sh -c 'ip route; ip -6 route' | sed -n 's/^default via .* dev \(eth[0-9]\).*/\1/p' | xargs; }
+    expect_eq "$(ways)" 'eth0 eth0' 'of one network'
+    hull network connect --gw-priority -1 t-way3 t-ways
+    expect_eq "$(ways)" 'eth0 eth0' 'one of a lower priority'
+    hull network connect --gw-priority 5 t-way2 t-ways
+    expect_eq "$(ways)" 'eth2 eth2' 'one of a higher priority'
+    next_engine
+    hull network disconnect t-way2 t-ways
+    expect_eq "$(ways)" 'eth0 eth0' 'when that is gone'
+    hull network connect --gw-priority 5 t-way2 t-ways
+    hull restart -t 0 t-ways >/dev/null
+    expect_eq "$(hull exec t-ways ip route | sed -n 's/^default via \([0-9.]*\) .*/\1/p')" 10.236.2.1 'after a restart'
+    hull rm -f t-ways >/dev/null
+    hull network rm t-way1 t-way2 t-way3 >/dev/null
+    expect_clean_host
+}
+
+# As with dockerd: what does not run has no end on a network.
+case_a_prune_of_networks_asks_who_runs() {
+    hull network create t-used >/dev/null
+    hull network create t-idle >/dev/null
+    hull run -d --name t-up --network t-used "$BUSYBOX" sleep 600 >/dev/null
+    hull create --name t-down --network t-idle "$BUSYBOX" true >/dev/null
+    hull network prune -f >"$T/pruned"
+    grep -q t-idle "$T/pruned" || fail "what nobody who runs is on stays: $(cat "$T/pruned")"
+    grep -q t-used "$T/pruned" && fail 'a network in use was pruned'
+    hull network inspect t-used >/dev/null
+    capture hull start t-down
+    expect_status 1
+    expect_err_has 'not found'
+    hull rm -f t-up t-down >/dev/null
+    hull network rm t-used >/dev/null
+}
+
 # Somebody takes a tap away: the container goes on without it, and everything ends as ever.
 case_a_tap_that_is_taken_away() {
     hull run -d --name t-cut "$BUSYBOX" sh -c 'while :; do echo; sleep 1; done' >/dev/null

@@ -23,7 +23,7 @@ pub(crate) use client::RegistryClient;
 pub use error::RegistryError;
 pub(crate) use fetch::{BlobSink, FetchError};
 pub use mirror::{Mirror, MirrorError};
-pub use platform::Platform;
+pub use platform::{ParsePlatformError, Platform};
 pub use search::Found;
 pub(crate) use upload::{Blob, Uploaded};
 

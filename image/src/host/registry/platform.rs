@@ -29,7 +29,10 @@ impl Default for Platform {
 impl Platform {
     /// A platform with its architecture and variant normalized as containerd does.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
-        let os = os.to_ascii_lowercase();
+        let os = match os.to_ascii_lowercase() {
+            os if os == "macos" => "darwin".to_owned(),
+            os => os,
+        };
         let variant = variant
             .filter(|v| !v.is_empty())
             .map(str::to_ascii_lowercase);
@@ -90,27 +93,92 @@ impl fmt::Display for Platform {
     }
 }
 
-/// Text that is not `os/architecture[/variant]`.
+/// Text that names no platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a platform: want OS/ARCHITECTURE[/VARIANT], as in linux/amd64")]
-pub struct ParsePlatformError(String);
+pub enum ParsePlatformError {
+    /// A part of it has characters that parts do not have, or none.
+    #[error("{part:?} is an invalid {kind} of {text:?}: {WANTED}")]
+    Part {
+        /// The part.
+        part: String,
+        /// What it is.
+        kind: &'static str,
+        /// The whole.
+        text: String,
+    },
+    /// It is one word, of which nobody knows.
+    #[error("{0:?}: unknown operating system or architecture")]
+    Unknown(String),
+    /// It has too many parts.
+    #[error("{0:?}: cannot parse platform specifier: {WANTED}")]
+    TooLong(String),
+}
+
+const WANTED: &str =
+    "a platform is OS, ARCHITECTURE, OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, as in linux/amd64";
+
+/// Go's names, as containerd knows them.
+const SYSTEMS: [&str; 16] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "windows",
+];
+const ARCHITECTURES: [&str; 14] = [
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64",
+    "ppc64le", "riscv64", "s390x", "wasm",
+];
 
 impl FromStr for Platform {
     type Err = ParsePlatformError;
 
+    /// One word is an operating system for this machine's architecture, or an architecture.
     fn from_str(text: &str) -> Result<Self, ParsePlatformError> {
         let parts: Vec<&str> = text.split('/').collect();
-        let word = |part: &&str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.'))
-        };
+        for (index, part) in parts.iter().enumerate() {
+            let usual = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
+            if part.is_empty() || !part.bytes().all(usual) {
+                return Err(ParsePlatformError::Part {
+                    part: (*part).to_owned(),
+                    kind: if index == 0 {
+                        "OS component"
+                    } else {
+                        "component"
+                    },
+                    text: text.to_owned(),
+                });
+            }
+        }
+        let own = Self::default();
         match parts.as_slice() {
-            all if !all.iter().all(word) => Err(ParsePlatformError(text.to_owned())),
+            [word] => {
+                let named = Self::new(word, word, None);
+                if SYSTEMS.contains(&named.os.as_str()) {
+                    Ok(Self::new(&named.os, &own.architecture, None))
+                } else if ARCHITECTURES.contains(&named.architecture.as_str()) {
+                    Ok(Self {
+                        os: own.os,
+                        ..named
+                    })
+                } else {
+                    Err(ParsePlatformError::Unknown(text.to_owned()))
+                }
+            }
             [os, architecture] => Ok(Self::new(os, architecture, None)),
             [os, architecture, variant] => Ok(Self::new(os, architecture, Some(variant))),
-            _ => Err(ParsePlatformError(text.to_owned())),
+            _ => Err(ParsePlatformError::TooLong(text.to_owned())),
         }
     }
 }
@@ -150,9 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn one_word_is_a_system_or_an_architecture() {
+        assert_eq!(platform("LINUX"), Platform::default());
+        assert_eq!(platform("aarch64"), platform("linux/arm64"));
+        assert_eq!(platform("macOS/arm64").os, "darwin");
+    }
+
+    #[test]
     fn bad_platforms_are_refused() {
-        for bad in ["", "linux", "linux/", "a/b/c/d", "linux/amd 64"] {
-            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        for (bad, why) in [
+            ("", "OS component"),
+            ("  ", "OS component"),
+            ("linux/", "\"\" is an invalid component"),
+            ("linux/amd 64", "invalid component"),
+            ("foobar", "unknown operating system or architecture"),
+            ("a/b/c/d", "cannot parse"),
+        ] {
+            let error = bad.parse::<Platform>().unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! dockerd writes it since version 25.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use serde_json::{json, Value};
 
@@ -18,6 +18,8 @@ pub struct Saved {
     pub image: Digest,
     /// May be empty.
     pub names: Vec<Reference>,
+    /// When it was made, in seconds since the epoch.
+    pub made: u64,
 }
 
 /// Reads every blob of the images: an archive that is under way can tell of nothing any more.
@@ -46,10 +48,11 @@ pub(super) fn save(store: &Inner, images: &[Saved], out: impl Write) -> Result<(
     for saved in images {
         let image = store.image(&saved.image)?;
         let manifest = store.content.read(&image.manifest, MAX_DOCUMENT)?;
-        let blobs = image.layers.iter().map(|layer| layer.digest);
-        for digest in blobs.chain([image.id, image.manifest]) {
-            archive.blob(store, &digest)?;
+        let layers = image.layers.iter().map(|layer| layer.digest);
+        for digest in layers.chain([image.id]) {
+            archive.blob(store, &digest, saved.made)?;
         }
+        archive.blob(store, &image.manifest, 0)?;
         let layers: Vec<String> = image.layers.iter().map(|l| blob_name(&l.digest)).collect();
         let names: Vec<String> = saved.names.iter().map(Reference::familiar).collect();
         docker.push(json!({
@@ -108,26 +111,27 @@ struct Archive<W: Write> {
 }
 
 impl<W: Write> Archive<W> {
-    fn add(&mut self, name: &str, length: u64, content: impl io::Read) -> io::Result<()> {
+    fn add(&mut self, name: &str, made: u64, length: u64, content: impl Read) -> io::Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(length);
+        header.set_mtime(made);
         self.tar.append_data(&mut header, name, content)
     }
 
     fn document(&mut self, name: &str, document: &Value) -> io::Result<()> {
         let text = document.to_string();
-        self.add(name, text.len() as u64, text.as_bytes())
+        self.add(name, 0, text.len() as u64, text.as_bytes())
     }
 
-    fn blob(&mut self, store: &Inner, digest: &Digest) -> Result<(), ImageError> {
+    fn blob(&mut self, store: &Inner, digest: &Digest, made: u64) -> Result<(), ImageError> {
         if !self.blobs.insert(*digest) {
             return Ok(());
         }
         let path = store.content.blob_path(digest);
         let added = std::fs::File::open(&path).and_then(|file| {
             let length = file.metadata()?.len();
-            self.add(&blob_name(digest), length, file)
+            self.add(&blob_name(digest), made, length, file)
         });
         added.map_err(|source| ImageError::WriteArchive { source })
     }
