@@ -77,7 +77,8 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
             continue;
         }
         // There is one default route; an interface that comes later may be the one to have it.
-        let made = match (route.destination, route.metric) {
+        let elsewhere = route.destination.filter(|prefix| 0 < prefix.length);
+        let made = match (elsewhere, route.metric) {
             (None, None) => netlink.replace_route(link.index, &route),
             _ => netlink.add_route(link.index, &route),
         };
