@@ -8,6 +8,7 @@ use super::{bad, failed, UnpackError, BLOCK_BYTES};
 
 /// Most layers of an image.
 const MAX_LAYERS: usize = 500;
+const SECTOR_BYTES: u64 = 512;
 
 /// A file that the guest reads, and its length in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,9 +18,9 @@ pub(super) struct Input {
 }
 
 pub(super) fn check_layers(job: &Job) -> Result<(), UnpackError> {
-    if job.diff_ids.is_empty() || MAX_LAYERS < job.diff_ids.len() {
+    if MAX_LAYERS < job.diff_ids.len() {
         let count = job.diff_ids.len();
-        return Err(bad(format!("{count} layers; want 1 to {MAX_LAYERS}")));
+        return Err(bad(format!("{count} layers; want at most {MAX_LAYERS}")));
     }
     for layer in &job.layers {
         let metadata = std::fs::metadata(&layer.path).map_err(failed("read", &layer.path))?;
@@ -54,6 +55,13 @@ pub(super) fn inputs(job: &Job) -> Result<Vec<Input>, UnpackError> {
         inputs.push(Input {
             path: layer.index.clone(),
             length: metadata.len(),
+        });
+    }
+    if inputs.is_empty() {
+        // The guest reads nothing of an image without layers, but a disk has at least a sector.
+        inputs.push(Input {
+            path: job.output.clone(),
+            length: SECTOR_BYTES,
         });
     }
     Ok(inputs)
@@ -182,8 +190,21 @@ mod tests {
         job.layers[1].length = 513;
         let error = check_layers(&job).unwrap_err().to_string();
         assert!(error.contains("sha256:b"), "{error}");
+    }
+
+    #[test]
+    fn an_image_may_have_no_layers_but_not_any_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut job = job(directory.path());
         job.layers.clear();
+        job.known.clear();
         job.diff_ids.clear();
+        check_layers(&job).unwrap();
+        let [input] = &inputs(&job).unwrap()[..] else {
+            panic!("one disk is read");
+        };
+        assert_eq!((&input.path, input.length), (&job.output, SECTOR_BYTES));
+        job.diff_ids = vec![String::new(); MAX_LAYERS + 1];
         assert!(check_layers(&job).is_err());
     }
 }

@@ -99,3 +99,15 @@ case_wishes_that_contradict_are_refused_when_they_are_made() {
     capture hull create --network none -v /tmp:/a -v /var:/b/../a/ "$BUSYBOX" true
     expect_err_has 'Duplicate mount point: /a'
 }
+
+case_an_image_without_layers() {
+    local config
+    printf '{"architecture":"amd64","os":"linux","config":{"Cmd":["/busybox","echo","ran"]},"rootfs":{"type":"layers","diff_ids":[]}}' >"$T/config.json"
+    config=$(sha256sum <"$T/config.json" | cut -c1-64)
+    mv "$T/config.json" "$T/$config.json"
+    printf '[{"Config":"%s.json","RepoTags":["without-layers:1"],"Layers":[]}]' "$config" >"$T/manifest.json"
+    tar -C "$T" -cf "$T/image.tar" manifest.json "$config.json"
+    hull load -q -i "$T/image.tar" >/dev/null
+    expect_eq "$(hull run --rm --network none -v /bin/busybox:/busybox:ro without-layers:1)" ran output
+    hull rmi without-layers:1 >/dev/null
+}
