@@ -56,7 +56,7 @@ case_mounts_at_odd_places() {
 
 case_what_a_hosts_kernel_makes_up_can_be_mounted() {
     capture hull run --rm --network none -v /proc:/host/proc:ro -v /sys:/host/sys:ro "$BUSYBOX" sh -c '
-        read -r id </host/proc/sys/kernel/random/boot_id; echo $id; dd if=/host/proc/1/comm 2>/dev/null; wc -c </host/sys/kernel/mm/transparent_hugepage/enabled
+        read -r id </host/proc/sys/kernel/random/boot_id; echo $id; cat /host/proc/1/comm; wc -c </host/sys/kernel/mm/transparent_hugepage/enabled
         first=$(cut -d" " -f1 /host/proc/uptime); sleep 1.2; [ "$first" != "$(cut -d" " -f1 /host/proc/uptime)" ] && echo counts on'
     expect_status 0
     expect_out "$(cat /proc/sys/kernel/random/boot_id; cat /proc/1/comm; wc -c </sys/kernel/mm/transparent_hugepage/enabled; echo counts on)"$'\n'

@@ -136,7 +136,6 @@ impl Directory {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         if query.query_type == RecordType::PTR {
             let target = content.name_of(asker, address_of_reverse(&name)?)?;
-            let target = Name::from_ascii(format!("{target}.")).ok()?;
             let mut answer = reply(message, ResponseCode::NoError);
             let data = RData::PTR(PTR(target));
             answer.add_answer(Record::from_rdata(query.name.clone(), TTL, data));
@@ -178,14 +177,29 @@ impl Content {
         (!found.is_empty()).then(|| found.into_iter().flatten().copied().collect())
     }
 
-    /// The first of an address's names, in the order of the alphabet, that is no id.
-    fn name_of(&self, asker: &Asker, address: IpAddr) -> Option<&str> {
+    /// The first of an address's names, in the order of the alphabet, that is no id, with its
+    /// network's behind it.
+    fn name_of(&self, asker: &Asker, address: IpAddr) -> Option<Name> {
         let zones = asker.networks.iter().filter_map(|id| self.zones.get(id));
-        let names = zones.filter(|zone| zone.open).flat_map(|zone| &zone.names);
-        let its = names.filter(|(_, addresses)| addresses.contains(&address));
+        zones
+            .filter(|zone| zone.open)
+            .find_map(|zone| zone.name_of(address))
+    }
+}
+
+impl Zone {
+    fn name_of(&self, address: IpAddr) -> Option<Name> {
+        let its = self.names.iter();
+        let its = its.filter(|(_, addresses)| addresses.contains(&address));
         let is_id = |name: &str| name.len() == 12 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        its.map(|(name, _)| name.as_str())
-            .min_by_key(|name| (is_id(name), *name))
+        let first = its
+            .map(|(name, _)| name.as_str())
+            .min_by_key(|name| (is_id(name), *name))?;
+        // A network may be called what is no name of the DNS.
+        let whole = Name::from_ascii(format!("{first}.{}.", self.name));
+        whole
+            .or_else(|_| Name::from_ascii(format!("{first}.")))
+            .ok()
     }
 }
 
@@ -368,7 +382,7 @@ mod tests {
         let nibbles = "4.".to_owned() + &"0.".repeat(27) + "0.0.d.f.ip6.arpa.";
         for name in ["4.0.0.10.in-addr.arpa.", nibbles.as_str()] {
             let answer = ask(name, RecordType::PTR, 1).unwrap();
-            let target = RData::PTR(PTR(Name::from_ascii("db.").unwrap()));
+            let target = RData::PTR(PTR(Name::from_ascii("db.back.end.").unwrap()));
             assert_eq!(answer.answers[0].data, target, "{name}");
         }
         for other in ["9.0.0.10.in-addr.arpa.", "x.in-addr.arpa.", "1.ip6.arpa."] {
