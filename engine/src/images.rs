@@ -120,6 +120,12 @@ impl Images {
 
     /// The files with the image's root file system.
     pub(crate) async fn rootfs(&self, image: &ImageInfo) -> Result<Rootfs> {
+        let id = image.id.to_string();
+        if self.find(&id).await?.layers.is_empty() {
+            return Err(EngineError::BadRequest(format!(
+                "image {id} has no layers: there is no program in it to run"
+            )));
+        }
         let made = self
             .store
             .ensure_unpacked(&image.id, &self.unpacker, &NoProgress)
@@ -139,6 +145,9 @@ impl Images {
             let store = self.store_of(reference.registry(), credentials);
             let pulled = store.pull(reference, platform, progress).await;
             let image = pulled.map_err(|error| failure(&error))?;
+            if image.layers.is_empty() {
+                return Ok(image);
+            }
             let unpacked = self
                 .store
                 .ensure_unpacked(&image.id, &self.unpacker, progress)
@@ -159,7 +168,9 @@ impl Images {
             .load(archive, progress)
             .await
             .map_err(|error| failure(&error))?;
-        for image in &loaded {
+        // One without layers is there to be looked at, as with dockerd.
+        let with_layers = loaded.iter().filter(|it| !it.image.layers.is_empty());
+        for image in with_layers {
             let unpacked = self
                 .store
                 .ensure_unpacked(&image.image.id, &self.unpacker, progress)

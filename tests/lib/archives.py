@@ -90,7 +90,7 @@ class Layout:
         ids = ["sha256:" + each.sha256 for each in packed]
         platform = {"architecture": architecture, "os": os, **({"variant": variant} if variant else {})}
         config = self.document({**platform, "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], **(config_extra or {})},
-                                "rootfs": {"type": "layers", "diff_ids": diff_ids or ids}}, f"{MEDIA}.config.v1+json")
+                                "rootfs": {"type": "layers", "diff_ids": diff_ids or ids or None}}, f"{MEDIA}.config.v1+json")
         manifest = self.document({"schemaVersion": 2, "mediaType": f"{MEDIA}.manifest.v1+json", "config": config,
                                   "layers": descriptors}, f"{MEDIA}.manifest.v1+json")
         return {**manifest, "platform": platform}, descriptors
@@ -343,6 +343,11 @@ def other_architecture(out):
 @scenario
 def foreign_layer(out):
     write_image(out, [busybox_layer()], media="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip")
+
+
+@scenario
+def no_layers(out):
+    write_image(out, [])
 
 
 @scenario

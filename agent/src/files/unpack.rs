@@ -163,14 +163,15 @@ struct Attributes {
 impl Attributes {
     fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Self> {
         let header = entry.header();
+        let fields = header.as_old();
         let id = |id: u64| u32::try_from(id).map_err(|_| io::ErrorKind::InvalidData);
         let mut attributes = Self {
             kind: header.entry_type(),
-            uid: id(header.uid()?)?,
-            gid: id(header.gid()?)?,
-            mode: header.mode()? & 0o7777,
+            uid: id(number(&fields.uid, header.uid())?)?,
+            gid: id(number(&fields.gid, header.gid())?)?,
+            mode: number(&fields.mode, header.mode())? & 0o7777,
             modified: SystemTime::UNIX_EPOCH
-                .checked_add(Duration::from_secs(header.mtime()?))
+                .checked_add(Duration::from_secs(number(&fields.mtime, header.mtime())?))
                 .ok_or(io::ErrorKind::InvalidData)?,
             extended: Vec::new(),
         };
@@ -238,6 +239,16 @@ fn time(text: &str) -> Option<SystemTime> {
     }
 }
 
+/// A field of a header that nobody filled in is zero, as other readers of archives have it.
+fn number<T: Default>(field: &[u8], read: io::Result<T>) -> io::Result<T> {
+    let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+    if blank {
+        Ok(T::default())
+    } else {
+        read
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
@@ -248,6 +259,26 @@ mod tests {
         let mut out = Vec::new();
         super::super::pack::tree(path, &mut out).unwrap();
         out
+    }
+
+    #[test]
+    fn fields_that_nobody_filled_in_are_zero() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_path("file").unwrap();
+        header.set_size(2);
+        header.set_mode(0o640);
+        let fields = header.as_old_mut();
+        (fields.uid, fields.gid, fields.mtime) = ([0; 8], [b' '; 8], [0; 12]);
+        header.set_cksum();
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append(&header, &b"hi"[..]).unwrap();
+        let own = fs::metadata(dir.path()).unwrap();
+        let own = Some((own.uid(), own.gid()));
+        into(dir.path(), true, own, &archive.into_inner().unwrap()[..]).unwrap();
+        let metadata = fs::metadata(dir.path().join("file")).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
+        assert_eq!(metadata.modified().unwrap(), SystemTime::UNIX_EPOCH);
     }
 
     #[test]

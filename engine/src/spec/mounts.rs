@@ -245,7 +245,7 @@ pub(crate) fn image_mounts(host: &HostConfig) -> Result<Vec<WantedImage>> {
         let subpath = options.subpath.filter(|path| !path.is_empty());
         if let Some(path) = subpath.as_ref().filter(|path| leads_out(path)) {
             return Err(bad(format!(
-                "subpath {path:?} must be a relative path within the image"
+                "subpath must be a relative path within the image: {path:?}"
             )));
         }
         Ok(WantedImage {

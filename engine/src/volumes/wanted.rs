@@ -139,8 +139,8 @@ fn of_mount(mount: &Mount) -> Result<Asked> {
     let subpath = options.subpath.filter(|path| !path.is_empty());
     if let Some(path) = subpath.as_ref().filter(|path| leads_out(path)) {
         return Err(EngineError::BadRequest(format!(
-            "invalid mount config for type \"volume\": subpath {path:?} must be a relative path \
-             within the volume"
+            "invalid mount config for type \"volume\": subpath must be a relative path within the \
+             volume: {path:?}"
         )));
     }
     let driver = options.driver_config.unwrap_or_default();

@@ -94,3 +94,96 @@ YAML
     expect_status 1
     expect_err_has 'is unhealthy'
 }
+
+# What a file may ask for, and what is done with a project while it runs.
+case_compose_a_project_of_many_wishes() {
+    compose_start
+    [ "${COMPOSE[0]}" = docker ] || skip 'compose v2 is not installed'
+    local compose=("${COMPOSE[@]}" -f app.yml) action
+    echo conf >conf.txt
+    echo secret >secret.txt
+    docker network create t-outer >/dev/null
+    docker volume create t-kept >/dev/null
+    trap '"${COMPOSE[@]}" -f "$T/app.yml" --profile extra down -v -t 0 >/dev/null 2>&1 || true; docker network rm t-outer >/dev/null 2>&1; docker volume rm t-kept >/dev/null 2>&1; rm -rf "$T"' EXIT
+    cat >base.yml <<YAML
+services:
+  common: {image: $BUSYBOX, init: true, stop_grace_period: 1s, environment: {BASE: "1"}, pull_policy: never}
+YAML
+    cat >app.yml <<YAML
+services:
+  db:
+    extends: {file: base.yml, service: common}
+    command: sh -c 'sleep 2; echo up >/tmp/up; exec sleep 1000'
+    healthcheck: {test: ["CMD", "test", "-e", "/tmp/up"], interval: 1s, retries: 60}
+    networks: {back: {aliases: [database]}}
+    configs: [{source: conf, target: /etc/conf.txt}]
+    secrets: [sec]
+    tmpfs: ["/scratch:size=1m"]
+    ulimits: {nofile: {soft: 100, hard: 200}}
+    sysctls: {net.core.somaxconn: 1024}
+    extra_hosts: ["here:1.2.3.4"]
+    volumes: ["t-kept:/kept"]
+    deploy: {resources: {limits: {cpus: "0.5", memory: 128M, pids: 50}}}
+  once:
+    image: $BUSYBOX
+    network_mode: none
+    command: echo initialised
+    depends_on: {db: {condition: service_healthy}}
+  web:
+    image: $BUSYBOX
+    command: sh -c 'mkdir /www; echo page >/www/index.html; exec httpd -f -p 80 -h /www'
+    depends_on: {once: {condition: service_completed_successfully}}
+    networks: [back, front, t-outer]
+    ports: ["127.0.0.1:18091:80"]
+  work:
+    extends: {file: base.yml, service: common}
+    command: sh -c 'i=0; while :; do echo tick \$\$i; i=\$\$((i+1)); sleep 1; done'
+    networks: [back]
+  more: {image: $BUSYBOX, profiles: [extra], network_mode: none, command: sleep 1000}
+networks: {back: {internal: true}, front: {}, t-outer: {external: true}}
+volumes: {t-kept: {external: true}}
+configs: {conf: {file: ./conf.txt}}
+secrets: {sec: {file: ./secret.txt}}
+YAML
+    capture timeout 200 "${compose[@]}" up -d --wait web work
+    expect_status 0
+    timeout 300 "${compose[@]}" events --json >events 2>&1 &
+    local follower=$!
+    expect_eq "$("${compose[@]}" ps -a --format '{{.Service}} {{.State}} {{.Health}} {{.ExitCode}}' | sort | xargs)" \
+        'db running healthy 0 once exited 0 web running 0 work running 0' states
+    # shellcheck disable=SC2016
+    expect_eq "$("${compose[@]}" exec -T db sh -c 'cat /etc/conf.txt /run/secrets/sec; df -k /scratch | sed -n "\$s/ [0-9]*% .*//p" | awk "{print \$2}"; ulimit -n; ulimit -Hn; cat /proc/sys/net/core/somaxconn; grep here /etc/hosts; cd /sys/fs/cgroup; cat memory.max pids.max cpu.max; echo $BASE; tr "\0" "\n" </proc/1/cmdline | head -n 1' | xargs)" \
+        'conf secret 1024 100 200 1024 1.2.3.4 here 134217728 50 50000 100000 1 /sbin/docker-init' 'what the database has'
+    "${compose[@]}" exec -T work ping -c 1 -W 5 database >/dev/null || fail 'no alias'
+    expect_eq "$("${compose[@]}" port web 80)" 127.0.0.1:18091 port
+    expect_eq "$(curl -s --max-time 10 http://127.0.0.1:18091/)" page page
+    "${compose[@]}" top work | grep -q 'sleep 1' || fail "top: $("${compose[@]}" top work)"
+    "${compose[@]}" pause work >/dev/null 2>&1
+    expect_eq "$("${compose[@]}" ps -a --format '{{.State}}' work)" paused paused
+    "${compose[@]}" unpause work >/dev/null 2>&1
+    "${compose[@]}" cp conf.txt db:/tmp/copied >/dev/null 2>&1
+    expect_eq "$("${compose[@]}" exec -T db cat /tmp/copied)" conf 'what was copied in'
+    expect_eq "$("${compose[@]}" cp db:/etc/conf.txt - 2>/dev/null | tar -xO)" conf 'what was copied out'
+    # shellcheck disable=SC2016
+    expect_eq "$("${compose[@]}" run --rm -T --no-deps -e Q=1 --entrypoint sh work -c 'echo $Q' 2>/dev/null)" 1 'run'
+    "${compose[@]}" up -d --no-deps --no-recreate --scale work=3 work >/dev/null 2>&1
+    expect_eq "$("${compose[@]}" ps -q work | wc -l)" 3 'of one service'
+    "${compose[@]}" stats --no-stream --format '{{.Name}} {{.PIDs}}' | grep -q 't-app-db-1 [1-9]' || fail 'no stats'
+    (timeout 60 "${compose[@]}" wait work || true) >waited 2>&1 &
+    local waiter=$!
+    sleep 2
+    "${compose[@]}" kill -s TERM work >/dev/null 2>&1
+    wait "$waiter"
+    grep -q 143 waited || fail "wait: $(cat waited)"
+    "${compose[@]}" restart -t 1 db >/dev/null 2>&1
+    "${compose[@]}" --profile extra up -d --no-deps more >/dev/null 2>&1
+    expect_eq "$("${compose[@]}" --profile extra ps -q more | wc -l)" 1 'of a profile'
+    "${compose[@]}" --profile extra down -v -t 1 >/dev/null 2>&1
+    kill "$follower" || fail "events ended: $(tail -n 3 events)"
+    for action in start extract-to-dir archive-path kill die stop restart destroy; do
+        grep '"service":"db"' events | grep -q "\"action\":\"$action\"" || fail "no event $action: $(tail -n 20 events)"
+    done
+    expect_eq "$(docker ps -aq; docker network ls -q --filter label=com.docker.compose.project=t-app)" '' 'what down leaves'
+    docker network inspect t-outer >/dev/null
+    docker volume inspect t-kept >/dev/null
+}

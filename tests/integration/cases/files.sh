@@ -155,6 +155,24 @@ case_copies_belong_to_the_user_with_a() {
     expect_eq "$(hull exec t-own stat -c %u:%g /tmp/a)" 1234:99 'with -a'
 }
 
+# As some programs write them, which know no owners.
+case_an_archive_with_empty_fields_is_copied_in() {
+    hull create --name t-cp "$BUSYBOX" cat /tmp/blank >/dev/null
+    python3 - <<'PYTHON' | hull cp - t-cp:/tmp
+import sys, tarfile
+info = tarfile.TarInfo("blank")
+info.size = 6
+block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+for field in (slice(108, 116), slice(116, 124), slice(136, 148)):
+    block[field] = bytes(field.stop - field.start)
+block[148:156] = b" " * 8
+block[148:156] = b"%06o\0 " % sum(block)
+sys.stdout.buffer.write(bytes(block) + b"blank\n".ljust(512, b"\0") + bytes(1024))
+PYTHON
+    expect_eq "$(hull start -a t-cp)" blank 'what the archive had'
+    hull rm t-cp >/dev/null
+}
+
 case_a_compressed_archive_is_copied_in() {
     hull run -d --name t-gz --network none "$BUSYBOX" sleep 600 >/dev/null
     mkdir "$T/tree"
