@@ -19,8 +19,11 @@ pub fn dns(data: &[u8]) {
 
 /// Applies lines of a Dockerfile.
 pub fn dockerfile(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
     let mut config = ContainerConfig::default();
-    for line in String::from_utf8_lossy(data).lines() {
-        let _ = crate::dockerfile::apply(&mut config, line.trim());
+    let _ = crate::dockerfile::apply(&mut config, text.lines());
+    // The ones after one that is wrong.
+    for line in text.lines() {
+        let _ = crate::dockerfile::apply(&mut config, [line]);
     }
 }
