@@ -90,6 +90,7 @@ enum Magic {
 }
 
 /// How many of the first bytes tell what a stream is compressed with.
+#[cfg(feature = "host")]
 pub(crate) const MAGIC_BYTES: usize = 4;
 
 fn magic(head: &[u8]) -> Magic {
