@@ -364,7 +364,8 @@ impl Process {
         self.close_stdin.notify_one();
     }
 
-    /// Sets its terminal's size in characters.
+    /// Sets its terminal's size in characters. One without a terminal has none to set, which is no
+    /// error, as with runc's shim: clients resize whatever they start.
     pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
         let state = self.state();
         let failed = || "failed to resize the terminal".to_string();
@@ -385,10 +386,7 @@ impl Process {
                     ..
                 }),
             ) => rustix::termios::tcsetwinsize(terminal, size).context(failed),
-            _ => Err(AgentError::new(
-                Kind::FailedPrecondition,
-                "the process has no terminal",
-            )),
+            _ => Ok(()),
         }
     }
 

@@ -111,3 +111,10 @@ case_an_image_without_layers() {
     expect_eq "$(hull run --rm --network none -v /bin/busybox:/busybox:ro without-layers:1)" ran output
     hull rmi without-layers:1 >/dev/null
 }
+
+case_a_container_without_a_terminal_takes_a_size() {
+    hull run -d --name t-size --network none "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(curl -s -o "$T/answer" -w '%{http_code}' --unix-socket "${HULL_HOST#unix://}" -X POST \
+        'http://d/v1.44/containers/t-size/resize?h=40&w=100')" 200 'the status'
+    hull rm -f t-size >/dev/null
+}
