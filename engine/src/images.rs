@@ -120,12 +120,6 @@ impl Images {
 
     /// The files with the image's root file system.
     pub(crate) async fn rootfs(&self, image: &ImageInfo) -> Result<Rootfs> {
-        let id = image.id.to_string();
-        if self.find(&id).await?.layers.is_empty() {
-            return Err(EngineError::BadRequest(format!(
-                "image {id} has no layers: there is no program in it to run"
-            )));
-        }
         let made = self
             .store
             .ensure_unpacked(&image.id, &self.unpacker, &NoProgress)
@@ -168,7 +162,7 @@ impl Images {
             .load(archive, progress)
             .await
             .map_err(|error| failure(&error))?;
-        // One without layers is there to be looked at, as with dockerd.
+        // One without layers is there to be looked at; who runs it brings its program along.
         let with_layers = loaded.iter().filter(|it| !it.image.layers.is_empty());
         for image in with_layers {
             let unpacked = self

@@ -99,9 +99,6 @@ case_bad_layers_are_refused_by_name() {
 case_an_image_without_layers() {
     load no_layers
     expect_eq "$(hull image inspect no_layers | jq -c '.[0].RepoTags')" '["no_layers:latest"]' 'its name'
-    capture hull create no_layers true
-    expect_status 1
-    expect_err_has 'has no layers'
     hull save -o "$T/again.tar" no_layers
     hull rmi no_layers >/dev/null
     hull load -q -i "$T/again.tar" | grep -q no_layers
