@@ -18,6 +18,7 @@ test: setup lint unit build machine-test ## all tests that end within an hour fr
 
 test-long: setup build images ## what takes longer than `make test` may
 	tests/integration/in-machine --timeout 7200 --long
+	tests/integration/power_loss
 	tests/checks/reproducible
 
 bench: setup build images ## start-up, exec, output, network, storage, engine and memory beside runc, dockerd, podman and QEMU

@@ -12,6 +12,7 @@ use hull_protocol::agent::{
 
 use crate::device;
 use crate::error::{AgentError, Context as _, Kind, Result};
+use crate::sandbox::write_sysctl;
 
 /// Name of an interface, before its index, until its own is known.
 const PARKED_PREFIX: &str = "parked";
@@ -57,6 +58,9 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
     let v6_wanted = addresses.iter().any(|prefix| prefix.address.is_ipv6());
     if wanted.static_v6 {
         prepare_v6(&wanted.name, v6_wanted)?;
+    }
+    for (path, value) in &wanted.sysctls {
+        write_sysctl(path, value)?;
     }
     // The container may have been told to do without.
     let v6_off = v6_setting(&wanted.name, "disable_ipv6").is_none_or(|value| value != "0");

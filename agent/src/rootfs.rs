@@ -77,6 +77,24 @@ impl ContainerFiles {
         self.dir.join("rootfs")
     }
 
+    /// Slot of the disk with the writable layer, and where it is mounted.
+    pub(crate) fn scratch(&self, root: &Rootfs) -> Option<(u32, PathBuf)> {
+        match &root.source {
+            Some(rootfs::Source::Block(block)) => {
+                Some((block.scratch_slot?, self.dir.join("writable")))
+            }
+            _ => None,
+        }
+    }
+
+    /// Where the file lies that the container has at a path.
+    pub(crate) fn source(&self, path: &str) -> Result<PathBuf> {
+        let mut files = self.files.iter();
+        let file = files.find(|file| file.path == Path::new(path));
+        file.map(|file| file.source.clone())
+            .ok_or_else(|| AgentError::not_found(format!("the container was given no {path}")))
+    }
+
     fn mount_root(&mut self, root: &Rootfs) -> Result<()> {
         match &root.source {
             Some(rootfs::Source::Block(block)) => self.mount_block(block),
@@ -397,7 +415,8 @@ fn disk(block: &BlockVolume) -> Result<PathBuf> {
     Ok(data)
 }
 
-fn disk_directory(slot: u32) -> PathBuf {
+/// Where the file system of the disk in a slot is mounted.
+pub(crate) fn disk_directory(slot: u32) -> PathBuf {
     Path::new(RUN).join("disks").join(slot.to_string())
 }
 

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use hull_protocol::agent::{
     ClockRequest, ClockResponse, ConfigureNetworkRequest, ConfigureSandboxRequest, ContainerRef,
-    CreateContainerRequest, CreateProcessResponse, DiagnoseResponse, Empty, Event,
-    ExecProcessRequest, HelloRequest, HelloResponse, ListProcessesResponse, NextEventRequest,
-    OpenPortsRequest, OpenPortsResponse, ProcessRef, ReleaseDeviceRequest, ResizePtyRequest,
-    SignalProcessRequest, StartProcessResponse, StatsContainerResponse, UpdateContainerRequest,
-    WaitProcessResponse,
+    CreateContainerRequest, CreateProcessResponse, DiagnoseResponse, EditFileRequest, Empty, Event,
+    ExecProcessRequest, HelloRequest, HelloResponse, LimitSpaceRequest, ListProcessesResponse,
+    NextEventRequest, OpenPortsRequest, OpenPortsResponse, ProcessRef, ReleaseDeviceRequest,
+    ResizePtyRequest, SignalProcessRequest, StartProcessResponse, StatsContainerResponse,
+    UpdateContainerRequest, WaitProcessResponse,
 };
 #[cfg(feature = "unpack")]
 use hull_protocol::agent::{UnpackProgressResponse, UnpackRequest, UnpackResponse};
@@ -123,6 +123,7 @@ impl agent_ttrpc::Agent for Service {
         request: ReleaseDeviceRequest,
     ) -> ttrpc::Result<Empty> {
         device::release(request.slot).await?;
+        self.sandbox.spaces.forget(request.slot);
         Ok(Empty::default())
     }
 
@@ -320,6 +321,20 @@ impl agent_ttrpc::Agent for Service {
 
     async fn clock(&self, _: &TtrpcContext, request: ClockRequest) -> ttrpc::Result<ClockResponse> {
         Ok(crate::clock::clock(&request)?)
+    }
+
+    async fn edit_file(&self, _: &TtrpcContext, request: EditFileRequest) -> ttrpc::Result<Empty> {
+        self.sandbox.edit_file(&request)?;
+        Ok(Empty::default())
+    }
+
+    async fn limit_space(
+        &self,
+        _: &TtrpcContext,
+        request: LimitSpaceRequest,
+    ) -> ttrpc::Result<Empty> {
+        self.sandbox.spaces.limit(&request.disks);
+        Ok(Empty::default())
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: Empty) -> ttrpc::Result<Empty> {

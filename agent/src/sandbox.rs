@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_protocol::agent::{
-    volume, ConfigureSandboxRequest, CreateContainerRequest, ExecProcessRequest, Stdio,
+    volume, ConfigureSandboxRequest, CreateContainerRequest, EditFileRequest, ExecProcessRequest,
+    Stdio,
 };
 use hull_protocol::TraceMark;
 use oci_spec::runtime::{LinuxPersonality, LinuxResources, LinuxSeccomp, Spec};
@@ -22,8 +23,9 @@ use crate::files::Job;
 use crate::host_sockets::HostSockets;
 use crate::process::{Exit, Placement, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
+use crate::space::Spaces;
 use crate::stdio::Registry;
-use crate::{clock, host_disks, sys, watches};
+use crate::{clock, host_disks, lines, sys, watches};
 
 /// Sysctls that are set unless the host says otherwise: the kernel computes most of them from the
 /// little memory of a guest, where programs expect a host's. Search engines and databases refuse to
@@ -83,6 +85,7 @@ pub(crate) struct Sandbox {
     pub(crate) reaped: Reaped,
     pub(crate) events: Events,
     sockets: HostSockets,
+    pub(crate) spaces: Spaces,
 }
 
 impl Sandbox {
@@ -115,6 +118,7 @@ impl Sandbox {
         for (key, value) in &request.sysctls {
             write_sysctl(key, value)?;
         }
+        self.spaces.limit(&request.disks);
         Ok(())
     }
 
@@ -176,6 +180,9 @@ impl Sandbox {
         let files = undo
             .files
             .insert(ContainerFiles::create(id, root, &request.files)?);
+        if let Some((slot, writable)) = files.scratch(root) {
+            self.spaces.mounted(slot, &writable);
+        }
         sys::mark(TraceMark::RootfsMounted);
         if rootfs::has_shares() {
             watches::begin(&self.events);
@@ -241,6 +248,11 @@ impl Sandbox {
             Some(volume::Source::Socket(socket)) => {
                 let path = rootfs::volume_path(&volume.guest_path)?;
                 self.sockets.listen(&path, socket)?;
+            }
+            Some(volume::Source::Block(block)) => {
+                rootfs::mount_volume(volume)?;
+                self.spaces
+                    .mounted(block.slot, &rootfs::disk_directory(block.slot));
             }
             _ => rootfs::mount_volume(volume)?,
         }
@@ -436,6 +448,16 @@ impl Sandbox {
     pub(crate) fn update(&self, container_id: &str, resources: &[u8]) -> Result<()> {
         let resources: LinuxResources = parse("the resources", resources)?;
         self.group(container_id)?.0.apply(&resources)
+    }
+
+    /// Replaces lines of a file that a container was made with.
+    pub(crate) fn edit_file(&self, request: &EditFileRequest) -> Result<()> {
+        let source = {
+            let mut state = self.state();
+            let container = container(&mut state, &request.container_id)?;
+            container.files.source(&request.path)?
+        };
+        lines::replace(&source, &request.remove, &request.add)
     }
 
     /// Ends all containers and frees what they had.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::Health;
 use crate::lifecycle::{RestartPolicy, Status};
-use crate::network::{Endpoint, Wanted};
+use crate::network::{BoundAddress, Endpoint, Wanted};
 use crate::spec::Bind;
 use crate::volumes::{Held, VolumeUse};
 
@@ -59,6 +59,9 @@ pub struct Record {
     /// Its ends on networks while it is live.
     #[serde(default)]
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Where its ports are published while it is live: an engine that comes later takes the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) published: Vec<BoundAddress>,
     /// Index of the interface that is being plugged in or pulled out while it runs: an engine that
     /// finds this was cut off, and pulls it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -229,6 +232,7 @@ pub(crate) mod tests {
             inherited_tmpfs: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
+            published: Vec::new(),
             replugged: None,
         }
     }

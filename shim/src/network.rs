@@ -2,6 +2,8 @@
 //!
 //! The engine makes the taps and owns them; the sandbox only opens them.
 
+use std::collections::BTreeMap;
+
 use hull_network::Prefix;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, NetworkInterface, NetworkNeighbour, NetworkRoute,
@@ -53,6 +55,9 @@ pub struct Attachment {
     /// Permanent neighbours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub neighbours: Vec<Neighbour>,
+    /// Kernel parameters, as paths below `/proc/sys` such as `net/ipv4/conf/eth0/log_martians`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// A route through an interface.
@@ -157,6 +162,7 @@ impl Attachments {
                 without_arp: interface.without_arp,
                 routes: interface.lower_routes(),
                 neighbours: interface.lower_neighbours()?,
+                sysctls: interface.sysctls.clone().into_iter().collect(),
                 ..Default::default()
             });
         }
@@ -256,6 +262,7 @@ mod tests {
             without_arp: false,
             routes: Vec::new(),
             neighbours: Vec::new(),
+            sysctls: BTreeMap::new(),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::report::chain;
 use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
 use crate::share::{self, ShareError, ShareServer};
+use crate::space::{self, Disks};
 use crate::spec::SpecError;
 use crate::user_namespace::IdMaps;
 use crate::vmm::{open_kvm, open_vhost_net, Launch, UidLease, Vm, VmEnd, VmmError};
@@ -116,6 +117,7 @@ pub struct Sandbox {
     dir: RuntimeDir,
     vhost_net: bool,
     foreign: Mutex<Vec<Foreign>>,
+    disks: Disks,
     /// Slots for disks that are empty.
     free: Mutex<Vec<Slot>>,
     /// How many containers came after the first.
@@ -193,6 +195,7 @@ impl Sandbox {
             files.extend(name_pairs(index, net, taps, vhosts));
         }
         let later = Later::of(&boot);
+        let disks = Disks::of(&boot.config.devices, boot.resources);
         let shares = OnceCell::new();
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
@@ -223,8 +226,11 @@ impl Sandbox {
             tokio::spawn(end_with(virtiofsd, vm.clone()));
         }
         let agent = Agent::connect(&vm).await?;
+        let spaces = disks.spaces();
+        boot.sandbox.disks.clone_from(&spaces);
         agent.configure(boot.sandbox).await?;
         tokio::spawn(clock::follow(agent.clone()));
+        tokio::spawn(space::follow(disks.clone(), agent.clone(), spaces));
         if boot.network != ConfigureNetworkRequest::default() {
             set_up(&vm, &agent, boot.network, boot.foreign.as_ref()).await?;
         }
@@ -237,6 +243,7 @@ impl Sandbox {
             dir,
             vhost_net: boot.vhost_net,
             foreign: Mutex::new(boot.foreign.into_iter().collect()),
+            disks,
             free,
             turns: AtomicU64::new(0),
             _uid: uid,
@@ -310,12 +317,16 @@ impl Sandbox {
         let open = disk.resources.iter().map(crate::vmm::open_resource);
         let files: Vec<OwnedFd> = open.collect::<Result<_, _>>()?;
         let attached = self.vm.attach_block(disk.slot, &disk.device, &files);
-        Ok(attached.await?)
+        attached.await?;
+        self.disks.plug(disk);
+        space::tell(&self.agent, self.disks.spaces()).await;
+        Ok(())
     }
 
     /// Pulls a disk out that was plugged in. What is in it is not mounted any more.
     pub async fn detach_disk(&self, slot: Slot) -> Result<(), SandboxError> {
         self.release(slot).await;
+        self.disks.unplug(slot);
         Ok(self.vm.detach_block(slot).await?)
     }
 

@@ -8,6 +8,16 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::network::{self, Endpoint, Owner, Wanted};
 use crate::shim::Task;
+use crate::spec::files;
+
+/// Says in the container's own file where it is on a network that has come or gone. It may have a file
+/// of the user's there.
+async fn edit_hosts(container: &Container, task: &Task, remove: Vec<String>, add: Vec<String>) {
+    if let Err(error) = task.edit_file(files::HOSTS.target, remove, add).await {
+        let (id, error) = (container.id(), error.message());
+        tracing::debug!(id, error, "the names of a container are as before");
+    }
+}
 
 impl Engine {
     /// Puts a container on a network; one that runs gets an interface more.
@@ -27,16 +37,19 @@ impl Engine {
             ends.push(endpoint.clone());
             added = Some(endpoint);
         }
+        let published = self.networks.published(container.id());
         let written = self
             .update(container, |record| {
                 record.networks.retain(|it| it.network != wanted.network);
                 record.networks.push(wanted);
                 record.endpoints = ends;
+                record.published = published;
                 record.replugged = None;
             })
             .await;
         if let (Err(_), Some(endpoint)) = (&written, &added) {
             self.networks.detach_one(container.id(), endpoint);
+            self.networks.give_up_ports(container.id()).await;
         }
         written
     }
@@ -52,6 +65,7 @@ impl Engine {
         let record = container.record();
         let egress = network::egress_of(&record.host)?;
         let owner = Owner::of(&record, &egress);
+        let ports = self.networks.take_ports(owner, wanted).await?;
         let endpoint = self.networks.attach_more(owner, wanted, others)?;
         let interface = network::interface(&endpoint);
         let plugged = async {
@@ -65,6 +79,9 @@ impl Engine {
             self.note_replugged(container, None).await?;
             return Err(error);
         }
+        self.networks.publish(container.id(), ports);
+        let lines = files::hosts_lines(&record, &endpoint);
+        edit_hosts(container, &task, Vec::new(), lines).await;
         Ok(endpoint)
     }
 
@@ -144,12 +161,17 @@ impl Engine {
             let task = live_task(container)?;
             self.pull_out(container, &task, endpoint.index()).await?;
             self.networks.detach_one(container.id(), endpoint);
+            self.networks.give_up_ports(container.id()).await;
+            let lines = files::hosts_lines(&container.record(), endpoint);
+            edit_hosts(container, &task, lines, Vec::new()).await;
             for (end, gateway) in network::choose_routes(&mut others) {
                 self.networks.put_end(container.id(), &end);
                 self.route(container, &task, &end, gateway).await;
             }
         }
+        let published = self.networks.published(container.id());
         self.update(container, |record| {
+            record.published = published;
             record
                 .networks
                 .retain(|wanted| wanted.network != network_id);

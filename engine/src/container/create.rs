@@ -277,6 +277,7 @@ fn new_record(
         inherited_tmpfs: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),
+        published: Vec::new(),
         replugged: None,
     })
 }

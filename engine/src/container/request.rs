@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::api::Version;
 use crate::error::{EngineError, Result};
 use crate::json::{decode, lists_from_strings};
-use crate::network;
+use crate::network::{self, KNOWN_ENDPOINT_OPTIONS};
 use crate::{health, scratch, spec};
 
 /// The body of `/containers/create`.
@@ -168,11 +168,12 @@ pub(crate) fn clean_path(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Options of a network's driver, of which there are none here.
+/// Options of a network's driver that mean nothing here.
 fn idle_options<'a>(
     (network, settings): (&'a String, &'a EndpointSettings),
 ) -> impl Iterator<Item = String> + 'a {
     let options = settings.driver_opts.iter().flatten();
+    let options = options.filter(|(option, _)| !KNOWN_ENDPOINT_OPTIONS.contains(&option.as_str()));
     options.map(move |(option, _)| {
         format!(
             "DriverOpts {option} of network {network} is shown, but changes nothing; see --sysctl."

@@ -90,7 +90,7 @@ impl Engine {
                         let ports = network::parse_bindings(&record.host, exposed);
                         let ports = ports.unwrap_or_default();
                         self.networks
-                            .resume(container.id(), &record.endpoints, &ports)
+                            .resume(container.id(), &record.endpoints, ports, &record.published)
                             .await;
                         self.settle_interfaces(container, &task).await;
                         // FIFOs without a writer never tell their end.

@@ -250,8 +250,12 @@ impl Engine {
             .networks
             .attach(owner, &record.networks, &ports)
             .await?;
-        self.update(container, |record| record.endpoints = endpoints)
-            .await
+        let published = self.networks.published(container.id());
+        self.update(container, |record| {
+            record.endpoints = endpoints;
+            record.published = published;
+        })
+        .await
     }
 
     async fn write_bundle(

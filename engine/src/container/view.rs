@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::health::Word;
 use crate::lifecycle::Status;
 use crate::logs;
-use crate::network::{Endpoint, Wanted, HOST_ID};
+use crate::network::{self, BoundAddress, Endpoint, Wanted, HOST_ID};
 use crate::record::Record;
 use crate::spec::{binds_of, tmpfs_of, VolumePlace};
 
@@ -94,7 +94,7 @@ impl Engine {
             }),
             mounts: Some(mount_points(&record, &self.volume_places(&record))),
             network_settings: Some(NetworkSettings {
-                ports: Some(self.networks.published(&record.id)),
+                ports: Some(network::port_map(&self.networks.published(&record.id))),
                 networks: Some(self.endpoint_settings(&record, denied.as_ref())),
                 ..NetworkSettings::default()
             }),
@@ -227,20 +227,18 @@ impl Engine {
 
     pub(super) fn port_summaries(&self, id: &str) -> Vec<PortSummary> {
         let mut ports = Vec::new();
-        for (key, bindings) in self.networks.published(id) {
+        for BoundAddress { key, address } in self.networks.published(id) {
             let (port, protocol) = key.split_once('/').unwrap_or((&key, "tcp"));
-            for binding in bindings.into_iter().flatten() {
-                ports.push(PortSummary {
-                    ip: binding.host_ip,
-                    private_port: port.parse().unwrap_or_default(),
-                    public_port: binding.host_port.and_then(|port| port.parse().ok()),
-                    typ: Some(match protocol {
-                        "udp" => PortSummaryTypeEnum::UDP,
-                        "sctp" => PortSummaryTypeEnum::SCTP,
-                        _ => PortSummaryTypeEnum::TCP,
-                    }),
-                });
-            }
+            ports.push(PortSummary {
+                ip: Some(address.ip().to_string()),
+                private_port: port.parse().unwrap_or_default(),
+                public_port: Some(address.port()),
+                typ: Some(match protocol {
+                    "udp" => PortSummaryTypeEnum::UDP,
+                    "sctp" => PortSummaryTypeEnum::SCTP,
+                    _ => PortSummaryTypeEnum::TCP,
+                }),
+            });
         }
         ports.sort_by_key(|port| (port.private_port, port.public_port));
         ports

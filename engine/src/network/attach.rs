@@ -2,15 +2,15 @@
 
 use hull_network::egress::Egress;
 use hull_network::netlink::{Netlink, NetlinkError};
-use hull_network::ports::Bound;
 use hull_network::{pool, rules, tap};
 use hull_vm_config::Slot;
 
 use super::addresses::choose_addresses;
-use super::live::{targets, Live, LivePort};
+use super::endpoint_options::EndpointOptions;
+use super::live::{serve, targets, BoundPort, Live};
 use super::manage::{host, Networks, State};
 use super::owner::{names, Owner};
-use super::ports::PublishedPort;
+use super::ports::{BoundAddress, PublishedPort};
 use super::records::{Endpoint, NetworkRecord, Uplink, Wanted};
 use super::routes::choose_routes;
 use super::uplink;
@@ -50,14 +50,7 @@ impl Networks {
         wanted: &[Wanted],
         ports: &[PublishedPort],
     ) -> Result<Vec<Endpoint>> {
-        let mut bound = Vec::new();
-        for port in self.publishable(wanted, ports)? {
-            let taken = port.bind().await.map_err(|error| EngineError::Publish {
-                container: owner.name.to_owned(),
-                why: self.why_not_bound(&error),
-            })?;
-            bound.extend(taken.into_iter().map(|one| (port.clone(), one)));
-        }
+        let bound = self.bind(owner, wanted, ports).await?;
         let mut endpoints = Vec::new();
         for (index, wanted) in wanted.iter().enumerate() {
             match self.attach_one(owner, wanted, index, &endpoints) {
@@ -69,7 +62,7 @@ impl Networks {
             }
         }
         choose_routes(&mut endpoints);
-        self.insert(owner.id, endpoints.clone(), bound);
+        self.insert(owner.id, endpoints.clone(), ports.to_vec(), bound);
         Ok(endpoints)
     }
 
@@ -128,16 +121,23 @@ impl Networks {
         self.tell_names();
     }
 
-    /// What a container of an earlier engine still has.
-    pub(crate) async fn resume(&self, id: &str, endpoints: &[Endpoint], ports: &[PublishedPort]) {
+    /// What a container of an earlier engine still has; its ports were at these addresses.
+    pub(crate) async fn resume(
+        &self,
+        id: &str,
+        endpoints: &[Endpoint],
+        ports: Vec<PublishedPort>,
+        published: &[BoundAddress],
+    ) {
         let mut bound = Vec::new();
-        for port in ports {
-            match port.bind().await {
+        let reachable = endpoints.iter().any(|end| !end.on_uplink);
+        for port in ports.iter().filter(|_| reachable) {
+            match port.bind_again(published).await {
                 Ok(all) => bound.extend(all.into_iter().map(|one| (port.clone(), one))),
                 Err(error) => tracing::warn!(id, error = %error, "a port is lost"),
             }
         }
-        self.insert(id, endpoints.to_vec(), bound);
+        self.insert(id, endpoints.to_vec(), ports, bound);
         let netlink = Netlink::open().map_err(|error| host(&error));
         for endpoint in endpoints {
             let Ok(network) = self.find(&endpoint.network_id) else {
@@ -157,14 +157,16 @@ impl Networks {
         self.tell_names();
     }
 
-    fn insert(&self, id: &str, endpoints: Vec<Endpoint>, bound: Vec<(PublishedPort, Bound)>) {
-        let published = bound.into_iter().map(|(port, bound)| LivePort {
-            key: port.key(),
-            container_port: port.container_port,
-            port: bound.serve(targets(&endpoints, port.container_port), &self.room),
-        });
+    fn insert(
+        &self,
+        id: &str,
+        endpoints: Vec<Endpoint>,
+        wanted: Vec<PublishedPort>,
+        bound: Vec<BoundPort>,
+    ) {
         let live = Live {
-            published: published.collect(),
+            published: serve(bound, &endpoints, &self.room),
+            wanted,
             endpoints,
             ..Live::default()
         };
@@ -198,6 +200,7 @@ impl Networks {
         let needs_ours = !wanted.links.is_empty() || owner.egress.names().next().is_some();
         let own_resolver = network.is_builtin() && !upstreams.is_empty() && !needs_ours
             || network.uplink.is_some();
+        let options = EndpointOptions::parse(&wanted.driver_opts)?;
         let resolver = network.gateways().next().filter(|_| !own_resolver);
         let endpoint = Endpoint {
             id: ids::new_id(),
@@ -212,6 +215,8 @@ impl Networks {
             },
             mtu,
             tap: self.tag.tap(owner.id, index),
+            ifname: options.ifname,
+            sysctls: options.sysctls,
             names: names(owner, wanted),
             resolver,
             upstreams,
@@ -222,6 +227,7 @@ impl Networks {
             network_id: network.id,
             network_name: network.name,
         };
+        check_name(&endpoint, others)?;
         self.plug(&netlink, &endpoint, &place, owner.several_cpus)?;
         // Taken from here on, also while the rest of the container is made.
         state
@@ -326,6 +332,19 @@ impl Networks {
     }
 }
 
+/// Refuses a name that another interface of the container has.
+fn check_name(endpoint: &Endpoint, others: &[Endpoint]) -> Result<()> {
+    let name = endpoint.interface_name();
+    let mut others = others.iter();
+    match others.find(|other| other.interface_name() == name) {
+        Some(other) => Err(EngineError::BadRequest(format!(
+            "the interface on network {} can't be called {name}: that on network {} is",
+            endpoint.network_name, other.network_name
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn connect(
     netlink: &Netlink,
     endpoint: &Endpoint,
@@ -367,6 +386,8 @@ pub(super) mod tests {
             mac: pool::mac_text(pool::mac_of(address.into())),
             mtu: 1500,
             tap: format!("h{index}tap"),
+            ifname: None,
+            sysctls: Default::default(),
             names: Vec::new(),
             resolver: None,
             upstreams: Vec::new(),

@@ -1,16 +1,18 @@
 //! Ends on networks as the shim is told of them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use hull_shim::network::{Attachment, Attachments, Route};
 
+use super::endpoint_options::of_interface;
 use super::records::Endpoint;
 
 /// One end, for a VM that runs.
 pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
     let gateways = endpoint.gateways().filter(|at| endpoint.has_route(*at));
     Attachment {
-        name: format!("eth{}", endpoint.index()),
+        name: endpoint.interface_name(),
         tap: endpoint.tap.clone(),
         mac: endpoint.mac.clone(),
         mtu: endpoint.mtu,
@@ -26,6 +28,7 @@ pub(crate) fn interface(endpoint: &Endpoint) -> Attachment {
         without_arp: endpoint.layer3,
         routes: straight_routes(endpoint),
         neighbours: Vec::new(),
+        sysctls: of_interface(&endpoint.sysctls, &endpoint.interface_name()),
     }
 }
 
@@ -57,6 +60,7 @@ pub(crate) fn default_route(endpoint: &Endpoint, gateway: IpAddr) -> Attachment 
         gateways,
         routes,
         static_v6: false,
+        sysctls: BTreeMap::new(),
         ..whole
     }
 }

@@ -2,17 +2,20 @@
 
 use std::net::SocketAddr;
 
-use hull_network::ports::{PortError, Protocol, Published};
+use hull_network::ports::{Bound, PortError, Protocol, Published, Room};
 
 use super::manage::Networks;
-use super::ports::{port_map, PublishedPort};
+use super::owner::Owner;
+use super::ports::{BoundAddress, PublishedPort};
 use super::records::{Endpoint, Wanted};
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 
 /// What a running container has of the host's network.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     pub(super) endpoints: Vec<Endpoint>,
+    /// What is published whenever the host can reach the container.
+    pub(super) wanted: Vec<PublishedPort>,
     pub(super) published: Vec<LivePort>,
     /// What it has opened, on the network `host`.
     pub(super) open: Vec<LivePort>,
@@ -33,6 +36,23 @@ pub(super) struct LivePort {
     pub(super) key: String,
     pub(super) container_port: u16,
     pub(super) port: Published,
+}
+
+/// A port that was taken, and what it was taken for.
+pub(crate) type BoundPort = (PublishedPort, Bound);
+
+/// Has ports that were taken lead to these ends.
+pub(super) fn serve(
+    bound: Vec<BoundPort>,
+    endpoints: &[Endpoint],
+    room: &Room,
+) -> Vec<LivePort> {
+    let served = bound.into_iter().map(|(port, bound)| LivePort {
+        key: port.key(),
+        container_port: port.container_port,
+        port: bound.serve(targets(endpoints, port.container_port), room),
+    });
+    served.collect()
 }
 
 impl LivePort {
@@ -57,19 +77,74 @@ pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
 }
 
 impl Networks {
-    /// The ports that can be published: none where the host can't reach the container.
-    pub(super) fn publishable<'a>(
-        &self,
-        wanted: &[Wanted],
-        ports: &'a [PublishedPort],
-    ) -> Result<&'a [PublishedPort]> {
-        let mut reachable = wanted.is_empty();
+    /// Whether ports can be published: the host reaches the container by one of these networks.
+    fn is_reachable(&self, wanted: &[Wanted]) -> Result<bool> {
+        let mut reachable = false;
         for one in wanted {
             let network = self.find(&one.network)?;
             // On the network `host` they follow what the container does.
             reachable |= network.uplink.is_none() && !network.host;
         }
-        Ok(if reachable { ports } else { &[] })
+        Ok(reachable)
+    }
+
+    /// Takes those ports that can be published.
+    pub(super) async fn bind(
+        &self,
+        owner: Owner<'_>,
+        wanted: &[Wanted],
+        ports: &[PublishedPort],
+    ) -> Result<Vec<BoundPort>> {
+        let mut bound = Vec::new();
+        if !self.is_reachable(wanted)? {
+            return Ok(bound);
+        }
+        for port in ports {
+            let taken = port.bind().await.map_err(|error| EngineError::Publish {
+                container: owner.name.to_owned(),
+                why: self.why_not_bound(&error),
+            })?;
+            bound.extend(taken.into_iter().map(|one| (port.clone(), one)));
+        }
+        Ok(bound)
+    }
+
+    /// Takes the ports of a container that runs and was on no network by which the host reaches it, if
+    /// it does by the one to come.
+    pub(crate) async fn take_ports(
+        &self,
+        owner: Owner<'_>,
+        wanted: &Wanted,
+    ) -> Result<Vec<BoundPort>> {
+        let waiting = {
+            let state = self.lock();
+            let live = state.live.get(owner.id);
+            let live = live.filter(|live| live.published.is_empty());
+            live.map(|live| live.wanted.clone()).unwrap_or_default()
+        };
+        self.bind(owner, std::slice::from_ref(wanted), &waiting)
+            .await
+    }
+
+    /// Has ports that were taken lead to the container.
+    pub(crate) fn publish(&self, id: &str, bound: Vec<BoundPort>) {
+        if let Some(live) = self.lock().live.get_mut(id) {
+            let ports = serve(bound, &live.endpoints, &self.room);
+            live.published.extend(ports);
+        }
+    }
+
+    /// Gives the ports of a container that runs back, if the host can't reach it any more.
+    pub(crate) async fn give_up_ports(&self, id: &str) {
+        let ports = match self.lock().live.get_mut(id) {
+            Some(live) if live.endpoints.iter().all(|end| end.on_uplink) => {
+                std::mem::take(&mut live.published)
+            }
+            _ => return,
+        };
+        for live in ports {
+            live.port.end().await;
+        }
     }
 
     /// Why a port can't be had, in docker's words where another has it.
@@ -90,16 +165,17 @@ impl Networks {
         }
     }
 
-    /// Docker's map of a running container's published ports.
-    pub(crate) fn published(&self, id: &str) -> bollard_stubs::models::PortMap {
+    /// A running container's published ports.
+    pub(crate) fn published(&self, id: &str) -> Vec<BoundAddress> {
         let state = self.lock();
-        let live = state.live.get(id);
-        let published: Vec<_> = live
-            .iter()
-            .flat_map(|live| &live.published)
-            .map(|live| (live.key.clone(), live.port.address()))
-            .collect();
-        port_map(&published)
+        let live = state.live.get(id).into_iter();
+        let ports = live.flat_map(|live| &live.published);
+        ports
+            .map(|live| BoundAddress {
+                key: live.key.clone(),
+                address: live.port.address(),
+            })
+            .collect()
     }
 
     /// Ends of running containers on a network: container id and end.

@@ -9,6 +9,7 @@ mod attach;
 mod bridge;
 mod denied;
 mod dns;
+mod endpoint_options;
 mod enforce;
 mod host;
 mod interface;
@@ -27,12 +28,13 @@ mod uplink;
 
 pub(crate) use attach::check_count;
 pub(crate) use denied::Denial;
+pub(crate) use endpoint_options::KNOWN as KNOWN_ENDPOINT_OPTIONS;
 pub(crate) use host::{check_conflicts, sort as sort_open, HostPort, Refusal, STAYS};
 pub(crate) use interface::{annotation, default_route, interface};
 pub(crate) use manage::{CreateNetwork, Families, Networks};
 pub(crate) use owner::Owner;
 pub(crate) use pools::{Pool, PoolRequest};
-pub(crate) use ports::parse_bindings;
+pub(crate) use ports::{parse_bindings, port_map, BoundAddress};
 pub(crate) use records::{egress_of, Endpoint, Link, NetworkRecord, Wanted, EGRESS_ANNOTATION};
 pub(crate) use routes::choose_routes;
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bollard_stubs::models::{HostConfig, PortBinding, PortMap};
 use hull_network::ports::{bind, Bound, PortError, Protocol};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{EngineError, Result};
 
@@ -37,6 +38,31 @@ impl PublishedPort {
             bound = self.bind_at(port).await;
         }
         bound
+    }
+
+    /// Takes the port where it was before, if that is free still.
+    pub(super) async fn bind_again(
+        &self,
+        before: &[BoundAddress],
+    ) -> Result<Vec<Bound>, PortError> {
+        for port in self.was_at(before) {
+            if let Ok(bound) = self.bind_at(port).await {
+                return Ok(bound);
+            }
+        }
+        self.bind().await
+    }
+
+    /// Where it may have been: of ports that differ by their range alone another one may have that, too.
+    fn was_at<'a>(&'a self, before: &'a [BoundAddress]) -> impl Iterator<Item = u16> + 'a {
+        let (key, (low, high)) = (self.key(), self.host_ports);
+        let ip = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let any = (low, high) == (0, 0);
+        let mine = move |one: &&BoundAddress| {
+            let port = one.address.port();
+            one.key == key && one.address.ip() == ip && (any || (low..=high).contains(&port))
+        };
+        before.iter().filter(mine).map(|one| one.address.port())
     }
 
     async fn bind_at(&self, port: u16) -> Result<Vec<Bound>, PortError> {
@@ -132,10 +158,18 @@ fn parse_range(text: &str) -> Result<(u16, u16)> {
     }
 }
 
+/// Where a port of a container is published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BoundAddress {
+    /// Docker's key, such as `80/tcp`.
+    pub(crate) key: String,
+    pub(crate) address: SocketAddr,
+}
+
 /// Docker's map of what is published where.
-pub(super) fn port_map(published: &[(String, SocketAddr)]) -> PortMap {
+pub(crate) fn port_map(published: &[BoundAddress]) -> PortMap {
     let mut map: PortMap = HashMap::new();
-    for (key, address) in published {
+    for BoundAddress { key, address } in published {
         map.entry(key.clone())
             .or_default()
             .get_or_insert_default()
@@ -181,6 +215,29 @@ mod tests {
                 "{key} {ip} {port}"
             );
         }
+    }
+
+    #[test]
+    fn a_port_is_looked_for_where_it_was() {
+        let before = |key: &str, address: &str| BoundAddress {
+            key: key.into(),
+            address: address.parse().unwrap(),
+        };
+        let before = [
+            before("80/udp", "0.0.0.0:1"),
+            before("80/tcp", "0.0.0.0:32768"),
+            before("80/tcp", "[::]:32768"),
+            before("80/tcp", "127.0.0.1:8081"),
+            before("80/tcp", "0.0.0.0:9000"),
+        ];
+        let at = |ip: &str, port: &str| {
+            let ports = parse_bindings(&bindings("80/tcp", ip, port), None).unwrap();
+            ports[0].was_at(&before).collect::<Vec<_>>()
+        };
+        assert_eq!(at("", ""), [32768, 9000]);
+        assert_eq!(at("127.0.0.1", "8080-8090"), [8081]);
+        assert_eq!(at("", "9000"), [9000]);
+        assert_eq!(at("::1", ""), [0u16; 0]);
     }
 
     #[test]

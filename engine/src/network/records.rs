@@ -1,6 +1,6 @@
 //! What is known of networks and of containers' ends on them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -11,6 +11,7 @@ use hull_network::{pool, Prefix};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::endpoint_options::EndpointOptions;
 use super::pools::Pool;
 use crate::error::{EngineError, Result};
 
@@ -155,7 +156,7 @@ pub(crate) struct Wanted {
     /// The network with the highest one has the default route.
     #[serde(default)]
     pub(crate) priority: i64,
-    /// Of the driver: kept and shown.
+    /// Of the driver; see [`EndpointOptions`].
     #[serde(default)]
     pub(crate) driver_opts: HashMap<String, String>,
 }
@@ -197,6 +198,7 @@ impl Wanted {
         self.mac = text(&settings.mac_address);
         self.check_mac()?;
         self.driver_opts = settings.driver_opts.clone().unwrap_or_default();
+        EndpointOptions::parse(&self.driver_opts)?;
         self.priority = settings.gw_priority.unwrap_or_default();
         for text in settings.links.iter().flatten() {
             self.links.push(text.parse()?);
@@ -313,6 +315,12 @@ pub(crate) struct Endpoint {
     pub(crate) mtu: u16,
     /// The interface on the host.
     pub(crate) tap: String,
+    /// What it is called in the container, if it is not numbered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ifname: Option<String>,
+    /// See [`EndpointOptions::sysctls`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) sysctls: BTreeMap<String, String>,
     /// Names by which others on the network find it.
     pub(crate) names: Vec<String>,
     /// Where it asks for names; `None`: where the container says.
@@ -379,6 +387,12 @@ impl Endpoint {
             .copied()
             .filter(u8::is_ascii_digit);
         digit.map_or(0, |digit| usize::from(digit - b'0'))
+    }
+
+    /// What its interface is called in the container.
+    pub(crate) fn interface_name(&self) -> String {
+        let numbered = || format!("eth{}", self.index());
+        self.ifname.clone().unwrap_or_else(numbered)
     }
 
     /// Its addresses, IPv4 first.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use containerd_shim_protos::ttrpc::context;
-use hull_protocol::agent::{OpenPort, OpenPortsRequest, ProcessInfo};
+use hull_protocol::agent::{EditFileRequest, OpenPort, OpenPortsRequest, ProcessInfo};
 use hull_protocol::sandbox::{
     AttachInterfaceRequest, DetachInterfaceRequest, ProcessesRequest, VmRequest, VmResponse,
 };
@@ -90,6 +90,25 @@ impl Task {
             .attach_interface(context::with_duration(CALL_LIMIT), &request)
             .await;
         reply.map(drop).map_err(self.failed("attach_interface"))
+    }
+
+    /// Replaces lines of a file that the container was made with.
+    pub(crate) async fn edit_file(
+        &self,
+        path: &str,
+        remove: Vec<String>,
+        add: Vec<String>,
+    ) -> Result<()> {
+        let request = EditFileRequest {
+            container_id: self.id.clone(),
+            path: path.to_owned(),
+            remove,
+            add,
+            ..EditFileRequest::default()
+        };
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.sandbox.edit_file(context, &request).await;
+        reply.map(drop).map_err(self.failed("edit_file"))
     }
 
     /// Pulls an interface out of the running VM.

@@ -72,10 +72,18 @@ pub fn hosts_file(record: &Record, of_host: &str) -> String {
     }
     // The host's file has the host's name.
     let own = record.endpoints.iter().filter(|_| of_host.is_empty());
-    for address in own.flat_map(Endpoint::addresses) {
-        text.push_str(&format!("{address}\t{}\n", own_names(record)));
+    for line in own.flat_map(|end| hosts_lines(record, end)) {
+        text.push_str(&format!("{line}\n"));
     }
     text
+}
+
+/// The lines of [`HOSTS`] that the container has for one of its ends.
+pub(crate) fn hosts_lines(record: &Record, end: &Endpoint) -> Vec<String> {
+    let names = own_names(record);
+    end.addresses()
+        .map(|address| format!("{address}\t{names}"))
+        .collect()
 }
 
 /// The container's name in full and, where that has a domain, in short.

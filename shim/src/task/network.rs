@@ -163,6 +163,7 @@ fn attachment(interface: &Interface) -> Attachment {
         without_arp: false,
         routes: interface.routes.iter().map(route).collect(),
         neighbours: interface.neighbours.iter().map(neighbour).collect(),
+        sysctls: std::collections::BTreeMap::new(),
     }
 }
 

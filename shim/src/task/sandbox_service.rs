@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use containerd_shim_protos::ttrpc;
 use hull_protocol::agent::{
-    ContainerRef, Empty, ListProcessesResponse, OpenPortsRequest, OpenPortsResponse,
+    ContainerRef, EditFileRequest, Empty, ListProcessesResponse, OpenPortsRequest,
+    OpenPortsResponse,
 };
 use hull_protocol::sandbox::{
     AttachInterfaceRequest, DetachInterfaceRequest, Disk, Fact, Interface, InterfaceResponse, Mark,
@@ -94,6 +95,15 @@ impl Sandbox for SandboxService {
         let detached = sandbox.detach_network(request.index as usize).await;
         detached.map_err(|error| errors::failed(&error))?;
         Ok(InterfaceResponse::default())
+    }
+
+    async fn edit_file(&self, _: &TtrpcContext, request: EditFileRequest) -> ttrpc::Result<Empty> {
+        let container = self.shim.container(&request.container_id)?;
+        let agent = container.sandbox.agent();
+        let edited = agent.call("EditFile", CALL_LIMIT, |client, context| async move {
+            client.edit_file(context, &request).await
+        });
+        edited.await.map_err(|error| errors::of_agent(&error))
     }
 
     async fn open_ports(

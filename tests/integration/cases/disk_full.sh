@@ -101,3 +101,38 @@ case_containers_and_a_full_disk() {
     ! grep -v '^line [0-9]* of some length, so that a disk is full soon$' "$T/log" || fail 'a record is cut'
     grep -q 'output of a container is lost' "$T/hulld.log" || fail 'the engine says nothing of it'
 }
+
+# A disk is larger than what the host has room for: a program hears of that by its own write, before
+# anything of the file system is lost, and df tells it beforehand.
+case_a_container_sees_what_the_host_has_room_for() {
+    full_start
+    hull pull -q "$BUSYBOX" >/dev/null
+    hull run -d --name t-c --network none "$BUSYBOX" sleep 600 >/dev/null
+    hull volume create -o type=block -o size=1g t-v >/dev/null
+    hull run -d --name t-w --network none -v t-v:/v "$BUSYBOX" sleep 600 >/dev/null
+    local host at
+    host=$(df -k --output=avail "$T/m" | tail -n 1)
+    for at in t-c:/ t-w:/v; do
+        local free
+        free=$(hull exec "${at%%:*}" df -k "${at#*:}" | awk 'END { print $4 }')
+        [ "$free" -le "$host" ] && [ "$free" -gt $((host / 2)) ] || fail "$free KiB free of $host at $at"
+    done
+    capture hull exec t-w sh -c 'dd if=/dev/zero of=/v/big bs=1M count=400'
+    expect_status 1
+    expect_err_has 'No space left on device'
+    capture hull exec t-c sh -c 'dd if=/dev/zero of=/big bs=1M count=400'
+    expect_status 1
+    expect_err_has 'No space left on device'
+    hull exec t-c sh -c 'rm /big; sync; echo whole >/f; sync; cat /f'
+    hull exec t-w sh -c 'rm /v/big; sync; echo whole >/v/f; sync; cat /v/f'
+    # Others take the room while they run, and give it back.
+    fill 20480
+    wait_for 10 sh -c '[ "$(hull exec t-c df -k / | awk "END { print \$4 }")" -le 20480 ]' || fail "$(hull exec t-c df -k /)"
+    capture hull exec t-c sh -c 'dd if=/dev/zero of=/big bs=1M count=100 && sync'
+    expect_status 1
+    expect_err_has 'No space left on device'
+    unfill
+    wait_for 10 hull exec t-c sh -c 'dd if=/dev/zero of=/more bs=1M count=30 2>/dev/null && sync' || fail 'there is no room again'
+    expect_eq "$(hull exec t-c sh -c 'cat /f; dmesg | grep -c -e "I/O error" -e "EXT4-fs error"')" $'whole\n0' 'the file system'
+    expect_eq "$(hull exec t-w cat /v/f)" whole 'the volume'
+}

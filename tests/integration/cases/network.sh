@@ -476,6 +476,48 @@ case_the_default_route_follows() {
     hull network rm t-next >/dev/null
 }
 
+# What is published goes with the network by which the host reaches the container, and comes again with
+# one; an engine that comes after a kill finds each port where it was.
+case_published_ports_go_and_come_with_the_networks() {
+    hull network create --subnet 10.238.0.0/24 t-late >/dev/null
+    web t-ports -p 18097:80 -p 127.0.0.1::80
+    local chosen
+    chosen=$(hull port t-ports 80 | sed -n 's/^127.0.0.1://p')
+    next_engine
+    expect_eq "$(hull port t-ports 80 | sort | xargs)" "0.0.0.0:18097 127.0.0.1:$chosen [::]:18097" 'with the next engine'
+    expect_eq "$(curl -s --max-time 5 "http://127.0.0.1:$chosen/")" served 'at the port that was chosen'
+    hull network disconnect bridge t-ports
+    expect_eq "$(hull port t-ports)" '' 'ports without a network'
+    expect_eq "$(hull ps --filter name=t-ports --format '{{.Ports}}')" '' 'in the list'
+    capture curl -s --max-time 5 http://127.0.0.1:18097/
+    expect_status 7
+    next_engine
+    expect_eq "$(hull port t-ports)" '' 'with an engine more'
+    # Somebody else may have it.
+    web t-taker -p 18097:80
+    capture hull network connect t-late t-ports
+    expect_status 1
+    expect_err_has 'port is already allocated'
+    expect_eq "$(hull inspect -f '{{range $name, $end := .NetworkSettings.Networks}}{{$name}} {{end}}' t-ports)" 'none ' 'networks after that'
+    hull rm -f t-taker >/dev/null
+    hull network connect t-late t-ports
+    expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18097/)" served 'on another network'
+    # Its own name is known by the address that it has by now, whatever else it has written there.
+    hull exec t-ports sh -c 'echo "10.9.9.9 mine" >>/etc/hosts'
+    expect_eq "$(hull exec t-ports sh -c 'grep -c "^10.238.0.*$(hostname)$" /etc/hosts')" 1 'lines of the network that came'
+    hull network disconnect t-late t-ports
+    expect_eq "$(hull exec t-ports sh -c 'grep "^10" /etc/hosts')" '10.9.9.9 mine' 'lines after it went'
+    hull network connect bridge t-ports
+    expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18097/)" served 'on the first one again'
+    hull rm -f t-ports >/dev/null
+    hull network rm t-late >/dev/null
+    # One that begins without a network.
+    hull run -d --name t-ports --network none -p 18097:80 "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull port t-ports)" '' 'ports without a network from the start'
+    hull rm -f t-ports >/dev/null
+    expect_clean_host
+}
+
 # Which network comes first is said when it is connected, too; an engine that is killed meanwhile is
 # another case. The way back is that of before.
 case_the_default_route_goes_by_priority() {
@@ -1241,5 +1283,28 @@ case_a_forger_on_the_network_of_an_interface() {
     done
     ip link del t-p0
     ip netns del t-lan
+    expect_clean_host
+}
+
+# What one end is given by options of its network: a name, and parameters of the kernel.
+case_an_end_has_the_name_and_the_parameters_that_it_is_given() {
+    local opts=com.docker.network.endpoint
+    hull network create --subnet 10.239.0.0/24 t-named >/dev/null
+    hull run -d --name t-end --network "name=t-named,driver-opt=$opts.ifname=wan.0,\"driver-opt=$opts.sysctls=net.ipv4.conf.IFNAME.log_martians=1,net.ipv4.conf.IFNAME.forwarding=0\"" "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull exec t-end sh -c 'ls /sys/class/net | xargs; cat /proc/sys/net/ipv4/conf/wan.0/log_martians /proc/sys/net/ipv4/conf/wan.0/forwarding; ip route | grep -c "default.*wan.0"' | xargs)" 'lo wan.0 1 0 1' 'as it starts'
+    hull network connect --driver-opt "$opts.ifname=lan" --driver-opt "$opts.sysctls=net.ipv4.conf.IFNAME.rp_filter=2" bridge t-end
+    expect_eq "$(hull exec t-end sh -c 'ls /sys/class/net | xargs; cat /proc/sys/net/ipv4/conf/lan/rp_filter' | xargs)" 'lan lo wan.0 2' 'as it runs'
+    hull network disconnect bridge t-end
+    capture hull network connect --driver-opt "$opts.ifname=wan.0" bridge t-end
+    expect_status 1
+    expect_err_has "can't be called wan.0"
+    capture hull network connect --driver-opt "$opts.sysctls=net.ipv4.ip_forward=1" bridge t-end
+    expect_status 1
+    expect_err_has 'net.ipv4.ip_forward=1'
+    hull network connect bridge t-end
+    hull restart -t 0 t-end >/dev/null
+    expect_eq "$(hull exec t-end sh -c 'ls /sys/class/net | xargs; cat /proc/sys/net/ipv4/conf/wan.0/log_martians' | xargs)" 'eth1 lo wan.0 1' 'after a restart'
+    hull rm -f t-end >/dev/null
+    hull network rm t-named >/dev/null
     expect_clean_host
 }
