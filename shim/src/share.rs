@@ -28,6 +28,12 @@ use crate::sys;
 use crate::user_namespace::{self, IdMaps};
 use crate::watch::Shared;
 
+/// `trusted.*` attributes of guests are `user.virtiofs.trusted.*` on the host, where virtiofsd may not set
+/// them as they are, and no guest sees or sets those by that name. Overlay file systems keep their state
+/// in them: with these a shared directory can be an upper one, as who runs an engine in a container wants.
+const XATTR_MAP: &str =
+    ":prefix:all:trusted.:user.virtiofs.::bad:server::trusted.::bad:client:user.virtiofs.:::ok:all:::";
+
 /// Directory, in a sandbox's runtime directory, that virtiofsd serves.
 const DIRECTORY: &str = "share";
 /// Socket on which virtiofsd is met once.
@@ -352,7 +358,8 @@ fn start_virtiofsd(
         .arg(format!("--shared-dir={}", root.display()))
         .args(["--sandbox=namespace", "--seccomp=kill"])
         .args(["--cache=auto", "--inode-file-handles=never"])
-        .args(["--xattr", "--posix-acl=auto", "--log-level=warn"])
+        .arg(format!("--xattrmap={XATTR_MAP}"))
+        .args(["--posix-acl=auto", "--log-level=warn"])
         .env_clear()
         .current_dir("/")
         .stdin(match id_maps {

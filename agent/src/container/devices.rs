@@ -22,6 +22,12 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
+/// Major and minor number of what loop devices are asked for by.
+const LOOP_CONTROL: (u32, u32) = (10, 237);
+const LOOP_MAJOR: u32 = 7;
+/// As many as the kernel of a host has from its start.
+const LOOPS: u32 = 8;
+
 /// Link and target.
 const LINKS: [(&str, &str); 4] = [
     ("/dev/fd", "/proc/self/fd"),
@@ -46,7 +52,7 @@ pub(super) fn create(devices: &[DevicePlan]) -> Result<()> {
             make(&device).context(|| format!("failed to make device {path}"))?;
         }
     }
-    for device in devices {
+    for device in devices.iter().chain(&loops(devices)) {
         make(device).context(|| format!("failed to make device {}", device.path.display()))?;
     }
     for (link, target) in LINKS {
@@ -63,6 +69,28 @@ pub(super) fn create(devices: &[DevicePlan]) -> Result<()> {
             .context(|| "failed to link /dev/ptmx to pts/ptmx".to_string())?;
     }
     Ok(())
+}
+
+/// The guest's loop devices, for who may ask for them: nobody else makes their nodes.
+fn loops(named: &[DevicePlan]) -> Vec<DevicePlan> {
+    let asks = |device: &DevicePlan| {
+        device.kind == DeviceKind::Char && (device.major, device.minor) == LOOP_CONTROL
+    };
+    if !named.iter().any(asks) {
+        return Vec::new();
+    }
+    let loops = (0..LOOPS).map(|minor| DevicePlan {
+        path: format!("/dev/loop{minor}").into(),
+        kind: DeviceKind::Block,
+        major: LOOP_MAJOR,
+        minor,
+        mode: 0o660,
+        uid: 0,
+        gid: 0,
+    });
+    loops
+        .filter(|device| !named.iter().any(|other| other.path == device.path))
+        .collect()
 }
 
 fn make(device: &DevicePlan) -> io::Result<()> {
@@ -87,4 +115,35 @@ fn make(device: &DevicePlan) -> io::Result<()> {
     // The umask does not apply to what the configuration asks for.
     fs::set_permissions(&path, fs::Permissions::from_mode(device.mode))?;
     std::os::unix::fs::chown(&path, Some(device.uid), Some(device.gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(path: &str, kind: DeviceKind, major: u32, minor: u32) -> DevicePlan {
+        DevicePlan {
+            path: path.into(),
+            kind,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    #[test]
+    fn who_may_ask_for_loop_devices_has_their_nodes() {
+        let control = device("/dev/loop-control", DeviceKind::Char, 10, 237);
+        let third = device("/dev/loop3", DeviceKind::Block, 7, 3);
+        let fuse = device("/dev/fuse", DeviceKind::Char, 10, 229);
+        assert!(loops(&[fuse.clone(), third.clone()]).is_empty());
+        let paths: Vec<_> = loops(&[fuse, third, control])
+            .into_iter()
+            .map(|made| (made.path, made.major, made.minor))
+            .collect();
+        assert_eq!(paths.len(), 7);
+        assert_eq!(paths[3], ("/dev/loop4".into(), 7, 4));
+    }
 }

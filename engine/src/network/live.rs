@@ -42,11 +42,7 @@ pub(super) struct LivePort {
 pub(crate) type BoundPort = (PublishedPort, Bound);
 
 /// Has ports that were taken lead to these ends.
-pub(super) fn serve(
-    bound: Vec<BoundPort>,
-    endpoints: &[Endpoint],
-    room: &Room,
-) -> Vec<LivePort> {
+pub(super) fn serve(bound: Vec<BoundPort>, endpoints: &[Endpoint], room: &Room) -> Vec<LivePort> {
     let served = bound.into_iter().map(|(port, bound)| LivePort {
         key: port.key(),
         container_port: port.container_port,

@@ -118,3 +118,33 @@ case_a_container_without_a_terminal_takes_a_size() {
         'http://d/v1.44/containers/t-size/resize?h=40&w=100')" 200 'the status'
     hull rm -f t-size >/dev/null
 }
+
+# A privileged container has loop devices of its own machine.
+case_images_of_file_systems_can_be_mounted() {
+    mkdir "$T/d"
+    truncate -s 16M "$T/d/img"
+    mkfs.ext4 -q "$T/d/img"
+    expect_eq "$(hull run --rm --privileged -v "$T/d:/d" "$BUSYBOX" sh -c 'ls -d /dev/loop[0-9] | wc -l; mkdir /a /b; dd if=/dev/zero of=/img bs=1M count=0 seek=4 2>/dev/null
+        mke2fs -q /img && mount -o loop /img /a && mount -o loop /d/img /b && echo x >/a/f && echo y >/b/f && cat /a/f /b/f && umount /a /b && losetup -a | wc -l' | xargs)" \
+        '8 x y 0' 'two images'
+    expect_eq "$(hull run --rm "$BUSYBOX" sh -c 'ls /dev/loop* 2>/dev/null')" '' 'loop devices of others'
+}
+
+case_a_crash_leaves_a_core() {
+    capture hull run --rm --ulimit core=-1 -w /tmp "$BUSYBOX" sh -c 'sleep 60 & kill -SEGV $!; wait $!; echo $?; head -c 4 core* | tail -c 3; echo'
+    expect_out $'139\nELF\n'
+}
+
+# As tests of distributed programs do it.
+case_a_container_can_make_its_network_bad() {
+    local tc
+    tc=$(command -v tc) || skip 'no tc on this machine'
+    hull run -d --name t-bad --cap-add NET_ADMIN "$BUSYBOX" sleep 600 >/dev/null
+    hull cp "$tc" t-bad:/bin/tc >/dev/null
+    ldd "$tc" | grep -oE '/[^ ]+' | while read -r library; do hull exec t-bad mkdir -p "${library%/*}"; hull cp -L "$library" "t-bad:$library" >/dev/null; done
+    hull exec t-bad tc qdisc add dev eth0 root netem delay 700ms
+    local gateway
+    gateway=$(hull exec t-bad ip route | sed -n 's/^default via \([0-9.]*\).*/\1/p')
+    hull exec t-bad ping -c 2 -W 5 "$gateway" | grep -qE 'min/avg/max = [789][0-9][0-9]|min/avg/max = [0-9]{4}' || fail 'no delay'
+    hull rm -f t-bad >/dev/null
+}

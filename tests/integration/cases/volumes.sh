@@ -293,3 +293,46 @@ case_volumes_from_brings_all_kinds_of_mounts() {
     hull volume rm t-vf t-vf2 >/dev/null
     expect_clean_host
 }
+
+# An overlay file system in a container may write to a shared directory, as an engine in a container does
+# with its layers. What it keeps in attributes of its own is out of reach for anybody else.
+case_an_overlay_on_a_shared_directory() {
+    # Not on another overlay, which could not hold it either.
+    local dir=/var/lib/hull/overlay-case
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    touch "$dir/f"
+    setfattr -n trusted.host -v x "$dir/f"
+    setfattr -n user.virtiofs.trusted.guest -v x "$dir/f"
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
+    expect_eq "$(hull run --rm --privileged -v "$dir:/v" "$BUSYBOX" sh -c 'cd /v && mkdir up work low low/d /m && echo low >low/f && touch low/d/x &&
+        mount -t overlay none -o lowerdir=low,upperdir=up,workdir=work /m && cat /m/f && rm -r /m/f /m/d && mkdir /m/d &&
+        echo new >/m/new && umount /m && mount -t overlay none -o lowerdir=low,upperdir=up,workdir=work /m && find /m | sort | xargs')" \
+        $'low\n/m /m/d /m/new' 'what was removed and made'
+    expect_eq "$(stat -c '%F %t:%T' "$dir/up/f")" 'character special file 0:0' 'a whiteout on the host'
+    expect_eq "$(getfattr --absolute-names --only-values -n user.virtiofs.trusted.overlay.opaque "$dir/up/d")" y 'an opaque directory on the host'
+    # The guest has trusted attributes of its own, and the host's are out of its sight and reach.
+    capture hull run --rm --privileged -v "$dir:/v" "$REGISTRY/python:latest" python3 -c '
+import os
+def attempt(call, *arguments):
+    try: print(call("/v/f", *arguments))
+    except OSError as error: print(error.strerror)
+attempt(os.listxattr)
+attempt(os.getxattr, "trusted.host")
+attempt(os.getxattr, "user.virtiofs.trusted.guest")
+attempt(os.setxattr, "user.virtiofs.trusted.overlay.opaque", b"y")
+attempt(os.setxattr, "trusted.own", b"1")
+attempt(os.getxattr, "trusted.own")
+attempt(os.setxattr, "user.own", b"2")
+print(sorted(os.listxattr("/v/f")))'
+    expect_out "['trusted.guest']
+No data available
+No data available
+Operation not permitted
+None
+b'1'
+None
+['trusted.guest', 'trusted.own', 'user.own']
+"
+    rm -rf "$dir"
+}
