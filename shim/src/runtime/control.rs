@@ -174,7 +174,9 @@ async fn leave_vm(context: &Context, record: &Record, task: &Task) -> bool {
             record.joined.is_none()
         }
     };
-    let vm_lives = !with_all && task.vm_lives().await;
+    // A shim that does not know the container has another VM than it had.
+    let was_there = !matches!(deleted, Err(RuntimeError::NotFound));
+    let vm_lives = was_there && !with_all && task.vm_lives().await;
     task.shutdown(with_all).await;
     vm_lives
 }
