@@ -404,3 +404,15 @@ case_runtime_a_poststart_hook_that_fails_ends_the_container() {
     runtime delete p1
     expect_nothing_left
 }
+
+# podman's tmpfs mounts, which it puts before /proc.
+# Core.
+case_runtime_memory_that_has_what_it_hides_does_not_need_proc() {
+    make_bundle b '.process.args = ["sh", "-c", "cat /etc/group /etc/passwd | wc -l; stat -c %a /root"]
+        | .mounts = [{destination: "/etc", type: "tmpfs", source: "tmpfs", options: ["tmpcopyup", "nosuid"]},
+                     {destination: "/root", type: "tmpfs", source: "tmpfs", options: ["tmpcopyup", "mode=1770"]}] + .mounts'
+    capture runtime run -b "$T/b" m1
+    expect_status 0
+    expect_out $'4\n755\n'
+    expect_nothing_left
+}
