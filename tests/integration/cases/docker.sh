@@ -30,7 +30,7 @@ case_docker_containers_have_their_networks() {
 
 case_docker_a_container_that_shares_anothers_network_is_in_its_vm() {
     docker_start
-    docker run -d --name own -p 127.0.0.1:18099:80 hull-test sh -c 'mkdir /www; exec sleep 1000' >/dev/null
+    docker run -d --name own --ipc shareable -p 127.0.0.1:18099:80 hull-test sh -c 'mkdir /www; exec sleep 1000' >/dev/null
     docker run -d --name in --network container:own --ipc container:own --pid container:own hull-test \
         sh -c 'mkdir /w; echo joined >/w/f; exec httpd -f -p 80 -h /w' >/dev/null
     expect_eq "$(pgrep -c -x hull-vmm)" 1 VMs

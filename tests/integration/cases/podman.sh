@@ -166,3 +166,13 @@ case_podman_an_overlay_of_a_directory_leaves_it_as_it_was() {
     expect_out $'before\nafter\n'
     expect_eq "$(cat "$T/own/f")" before 'the directory'
 }
+
+# podman mounts memory before /proc.
+case_podman_a_read_only_container_has_memory_where_it_asks_for_it() {
+    podman_setup
+    capture podman_hull run --rm --network none --read-only --tmpfs /opt:size=5m localhost/hull-test \
+        sh -c 'for d in /tmp /run /var/tmp /opt; do touch $d/x && echo $d; done; touch /x'
+    expect_status 1
+    expect_out $'/tmp\n/run\n/var/tmp\n/opt\n'
+    expect_err_has 'Read-only file system'
+}

@@ -294,7 +294,7 @@ del(.root)|root must be specified
 .linux.resources.memory.limit = "512m"|linux.resources.memory.limit: invalid type
 .linux.resources.memory.limit = -5|memory.limit is -5
 .linux.cgroupsPath = "../../x"|cgroupsPath
-.linux.netDevices = {"eth7": {}}|the host's interface "eth7" is not moved
+.linux.netDevices = {"eth7": {}}|linux.netDevices: the host's interface
 X
     local id
     for id in a/b .. "$(printf 'a%.0s' {1..1025})" 'a b' ''; do
