@@ -149,6 +149,31 @@ pub struct Foreign {
     redirected: Vec<u32>,
 }
 
+/// What tells a namespace from all others that exist. The kernel gives it anew when the namespace
+/// is gone: it means something as long as somebody holds the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamespaceId {
+    /// Device number of its file.
+    pub device: u64,
+    /// Inode number of its file.
+    pub inode: u64,
+}
+
+impl NamespaceId {
+    /// Of the namespace at a path.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|it| Self::of(&it))
+    }
+
+    fn of(file: &std::fs::Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+        }
+    }
+}
+
 /// An open network namespace.
 #[derive(Debug)]
 pub struct Namespace {
@@ -193,12 +218,20 @@ impl Namespace {
 
     /// Whether it is the namespace of the calling thread.
     pub fn is_own(&self) -> bool {
-        use std::os::unix::fs::MetadataExt as _;
-        let own = std::fs::metadata("/proc/thread-self/ns/net");
-        match (own, self.file.metadata()) {
-            (Ok(own), Ok(it)) => (own.dev(), own.ino()) == (it.dev(), it.ino()),
+        self.is_at(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Whether a path names it too.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match (NamespaceId::at(path), self.id()) {
+            (Ok(other), Ok(own)) => other == own,
             _ => false,
         }
+    }
+
+    /// What tells it from others.
+    pub fn id(&self) -> io::Result<NamespaceId> {
+        self.file.metadata().map(|it| NamespaceId::of(&it))
     }
 
     fn netlink<T>(&self, result: Result<T, NetlinkError>) -> Result<T, ForeignError> {

@@ -16,7 +16,7 @@ use hull_shim::assets::Assets;
 use hull_shim::lower::{lower, HostFacts, Plan, TaskOptions};
 use hull_shim::network::Attachments;
 use hull_shim::runtime_dir::{exec_root, RuntimeDir};
-use hull_shim::sandbox::{Boot, Sandbox};
+use hull_shim::sandbox::{Boot, Home, Sandbox};
 use hull_shim::spec::{BlockFile, Bundle, RootfsSource};
 use hull_shim::stdio::{Connected, Endpoints};
 use hull_shim::vmm::{UidLease, Vm};
@@ -90,7 +90,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         foreign: None,
         network: plan.network.clone(),
         sandbox: plan.sandbox.clone(),
-        host_share: Some(Vec::new()),
+        home: Home::Own(Vec::new()),
     };
     let sandbox = Sandbox::boot(boot, dir, uid).await?;
     let status = run_process(args, &sandbox, plan).await;

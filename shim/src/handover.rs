@@ -23,7 +23,7 @@ use crate::stdio::Endpoints;
 /// Scheme of the stream fields.
 const SCHEME: &str = "hull-fds://";
 /// Most descriptors in one handover.
-const MAX_FDS: usize = 4 + hull_protocol::MAX_PRESERVED;
+const MAX_FDS: usize = 5 + hull_protocol::MAX_PRESERVED;
 /// Longest header, in bytes.
 const MAX_HEADER_BYTES: usize = 4096;
 /// How long a client has for each step of a handover.
@@ -43,6 +43,8 @@ pub enum Stream {
     Terminal,
     /// The link to the process's holder, which is a child of the client's.
     Holder,
+    /// `cgroup.procs` of the cgroup that the container's VM is to be in.
+    Cgroup,
     /// What the process has as the next descriptor from 3 on.
     Preserved(Direction),
 }
@@ -193,7 +195,16 @@ impl Handover {
 
     /// Takes the link to the holder out.
     pub(crate) fn take_holder(&mut self) -> Option<OwnedFd> {
-        let at = self.fds.iter().position(|(s, _)| *s == Stream::Holder)?;
+        self.take_out(Stream::Holder)
+    }
+
+    /// Takes the way into the VM's cgroup out.
+    pub(crate) fn take_cgroup(&mut self) -> Option<OwnedFd> {
+        self.take_out(Stream::Cgroup)
+    }
+
+    fn take_out(&mut self, what: Stream) -> Option<OwnedFd> {
+        let at = self.fds.iter().position(|(stream, _)| *stream == what)?;
         Some(self.fds.remove(at).1)
     }
 
@@ -224,7 +235,7 @@ impl Handover {
                     endpoints.stdin = Some(fd_stream::input(fd.try_clone()?)?);
                     endpoints.stdout = Some(fd_stream::output(fd)?);
                 }
-                Stream::Holder => {}
+                Stream::Holder | Stream::Cgroup => {}
                 Stream::Preserved(direction) => {
                     endpoints.preserved.push(Preserved::new(direction, fd)?);
                 }

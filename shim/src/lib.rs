@@ -31,6 +31,7 @@ pub mod runtime;
 pub mod runtime_dir;
 pub mod sandbox;
 pub mod share;
+mod shared_network;
 mod space;
 pub mod spec;
 pub mod stdio;

@@ -211,6 +211,13 @@ impl RuntimeDir {
         }
     }
 
+    /// Changes how its cgroups share the host with others.
+    pub(crate) fn set_share(&self, share: &HostShare) {
+        for relative in &self.cgroups {
+            Cgroup::at(relative.clone()).set_share(share);
+        }
+    }
+
     /// Records the sandbox's VMM, so that it can be killed when this process is gone.
     pub fn set_vmm(&self, pid: u32) -> Result<(), RuntimeDirError> {
         self.write_owner(ProcessId::of(pid))
@@ -269,6 +276,15 @@ pub fn sweep(exec_root: &Path) -> Swept {
         }
     }
     swept
+}
+
+/// The runtime directories of sandboxes that live.
+pub(crate) fn living(exec_root: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(sandboxes(exec_root));
+    let paths = entries.into_iter().flatten().flatten();
+    let paths = paths.map(|entry| entry.path());
+    let lives = |path: &PathBuf| read_owner(path).is_some_and(|owner| owner.owner.is_alive());
+    paths.filter(lives).collect()
 }
 
 /// Removes what sandbox `id` left, whether or not its owner lives: for the `delete` command, which

@@ -1,5 +1,6 @@
 //! Carrying a plan out: open the files, start the VMM, reach the agent.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +63,9 @@ pub enum SandboxError {
     /// The cgroups.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The cgroup that was given.
+    #[error("failed to keep the way into the VM's cgroup")]
+    Door(#[source] io::Error),
 }
 
 /// What a VM is booted from.
@@ -92,9 +96,19 @@ pub struct Boot<'a> {
     pub network: ConfigureNetworkRequest,
     /// First request to the agent.
     pub sandbox: ConfigureSandboxRequest,
-    /// How its cgroups share the host with others; `None` keeps it in this process's cgroup, which
-    /// somebody else manages.
-    pub host_share: Option<HostShare>,
+    /// The cgroups of its processes on the host.
+    pub home: Home,
+}
+
+/// In which cgroups a VM's processes are.
+#[derive(Debug)]
+pub enum Home {
+    /// The sandbox's own, which share the host with others like this.
+    Own(HostShare),
+    /// The one that this process is in, which somebody else manages.
+    OfShim,
+    /// The one whose `cgroup.procs` this is.
+    Given(OwnedFd),
 }
 
 /// How large a VM is.
@@ -138,7 +152,10 @@ impl Later {
         Self {
             virtiofsd: boot.assets.virtiofsd.clone(),
             bounds: bounds_of(boot),
-            host_share: boot.host_share.clone(),
+            host_share: match &boot.home {
+                Home::Own(share) => Some(share.clone()),
+                Home::OfShim | Home::Given(_) => None,
+            },
         }
     }
 }
@@ -149,7 +166,7 @@ impl Sandbox {
         assets: &Assets,
         plan: &Plan,
         (taps, foreign): (Vec<Vec<OwnedFd>>, Option<Foreign>),
-        own_cgroups: bool,
+        home: Home,
         dir: RuntimeDir,
         uid: UidLease,
     ) -> Result<Self, SandboxError> {
@@ -167,7 +184,7 @@ impl Sandbox {
             foreign,
             network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
-            host_share: own_cgroups.then(|| plan.host_share.clone()),
+            home,
         };
         Self::boot(boot, dir, uid).await
     }
@@ -354,6 +371,17 @@ impl Sandbox {
         self.dir.path()
     }
 
+    /// Changes how the VM shares the host with others, where the sandbox has cgroups of its own.
+    pub(crate) fn set_share(&self, share: &HostShare) {
+        self.dir.set_share(share);
+    }
+
+    /// Whether its interfaces are those of the network namespace at a path.
+    pub fn is_in(&self, path: &Path) -> bool {
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        foreign.iter().any(|it| it.namespace().is_at(path))
+    }
+
     /// How large the VM is.
     pub fn size(&self) -> VmSize {
         self.size
@@ -426,9 +454,22 @@ struct Doors {
     virtiofsd: Option<OwnedFd>,
 }
 
+impl Doors {
+    /// All processes enter the same.
+    fn same(door: &OwnedFd) -> Result<Self, SandboxError> {
+        let copy = || door.try_clone().map(Some).map_err(SandboxError::Door);
+        Ok(Self {
+            vmm: copy()?,
+            virtiofsd: copy()?,
+        })
+    }
+}
+
 fn open_cgroups(boot: &Boot<'_>, dir: &mut RuntimeDir) -> Result<Doors, SandboxError> {
-    let Some(share) = &boot.host_share else {
-        return Ok(Doors::default());
+    let share = match &boot.home {
+        Home::OfShim => return Ok(Doors::default()),
+        Home::Given(door) => return Doors::same(door),
+        Home::Own(share) => share,
     };
     let bounds = bounds_of(boot);
     let Some(cgroups) = dir.make_cgroups(!boot.shares.is_empty(), &bounds, share)? else {

@@ -81,8 +81,8 @@ pub enum ShareError {
         /// Why.
         source: io::Error,
     },
-    /// A mount of a root file system.
-    #[error("failed to mount the root file system ({kind}, {options:?})")]
+    /// A mount that is made for the container.
+    #[error("failed to mount a file system for the container ({kind}, {options:?})")]
     Rootfs {
         /// Type of the mount.
         kind: String,

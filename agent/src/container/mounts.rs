@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -202,7 +202,7 @@ fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<(
     // An empty volume gets what the image has at its place.
     if let Some(hidden) = hidden {
         if !tree.is_file && fs::read_dir(destination)?.next().is_none() {
-            let copied = copy_tree(&by_descriptor(&hidden?), destination);
+            let copied = copy_hidden(&hidden?, destination);
             if copied.is_err() {
                 // What is there in part would be taken for all of it the next time.
                 empty(destination);
@@ -278,7 +278,7 @@ fn file_system(
         Some(data.as_c_str()),
     )?;
     if options.copy_up {
-        copy_tree(&by_descriptor(&hidden), destination)?;
+        copy_hidden(&hidden, destination)?;
     }
     if options.copy_up && options.flags & READ_ONLY != 0 {
         let flags = MountFlags::from_bits_retain(options.flags & PER_MOUNT);
@@ -287,8 +287,12 @@ fn file_system(
     Ok(())
 }
 
-fn by_descriptor(file: &fs::File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+/// Copies what a mount hides. Not by a path in `/proc`, which may be mounted later.
+fn copy_hidden(hidden: &fs::File, to: &Path) -> io::Result<()> {
+    rustix::process::fchdir(hidden)?;
+    let copied = copy_tree(Path::new("."), to);
+    rustix::process::chdir("/")?;
+    copied
 }
 
 /// Copies what is in the directory `from` into `to`: owner, mode, times, extended attributes,

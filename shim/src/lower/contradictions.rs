@@ -21,6 +21,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
     if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
         return refused("intelRdt is specified in config, but a microVM has no Intel RDT".into());
     }
+    net_devices(linux)?;
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let Some(resources) = resources else {
         return Ok(());
@@ -31,6 +32,18 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
 
 fn refused(reason: String) -> Result<(), LowerError> {
     Err(LowerError::Contradiction { reason })
+}
+
+/// Moving one of the host's interfaces is for whoever prepares the network namespace.
+fn net_devices(linux: Option<&Linux>) -> Result<(), LowerError> {
+    let devices = linux.and_then(|linux| linux.net_devices().as_ref());
+    match devices.and_then(|devices| devices.keys().min()) {
+        Some(name) => refused(format!(
+            "linux.netDevices: the host's interface {name:?} is not moved into the container; move \
+             it into a network namespace, with an address, and name that one"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn namespaces(namespaces: Option<&[LinuxNamespace]>) -> Result<(), LowerError> {
@@ -259,6 +272,11 @@ mod tests {
                 json!([{"path": "dev/x", "type": "c", "major": 1, "minor": 3}]),
                 "linux.devices[0]: \"dev/x\" is not absolute",
             ),
+            (
+                "/linux/netDevices",
+                json!({"eth7": {}, "eth8": {"name": "lan"}}),
+                "the host's interface \"eth7\" is not moved",
+            ),
         ] {
             let error = check_with(pointer, value.clone()).unwrap_err().to_string();
             assert!(error.contains(part), "{pointer} {value}: {error}");
@@ -294,6 +312,7 @@ mod tests {
                 json!({"policy": "SCHED_OTHER", "nice": -20}),
             ),
             ("/linux/maskedPaths", json!(["/a"])),
+            ("/linux/netDevices", json!({})),
         ] {
             assert!(
                 check_with(pointer, value.clone()).is_ok(),

@@ -52,6 +52,17 @@ pub enum LowerError {
         /// How many it takes.
         wanted: usize,
     },
+    /// A namespace that no process of the VM is in.
+    #[error(
+        "the {kind} namespace {path:?} can't be joined: it is not of a container that runs in the \
+         same VM, as those do that share a network namespace"
+    )]
+    OtherVm {
+        /// Of the namespace.
+        kind: String,
+        /// Of the namespace.
+        path: PathBuf,
+    },
     /// A bind mount names nothing to mount.
     #[error("the bind mount at {destination:?} has no source")]
     BindWithoutSource {

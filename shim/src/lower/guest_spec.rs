@@ -12,8 +12,15 @@ use super::{
     id_mapped, slot_number, LowerError, Pod, Share, ShareSource, Socket, TaskOptions, SHARE_TAG,
     VOLUME_ROOT,
 };
-use crate::spec::{self, is_bind, Bundle, INLINE_OPTION, LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION};
+use crate::spec::{
+    self, is_bind, Bundle, RootfsMount, INLINE_OPTION, LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION,
+};
 use crate::user_namespace::{inside, IdMaps};
+
+/// Type of a mount whose layers are directories.
+const OVERLAY: &str = "overlay";
+/// Its own options that have no value.
+const OVERLAY_FLAGS: [&str; 2] = ["volatile", "userxattr"];
 
 /// A configuration for the guest and what travels beside it.
 #[derive(Debug)]
@@ -75,8 +82,10 @@ impl GuestSpec {
         match (user.path(), pod) {
             (Some(path), Some(pod)) if pod.namespace(path).is_some() => return Ok(()),
             (Some(path), _) => {
-                let what = format!("joining the User namespace {path:?}");
-                return Err(LowerError::NotSupportedYet { what });
+                return Err(LowerError::OtherVm {
+                    kind: user.typ().to_string(),
+                    path: path.clone(),
+                })
             }
             (None, Some(_)) => {
                 let what = "a user namespace of its own for a further container of a pod".into();
@@ -93,8 +102,8 @@ impl GuestSpec {
         Ok(())
     }
 
-    /// The network's namespace is joined on the host. Those of the process that stands for the pod
-    /// are those of the pod's first process in the guest; others are not there.
+    /// The network's namespace is joined on the host. Those of the processes that stand for the
+    /// pod's containers are those of their first processes in the guest; others are not there.
     fn lower_namespaces(&mut self, pod: Option<&Pod>) -> Result<(), LowerError> {
         let linux = self.spec.linux_mut().as_mut();
         for namespace in linux
@@ -108,8 +117,9 @@ impl GuestSpec {
                 continue;
             };
             let in_guest = pod.and_then(|pod| pod.namespace(&path));
-            let joined = in_guest.ok_or_else(|| LowerError::NotSupportedYet {
-                what: format!("joining the {kind:?} namespace {path:?}"),
+            let joined = in_guest.ok_or_else(|| LowerError::OtherVm {
+                kind: kind.to_string(),
+                path,
             })?;
             namespace.set_path(Some(joined));
         }
@@ -156,6 +166,8 @@ impl GuestSpec {
                 mount.set_source(Some(path.ok_or_else(|| not_there(other))?));
             } else if is_bind(&mount) {
                 self.share(&mut mount, bundle, container)?;
+            } else if mount.typ().as_deref() == Some(OVERLAY) {
+                self.share_overlay(&mut mount, container);
             } else if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
                 return Err(LowerError::NotSupportedYet {
                     what: format!(
@@ -220,6 +232,40 @@ impl GuestSpec {
         let within = options
             .iter()
             .find_map(|option| option.strip_prefix(WITHIN_OPTION).map(PathBuf::from));
+        // A relative one is the bundle's (config.md, "Mounts").
+        let path = bundle.directory.join(path);
+        let source = ShareSource::Path {
+            path,
+            recursive,
+            follow,
+            within,
+            id_mapped,
+        };
+        let guest_path = self.add_share(container, source, read_only);
+        show(mount, &guest_path);
+        Ok(())
+    }
+
+    /// Layers of an overlay are directories of the host, which makes the mount.
+    fn share_overlay(&mut self, mount: &mut Mount, container: &str) {
+        let options = mount.options().clone().unwrap_or_default();
+        let (own, mut left): (Vec<_>, Vec<_>) =
+            options.into_iter().partition(|it| is_of_overlay(it));
+        let read_only = left.iter().any(|option| option == "ro");
+        let of_host = own.into_iter().chain(read_only.then(|| "ro".to_owned()));
+        let source = ShareSource::Mounts(vec![RootfsMount {
+            kind: OVERLAY.into(),
+            source: OVERLAY.into(),
+            options: of_host.collect(),
+        }]);
+        let guest_path = self.add_share(container, source, read_only);
+        left.push("rbind".into());
+        mount.set_options(Some(left));
+        show(mount, &guest_path);
+    }
+
+    /// Has the guest see something of the host; returns where.
+    fn add_share(&mut self, container: &str, source: ShareSource, read_only: bool) -> String {
         let subpath = format!("{container}-{}", self.shares.len());
         let guest_path = format!("{VOLUME_ROOT}/{subpath}");
         self.volumes.push(Volume {
@@ -233,21 +279,12 @@ impl GuestSpec {
             read_only,
             ..Default::default()
         });
-        // A relative one is the bundle's (config.md, "Mounts").
-        let path = bundle.directory.join(path);
         self.shares.push(Share {
             subpath,
-            source: ShareSource::Path {
-                path,
-                recursive,
-                follow,
-                within,
-                id_mapped,
-            },
+            source,
             read_only,
         });
-        show(mount, &guest_path);
-        Ok(())
+        guest_path
     }
 
     /// Removes what names things of the host that don't exist in the guest.
@@ -291,6 +328,11 @@ impl GuestSpec {
     }
 }
 
+/// Whether an option of an overlay's mount is the file system's own.
+fn is_of_overlay(option: &str) -> bool {
+    option.contains('=') || OVERLAY_FLAGS.contains(&option)
+}
+
 /// Makes a mount of the host's one of what the guest has at `path`; options of ours are left out.
 fn show(mount: &mut Mount, path: &str) {
     let own = |option: &String| {
@@ -305,7 +347,7 @@ fn show(mount: &mut Mount, path: &str) {
 }
 
 /// CPU and memory node numbers are the host's; the guest has its own.
-pub(super) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
+pub(crate) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
     if let Some(mut cpu) = resources.cpu().clone() {
         cpu.set_cpus(None);
         cpu.set_mems(None);
@@ -329,8 +371,8 @@ impl Pod {
     fn path(&self, other: &Path) -> Option<PathBuf> {
         let mut parts = other.components();
         let id = parts.next()?.as_os_str();
-        let (_, pid) = self.members.iter().find(|(member, _)| *id == **member)?;
-        Some(PathBuf::from(format!("/proc/{pid}")).join(parts.as_path()))
+        let member = self.members.iter().find(|member| *id == *member.id)?;
+        Some(PathBuf::from(format!("/proc/{}", member.guest_pid)).join(parts.as_path()))
     }
 
     /// The path in the guest of a namespace of the pod.
@@ -338,9 +380,11 @@ impl Pod {
         if let Some(other) = of_member(path) {
             return self.path(other);
         }
-        let host = PathBuf::from(format!("/proc/{}/ns", self.host_pid));
-        let kind = path.strip_prefix(host).ok()?;
-        Some(PathBuf::from(format!("/proc/{}/ns", self.guest_pid)).join(kind))
+        self.members.iter().find_map(|member| {
+            let host = PathBuf::from(format!("/proc/{}/ns", member.host_pid));
+            let kind = path.strip_prefix(host).ok()?;
+            Some(PathBuf::from(format!("/proc/{}/ns", member.guest_pid)).join(kind))
+        })
     }
 }
 

@@ -27,8 +27,11 @@ use crate::pod::Limits;
 use crate::spec::Bundle;
 
 pub use error::LowerError;
+pub(crate) use guest_spec::drop_host_cpu_numbers;
 pub use id_mapped::IdMapped;
-pub use plan::{Member, Plan, PluggedDisk, Pod, Resource, Share, ShareSource, Socket, TaskOptions};
+pub use plan::{
+    Member, Plan, PluggedDisk, Pod, PodMember, Resource, Share, ShareSource, Socket, TaskOptions,
+};
 pub(crate) use rootfs::{resource, single_file};
 pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
 

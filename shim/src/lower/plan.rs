@@ -37,15 +37,22 @@ pub struct TaskOptions {
 /// A pod: several containers in one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// PID on the host that stands for the pod's first process.
-    pub host_pid: u32,
-    /// PID of that process in the guest.
-    pub guest_pid: u32,
-    /// The first processes of all its containers, by the container's id: PIDs in the guest.
-    pub members: Vec<(String, u32)>,
+    /// Those of its containers that run.
+    pub members: Vec<PodMember>,
     /// Told apart by it is what a container gets that is made in the VM again: the guest remembers
     /// names of shared directories that are gone.
     pub turn: u64,
+}
+
+/// A container of a pod, and its first process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodMember {
+    /// The container's id.
+    pub id: String,
+    /// PID on the host of what stands for the process.
+    pub host_pid: u32,
+    /// PID of the process in the guest.
+    pub guest_pid: u32,
 }
 
 /// A further container of a VM.

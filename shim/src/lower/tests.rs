@@ -277,14 +277,19 @@ fn a_bind_mount_follows_the_host_and_is_of_a_part_where_its_options_say_so() {
 fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
     let mut config = config();
     config["linux"]["namespaces"] = json!([
-        {"type": "ipc", "path": "/.hull/containers/db/ns/ipc"}, {"type": "mount"}]);
+        {"type": "ipc", "path": "/.hull/containers/db/ns/ipc"}, {"type": "mount"},
+        {"type": "uts", "path": "/proc/6/ns/uts"}]);
     config["mounts"] = json!([{"destination": "/dev/shm", "type": "bind",
         "source": "/.hull/containers/db/root/dev/shm", "options": ["rbind"]}]);
     let mut options = TaskOptions {
         pod: Some(Pod {
-            host_pid: 5,
-            guest_pid: 70,
-            members: vec![("web".into(), 70), ("db".into(), 90)],
+            members: [("web", 5, 70), ("db", 6, 90)]
+                .map(|(id, host_pid, guest_pid)| PodMember {
+                    id: id.into(),
+                    host_pid,
+                    guest_pid,
+                })
+                .into(),
             turn: 1,
         }),
         slots: vec![Slot::VOLUMES[2], Slot::VOLUMES[3]],
@@ -294,12 +299,41 @@ fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
     let spec: Spec = serde_json::from_slice(&member.create.spec).unwrap();
     let namespaces = spec.linux().clone().unwrap().namespaces().clone().unwrap();
     assert_eq!(namespaces[0].path(), &Some("/proc/90/ns/ipc".into()));
+    assert_eq!(namespaces[2].path(), &Some("/proc/90/ns/uts".into()));
     let mount = &spec.mounts().as_ref().unwrap()[0];
     assert_eq!(mount.source(), &Some("/proc/90/root/dev/shm".into()));
     assert!(member.shares.is_empty());
     options.pod.as_mut().unwrap().members.pop();
     let error = lower_member(&bundle(config), &options).unwrap_err();
     assert!(error.to_string().contains("db"), "{error}");
+}
+
+#[test]
+fn an_overlay_is_mounted_on_the_host_and_shown_to_the_guest() {
+    let mut config = config();
+    config["mounts"] = json!([{"destination": "/d", "type": "overlay", "source": "overlay",
+        "options": ["lowerdir=/a:/b", "upperdir=/u", "workdir=/w", "volatile", "private", "ro"]}]);
+    let plan = lower(&bundle(config), &options()).unwrap();
+    let want = [
+        "lowerdir=/a:/b",
+        "upperdir=/u",
+        "workdir=/w",
+        "volatile",
+        "ro",
+    ];
+    let want = RootfsMount {
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        options: want.map(str::to_owned).into(),
+    };
+    assert_eq!(plan.shares[0].source, ShareSource::Mounts(vec![want]));
+    let spec: Spec = serde_json::from_slice(&plan.create.spec).unwrap();
+    let mount = &spec.mounts().as_ref().unwrap()[0];
+    assert_eq!(mount.typ().as_deref(), Some("bind"));
+    let want = ["private", "ro", "rbind"].map(str::to_owned);
+    assert_eq!(mount.options(), &Some(want.into()));
+    let shown = PathBuf::from(&plan.create.volumes[0].guest_path);
+    assert_eq!(mount.source(), &Some(shown));
 }
 
 #[test]
@@ -407,25 +441,14 @@ fn without_a_writable_layer_there_is_no_scratch_slot() {
 }
 
 #[test]
-fn what_is_not_supported_yet_is_named() {
-    let cases = [
-        (
-            "/linux/namespaces",
-            json!([{"type": "ipc", "path": "/proc/1/ns/ipc"}]),
-            "/proc/1/ns/ipc",
-        ),
-        (
-            "/linux/namespaces",
-            json!([{"type": "user", "path": "/proc/1/ns/user"}]),
-            "User namespace",
-        ),
-    ];
-    for (pointer, value, named) in cases {
+fn a_namespace_of_another_vm_is_named() {
+    for kind in ["ipc", "user"] {
+        let path = format!("/proc/1/ns/{kind}");
         let mut config = config();
-        *config.pointer_mut(pointer).unwrap() = value;
+        config["linux"]["namespaces"] = json!([{"type": kind, "path": path}]);
         let error = lower(&bundle(config), &options()).unwrap_err().to_string();
-        assert!(error.starts_with("not supported yet:"), "{error}");
-        assert!(error.contains(named), "{error}");
+        let want = format!("the {kind} namespace {path:?} can't be joined");
+        assert!(error.starts_with(&want), "{error}");
     }
 }
 

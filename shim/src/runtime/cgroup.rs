@@ -4,12 +4,13 @@
 //! Limits are the guest's to keep. What shares the host's CPUs between containers is set here too:
 //! weight, and the set of CPUs. Only cgroup v2 is used; elsewhere there is no cgroup.
 
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
 use super::error::{Result, RuntimeError};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{share, Cgroup};
 
 /// What a configuration names; `None` where the host has no cgroup v2.
 pub(super) fn of(spec: &Spec, id: &str, systemd: bool) -> Result<Option<Cgroup>> {
@@ -21,6 +22,64 @@ pub(super) fn of(spec: &Spec, id: &str, systemd: bool) -> Result<Option<Cgroup>>
         .as_ref()
         .and_then(|linux| linux.cgroups_path().clone());
     relative_path(path.as_deref(), id, systemd).map(|path| Some(Cgroup::at(path)))
+}
+
+/// The cgroup of a container that is being made; dropped before [`Home::keep`], it is removed.
+///
+/// The VM's processes begin in it. The shim comes when the VM runs: what it opens for that, a group
+/// above may not allow (podman lets a pod have the usual devices only).
+pub(super) struct Home {
+    cgroup: Cgroup,
+    has_vm: bool,
+    kept: bool,
+}
+
+impl Home {
+    /// Makes it. `has_vm`: the container has a VM of its own.
+    pub(super) fn make(cgroup: Cgroup, spec: &Spec, has_vm: bool) -> Result<Self> {
+        let home = Self {
+            cgroup,
+            has_vm,
+            kept: false,
+        };
+        home.cgroup.make()?;
+        if has_vm {
+            let linux = spec.linux().as_ref();
+            let resources = linux.and_then(|linux| linux.resources().as_ref());
+            home.cgroup.set_share(&share(resources));
+        }
+        Ok(home)
+    }
+
+    /// The way in, for a VM.
+    pub(super) fn door(&self) -> Result<Option<OwnedFd>> {
+        let door = self.has_vm.then(|| self.cgroup.door());
+        Ok(door.transpose()?)
+    }
+
+    /// Moves a process into it.
+    pub(super) fn add(&self, pid: u32) -> Result<()> {
+        Ok(self.cgroup.add(pid)?)
+    }
+
+    /// Where it is, below the root.
+    pub(super) fn relative(&self) -> &Path {
+        self.cgroup.relative()
+    }
+
+    /// The container is there.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if !self.kept {
+            // One that is in use is another container's too.
+            let _ = self.cgroup.remove();
+        }
+    }
 }
 
 fn relative_path(path: Option<&Path>, id: &str, systemd: bool) -> Result<PathBuf> {

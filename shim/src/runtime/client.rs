@@ -15,7 +15,7 @@ use containerd_shim_protos::ttrpc::{self, context, Code};
 use tokio::net::UnixStream;
 
 use hull_protocol::agent::ProcessInfo;
-use hull_protocol::sandbox::ProcessesRequest;
+use hull_protocol::sandbox::{ProcessesRequest, VmRequest};
 use hull_protocol::sandbox_ttrpc::SandboxClient;
 
 use super::error::{io_error, Result, RuntimeError};
@@ -88,8 +88,7 @@ impl ShimName<'_> {
 
     /// The address that it has.
     pub(super) fn address(&self, exec_root: &Path) -> String {
-        let socket = address::socket_path(exec_root, self.namespace, self.sandbox_id);
-        format!("unix://{}", socket.display())
+        address_of(exec_root, self.namespace, self.sandbox_id)
     }
 
     /// Removes what a dead shim left.
@@ -123,6 +122,12 @@ impl ShimName<'_> {
             false => text.to_owned(),
         }))
     }
+}
+
+/// The address of the shim of a sandbox.
+pub(super) fn address_of(exec_root: &Path, namespace: &str, sandbox_id: &str) -> String {
+    let socket = address::socket_path(exec_root, namespace, sandbox_id);
+    format!("unix://{}", socket.display())
 }
 
 fn program() -> Result<PathBuf> {
@@ -282,15 +287,21 @@ impl Task {
             ..api::DeleteRequest::default()
         };
         let context = context::with_duration(CREATE_LIMIT);
-        let reply = self.client.delete(context, &request).await;
-        reply.map(|_| ()).map_err(plain_error)
+        match self.client.delete(context, &request).await {
+            Ok(_) => Ok(()),
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() == Code::NOT_FOUND => {
+                Err(RuntimeError::NotFound)
+            }
+            Err(error) => Err(plain_error(error)),
+        }
     }
 
-    /// Ends the shim. A lost connection is what success looks like.
-    pub(super) async fn shutdown(&self) {
+    /// Ends the shim: with all that it has, or only if it has no container. A lost connection is
+    /// what success looks like.
+    pub(super) async fn shutdown(&self, with_all: bool) {
         let request = api::ShutdownRequest {
             id: self.id.clone(),
-            now: true,
+            now: with_all,
             ..api::ShutdownRequest::default()
         };
         let _ = self
@@ -356,6 +367,13 @@ impl Task {
         let context = context::with_duration(CALL_LIMIT);
         let reply = self.sandbox.processes(context, &request).await;
         reply.map(|reply| reply.processes).map_err(plain_error)
+    }
+
+    /// Whether the shim has a VM, with some container.
+    pub(super) async fn vm_lives(&self) -> bool {
+        let context = context::with_duration(CALL_LIMIT);
+        let reply = self.sandbox.vm(context, &VmRequest::default()).await;
+        reply.is_ok()
     }
 
     /// Changes limits; `resources` is JSON.

@@ -1,12 +1,11 @@
 //! `start`, `kill`, `delete`, `pause` and `resume`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cli::{DeleteArgs, IdArgs, KillArgs};
 use super::client::{ShimName, Status, Task};
 use super::error::{Result, RuntimeError};
-use super::store::{sandbox_id, Record};
+use super::store::{Draft, Record};
 use super::{only_id, signals, Context};
 use crate::cgroup::Cgroup;
 
@@ -91,7 +90,7 @@ pub(super) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8> {
             // What a create that was cut short may have left.
             if context.store.directory(id)?.exists() {
                 let draft = context.store.draft(id);
-                abandon(context, id, draft.and_then(|draft| draft.cgroup)).await?;
+                abandon(context, id, draft).await?;
             }
             return Ok(0);
         }
@@ -114,9 +113,13 @@ pub(super) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8> {
 
 /// Kills a container and waits for its end.
 async fn end(found: &Found) -> Result<()> {
-    let Some(task) = &found.task else {
-        return Ok(());
-    };
+    match &found.task {
+        Some(task) => kill_and_wait(task).await,
+        None => Ok(()),
+    }
+}
+
+async fn kill_and_wait(task: &Task) -> Result<()> {
     match task.kill("", SIGKILL, false).await {
         // It ended meanwhile.
         Err(RuntimeError::NotRunning) => return Ok(()),
@@ -132,26 +135,26 @@ async fn end(found: &Found) -> Result<()> {
 
 /// Removes all of a container that has ended.
 pub(super) async fn destroy(context: &Context, record: &Record, task: Option<&Task>) -> Result<()> {
-    if let Some(task) = task {
-        if let Err(error) = task.delete("").await {
-            context
-                .log
-                .warn(&format!("the shim of {}: {error}", record.id));
+    let vm_lives = match task {
+        Some(task) => leave_vm(context, record, task).await,
+        None => {
+            let namespace = context.store.namespace();
+            let sandbox_id = record.sandbox();
+            let directory = context.store.directory(&record.id)?;
+            let shim = ShimName {
+                namespace: &namespace,
+                sandbox_id: &sandbox_id,
+                directory: &directory,
+                debug: context.debug,
+            };
+            shim.delete()?;
+            false
         }
-        task.shutdown().await;
-    } else {
-        let namespace = context.store.namespace();
-        let sandbox_id = sandbox_id(&record.id);
-        let directory = context.store.directory(&record.id)?;
-        ShimName {
-            namespace: &namespace,
-            sandbox_id: &sandbox_id,
-            directory: &directory,
-            debug: context.debug,
+    };
+    for cgroup in record.cgroups(vm_lives) {
+        if context.store.has_another_in(cgroup, &record.id) {
+            continue;
         }
-        .delete()?;
-    }
-    if let Some(cgroup) = &record.cgroup {
         if let Err(error) = Cgroup::at(cgroup.clone()).remove() {
             context.log.warn(&crate::report::chain(&error));
         }
@@ -159,19 +162,40 @@ pub(super) async fn destroy(context: &Context, record: &Record, task: Option<&Ta
     context.store.remove(&record.id)
 }
 
+/// Takes a container out of its VM, which ends with its last one. Whether it lives on.
+async fn leave_vm(context: &Context, record: &Record, task: &Task) -> bool {
+    let deleted = task.delete("").await;
+    // One that can't be taken out of a VM of its own goes with it.
+    let with_all = match &deleted {
+        Ok(()) | Err(RuntimeError::NotFound) => false,
+        Err(error) => {
+            let text = format!("the shim of {}: {error}", record.id);
+            context.log.warn(&text);
+            record.joined.is_none()
+        }
+    };
+    // A shim that does not know the container has another VM than it had.
+    let was_there = !matches!(deleted, Err(RuntimeError::NotFound));
+    let vm_lives = was_there && !with_all && task.vm_lives().await;
+    task.shutdown(with_all).await;
+    vm_lives
+}
+
 /// Removes what creates left whose process died before they were done.
 pub(super) async fn sweep(context: &Context) {
     for (id, draft) in context.store.abandoned() {
-        if let Err(error) = abandon(context, &id, draft.cgroup).await {
+        if let Err(error) = abandon(context, &id, Some(draft)).await {
             context.log.warn(&crate::report::chain(&error));
         }
     }
 }
 
 /// Removes a container that has no record.
-async fn abandon(context: &Context, id: &str, cgroup: Option<PathBuf>) -> Result<()> {
+async fn abandon(context: &Context, id: &str, draft: Option<Draft>) -> Result<()> {
+    let (cgroup, vm) = draft.map_or_else(Default::default, |draft| (draft.cgroup, draft.vm));
     let namespace = context.store.namespace();
-    let sandbox_id = sandbox_id(id);
+    let others = vm.joined;
+    let sandbox_id = vm.sandbox(id);
     let directory = context.store.directory(id)?;
     let shim = ShimName {
         namespace: &namespace,
@@ -180,9 +204,19 @@ async fn abandon(context: &Context, id: &str, cgroup: Option<PathBuf>) -> Result
         debug: context.debug,
     };
     if let Some(task) = Task::connect(id, &shim.address(&context.exec_root)).await {
-        task.shutdown().await;
+        if others {
+            // Not known to the shim, or not any more: nothing is left of it.
+            let _ = kill_and_wait(&task).await;
+            match task.delete("").await {
+                Ok(()) | Err(RuntimeError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        task.shutdown(!others).await;
     }
-    shim.delete()?;
+    if !others {
+        shim.delete()?;
+    }
     if let Some(cgroup) = cgroup {
         // It may never have been made, or be another container's too.
         let _ = Cgroup::at(cgroup).remove();

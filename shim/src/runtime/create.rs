@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
-use super::cgroup;
+use super::cgroup::{self, Home};
 use super::cli::{CreateArgs, RunArgs};
-use super::client::{ShimName, Task};
+use super::client::{address_of, ShimName, Task};
 use super::error::{io_error, Result, RuntimeError};
 use super::foreground;
-use super::store::{sandbox_id, Record};
-use super::streams::{send_pidfd, write_pid_file, Offer, Place, Size, Wanted};
+use super::store::{sandbox_id, Joined, Record, VmName};
+use super::streams::{random_name, send_pidfd, write_pid_file, Offer, Place, Size, Wanted};
 use super::Context;
-use crate::cgroup::{share, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::holder::Network;
+use crate::shared_network;
 use crate::spec::{capabilities, RootfsMount};
 
 /// Largest config.json, in bytes.
@@ -90,37 +91,47 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     super::control::sweep(context).await;
     let cgroup = cgroup::of(&spec, id, context.systemd_cgroup)?;
     let relative = cgroup.as_ref().map(Cgroup::relative);
-    let claim = context.store.claim(id, relative)?;
+    let namespace = context.store.namespace();
+    let vm = vm_name(context, id, &namespace, &spec).await;
+    let claim = context.store.claim(id, relative, &vm)?;
     let process = spec.process().as_ref();
     let place = Place {
         arguments: process.and_then(|it| it.args().clone()).unwrap_or_default(),
         network: Network::of(&spec),
         root: Some(rootfs.clone()),
     };
-    let offer = wanted.open(&context.exec_root, place, preserved)?;
+    let home = cgroup
+        .map(|cgroup| Home::make(cgroup, &spec, !vm.joined))
+        .transpose()?;
+    let door = home.as_ref().map(Home::door).transpose()?.flatten();
+    let offer = wanted.open(&context.exec_root, place, preserved, door)?;
 
-    let namespace = context.store.namespace();
-    let sandbox_id = sandbox_id(id);
+    let sandbox_id = vm.sandbox(id);
     let shim = ShimName {
         namespace: &namespace,
         sandbox_id: &sandbox_id,
         directory: claim.directory(),
         debug: context.debug,
     };
-    let address = shim.start()?;
+    let address = match vm.joined {
+        true => shim.address(&context.exec_root),
+        false => shim.start()?,
+    };
     let Some(task) = Task::connect(id, &address).await else {
-        let _ = shim.delete();
+        if !vm.joined {
+            let _ = shim.delete();
+        }
         return Err(RuntimeError::Shim(format!("no shim answers at {address}")));
     };
     let created = async {
-        if let Some(cgroup) = &cgroup {
-            enter_cgroup(cgroup, &spec, &task).await?;
-            if let Some(pid) = offer.holder_pid() {
-                cgroup.add(pid)?;
-            }
+        if let (Some(home), Some(pid)) = (&home, offer.holder_pid()) {
+            home.add(pid)?;
         }
         let mounts = rootfs_mounts(&rootfs);
         let pid = task.create(&bundle, &mounts, &offer.streams).await?;
+        if let Some(home) = home.as_ref().filter(|_| !vm.joined) {
+            home.add(task.shim_pid().await?)?;
+        }
         let record = Record {
             oci_version: spec.version().clone(),
             id: id.to_owned(),
@@ -129,7 +140,11 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
             created: jiff::Timestamp::now().to_string(),
             annotations: spec.annotations().clone().unwrap_or_default(),
             terminal: terminal_of(&spec),
-            cgroup: cgroup.as_ref().map(|cgroup| cgroup.relative().to_owned()),
+            cgroup: home.as_ref().map(|home| home.relative().to_owned()),
+            sandbox: vm.sandbox.clone(),
+            joined: vm.joined.then(|| Joined {
+                cgroup: context.store.cgroup_of(&address),
+            }),
             address: address.clone(),
             pid,
         };
@@ -139,29 +154,43 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
         finish(pid_file.as_deref(), claim, record)
     };
     match created.await {
-        Ok(record) => Ok(Made {
-            record,
-            task,
-            offer,
-        }),
+        Ok(record) => {
+            home.into_iter().for_each(Home::keep);
+            Ok(Made {
+                record,
+                task,
+                offer,
+            })
+        }
         Err(error) => {
-            task.shutdown().await;
-            if let Some(cgroup) = &cgroup {
-                // One that is in use is another container's too.
-                let _ = cgroup.remove();
-            }
+            // What others have is left to them.
+            let _ = task.delete("").await;
+            task.shutdown(!vm.joined).await;
             Err(error)
         }
     }
 }
 
-/// All that the shim starts from now on is in the cgroup.
-async fn enter_cgroup(cgroup: &Cgroup, spec: &Spec, task: &Task) -> Result<()> {
-    cgroup.make()?;
-    let linux = spec.linux().as_ref();
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    cgroup.set_share(&share(resources));
-    Ok(cgroup.add(task.shim_pid().await?)?)
+/// The VM of a new container: another one's, if it shares its network, or else a new one. That can't
+/// have the usual name while others are in the VM of an earlier container with this id.
+async fn vm_name(context: &Context, id: &str, namespace: &str, spec: &Spec) -> VmName {
+    if let Some(sandbox) = shared_network::find(&context.exec_root, namespace, spec) {
+        return VmName {
+            sandbox: Some(sandbox),
+            joined: true,
+        };
+    }
+    let usual = sandbox_id(id);
+    let address = address_of(&context.exec_root, namespace, &usual);
+    let taken = match Task::connect(id, &address).await {
+        Some(task) => task.vm_lives().await,
+        None => false,
+    };
+    let other = taken.then(random_name).and_then(Result::ok);
+    VmName {
+        sandbox: other.map(|random| format!("again-{random}")),
+        joined: false,
+    }
 }
 
 fn finish(pid_file: Option<&Path>, claim: super::store::Claim, record: Record) -> Result<Record> {

@@ -63,7 +63,7 @@ async fn run(context: &Context, args: &ExecArgs, id: &str, command: &[String]) -
         network: Network::Join(netns),
         root: Some(found.record.rootfs.clone()),
     };
-    let offer = wanted.open(&context.exec_root, place, preserved)?;
+    let offer = wanted.open(&context.exec_root, place, preserved, None)?;
     if let (Some(cgroup), Some(pid)) = (&found.record.cgroup, offer.holder_pid()) {
         Cgroup::at(cgroup.clone()).add(pid)?;
     }

@@ -153,11 +153,21 @@ pub(super) fn features(out: &mut impl Write) -> Result<u8> {
                     "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE",
                 ],
                 "archs": ["SCMP_ARCH_X86_64"],
+                "knownFlags": [
+                    "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG",
+                    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+                ],
+                "supportedFlags": [
+                    "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG",
+                    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+                ],
             },
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
+            "memoryPolicy": {"modes": [], "flags": []},
             "mountExtensions": {"idmap": {"enabled": true}},
+            "netDevices": {"enabled": false},
         },
         "annotations": {
             "dev.hull.version": env!("CARGO_PKG_VERSION"),

@@ -41,10 +41,46 @@ pub(super) struct Record {
     /// Its cgroup on the host, below the root of them.
     #[serde(default)]
     pub(super) cgroup: Option<PathBuf>,
+    /// Id of its VM's sandbox; `None`: the one that follows from its own.
+    #[serde(default)]
+    pub(super) sandbox: Option<String>,
+    /// It was made in the VM of an earlier container.
+    #[serde(default)]
+    pub(super) joined: Option<Joined>,
     /// The shim's ttrpc address.
     pub(super) address: String,
     /// PID of the holder.
     pub(super) pid: u32,
+}
+
+/// The VM of another container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Joined {
+    /// The cgroup that it is in.
+    pub(super) cgroup: Option<PathBuf>,
+}
+
+impl Record {
+    /// The cgroup of its VM, its own or that of the VM's first container.
+    fn vm_cgroup(&self) -> Option<&PathBuf> {
+        match &self.joined {
+            Some(joined) => joined.cgroup.as_ref(),
+            None => self.cgroup.as_ref(),
+        }
+    }
+
+    /// The cgroups that go with it. That of a VM is removed by the VM's last container.
+    pub(super) fn cgroups(&self, vm_lives: bool) -> Vec<&PathBuf> {
+        let joined = self.joined.as_ref().and(self.cgroup.as_ref());
+        let of_vm = self.vm_cgroup().filter(|_| !vm_lives);
+        joined.into_iter().chain(of_vm).collect()
+    }
+
+    /// Id of its VM's sandbox.
+    pub(super) fn sandbox(&self) -> String {
+        let named = self.sandbox.clone();
+        named.unwrap_or_else(|| sandbox_id(&self.id))
+    }
 }
 
 /// What is written down of a container that is being made.
@@ -54,6 +90,26 @@ pub(super) struct Draft {
     /// Its cgroup, as in [`Record`].
     #[serde(default)]
     pub(super) cgroup: Option<PathBuf>,
+    /// Its VM's sandbox.
+    #[serde(default)]
+    pub(super) vm: VmName,
+}
+
+/// The sandbox of a container that is being made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VmName {
+    /// Its id; `None`: the one that follows from the container's.
+    pub(super) sandbox: Option<String>,
+    /// It is there already, for others.
+    pub(super) joined: bool,
+}
+
+impl VmName {
+    /// Id of the sandbox for a container.
+    pub(super) fn sandbox(&self, id: &str) -> String {
+        let named = self.sandbox.clone();
+        named.unwrap_or_else(|| sandbox_id(id))
+    }
 }
 
 /// All containers of one `--root`.
@@ -86,8 +142,8 @@ impl Store {
         Ok(self.root.join(id))
     }
 
-    /// Takes an id, for a container with this cgroup.
-    pub(super) fn claim(&self, id: &str, cgroup: Option<&Path>) -> Result<Claim> {
+    /// Takes an id, for a container with this cgroup and VM.
+    pub(super) fn claim(&self, id: &str, cgroup: Option<&Path>, vm: &VmName) -> Result<Claim> {
         let directory = self.directory(id)?;
         let mut builder = DirBuilder::new();
         builder.mode(0o711);
@@ -99,7 +155,7 @@ impl Store {
                     directory,
                     kept: false,
                 };
-                claim.write_draft(cgroup)?;
+                claim.write_draft(cgroup, vm)?;
                 Ok(claim)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(RuntimeError::Exists),
@@ -173,6 +229,20 @@ impl Store {
         }
     }
 
+    /// Whether a container with another id has a cgroup, too.
+    pub(super) fn has_another_in(&self, cgroup: &Path, id: &str) -> bool {
+        let all = self.list().unwrap_or_default();
+        let mut others = all.iter().filter(|(record, _)| record.id != id);
+        others.any(|(record, _)| record.cgroup.as_deref() == Some(cgroup))
+    }
+
+    /// The cgroup of a VM, by the address of its shim.
+    pub(super) fn cgroup_of(&self, address: &str) -> Option<PathBuf> {
+        let all = self.list().ok()?;
+        let mut vms = all.iter().filter(|(record, _)| record.address == address);
+        vms.find_map(|(record, _)| record.vm_cgroup().cloned())
+    }
+
     /// containerd's namespace for this root: two roots may have containers of one id.
     pub(super) fn namespace(&self) -> String {
         format!(
@@ -221,7 +291,7 @@ impl Claim {
         &self.directory
     }
 
-    fn write_draft(&self, cgroup: Option<&Path>) -> Result<()> {
+    fn write_draft(&self, cgroup: Option<&Path>, vm: &VmName) -> Result<()> {
         let path = self.directory.join(DRAFT_FILE);
         let Some(creator) = ProcessId::of(std::process::id()) else {
             return Ok(());
@@ -229,6 +299,7 @@ impl Claim {
         let draft = Draft {
             creator,
             cgroup: cgroup.map(Path::to_owned),
+            vm: vm.clone(),
         };
         let json = serde_json::to_vec(&draft).map_err(|source| RuntimeError::Json {
             what: path.display().to_string(),
@@ -274,6 +345,8 @@ pub(super) mod tests {
             annotations: HashMap::new(),
             terminal: false,
             cgroup: None,
+            sandbox: None,
+            joined: None,
             address: "unix:///nonexistent".into(),
             pid: 0,
         }
@@ -291,6 +364,26 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_cgroup_of_a_vm_goes_with_its_last_container() {
+        let mut own = record("c1");
+        own.cgroup = Some("a".into());
+        assert_eq!(own.cgroups(true), [] as [&Path; 0]);
+        assert_eq!(own.cgroups(false), [Path::new("a")]);
+        let mut joined = record("c2");
+        joined.cgroup = Some("b".into());
+        joined.sandbox = Some("c1".into());
+        joined.joined = Some(Joined {
+            cgroup: Some("a".into()),
+        });
+        assert_eq!(joined.cgroups(true), [Path::new("b")]);
+        assert_eq!(joined.cgroups(false), [Path::new("b"), Path::new("a")]);
+        assert_eq!(
+            (own.sandbox(), joined.sandbox()),
+            ("c1".into(), "c1".into())
+        );
+    }
+
+    #[test]
     fn every_id_has_a_sandbox() {
         assert_eq!(sandbox_id("c1"), "c1");
         let long = sandbox_id(&"x".repeat(1000));
@@ -303,14 +396,17 @@ pub(super) mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(Some(&root.path().join("new/root"))).unwrap();
         assert!(matches!(store.load("c1"), Err(RuntimeError::NotFound)));
-        let claim = store.claim("c1", None).unwrap();
-        assert!(matches!(store.claim("c1", None), Err(RuntimeError::Exists)));
+        let claim = store.claim("c1", None, &VmName::default()).unwrap();
+        assert!(matches!(
+            store.claim("c1", None, &VmName::default()),
+            Err(RuntimeError::Exists)
+        ));
         assert!(store.abandoned().is_empty(), "this process lives");
         // Not complete, so not there yet.
         assert!(matches!(store.load("c1"), Err(RuntimeError::NotFound)));
         drop(claim);
         store
-            .claim("c1", None)
+            .claim("c1", None, &VmName::default())
             .unwrap()
             .keep(&record("c1"))
             .unwrap();

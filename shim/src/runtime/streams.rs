@@ -65,6 +65,7 @@ impl Wanted {
         exec_root: &Path,
         place: Place,
         preserved: Preserved,
+        cgroup: Option<OwnedFd>,
     ) -> Result<Offer> {
         let mut fds = match &self.console_socket {
             Some(socket) => vec![(Stream::Terminal, self.terminal(socket)?)],
@@ -86,6 +87,7 @@ impl Wanted {
         let (holder, link) =
             holder::spawn(config).map_err(|error| RuntimeError::Shim(chain(&error)))?;
         fds.push((Stream::Holder, link));
+        fds.extend(cgroup.map(|door| (Stream::Cgroup, door)));
         let of_process = preserved.fds.into_iter();
         fds.extend(of_process.map(|(direction, fd)| (Stream::Preserved(direction), fd)));
         let handover = Handover {
@@ -352,7 +354,7 @@ mod tests {
         };
         let root = tempfile::tempdir().unwrap();
         let error = wanted
-            .open(root.path(), Place::default(), Preserved::default())
+            .open(root.path(), Place::default(), Preserved::default(), None)
             .unwrap_err();
         assert_eq!(
             error.to_string(),

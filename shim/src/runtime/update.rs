@@ -9,7 +9,9 @@ use super::cli::UpdateArgs;
 use super::client::Status;
 use super::control::find;
 use super::error::{io_error, Result, RuntimeError};
+use super::store::Record;
 use super::{only_id, Context};
+use crate::cgroup::{share, Cgroup};
 
 /// Largest file of resources, in bytes.
 const MAX_RESOURCES_BYTES: u64 = 1 << 20;
@@ -25,7 +27,21 @@ pub(super) async fn update(context: &Context, args: &UpdateArgs) -> Result<u8> {
         .task()?
         .update(resources.to_string().into_bytes())
         .await?;
+    set_share(&found.record, resources)?;
     Ok(0)
+}
+
+/// The cgroup that the container's VM is in shares the host as it is told now.
+fn set_share(record: &Record, resources: Value) -> Result<()> {
+    let Some(cgroup) = record.cgroup.clone().filter(|_| record.joined.is_none()) else {
+        return Ok(());
+    };
+    let resources = serde_json::from_value(resources).map_err(|source| RuntimeError::Json {
+        what: "the resources".into(),
+        source,
+    })?;
+    Cgroup::at(cgroup).set_share(&share(Some(&resources)));
+    Ok(())
 }
 
 /// The resources (OCI `LinuxResources`), of a file or of the flags: as in runc, one or the other.

@@ -22,6 +22,7 @@ use super::serve::{serve, Sandboxed};
 use super::state::now;
 use crate::pod::Role;
 use crate::runtime_dir::{exec_root, remove_sandbox, sweep};
+use crate::shared_network;
 
 /// File in a bundle that holds the shim's address.
 const ADDRESS_FILE: &str = "address";
@@ -142,7 +143,7 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
     for error in sweep(&exec_root).errors {
         eprintln!("containerd-shim-hull-v2: {}", crate::report::chain(&error));
     }
-    let pod = pod_of(&invocation.bundle()?);
+    let pod = pod_of(&invocation.bundle()?, &exec_root, &invocation.namespace);
     let sandbox = pod.as_deref().unwrap_or(&invocation.id);
     let socket = address::socket_path(&exec_root, &invocation.namespace, sandbox);
     let listen =
@@ -152,6 +153,13 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
         // An id that is given anew: the shim that had it is still taking its sandbox down.
         address::await_end(&socket);
         listening = listen()?;
+        if matches!(listening, Listening::Served) {
+            bail!(
+                "the VM of an earlier container {:?} still runs, as others share its network: remove \
+                 them first, or take another id",
+                invocation.id
+            );
+        }
     }
     let address = format!("unix://{}", socket.display());
     let keep =
@@ -182,14 +190,16 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
     printed
 }
 
-/// The sandbox of the pod that a bundle's container joins; `None` for a container with a sandbox
-/// of its own. A bundle that can't be read is told of when the container is made.
-fn pod_of(bundle: &Path) -> Option<String> {
+/// The sandbox that a bundle's container joins: of its pod, or of the container whose network it
+/// shares; `None` for a container with a sandbox of its own. A bundle that can't be read is told of
+/// when the container is made.
+fn pod_of(bundle: &Path, exec_root: &Path, namespace: &str) -> Option<String> {
     let config = std::fs::read(bundle.join("config.json")).ok()?;
     let (spec, _) = crate::spec::capabilities::parse_spec(&config).ok()?;
     match Role::of(spec.annotations().as_ref()) {
         Role::Member(sandbox) => Some(sandbox),
-        Role::None | Role::Sandbox => None,
+        Role::None => shared_network::find(exec_root, namespace, &spec),
+        Role::Sandbox => None,
     }
 }
 

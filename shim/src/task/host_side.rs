@@ -1,6 +1,7 @@
 //! What a process of a container has on the host: its streams and, where somebody needs a PID, its
 //! holder.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,6 +66,8 @@ pub(super) fn subject(id: &str, bundle: &Bundle) -> Subject {
 pub(super) struct HostSide {
     pub(super) endpoints: Endpoints,
     pub(super) holder: Option<Holder>,
+    /// Of the cgroup that a new VM is to be in, if the client has made one.
+    pub(super) cgroup: Option<OwnedFd>,
     /// Of an exec, below the container's own group.
     pub(super) sub_cgroup: String,
     /// First size of the terminal.
@@ -88,6 +91,7 @@ impl HostSide {
         };
         let holder = holder.transpose().map_err(|error| failed(&error))?;
         let terminal = handover.as_ref().and_then(Handover::terminal_size);
+        let cgroup = handover.as_mut().and_then(Handover::take_cgroup);
         let sub_cgroup = handover
             .as_mut()
             .map(|it| std::mem::take(&mut it.sub_cgroup));
@@ -99,6 +103,7 @@ impl HostSide {
         Ok(Self {
             endpoints,
             holder,
+            cgroup,
             sub_cgroup: sub_cgroup.unwrap_or_default(),
             terminal,
         })

@@ -7,6 +7,7 @@ mod container;
 mod errors;
 mod events;
 mod host_side;
+mod join;
 mod metrics;
 mod network;
 mod process;
@@ -16,6 +17,7 @@ mod serve;
 mod service;
 mod state;
 mod steps;
+mod update;
 mod vm_end;
 
 pub use command::{main, Invocation};

@@ -18,11 +18,13 @@ use ttrpc::r#async::TtrpcContext;
 use super::process::{Exit, Phase, Process, StdioPaths};
 use super::state::Shim;
 use super::steps::{running, status};
+use super::update::Update;
 use super::{errors, metrics};
 use crate::agent::CALL_LIMIT;
 use crate::handover;
 use crate::holder::Network;
 use crate::hooks::Moment;
+use crate::report::chain;
 
 /// Version that `Connect` reports.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -113,8 +115,7 @@ impl Task for Service {
         self.publish_start(&container, &process);
         self.shim.watch(&container, &process);
         if process.exec_id.is_empty() {
-            let hooks = &container.hooks;
-            hooks.run_all(Moment::Poststart, process.pid()).await;
+            self.run_poststart(&container, &process).await?;
         }
         Ok(api::StartResponse {
             pid: process.pid(),
@@ -127,6 +128,12 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::DeleteRequest,
     ) -> ttrpc::Result<api::DeleteResponse> {
+        if self.shim.is_making(&request.id) {
+            return Err(errors::precondition(format!(
+                "container {:?} is being made",
+                request.id
+            )));
+        }
         let container = self.shim.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         if process.exit().is_none() && process.phase() != Phase::Created {
@@ -368,9 +375,12 @@ impl Task for Service {
         request: api::UpdateTaskRequest,
     ) -> ttrpc::Result<api::Empty> {
         let container = self.shim.container(&request.id)?;
+        let resources = request.resources.into_option().unwrap_or_default().value;
+        let Update { guest, host } = Update::parse(&resources)
+            .map_err(|error| errors::invalid(format!("resources: {}", chain(&error))))?;
         let update = UpdateContainerRequest {
             container_id: request.id,
-            resources: request.resources.into_option().unwrap_or_default().value,
+            resources: guest,
             ..UpdateContainerRequest::default()
         };
         container
@@ -383,6 +393,9 @@ impl Task for Service {
             )
             .await
             .map_err(|error| errors::of_agent(&error))?;
+        if self.shim.is_first(&container) {
+            container.sandbox.set_share(&host);
+        }
         Ok(api::Empty::default())
     }
 

@@ -18,6 +18,7 @@ use super::events::Publisher;
 use super::process::{Process, KILLED_STATUS};
 use super::vm_end;
 use crate::cgroup::Cgroup;
+use crate::lower::PodMember;
 use crate::report::chain;
 use crate::sandbox::Sandbox;
 
@@ -117,12 +118,31 @@ impl Shim {
         self.lock().first.clone()
     }
 
-    /// PIDs in the guest of the first processes of all containers, by their ids.
-    pub(super) fn first_processes(&self) -> Vec<(String, u32)> {
+    /// Whether it is the container that the VM was booted for.
+    pub(super) fn is_first(&self, container: &Arc<Container>) -> bool {
+        let first = self.first();
+        first.is_some_and(|first| Arc::ptr_eq(&first, container))
+    }
+
+    /// The containers whose first process runs.
+    pub(super) fn running_members(&self) -> Vec<PodMember> {
         let containers = self.lock();
-        let all = containers.by_id.iter();
-        all.map(|(id, container)| (id.clone(), container.init.guest_pid()))
-            .collect()
+        let all = containers.by_id.values().map(|container| {
+            let init = &container.init;
+            let member = PodMember {
+                id: container.id.clone(),
+                host_pid: init.pid(),
+                guest_pid: init.guest_pid(),
+            };
+            let runs = init.exit().is_none() && member.guest_pid != 0;
+            runs.then_some(member)
+        });
+        all.flatten().collect()
+    }
+
+    /// Whether a container with this id is being made.
+    pub(super) fn is_making(&self, id: &str) -> bool {
+        self.lock().making.contains(id)
     }
 
     /// Claims an id for a container that is being made, until the claim is dropped. A VM boots for

@@ -12,7 +12,6 @@ use hull_network::foreign::{Foreign, Namespace};
 use hull_protocol::agent::{
     ContainerRef, CreateContainerRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
 };
-use hull_vm_config::JailConfig;
 
 use super::container::{Booted, Container, Extras};
 use super::host_side::{self, HostSide, Place};
@@ -26,12 +25,11 @@ use crate::holder::Network;
 use crate::hooks::Moment;
 use crate::host_sockets;
 use crate::loopback;
-use crate::lower::{lower, lower_member, queue_pairs, HostFacts, Pod, TaskOptions};
-use crate::network::Attachments;
+use crate::lower::{lower, queue_pairs, HostFacts, TaskOptions};
 use crate::pod::Role;
 use crate::report::chain;
 use crate::runtime_dir::RuntimeDir;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Home, Sandbox};
 use crate::spec::Bundle;
 use crate::stdio::{Connected, Endpoints};
 use crate::vmm::UidLease;
@@ -39,6 +37,7 @@ use crate::vmm::UidLease;
 /// Making a container, whose new volumes are filled, and starting a process: many at once on a busy
 /// host wait for each other.
 const START_LIMIT: Duration = Duration::from_secs(180);
+const SIGKILL: u32 = libc::SIGKILL as u32;
 /// File in the sandbox's runtime directory that takes the boot's timeline.
 const TRACE_FILE: &str = "trace.json";
 
@@ -61,12 +60,15 @@ impl Service {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
+        let first = self.shim.first();
+        if let Some(first) = &first {
+            self.may_join(&bundle, first)?;
+        }
         let place = Place::of(&bundle);
         let own_pid = network::wants_pid(&bundle);
         let hooks = host_side::subject(&request.id, &bundle);
         let mut side = HostSide::open(&stdio, &place, hooks.has_any() || own_pid).await?;
         let pid = side.pid().unwrap_or_default();
-        let first = self.shim.first();
         let made = async {
             for moment in [
                 Moment::Prestart,
@@ -137,15 +139,22 @@ impl Service {
         let name = format!("{}-{}", self.shim.namespace, self.shim.sandbox_id);
         let dir = RuntimeDir::create(&self.shim.exec_root, &name).map_err(|error| fail(&error))?;
         let assets = crate::assets::Assets::find().map_err(|error| fail(&error))?;
+        let home = match side.cgroup.take() {
+            Some(door) => Home::Given(door),
+            None if self.shim.is_on_its_own() => Home::Own(plan.host_share.clone()),
+            None => Home::OfShim,
+        };
         let namespace = prepared.foreign.as_ref().map(Foreign::namespace);
         let network = (prepared.taps, prepared.foreign);
-        let sandbox =
-            Sandbox::boot_plan(&assets, &plan, network, self.shim.is_on_its_own(), dir, uid)
-                .await
-                .map_err(|error| fail(&error))?;
+        let sandbox = Sandbox::boot_plan(&assets, &plan, network, home, dir, uid)
+            .await
+            .map_err(|error| fail(&error))?;
 
         if Role::of(bundle.spec.annotations().as_ref()) == Role::Sandbox {
             serve_loopback(&sandbox, namespace.as_deref());
+        }
+        if let Some(namespace) = &namespace {
+            self.announce(&sandbox, namespace);
         }
         let groups = plan.create.additional_groups.clone();
         let init = self.create_in(&sandbox, plan.create, stdio, side).await?;
@@ -161,56 +170,8 @@ impl Service {
         })
     }
 
-    /// Makes a further container's first process in the VM of a pod.
-    async fn join(
-        &self,
-        request: &api::CreateTaskRequest,
-        bundle: &Bundle,
-        stdio: StdioPaths,
-        side: &mut HostSide,
-        first: &Container,
-    ) -> ttrpc::Result<Booted> {
-        let sandbox = Arc::clone(&first.sandbox);
-        let mut extras = Extras::new(&sandbox, bundle.block_devices());
-        let options = TaskOptions {
-            sandbox_id: self.shim.sandbox_id.clone(),
-            container_id: request.id.clone(),
-            terminal: request.terminal,
-            jail: JailConfig { uid: 0, gid: 0 },
-            host: HostFacts::read(),
-            network: Attachments::default(),
-            pod: Some(Pod {
-                host_pid: first.init.pid(),
-                guest_pid: first.init.guest_pid(),
-                members: self.shim.first_processes(),
-                turn: sandbox.next_turn(),
-            }),
-            slots: extras.slots.clone(),
-        };
-        let member =
-            lower_member(bundle, &options).map_err(|error| errors::invalid(chain(&error)))?;
-        let sockets = host_sockets::open(&member.sockets);
-        let sockets = sockets.map_err(|error| errors::failed(&error))?;
-        for share in member.shares {
-            extras.share(share).await?;
-        }
-        for disk in &member.disks {
-            extras.plug(disk).await?;
-        }
-        let groups = member.create.additional_groups.clone();
-        let init = self.create_in(&sandbox, member.create, stdio, side).await?;
-        extras.serve(sockets);
-        Ok(Booted {
-            groups,
-            extras,
-            sandbox,
-            init,
-            network: None,
-        })
-    }
-
     /// Asks the agent for a container.
-    async fn create_in(
+    pub(super) async fn create_in(
         &self,
         sandbox: &Sandbox,
         mut create: CreateContainerRequest,
@@ -312,6 +273,23 @@ impl Service {
         }
         side.follow(self, container, process);
         Ok(pid)
+    }
+
+    /// Runs the poststart hooks. One that fails ends the container.
+    pub(super) async fn run_poststart(
+        &self,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+    ) -> ttrpc::Result<()> {
+        let ran = container.hooks.run(Moment::Poststart, process.pid()).await;
+        let Err(error) = ran else { return Ok(()) };
+        tracing::warn!(container = container.id, %error, "the container is ended");
+        match self.deliver(container, process, SIGKILL, false).await {
+            Ok(()) => drop(process.wait().await),
+            // It has ended by itself.
+            Err(error) => tracing::debug!(%error, "a container whose poststart hook failed"),
+        }
+        Err(errors::failed(&error))
     }
 
     /// Sends a signal to a process, or to all of the container.

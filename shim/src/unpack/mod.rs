@@ -20,7 +20,7 @@ use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::Assets;
 use crate::lower::{boot_config, resource, HostFacts, Resource};
 use crate::runtime_dir::RuntimeDir;
-use crate::sandbox::{Boot, Sandbox, SandboxError};
+use crate::sandbox::{Boot, Home, Sandbox, SandboxError};
 use crate::vmm::UidLease;
 use files::{check_layers, finish_outputs, inputs, outputs, prepare_outputs, Input};
 use lower::{done_of, fd_name, input_device, output_device, request, vcpus, INPUT_FD, OUTPUT_FD};
@@ -172,7 +172,7 @@ async fn boot(
         foreign: None,
         network: Default::default(),
         sandbox: Default::default(),
-        host_share: Some(Default::default()),
+        home: Home::Own(Default::default()),
     };
     Sandbox::boot(boot, dir, uid).await
 }

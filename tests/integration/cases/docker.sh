@@ -26,9 +26,21 @@ case_docker_containers_have_their_networks() {
     capture timeout 60 docker run --rm --network host hull-test true
     expect_status 125
     expect_err_has "host's network is not supported"
-    capture timeout 60 docker run --rm --network container:two hull-test true
-    expect_status 125
-    expect_err_has "two VMs can't share"
+}
+
+case_docker_a_container_that_shares_anothers_network_is_in_its_vm() {
+    docker_start
+    docker run -d --name own --ipc shareable -p 127.0.0.1:18099:80 hull-test sh -c 'mkdir /www; exec sleep 1000' >/dev/null
+    docker run -d --name in --network container:own --ipc container:own --pid container:own hull-test \
+        sh -c 'mkdir /w; echo joined >/w/f; exec httpd -f -p 80 -h /w' >/dev/null
+    expect_eq "$(pgrep -c -x hull-vmm)" 1 VMs
+    wait_for 20 curl -s -o /dev/null http://127.0.0.1:18099/f || fail "$(docker logs in)"
+    expect_eq "$(curl -s -m 10 http://127.0.0.1:18099/f)" joined 'the published port'
+    expect_eq "$(docker exec in sh -c 'ps | grep -c "[s]leep 1000"; ls -d /www 2>/dev/null')" 1 'processes and files'
+    docker rm -f in >/dev/null
+    docker exec own true
+    docker rm -f own >/dev/null
+    ! pgrep -x hull-vmm || fail 'a VM is left'
 }
 
 case_docker_builds_in_microvms() {

@@ -87,3 +87,92 @@ case_podman_containers_have_their_network() {
     expect_status 126
     expect_err_has "host's network is not supported"
 }
+
+# podman's defaults for the first container of a pod are not there: an image of its own.
+podman_pod_setup() {
+    podman_setup
+    podman pod rm -f -t 0 hull-pod >/dev/null 2>&1 || true
+    podman image exists localhost/hull-infra ||
+        printf 'FROM localhost/hull-test\nCMD ["sleep", "100000"]\n' | podman build --network none -q -t localhost/hull-infra - >/dev/null 2>&1
+    printf '[engine]\ninfra_image = "localhost/hull-infra"\ninfra_command = "sleep 100000"\n' >"$T/containers.conf"
+    export CONTAINERS_CONF=$T/containers.conf
+}
+
+# Core.
+case_podman_a_pod_is_one_vm() {
+    podman_pod_setup
+    podman_hull pod create --name hull-pod -p 127.0.0.1:18097:80 --hostname podhost >/dev/null
+    podman_hull run -d --name hull-test --pod hull-pod localhost/hull-test \
+        sh -c 'mkdir /www; echo pod >/www/f; exec httpd -f -p 80 -h /www' >/dev/null
+    expect_eq "$(pgrep -c -x hull-vmm)" 1 VMs
+    capture podman_hull run --rm --pod hull-pod localhost/hull-test \
+        sh -c 'wget -q -O - http://127.0.0.1/f; hostname; ls /www; echo shared >/dev/shm/file'
+    expect_out $'pod\npodhost\n'
+    expect_eq "$(podman_hull exec hull-test cat /dev/shm/file)" shared shm
+    wait_for 20 curl -s -o /dev/null http://127.0.0.1:18097/f || fail "the port is not served"
+    expect_eq "$(curl -s -m 10 http://127.0.0.1:18097/f)" pod port
+    # Its first container is made anew, in a network of its own, while the other one still runs.
+    podman_hull pod restart hull-pod >/dev/null 2>&1
+    wait_for 30 curl -s -o /dev/null http://127.0.0.1:18097/f || fail "not served after a restart: $(podman ps -a)"
+    expect_eq "$(pgrep -c -x hull-vmm)" 1 'VMs after a restart'
+    podman_hull pod rm -f -t 0 hull-pod >/dev/null
+    ! pgrep -x hull-vmm || fail 'a VM is left'
+}
+
+case_podman_plays_a_kubernetes_pod() {
+    podman_pod_setup
+    cat >"$T/pod.yaml" <<'YAML'
+apiVersion: v1
+kind: Pod
+metadata: {name: hull-pod}
+spec:
+  restartPolicy: Never
+  initContainers:
+  - {name: prepare, image: localhost/hull-test, command: [sh, -c, "echo prepared >/data/f"], volumeMounts: [{name: data, mountPath: /data}]}
+  containers:
+  - name: web
+    image: localhost/hull-test
+    command: [sh, -c, "exec httpd -f -p 80 -h /data"]
+    ports: [{containerPort: 80, hostPort: 18097, hostIP: 127.0.0.1}]
+    volumeMounts: [{name: data, mountPath: /data}, {name: conf, mountPath: /conf}]
+    resources: {limits: {memory: 64Mi}}
+  - {name: side, image: localhost/hull-test, command: [sleep, "1000"]}
+  volumes:
+  - {name: data, emptyDir: {}}
+  - {name: conf, configMap: {name: conf}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: conf}
+data: {key: value}
+YAML
+    capture podman_hull play kube "$T/pod.yaml"
+    expect_status 0
+    expect_eq "$(pgrep -c -x hull-vmm)" 1 VMs
+    wait_for 20 curl -s -o /dev/null http://127.0.0.1:18097/f || fail "the port is not served"
+    expect_eq "$(curl -s -m 10 http://127.0.0.1:18097/f)" prepared port
+    expect_eq "$(podman_hull exec hull-pod-web cat /conf/key /sys/fs/cgroup/memory.max)" value67108864 'configuration and limit'
+    expect_eq "$(podman_hull exec hull-pod-side wget -q -O - http://127.0.0.1/f)" prepared localhost
+    podman_hull play kube --down "$T/pod.yaml" >/dev/null 2>&1
+    ! pgrep -x hull-vmm || fail 'a VM is left'
+}
+
+case_podman_an_overlay_of_a_directory_leaves_it_as_it_was() {
+    podman_setup
+    mkdir "$T/own"
+    echo before >"$T/own/f"
+    capture podman_hull run --rm --network none -v "$T/own:/d:O" localhost/hull-test sh -c 'cat /d/f; echo after >/d/f; cat /d/f'
+    expect_status 0
+    expect_out $'before\nafter\n'
+    expect_eq "$(cat "$T/own/f")" before 'the directory'
+}
+
+# podman mounts memory before /proc.
+case_podman_a_read_only_container_has_memory_where_it_asks_for_it() {
+    podman_setup
+    capture podman_hull run --rm --network none --read-only --tmpfs /opt:size=5m localhost/hull-test \
+        sh -c 'for d in /tmp /run /var/tmp /opt; do touch $d/x && echo $d; done; touch /x'
+    expect_status 1
+    expect_out $'/tmp\n/run\n/var/tmp\n/opt\n'
+    expect_err_has 'Read-only file system'
+}

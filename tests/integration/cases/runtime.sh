@@ -294,6 +294,7 @@ del(.root)|root must be specified
 .linux.resources.memory.limit = "512m"|linux.resources.memory.limit: invalid type
 .linux.resources.memory.limit = -5|memory.limit is -5
 .linux.cgroupsPath = "../../x"|cgroupsPath
+.linux.netDevices = {"eth7": {}}|linux.netDevices: the host's interface
 X
     local id
     for id in a/b .. "$(printf 'a%.0s' {1..1025})" 'a b' ''; do
@@ -318,5 +319,100 @@ case_runtime_a_container_is_started_long_after_it_was_made() {
     wait_for 20 is_stopped slow
     expect_eq "$(cat "$T/out")" $'in\nlate' output
     runtime delete slow
+    expect_nothing_left
+}
+
+# joining PATH...: a filter for a configuration whose namespaces of these kinds are those of a process.
+joining() {
+    local pid=$1 kind filter='.'
+    shift
+    for kind; do
+        case $kind in
+            network) filter+=" | .linux.namespaces |= map(if .type == \"network\" then .path = \"/proc/$pid/ns/net\" else . end)" ;;
+            *) filter+=" | .linux.namespaces |= map(if .type == \"$kind\" then .path = \"/proc/$pid/ns/$kind\" else . end)" ;;
+        esac
+    done
+    echo "$filter"
+}
+
+# Core.
+case_runtime_a_container_that_joins_anothers_network_is_made_in_its_vm() {
+    make_bundle own '.process.args = ["sh", "-c", "mkdir /tmp/w; echo shared >/tmp/w/f; exec httpd -f -p 80 -h /tmp/w"]
+        | .hostname = "owner" | .linux.cgroupsPath = "/hull-test/own"'
+    runtime run -d -b "$T/own" --pid-file "$T/pid" s1 </dev/null >/dev/null 2>&1
+    local pid
+    pid=$(cat "$T/pid")
+    make_bundle in "$(joining "$pid" network ipc uts pid) | .hostname = \"owner\" | .linux.cgroupsPath = \"/hull-test/in\"
+        | .process.args = [\"sh\", \"-c\", \"wget -q -O - http://127.0.0.1/f; hostname; ps | grep -c [h]ttpd; ls /tmp; exit 4\"]"
+    capture runtime run -b "$T/in" s2 </dev/null
+    expect_status 4
+    expect_out $'shared\nowner\n1\n'
+    jq '.process.args = ["sleep", "1000"]' "$T/in/config.json" >"$T/new" && mv "$T/new" "$T/in/config.json"
+    runtime run -d -b "$T/in" --pid-file "$T/pid3" s3 </dev/null >/dev/null 2>&1
+    expect_eq "$(pgrep -c -x hull-vmm)" 1 VMs
+    # IPC of a container of another VM.
+    make_bundle other "$(joining "$pid" ipc) | .process.args = [\"true\"]"
+    capture runtime run -b "$T/other" s4
+    expect_status 1
+    expect_err_has "can't be joined: it is not of a container that runs in the same VM"
+    # The others outlive the first one. PID 1 of their PID namespace is its.
+    make_bundle net "$(joining "$pid" network) | .process.args = [\"sleep\", \"1000\"]"
+    runtime run -d -b "$T/net" s5 </dev/null >/dev/null 2>&1
+    runtime delete --force s1
+    expect_eq "$(runtime exec s5 echo lives)" lives 'an exec'
+    # Its id is free for one with a VM of its own, as when podman restarts a pod.
+    make_bundle new '.process.args = ["sleep", "1000"] | .linux.cgroupsPath = "/hull-test/own"'
+    runtime run -d -b "$T/new" s1 </dev/null >/dev/null 2>&1
+    expect_eq "$(pgrep -c -x hull-vmm)" 2 VMs
+    runtime delete --force s3
+    runtime delete --force s5
+    expect_eq "$(runtime exec s1 echo on)" on 'an exec in the new one'
+    runtime delete --force s1
+    expect_nothing_left
+}
+
+case_runtime_containers_of_one_vm_are_removed_one_by_one_when_their_shim_was_killed() {
+    make_bundle own '.process.args = ["sleep", "1000"] | .linux.cgroupsPath = "/hull-test/own"'
+    runtime run -d -b "$T/own" --pid-file "$T/pid" s1 </dev/null >/dev/null 2>&1
+    make_bundle in "$(joining "$(cat "$T/pid")" network) | .process.args = [\"sleep\", \"1000\"] | .linux.cgroupsPath = \"/hull-test/in\""
+    runtime run -d -b "$T/in" s2 </dev/null >/dev/null 2>&1
+    runtime delete --force s1
+    kill -9 "$(pgrep -f '[s]him-hull-v2.*-id s1')"
+    wait_for 10 is_stopped s2 || fail "status $(status_of s2)"
+    # A new one with the first's id has nothing to do with what is left.
+    make_bundle new '.process.args = ["sleep", "1000"]'
+    runtime run -d -b "$T/new" s1 </dev/null >/dev/null 2>&1
+    runtime delete s2
+    expect_eq "$(runtime exec s1 echo lives)" lives 'an exec'
+    runtime delete --force s1
+    expect_nothing_left
+}
+
+# Core.
+case_runtime_a_poststart_hook_that_fails_ends_the_container() {
+    make_bundle b '.process.args = ["sleep", "1000"]
+        | .hooks.poststart = [{path: "/bin/true"}, {path: "/bin/sh", args: ["sh", "-c", "echo no >&2; exit 3"]}]'
+    capture timeout 60 hull-runtime --root "$RUNTIME_ROOT" run -b "$T/b" p1 </dev/null
+    expect_status 1
+    expect_err_has "error running poststart hook #1: exit status 3, stdout: , stderr: no"
+    expect_nothing_left
+    runtime create -b "$T/b" p1 </dev/null >/dev/null 2>&1
+    capture runtime start p1
+    expect_status 1
+    expect_err_has "error running poststart hook #1"
+    expect_eq "$(status_of p1)" stopped status
+    runtime delete p1
+    expect_nothing_left
+}
+
+# podman's tmpfs mounts, which it puts before /proc.
+# Core.
+case_runtime_memory_that_has_what_it_hides_does_not_need_proc() {
+    make_bundle b '.process.args = ["sh", "-c", "cat /etc/group /etc/passwd | wc -l; stat -c %a /root"]
+        | .mounts = [{destination: "/etc", type: "tmpfs", source: "tmpfs", options: ["tmpcopyup", "nosuid"]},
+                     {destination: "/root", type: "tmpfs", source: "tmpfs", options: ["tmpcopyup", "mode=1770"]}] + .mounts'
+    capture runtime run -b "$T/b" m1
+    expect_status 0
+    expect_out $'4\n755\n'
     expect_nothing_left
 }

@@ -1,0 +1,57 @@
+//! Changed limits: the guest keeps them, but what divides the host is its cgroups' to keep.
+
+use oci_spec::runtime::LinuxResources;
+
+use crate::cgroup::{share, HostShare};
+use crate::lower::drop_host_cpu_numbers;
+use crate::spec::JsonError;
+
+/// What an update means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Update {
+    /// For the agent, as JSON.
+    pub(super) guest: Vec<u8>,
+    /// For the cgroups on the host.
+    pub(super) host: HostShare,
+}
+
+impl Update {
+    /// Reads resources (OCI `LinuxResources`, JSON).
+    pub(super) fn parse(text: &[u8]) -> Result<Self, JsonError> {
+        let mut resources: LinuxResources = crate::spec::json::parse(text)?;
+        let host = share(Some(&resources));
+        drop_host_cpu_numbers(&mut resources);
+        Ok(Self {
+            guest: serde_json::to_vec(&resources)?,
+            host,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_cpus_are_the_hosts() {
+        let text = br#"{"cpu": {"shares": 1024, "cpus": "3-5", "mems": "1", "quota": 7000}, "pids": {"limit": 9}}"#;
+        let update = Update::parse(text).unwrap();
+        let want = [
+            ("cpu.weight", "100"),
+            ("cpuset.cpus", "3-5"),
+            ("cpuset.mems", "1"),
+        ];
+        assert_eq!(update.host, want.map(|(file, value)| (file, value.into())));
+        let guest: serde_json::Value = serde_json::from_slice(&update.guest).unwrap();
+        let want =
+            serde_json::json!({"cpu": {"shares": 1024, "quota": 7000}, "pids": {"limit": 9}});
+        assert_eq!(guest, want);
+    }
+
+    #[test]
+    fn what_is_no_resource_is_named() {
+        let error = Update::parse(br#"{"pids": {"limit": "x"}}"#).unwrap_err();
+        assert_eq!(error.to_string(), "pids.limit");
+        assert!(Update::parse(b"").is_err());
+    }
+}
