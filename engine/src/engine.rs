@@ -230,12 +230,8 @@ impl Engine {
         container: &Container,
         change: impl FnOnce(&mut Record),
     ) -> Result<()> {
-        let record = {
-            let mut record = container.lock();
-            change(&mut record);
-            record.clone()
-        };
-        self.store.put(&record).await
+        change(&mut container.lock());
+        self.store.replace(container.id(), container.latest()).await
     }
 
     /// Moves a container to the next state. An impossible move is a bug, reported and not made.

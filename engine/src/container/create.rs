@@ -183,7 +183,7 @@ impl Engine {
         let scratch = self.paths.scratch(container.id());
         let record = container.record();
         scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host).await?;
-        self.store.put(&record).await
+        self.store.put(container.latest()).await
     }
 
     /// Gives a container another name.
