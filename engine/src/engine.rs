@@ -224,6 +224,12 @@ impl Engine {
         );
     }
 
+    /// Tells that things of a kind were pruned, and how many bytes that gave back.
+    pub(crate) fn publish_prune(&self, kind: EventMessageTypeEnum, bytes: impl std::fmt::Display) {
+        let attributes = [("reclaimed".to_owned(), bytes.to_string())];
+        self.events.publish(kind, "prune", "", attributes.into());
+    }
+
     /// Changes a record, and writes it.
     pub(crate) async fn update(
         &self,

@@ -126,7 +126,7 @@ def deaf(path, count, image):
         api.ask("DELETE", f"/containers/{made['Id']}")
     # One that reads gets what is new.
     reader = Api(path)
-    reader.request("GET", "/events?until=" + str(time.time() + 3))
+    reader.request("GET", f"/events?since={time.time()}&until={time.time() + 3}")
     answer = reader.getresponse()
     made = api.ask("POST", "/containers/create", {"Image": image})
     api.ask("DELETE", f"/containers/{made['Id']}")

@@ -414,9 +414,11 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
         }
     }
     let report = engine.images.prune(!dangling_only, &kept).await?;
+    let bytes = i64::try_from(report.reclaimed).unwrap_or(i64::MAX);
+    engine.publish_prune(EventMessageTypeEnum::IMAGE, bytes);
     Ok(Json(ImagePruneResponse {
         images_deleted: Some(report.removed.into_iter().map(removed_item).collect()),
-        space_reclaimed: i64::try_from(report.reclaimed).ok(),
+        space_reclaimed: Some(bytes),
     }))
 }
 

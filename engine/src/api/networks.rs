@@ -373,6 +373,7 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
             deleted.push(network.name);
         }
     }
+    engine.publish_prune(EventMessageTypeEnum::NETWORK, 0);
     Ok(Json(json!({ "NetworksDeleted": deleted })))
 }
 

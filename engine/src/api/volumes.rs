@@ -6,7 +6,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bollard_stubs::models::VolumeCreateRequest;
+use bollard_stubs::models::{EventMessageTypeEnum, VolumeCreateRequest};
 use serde_json::{json, Value};
 
 use super::respond::Answer;
@@ -160,6 +160,7 @@ async fn prune(engine: Shared, version: Version, Query(query): Query) -> Answer<
             }
         }
     }
+    engine.publish_prune(EventMessageTypeEnum::VOLUME, space);
     Ok(Json(
         json!({ "VolumesDeleted": deleted, "SpaceReclaimed": space }),
     ))

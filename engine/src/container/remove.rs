@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bollard_stubs::models::EventMessageTypeEnum;
+
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
@@ -137,6 +139,7 @@ impl Engine {
                 bytes += writable;
             }
         }
+        self.publish_prune(EventMessageTypeEnum::CONTAINER, bytes);
         Ok((removed, bytes))
     }
 }
