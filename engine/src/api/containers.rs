@@ -371,6 +371,7 @@ async fn top(
     let columns = hull_shim::ps::columns(&options)
         .map_err(|error| EngineError::BadRequest(error.to_string()))?;
     let processes = live_task(&container)?.processes().await?;
+    engine.publish(&container, "top", []);
     let row = |process| columns.iter().map(|column| column.cell(process)).collect();
     Ok(Json(ContainerTopResponse {
         titles: Some(

@@ -35,7 +35,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::{header, request::Parts, HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::Router;
+use axum::{Json, Router};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::ServiceExt as _;
@@ -54,6 +54,8 @@ pub(crate) use respond::ApiError;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Largest JSON body, in bytes.
 const MAX_BODY_BYTES: usize = 4 << 20;
+/// Longest text of a refusal, in bytes.
+const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// What each handler works on.
 pub(crate) type Shared = axum::extract::State<Arc<Engine>>;
@@ -144,9 +146,23 @@ fn goes_with_its_client(method: &Method, path: &str) -> bool {
 
 async fn routed(request: Request, router: Router) -> Response {
     match router.oneshot(request).await {
-        Ok(response) => response,
+        Ok(response) => told_as_json(response).await,
         Err(never) => match never {},
     }
+}
+
+/// What was refused before any handler saw it is told in docker's form, too.
+async fn told_as_json(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !(is_text && (status.is_client_error() || status.is_server_error())) {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), MAX_TEXT_BYTES).await;
+    let text = text.unwrap_or_default();
+    let message = String::from_utf8_lossy(&text);
+    (status, Json(serde_json::json!({ "message": message }))).into_response()
 }
 
 /// The answer of a request that goes on whether or not its client waits for it.
