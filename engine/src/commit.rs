@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use bollard_stubs::models::ContainerConfig;
-use hull_image::{Compression, Digest};
+use bollard_stubs::models::{ContainerConfig, EventMessageTypeEnum};
+use hull_image::{Compression, Digest, Reference};
 use hull_protocol::agent::files_job::Kind;
 use hull_protocol::agent::FilesJob;
 use serde_json::{json, Value};
@@ -89,8 +89,23 @@ impl Engine {
         };
         let reader = archive.stream(layer)?;
         self.images.load(reader, &hull_image::NoProgress).await?;
-        self.publish(container, "commit", [("comment", request.comment)]);
+        let named = name.as_ref().map(Reference::familiar).unwrap_or_default();
+        self.publish_commit(container, &id.to_string(), &named, request.comment);
         Ok(id.to_string())
+    }
+
+    fn publish_commit(&self, container: &Container, id: &str, name: &str, comment: String) {
+        if !name.is_empty() {
+            let attributes = [("name".to_owned(), name.to_owned())];
+            self.events
+                .publish(EventMessageTypeEnum::IMAGE, "tag", id, attributes.into());
+        }
+        let facts = [
+            ("comment", comment),
+            ("imageID", id.to_owned()),
+            ("imageRef", name.to_owned()),
+        ];
+        self.publish(container, "commit", facts);
     }
 
     /// The layer of a container that is paused for it, if it has to be.

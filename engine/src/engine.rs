@@ -224,18 +224,20 @@ impl Engine {
         );
     }
 
+    /// Tells that things of a kind were pruned, and how many bytes that gave back.
+    pub(crate) fn publish_prune(&self, kind: EventMessageTypeEnum, bytes: impl std::fmt::Display) {
+        let attributes = [("reclaimed".to_owned(), bytes.to_string())];
+        self.events.publish(kind, "prune", "", attributes.into());
+    }
+
     /// Changes a record, and writes it.
     pub(crate) async fn update(
         &self,
         container: &Container,
         change: impl FnOnce(&mut Record),
     ) -> Result<()> {
-        let record = {
-            let mut record = container.lock();
-            change(&mut record);
-            record.clone()
-        };
-        self.store.put(&record).await
+        change(&mut container.lock());
+        self.store.replace(container.id(), container.latest()).await
     }
 
     /// Moves a container to the next state. An impossible move is a bug, reported and not made.

@@ -11,7 +11,7 @@ use hull_protocol::agent::FilesJob;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::container::{Container, WaitCondition};
+use crate::container::{not_running, Container, WaitCondition};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::ids;
@@ -362,9 +362,6 @@ fn check_live(container: &Container) -> Result<()> {
             "Container {} is paused, unpause the container before exec",
             container.name()
         ))),
-        _ => Err(EngineError::Conflict(format!(
-            "container {} is not running",
-            container.id()
-        ))),
+        _ => Err(not_running(container)),
     }
 }

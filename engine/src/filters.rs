@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use regex::RegexBuilder;
+use regex::{Regex, RegexBuilder};
 
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
@@ -20,19 +20,36 @@ pub(crate) fn check(filters: &Filters, known: &[&str]) -> Result<()> {
     }
 }
 
-/// Whether one of the wanted patterns, regular expressions as Docker's, is found in one of `texts`.
-pub(crate) fn finds(wanted: &[String], texts: &[&str]) -> bool {
-    wanted.iter().any(|pattern| {
-        let built = RegexBuilder::new(pattern)
-            .size_limit(MAX_PATTERN_BYTES)
-            .dfa_size_limit(MAX_PATTERN_BYTES)
-            .build();
-        match built {
-            Ok(pattern) => texts.iter().any(|text| pattern.is_match(text)),
+/// The patterns of a filter, regular expressions as Docker's: made once for a whole list.
+pub(crate) struct Patterns(Option<Vec<Result<Regex, String>>>);
+
+impl Patterns {
+    /// Those of the filter `key`, if it is there.
+    pub(crate) fn of(filters: &Filters, key: &str) -> Self {
+        let build = |pattern: &String| {
+            let built = RegexBuilder::new(pattern)
+                .size_limit(MAX_PATTERN_BYTES)
+                .dfa_size_limit(MAX_PATTERN_BYTES)
+                .build();
             // What is no expression is found as it is written.
-            Err(_) => texts.contains(&pattern.as_str()),
-        }
-    })
+            built.map_err(|_| pattern.clone())
+        };
+        Self(
+            filters
+                .get(key)
+                .map(|wanted| wanted.iter().map(build).collect()),
+        )
+    }
+
+    /// Whether there is no such filter, or one of its patterns is found in one of `texts`.
+    pub(crate) fn pass(&self, texts: &[&str]) -> bool {
+        self.0.as_ref().is_none_or(|wanted| {
+            wanted.iter().any(|pattern| match pattern {
+                Ok(pattern) => texts.iter().any(|text| pattern.is_match(text)),
+                Err(text) => texts.contains(&text.as_str()),
+            })
+        })
+    }
 }
 
 /// `label` and `label!`.
@@ -146,11 +163,14 @@ mod tests {
 
     #[test]
     fn names_are_found_by_expression() {
-        let finds = |pattern: &str| finds(&[pattern.to_owned()], &["web-1", "/web-1"]);
+        let finds = |pattern: &str| {
+            Patterns::of(&filters("name", pattern), "name").pass(&["web-1", "/web-1"])
+        };
         assert!(finds("web") && finds("^/web-1$") && finds("^web-[0-9]$"));
         assert!(!finds("^eb") && !finds("web-2") && !finds("("));
         // A pattern that would grow without bound is only a text.
         assert!(!finds("(((a{1000}){1000}){1000})"));
+        assert!(Patterns::of(&Filters::new(), "name").pass(&["any"]));
     }
 
     #[test]

@@ -30,6 +30,8 @@ const LOG_LENGTH: usize = 5;
 const MAX_OUTPUT: u64 = 4096;
 /// Shortest time of any kind but zero, in nanoseconds.
 const SHORTEST: i64 = 1_000_000;
+/// Exit code of a check that can't be run, as of one that takes too long.
+const FAILED: i64 = -1;
 /// How long a killed check may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -207,17 +209,13 @@ impl Engine {
     async fn check_for_ever(&self, container: &Container, task: &Arc<Task>, check: &Check) {
         loop {
             let record = container.record();
-            let starting = in_start_period(&record, check);
-            let pause = match starting {
-                true => check.start_interval.min(check.interval),
-                false => check.interval,
-            };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause_before(&record, check)).await;
             if container.status() != Status::Running {
                 continue;
             }
             let outcome = self.probe(container, task, check).await;
-            let starting = in_start_period(&container.record(), check);
+            // As dockerd: by when the check began.
+            let starting = in_start_period(&container.record(), check, outcome.start);
             let mut word = None;
             let written = self
                 .update(container, |record| {
@@ -247,7 +245,7 @@ impl Engine {
         };
         match self.run_probe(container, task, check).await {
             Ok((code, output)) => outcome(code, output),
-            Err(error) => outcome(1, error.message()),
+            Err(error) => outcome(FAILED, error.message()),
         }
     }
 
@@ -284,7 +282,7 @@ impl Engine {
         fifos.remove();
         Ok(match code {
             Some(code) => (code, output.text()),
-            None => (-1, timed_out(check.timeout, &output.text())),
+            None => (FAILED, timed_out(check.timeout, &output.text())),
         })
     }
 }
@@ -298,11 +296,21 @@ fn libc_sigkill() -> u32 {
     rustix::process::Signal::KILL.as_raw().unsigned_abs()
 }
 
-fn in_start_period(record: &Record, check: &Check) -> bool {
+/// How long the next check is waited for: in the start period less, until one was good.
+fn pause_before(record: &Record, check: &Check) -> Duration {
+    let health = record.state.health.as_ref();
+    let untold = health.is_none_or(|health| health.status == Word::Starting);
+    match untold && in_start_period(record, check, Timestamp::now()) {
+        true => check.start_interval.min(check.interval),
+        false => check.interval,
+    }
+}
+
+fn in_start_period(record: &Record, check: &Check, now: Timestamp) -> bool {
     let Some(started) = record.state.started else {
         return false;
     };
-    let ran = Duration::try_from(Timestamp::now().duration_since(started)).unwrap_or_default();
+    let ran = Duration::try_from(now.duration_since(started)).unwrap_or_default();
     ran < check.start_period
 }
 
@@ -349,7 +357,7 @@ impl Output {
         );
         match ended {
             Ended::Exited(code) => code,
-            Ended::ShimLost => -1,
+            Ended::ShimLost => FAILED,
         }
     }
 
@@ -410,6 +418,33 @@ mod tests {
         health.take(outcome(0), 2, true);
         health.take(outcome(1), 1, true);
         assert_eq!(health.status, Word::Unhealthy);
+    }
+
+    #[test]
+    fn checks_are_frequent_in_the_start_period_until_one_is_good() {
+        let mut record = crate::record::tests::record();
+        record.config.healthcheck = Some(HealthConfig {
+            test: Some(vec!["CMD".to_owned(), "x".to_owned()]),
+            interval: Some(60_000_000_000),
+            start_period: Some(3_600_000_000_000),
+            start_interval: Some(2_000_000_000),
+            ..HealthConfig::default()
+        });
+        let check = Check::of(&record).unwrap();
+        let now = Timestamp::now();
+        record.state.started = Some(now);
+        record.state.health = Some(Health::starting());
+        assert_eq!(pause_before(&record, &check).as_secs(), 2);
+        let health = record.state.health.as_mut().unwrap();
+        health.take(outcome(0), 3, true);
+        assert_eq!(pause_before(&record, &check).as_secs(), 60);
+        let later = now + Duration::from_secs(3599);
+        assert!(in_start_period(&record, &check, later));
+        assert!(!in_start_period(
+            &record,
+            &check,
+            later + Duration::from_secs(1)
+        ));
     }
 
     #[test]

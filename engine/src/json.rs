@@ -119,10 +119,15 @@ pub(crate) fn lists_from_strings(value: &mut Value, keys: &[&str]) {
     }
 }
 
-/// Decodes a request's body.
+/// Decodes a request's body, which is an object.
 pub(crate) fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
-    as_go_does(body)
-        .map_err(|error| EngineError::BadRequest(format!("invalid JSON: {}", why(&error, body))))
+    let bad = |why: String| EngineError::BadRequest(format!("invalid JSON: {why}"));
+    let decoded = as_go_does(body).map_err(|error| bad(why(&error, body)))?;
+    // An array would be taken for the members of a structure, in their order.
+    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') => Err(bad("an array, where an object is wanted".to_owned())),
+        _ => Ok(decoded),
+    }
 }
 
 /// Decodes JSON in which `null` is as good as nothing for a member of any type: clients in languages
@@ -215,6 +220,13 @@ mod tests {
             let error = decode::<Value>(body.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), format!("invalid JSON: {text}"), "{body}");
         }
+    }
+
+    #[test]
+    fn a_body_is_an_object() {
+        let text = |body: &str| decode::<Value>(body.as_bytes()).unwrap_err().to_string();
+        assert!(text(" [7]").ends_with("an array, where an object is wanted"));
+        assert!(decode::<Value>(b" {}").is_ok());
     }
 
     #[test]

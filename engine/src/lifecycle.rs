@@ -56,6 +56,11 @@ impl Status {
     pub fn is_live(self) -> bool {
         matches!(self, Self::Running | Self::Paused)
     }
+
+    /// Whether users see it as one that runs: also while it waits for its next start.
+    pub fn is_up(self) -> bool {
+        self.is_live() || self == Self::Restarting
+    }
 }
 
 /// What happens to a container.

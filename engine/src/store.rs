@@ -11,8 +11,11 @@ use crate::record::{Record, SCHEMA};
 const META: TableDefinition<'_, &str, u32> = TableDefinition::new("meta");
 const CONTAINERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("containers");
 const SCHEMA_KEY: &str = "schema";
+const WRITE: &str = "write a record";
 /// Records are small and all in memory anyway.
 const CACHE_BYTES: usize = 1 << 20;
+
+type Table<'a> = redb::Table<'a, &'static str, &'static [u8]>;
 
 /// An open store. Each write is on disk when the call returns.
 #[derive(Debug, Clone)]
@@ -49,15 +52,26 @@ impl Store {
         self.with(all_records)
     }
 
-    /// Writes one record.
-    pub async fn put(&self, record: &Record) -> Result<()> {
-        let id = record.id.clone();
-        let bytes = serde_json::to_vec(record).map_err(|source| EngineError::Json {
-            what: "encode a container record",
-            source,
-        })?;
-        self.write("write a record", move |table| {
-            table.insert(id.as_str(), bytes.as_slice()).map(|_| ())
+    /// Writes a new record, as it is when its turn to be written has come.
+    pub async fn put(&self, latest: impl FnOnce() -> Record + Send + 'static) -> Result<()> {
+        self.write(WRITE, move |table| insert(table, &latest()))
+            .await
+    }
+
+    /// Writes a record anew, unless it is removed. Of two who change it at once, the one who writes
+    /// last writes what both have changed.
+    pub async fn replace(
+        &self,
+        id: &str,
+        latest: impl FnOnce() -> Record + Send + 'static,
+    ) -> Result<()> {
+        let id = id.to_owned();
+        self.write(WRITE, move |table| {
+            let is_there = table.get(id.as_str()).map_err(failed(WRITE))?.is_some();
+            if is_there {
+                insert(table, &latest())?;
+            }
+            Ok(())
         })
         .await
     }
@@ -65,8 +79,9 @@ impl Store {
     /// Forgets one record.
     pub async fn remove(&self, id: &str) -> Result<()> {
         let id = id.to_owned();
-        self.write("remove a record", move |table| {
-            table.remove(id.as_str()).map(|_| ())
+        let what = "remove a record";
+        self.write(what, move |table| {
+            table.remove(id.as_str()).map(|_| ()).map_err(failed(what))
         })
         .await
     }
@@ -74,11 +89,7 @@ impl Store {
     async fn write(
         &self,
         what: &'static str,
-        change: impl FnOnce(
-                &mut redb::Table<'_, &'static str, &'static [u8]>,
-            ) -> std::result::Result<(), redb::StorageError>
-            + Send
-            + 'static,
+        change: impl FnOnce(&mut Table<'_>) -> Result<()> + Send + 'static,
     ) -> Result<()> {
         let store = self.clone();
         let written = tokio::task::spawn_blocking(move || {
@@ -86,7 +97,7 @@ impl Store {
                 let write = database.begin_write().map_err(failed(what))?;
                 {
                     let mut table = write.open_table(CONTAINERS).map_err(failed(what))?;
-                    change(&mut table).map_err(failed(what))?;
+                    change(&mut table)?;
                 }
                 write.commit().map_err(failed(what))
             })
@@ -107,6 +118,17 @@ impl Store {
         }
         done
     }
+}
+
+fn insert(table: &mut Table<'_>, record: &Record) -> Result<()> {
+    let bytes = serde_json::to_vec(record).map_err(|source| EngineError::Json {
+        what: "encode a container record",
+        source,
+    })?;
+    table
+        .insert(record.id.as_str(), bytes.as_slice())
+        .map(|_| ())
+        .map_err(failed(WRITE))
 }
 
 fn open_database(path: &Path) -> Result<Database> {
@@ -183,8 +205,8 @@ mod tests {
         let path = dir.path().join("c.redb");
         {
             let store = Store::open(&path).unwrap();
-            store.put(&record("a")).await.unwrap();
-            store.put(&record("b")).await.unwrap();
+            store.put(|| record("a")).await.unwrap();
+            store.put(|| record("b")).await.unwrap();
             store.remove("a").await.unwrap();
         }
         let found = Store::open(&path).unwrap().all().unwrap();
@@ -198,18 +220,41 @@ mod tests {
     async fn a_store_goes_on_behind_a_failure() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("c.redb")).unwrap();
-        store.put(&record("a")).await.unwrap();
+        store.put(|| record("a")).await.unwrap();
         let failing = |_: &Database| Err::<(), _>(EngineError::BadRequest("a full disk".into()));
         assert!(store.with(failing).is_err());
-        store.put(&record("b")).await.unwrap();
+        store.put(|| record("b")).await.unwrap();
         assert_eq!(store.all().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn who_writes_last_writes_what_is_known_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("c.redb")).unwrap();
+        let shared = Arc::new(Mutex::new(record("a")));
+        let latest = || {
+            let shared = Arc::clone(&shared);
+            move || shared.lock().unwrap().clone()
+        };
+        store.put(latest()).await.unwrap();
+        let early = store.replace("a", latest());
+        shared.lock().unwrap().name = "new".to_owned();
+        store.replace("a", latest()).await.unwrap();
+        early.await.unwrap();
+        assert_eq!(store.all().unwrap()[0].name, "new");
+        // A change that was under way does not bring back what is removed meanwhile.
+        store.remove("a").await.unwrap();
+        store.replace("a", latest()).await.unwrap();
+        assert!(store.all().unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn a_damaged_store_is_named_and_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
-        Store::open(&path).unwrap().put(&record("a")).await.unwrap();
+        let store = Store::open(&path).unwrap();
+        store.put(|| record("a")).await.unwrap();
+        drop(store);
         let whole = std::fs::read(&path).unwrap();
         for damaged in [&whole[..3000], &b"something else"[..]] {
             std::fs::write(&path, damaged).unwrap();

@@ -46,7 +46,6 @@ pub(crate) struct Hub {
 
 #[derive(Debug, Clone)]
 struct Client {
-    number: u64,
     stdout: bool,
     stderr: bool,
     sender: mpsc::Sender<Chunk>,
@@ -65,10 +64,7 @@ impl Hub {
     /// Output from now on, until the process ends.
     pub(crate) fn attach(&self, stdout: bool, stderr: bool) -> mpsc::Receiver<Chunk> {
         let (sender, receiver) = mpsc::channel(CLIENT_QUEUE);
-        let mut clients = self.lock();
-        let number = clients.last().map_or(0, |last| last.number + 1);
-        clients.push(Client {
-            number,
+        self.lock().push(Client {
             stdout,
             stderr,
             sender,
@@ -97,7 +93,8 @@ impl Hub {
                 Stream::Stderr => client.stderr,
             };
             if wants && client.sender.send(chunk.clone()).await.is_err() {
-                self.lock().retain(|other| other.number != client.number);
+                self.lock()
+                    .retain(|other| !other.sender.same_channel(&client.sender));
             }
         }
     }

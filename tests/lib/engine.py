@@ -33,9 +33,15 @@ class Engine:
         with open(work / "hulld.log", "w") as log:
             self.daemon = subprocess.Popen(["hulld", "--root", work / "state", "--exec-root", work / "run",
                                             "-H", self.host], stdout=log, stderr=log)
-        while not self.socket.exists():
-            time.sleep(0.05)
-        self.hull("load", "-q", "-i", str(busybox_archive(work)))
+        try:
+            while not self.socket.exists():
+                if self.daemon.poll() is not None:
+                    raise RuntimeError("hulld did not start: " + (work / "hulld.log").read_text()[-500:])
+                time.sleep(0.05)
+            self.hull("load", "-q", "-i", str(busybox_archive(work)))
+        except BaseException:
+            self.stop()
+            raise
 
     def hull(self, *args, **more):
         return subprocess.run(["hull", *args], env=self.env, check=True, stdout=subprocess.PIPE, text=True, **more).stdout

@@ -13,7 +13,6 @@ use hull_protocol::agent::files_job::Kind;
 use hull_protocol::agent::FilesJob;
 use serde_json::{json, Value};
 
-use super::containers::detached;
 use super::respond::Answer;
 use super::{body_json, Query, Shared};
 use crate::commit::CommitRequest;
@@ -96,23 +95,17 @@ async fn stat(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Re
 async fn read(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<Response> {
     let path = path_of(&query)?;
     let container = engine.container(&id)?;
-    let engine = Arc::clone(&engine);
-    let (answer, output) = detached(async move {
-        let session = engine.files(&container).await?;
-        match session.ask(&job(Kind::STAT, &path)).await {
-            Ok(answer) => {
-                let output = session.stream(job(Kind::READ, &path)).await?;
-                engine.publish(&container, "archive-path", []);
-                Ok((answer, output))
-            }
-            Err(error) => {
-                session.close();
-                Err(error)
-            }
+    let session = engine.files(&container).await.map_err(as_named(&id))?;
+    let answer = match session.ask(&job(Kind::STAT, &path)).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            session.close();
+            return Err(as_named(&id)(error).into());
         }
-    })
-    .await
-    .map_err(as_named(&id))?;
+    };
+    let output = session.stream(job(Kind::READ, &path)).await;
+    let output = output.map_err(as_named(&id))?;
+    engine.publish(&container, "archive-path", []);
     let header = stat_header(&answer)?;
     let mut response = tar_response(output, "application/x-tar");
     response.headers_mut().insert(STAT_HEADER, header);
@@ -145,24 +138,17 @@ async fn write(
         ..job(Kind::WRITE, &path)
     };
     let stream = body.into_data_stream().map_err(std::io::Error::other);
-    let engine = Arc::clone(&engine);
-    // An upload that is cut off ends in an error of its stream, and so does the job.
-    detached(async move {
-        // A client that sends nothing holds nothing.
-        let input = hull_image::decompressed(tokio_util::io::StreamReader::new(stream));
-        let input = input
-            .await
-            .map_err(|error| EngineError::io("read", "the archive", error))?;
-        let session = engine.files(&container).await?;
-        let fed = session.feed(&job, input).await;
-        session.close();
-        if fed.is_ok() {
-            engine.publish(&container, "extract-to-dir", []);
-        }
-        fed
-    })
-    .await
-    .map_err(as_named(&id))?;
+    // A client that sends nothing holds nothing. An upload that is cut off ends in an error of its
+    // stream, and so does the job.
+    let input = hull_image::decompressed(tokio_util::io::StreamReader::new(stream));
+    let input = input
+        .await
+        .map_err(|error| EngineError::io("read", "the archive", error))?;
+    let session = engine.files(&container).await.map_err(as_named(&id))?;
+    let fed = session.feed(&job, input).await;
+    session.close();
+    fed.map_err(as_named(&id))?;
+    engine.publish(&container, "extract-to-dir", []);
     Ok(StatusCode::OK)
 }
 
@@ -183,14 +169,8 @@ async fn changes(engine: Shared, Path(id): Path<String>) -> Answer<Json<Value>> 
 
 async fn export(engine: Shared, Path(id): Path<String>) -> Answer<Response> {
     let container = engine.container(&id)?;
-    let output = detached({
-        let (engine, container) = (Arc::clone(&engine), Arc::clone(&container));
-        async move {
-            let session = engine.files(&container).await?;
-            session.stream(job(Kind::EXPORT, "/")).await
-        }
-    })
-    .await?;
+    let session = engine.files(&container).await?;
+    let output = session.stream(job(Kind::EXPORT, "/")).await?;
     engine.publish(&container, "export", []);
     Ok(tar_response(output, "application/octet-stream"))
 }
@@ -208,8 +188,6 @@ async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode,
         pause: query.0.flag_or("pause", true),
         config,
     };
-    let engine = Arc::clone(&engine);
-    // Not cut off half-way when the client goes away.
-    let id = detached(async move { engine.commit(&container, request).await }).await?;
+    let id = engine.commit(&container, request).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))))
 }

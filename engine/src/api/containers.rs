@@ -1,6 +1,5 @@
 //! `/containers`.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -91,40 +90,23 @@ async fn create(
 ) -> Answer<(StatusCode, Json<ContainerCreateResponse>)> {
     let mut request = CreateRequest::parse(&body_bytes(body).await?)?;
     request.adjust(version)?;
-    // Not cut off when the client goes away half-way.
     let name = query.get("name").map(str::to_owned);
     let platform = query
         .get("platform")
         .map(|_| platform(&query))
         .transpose()?;
-    let engine = Arc::clone(&engine);
     if let Some(image) = request.config.image.as_deref() {
         engine
             .images
             .check_platform(image, platform.as_ref())
             .await?;
     }
-    let (container, warnings) =
-        detached(async move { engine.create_container(name.as_deref(), request).await }).await?;
+    let (container, warnings) = engine.create_container(name.as_deref(), request).await?;
     let answer = ContainerCreateResponse {
         id: container.id().to_owned(),
         warnings,
     };
     Ok((StatusCode::CREATED, Json(answer)))
-}
-
-/// Runs a change to its end, whether or not the client waits for it.
-pub(super) async fn detached<T: Send + 'static>(
-    change: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    match tokio::spawn(change).await {
-        Ok(result) => result,
-        Err(error) => Err(EngineError::io(
-            "finish",
-            "the request",
-            std::io::Error::other(error),
-        )),
-    }
 }
 
 async fn update(
@@ -138,9 +120,7 @@ async fn update(
         fields.remove("PidsLimit");
     }
     let container = engine.container(&id)?;
-    let engine = Arc::clone(&engine);
-    let warnings =
-        detached(async move { engine.update_container(&container, &body).await }).await?;
+    let warnings = engine.update_container(&container, &body).await?;
     Ok(Json(ContainerUpdateResponse {
         warnings: Some(warnings),
     }))
@@ -148,8 +128,7 @@ async fn update(
 
 async fn start(engine: Shared, Path(id): Path<String>) -> Answer<StatusCode> {
     let container = engine.container(&id)?;
-    let engine = Arc::clone(&engine);
-    detached(async move { engine.start_container(&container).await }).await?;
+    engine.start_container(&container).await?;
     Ok(NO_CONTENT)
 }
 
@@ -163,8 +142,7 @@ fn stop_options(query: &Params) -> Result<StopOptions> {
 async fn stop(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
     let container = engine.container(&id)?;
     let options = stop_options(&query)?;
-    let engine = Arc::clone(&engine);
-    detached(async move { engine.stop_container(&container, &options).await }).await?;
+    engine.stop_container(&container, &options).await?;
     Ok(NO_CONTENT)
 }
 
@@ -175,8 +153,7 @@ async fn restart(
 ) -> Answer<StatusCode> {
     let container = engine.container(&id)?;
     let options = stop_options(&query)?;
-    let engine = Arc::clone(&engine);
-    detached(async move { engine.restart_container(&container, &options).await }).await?;
+    engine.restart_container(&container, &options).await?;
     Ok(NO_CONTENT)
 }
 
@@ -216,8 +193,7 @@ async fn remove(engine: Shared, Path(id): Path<String>, Query(query): Query) -> 
     }
     let container = engine.container(&id)?;
     let (force, volumes) = (query.flag("force"), query.flag("v"));
-    let engine = Arc::clone(&engine);
-    detached(async move { engine.remove_container(&container, force, volumes).await }).await?;
+    engine.remove_container(&container, force, volumes).await?;
     Ok(NO_CONTENT)
 }
 
@@ -395,6 +371,7 @@ async fn top(
     let columns = hull_shim::ps::columns(&options)
         .map_err(|error| EngineError::BadRequest(error.to_string()))?;
     let processes = live_task(&container)?.processes().await?;
+    engine.publish(&container, "top", []);
     let row = |process| columns.iter().map(|column| column.cell(process)).collect();
     Ok(Json(ContainerTopResponse {
         titles: Some(

@@ -201,7 +201,7 @@ fn summary(
     let users = engine
         .containers()
         .values()
-        .filter(|c| c.record().images().any(|image| image.id == id))
+        .filter(|c| c.lock().images().any(|image| image.id == id))
         .count();
     ImageSummary {
         parent_id: String::new(),
@@ -338,7 +338,7 @@ pub(super) fn publish(engine: &Engine, action: &str, id: &str, name: &str) {
 /// Each with a container that has it, which is one that runs if any does.
 fn images_in_use(engine: &Engine) -> BTreeMap<Digest, String> {
     let mut containers: Vec<_> = engine.containers().values().cloned().collect();
-    containers.sort_by_key(|container| container.status().is_live());
+    containers.sort_by_key(|container| container.status().is_up());
     containers
         .iter()
         .flat_map(|container| {
@@ -357,7 +357,7 @@ async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response>
     let in_use = images_in_use(engine);
     let user = in_use.get(&id).and_then(|id| engine.container(id).ok());
     // Not even with force: a running container needs its file system.
-    if let Some(user) = user.filter(|user| user.status().is_live()) {
+    if let Some(user) = user.filter(|user| user.status().is_up()) {
         if tags <= 1 {
             return Err(EngineError::Conflict(format!(
                 "conflict: unable to delete {name} (cannot be forced) - image is being used by \
@@ -414,9 +414,11 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
         }
     }
     let report = engine.images.prune(!dangling_only, &kept).await?;
+    let bytes = i64::try_from(report.reclaimed).unwrap_or(i64::MAX);
+    engine.publish_prune(EventMessageTypeEnum::IMAGE, bytes);
     Ok(Json(ImagePruneResponse {
         images_deleted: Some(report.removed.into_iter().map(removed_item).collect()),
-        space_reclaimed: i64::try_from(report.reclaimed).ok(),
+        space_reclaimed: Some(bytes),
     }))
 }
 

@@ -5,6 +5,7 @@ mod auth;
 mod containers;
 mod detach;
 mod exec;
+mod head_limit;
 mod images;
 mod import;
 mod inspect;
@@ -29,13 +30,12 @@ mod websocket;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::{header, request::Parts, HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::Router;
+use axum::{Json, Router};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::ServiceExt as _;
@@ -46,15 +46,16 @@ use crate::json::{self, Params};
 use crate::listen::Stream;
 use crate::{API_VERSION, MIN_API_VERSION};
 
+use head_limit::{Busy, HeadLimit};
 use read_to_end::ReadToEnd;
 pub(crate) use respond::ApiError;
 
-/// Longest time for a client to send its request's head.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// Largest request head, in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Largest JSON body, in bytes.
 const MAX_BODY_BYTES: usize = 4 << 20;
+/// Longest text of a refusal, in bytes.
+const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// What each handler works on.
 pub(crate) type Shared = axum::extract::State<Arc<Engine>>;
@@ -82,14 +83,17 @@ pub fn router(engine: Arc<Engine>) -> Router {
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(stream: impl Stream, router: Router) {
+    let busy = Busy::default();
+    let stream = HeadLimit::new(stream, busy.clone());
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        let router = router.clone();
+        let (router, busy) = (router.clone(), busy.clone());
         let request = request.map(|body| Body::new(ReadToEnd::new(body)));
-        async move { Ok::<_, Infallible>(answer(request, router).await) }
+        busy.begin();
+        async move { Ok::<_, Infallible>(busy.until_gone(answer(request, router).await)) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
@@ -109,9 +113,9 @@ async fn answer(mut request: Request, router: Router) -> Response {
         Ok((uri, version)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(version);
-            match router.oneshot(request).await {
-                Ok(response) => response,
-                Err(never) => match never {},
+            match goes_with_its_client(&method, request.uri().path()) {
+                true => routed(request, router).await,
+                false => finished(tokio::spawn(routed(request, router))).await,
             }
         }
         Err(error) => ApiError(error).into_response(),
@@ -126,6 +130,47 @@ async fn answer(mut request: Request, router: Router) -> Response {
         HeaderValue::from_static(concat!("Hull/", env!("CARGO_PKG_VERSION"), " (linux)")),
     );
     response
+}
+
+/// Whether a request may be cut off when its client goes away: it changes nothing, or it asks a
+/// registry and leaves nothing half-made.
+fn goes_with_its_client(method: &Method, path: &str) -> bool {
+    let ends = |ends: &[&str]| ends.iter().any(|end| path.ends_with(end));
+    if matches!(*method, Method::GET | Method::HEAD) {
+        // A VM may have to be started for a look at files.
+        return !(path.starts_with("/containers/") && ends(&["/archive", "/changes", "/export"]));
+    }
+    ["/auth", "/images/create", "/images/load"].contains(&path)
+        || (path.starts_with("/images/") && ends(&["/push"]))
+}
+
+async fn routed(request: Request, router: Router) -> Response {
+    match router.oneshot(request).await {
+        Ok(response) => told_as_json(response).await,
+        Err(never) => match never {},
+    }
+}
+
+/// What was refused before any handler saw it is told in docker's form, too.
+async fn told_as_json(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !(is_text && (status.is_client_error() || status.is_server_error())) {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), MAX_TEXT_BYTES).await;
+    let text = text.unwrap_or_default();
+    let message = String::from_utf8_lossy(&text);
+    (status, Json(serde_json::json!({ "message": message }))).into_response()
+}
+
+/// The answer of a request that goes on whether or not its client waits for it.
+async fn finished(running: tokio::task::JoinHandle<Response>) -> Response {
+    running.await.unwrap_or_else(|error| {
+        let error = std::io::Error::other(error);
+        ApiError(EngineError::io("finish", "the request", error)).into_response()
+    })
 }
 
 /// Whether a request's body is read as JSON.
@@ -341,6 +386,50 @@ mod tests {
                 text.contains("unsupported Content-Type header (text/plain)"),
                 "{text}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_goes_on_without_its_client() {
+        use std::time::Duration;
+
+        use axum::routing::{get, post};
+        use tokio::io::AsyncWriteExt as _;
+        use tokio::sync::mpsc;
+
+        let (begun, mut begins) = mpsc::channel(1);
+        let (done, mut ends) = mpsc::channel(1);
+        let work = move || {
+            let (begun, done) = (begun.clone(), done.clone());
+            async move {
+                begun.send(()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                done.send(()).await.unwrap();
+            }
+        };
+        let router = Router::new()
+            .route("/change", post(work.clone()))
+            .route("/look", get(work));
+        for (request, finishes) in [("POST /change", true), ("GET /look", false)] {
+            let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
+            let served = tokio::spawn(serve(server, router.clone()));
+            let head = format!("{request} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            begins.recv().await.unwrap();
+            drop(client);
+            served.await.unwrap();
+            let ended = tokio::time::timeout(Duration::from_millis(500), ends.recv()).await;
+            assert_eq!(ended.is_ok(), finishes, "{request}");
+        }
+        for (method, path, goes) in [
+            (Method::POST, "/images/create", true),
+            (Method::POST, "/images/a/b/push", true),
+            (Method::POST, "/containers/prune", false),
+            (Method::DELETE, "/images/a", false),
+            (Method::HEAD, "/containers/a/archive", false),
+            (Method::GET, "/containers/a/stats", true),
+        ] {
+            assert_eq!(goes_with_its_client(&method, path), goes, "{path}");
         }
     }
 

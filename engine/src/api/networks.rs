@@ -373,6 +373,7 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
             deleted.push(network.name);
         }
     }
+    engine.publish_prune(EventMessageTypeEnum::NETWORK, 0);
     Ok(Json(json!({ "NetworksDeleted": deleted })))
 }
 
@@ -394,20 +395,6 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
     };
     wanted.fill(&settings)?;
     wanted.check_on(&network)?;
-    let taken = container
-        .lock()
-        .networks
-        .iter()
-        .any(|w| w.network == network.id);
-    // One that does not run takes what is said last.
-    if taken && container.status().is_live() {
-        return Err(EngineError::Forbidden(format!(
-            "endpoint with name {} already exists in network {}",
-            container.name(),
-            network.name
-        ))
-        .into());
-    }
     engine.connect_network(&container, wanted).await?;
     publish_end(&engine, "connect", &network, &container);
     Ok(StatusCode::OK)

@@ -136,9 +136,16 @@ async fn system_info(engine: &Engine) -> Result<SystemInfo> {
     Ok(SystemInfo {
         id: Some(engine.id.clone()),
         containers: i64::try_from(statuses.len()).ok(),
-        containers_running: count(&[Status::Running, Status::Restarting]),
+        containers_running: count(&[Status::Running]),
         containers_paused: count(&[Status::Paused]),
-        containers_stopped: count(&[Status::Created, Status::Exited, Status::Dead]),
+        // As dockerd: all the others.
+        containers_stopped: count(&[
+            Status::Created,
+            Status::Restarting,
+            Status::Removing,
+            Status::Exited,
+            Status::Dead,
+        ]),
         images: i64::try_from(engine.images.list().await?.len()).ok(),
         driver: Some("erofs".to_owned()),
         driver_status: Some(vec![

@@ -6,7 +6,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use bollard_stubs::models::VolumeCreateRequest;
+use bollard_stubs::models::{EventMessageTypeEnum, VolumeCreateRequest};
 use serde_json::{json, Value};
 
 use super::respond::Answer;
@@ -14,7 +14,7 @@ use super::{body_json, Query, Shared, Version};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
-use crate::filters;
+use crate::filters::{self, Patterns};
 use crate::json::Filters;
 use crate::volumes::{CreateVolume, Shown, VolumeRecord};
 
@@ -49,10 +49,12 @@ fn view(volume: &Shown) -> Value {
 async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let filters = query.filters()?;
     filters::check(&filters, &["dangling", "driver", "label", "label!", "name"])?;
+    let names = Patterns::of(&filters, "name");
     let (all, warnings) = engine.list_volumes().await;
     let mut found = Vec::new();
     for volume in all {
-        if matches(&engine, &volume.record, &filters)? {
+        let named = names.pass(&[&volume.record.name]);
+        if named && matches(&engine, &volume.record, &filters)? {
             found.push(view(&volume));
         }
     }
@@ -79,7 +81,6 @@ fn matches(engine: &Engine, volume: &VolumeRecord, filters: &Filters) -> Result<
     for (key, values) in filters {
         let any = |test: &dyn Fn(&str) -> bool| values.iter().any(|value| test(value));
         let holds = match key.as_str() {
-            "name" => filters::finds(values, &[&volume.name]),
             "driver" => any(&|value| value == volume.driver),
             "label" => values.iter().all(|v| label_matches(v, &volume.labels)),
             "label!" => !any(&|value| label_matches(value, &volume.labels)),
@@ -159,6 +160,7 @@ async fn prune(engine: Shared, version: Version, Query(query): Query) -> Answer<
             }
         }
     }
+    engine.publish_prune(EventMessageTypeEnum::VOLUME, space);
     Ok(Json(
         json!({ "VolumesDeleted": deleted, "SpaceReclaimed": space }),
     ))

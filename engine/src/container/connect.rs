@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{live_task, Container};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::network::{self, Endpoint, Owner, Wanted};
 use crate::shim::Task;
 use crate::spec::files;
@@ -28,6 +28,16 @@ impl Engine {
     ) -> Result<()> {
         let _operation = container.operate().await;
         let others = container.record().networks;
+        let taken = others.iter().any(|it| it.network == wanted.network);
+        // One that does not run takes what is said last.
+        if taken && container.status().is_live() {
+            let network = self.networks.find(&wanted.network)?;
+            return Err(EngineError::Forbidden(format!(
+                "endpoint with name {} already exists in network {}",
+                container.name(),
+                network.name
+            )));
+        }
         let others = others.iter().filter(|it| it.network != wanted.network);
         network::check_count(others.count() + 1)?;
         let mut ends = container.record().endpoints;

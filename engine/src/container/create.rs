@@ -14,7 +14,7 @@ use crate::images::ImageInfo;
 use crate::network;
 use crate::record::{ImageMount, ImageUse, Record, State};
 use crate::volumes::VolumeUse;
-use crate::{ids, logs, names, scratch, spec, volumes};
+use crate::{ids, logs, names, spec, volumes};
 
 /// Attempts at a free random name.
 const NAME_ATTEMPTS: usize = 20;
@@ -177,13 +177,11 @@ impl Engine {
         Ok(container)
     }
 
+    /// Its writable layer comes with its first start: many are made that never are.
     async fn make_files(&self, container: &Container) -> Result<()> {
         let dir = self.paths.container(container.id());
         std::fs::create_dir_all(&dir).map_err(|source| EngineError::io("create", &dir, source))?;
-        let scratch = self.paths.scratch(container.id());
-        let record = container.record();
-        scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host).await?;
-        self.store.put(&record).await
+        self.store.put(container.latest()).await
     }
 
     /// Gives a container another name.

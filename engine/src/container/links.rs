@@ -1,5 +1,7 @@
 //! Links on the default network: names and variables that a container has for others.
 
+use std::sync::Arc;
+
 use bollard_stubs::models::ContainerConfig;
 
 use super::Container;
@@ -74,16 +76,20 @@ fn variables(link: &Link, of: &str, address: &str, other: &ContainerConfig) -> V
 
 impl Engine {
     /// The names that links give: the other's id, and `/CONTAINER/ALIAS`.
-    pub(super) fn link_names(&self, records: &[Record]) -> Vec<(String, String)> {
-        let of = |record: &Record| -> Vec<(String, String)> {
-            let named = links_of(record).iter().filter_map(|link| {
-                let other = self.container(&link.target).ok()?;
+    pub(super) fn link_names(&self, containers: &[Arc<Container>]) -> Vec<(String, String)> {
+        let named = containers.iter().flat_map(|container| {
+            let record = container.lock();
+            let name = |link: &Link| {
                 let name = format!("/{}/{}", record.name, link.alias);
-                Some((other.id().to_owned(), name))
-            });
-            named.collect()
-        };
-        records.iter().flat_map(of).collect()
+                (link.target.clone(), name)
+            };
+            links_of(&record).iter().map(name).collect::<Vec<_>>()
+        });
+        let found = named.filter_map(|(target, name)| {
+            let other = self.container(&target).ok()?;
+            Some((other.id().to_owned(), name))
+        });
+        found.collect()
     }
 
     /// A container's links as docker shows them, `/OTHER:/CONTAINER/ALIAS`, if it has any.

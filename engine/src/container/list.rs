@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use bollard_stubs::models::{
     ContainerSummary, ContainerSummaryHostConfig, ContainerSummaryNetworkSettings,
@@ -10,10 +11,11 @@ use bollard_stubs::models::{
 use jiff::Timestamp;
 
 use super::view::{health_text, mount_points};
+use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
-use crate::filters;
+use crate::filters::{self, Patterns};
 use crate::ids;
 use crate::json::Filters;
 use crate::lifecycle::Status;
@@ -35,51 +37,57 @@ pub struct ListOptions {
 impl Engine {
     /// The list of containers, newest first.
     pub(crate) fn list_containers(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>> {
-        check_filters(&options.filters)?;
-        let bounds = ["before", "since"].map(|key| self.bound(&options.filters, key));
-        let [before, since] = bounds;
-        let (before, since) = (before?, since?);
-        let mut records: Vec<Record> = self
-            .containers()
-            .values()
-            .map(|container| container.record())
-            .collect();
+        let containers: Vec<_> = self.containers().values().cloned().collect();
+        let mut records = self.select(&containers, options)?;
         records.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
-        let links = self.link_names(&records);
+        records.truncate(options.limit.unwrap_or(usize::MAX));
+        let links = self.link_names(&containers);
+        let summaries = records.iter().map(|record| {
+            let mut summary = summary(
+                record,
+                self.port_summaries(record),
+                self.endpoint_settings(record, None),
+            );
+            let by_links = links.iter().filter(|(id, _)| *id == record.id);
+            let names = summary.names.get_or_insert_default();
+            names.extend(by_links.map(|(_, name)| name.clone()));
+            for mount in summary.mounts.iter_mut().flatten() {
+                let volume = mount.name.as_deref();
+                let volume = volume.and_then(|name| self.volumes.find(name).ok());
+                mount.driver = volume.map(|volume| volume.driver);
+            }
+            if options.sizes {
+                let (writable, whole) = self.disk_sizes(record);
+                (summary.size_rw, summary.size_root_fs) = (Some(writable), Some(whole));
+            }
+            summary
+        });
+        Ok(summaries.collect())
+    }
+
+    /// Copies of the records that pass. Where most do not, most are not copied.
+    fn select(&self, containers: &[Arc<Container>], options: &ListOptions) -> Result<Vec<Record>> {
+        let filters = &options.filters;
+        check_filters(filters)?;
+        let [before, since] = ["before", "since"].map(|key| self.bound(filters, key));
+        let (before, since) = (before?, since?);
+        let [ids, names] = ["id", "name"].map(|key| Patterns::of(filters, key));
         // `status` and a limit mean all states.
-        let all = options.all || options.limit.is_some() || options.filters.contains_key("status");
-        let mut found: Vec<_> = records
-            .iter()
-            .filter(|record| all || record.state.status.is_live())
-            .filter(|record| before.is_none_or(|time| record.created < time))
-            .filter(|record| since.is_none_or(|time| time < record.created))
-            .filter(|record| matches(record, &options.filters))
-            .filter(|record| self.network_passes(record, &options.filters))
-            .map(|record| {
-                let mut summary = summary(
-                    record,
-                    self.port_summaries(&record.id),
-                    self.endpoint_settings(record, None),
-                );
-                let by_links = links.iter().filter(|(id, _)| *id == record.id);
-                let names = summary.names.get_or_insert_default();
-                names.extend(by_links.map(|(_, name)| name.clone()));
-                for mount in summary.mounts.iter_mut().flatten() {
-                    let volume = mount.name.as_deref();
-                    let volume = volume.and_then(|name| self.volumes.find(name).ok());
-                    mount.driver = volume.map(|volume| volume.driver);
-                }
-                if options.sizes {
-                    let (writable, whole) = self.disk_sizes(record);
-                    (summary.size_rw, summary.size_root_fs) = (Some(writable), Some(whole));
-                }
-                summary
-            })
-            .collect();
-        if let Some(limit) = options.limit {
-            found.truncate(limit);
-        }
-        Ok(found)
+        let all = options.all || options.limit.is_some() || filters.contains_key("status");
+        let passes = |record: &Record| {
+            (all || record.state.status.is_up())
+                && before.is_none_or(|time| record.created < time)
+                && since.is_none_or(|time| time < record.created)
+                && ids.pass(&[&record.id])
+                && names.pass(&[&record.name, &format!("/{}", record.name)])
+                && matches(record, filters)
+                && self.network_passes(record, filters)
+        };
+        let copies = containers.iter().filter_map(|container| {
+            let record = container.lock();
+            passes(&record).then(|| record.clone())
+        });
+        Ok(copies.collect())
     }
 
     /// When the container was made that `before` or `since` names.
@@ -265,11 +273,10 @@ fn check_words(filters: &Filters, key: &str, what: &str, known: &[&str]) -> Resu
 }
 
 fn matches(record: &Record, filters: &Filters) -> bool {
-    let labels = record.config.labels.clone().unwrap_or_default();
+    let none = HashMap::new();
+    let labels = record.config.labels.as_ref().unwrap_or(&none);
     filters.iter().all(|(key, wanted)| match key.as_str() {
-        "id" => filters::finds(wanted, &[&record.id]),
-        "name" => filters::finds(wanted, &[&record.name, &format!("/{}", record.name)]),
-        "label" => wanted.iter().all(|text| label_matches(text, &labels)),
+        "label" => wanted.iter().all(|text| label_matches(text, labels)),
         "status" => wanted.iter().any(|text| record.state.status.name() == text),
         "exited" => {
             record.state.status == Status::Exited
@@ -301,7 +308,8 @@ fn matches(record: &Record, filters: &Filters) -> bool {
         "is-task" => wanted
             .iter()
             .any(|flag| matches!(flag.as_str(), "0" | "false")),
-        // `before`, `since` and `network` are applied by the caller; the others do not exclude anything.
+        // The caller applies `id`, `name`, `before`, `since` and `network`; the others do not exclude
+        // anything.
         _ => true,
     })
 }

@@ -40,13 +40,13 @@ pub(crate) use request::{clean_path, CreateRequest};
 pub(crate) use start::close_stdin;
 use turn::Turns;
 
-pub(crate) use stop::{live_task, StopOptions};
+pub(crate) use stop::{live_task, not_running, StopOptions};
 pub(crate) use trust::UNTRUSTED_ANNOTATION;
 
 /// A container.
 pub struct Container {
     id: String,
-    record: Mutex<Record>,
+    record: Arc<Mutex<Record>>,
     /// Taken while the container is started, finished or removed ([`Container::operate`]). Signals
     /// do not take it: a stop waits for an end that [`exit`] brings about. A VM for work on files
     /// may be kept for the next work.
@@ -104,7 +104,7 @@ impl Container {
             oom_killed: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             exit_event: Notify::new(),
-            record: Mutex::new(record),
+            record: Arc::new(Mutex::new(record)),
         })
     }
 
@@ -126,6 +126,15 @@ impl Container {
     /// Its name, without slash.
     pub fn name(&self) -> String {
         self.lock().name.clone()
+    }
+
+    /// Tells the record as it is when it is asked, to who writes it.
+    pub(crate) fn latest(&self) -> impl FnOnce() -> Record + Send + 'static {
+        let record = Arc::clone(&self.record);
+        move || {
+            let record = record.lock().unwrap_or_else(|poison| poison.into_inner());
+            record.clone()
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Record> {

@@ -2,12 +2,39 @@
 
 use std::sync::Arc;
 
+use bollard_stubs::models::EventMessageTypeEnum;
+
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::filters;
 use crate::json::Filters;
 use crate::lifecycle::{Event, Status};
+
+/// Whether a container's state lets it be removed.
+fn check_removable(container: &Container, force: bool) -> Result<()> {
+    let status = container.status();
+    if status == Status::Removing {
+        return Err(EngineError::Conflict(format!(
+            "removal of container {} is already in progress",
+            container.id()
+        )));
+    }
+    if force || !status.is_up() {
+        return Ok(());
+    }
+    let what = match status {
+        Status::Paused => "paused and must be unpaused first".to_owned(),
+        other => format!(
+            "{}: stop the container before removing or force remove",
+            other.name()
+        ),
+    };
+    Err(EngineError::Conflict(format!(
+        "cannot remove container \"{}\": container is {what}",
+        container.name()
+    )))
+}
 
 impl Engine {
     /// Removes a container; with `force`, also one that runs.
@@ -17,31 +44,17 @@ impl Engine {
         force: bool,
         volumes: bool,
     ) -> Result<()> {
-        let status = container.status();
-        if status == Status::Removing {
-            return Err(EngineError::Conflict(format!(
-                "removal of container {} is already in progress",
-                container.id()
-            )));
-        }
-        let in_use = status.is_live() || status == Status::Restarting;
-        if in_use && !force {
-            let what = match status {
-                Status::Paused => "paused and must be unpaused first".to_owned(),
-                other => format!(
-                    "{}: stop the container before removing or force remove",
-                    other.name()
-                ),
-            };
-            return Err(EngineError::Conflict(format!(
-                "cannot remove container \"{}\": container is {what}",
-                container.name()
-            )));
-        }
-        if in_use {
-            self.end_for_removal(container).await?;
-        }
-        let _operation = container.operate().await;
+        let _operation = loop {
+            check_removable(container, force)?;
+            if container.status().is_up() {
+                self.end_for_removal(container).await?;
+            }
+            let operation = container.operate().await;
+            // It may have been started while this waited for its turn.
+            if !container.status().is_up() {
+                break operation;
+            }
+        };
         // With --rm its end has removed it meanwhile.
         if !container.progress.borrow().removed {
             self.remove_locked(container).await;
@@ -126,6 +139,7 @@ impl Engine {
                 bytes += writable;
             }
         }
+        self.publish_prune(EventMessageTypeEnum::CONTAINER, bytes);
         Ok((removed, bytes))
     }
 }

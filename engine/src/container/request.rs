@@ -11,6 +11,9 @@ use crate::json::{decode, lists_from_strings};
 use crate::network::{self, KNOWN_ENDPOINT_OPTIONS};
 use crate::{health, scratch, spec};
 
+/// Longest host name that Linux takes, in bytes.
+const MAX_HOSTNAME: usize = 64;
+
 /// The body of `/containers/create`.
 #[derive(Debug, Default)]
 pub(crate) struct CreateRequest {
@@ -137,7 +140,7 @@ impl CreateRequest {
 
     fn check_hostname(&self) -> Result<()> {
         match self.config.hostname.as_deref() {
-            Some(name) if 63 < name.len() => Err(EngineError::BadRequest(format!(
+            Some(name) if MAX_HOSTNAME < name.len() => Err(EngineError::BadRequest(format!(
                 "invalid hostname: {name:?}"
             ))),
             Some(name) if !name.is_empty() && self.host.uts_mode.as_deref() == Some("host") => {

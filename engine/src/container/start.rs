@@ -158,10 +158,7 @@ impl Engine {
         self.hold_volumes(container).await?;
         let record = container.record();
         self.write_bundle(&record, joined.as_ref(), bundle).await?;
-        let scratch = self.paths.scratch(container.id());
-        if !scratch.exists() {
-            scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host).await?;
-        }
+        let scratch = self.writable_layer(&record).await?;
         let tty = record.tty();
         let fifos = Fifos::new(bundle, "", record.config.open_stdin.unwrap_or(false), !tty);
         let opened = fifos.create()?;
@@ -192,6 +189,15 @@ impl Engine {
         Ok((task, pid, pumps))
     }
 
+    /// The file of a container's writable layer, made if it is not there yet.
+    async fn writable_layer(&self, record: &Record) -> Result<PathBuf> {
+        let path = self.paths.scratch(&record.id);
+        if !path.exists() {
+            scratch::of_container(&self.paths.scratch_template(), &path, &record.host).await?;
+        }
+        Ok(path)
+    }
+
     /// Boots a VM with the container's file systems, but without its network and its program. The
     /// operation lock is held.
     pub(crate) async fn boot_for_files(
@@ -210,11 +216,7 @@ impl Engine {
             record.host.pid_mode = None;
             record.host.ipc_mode = None;
             self.write_bundle(&record, None, &bundle).await?;
-            let scratch = self.paths.scratch(container.id());
-            if !scratch.exists() {
-                scratch::of_container(&self.paths.scratch_template(), &scratch, &record.host)
-                    .await?;
-            }
+            let scratch = self.writable_layer(&record).await?;
             let task = Arc::new(shim::launch(&self.shim, container.id(), &bundle).await?);
             let nothing = Fifos {
                 stdin: None,

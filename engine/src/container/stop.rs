@@ -40,13 +40,17 @@ impl Engine {
             .map_or(Ok(SIGKILL), parse_signal)
             .map_err(|error| EngineError::BadRequest(refused(error.message())))?;
         let stop_number = parse_signal(container.lock().stop_signal()).ok();
+        let ends = number == SIGKILL || Some(number) == stop_number;
+        // Between two starts there is nothing to signal; the next start is called off.
+        if ends && self.cancel_restart(container).await? {
+            return Ok(());
+        }
         let task = live_task(container).map_err(|_| {
             EngineError::Conflict(refused(format!(
                 "container {} is not running",
                 container.id()
             )))
         })?;
-        let ends = number == SIGKILL || Some(number) == stop_number;
         if ends {
             container.lock().state.stopped_by_user = true;
         }
@@ -83,6 +87,7 @@ impl Engine {
         options: &StopOptions,
     ) -> Result<()> {
         if self.cancel_restart(container).await? {
+            self.publish(container, "stop", []);
             return Ok(());
         }
         if !container.status().is_live() {
@@ -243,7 +248,16 @@ pub(crate) fn live_task(container: &Container) -> Result<Arc<Task>> {
     container
         .task()
         .filter(|_| container.status().is_live())
-        .ok_or_else(|| {
-            EngineError::Conflict(format!("container {} is not running", container.id()))
-        })
+        .ok_or_else(|| not_running(container))
+}
+
+/// The error of what only a running container can do.
+pub(crate) fn not_running(container: &Container) -> EngineError {
+    EngineError::Conflict(match container.status() {
+        Status::Restarting => format!(
+            "Container {} is restarting, wait until the container is running",
+            container.id()
+        ),
+        _ => format!("container {} is not running", container.id()),
+    })
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use bollard_stubs::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, DriverData,
-    EndpointIpamConfig, EndpointSettings, MountPoint, NetworkSettings, PortSummary,
-    PortSummaryTypeEnum,
+    EndpointIpamConfig, EndpointSettings, MountPoint, NetworkSettings, PortBinding, PortMap,
+    PortSummary, PortSummaryTypeEnum,
 };
 use bollard_stubs::models::{Health, HealthcheckResult};
 use hull_network::rules::Denied;
@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::health::Word;
 use crate::lifecycle::Status;
 use crate::logs;
-use crate::network::{self, BoundAddress, Endpoint, Wanted, HOST_ID};
+use crate::network::{self, add_exposed, Endpoint, Wanted, HOST_ID};
 use crate::record::Record;
 use crate::spec::{binds_of, tmpfs_of, VolumePlace};
 
@@ -94,7 +94,7 @@ impl Engine {
             }),
             mounts: Some(mount_points(&record, &self.volume_places(&record))),
             network_settings: Some(NetworkSettings {
-                ports: Some(network::port_map(&self.networks.published(&record.id))),
+                ports: Some(self.ports(&record)),
                 networks: Some(self.endpoint_settings(&record, denied.as_ref())),
                 ..NetworkSettings::default()
             }),
@@ -225,20 +225,34 @@ impl Engine {
         }
     }
 
-    pub(super) fn port_summaries(&self, id: &str) -> Vec<PortSummary> {
+    /// Docker's map of a running container's ports: the published ones, and those that it only
+    /// exposes where others find it by its address.
+    fn ports(&self, record: &Record) -> PortMap {
+        let mut map = network::port_map(&self.networks.published(&record.id));
+        let mut ends = record.endpoints.iter();
+        let bridged = ends.any(|end| !end.on_uplink && end.network_id != HOST_ID);
+        if bridged && record.state.status.is_live() {
+            add_exposed(&mut map, record.config.exposed_ports.as_deref());
+        }
+        map
+    }
+
+    pub(super) fn port_summaries(&self, record: &Record) -> Vec<PortSummary> {
         let mut ports = Vec::new();
-        for BoundAddress { key, address } in self.networks.published(id) {
+        for (key, bindings) in self.ports(record) {
             let (port, protocol) = key.split_once('/').unwrap_or((&key, "tcp"));
-            ports.push(PortSummary {
-                ip: Some(address.ip().to_string()),
+            let summary = |binding: PortBinding| PortSummary {
+                ip: binding.host_ip,
                 private_port: port.parse().unwrap_or_default(),
-                public_port: Some(address.port()),
+                public_port: binding.host_port.and_then(|port| port.parse().ok()),
                 typ: Some(match protocol {
                     "udp" => PortSummaryTypeEnum::UDP,
                     "sctp" => PortSummaryTypeEnum::SCTP,
                     _ => PortSummaryTypeEnum::TCP,
                 }),
-            });
+            };
+            let bindings = bindings.unwrap_or_else(|| vec![PortBinding::default()]);
+            ports.extend(bindings.into_iter().map(summary));
         }
         ports.sort_by_key(|port| (port.private_port, port.public_port));
         ports
@@ -281,7 +295,7 @@ fn state(record: &Record) -> ContainerState {
             Status::Exited => ContainerStateStatusEnum::EXITED,
             Status::Dead => ContainerStateStatusEnum::DEAD,
         }),
-        running: Some(status.is_live() || status == Status::Restarting),
+        running: Some(status.is_up()),
         paused: Some(status == Status::Paused),
         restarting: Some(status == Status::Restarting),
         oom_killed: Some(record.state.oom_killed),

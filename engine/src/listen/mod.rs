@@ -7,6 +7,7 @@ mod tls;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -19,6 +20,8 @@ use socket::Socket;
 
 /// Longest time for a client to shake hands.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+/// After how long a silence a client by TCP is asked whether it is there, and again; as dockerd.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// One place to serve the API at.
 pub(crate) enum Listener {
@@ -107,11 +110,22 @@ impl Listener {
             Self::Given(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
             Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
-                let _ = stream.set_nodelay(true);
+                if let Err(error) = prepare(&stream) {
+                    tracing::debug!(%error, "a client's connection");
+                }
                 Ok(Accepted::Tcp(stream, tls.clone()))
             }
         }
     }
+}
+
+/// A client that has gone without a word is noticed: idle connections have no other limit.
+fn prepare(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE)?;
+    Ok(())
 }
 
 impl Accepted {

@@ -63,22 +63,41 @@ pub(super) fn compress(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens the file with a number, 1 being the one before the present; a compressed one as a copy in
-/// an unnamed file. `None`: there is none.
-pub(super) fn open(path: &Path, number: u32) -> io::Result<Option<File>> {
-    // Once more: it may be compressed between the two looks.
-    for end in ["", COMPRESSED, ""] {
-        let file = match File::open(named(path, number, end)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        if end.is_empty() {
-            return Ok(Some(file));
+/// An open file of a log.
+#[derive(Debug)]
+pub(super) struct Found {
+    file: File,
+    compressed: bool,
+}
+
+impl Found {
+    /// As a file of records: a compressed one is copied into an unnamed file in `dir`.
+    pub(super) fn plain(self, dir: &Path) -> io::Result<File> {
+        if !self.compressed {
+            return Ok(self.file);
         }
-        let mut copy = tempfile::tempfile_in(path.parent().unwrap_or(Path::new("/")))?;
-        io::copy(&mut GzDecoder::new(file), &mut copy)?;
+        let mut copy = tempfile::tempfile_in(dir)?;
+        io::copy(&mut GzDecoder::new(self.file), &mut copy)?;
         copy.rewind()?;
-        return Ok(Some(copy));
+        Ok(copy)
+    }
+}
+
+/// Opens the file with a number, 0 being the present one. `None`: there is none.
+pub(super) fn find(path: &Path, number: u32) -> io::Result<Option<Found>> {
+    let names = match number {
+        0 => vec![(path.to_owned(), false)],
+        // Once more: it may be compressed between the two looks.
+        _ => ["", COMPRESSED, ""]
+            .map(|end| (named(path, number, end), !end.is_empty()))
+            .to_vec(),
+    };
+    for (name, compressed) in names {
+        match File::open(name) {
+            Ok(file) => return Ok(Some(Found { file, compressed })),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(None)
 }
@@ -91,10 +110,9 @@ mod tests {
 
     fn text(path: &Path, number: u32) -> Option<String> {
         let mut text = String::new();
-        open(path, number)
-            .unwrap()?
-            .read_to_string(&mut text)
-            .unwrap();
+        let found = find(path, number).unwrap()?;
+        let mut file = found.plain(path.parent().unwrap()).unwrap();
+        file.read_to_string(&mut text).unwrap();
         Some(text)
     }
 

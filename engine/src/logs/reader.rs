@@ -1,6 +1,7 @@
 //! Reading a log, from its end backwards for `tail`, and on while it grows.
 
 use std::io::SeekFrom;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,7 +9,6 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
-use super::older;
 use super::{Log, LogRecord, Stream};
 use crate::error::{EngineError, Result};
 
@@ -52,78 +52,55 @@ pub fn read(log: Arc<Log>, options: ReadOptions) -> mpsc::Receiver<Result<Vec<Lo
 }
 
 async fn read_into(
-    log: &Log,
+    log: &Arc<Log>,
     options: &ReadOptions,
     sender: &mpsc::Sender<Result<Batch>>,
 ) -> Result<()> {
     let io = |what| move |source: std::io::Error| EngineError::io(what, log.path(), source);
     let mut progress = log.subscribe();
-    let mut file = loop {
-        match File::open(log.path()).await {
-            Ok(file) => break file,
-            // Never started: an empty log.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                if !options.follow || !progress.borrow_and_update().live {
-                    return Ok(());
-                }
-                if progress.changed().await.is_err() {
-                    return Ok(());
-                }
-            }
-            Err(error) => return Err(io("open the log")(error)),
+    let (mut file, begun) = loop {
+        let live = progress.borrow_and_update().live;
+        let present = blocking(log, Log::present).await;
+        if let Some((file, begun)) = present.map_err(io("open the log"))? {
+            break (File::from_std(file), begun);
+        }
+        // Never started: an empty log.
+        if !options.follow || !live || progress.changed().await.is_err() {
+            return Ok(());
         }
     };
-    let begun = *progress.borrow_and_update();
-    let (mut position, found) = match options.tail {
+    let (start, found) = match options.tail {
         Some(count) => tail_start(&mut file, begun.length, count)
             .await
             .map_err(io("read the log"))?,
         None => (0, 0),
     };
     let left = options.tail.map(|count| count.saturating_sub(found));
-    if !read_older(log, left, options, sender)
+    if !read_older(log, begun.generation, left, options, sender)
         .await
         .map_err(io("read an older log"))?
     {
         return Ok(());
     }
-    let mut pending = Vec::new();
-    let mut generation = begun.generation;
+    let mut place = Place::new(file, begun.generation, start);
     loop {
-        let mut now = *progress.borrow_and_update();
-        if now.generation != generation {
-            // The file that is open has its end now; then comes the present one.
-            file.seek(SeekFrom::Start(position))
-                .await
-                .map_err(io("read the log"))?;
-            file.read_to_end(&mut pending)
-                .await
-                .map_err(io("read the log"))?;
-            if !emit(&mut pending, options, sender).await {
-                return Ok(());
-            }
-            pending.clear();
-            file = File::open(log.path()).await.map_err(io("open the log"))?;
-            (position, generation) = (0, now.generation);
-            now = *progress.borrow_and_update();
+        let now = match options.follow {
+            true => *progress.borrow_and_update(),
+            false => begun,
+        };
+        // A file that is not the present one any more has its end.
+        let end = (now.generation == place.generation).then_some(now.length);
+        let goes_on = place.send_until(end, options, sender).await;
+        if !goes_on.map_err(io("read the log"))? {
+            return Ok(());
         }
-        file.seek(SeekFrom::Start(position))
-            .await
-            .map_err(io("read the log"))?;
-        while position < now.length {
-            let want = (now.length - position).min(BLOCK_BYTES);
-            let read = (&mut file)
-                .take(want)
-                .read_to_end(&mut pending)
-                .await
-                .map_err(io("read the log"))?;
-            if read == 0 {
-                return Ok(());
+        if end.is_none() {
+            let next = next_place(log, place.generation, now.generation).await;
+            match next.map_err(io("open the log"))? {
+                Some(next) => place = next,
+                None => return Ok(()),
             }
-            position += read as u64;
-            if !emit(&mut pending, options, sender).await {
-                return Ok(());
-            }
+            continue;
         }
         if !options.follow || !now.live {
             return Ok(());
@@ -135,48 +112,114 @@ async fn read_into(
     }
 }
 
-/// Reads the files before the present one, the oldest first; with `left`, only that many records
-/// from their end. `false`: nobody wants more.
+/// Does something with a log that may wait for its writer or the disk.
+async fn blocking<T: Send + 'static>(
+    log: &Arc<Log>,
+    act: impl FnOnce(&Log) -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let log = Arc::clone(log);
+    let done = tokio::task::spawn_blocking(move || act(&log)).await;
+    done.map_err(std::io::Error::other)?
+}
+
+/// The file of a generation, readable. `None`: it is gone.
+async fn file_of(log: &Arc<Log>, generation: i64) -> std::io::Result<Option<File>> {
+    blocking(log, move |log| {
+        let Some(found) = log.file_of(generation)? else {
+            return Ok(None);
+        };
+        let dir = log.path().parent().unwrap_or(Path::new("/"));
+        found.plain(dir).map(|file| Some(File::from_std(file)))
+    })
+    .await
+}
+
+/// The beginning of the next file that is still there: output may come faster than it is read.
+async fn next_place(log: &Arc<Log>, from: i64, to: i64) -> std::io::Result<Option<Place>> {
+    for generation in from + 1..=to {
+        if let Some(file) = file_of(log, generation).await? {
+            return Ok(Some(Place::new(file, generation, 0)));
+        }
+    }
+    Ok(None)
+}
+
+/// How far a reader has come.
+struct Place {
+    file: File,
+    generation: i64,
+    position: u64,
+    /// The beginning of a record that is not yet whole.
+    pending: Vec<u8>,
+}
+
+impl Place {
+    fn new(file: File, generation: i64, position: u64) -> Self {
+        Self {
+            file,
+            generation,
+            position,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Sends the records up to a position, or up to the file's end. `false`: nobody wants more, or
+    /// there is less than there should be.
+    async fn send_until(
+        &mut self,
+        end: Option<u64>,
+        options: &ReadOptions,
+        sender: &mpsc::Sender<Result<Batch>>,
+    ) -> std::io::Result<bool> {
+        self.file.seek(SeekFrom::Start(self.position)).await?;
+        while end.is_none_or(|end| self.position < end) {
+            let want = end.map_or(BLOCK_BYTES, |end| end - self.position);
+            let read = (&mut self.file)
+                .take(want.min(BLOCK_BYTES))
+                .read_to_end(&mut self.pending)
+                .await?;
+            if read == 0 {
+                return Ok(end.is_none());
+            }
+            self.position += read as u64;
+            if !emit(&mut self.pending, options, sender).await {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Reads the files before that of a generation, the oldest first; with `left`, only that many
+/// records from their end. `false`: nobody wants more.
 async fn read_older(
-    log: &Log,
+    log: &Arc<Log>,
+    generation: i64,
     mut left: Option<u64>,
     options: &ReadOptions,
     sender: &mpsc::Sender<Result<Batch>>,
 ) -> std::io::Result<bool> {
-    let mut parts = Vec::new();
-    for number in 1.. {
+    let mut places = Vec::new();
+    for back in 1.. {
         if left == Some(0) {
             break;
         }
-        let path = log.path().to_owned();
-        let opened = tokio::task::spawn_blocking(move || older::open(&path, number)).await;
-        let Some(file) = opened.map_err(std::io::Error::other)?? else {
+        let generation = generation - back;
+        let Some(mut file) = file_of(log, generation).await? else {
             break;
         };
-        let mut file = File::from_std(file);
-        let length = file.metadata().await?.len();
         let mut start = 0;
         if let Some(count) = left {
+            let length = file.metadata().await?.len();
             let (from, found) = tail_start(&mut file, length, count).await?;
             start = from;
             left = Some(count.saturating_sub(found));
         }
-        parts.push((file, start));
+        places.push(Place::new(file, generation, start));
     }
-    for (mut file, start) in parts.into_iter().rev() {
-        file.seek(SeekFrom::Start(start)).await?;
-        let mut pending = Vec::new();
-        loop {
-            let read = (&mut file)
-                .take(BLOCK_BYTES)
-                .read_to_end(&mut pending)
-                .await?;
-            if read == 0 {
-                break;
-            }
-            if !emit(&mut pending, options, sender).await {
-                return Ok(false);
-            }
+    for mut place in places.into_iter().rev() {
+        if !place.send_until(None, options, sender).await? {
+            return Ok(false);
         }
     }
     Ok(true)

@@ -181,3 +181,74 @@ async fn compressed_files_are_read_with_the_others() {
     assert_eq!(all(&log, tail).await[0].log, "line 10\n");
     assert!(dir.path().join("x.log.2.gz").exists());
 }
+
+/// A log of small files.
+fn small_log(dir: &tempfile::TempDir, files: u32) -> Arc<Log> {
+    let log = Arc::new(Log::new(dir.path().join("x.log")));
+    log.begin(LogOptions {
+        rotation: Rotation {
+            max_bytes: Some(1000),
+            files,
+            compress: false,
+        },
+        ..LogOptions::default()
+    })
+    .unwrap();
+    log
+}
+
+fn numbers(records: &[LogRecord]) -> Vec<usize> {
+    let numbers = records.iter().map(|record| record.log.trim().parse());
+    numbers.collect::<Result<_, _>>().unwrap()
+}
+
+#[tokio::test]
+async fn a_slow_follower_misses_nothing_that_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = small_log(&dir, 100);
+    let mut follower = read(
+        Arc::clone(&log),
+        ReadOptions {
+            follow: true,
+            ..ReadOptions::default()
+        },
+    );
+    log.write(Stream::Stdout, b"0\n");
+    let mut seen = numbers(&follower.recv().await.unwrap().unwrap());
+    // Some fifty files, before it is looked at again.
+    for number in 1..500 {
+        log.write(Stream::Stdout, format!("{number}\n").as_bytes());
+    }
+    log.end();
+    while let Some(batch) = follower.recv().await {
+        seen.extend(numbers(&batch.unwrap()));
+    }
+    assert_eq!(seen, (0..500).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_begins_anew_while_it_is_read_is_read_without_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = small_log(&dir, 4);
+    let writer = std::thread::spawn({
+        let log = Arc::clone(&log);
+        move || {
+            for number in 0..5000 {
+                log.write(Stream::Stdout, format!("{number}\n").as_bytes());
+            }
+        }
+    });
+    let mut reads = 0;
+    while !writer.is_finished() || reads == 0 {
+        let tail = (reads % 2 == 0).then_some(20);
+        let options = ReadOptions {
+            tail,
+            ..ReadOptions::default()
+        };
+        let seen = numbers(&all(&log, options).await);
+        let gap = seen.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+        assert_eq!(gap, None, "{seen:?}");
+        reads += 1;
+    }
+    writer.join().unwrap();
+}

@@ -19,8 +19,8 @@ pub(super) struct Progress {
     pub(super) length: u64,
     /// A container writes to it.
     pub(super) live: bool,
-    /// How often it has begun anew.
-    pub(super) generation: u64,
+    /// How often it has begun anew. Files from before this daemon are of generations below 0.
+    pub(super) generation: i64,
 }
 
 /// Where the parts of lines go, in one run of the container.
@@ -131,6 +131,27 @@ impl Log {
         let drained = self.lock().out.remote.as_ref().map(Remote::drained);
         if let Some(drained) = drained {
             drained.await;
+        }
+    }
+
+    /// The present file, and how far it reached when it was opened. `None`: there is none.
+    pub(super) fn present(&self) -> std::io::Result<Option<(File, Progress)>> {
+        // It does not begin anew meanwhile.
+        let _writer = self.lock();
+        match File::open(&self.path) {
+            Ok(file) => Ok(Some((file, *self.progress.borrow()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The file of a generation, wherever it has moved to. `None`: it is gone.
+    pub(super) fn file_of(&self, generation: i64) -> std::io::Result<Option<older::Found>> {
+        let _writer = self.lock();
+        let number = self.progress.borrow().generation - generation;
+        match u32::try_from(number) {
+            Ok(number) => older::find(&self.path, number),
+            Err(_) => Ok(None),
         }
     }
 

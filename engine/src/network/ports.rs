@@ -181,6 +181,15 @@ pub(crate) fn port_map(published: &[BoundAddress]) -> PortMap {
     map
 }
 
+/// Puts ports into docker's map that are only exposed: they lead to nowhere on the host.
+pub(crate) fn add_exposed(map: &mut PortMap, exposed: Option<&[String]>) {
+    for key in exposed.into_iter().flatten() {
+        if let Ok((port, protocol)) = parse_key(key) {
+            map.entry(format!("{port}/{protocol}")).or_insert(None);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +247,21 @@ mod tests {
         assert_eq!(at("127.0.0.1", "8080-8090"), [8081]);
         assert_eq!(at("", "9000"), [9000]);
         assert_eq!(at("::1", ""), [0u16; 0]);
+    }
+
+    #[test]
+    fn exposed_ports_are_in_the_map_without_bindings() {
+        let mut map = port_map(&[BoundAddress {
+            key: "80/tcp".to_owned(),
+            address: "127.0.0.1:8080".parse().unwrap(),
+        }]);
+        let exposed = ["80/tcp", "90", "53/udp", "x"].map(str::to_owned);
+        add_exposed(&mut map, Some(&exposed));
+        assert_eq!(map["80/tcp"].as_ref().map(Vec::len), Some(1));
+        assert_eq!(
+            (map.len(), &map["90/tcp"], &map["53/udp"]),
+            (3, &None, &None)
+        );
     }
 
     #[test]

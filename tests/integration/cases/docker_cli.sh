@@ -213,6 +213,18 @@ case_docker_cli_filters_and_lists() {
     grep -q '"Annotations":{"who":"me"}' "$T/list" || fail "$(cat "$T/list")"
 }
 
+# Proxies find the port of a service by what its image exposes.
+case_docker_cli_exposed_ports_are_listed() {
+    docker_cli
+    docker run -d --name t-expose --expose 90 --expose 53/udp -p 127.0.0.1:18119:80 "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(docker ps --filter name=t-expose --format '{{.Ports}}')" '53/udp, 90/tcp, 127.0.0.1:18119->80/tcp' 'the list'
+    expect_eq "$(docker inspect -f '{{json .NetworkSettings.Ports}}' t-expose)" '{"53/udp":null,"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"18119"}],"90/tcp":null}' 'what is inspected'
+    docker stop -t 0 t-expose >/dev/null
+    expect_eq "$(docker inspect -f '{{json .NetworkSettings.Ports}}' t-expose)" '{}' 'of one that has ended'
+    docker run -d --name t-apart --network none --expose 90 "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(docker inspect -f '{{json .NetworkSettings.Ports}}' t-apart)" '{}' 'of one without a network'
+}
+
 case_docker_cli_networks_of_a_stopped_container() {
     docker_cli
     docker network create --subnet 10.231.7.0/24 t-own >/dev/null

@@ -1,0 +1,107 @@
+# Clients that are not as they should be: wrong, slow, gone half-way.
+# seconds: 600
+
+CLIENTS=tests/integration/clients.py
+SOCKET=${HULL_HOST#unix://}
+
+# Each field of the API with values that it can't have: never a fault of the engine's.
+case_clients_that_are_wrong_are_told_so() {
+    capture python3 $CLIENTS wrong "$SOCKET" "$BUSYBOX"
+    expect_status 0
+    expect_eq "$(hull ps -aq | wc -l)" 0 'containers that were left'
+}
+
+case_clients_that_say_nothing_keep_nobody_waiting() {
+    capture timeout 120 python3 $CLIENTS idle "$SOCKET" 1000
+    expect_status 0
+    hull version >/dev/null
+}
+
+# Core.
+case_clients_that_do_not_read_cost_little() {
+    local before after pid
+    pid=$(cat "$HARNESS/hulld.pid")
+    before=$(awk '/^Pss:/ { print $2 }' "/proc/$pid/smaps_rollup")
+    capture timeout 200 python3 $CLIENTS deaf "$SOCKET" 20 "$BUSYBOX"
+    expect_status 0
+    after=$(awk '/^Pss:/ { print $2 }' "/proc/$pid/smaps_rollup")
+    # Events of 4 KB, 800 of them: a queue that had no bound would hold them once for each client.
+    [ $((after - before)) -lt 20000 ] || fail "hulld has grown from $before to $after KiB"
+}
+
+case_clients_that_go_away_leave_no_change_half_made() {
+    local seconds
+    hull run -d --name t-hasty "$BUSYBOX" sleep 600 >/dev/null
+    for seconds in 0 0.01 0.05 0.2; do
+        python3 $CLIENTS hasty "$SOCKET" POST /containers/t-hasty/pause $seconds
+        wait_for 20 hull unpause t-hasty 2>/dev/null || fail "after $seconds s it is $(hull inspect -f '{{.State.Status}}' t-hasty)"
+        expect_eq "$(timeout 60 hull exec t-hasty echo there)" there "an exec after $seconds s"
+    done
+    # A removal of several is made to its end.
+    hull stop -t 0 t-hasty >/dev/null
+    for seconds in 1 2 3 4 5 6; do hull create --name "t-many$seconds" "$BUSYBOX" true >/dev/null; done
+    python3 $CLIENTS hasty "$SOCKET" POST /containers/prune 0.02
+    wait_for 30 sh -c '[ "$(hull ps -aq --filter name=^t- | wc -l)" = 0 ]' || fail "left: $(hull ps -a)"
+}
+
+case_a_removal_does_not_take_what_is_being_started() {
+    hull create --name t-race "$BUSYBOX" sleep 600 >/dev/null
+    hull start t-race >/dev/null &
+    # While it is started, it is created still.
+    sleep 0.5
+    [ "$(hull inspect -f '{{.State.Status}}' t-race)" = created ] || echo 'its start was over before'
+    capture hull rm t-race
+    wait $! || fail 'the start failed'
+    expect_status 1
+    expect_err_has 'stop the container before removing'
+    expect_eq "$(hull exec t-race echo there)" there 'an exec'
+    hull restart -t 0 t-race >/dev/null &
+    sleep 1
+    hull rm -f t-race >/dev/null
+    wait $! || true
+    hull ps -a | grep t-race && fail 'it is still there'
+    expect_clean_host
+}
+
+# A container that fails again and again is one that runs, for users: it is in the list.
+case_a_container_between_two_starts_is_listed() {
+    hull run -d --name t-loop --restart always "$BUSYBOX" sh -c 'sleep 1; exit 3' >/dev/null
+    wait_for 60 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-loop)" = restarting ]' || fail 'it is not started again'
+    # The sixth pause is one of seconds.
+    wait_for 200 sh -c '[ "$(hull inspect -f "{{.RestartCount}} {{.State.Status}}" t-loop)" = "7 restarting" ]' || fail 'too few starts'
+    wait_for 5 sh -c 'hull ps --filter name=^t-loop | grep -q "Restarting (3)"' || fail "$(hull ps -a)"
+    capture hull rm t-loop
+    expect_err_has 'stop the container before removing'
+    capture hull exec t-loop true
+    expect_err_has 'is restarting, wait until the container is running'
+    # As with docker, a kill and a stop end that.
+    hull kill t-loop >/dev/null
+    hull ps -a --filter name=^t-loop | grep -q 'Exited (3)' || fail "$(hull ps -a)"
+    hull start t-loop >/dev/null
+    wait_for 60 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-loop)" = restarting ]' || fail 'it is not started again'
+    hull stop -t 1 t-loop >/dev/null
+    sleep 2
+    hull ps -a --filter name=^t-loop | grep -q 'Exited (' || fail "$(hull ps -a)"
+}
+
+# Nobody who follows a log slows its container, and who is slow misses nothing that is kept.
+case_a_log_that_begins_anew_is_followed_without_a_gap() {
+    mkfifo "$T/hold"
+    hull create --name t-rot --log-opt max-size=20k --log-opt max-file=100 "$BUSYBOX" sh -c 'i=0; while [ $i -lt 8000 ]; do i=$((i+1)); echo "$i"; done' >/dev/null
+    hull start t-rot >/dev/null
+    python3 $CLIENTS deaf-log "$SOCKET" t-rot <"$T/hold" &
+    exec 7>"$T/hold"
+    hull logs -f t-rot >"$T/followed"
+    exec 7>&-
+    seq 8000 | cmp - "$T/followed" || fail "followed: $(wc -l <"$T/followed") lines, first gap: $(seq 8000 | diff - "$T/followed" | head -3)"
+    expect_eq "$(hull logs t-rot | wc -l)" 8000 'lines that are kept'
+    expect_eq "$(hull logs --tail 3 t-rot | tr '\n' ' ')" '7998 7999 8000 ' 'the last lines'
+}
+
+case_a_host_name_may_be_as_long_as_linux_has_it() {
+    local name
+    name=$(printf 'h%.0s' $(seq 64))
+    expect_eq "$(hull run --rm --hostname "$name" "$BUSYBOX" hostname)" "$name" 'the host name'
+    capture hull create --hostname "${name}h" "$BUSYBOX" true
+    expect_err_has 'invalid hostname'
+}
