@@ -19,10 +19,11 @@ test: setup lint unit build machine-test ## all tests that end within an hour fr
 test-long: setup build images ## what takes longer than `make test` may
 	tests/integration/in-machine --timeout 7200 --long
 	tests/integration/power_loss
+	agent/tests/guest
 	tests/checks/reproducible
 
 bench: setup build images ## start-up, exec, output, network, storage, engine and memory beside runc, dockerd, podman and QEMU
-	tests/machine/run --timeout 3600 -- tests/bench/start
+	tests/machine/run --timeout 3600 -- tests/bench/start --json target/machine-out/start.json
 	tests/machine/run --timeout 3600 -- tests/bench/runtime
 	tests/machine/run --timeout 3600 -- tests/bench/net
 	tests/machine/run --timeout 3600 -- tests/bench/storage
@@ -48,7 +49,7 @@ programs: ## the Rust programs and the initramfs
 
 kernel: ## the guest kernel, from the cache where its inputs have not changed
 	@mkdir -p $(DIST)/libexec/hull
-	@vmlinux=$$(guest-kernel/build | tail -n 1) && { cmp -s "$$vmlinux" $(DIST)/libexec/hull/vmlinux || install -m644 "$$vmlinux" $(DIST)/libexec/hull/vmlinux; } && tests/checks/kernel-hardening "$${vmlinux%/*}/config"
+	@vmlinux=$$(guest-kernel/build | tail -n 1) && { cmp -s "$$vmlinux" $(DIST)/libexec/hull/vmlinux || install -m644 "$$vmlinux" $(DIST)/libexec/hull/vmlinux; } && tests/checks/kernel-size "$$vmlinux" && tests/checks/kernel-hardening "$${vmlinux%/*}/config"
 
 virtiofsd: ## the server of shared directories, from the cache where its version has not changed
 	vmm/virtiofsd/build $(DIST)/libexec/hull/virtiofsd

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::pipe;
+use tokio::process::Child;
 use tokio_util::io::ReaderStream;
 
 use crate::error::{chain, EngineError, ImageFailure, Kind, Result};
@@ -512,22 +513,79 @@ impl Unpacker for ProcessUnpacker {
             .kill_on_drop(true)
             .spawn()
             .map_err(run)?;
-        if let Some(mut stdin) = child.stdin.take() {
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let running = RunningUnpacker {
+            child: Some(child),
+            exec_root: self.exec_root.clone(),
+        };
+        if let Some(mut stdin) = stdin {
             stdin.write_all(text.as_bytes()).await.map_err(run)?;
         }
-        let stderr = child.stderr.take();
         let errors = tokio::spawn(async move { last_words(stderr).await });
         let mut outcome = None;
-        if let Some(stdout) = child.stdout.take() {
+        if let Some(stdout) = stdout {
             outcome = read_lines(stdout, progress.as_ref()).await?;
         }
-        let status = child.wait().await.map_err(run)?;
+        let status = running.end().await.map_err(run)?;
         let text = errors.await.unwrap_or_default();
         match outcome.filter(|_| status.success()) {
             Some(outcome) => Ok(outcome),
             None if text.is_empty() => Err(UnpackerError::Ended(status.to_string()).into()),
             None => Err(UnpackerError::Ended(text).into()),
         }
+    }
+}
+
+/// A `hull-unpack`. One that nobody waits for any more is killed, and one that was killed leaves
+/// nothing of its VM.
+struct RunningUnpacker {
+    /// `None` when it has ended.
+    child: Option<Child>,
+    exec_root: PathBuf,
+}
+
+impl RunningUnpacker {
+    async fn end(mut self) -> std::io::Result<ExitStatus> {
+        let Some(child) = &mut self.child else {
+            return Ok(ExitStatus::default());
+        };
+        let pid = child.id();
+        let status = child.wait().await?;
+        self.child = None;
+        if status.code().is_none() {
+            remove_unpack_sandbox(&self.exec_root, pid).await;
+        }
+        Ok(status)
+    }
+}
+
+impl Drop for RunningUnpacker {
+    fn drop(&mut self) {
+        // Without a runtime it is killed all the same, as it is dropped.
+        let (Some(mut child), Ok(runtime)) =
+            (self.child.take(), tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let (pid, exec_root) = (child.id(), self.exec_root.clone());
+        runtime.spawn(async move {
+            let _ = child.kill().await;
+            remove_unpack_sandbox(&exec_root, pid).await;
+        });
+    }
+}
+
+async fn remove_unpack_sandbox(exec_root: &Path, pid: Option<u32>) {
+    let Some(pid) = pid else { return };
+    let (root, id) = (exec_root.to_owned(), hull_shim::unpack::sandbox_id(pid));
+    let remove = move || hull_shim::runtime_dir::remove_sandbox(&root, &id);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(remove).await {
+        tracing::warn!(
+            pid,
+            error = chain(&error),
+            "what a killed unpacker had is left"
+        );
     }
 }
 

@@ -154,6 +154,7 @@ host_leftovers() {
     ps -eo comm=,pid=,args= | grep -E '^(hull-vmm|containerd-shim|hull-unpack|virtiofsd) ' || true
     grep -F "$HARNESS" /proc/mounts || true
     find "$HARNESS/run" -mindepth 2 \( -path '*/sandboxes/*' -o -path '*/bundles/*' \) 2>/dev/null || true
+    find "$HARNESS/run/shims" -type s 2>/dev/null || true
     find "$HARNESS/state" -name '*.tmp*' -o -name '*.partial' 2>/dev/null || true
 }
 expect_clean_host() { wait_for 20 no_leftovers || fail "left behind: $(host_leftovers)"; }

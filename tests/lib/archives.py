@@ -182,6 +182,10 @@ def links(out):
     ])
 
 
+# CAP_NET_BIND_SERVICE, permitted and effective.
+MAY_BIND = {"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x04" + "\x00" * 14}
+
+
 @scenario
 def attributes(out):
     write_image(out, [
@@ -192,7 +196,8 @@ def attributes(out):
               entry("chr", tarfile.CHRTYPE, device=(1, 3), mode=0o666), entry("blk", tarfile.BLKTYPE, device=(7, 99)),
               entry("fifo", tarfile.FIFOTYPE), entry("old", mtime=-86400),
               entry("ns", pax={"mtime": "1600000000.123456789"}),
-              entry("cap", mode=0o755, pax={"SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}),
+              entry("cap", mode=0o755, pax=MAY_BIND),
+              directory("able"), entry("able/grep", data=Path("/bin/busybox").read_bytes(), mode=0o755, pax=MAY_BIND),
               entry("user", pax={"SCHILY.xattr.user.note": "hello"}),
               entry("empty", pax={"SCHILY.xattr.user.overlay.origin": ""})),
     ])

@@ -127,6 +127,11 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
     }
 }
 
+/// Name of the sandbox of an unpacker with this PID.
+pub fn sandbox_id(pid: u32) -> String {
+    format!("unpack-{pid}")
+}
+
 async fn boot(
     job: &Job,
     inputs: &[Input],
@@ -135,7 +140,7 @@ async fn boot(
     exec_root: &Path,
 ) -> Result<Sandbox, SandboxError> {
     let uid = UidLease::take(exec_root)?;
-    let dir = RuntimeDir::create(exec_root, &format!("unpack-{}", std::process::id()))?;
+    let dir = RuntimeDir::create(exec_root, &sandbox_id(std::process::id()))?;
     let host = HostFacts::read();
     let host_cpus = u8::try_from(host.cpus).unwrap_or(MAX_VCPUS).max(1);
     let most = (host.memory_bytes / 2).max(MIN_MEMORY_BYTES);

@@ -65,7 +65,8 @@ case_killed_client_leaves_no_orphan() {
 killed_after() {
     local delay=$1
     shift
-    hull run --rm "$BUSYBOX" sleep 1 >/dev/null 2>&1 &
+    # What a shell starts in the background ignores interrupts, unless it is told not to.
+    env --default-signal=INT hull run --rm "$BUSYBOX" sleep 1 >/dev/null 2>&1 &
     client=$!
     sleep "$delay"
     "$@" || true
@@ -99,12 +100,17 @@ case_hulld_is_killed_at_any_moment() {
 end_client() { kill -"$signal" "$client"; }
 
 case_the_client_is_killed_or_interrupted_at_any_moment() {
-    local delay client signal
-    for signal in KILL INT; do
-        for delay in $MOMENTS; do killed_after "$delay" end_client; done
-    done
+    local delay client signal=KILL
+    for delay in $MOMENTS; do killed_after "$delay" end_client; done
     wait_for 60 sh -c '! hull ps -q | grep -q .' || fail "still there: $(hull ps -a)"
+    # Who was killed between two requests leaves a container that was never started.
+    expect_eq "$(hull ps -a --format '{{.State}}' | grep -v created)" '' 'what is left'
     hull ps -aq | xargs -r hull rm -f >/dev/null
+    expect_clean_host
+    # Who is interrupted ends what it began.
+    signal=INT
+    for delay in $MOMENTS; do killed_after "$delay" end_client; done
+    wait_for 60 sh -c '! hull ps -aq | grep -q .' || fail "still there: $(hull ps -a)"
     expect_clean_host
 }
 
@@ -115,5 +121,36 @@ case_interrupted_run_stops() {
     sleep 1
     kill -INT $client
     wait_for 20 sh -c '! hull ps -aq --filter name=t-i | grep -q .'
+    expect_clean_host
+}
+
+# ended_after SECONDS SIGNAL COMMAND...: starts the command and sends the signal so much later.
+ended_after() {
+    local delay=$1 signal=$2 client
+    shift 2
+    env --default-signal=INT "$@" >/dev/null 2>&1 &
+    client=$!
+    sleep "$delay"
+    kill -"$signal" "$client" 2>/dev/null || true
+    wait "$client" || true
+}
+
+case_pulls_and_loads_are_killed_or_interrupted_at_any_moment() {
+    local delay signal image=$REGISTRY/python:latest
+    registry_push "$IMAGES/python" "$image"
+    skopeo --insecure-policy copy --quiet "oci:$IMAGES/python:latest" "docker-archive:$T/python.tar:loaded:latest"
+    for signal in KILL INT; do
+        for delay in 0.1 0.5 1 3; do
+            hull rmi -f "$image" loaded:latest >/dev/null 2>&1 || true
+            ended_after "$delay" "$signal" hull pull "$image"
+            ended_after "$delay" "$signal" hull load -i "$T/python.tar"
+        done
+    done
+    wait_for 60 no_leftovers || fail "left behind: $(host_leftovers)"
+    expect_eq "$(find "$HARNESS/state" -name 'ingest-*')" '' 'halves of files'
+    hull pull -q "$image" >/dev/null
+    hull load -q -i "$T/python.tar" >/dev/null
+    expect_eq "$(hull run --rm loaded python3 -c 'print(6 * 7)')" 42 'what was loaded after all'
+    hull rmi -f "$image" loaded:latest >/dev/null
     expect_clean_host
 }

@@ -28,6 +28,16 @@ case_docker_containers_have_their_networks() {
     expect_err_has "host's network is not supported"
 }
 
+# What dockerd saves is what Hull loads.
+case_docker_an_image_moves_to_hull() {
+    docker_start
+    docker tag hull-test moved:1
+    docker save moved:1 | hull load -q >"$T/loaded"
+    grep -q 'moved:1' "$T/loaded" || fail "$(cat "$T/loaded")"
+    expect_eq "$(hull run --rm moved:1 sh -c 'echo $PATH; uname -r | grep -c hull')" $'/bin\n1' 'what it runs'
+    hull rmi moved:1 >/dev/null
+}
+
 case_docker_a_container_that_shares_anothers_network_is_in_its_vm() {
     docker_start
     docker run -d --name own --ipc shareable -p 127.0.0.1:18099:80 hull-test sh -c 'mkdir /www; exec sleep 1000' >/dev/null

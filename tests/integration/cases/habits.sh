@@ -125,7 +125,7 @@ case_images_of_file_systems_can_be_mounted() {
     truncate -s 16M "$T/d/img"
     mkfs.ext4 -q "$T/d/img"
     expect_eq "$(hull run --rm --privileged -v "$T/d:/d" "$BUSYBOX" sh -c 'ls -d /dev/loop[0-9] | wc -l; mkdir /a /b; dd if=/dev/zero of=/img bs=1M count=0 seek=4 2>/dev/null
-        mke2fs -q /img && mount -o loop /img /a && mount -o loop /d/img /b && echo x >/a/f && echo y >/b/f && cat /a/f /b/f && umount /a /b && losetup -a | wc -l' | xargs)" \
+        mke2fs -F /img >/dev/null && mount -o loop /img /a && mount -o loop /d/img /b && echo x >/a/f && echo y >/b/f && cat /a/f /b/f && umount /a /b && losetup -a | wc -l' | xargs)" \
         '8 x y 0' 'two images'
     expect_eq "$(hull run --rm "$BUSYBOX" sh -c 'ls /dev/loop* 2>/dev/null')" '' 'loop devices of others'
 }

@@ -40,6 +40,7 @@ case_modes_owners_times_and_attributes() {
         $'ro 555 0 0\nro/f 0 0 0\nsuid 4755 0 0\nsgid 2755 0 0\nsticky 1777 0 0\nnobody 644 65534 65534\nbigid 644 4000000000 4000000000' modes
     expect_eq "$(inside attributes 'stat -c "%n %F %t,%T" chr blk fifo')" $'chr character special file 1,3\nblk block special file 7,63\nfifo fifo 0,0' devices
     expect_eq "$(inside attributes 'stat -c %Y old; stat -c %y ns')" $'-86400\n2020-09-13 12:26:40.123456789 +0000' times
+    expect_eq "$(hull run --rm -u 1000 attributes /able/grep -h CapEff /proc/self/status)" $'CapEff:\t0000000000000400' "a file's capability"
 }
 
 case_names_long_and_many() {
@@ -81,7 +82,7 @@ case_strange_but_legal_layers() {
 # Core.
 case_bad_layers_are_refused_by_name() {
     refused name_too_long 'name too long'
-    refused deep_path 'path'
+    refused deep_path 'path length limit'
     refused dotdot '../../escape'
     [ ! -e /escape ] && [ ! -e "$HARNESS/escape" ] || fail 'a layer wrote on the host'
     refused missing_link_target 'nowhere/at/all'
@@ -93,6 +94,7 @@ case_bad_layers_are_refused_by_name() {
     python3 tests/lib/archives.py no_image "$T/no_image.tar"
     capture hull load -i "$T/no_image.tar"
     [ "$status" != 0 ] || fail 'an archive without an image was accepted'
+    expect_err_has 'the archive is not an image'
 }
 
 # It is there to be looked at and passed on.

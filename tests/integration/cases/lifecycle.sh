@@ -51,6 +51,8 @@ case_exec() {
     expect_out $'app dock\n/home/app\n'
     capture hull exec -i t-e cat <<<through
     expect_out $'through\n'
+    for _ in 1 2 3 4 5 6; do hull exec -d t-e true; done
+    wait_for 10 sh -c '! hull exec t-e ps -o stat,comm | grep -q ^Z' || fail "left: $(hull exec t-e ps -o pid,ppid,stat,args)"
     capture hull exec t-e nosuchprog
     expect_status 127
     # As docker's, on standard output.

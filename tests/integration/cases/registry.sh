@@ -24,9 +24,14 @@ pull_fails() {
     local reference=$1 word
     shift
     capture timeout 120 hull pull "$reference"
-    [ "$status" != 0 ] && [ "$status" != 124 ] || fail "pull of $reference: status $status"
+    expect_status 1
     for word; do
         grep -qiF -- "$word" "$T/err" || fail "the error does not name $word: $err"
+    done
+    capture timeout 120 hull run --rm "$reference" true
+    expect_status 125
+    for word; do
+        grep -qiF -- "$word" "$T/err" || fail "the error of run does not name $word: $err"
     done
     expect_clean_host
 }
@@ -182,4 +187,30 @@ case_a_mirror_is_asked_first() {
     expect_eq "$(hull images -q mirrored.example/busybox)" "$(hull images -q "$BUSYBOX")" 'the image of a mirror'
     expect_eq "$(hull info --format '{{json .RegistryConfig.Mirrors}}')" '["http://127.0.0.1:5998/"]' 'mirrors of Docker Hub'
     pull_fails mirrored.example/nosuch mirrored.example
+}
+
+# Beyond loopback only a registry that is named as insecure is spoken to without TLS.
+case_a_registry_without_tls_is_named_as_insecure() {
+    local address
+    registries=() # for the trap, which runs when locals are gone
+    address=$(ip -4 -o addr show scope global | awk 'NR == 1 { sub("/.*", "", $4); print $4 }')
+    [ -n "$address" ] || skip 'this machine has no address but loopback'
+    cat >"$T/plain.yml" <<END
+version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage: {filesystem: {rootdirectory: $T/data-plain}}
+http: {addr: "$address:5010"}
+END
+    docker-registry serve "$T/plain.yml" >"$T/plain.log" 2>&1 &
+    registries+=($!)
+    trap 'kill "${registries[@]}"; rm -rf "$T"; hull images -q --filter "reference=*:5010/*" | xargs -r hull rmi -f >/dev/null 2>&1 || true; kill -9 "$(cat "$HARNESS/hulld.pid")"; sleep 1; hulld_start' EXIT
+    wait_for 20 curl -s -o /dev/null "http://$address:5010/v2/" || fail "$(cat "$T/plain.log")"
+    pull_fails "$address:5010/x:one" "$address:5010"
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    hulld_start --insecure-registry "$address:5010"
+    hull tag "$BUSYBOX" "$address:5010/x:one"
+    hull push -q "$address:5010/x:one" >/dev/null
+    hull rmi "$address:5010/x:one" >/dev/null
+    expect_eq "$(hull run --rm "$address:5010/x:one" echo plain 2>/dev/null)" plain 'pulled without TLS'
 }

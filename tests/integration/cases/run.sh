@@ -32,6 +32,7 @@ case_missing_program_is_127() {
     expect_err_has 'no such file'
 }
 
+# Core.
 case_not_executable_is_126() {
     capture hull run --rm "$BUSYBOX" /etc/passwd
     expect_status 126
@@ -62,6 +63,7 @@ case_hull_errors_are_125() {
     expect_err_has CPUs
 }
 
+# Core.
 case_environment_merges_with_the_image() {
     capture hull run --rm -e A=2 -e B=3 -e EMPTY= "$BUSYBOX" env
     expect_status 0
@@ -72,6 +74,7 @@ case_environment_merges_with_the_image() {
     expect_out_has 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 }
 
+# Core.
 case_working_directory_is_made() {
     capture hull run --rm -w /workspace/deep "$BUSYBOX" sh -c 'pwd; stat -c "%a %u:%g" .; echo hello'
     expect_status 0
@@ -93,6 +96,7 @@ case_user_by_name_and_number() {
     expect_out $'[]\n'
 }
 
+# Core.
 case_entrypoint_override() {
     capture hull run --rm --entrypoint echo "$BUSYBOX" a b
     expect_out $'a b\n'
@@ -143,6 +147,56 @@ case_terminal() {
     expect_out_has '33 99'
     capture script -qec "stty -a >$T/before; hull run -it --rm $BUSYBOX nosuchprog; stty -a >$T/after" /dev/null </dev/null
     cmp "$T/before" "$T/after"
+}
+
+# What is done to the client's window is done to the guest's terminal.
+case_a_windows_size_follows() {
+    cat >"$T/window.py" <<'END'
+import fcntl, os, pty, select, struct, sys, termios, time
+
+def size(fd, rows, columns):
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+def until(fd, text, seen=b"", limit=60):
+    end = time.time() + limit
+    while text not in seen:
+        if not select.select([fd], [], [], max(0, end - time.time()))[0]: sys.exit(f"no {text} in {seen}")
+        seen += os.read(fd, 4096)
+    return seen
+
+pid, terminal = pty.fork()
+if pid == 0:
+    time.sleep(0.5)
+    os.execvp(sys.argv[1], sys.argv[1:])
+size(terminal, 30, 101)
+until(terminal, b"30 101")
+size(terminal, 41, 122)
+until(terminal, b"41 122")
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+END
+    local loop='trap "stty size; exit 9" WINCH; stty size; while :; do sleep 0.2; done'
+    capture timeout 120 python3 "$T/window.py" hull run -it --name t-win "$BUSYBOX" sh -c "$loop"
+    expect_status 9
+    hull rm t-win >/dev/null
+    hull run -d --name t-win "$BUSYBOX" sleep 600 >/dev/null
+    capture timeout 120 python3 "$T/window.py" hull exec -it t-win sh -c "$loop"
+    expect_status 9
+    hull rm -f t-win >/dev/null
+}
+
+# A terminal is shown bars, a file none.
+case_a_pull_shows_how_far_it_is() {
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest"
+    hull rmi -f "$REGISTRY/python:latest" >/dev/null 2>&1 || true
+    capture hull pull "$REGISTRY/python:latest"
+    expect_status 0
+    [[ $out$err != *$'\e['* ]] || fail "a file gets what is for terminals: $out$err"
+    hull rmi -f "$REGISTRY/python:latest" >/dev/null
+    capture script -qec "stty cols 120; hull pull $REGISTRY/python:latest" /dev/null </dev/null
+    expect_status 0
+    [[ $out == *'=>'* || $out == *'> '* ]] && [[ $out == *$'\e['* ]] || fail "no bars: $(printf %q "$out")"
+    [[ $out == *Download* || $out == *MB* || $out == *MiB* ]] || fail "no figures: $(printf %q "$out")"
 }
 
 case_read_only_root() {
