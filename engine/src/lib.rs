@@ -41,6 +41,7 @@ pub mod spec;
 mod stats;
 pub mod store;
 mod streams;
+mod unpacker;
 mod volumes;
 
 /// Newest Docker Engine API version that the server speaks.
