@@ -19,6 +19,7 @@ test: setup lint unit build machine-test ## all tests that end within an hour fr
 test-long: setup build images ## what takes longer than `make test` may
 	tests/integration/in-machine --timeout 7200 --long
 	tests/integration/power_loss
+	tests/checks/machine
 	agent/tests/guest
 	tests/checks/reproducible
 
@@ -58,10 +59,11 @@ virtiofsd: ## the server of shared directories, from the cache where its version
 images: ## the images that tests and the demo use, from the cache
 	@tests/images/build busybox python >/dev/null
 
-lint: ## formatting, clippy, licences and versions of dependencies
+lint: ## formatting, clippy, licences, versions and advisories of dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	tests/checks/dependencies
+	tests/checks/advisories
 
 sbom: ## what the programs are made of, as CycloneDX, in dist/
 	@mkdir -p $(DIST)

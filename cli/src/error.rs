@@ -87,7 +87,7 @@ impl CliError {
         }
     }
 
-    /// As an error of `run`, whose other statuses are those of the process.
+    /// As an error of `run` or of what gets its image: 125.
     pub(crate) fn of_run(self) -> Self {
         match self {
             failed @ Self::Failed { .. } => failed,

@@ -373,6 +373,16 @@ def workdir_entrypoint(out):
 
 
 @scenario
+def unrunnable(out):
+    aarch64 = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00" + bytes(44)
+    write_image(out, [busybox_layer(), layer(
+        entry("lost", data=b"#!/no/such/interpreter\n", mode=0o755),
+        entry("crlf", data=b"#!/bin/sh\r\necho ran\r\n", mode=0o755),
+        entry("foreign", data=aarch64, mode=0o755),
+        entry("text", data=b"echo ran\n", mode=0o755))])
+
+
+@scenario
 def no_image(out):
     with tarfile.open(out, "w") as tar:
         info = tarfile.TarInfo("readme.txt")

@@ -144,8 +144,21 @@ wait_ready() {
     connect
 }
 
+# QEMU before 10 corrupts a running kernel now and then when it emulates two
+# CPUs (its kernel dies in code that was being patched).
+default_cpus() {
+    if [ -n "$icount" ] || [ "$(nproc)" = 1 ]; then
+        echo 1
+    elif [ "$("$here/qemu-release")" -lt 10 ]; then
+        say "one CPU only: this QEMU is older than 10, and two would not be reliable"
+        echo 1
+    else
+        echo 2
+    fi
+}
+
 boot() {
-    cpus=${cpus:-$([ -n "$icount" ] || [ "$(nproc)" = 1 ] && echo 1 || echo 2)}
+    cpus=${cpus:-$(default_cpus)}
     mem=${mem:-6G}
     image=$("$here/image")
     make_disk

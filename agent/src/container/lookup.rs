@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::interpreter;
 use crate::error::{AgentError, Kind, Result};
 
 /// Where programs are looked for when the process has no PATH of its own.
@@ -70,11 +71,14 @@ pub(crate) fn executable(
 /// The error of a failed `execve`, in the same terms. The file was there a moment ago, so a
 /// missing file is its interpreter.
 pub(crate) fn exec_failure(path: &Path, error: &std::io::Error) -> AgentError {
-    let text = format!(
+    let mut text = format!(
         "exec {}: {}",
         path.display(),
         lower(&crate::error::plain_text(error))
     );
+    if let Some(reason) = interpreter::reason(path, error) {
+        text += &format!(" ({reason})");
+    }
     let kind = match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => Kind::NotFound,
         Some(libc::EACCES | libc::EPERM | libc::ENOEXEC | libc::ELOOP) => Kind::PermissionDenied,
@@ -83,6 +87,14 @@ pub(crate) fn exec_failure(path: &Path, error: &std::io::Error) -> AgentError {
         _ => Kind::Internal,
     };
     AgentError::new(kind, text)
+}
+
+/// The exit status of a program that could not be executed, as a shell gives it.
+pub(crate) fn exec_failure_status(error: &AgentError) -> i32 {
+    match error.kind() {
+        Kind::NotFound => 127,
+        _ => 126,
+    }
 }
 
 fn lower(text: &str) -> String {

@@ -6,6 +6,7 @@ pub(crate) mod channel;
 mod devices;
 pub(crate) mod hooks;
 pub(crate) mod init;
+mod interpreter;
 mod lookup;
 mod mount_options;
 mod mounts;

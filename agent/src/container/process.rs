@@ -26,8 +26,6 @@ use crate::sys;
 
 /// Longest passwd or group file that is read, in bytes: the image decides what is in them.
 const MAX_PASSWD: u64 = 4 << 20;
-/// Exit status of a process whose program the kernel does not execute.
-const EXEC_FAILURE: i32 = 255;
 
 /// Limits and the score for the OOM killer. Done by the launcher, while /proc is the guest's, and
 /// inherited.
@@ -149,8 +147,9 @@ pub(super) fn run(
         Some(file) => sys::execve_file(file.as_fd(), &reaper::arguments(&args), &variables),
     };
     // It was started: what is wrong with the program itself is told as its own output, as elsewhere.
-    eprintln!("{}", lookup::exec_failure(&program, &error).text());
-    std::process::exit(EXEC_FAILURE)
+    let failure = lookup::exec_failure(&program, &error);
+    eprintln!("{}", failure.text());
+    std::process::exit(lookup::exec_failure_status(&failure))
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString> {

@@ -119,8 +119,5 @@ fn become_program(args: &[CString]) -> ! {
         },
     };
     eprintln!("docker-init: {}", error.text());
-    std::process::exit(match error.kind() {
-        crate::error::Kind::NotFound => 127,
-        _ => 126,
-    })
+    std::process::exit(lookup::exec_failure_status(&error))
 }

@@ -118,6 +118,23 @@ pub(crate) enum Command {
     DiskUsage(disk_usage::DiskUsageArgs),
 }
 
+impl Command {
+    /// Whether a failure of Hull itself ends the command with 125: `run`, whose other statuses are
+    /// those of the process, and what gets the image for it.
+    fn fails_with_125(&self) -> bool {
+        use image::ImageCommand;
+        match self {
+            Self::Verb(groups::ContainerVerb::Run(_)) => true,
+            Self::Pull(_) | Self::Load(_) | Self::Import(_) => true,
+            Self::Image(command) => matches!(
+                command,
+                ImageCommand::Pull(_) | ImageCommand::Load(_) | ImageCommand::Import(_)
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Runs a command.
 pub(crate) async fn run(
     command: Command,
@@ -135,8 +152,8 @@ pub(crate) async fn run(
     if let Command::Doctor(args) = &command {
         return doctor::run(args, endpoint, out).await;
     }
-    let is_run = matches!(&command, Command::Verb(groups::ContainerVerb::Run(_)));
-    let failed = |error: CliError| match is_run {
+    let started_nothing = command.fails_with_125();
+    let failed = |error: CliError| match started_nothing {
         true => error.of_run(),
         false => error,
     };
@@ -146,11 +163,11 @@ pub(crate) async fn run(
         Command::Ps(args) => ps::run(args, client, out).await,
         Command::Inspect(args) => inspect::run(args, client, out).await,
         Command::Trace(args) => trace::run(args, client, out).await,
-        Command::Pull(args) => pull::run(args, client, out).await,
+        Command::Pull(args) => pull::run(args, client, out).await.map_err(failed),
         Command::Search(args) => search::run(args, client, out).await,
-        Command::Load(args) => load::run(args, client, out).await,
-        Command::Image(command) => image::run(command, client, out).await,
-        Command::Import(args) => image::import(args, client, out).await,
+        Command::Load(args) => load::run(args, client, out).await.map_err(failed),
+        Command::Image(command) => image::run(command, client, out).await.map_err(failed),
+        Command::Import(args) => image::import(args, client, out).await.map_err(failed),
         Command::History(args) => image::history(args, client, out).await,
         Command::Images(args) => images::list(args, client, out).await,
         Command::Rmi(args) => images::rmi(args, client, out).await,

@@ -9,7 +9,7 @@ refused() {
     shift
     python3 tests/lib/archives.py "$scenario" "$T/$scenario.tar"
     capture sh -c "hull load -q -i $T/$scenario.tar && hull run --rm $scenario:latest true"
-    [ "$status" != 0 ] || fail "$scenario was accepted: $out"
+    expect_status 125
     for word; do expect_err_has "$word"; done
     expect_clean_host
 }
@@ -93,7 +93,7 @@ case_bad_layers_are_refused_by_name() {
     refused foreign_layer foreign
     python3 tests/lib/archives.py no_image "$T/no_image.tar"
     capture hull load -i "$T/no_image.tar"
-    [ "$status" != 0 ] || fail 'an archive without an image was accepted'
+    expect_status 125
     expect_err_has 'the archive is not an image'
 }
 
@@ -105,6 +105,32 @@ case_an_image_without_layers() {
     hull rmi no_layers >/dev/null
     hull load -q -i "$T/again.tar" | grep -q no_layers
     hull rmi no_layers >/dev/null
+}
+
+# Core.
+case_programs_that_the_kernel_refuses_say_why() {
+    local name number words
+    load unrunnable
+    while read -r name number words; do
+        capture hull run --rm unrunnable "/$name"
+        expect_status "$number"
+        expect_err_has "exec /$name: $words"
+    done <<'X'
+lost 127 no such file or directory (its interpreter /no/such/interpreter is missing)
+crlf 127 no such file or directory (its interpreter /bin/sh\r is missing: the file has Windows line ends)
+foreign 126 exec format error (it was built for aarch64, and this machine is x86_64)
+text 126 exec format error (it is neither a program nor a script that begins with #!)
+X
+    expect_eq "$(hull run --rm unrunnable sh -c /lost 2>&1)" 'sh: /lost: not found' 'the words of a shell'
+    hull run -d --name t-unrun unrunnable sleep 600 >/dev/null
+    capture hull exec t-unrun /lost
+    expect_status 127
+    expect_err_has 'its interpreter /no/such/interpreter is missing'
+    hull rm -f t-unrun >/dev/null
+    capture hull run --rm --init unrunnable /lost
+    expect_status 127
+    expect_err_has 'its interpreter /no/such/interpreter is missing'
+    expect_clean_host
 }
 
 case_entrypoint_and_command_of_the_image() {

@@ -24,7 +24,7 @@ pull_fails() {
     local reference=$1 word
     shift
     capture timeout 120 hull pull "$reference"
-    expect_status 1
+    expect_status 125
     for word; do
         grep -qiF -- "$word" "$T/err" || fail "the error does not name $word: $err"
     done

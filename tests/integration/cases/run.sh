@@ -41,11 +41,6 @@ case_not_executable_is_126() {
     expect_status 126
 }
 
-case_missing_interpreter_is_127() {
-    capture hull run --rm "$BUSYBOX" sh -c 'printf "#!/no/such/interpreter\n" > /x; chmod +x /x; exec /x'
-    expect_status 127
-}
-
 # Core.
 case_hull_errors_are_125() {
     capture hull run --rm --no-such-flag "$BUSYBOX" true

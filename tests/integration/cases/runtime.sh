@@ -236,8 +236,8 @@ case_runtime_a_program_without_its_interpreter_says_so_itself() {
     printf '#!/no/such/interpreter\n' >"$T/b/rootfs/script"
     chmod +x "$T/b/rootfs/script"
     capture runtime run -b "$T/b" t10
-    expect_status 255
-    expect_eq "$err" 'exec /script: no such file or directory' stderr
+    expect_status 127
+    expect_eq "$err" 'exec /script: no such file or directory (its interpreter /no/such/interpreter is missing)' stderr
     expect_nothing_left
 }
 
