@@ -146,6 +146,8 @@ pub(crate) enum DeviceState {
         /// The next host port that no connection has used.
         next_port: u32,
     },
+    /// virtio-fs that a driver uses: its server's part is nowhere but in the server.
+    Share,
     /// virtio-net with several pairs of queues.
     Net {
         /// How many the driver uses.
@@ -161,15 +163,20 @@ impl DeviceState {
     pub(crate) fn is_stateless(&self) -> Result<(), WrongState> {
         match self {
             Self::Stateless => Ok(()),
-            _ => Err(WrongState),
+            Self::Share => Err(WrongState::Share),
+            _ => Err(WrongState::OtherKind),
         }
     }
 }
 
-/// A saved state of another kind of device.
+/// A saved state that a device cannot go on from.
 #[derive(Debug, thiserror::Error)]
-#[error("the saved state belongs to another kind of device")]
-pub(crate) struct WrongState;
+pub(crate) enum WrongState {
+    #[error("the saved state belongs to another kind of device")]
+    OtherKind,
+    #[error("a shared directory was in use, and what its server knew of open files is not saved")]
+    Share,
+}
 
 /// A device that cannot go on; it then says `DEVICE_NEEDS_RESET` (virtio 1.2, 2.1.2).
 #[derive(Debug, thiserror::Error)]

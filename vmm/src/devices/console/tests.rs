@@ -53,6 +53,25 @@ fn a_log_that_is_full_does_not_block() {
 }
 
 #[test]
+fn a_restored_console_goes_on_where_it_was() {
+    let mut guest = Guest::start(Console::new(Arc::new(ConsoleTail::default()), None));
+    for _ in 0..5 {
+        print(&mut guest, b"before\n");
+    }
+    // Printed before the pause, shown after it.
+    guest.pause();
+    guest.submit(1, vec![Part::Out(b"in the pause\n".to_vec())]);
+    assert!(guest.used(1).is_empty());
+    let tail = Arc::new(ConsoleTail::default());
+    let mut guest = guest
+        .restored(Console::new(Arc::clone(&tail), None))
+        .unwrap();
+    assert_eq!(guest.used(1).len(), 1);
+    print(&mut guest, b"after\n");
+    assert_eq!(tail.text(), "in the pause\nafter\n");
+}
+
+#[test]
 fn malformed_chains_do_no_harm() {
     let tail = Arc::new(ConsoleTail::default());
     let mut guest = Guest::start(Console::new(Arc::clone(&tail), None));

@@ -44,6 +44,8 @@ pub(crate) struct Fs {
     backend: Option<Backend>,
     /// virtiofsd is gone.
     lost: bool,
+    /// A driver is there.
+    used: bool,
 }
 
 impl Fs {
@@ -94,6 +96,7 @@ impl Fs {
             queues,
             backend: None,
             lost: false,
+            used: false,
         })
     }
 
@@ -245,6 +248,7 @@ impl VirtioDevice for Fs {
     }
 
     fn activate(&mut self, _features: u64) -> Result<(), DeviceFailure> {
+        self.used = true;
         Ok(())
     }
 
@@ -278,6 +282,7 @@ impl VirtioDevice for Fs {
         for queue in &mut self.queues {
             queue.orphan_all();
         }
+        self.used = false;
     }
 
     fn as_fs(&mut self) -> Option<&mut Fs> {
@@ -285,7 +290,10 @@ impl VirtioDevice for Fs {
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Stateless
+        match self.used {
+            true => DeviceState::Share,
+            false => DeviceState::Stateless,
+        }
     }
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {

@@ -220,6 +220,36 @@ fn answers_to_requests_from_before_a_reset_go_nowhere() {
     assert!(!guest.needs_reset());
 }
 
+/// Nobody could answer what is on its way to a server that is not saved.
+#[test]
+fn a_share_in_use_is_not_restored_and_says_so() {
+    let mut guest = guest();
+    guest.submit(REQUESTS, vec![Part::Out(vec![0; 8]), Part::In(16)]);
+    guest.pause();
+    let other = Fs::without_backend("hull").unwrap();
+    let refused = guest.restored(other).err().unwrap();
+    assert!(
+        refused.contains("a shared directory was in use"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_share_that_no_driver_has_taken_is_restored() {
+    let mut guest = guest();
+    guest.set(0x70, 0);
+    guest.run();
+    guest.pause();
+    let mut guest = guest
+        .restored(Fs::without_backend("hull").unwrap())
+        .unwrap();
+    guest.drive(u64::MAX);
+    guest.run();
+    let mut server = Server::default();
+    guest.submit(REQUESTS, vec![Part::Out(b"late".to_vec()), Part::In(16)]);
+    assert_eq!(server.take(&mut guest).unwrap().bytes, b"late");
+}
+
 #[test]
 fn malformed_chains_do_no_harm() {
     let mut guest = guest();

@@ -526,7 +526,7 @@ impl VirtioDevice for Vsock {
 
     fn restore(&mut self, state: &DeviceState) -> Result<(), WrongState> {
         let DeviceState::Vsock { ready, next_port } = state else {
-            return Err(WrongState);
+            return Err(WrongState::OtherKind);
         };
         self.ready = *ready;
         self.next_port = (*next_port).max(FIRST_HOST_PORT);
