@@ -1,6 +1,7 @@
 # Hull's two doors: `make demo` and `make test`. Everything they need they install, saying what
 # and why. Run `make help` for the rest.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 DIST := dist
 MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
