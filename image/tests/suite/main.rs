@@ -4,6 +4,7 @@
 mod kernel;
 mod model;
 mod pull;
+mod push;
 mod store;
 mod support;
 mod unpack;

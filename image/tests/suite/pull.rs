@@ -72,7 +72,8 @@ fn layer(name: &str) -> Vec<u8> {
 }
 
 /// The whole chain of messages.
-fn text(error: &ImageError) -> String {
+/// An error with its causes.
+pub(crate) fn text(error: &ImageError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {

@@ -1,6 +1,7 @@
 //! Requests to one registry: scheme, credentials, tries and what failures mean.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use super::answer::check;
 use super::mirror::Resting;
 use super::request::{authority, protocol, Request, Sent};
-use super::tls::{Clients, Trust};
+use super::tls::{Clients, Trust, Waits};
 use super::{Credentials, Mirror, RegistryConfig, RegistryError};
 
 /// A connection that is refused is tried this often: longer waiting rarely helps.
@@ -71,12 +72,15 @@ impl RegistryClient {
             repository: "",
             path: String::new(),
             accept: &[],
+            mounts: None,
             from: 0,
             what: "the archive",
         };
         let url = Url::parse(address)
             .map_err(|error| protocol(&request, format!("its address is not valid: {error}")))?;
-        let http = self.clients.of(url.authority(), Trust::Verified)?;
+        let http = self
+            .clients
+            .of(url.authority(), Trust::Verified, Waits::ForAnswer)?;
         let sent = http.get(url).send().await;
         let response = sent.map_err(|source| RegistryError::Unreachable {
             registry: address.to_owned(),
@@ -105,10 +109,18 @@ impl RegistryClient {
         if let Some(response) = self.get_from_mirror(request).await {
             return Ok(response);
         }
+        self.again(|| self.get_once(request)).await
+    }
+
+    /// Tries until it succeeds, fails for good, or the tries are used up.
+    pub(super) async fn again<T, F>(&self, once: impl Fn() -> F) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, RegistryError>>,
+    {
         let mut attempt = 1;
         loop {
-            let failure = match self.get_once(request).await {
-                Ok(response) => return Ok(response),
+            let failure = match once().await {
+                Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
             let Some(pause) = self.pause_after(&failure, attempt) else {
@@ -153,9 +165,9 @@ impl RegistryClient {
             RegistryError::Unreachable { source, .. } if source.is_connect() => {
                 (CONNECT_ATTEMPTS, backoff)
             }
-            RegistryError::Unreachable { .. } | RegistryError::Truncated { .. } => {
-                (self.config.attempts, backoff)
-            }
+            RegistryError::Unreachable { .. }
+            | RegistryError::Truncated { .. }
+            | RegistryError::Stalled { .. } => (self.config.attempts, backoff),
             RegistryError::RateLimited { retry_after, .. } => {
                 // A registry that wants more than we are ready to wait is given up at once.
                 if retry_after.is_some_and(|wait| wait > self.config.max_retry_after) {
@@ -221,7 +233,8 @@ impl RegistryClient {
 
     /// Whether a registry that need not speak TLS does; from then on it is spoken to so.
     async fn speaks_tls(&self, host: &str) -> bool {
-        let Ok(client) = self.clients.of(host, Trust::Anybody) else {
+        let client = self.clients.of(host, Trust::Anybody, Waits::ForAnswer);
+        let Ok(client) = client else {
             return false;
         };
         let probe = client.get(format!("https://{host}/v2/"));
@@ -242,9 +255,12 @@ impl RegistryClient {
             Some(url) => url.clone(),
             None => self.url(request)?,
         };
-        let mut builder = self
-            .http(request.registry)?
-            .request(sent.method.clone(), url);
+        let waits = match &sent.moving {
+            Some(_) => Waits::WhileSent,
+            None => Waits::ForAnswer,
+        };
+        let http = self.http(request.registry, waits)?;
+        let mut builder = http.request(sent.method.clone(), url);
         for (name, value) in &sent.headers {
             builder = builder.header(name, value);
         }
@@ -255,22 +271,31 @@ impl RegistryClient {
             let body = make().map_err(|error| protocol(request, error.to_string()))?;
             builder = builder.body(body);
         }
-        builder
-            .send()
-            .await
-            .map_err(|source| RegistryError::Unreachable {
-                registry: request.registry.to_owned(),
-                what: request.what.to_owned(),
-                source,
-            })
+        let (registry, what) = (request.registry.to_owned(), request.what.to_owned());
+        let answer = match &sent.moving {
+            None => builder.send().await,
+            Some(moving) => {
+                let limit = self.config.stall_timeout;
+                let answer = moving.or_stalled(limit, builder.send()).await;
+                answer.ok_or_else(|| RegistryError::Stalled {
+                    registry: registry.clone(),
+                    what: what.clone(),
+                })?
+            }
+        };
+        answer.map_err(|source| RegistryError::Unreachable {
+            registry,
+            what,
+            source,
+        })
     }
 
-    pub(super) fn http(&self, registry: &str) -> Result<Client, RegistryError> {
+    pub(super) fn http(&self, registry: &str, waits: Waits) -> Result<Client, RegistryError> {
         let trust = match self.is_plain(registry) {
             true => Trust::Anybody,
             false => Trust::Verified,
         };
-        self.clients.of(authority(registry), trust)
+        self.clients.of(authority(registry), trust, waits)
     }
 
     async fn send(&self, request: &Request<'_>) -> Result<Response, RegistryError> {

@@ -51,6 +51,8 @@ pub enum RegistryError {
         got: u64,
         want: u64,
     },
+    #[error("registry {registry} stopped taking {what}, or did not answer when it had it")]
+    Stalled { registry: String, what: String },
     #[error("{what} from registry {registry} is larger than the limit of {limit} bytes")]
     TooLarge {
         registry: String,
@@ -97,6 +99,7 @@ impl RegistryError {
             Self::Unreachable { .. }
             | Self::Status { .. }
             | Self::Truncated { .. }
+            | Self::Stalled { .. }
             | Self::NoSearch { .. } => ErrorKind::Unavailable,
             Self::TooLarge { .. } | Self::DigestMismatch { .. } | Self::Protocol { .. } => {
                 ErrorKind::BadImage

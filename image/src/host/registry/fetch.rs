@@ -56,6 +56,7 @@ impl RegistryClient {
             repository: reference.repository(),
             path: format!("manifests/{identifier}"),
             accept: &ACCEPT,
+            mounts: None,
             from: 0,
             what: &what,
         };
@@ -107,6 +108,7 @@ impl RegistryClient {
                 repository: reference.repository(),
                 path: format!("blobs/{digest}"),
                 accept: &[],
+                mounts: None,
                 from: before,
                 what: &what,
             };

@@ -9,6 +9,7 @@ mod mirror;
 mod platform;
 mod request;
 mod search;
+mod stall;
 mod tags;
 mod tls;
 mod token;

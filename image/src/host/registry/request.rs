@@ -2,6 +2,7 @@
 
 use reqwest::Url;
 
+use super::stall::Moving;
 use super::RegistryError;
 
 /// One GET below `/v2/`.
@@ -13,6 +14,8 @@ pub(crate) struct Request<'a> {
     /// `manifests/TAG` or `blobs/DIGEST`.
     pub(crate) path: String,
     pub(crate) accept: &'a [&'a str],
+    /// Another repository of the registry that a blob is to come from.
+    pub(crate) mounts: Option<&'a str>,
     /// First byte wanted.
     pub(crate) from: u64,
     /// For messages: `image reg/repo:tag`, `layer sha256:...`.
@@ -27,6 +30,7 @@ impl<'a> Request<'a> {
             repository: "",
             path: String::new(),
             accept: &[],
+            mounts: None,
             from: 0,
             what,
         }
@@ -43,6 +47,8 @@ pub(crate) struct Sent {
     pub(crate) url: Option<Url>,
     pub(crate) headers: Vec<(reqwest::header::HeaderName, String)>,
     pub(crate) body: Option<MakeBody>,
+    /// Of a large body.
+    pub(crate) moving: Option<Moving>,
 }
 
 impl Sent {
@@ -53,6 +59,7 @@ impl Sent {
             url: None,
             headers: Vec::new(),
             body: None,
+            moving: None,
         }
     }
 }

@@ -33,6 +33,7 @@ impl RegistryClient {
                 repository: reference.repository(),
                 path: format!("tags/list?n={PAGE}{last}"),
                 accept: &["application/json"],
+                mounts: None,
                 from: 0,
                 what: &what,
             };

@@ -19,11 +19,14 @@ const MAX_FILE: u64 = 1 << 20;
 /// The files for one registry, with what tells a changed one.
 type Files = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
+/// A registry, and what its client is like.
+type Key = (String, Trust, Waits);
+
 #[derive(Debug)]
 pub(super) struct Clients {
     folders: Vec<PathBuf>,
     stall_timeout: Duration,
-    made: Mutex<HashMap<(String, Trust), (Files, Client)>>,
+    made: Mutex<HashMap<Key, (Files, Client)>>,
 }
 
 /// Whether the server has to prove who it is.
@@ -31,6 +34,15 @@ pub(super) struct Clients {
 pub(super) enum Trust {
     Verified,
     Anybody,
+}
+
+/// How long a request waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Waits {
+    /// The stall timeout, which begins with the request and again with each piece of the answer.
+    ForAnswer,
+    /// As long as whoever sends it does.
+    WhileSent,
 }
 
 /// Why a registry's certificates cannot be used.
@@ -55,20 +67,25 @@ impl Clients {
     }
 
     /// The client for a registry (`host[:port]`), made anew when its files have changed.
-    pub(super) fn of(&self, host: &str, trust: Trust) -> Result<Client, RegistryError> {
+    pub(super) fn of(
+        &self,
+        host: &str,
+        trust: Trust,
+        waits: Waits,
+    ) -> Result<Client, RegistryError> {
         let failed = |source| RegistryError::Certificates {
             registry: host.to_owned(),
             source,
         };
         let files = self.files(host).map_err(failed)?;
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (host.to_owned(), trust);
+        let key = (host.to_owned(), trust, waits);
         if let Some((before, client)) = made.get(&key) {
             if *before == files {
                 return Ok(client.clone());
             }
         }
-        let client = self.make(&files, trust, failed)?;
+        let client = self.make(&files, trust, waits, failed)?;
         made.insert(key, (files, client.clone()));
         Ok(client)
     }
@@ -99,14 +116,17 @@ impl Clients {
         &self,
         files: &Files,
         trust: Trust,
+        waits: Waits,
         failed: impl Fn(io::Error) -> RegistryError,
     ) -> Result<Client, RegistryError> {
         let mut builder = Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(self.stall_timeout)
             .redirect(no_downgrade())
             .tls_danger_accept_invalid_certs(trust == Trust::Anybody);
+        if waits == Waits::ForAnswer {
+            builder = builder.read_timeout(self.stall_timeout);
+        }
         let paths: Vec<&Path> = files.iter().map(|(path, ..)| path.as_path()).collect();
         let authorities = authorities(&paths).map_err(&failed)?;
         if !authorities.is_empty() {
@@ -203,7 +223,9 @@ mod tests {
     }
 
     fn problem(clients: &Clients, host: &str) -> String {
-        let error = clients.of(host, Trust::Verified).unwrap_err();
+        let error = clients
+            .of(host, Trust::Verified, Waits::ForAnswer)
+            .unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
         format!("{error}: {source}")
     }
@@ -212,7 +234,9 @@ mod tests {
     fn a_file_that_is_missing_or_wrong_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let clients = clients(folder.path());
-        assert!(clients.of("reg:5000", Trust::Verified).is_ok());
+        assert!(clients
+            .of("reg:5000", Trust::Verified, Waits::ForAnswer)
+            .is_ok());
         let own = folder.path().join("docker/reg:5000");
         std::fs::create_dir_all(&own).unwrap();
         std::fs::write(own.join("client.cert"), "x").unwrap();
@@ -223,7 +247,9 @@ mod tests {
         assert!(problem(&clients, "reg:5000").contains("client.cert\" is missing"));
         // What Hull's own folder says of a registry is all that counts.
         std::fs::create_dir_all(folder.path().join("own/reg:5000")).unwrap();
-        assert!(clients.of("reg:5000", Trust::Verified).is_ok());
+        assert!(clients
+            .of("reg:5000", Trust::Verified, Waits::ForAnswer)
+            .is_ok());
     }
 
     #[test]
@@ -233,8 +259,11 @@ mod tests {
         std::fs::write(folder.path().join("own/a/x.key"), "x").unwrap();
         let clients = clients(folder.path());
         for host in ["../own/a", "..", "a/", "./a"] {
-            assert!(clients.of(host, Trust::Verified).is_ok(), "{host}");
+            assert!(
+                clients.of(host, Trust::Verified, Waits::ForAnswer).is_ok(),
+                "{host}"
+            );
         }
-        assert!(clients.of("a", Trust::Verified).is_err());
+        assert!(clients.of("a", Trust::Verified, Waits::ForAnswer).is_err());
     }
 }

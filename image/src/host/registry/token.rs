@@ -10,6 +10,7 @@ use super::answer::{check, read_limited};
 use super::auth::{self, Challenge};
 use super::client::RegistryClient;
 use super::request::{authority, protocol, Request};
+use super::tls::Waits;
 use super::{Credentials, RegistryError};
 
 const MAX_TOKEN_BODY: usize = 1 << 20;
@@ -56,8 +57,10 @@ impl RegistryClient {
                     "" => String::new(),
                     repository => format!("repository:{repository}:pull"),
                 });
+                let also = request.mounts.map(|from| format!("repository:{from}:pull"));
+                let scopes: Vec<String> = [scope].into_iter().chain(also).collect();
                 let token = self
-                    .fetch_token(request, &realm, service.as_deref(), &scope, credentials)
+                    .fetch_token(request, &realm, service.as_deref(), &scopes, credentials)
                     .await?;
                 format!("Bearer {token}")
             }
@@ -76,7 +79,7 @@ impl RegistryClient {
         request: &Request<'_>,
         realm: &str,
         service: Option<&str>,
-        scope: &str,
+        scopes: &[String],
         credentials: Option<Credentials>,
     ) -> Result<String, RegistryError> {
         let mut url = Url::parse(realm)
@@ -88,7 +91,7 @@ impl RegistryClient {
                 format!("token realm {realm:?} is not HTTPS"),
             ));
         }
-        let http = self.http(request.registry)?;
+        let http = self.http(request.registry, Waits::ForAnswer)?;
         let service = service.unwrap_or_default();
         let builder = match &credentials {
             Some(credentials) if credentials.username == "<token>" => {
@@ -98,16 +101,19 @@ impl RegistryClient {
                     .append_pair("grant_type", "refresh_token")
                     .append_pair("client_id", "hull")
                     .append_pair("service", service)
-                    .append_pair("scope", scope)
+                    .append_pair("scope", &scopes.join(" "))
                     .append_pair("refresh_token", &credentials.password);
                 http.post(url)
                     .header("Content-Type", "application/x-www-form-urlencoded")
                     .body(form.query().unwrap_or_default().to_owned())
             }
             _ => {
-                url.query_pairs_mut()
-                    .append_pair("service", service)
-                    .append_pair("scope", scope);
+                let mut query = url.query_pairs_mut();
+                query.append_pair("service", service);
+                for scope in scopes {
+                    query.append_pair("scope", scope);
+                }
+                drop(query);
                 let builder = http.get(url);
                 match &credentials {
                     Some(credentials) => builder.header(AUTHORIZATION, basic(credentials)),

@@ -8,6 +8,7 @@ use reqwest::{Body, Method, Response, StatusCode};
 
 use super::client::RegistryClient;
 use super::request::{Request, Sent};
+use super::stall::Moving;
 use super::RegistryError;
 use crate::host::Reference;
 use crate::Digest;
@@ -42,6 +43,7 @@ fn request<'a>(reference: &'a Reference, path: String, what: &'a str) -> Request
         repository: reference.repository(),
         path,
         accept: &[],
+        mounts: None,
         from: 0,
         what,
     }
@@ -58,27 +60,14 @@ impl RegistryClient {
     ) -> Result<Uploaded, RegistryError> {
         let what = format!("blob {}", blob.digest);
         let head = request(reference, format!("blobs/{}", blob.digest), &what);
-        match self.exchange(&head, &Sent::empty(Method::HEAD)).await {
+        let ask = Sent::empty(Method::HEAD);
+        match self.again(|| self.exchange(&head, &ask)).await {
             Ok(_) => return Ok(Uploaded::There),
             Err(RegistryError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
-        let mut attempt = 1;
-        loop {
-            let failure = match self
-                .upload_once(reference, blob, &what, progress.clone())
-                .await
-            {
-                Ok(uploaded) => return Ok(uploaded),
-                Err(failure) => failure,
-            };
-            let Some(pause) = self.pause_after(&failure, attempt) else {
-                return Err(failure);
-            };
-            tracing::debug!(attempt, ?pause, error = %failure, "uploading again");
-            tokio::time::sleep(pause).await;
-            attempt += 1;
-        }
+        self.again(|| self.upload_once(reference, blob, &what, progress.clone()))
+            .await
     }
 
     async fn upload_once(
@@ -92,7 +81,10 @@ impl RegistryClient {
         if let Some(from) = blob.from {
             path.push_str(&format!("?mount={}&from={from}", blob.digest));
         }
-        let start = request(reference, path, what);
+        let start = Request {
+            mounts: blob.from,
+            ..request(reference, path, what)
+        };
         let started = self.exchange(&start, &Sent::empty(Method::POST)).await?;
         if started.status() == StatusCode::CREATED {
             return Ok(Uploaded::Mounted);
@@ -101,6 +93,7 @@ impl RegistryClient {
         location
             .query_pairs_mut()
             .append_pair("digest", &blob.digest.to_string());
+        let moving = Moving::new(blob.length);
         let sent = Sent {
             method: Method::PUT,
             url: Some(location),
@@ -108,7 +101,8 @@ impl RegistryClient {
                 (CONTENT_TYPE, "application/octet-stream".to_owned()),
                 (CONTENT_LENGTH, blob.length.to_string()),
             ],
-            body: Some(Box::new(file_body(blob.path, progress))),
+            body: Some(Box::new(file_body(blob.path, moving.clone(), progress))),
+            moving: Some(moving),
         };
         self.exchange(&start, &sent).await?;
         Ok(Uploaded::Sent)
@@ -155,24 +149,29 @@ impl RegistryClient {
             url: None,
             headers: vec![(CONTENT_TYPE, media_type.to_owned())],
             body: Some(Box::new(move || Ok(Body::from(content.clone())))),
+            moving: None,
         };
-        self.exchange(&request, &sent).await.map(drop)
+        self.again(|| self.exchange(&request, &sent))
+            .await
+            .map(drop)
     }
 }
 
 /// A body that is a file's content, made anew for each try.
 fn file_body(
     path: &Path,
+    moving: Moving,
     progress: impl Fn(u64) + Send + Sync + Clone + 'static,
 ) -> impl Fn() -> std::io::Result<Body> + Send + Sync {
     let path = path.to_owned();
     move || {
         let file = tokio::fs::File::from_std(std::fs::File::open(&path)?);
-        let progress = progress.clone();
+        let (progress, moving) = (progress.clone(), moving.clone());
         let mut total = 0;
         let chunks = tokio_util::io::ReaderStream::with_capacity(file, CHUNK_BYTES);
         let chunks = chunks.inspect_ok(move |chunk| {
             total += chunk.len() as u64;
+            moving.taken(total);
             progress(total);
         });
         Ok(Body::wrap_stream(chunks))

@@ -1,5 +1,6 @@
 //! An image of the store to a registry.
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 
 use super::records::NameRecord;
@@ -47,9 +48,13 @@ pub(super) async fn push(
     let mut blobs: Vec<Digest> = image.layers.iter().map(|layer| layer.digest).collect();
     let mut seen = std::collections::BTreeSet::new();
     blobs.retain(|digest| seen.insert(*digest));
-    for digest in &blobs {
-        push_blob(store, reference, *digest, from, Some(progress)).await?;
-    }
+    let pushes = blobs
+        .iter()
+        .map(|digest| push_blob(store, reference, *digest, from, Some(progress)));
+    futures_util::stream::iter(pushes)
+        .buffer_unordered(store.client.config().parallel_layers.max(1))
+        .try_collect::<()>()
+        .await?;
     push_blob(store, reference, id, from, None).await?;
     let content = store.content.read(&image.manifest, MAX_DOCUMENT)?;
     let media_type = serde_json::from_slice::<MediaType>(&content)

@@ -9,6 +9,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{header, Response, StatusCode};
 use axum::Router;
+use futures_util::StreamExt as _;
 use hull_image::Digest;
 
 use super::tarball::gzip;
@@ -27,6 +28,8 @@ pub(crate) enum Fault {
     NoRange,
     /// Waits before it answers.
     Slow(Duration),
+    /// Waits before it takes each further piece of the request's body.
+    SlowToTake(Duration),
 }
 
 /// One request as it came in.
@@ -194,7 +197,7 @@ pub(crate) async fn answer(
     request: Request,
 ) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let (parts, _) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let get = |name| {
         parts
             .headers
@@ -259,6 +262,17 @@ pub(crate) async fn answer(
         }
         return response;
     }
+    match parts.method {
+        axum::http::Method::POST => return place_to_upload(&path),
+        axum::http::Method::PUT => {
+            let pause = match fault {
+                Some(Fault::SlowToTake(pause)) => pause,
+                _ => Duration::ZERO,
+            };
+            return take(&registry, &parts, body, pause).await;
+        }
+        _ => {}
+    }
     let Some((media_type, content)) = found else {
         return plain(
             404,
@@ -266,6 +280,38 @@ pub(crate) async fn answer(
         );
     };
     deliver(&registry, &media_type, content, range, fault)
+}
+
+fn place_to_upload(path: &str) -> Response<Body> {
+    Response::builder()
+        .status(StatusCode::ACCEPTED)
+        .header(header::LOCATION, format!("{path}1"))
+        .body(Body::empty())
+        .expect("response")
+}
+
+/// A blob or a manifest.
+async fn take(
+    registry: &FakeRegistry,
+    parts: &axum::http::request::Parts,
+    body: Body,
+    pause: Duration,
+) -> Response<Body> {
+    let mut pieces = body.into_data_stream();
+    let mut content = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        let Ok(piece) = piece else {
+            return plain(400, "the body broke off");
+        };
+        content.extend_from_slice(&piece);
+        tokio::time::sleep(pause).await;
+    }
+    let path = match parts.uri.path().split_once("/blobs/uploads/") {
+        Some((repository, _)) => format!("{repository}/blobs/{}", Digest::of(&content)),
+        None => parts.uri.path().to_owned(),
+    };
+    registry.put(&path, "application/octet-stream", &content);
+    plain(201, "")
 }
 
 fn deliver(
