@@ -67,7 +67,7 @@ pub struct Engine {
     pub(crate) events: EventBus,
     pub(crate) images: Images,
     pub(crate) networks: Networks,
-    pub(crate) volumes: Volumes,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) plugins: Plugins,
     pub(crate) shim: ShimConfig,
     pub(crate) id: String,
@@ -99,7 +99,7 @@ impl Engine {
         let id = engine_id(&paths)?;
         let engine = Arc::new(Self {
             networks: Networks::open(paths.networks(), &id)?,
-            volumes: Volumes::open(paths.volumes())?,
+            volumes: Arc::new(Volumes::open(paths.volumes())?),
             plugins: Plugins::default(),
             store: Store::open(&paths.store())?,
             events: EventBus::default(),

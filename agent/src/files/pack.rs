@@ -220,6 +220,8 @@ impl<W: Write> Pack<W> {
             let key = (metadata.dev(), metadata.ino());
             if let Some(first) = self.links.get(&key) {
                 let first = first.clone();
+                // Who unpacks it gives the file the times of its last name.
+                self.extensions(path, metadata)?;
                 header.set_entry_type(EntryType::Link);
                 return self.tar.append_link(&mut header, name, first);
             }
@@ -227,10 +229,7 @@ impl<W: Write> Pack<W> {
         }
         self.extensions(path, metadata)?;
         if kind.is_symlink() {
-            header.set_entry_type(EntryType::Symlink);
-            return self
-                .tar
-                .append_link(&mut header, name, fs::read_link(path)?);
+            return self.symlink(header, name, &fs::read_link(path)?);
         }
         if kind.is_file() {
             let mut file = File::open(path)?;
@@ -247,6 +246,17 @@ impl<W: Write> Pack<W> {
             header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
         }
         self.tar.append_data(&mut header, name, io::empty())
+    }
+
+    /// With its target as it is: the library would write `a//b` as `a/b`, but for those that are
+    /// too long for a header.
+    fn symlink(&mut self, mut header: Header, name: &Path, target: &Path) -> io::Result<()> {
+        header.set_entry_type(EntryType::Symlink);
+        let literal = header.set_link_name_literal(target.as_os_str().as_bytes());
+        match literal {
+            Ok(()) => self.tar.append_data(&mut header, name, io::empty()),
+            Err(_) => self.tar.append_link(&mut header, name, target),
+        }
     }
 
     /// What the plain header has no room for: a time before the second or the epoch, attributes.

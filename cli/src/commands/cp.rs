@@ -116,10 +116,18 @@ fn archive_path(container: &str, path: &str, more: &str) -> String {
 /// The description of a path, with the links at its end followed if `follow`.
 async fn look(client: &Client, container: &str, path: &str, follow: bool) -> Result<Option<Found>> {
     let mut path = path.to_owned();
+    let mut followed = false;
     for _ in 0..40 {
         let url = archive_path(container, &path, "");
         let response = match client.send(Method::HEAD, &url, empty()).await {
             Ok(response) => response,
+            // What a link that leads nowhere leads to is made, as a file.
+            Err(CliError::Engine { status: 404, .. }) if followed => {
+                return Ok(Some(Found {
+                    path,
+                    directory: false,
+                }));
+            }
             Err(CliError::Engine { status: 404, .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -133,6 +141,7 @@ async fn look(client: &Client, container: &str, path: &str, follow: bool) -> Res
             }));
         }
         path = target.to_owned();
+        followed = true;
     }
     Err(CliError::usage(format!("{path}: too many links")))
 }

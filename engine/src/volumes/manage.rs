@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bollard_stubs::models::EventMessageTypeEnum;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{check_name, CreateVolume, VolumeRecord, ANONYMOUS_LABEL, LOCAL};
+use super::{check_name, CreateVolume, VolumeRecord, Volumes, ANONYMOUS_LABEL, LOCAL};
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{chain, EngineError, Result};
@@ -106,7 +107,7 @@ impl Engine {
             _ => {}
         }
         if matches!(wanted.driver.as_str(), "" | LOCAL) {
-            return self.volumes.create(wanted);
+            return self.on_disk(move |volumes| volumes.create(wanted)).await;
         }
         self.create_by_plugin(wanted, there).await
     }
@@ -276,12 +277,26 @@ impl Engine {
                 other => other?,
             }
         }
-        match self.volumes.remove(&name) {
+        let gone = name.clone();
+        match self.on_disk(move |volumes| volumes.remove(&gone)).await {
             Err(EngineError::NoSuchVolume(_)) if driver != LOCAL => {}
             other => drop(other?),
         }
         self.publish_volume("destroy", &name, &driver, HashMap::new());
         Ok(())
+    }
+
+    /// Making a file system and removing a million files take their time, in which others go on.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Volumes) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let volumes = Arc::clone(&self.volumes);
+        let done = tokio::task::spawn_blocking(move || work(&volumes)).await;
+        let ended = |error: tokio::task::JoinError| {
+            EngineError::io("work on", &self.volumes.root, std::io::Error::other(error))
+        };
+        done.map_err(ended)?
     }
 
     async fn remove_by_plugin(&self, name: &str, driver: &str) -> Result<()> {

@@ -5,6 +5,8 @@
 //! <root>/volumes/<name>/volume.json   what is known of it
 //! <root>/volumes/<name>/_data         its files
 //! <root>/volumes/<name>/disk.ext4     or the disk with them
+//! <root>/volumes/.new-<id>            one that is being made, and is there at once by its name
+//! <root>/volumes/.removed-<id>        one that is gone, and whose files are being removed
 //! ```
 
 mod disk;
@@ -35,6 +37,9 @@ const DESCRIPTION: &str = "volume.json";
 const DATA: &str = "_data";
 const DISK: &str = "disk.ext4";
 const TMPFS: &str = "tmpfs";
+/// No volume's name begins so.
+const NEW_PREFIX: &str = ".new-";
+const REMOVED_PREFIX: &str = ".removed-";
 /// A disk of its own, with a file system in it.
 const BLOCK: &str = "block";
 /// Shortest name, in bytes.
@@ -106,12 +111,17 @@ pub(crate) struct Volumes {
 }
 
 impl Volumes {
-    /// Reads what there is. A directory without a readable description is left alone, and told of.
+    /// Reads what there is, and removes what was being made or removed when an engine ended. A
+    /// directory without a readable description is left alone, and told of.
     pub(crate) fn open(root: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&root).map_err(|e| EngineError::io("create", &root, e))?;
         let mut all = BTreeMap::new();
         let entries = std::fs::read_dir(&root).map_err(|e| EngineError::io("read", &root, e))?;
         for entry in entries.flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                remove_in_background(entry.path());
+                continue;
+            }
             let path = entry.path().join(DESCRIPTION);
             let read = std::fs::read(&path);
             let record = read.and_then(|text| Ok(serde_json::from_slice::<VolumeRecord>(&text)?));
@@ -193,100 +203,133 @@ impl Volumes {
                 name.to_owned()
             }
         };
-        let mut all = self.lock();
-        if let Some(there) = all.get(&name) {
-            if !wanted.options.is_empty() && wanted.options != there.options {
-                return Err(EngineError::Conflict(format!(
-                    "create {name}: volume already exists with different options"
-                )));
-            }
-            return Ok((there.clone(), false));
-        }
         let record = VolumeRecord {
-            name: name.clone(),
+            name,
             driver: local(),
             created: Timestamp::now(),
             labels,
             options: wanted.options,
         };
-        self.make(&record)?;
-        all.insert(name, record.clone());
-        Ok((record, true))
+        if let Some(there) = fitting(&self.lock(), &record)? {
+            return Ok((there, false));
+        }
+        let made = self.root.join(format!("{NEW_PREFIX}{}", ids::new_id()));
+        let placed = make(&made, &record).and_then(|()| self.place(&made, &record));
+        if !matches!(placed, Ok((_, true))) {
+            let _ = std::fs::remove_dir_all(&made);
+        }
+        placed
     }
 
-    fn make(&self, record: &VolumeRecord) -> Result<()> {
+    /// Gives a volume that is made its name, unless another has got it meanwhile.
+    fn place(&self, made: &Path, record: &VolumeRecord) -> Result<(VolumeRecord, bool)> {
+        let mut all = self.lock();
+        if let Some(there) = fitting(&all, record)? {
+            return Ok((there, false));
+        }
         let directory = self.root.join(&record.name);
-        let io = |path: &Path, error| EngineError::io("create the volume", path, error);
-        let data = match record.is_disk() {
-            true => directory.clone(),
-            false => directory.join(DATA),
-        };
-        std::fs::create_dir_all(&data).map_err(|error| io(&data, error))?;
-        if let Some(bytes) = options::disk_bytes(&record.options)? {
-            if let Err(error) = disk::make(&directory.join(DISK), bytes) {
-                let _ = std::fs::remove_dir_all(&directory);
-                return Err(error);
-            }
-        }
-        if let Some(bound) = record.bound() {
-            if !bound.is_dir() {
-                let _ = std::fs::remove_dir_all(&directory);
-                return Err(EngineError::BadRequest(format!(
-                    "create {}: the directory {bound:?} does not exist",
-                    record.name
-                )));
-            }
-        }
-        self.describe(record)
+        std::fs::rename(made, &directory)
+            .map_err(|error| EngineError::io("create the volume", &directory, error))?;
+        all.insert(record.name.clone(), record.clone());
+        Ok((record.clone(), true))
     }
 
     /// Takes down that a plugin has a volume.
     fn register(&self, record: &VolumeRecord) -> Result<()> {
         let mut all = self.lock();
-        self.describe(record)?;
+        describe(&self.root.join(&record.name), record)?;
         all.insert(record.name.clone(), record.clone());
         Ok(())
     }
 
-    fn describe(&self, record: &VolumeRecord) -> Result<()> {
-        let directory = self.root.join(&record.name);
-        let io = |path: &Path, error| EngineError::io("create the volume", path, error);
-        std::fs::create_dir_all(&directory).map_err(|error| io(&directory, error))?;
-        let text = serde_json::to_vec(record).map_err(|source| EngineError::Json {
-            what: "encode a volume",
-            source,
-        })?;
-        let path = directory.join(DESCRIPTION);
-        let new = directory.join(".volume.json.new");
-        let written = std::fs::File::create(&new).and_then(|mut file| {
-            file.write_all(&text)?;
-            file.sync_all()
-        });
-        written
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|error| io(&path, error))
-    }
-
-    /// Removes a volume with its files. Whoever calls it knows that no container has it.
+    /// Removes a volume: it is gone at once, and its files when this returns. Whoever calls it knows
+    /// that no container has it.
     fn remove(&self, name: &str) -> Result<VolumeRecord> {
-        let mut all = self.lock();
-        let record = all
-            .get(name)
-            .cloned()
-            .ok_or_else(|| EngineError::NoSuchVolume(name.to_owned()))?;
-        let directory = self.root.join(name);
-        // The description goes first: half a volume is none.
-        let described = directory.join(DESCRIPTION);
-        let removed = std::fs::remove_file(&described)
-            .or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            })
-            .and_then(|()| std::fs::remove_dir_all(&directory));
-        removed.map_err(|error| EngineError::io("remove the volume", &directory, error))?;
-        all.remove(name);
-        Ok(record)
+        let failed = |path: &Path, error| EngineError::io("remove the volume", path, error);
+        let gone = self.root.join(format!("{REMOVED_PREFIX}{}", ids::new_id()));
+        let record = {
+            let mut all = self.lock();
+            let record = all
+                .get(name)
+                .cloned()
+                .ok_or_else(|| EngineError::NoSuchVolume(name.to_owned()))?;
+            let directory = self.root.join(name);
+            match std::fs::rename(&directory, &gone) {
+                // Somebody else took it away.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                renamed => renamed.map_err(|error| failed(&directory, error))?,
+            }
+            all.remove(name);
+            record
+        };
+        match std::fs::remove_dir_all(&gone) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(&gone, error)),
+            _ => Ok(record),
+        }
     }
+}
+
+/// The volume of a wanted one's name, which has to have its options.
+fn fitting(
+    all: &BTreeMap<String, VolumeRecord>,
+    wanted: &VolumeRecord,
+) -> Result<Option<VolumeRecord>> {
+    let Some(there) = all.get(&wanted.name) else {
+        return Ok(None);
+    };
+    if !wanted.options.is_empty() && wanted.options != there.options {
+        return Err(EngineError::Conflict(format!(
+            "create {}: volume already exists with different options",
+            wanted.name
+        )));
+    }
+    Ok(Some(there.clone()))
+}
+
+fn remove_in_background(path: PathBuf) {
+    std::thread::spawn(move || {
+        if let Err(error) = std::fs::remove_dir_all(&path) {
+            tracing::warn!(?path, %error, "cannot remove what is left of a volume");
+        }
+    });
+}
+
+/// Makes a local volume's directory.
+fn make(directory: &Path, record: &VolumeRecord) -> Result<()> {
+    let io = |path: &Path, error| EngineError::io("create the volume", path, error);
+    let data = match record.is_disk() {
+        true => directory.to_owned(),
+        false => directory.join(DATA),
+    };
+    std::fs::create_dir_all(&data).map_err(|error| io(&data, error))?;
+    if let Some(bytes) = options::disk_bytes(&record.options)? {
+        disk::make(&directory.join(DISK), bytes)?;
+    }
+    if let Some(bound) = record.bound().filter(|bound| !bound.is_dir()) {
+        return Err(EngineError::BadRequest(format!(
+            "create {}: the directory {bound:?} does not exist",
+            record.name
+        )));
+    }
+    describe(directory, record)
+}
+
+fn describe(directory: &Path, record: &VolumeRecord) -> Result<()> {
+    let io = |path: &Path, error| EngineError::io("create the volume", path, error);
+    std::fs::create_dir_all(directory).map_err(|error| io(directory, error))?;
+    let text = serde_json::to_vec(record).map_err(|source| EngineError::Json {
+        what: "encode a volume",
+        source,
+    })?;
+    let path = directory.join(DESCRIPTION);
+    let new = directory.join(".volume.json.new");
+    let written = std::fs::File::create(&new).and_then(|mut file| {
+        file.write_all(&text)?;
+        file.sync_all()
+    });
+    written
+        .and_then(|()| std::fs::rename(&new, &path))
+        .map_err(|error| io(&path, error))
 }
 
 /// Whether nothing is in a directory.
@@ -399,6 +442,27 @@ mod tests {
         ));
         assert!(again.remove("data").is_err());
         assert!(!dir.path().join("volumes/data").exists());
+    }
+
+    /// An engine that ends in the middle leaves a volume that is not there yet, or not any more.
+    #[test]
+    fn what_was_being_made_or_removed_is_no_volume() {
+        let (dir, volumes) = volumes();
+        let (data, _) = volumes.create(named("data")).unwrap();
+        std::fs::write(volumes.data(&data).join("secret"), "x").unwrap();
+        let root = dir.path().join("volumes");
+        std::fs::rename(root.join("data"), root.join(".removed-1")).unwrap();
+        std::fs::create_dir_all(root.join(".new-2/_data")).unwrap();
+        let again = Volumes::open(root.clone()).unwrap();
+        let (data, new) = again.create(named("data")).unwrap();
+        assert!(new && again.is_empty(&data));
+        for _ in 0..500 {
+            if std::fs::read_dir(&root).unwrap().count() == 1 {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("something is left beside the volume");
     }
 
     #[test]

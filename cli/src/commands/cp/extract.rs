@@ -8,6 +8,7 @@ use std::os::unix::fs::{lchown, symlink, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{mknodat, FileType, Mode, CWD};
 use tar::{Archive, Entry, EntryType};
 
 use super::{ends_as_directory, means_content};
@@ -129,10 +130,24 @@ fn target(place: &Place, name: &Path) -> Result<PathBuf> {
     Ok(target)
 }
 
+/// The time of change: the extended header's, which has fractions and is before 1970 where that is
+/// so, or the plain one's.
 fn modified<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<SystemTime> {
+    let extended = entry.pax_extensions()?.into_iter().flatten().flatten();
+    let mut times = extended.filter(|pair| pair.key_bytes() == b"mtime");
+    if let Some(time) = times.next().and_then(|pair| time(pair.value().ok()?)) {
+        return Ok(time);
+    }
     let seconds = entry.header().mtime()?;
     let modified = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     modified.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Seconds since the epoch, with a fraction, as extended headers have them.
+fn time(text: &str) -> Option<SystemTime> {
+    let since: jiff::SignedDuration = format!("{text}s").parse().ok()?;
+    let at = jiff::Timestamp::from_duration(since).ok()?;
+    Some(at.into())
 }
 
 fn write<R: Read>(
@@ -174,9 +189,11 @@ fn write<R: Read>(
             let mut file = fs::File::create_new(target)?;
             io::copy(entry, &mut file)?;
         }
+        EntryType::Fifo => mknodat(CWD, target, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?,
         other => {
-            let text = format!("a file of kind {other:?} is not made on this machine");
-            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            // A device of a container means nothing here, and the rest is wanted all the same.
+            eprintln!("hull: left out {}: of kind {other:?}", target.display());
+            return Ok(());
         }
     }
     if owners {
@@ -193,6 +210,21 @@ fn write<R: Read>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_fractions_and_signs() {
+        let at = |seconds, nanoseconds| Duration::new(seconds, nanoseconds);
+        assert_eq!(time("5.000000001"), Some(SystemTime::UNIX_EPOCH + at(5, 1)));
+        assert_eq!(
+            time("-1.75"),
+            Some(SystemTime::UNIX_EPOCH - at(1, 750_000_000))
+        );
+        assert_eq!(
+            time("1600000000"),
+            Some(SystemTime::UNIX_EPOCH + at(1_600_000_000, 0))
+        );
+        assert_eq!(time("x"), None);
+    }
 
     fn tar_of(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());

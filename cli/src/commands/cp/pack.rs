@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -113,6 +114,21 @@ fn pack(plan: &Plan, owners: bool, out: &mut impl Write) -> std::io::Result<()> 
     tar.into_inner()?.flush()
 }
 
+/// With its target as it is: the library would write `a//b` as `a/b`, but for those that are too
+/// long for a header.
+fn add_symlink(
+    tar: &mut tar::Builder<&mut impl Write>,
+    mut header: tar::Header,
+    name: &Path,
+    target: &Path,
+) -> std::io::Result<()> {
+    header.set_entry_type(tar::EntryType::Symlink);
+    match header.set_link_name_literal(target.as_os_str().as_bytes()) {
+        Ok(()) => tar.append_data(&mut header, name, std::io::empty()),
+        Err(_) => tar.append_link(&mut header, name, target),
+    }
+}
+
 fn add(
     tar: &mut tar::Builder<&mut impl Write>,
     path: &Path,
@@ -122,13 +138,19 @@ fn add(
 ) -> std::io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_metadata(metadata);
+    header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
     header.set_size(0);
     if !owners {
         header.set_uid(0);
         header.set_gid(0);
     }
+    if metadata.mtime() < 0 && (metadata.is_symlink() || metadata.is_file() || metadata.is_dir()) {
+        // The header's field has no sign.
+        let mtime = metadata.mtime().to_string();
+        tar.append_pax_extensions([("mtime", mtime.as_bytes())])?;
+    }
     if metadata.is_symlink() {
-        return tar.append_link(&mut header, name, fs::read_link(path)?);
+        return add_symlink(tar, header, name, &fs::read_link(path)?);
     }
     if metadata.is_file() {
         header.set_size(metadata.size());

@@ -49,8 +49,8 @@ pub(super) async fn push(
     let mut seen = std::collections::BTreeSet::new();
     blobs.retain(|digest| seen.insert(*digest));
     let pushes = blobs
-        .iter()
-        .map(|digest| push_blob(store, reference, *digest, from, Some(progress)));
+        .into_iter()
+        .map(|digest| push_blob(store, reference, digest, from, Some(progress)));
     futures_util::stream::iter(pushes)
         .buffer_unordered(store.client.config().parallel_layers.max(1))
         .try_collect::<()>()
