@@ -83,14 +83,23 @@ fn write_failed() -> String {
     "failed to write the image to its device".to_string()
 }
 
+/// Half of this VM's memory, in bytes: the rest is for what is read and written.
+fn memory_for_files() -> u64 {
+    let found = rustix::system::sysinfo();
+    (found.totalram as u64).saturating_mul(found.mem_unit.into()) / 2
+}
+
 fn unpack_files(request: &UnpackRequest, input: &File, output: &File) -> Result<UnpackResponse> {
     let limits = &request.limits;
-    let limits = Limits::from_wire(
-        limits.files,
-        limits.bytes,
-        limits.path_length,
-        limits.path_depth,
-    );
+    let limits = Limits {
+        files: limits.files,
+        bytes: limits.bytes,
+        path_length: limits.path_length,
+        path_depth: limits.path_depth,
+        stored: limits.stored,
+        memory: memory_for_files(),
+    }
+    .or_defaults();
     let mut known = known_layers(request, input)?;
     let mut made = Vec::new();
     let read = read_layers(&request.layers, input, output, &limits)?;

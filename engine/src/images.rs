@@ -1,6 +1,6 @@
 //! Images, through `hull-image`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -205,28 +205,43 @@ impl Images {
         let found = self.store.check().await.map_err(|error| failure(&error))?;
         let mut repairs = Vec::new();
         for damage in found {
+            let mut platforms = HashMap::new();
+            for image in damage.images.keys() {
+                let there = self.store.get(&image.to_string()).await;
+                platforms.insert(
+                    *image,
+                    there.map_or_else(|_| Platform::default(), |it| it.platform()),
+                );
+            }
             let discarded = self.store.discard(&damage).await;
             discarded.map_err(|error| failure(&error))?;
             for (image, names) in &damage.images {
+                let platform = platforms.get(image).cloned().unwrap_or_default();
                 repairs.push(Repair {
                     digest: damage.digest,
                     problem: if damage.missing { "missing" } else { "damaged" },
                     image: names
                         .first()
                         .map_or_else(|| image.to_string(), Reference::familiar),
-                    outcome: self.pull_again(names).await,
+                    outcome: self.pull_again(&damage.digest, names, &platform).await,
                 });
             }
         }
         Ok(repairs)
     }
 
-    async fn pull_again(&self, names: &[Reference]) -> std::result::Result<(), String> {
+    /// The registry may have another variant of the image under that name by now, without the blob.
+    async fn pull_again(
+        &self,
+        blob: &Digest,
+        names: &[Reference],
+        platform: &Platform,
+    ) -> std::result::Result<(), String> {
         let mut last = "no registry is known to have it: load or build the image again".to_owned();
         for name in names {
-            let platform = Platform::default();
-            match self.store.pull(name, &platform, &NoProgress).await {
-                Ok(_) => return Ok(()),
+            match self.store.pull(name, platform, &NoProgress).await {
+                Ok(_) if self.store.has(blob) => return Ok(()),
+                Ok(_) => last = format!("{name} has it no more: load or build the image again"),
                 Err(error) => last = chain(&error),
             }
         }

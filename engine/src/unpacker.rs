@@ -77,6 +77,8 @@ fn job_of(job: &UnpackJob) -> Job {
         vcpus: None,
         limits: Limits {
             files: job.max_files,
+            bytes: job.max_bytes,
+            stored: job.max_stored,
             ..Limits::default()
         },
     }

@@ -10,9 +10,11 @@ import hashlib
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -388,6 +390,117 @@ def no_image(out):
         info = tarfile.TarInfo("readme.txt")
         info.size = 2
         tar.addfile(info, io.BytesIO(b"hi"))
+
+
+class Stream:
+    """A layer of many entries, compressed as it is made."""
+
+    def __init__(self):
+        self.packer, self.sum, self.blob = zlib.compressobj(1, wbits=31), hashlib.sha256(), []
+
+    def put(self, data):
+        self.sum.update(data)
+        self.blob.append(self.packer.compress(data))
+
+    def packed(self):
+        self.put(bytes(1024))
+        return Packed(b"".join([*self.blob, self.packer.flush()]), self.sum.hexdigest())
+
+
+def headers(names, kind=b"0"):
+    """Headers of empty files, made faster than tarfile does."""
+    plain = bytearray(header("", b"%011o\0" % 0, kind))
+    plain[148:156] = b" " * 8
+    base = sum(plain)
+    for name in names:
+        block = bytearray(plain)
+        block[:len(name)] = name
+        block[148:156] = b"%06o\0 " % (base + sum(name))
+        yield bytes(block)
+
+
+def raw(data):
+    """A text that tarfile writes as these bytes."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+@scenario
+def exact(out):
+    """What is easily lost: access lists, times with fractions, files with several names, names that are no UTF-8."""
+    # user::rw-, user:1000:rw-, group::r--, mask::rw-, other::r--
+    acl = struct.pack("<I" + "HHI" * 5, 2, 1, 6, 0xffffffff, 2, 6, 1000, 4, 4, 0xffffffff, 16, 6, 0xffffffff, 32, 4, 0xffffffff)
+    write_image(out, [
+        busybox_layer(),
+        layer(directory("e"), entry("e/acl", mode=0o664, pax={"SCHILY.xattr.system.posix_acl_access": raw(acl)}),
+              entry("e/old", pax={"mtime": "-86400.25"}), entry("e/note", pax={"SCHILY.xattr.user.note": "hello"}),
+              entry("e/linked", data=b"x", pax={"mtime": "1600000000.5"}),
+              entry("e/also", tarfile.LNKTYPE, link="e/linked", pax={"mtime": "1600000000.5"}),
+              entry("e/odd", tarfile.SYMTYPE, link="a//b/./c/.")),
+        layer(directory(raw(b"e/caf\xe9")), entry(raw(b"e/caf\xe9/\xff\xfe"), data=b"raw\n"),
+              entry(raw(b"e/link\xe9"), tarfile.SYMTYPE, link=raw(b"\xfftarget")), format=tarfile.GNU_FORMAT),
+        layer(entry("e/third", tarfile.LNKTYPE, link="e/linked", pax={"mtime": "1600000000.5"}), entry("e/.wh.also")),
+    ])
+
+
+@scenario
+def million(out):
+    stream = Stream()
+    for n in range(1000):
+        stream.put(b"".join(headers(b"m/%d/f%d" % (n, m) for m in range(1000))))
+    write_image(out, [busybox_layer(), stream.packed()])
+
+
+def hostile(out, *blobs, **more):
+    """An image whose second layer is so many pieces of a compressed archive, of which nobody knows the sum."""
+    base = busybox_layer()
+    write_image(out, [base, Packed(b"".join(blobs), "")],
+                diff_ids=["sha256:" + hashlib.sha256(base).hexdigest(), "sha256:" + "0" * 64], **more)
+
+
+@scenario
+def bomb(out):
+    """A file of 1000 GiB of zeros, 1 GiB a piece."""
+    zeros = compressed(bytes(512 << 20), "zstd")  # two frames, of 256 MiB each
+    hostile(out, compressed(header("bomb", b"\x80" + (1000 << 30).to_bytes(11, "big")), "zstd"), *[zeros] * 2000, compress="zstd")
+
+
+@scenario
+def bomb_of_files(out):
+    """The same, in files of 64 MiB that are not zeros."""
+    size = 64 << 20
+    piece = compressed(header("f", b"%011o\0" % size) + b"x" * size, "zstd")
+    hostile(out, *[piece] * 16_000, compress="zstd")
+
+
+@scenario
+def many_files(out):
+    """More than may be: 11,000,000 entries, of 100,000 names."""
+    piece = gzip.compress(b"".join(headers(b"m/f%d" % n for n in range(100_000))), 1)
+    hostile(out, *[piece] * 110)
+
+
+@scenario
+def heavy_attributes(out):
+    """8000 files with 240 KiB of attributes each, in few bytes."""
+    one = layer(entry("a", pax={f"SCHILY.xattr.user.{n}": "v" * 60_000 for n in range(4)})).rstrip(b"\0")
+    extension = gzip.compress(one[:len(one) // 512 * 512], 1)
+    hostile(out, *[extension + gzip.compress(each, 1) for each in headers(b"a%d" % n for n in range(8000))])
+
+
+@scenario
+def link_cycle(out):
+    write_image(out, [busybox_layer(), layer(entry("a", tarfile.LNKTYPE, link="b"), entry("b", tarfile.LNKTYPE, link="a"))])
+
+
+@scenario
+def broken_pax(out):
+    record = padded(b"99 path=x\n")
+    write_image(out, [busybox_layer(), header("x", b"%011o\0" % 10, b"x") + record + header("f", b"0" * 11 + b"\0") + bytes(1024)])
+
+
+@scenario
+def overlapping_extents(out):
+    write_image(out, [busybox_layer(), layer(sparse_1_0("s", 1 << 20, [(0, b"x" * 4096), (2048, b"y" * 4096)]))])
 
 
 if __name__ == "__main__":

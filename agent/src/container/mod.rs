@@ -3,6 +3,7 @@
 
 pub(crate) mod capability;
 pub(crate) mod channel;
+mod copy_up;
 mod devices;
 pub(crate) mod hooks;
 pub(crate) mod init;

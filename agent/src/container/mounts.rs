@@ -1,7 +1,6 @@
 //! A container's mounts. Sources are opened before `pivot_root`, as detached trees; everything is
 //! put in place after it, when every path means what it means to the container.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,14 +14,12 @@ use rustix::mount::{
 };
 use rustix::thread::{move_into_thread_name_spaces, ThreadNameSpaceType};
 
+use super::copy_up;
 use super::mount_options::{MountOptions, PER_MOUNT, READ_ONLY};
 use super::plan::{MountPlan, MountWhat};
 use super::resolve;
 use crate::error::{AgentError, Context, Result};
 use crate::sys;
-
-/// Largest list of attributes, and largest attribute, in bytes (`XATTR_LIST_MAX`).
-const MAX_XATTR_BYTES: usize = 64 << 10;
 
 /// What the kernel gives the top of a tmpfs.
 const TMPFS_MODE: u32 = 0o1777;
@@ -200,15 +197,8 @@ fn bind(tree: &Tree, destination: &Path, options: &MountOptions) -> io::Result<(
     let hidden = options.copy_up.then(|| fs::File::open(destination));
     attach(tree, destination)?;
     // An empty volume gets what the image has at its place.
-    if let Some(hidden) = hidden {
-        if !tree.is_file && fs::read_dir(destination)?.next().is_none() {
-            let copied = copy_hidden(&hidden?, destination);
-            if copied.is_err() {
-                // What is there in part would be taken for all of it the next time.
-                empty(destination);
-            }
-            copied?;
-        }
+    if let Some(hidden) = hidden.filter(|_| !tree.is_file) {
+        copy_up::fill(&hidden?, destination)?;
     }
     if options.explicit {
         let flags = MountFlags::from_bits_retain(options.flags & PER_MOUNT);
@@ -278,94 +268,13 @@ fn file_system(
         Some(data.as_c_str()),
     )?;
     if options.copy_up {
-        copy_hidden(&hidden, destination)?;
+        copy_up::copy_hidden(&hidden, destination)?;
     }
     if options.copy_up && options.flags & READ_ONLY != 0 {
         let flags = MountFlags::from_bits_retain(options.flags & PER_MOUNT);
         mount_remount(destination, flags | MountFlags::BIND, "")?;
     }
     Ok(())
-}
-
-/// Copies what a mount hides. Not by a path in `/proc`, which may be mounted later.
-fn copy_hidden(hidden: &fs::File, to: &Path) -> io::Result<()> {
-    rustix::process::fchdir(hidden)?;
-    let copied = copy_tree(Path::new("."), to);
-    rustix::process::chdir("/")?;
-    copied
-}
-
-/// Copies what is in the directory `from` into `to`: owner, mode, times, extended attributes,
-/// links; devices are left out.
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    copy_below(from, to, &mut HashMap::new())
-}
-
-/// `linked`: where the files with further names are that were copied already, by device and inode.
-fn copy_below(from: &Path, to: &Path, linked: &mut HashMap<(u64, u64), PathBuf>) -> io::Result<()> {
-    use std::os::unix::fs::{chown, lchown, symlink, MetadataExt};
-    let meta = fs::metadata(from)?;
-    chown(to, Some(meta.uid()), Some(meta.gid()))?;
-    fs::set_permissions(to, meta.permissions())?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let meta = entry.metadata()?;
-        let target = to.join(entry.file_name());
-        if meta.is_dir() {
-            fs::create_dir(&target)?;
-            copy_below(&entry.path(), &target, linked)?;
-        } else if meta.is_symlink() {
-            symlink(fs::read_link(entry.path())?, &target)?;
-            lchown(&target, Some(meta.uid()), Some(meta.gid()))?;
-        } else if meta.is_file() {
-            let inode = (meta.dev(), meta.ino());
-            if let Some(first) = linked.get(&inode) {
-                fs::hard_link(first, &target)?;
-                continue;
-            }
-            if 1 < meta.nlink() {
-                linked.insert(inode, target.clone());
-            }
-            let mut from = fs::File::open(entry.path())?;
-            crate::sparse::write(&mut from, &fs::File::create_new(&target)?)?;
-            chown(&target, Some(meta.uid()), Some(meta.gid()))?;
-        }
-        if !meta.is_symlink() && target.exists() {
-            fs::set_permissions(&target, meta.permissions())?;
-            copy_attributes(&entry.path(), &target)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes what is in a directory, as far as that is possible.
-fn empty(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if fs::remove_file(&path).is_err() {
-            let _ = fs::remove_dir_all(&path);
-        }
-    }
-}
-
-/// Extended attributes, where the target's file system has them, and the time of the last change.
-fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{getxattr, listxattr, setxattr, XattrFlags};
-    let mut names = vec![0; MAX_XATTR_BYTES];
-    let length = listxattr(from, &mut names[..]).unwrap_or(0);
-    let mut value = vec![0; MAX_XATTR_BYTES];
-    let names = names[..length].split(|byte| *byte == 0);
-    for name in names.filter(|name| !name.is_empty()) {
-        let Ok(length) = getxattr(from, name, &mut value[..]) else {
-            continue;
-        };
-        match setxattr(to, name, &value[..length], XattrFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    let modified = fs::metadata(from)?.modified()?;
-    fs::File::open(to)?.set_modified(modified)
 }
 
 /// Remounts read-only those mounts that had to be writable until now.

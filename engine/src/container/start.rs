@@ -157,6 +157,7 @@ impl Engine {
         self.attach_networks(container).await?;
         self.hold_volumes(container).await?;
         let record = container.record();
+        let alone = self.alone_at_empty_volumes(&record).await;
         self.write_bundle(&record, joined.as_ref(), bundle).await?;
         let scratch = self.writable_layer(&record).await?;
         let tty = record.tty();
@@ -173,6 +174,7 @@ impl Engine {
         let rootfs = rootfs_mounts(&record, scratch);
         let started = async {
             task.create(bundle, &rootfs, tty, opened.fifos()).await?;
+            drop(alone);
             task.start("").await
         };
         let pid = match started.await {

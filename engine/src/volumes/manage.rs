@@ -8,6 +8,7 @@ use bollard_stubs::models::EventMessageTypeEnum;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::sync::OwnedMutexGuard;
 
 use super::{check_name, CreateVolume, VolumeRecord, Volumes, ANONYMOUS_LABEL, LOCAL};
 use crate::container::Container;
@@ -15,6 +16,7 @@ use crate::engine::Engine;
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 use crate::plugins::{CallError, Patience, PluginError, PluginVolume, VolumeDriver};
+use crate::record::Record;
 
 /// A volume of a plugin that a container holds, from before its mount until after it is given back.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -303,6 +305,31 @@ impl Engine {
         let driver = self.volume_driver(name, driver).await?;
         let removed = driver.remove(name).await;
         removed.map_err(|error| EngineError::Plugin(format!("remove {name}: {}", chain(&error))))
+    }
+
+    /// Waits until nobody else fills the container's empty volumes. To be kept until its guest has
+    /// mounted them.
+    pub(crate) async fn alone_at_empty_volumes(&self, record: &Record) -> Vec<OwnedMutexGuard<()>> {
+        // In one order, so that no two wait for each other.
+        let names: BTreeSet<&str> = record
+            .volumes
+            .iter()
+            .filter(|wanted| !wanted.no_copy)
+            .map(|wanted| wanted.name.as_str())
+            .collect();
+        let mut alone = Vec::new();
+        for name in names {
+            let may_be_filled = |volume: VolumeRecord| {
+                volume.is_local()
+                    && !volume.is_disk()
+                    && volume.tmpfs().is_none()
+                    && self.volumes.is_empty(&volume)
+            };
+            if self.volumes.find(name).is_ok_and(may_be_filled) {
+                alone.push(self.volumes.fill(name).lock_owned().await);
+            }
+        }
+        alone
     }
 
     /// Mounts a container's volumes of plugins. What has been mounted when it fails is given back by

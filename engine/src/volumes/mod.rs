@@ -17,7 +17,7 @@ mod wanted;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -40,6 +40,8 @@ const TMPFS: &str = "tmpfs";
 /// No volume's name begins so.
 const NEW_PREFIX: &str = ".new-";
 const REMOVED_PREFIX: &str = ".removed-";
+/// How a guest's `trusted.hull.filling` is seen on this side of a shared directory.
+const FILLING: &str = "user.virtiofs.trusted.hull.filling";
 /// A disk of its own, with a file system in it.
 const BLOCK: &str = "block";
 /// Shortest name, in bytes.
@@ -108,6 +110,8 @@ pub(crate) struct CreateVolume {
 pub(crate) struct Volumes {
     root: PathBuf,
     all: Mutex<BTreeMap<String, VolumeRecord>>,
+    /// Who waits for whom to fill which.
+    fills: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Volumes {
@@ -135,7 +139,20 @@ impl Volumes {
         Ok(Self {
             root,
             all: Mutex::new(all),
+            fills: Mutex::default(),
         })
+    }
+
+    /// What is held by who starts a guest that may fill a volume: another would find half of it.
+    fn fill(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut fills = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fill) = fills.get(name).and_then(Weak::upgrade) {
+            return fill;
+        }
+        fills.retain(|_, fill| fill.strong_count() > 0);
+        let fill = Arc::default();
+        fills.insert(name.to_owned(), Arc::downgrade(&fill));
+        fill
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, VolumeRecord>> {
@@ -332,9 +349,11 @@ fn describe(directory: &Path, record: &VolumeRecord) -> Result<()> {
         .map_err(|error| io(&path, error))
 }
 
-/// Whether nothing is in a directory.
+/// Whether nothing is in a directory, or a part of what a guest was copying into it: that counts as
+/// nothing.
 pub(crate) fn is_empty(directory: &Path) -> bool {
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
+        || rustix::fs::getxattr(directory, FILLING, &mut [0_u8; 16][..]).is_ok()
 }
 
 /// Those of some parts of a directory that are empty directories. No link leads out of it.
@@ -348,8 +367,13 @@ pub(crate) fn empty_parts<'a>(
     };
     let is_empty = |part: &&str| {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let opened = rustix::fs::openat2(&root, *part, flags, Mode::empty(), resolve);
-        let entries = opened.and_then(rustix::fs::Dir::new);
+        let Ok(opened) = rustix::fs::openat2(&root, *part, flags, Mode::empty(), resolve) else {
+            return false;
+        };
+        if rustix::fs::fgetxattr(&opened, FILLING, &mut [0_u8; 16][..]).is_ok() {
+            return true;
+        }
+        let entries = rustix::fs::Dir::new(opened);
         let dots = |name: &std::ffi::CStr| matches!(name.to_bytes(), b"." | b"..");
         entries.is_ok_and(|entries| {
             let mut entries = entries.flatten();

@@ -25,6 +25,8 @@ pub(crate) struct BlockWriter<'a, O> {
     start: u64,
     /// How far before its position in the image a byte lies in the output.
     shift: u64,
+    /// Bytes given to the output.
+    written: u64,
 }
 
 impl<'a, O: Output> BlockWriter<'a, O> {
@@ -35,7 +37,13 @@ impl<'a, O: Output> BlockWriter<'a, O> {
             buffer: Vec::with_capacity(BUFFER),
             start: position,
             shift: 0,
+            written: 0,
         }
+    }
+
+    /// Bytes given to the output so far: zeros are not.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Begins behind the superblock's block and `elsewhere` bytes (whole blocks) that the image has
@@ -118,6 +126,7 @@ impl<'a, O: Output> BlockWriter<'a, O> {
                     source,
                 })?;
             at += length;
+            self.written += length as u64;
         }
         self.start += self.buffer.len() as u64;
         self.buffer.clear();

@@ -59,6 +59,12 @@ pub enum UnpackError {
         maximum: u64,
         path: String,
     },
+    #[error("layer {layer}: No space left on device: there is room for {room} bytes of unpacked files (at {path:?})")]
+    NoRoom {
+        layer: Digest,
+        room: u64,
+        path: String,
+    },
     #[error("layer {layer}: its index is damaged")]
     Index { layer: Digest, source: io::Error },
     #[error("the image does not fit EROFS: {reason}")]

@@ -14,11 +14,16 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// AUFS's own files, which no unpacker shows.
 const AUFS: &[u8] = b".wh..wh.";
 
+/// A file's node in the tree, its entry in its directory and its place in the plan, in bytes of memory.
+const NODE_BYTES: u64 = 256;
+
 pub(super) struct Merger<'a> {
     limits: &'a Limits,
     tree: Tree,
     /// Entries of the layers so far.
     entries: u64,
+    /// What the tree takes in memory, about, in bytes.
+    memory: u64,
 }
 
 impl<'a> Merger<'a> {
@@ -27,6 +32,7 @@ impl<'a> Merger<'a> {
             limits,
             tree: Tree::new(),
             entries: 0,
+            memory: 0,
         }
     }
 
@@ -78,6 +84,10 @@ impl<'a> Merger<'a> {
         self.entries += 1;
         if self.entries > self.limits.files {
             return Err(layer.limit("files", self.limits.files, &entry.path));
+        }
+        self.memory += NODE_BYTES + (entry.path.len() + entry.meta.xattrs.len()) as u64;
+        if self.memory > self.limits.memory {
+            return Err(layer.limit("memory", self.limits.memory, &entry.path));
         }
         let path = entry.path;
         let components = path::components(&path).map_err(|error| layer.path_error(error, &path))?;

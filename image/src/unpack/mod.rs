@@ -61,6 +61,10 @@ pub struct Limits {
     pub path_length: u32,
     /// Components of an entry's path.
     pub path_depth: u32,
+    /// Bytes written to the outputs of all layers together. Zeros are not written.
+    pub stored: u64,
+    /// Bytes of memory for the tree of all files.
+    pub memory: u64,
 }
 
 impl Default for Limits {
@@ -70,21 +74,26 @@ impl Default for Limits {
             bytes: u64::MAX,
             path_length: 4096,
             path_depth: 1024,
+            stored: u64::MAX,
+            memory: u64::MAX,
         }
     }
 }
 
 impl Limits {
-    /// Limits as the agent's protocol gives them: 0 means the default.
-    pub fn from_wire(files: u64, bytes: u64, path_length: u32, path_depth: u32) -> Self {
+    /// These, where 0 means the default, as in the agent's protocol.
+    #[must_use]
+    pub fn or_defaults(self) -> Self {
         let default = Self::default();
         let wide = |limit: u64, default| if limit == 0 { default } else { limit };
         let narrow = |limit: u32, default| if limit == 0 { default } else { limit };
         Self {
-            files: wide(files, default.files),
-            bytes: wide(bytes, default.bytes),
-            path_length: narrow(path_length, default.path_length),
-            path_depth: narrow(path_depth, default.path_depth),
+            files: wide(self.files, default.files),
+            bytes: wide(self.bytes, default.bytes),
+            path_length: narrow(self.path_length, default.path_length),
+            path_depth: narrow(self.path_depth, default.path_depth),
+            stored: wide(self.stored, default.stored),
+            memory: wide(self.memory, default.memory),
         }
     }
 }

@@ -22,6 +22,7 @@ pub struct Budget {
     limits: Limits,
     entries: AtomicU64,
     bytes: AtomicU64,
+    stored: AtomicU64,
 }
 
 impl Budget {
@@ -31,6 +32,7 @@ impl Budget {
             limits: *limits,
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
         }
     }
 }
@@ -73,6 +75,7 @@ pub fn read_layer(
         data: BlockWriter::at(data, 0),
         index: BlockWriter::at(entries, 0),
         counted: 0,
+        stored: 0,
     };
     reading.read(TarReader::new(reader), diff_id)?;
     progress.layer(index, length, length);
@@ -87,6 +90,8 @@ struct Reading<'a, D, I> {
     index: BlockWriter<'a, I>,
     /// Uncompressed bytes of this layer that the budget knows of.
     counted: u64,
+    /// Of what it wrote, what the budget knows of.
+    stored: u64,
 }
 
 impl<D: Output, I: Output> Reading<'_, D, I> {
@@ -98,6 +103,7 @@ impl<D: Output, I: Output> Reading<'_, D, I> {
         {
             self.entry(&mut tar, entry)?;
             self.count(tar.offset(), b"")?;
+            self.store(b"")?;
             self.layer.report(self.progress);
         }
         let offset = tar.offset();
@@ -128,6 +134,7 @@ impl<D: Output, I: Output> Reading<'_, D, I> {
         // Made durable with the image's metadata, once for all layers.
         self.data.write_out().map_err(output_error)?;
         self.index.write_out().map_err(output_error)?;
+        self.store(b"")?;
         Ok(UnpackedLayer {
             data_length: self.data.position(),
             index_length: self.index.position(),
@@ -243,6 +250,7 @@ impl<D: Output, I: Output> Reading<'_, D, I> {
             self.data.write(&chunk[..count]).map_err(output_error)?;
             tar.consume(count);
             length -= count as u64;
+            self.store(b"")?;
             self.layer.report(self.progress);
         }
         Ok(())
@@ -260,6 +268,22 @@ impl<D: Output, I: Output> Reading<'_, D, I> {
         if sum > most {
             let path = display(path);
             return Err(self.layer.limit("bytes", most, path.as_bytes()));
+        }
+        Ok(())
+    }
+
+    /// Tells the budget what was written.
+    fn store(&mut self, path: &[u8]) -> Result<(), UnpackError> {
+        let written = self.data.written() + self.index.written();
+        let more = written - self.stored;
+        self.stored = written;
+        let room = self.budget.limits.stored;
+        if self.budget.stored.fetch_add(more, Ordering::Relaxed) + more > room {
+            return Err(UnpackError::NoRoom {
+                layer: self.layer.digest,
+                room,
+                path: display(path),
+            });
         }
         Ok(())
     }

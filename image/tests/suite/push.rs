@@ -56,7 +56,7 @@ impl Fixture {
 #[tokio::test]
 async fn a_push_takes_longer_than_a_stall_while_bytes_move() {
     let fixture = Fixture::with_layer_of(8 << 20).await;
-    let slow = Fault::SlowToTake(Duration::from_millis(10));
+    let slow = Fault::SlowToTake(Duration::from_millis(100));
     fixture.registry.fault("/blobs/uploads/1", vec![slow]);
     let begun = std::time::Instant::now();
     fixture.push("to:v1").await.expect("push");

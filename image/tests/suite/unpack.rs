@@ -373,6 +373,16 @@ fn limits_are_named() {
         ..Limits::default()
     })
     .contains("path depth limit of 2"));
+    assert!(few(Limits {
+        stored: 8000,
+        ..Limits::default()
+    })
+    .contains("No space left on device: there is room for 8000 bytes"));
+    assert!(few(Limits {
+        memory: 300,
+        ..Limits::default()
+    })
+    .contains("memory limit of 300"));
 }
 
 // --- Links ---

@@ -88,6 +88,8 @@ pub struct Limits {
     pub path_length: u32,
     /// Components of a path.
     pub path_depth: u32,
+    /// Bytes written to the output files, of which zeros need none.
+    pub stored: u64,
 }
 
 /// How far a job is: one line of hull-unpack's output.

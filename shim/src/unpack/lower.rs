@@ -107,6 +107,7 @@ pub(super) fn request(job: &Job, inputs: &[Input], capacity: u64) -> UnpackReque
             bytes: job.limits.bytes,
             path_length: job.limits.path_length,
             path_depth: job.limits.path_depth,
+            stored: job.limits.stored,
             ..Default::default()
         }),
         ..Default::default()

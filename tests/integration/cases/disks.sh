@@ -123,3 +123,19 @@ case_a_disk_of_the_host() {
     expect_err_has /dev/no-such-disk
     expect_clean_host
 }
+
+case_a_container_starts_again_after_its_vmm_was_killed() {
+    local n
+    hull run -d --name t-again --network none "$BUSYBOX" sh -c 'while :; do k=$((k + 1)); echo "$k" | dd of=/f$k conv=fsync 2>/dev/null; echo "$k"; done' >/dev/null
+    for n in $(seq "${HULL_KILLS:-5}"); do
+        sleep 2
+        kill -9 "$(hull inspect --vm t-again | sed -n 's/.*"vmm_pid": *\([0-9]*\).*/\1/p')"
+        wait_for 20 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-again)" = exited ]'
+        local last
+        last=$(hull logs --tail 1 t-again)
+        hull start t-again >/dev/null
+        expect_eq "$(hull exec t-again cat "/f$last")" "$last" 'what was said to be on the disk'
+    done
+    expect_eq "$(hull exec t-again sh -c 'dmesg | grep -c "EXT4-fs error"')" 0 'errors of the file system'
+    hull rm -f t-again >/dev/null
+}

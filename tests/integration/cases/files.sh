@@ -184,3 +184,48 @@ case_a_compressed_archive_is_copied_in() {
     [ "$status" != 0 ] || fail 'a tar that is cut off was taken'
     hull exec t-gz true
 }
+
+# What a container removes, its host has back.
+case_room_of_removed_files_returns_to_the_host() {
+    local layer before
+    layer=$HARNESS/state/containers/$(hull run -d --name t-room --network none "$BUSYBOX" sleep 600)/scratch.ext4
+    [ -e "$layer" ] || fail "no $layer"
+    before=$(stat -c %b "$layer")
+    hull exec t-room sh -c 'head -c 60000000 /dev/urandom >/big; sync'
+    [ $(($(stat -c %b "$layer") - before)) -gt 100000 ] || fail 'nothing was written'
+    hull exec t-room sh -c 'rm /big; sync'
+    room_is_back() { [ $(($(stat -c %b "$layer") - before)) -lt 20000 ]; }
+    wait_for 60 room_is_back || fail "$(($(stat -c %b "$layer") - before)) blocks stay"
+    hull rm -f t-room >/dev/null
+}
+
+case_a_commit_keeps_times_links_and_targets() {
+    hull run --name t-exact "$BUSYBOX" sh -c 'echo x >/a; ln /a /b; ln -s x//y/./z /odd; ln -s d/. /dot; touch -d 1965-01-01 /old; ln /old /older; stat -c %y /a /old' >"$T/times"
+    hull commit t-exact t-exact:1 >/dev/null
+    expect_eq "$(hull run --rm t-exact:1 stat -c %y /b /older)" "$(cat "$T/times")" 'times of files with two names'
+    expect_eq "$(hull run --rm t-exact:1 sh -c 'readlink /odd /dot; stat -c %h /a')" $'x//y/./z\nd/.\n2' 'targets and links'
+    hull export t-exact | tar -C "$T" -x odd dot
+    expect_eq "$(readlink "$T/odd") $(readlink "$T/dot")" 'x//y/./z d/.' 'targets of an export'
+    hull rm t-exact >/dev/null
+    hull rmi t-exact:1 >/dev/null
+}
+
+case_cp_by_dockers_rules_of_links_times_and_kinds() {
+    hull run -d --name t-cp --network none "$BUSYBOX" sh -c 'ln -s /nowhere /dang; echo old >/file; ln -s file /link; mkdir /d; mkfifo /d/fifo; echo y >/d/y; touch -d 1965-01-01 /d/y; sleep 600' >/dev/null
+    wait_for 10 hull exec t-cp test -e /d/y
+    echo new >"$T/f"
+    touch -d '1960-01-02 03:04:05.5' "$T/f"
+    hull cp -q "$T/f" t-cp:/dang
+    expect_eq "$(hull exec t-cp sh -c 'readlink /dang; cat /nowhere; stat -c %Y /nowhere')" $'/nowhere\nnew\n'"$(stat -c %Y "$T/f")" 'through a link that dangles'
+    hull cp -q "$T/f" t-cp:/link
+    expect_eq "$(hull exec t-cp sh -c 'readlink /link; cat /file')" $'file\nnew' 'through a link to a file'
+    cp "$T/f" "$T/x."
+    hull cp -q "$T/x." t-cp:/tmp/
+    expect_eq "$(hull exec t-cp cat /tmp/x.)" new 'a name that ends with a dot'
+    hull cp -q t-cp:/d "$T/d"
+    expect_eq "$(cat "$T/d/y") $(stat -c %Y "$T/d/y")" "y $(date -d 1965-01-01 +%s)" 'a file beside a FIFO, and its time'
+    [ -p "$T/d/fifo" ] || fail 'the FIFO is missing'
+    capture hull cp -q "$T/f" t-cp:/none/x
+    [ "$status" != 0 ] || fail 'into a directory that is not there'
+    hull rm -f t-cp >/dev/null
+}

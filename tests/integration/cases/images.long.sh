@@ -12,3 +12,38 @@ case_a_file_beyond_4_gib() {
     expect_eq "$(hull run --rm beyond_4_gib:latest sh -c 'head -c 1 holes; dd if=holes bs=512 skip=10485760 count=1 2>/dev/null | head -c 1; tail -c 1 holes')" xyz 'what stands between holes'
     expect_eq "$(hull run --rm beyond_4_gib:latest sha256sum large)" "$sum  large" 'the sum of all of it'
 }
+
+case_a_million_files() {
+    python3 tests/lib/archives.py million "$T/million.tar"
+    hull load -q -i "$T/million.tar" >/dev/null
+    expect_eq "$(hull run --rm million:latest sh -c 'ls m | wc -l; ls m/999 | wc -l; ls -d m/500/f0 m/999/f999')" $'1000\n1000\nm/500/f0\nm/999/f999' 'files'
+    hull rmi million >/dev/null
+}
+
+# ends SCENARIO WORDS: it is refused in these words, in time, and takes nothing of the host for good; what it takes
+# meanwhile leaves room.
+ends() {
+    local free least
+    python3 tests/lib/archives.py "$1" "$T/$1.tar"
+    free=$(df -k --output=avail "$HARNESS" | tail -n 1)
+    (while sleep 1; do df -k --output=avail "$HARNESS" | tail -n 1; done) >"$T/room" &
+    local watcher=$!
+    capture timeout 600 hull load -q -i "$T/$1.tar"
+    kill $watcher
+    expect_status 125
+    expect_err_has "$2"
+    [[ $err != *panic* ]] || fail "the guest panicked: $err"
+    least=$(sort -n "$T/room" | head -n 1)
+    [ "${least:-$free}" -gt 262144 ] || fail "$1: only $least KiB were left on the host"
+    rm "$T/$1.tar"
+    expect_clean_host
+    hull image prune -f >/dev/null
+    [ $((free - $(df -k --output=avail "$HARNESS" | tail -n 1))) -lt 204800 ] || fail "$1: room is lost"
+}
+
+case_hostile_layers_end_at_a_limit() {
+    ends bomb 'bytes limit of'
+    ends many_files 'files limit of 10000000'
+    ends heavy_attributes 'memory limit of'
+    expect_eq "$(hull run --rm "$BUSYBOX" echo fine)" fine 'the engine afterwards'
+}

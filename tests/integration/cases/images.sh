@@ -91,6 +91,9 @@ case_bad_layers_are_refused_by_name() {
     refused flipped_byte sha256:
     refused other_architecture s390x
     refused foreign_layer foreign
+    refused link_cycle 'the target "b" of the hard link'
+    refused broken_pax 'bad PAX record'
+    refused overlapping_extents 'sparse map does not fit'
     python3 tests/lib/archives.py no_image "$T/no_image.tar"
     capture hull load -i "$T/no_image.tar"
     expect_status 125
@@ -255,4 +258,23 @@ case_an_image_for_another_platform_is_named() {
     expect_err_has 'no matching manifest for windows/amd64'
     hull save "$(hull images -q "$REGISTRY/platforms")" | tar -xO manifest.json | grep -q '"RepoTags":null' || fail 'an image saved by its id has names'
     hull rmi "$REGISTRY/platforms" >/dev/null
+}
+
+# Each file as umoci unpacks it, seen through the guest's kernel; and fsck of what the guest's device shows.
+case_layers_are_what_umoci_unpacks() {
+    local name
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
+    for name in exact whiteouts links attributes names duplicate size_fields zstd many_layers; do
+        load $name
+        skopeo --insecure-policy copy --quiet "oci-archive:$T/$name.tar" "oci:$T/layout:$name"
+        umoci unpack --image "$T/layout:$name" "$T/umoci" >"$T/log" 2>&1 || fail "umoci: $(tail -n 5 "$T/log")"
+        python3 tests/lib/facts.py "$T/umoci/rootfs" >"$T/want"
+        hull run --rm --privileged --network none --mount "type=image,source=$name,target=/i" -v "$PWD/tests/lib/facts.py:/facts.py:ro" \
+            "$REGISTRY/python:latest" python3 /facts.py /i >"$T/found"
+        diff "$T/want" "$T/found" >"$T/diff" || fail "$name: $(head -n 20 "$T/diff")"
+        python3 tests/lib/composite.py "$HARNESS/state" "$name:latest" "$T/composite.erofs"
+        fsck.erofs "$T/composite.erofs" >"$T/fsck" 2>&1 || fail "$name: $(cat "$T/fsck")"
+        rm -rf "$T/umoci" "$T/layout" "$T/$name.tar" "$T/composite.erofs"
+        hull rmi "$name" >/dev/null
+    done
 }

@@ -120,3 +120,14 @@ for port in 1, 1024, 1029:
     timeout 30 hull rm -f t-flood >/dev/null || fail 'it is not removed'
     expect_clean_host
 }
+
+# Links of /proc in a share mean the guest's files, not the host's.
+case_magic_links_of_the_host_lead_nowhere() {
+    echo secret >"$T/secret"
+    (cd "$T" && exec 9<secret && exec sleep 600) &
+    local pid=$!
+    capture hull run --rm --privileged --network none -v /proc:/host/proc:ro "$BUSYBOX" sh -c "
+        for link in root$T/secret cwd/secret fd/9; do cat /host/proc/$pid/\$link 2>/dev/null; done; ls /host/proc/$pid/root/bin/busybox"
+    kill $pid
+    [[ $out != *secret* ]] || fail 'a file of the host was read'
+}

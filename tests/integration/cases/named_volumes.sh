@@ -141,3 +141,69 @@ case_a_volume_is_saved_and_brought_back() {
     hull rm t-db >/dev/null
     hull volume rm t-from t-to >/dev/null
 }
+
+case_a_volume_whose_removal_was_cut_off_stays_gone() {
+    hull volume create t-cut >/dev/null
+    local place
+    place=$(hull volume inspect -f '{{.Mountpoint}}' t-cut)
+    (cd "$place" && echo old >first && seq -f 'f%g' 200000 | xargs touch)
+    hull volume rm t-cut >/dev/null 2>&1 &
+    local removing=$!
+    sleep 0.3
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    wait $removing || true
+    hulld_start
+    if hull volume inspect t-cut >/dev/null 2>&1; then skip 'it was not begun'; fi
+    expect_eq "$(hull run --rm -v t-cut:/v "$BUSYBOX" sh -c 'ls -A /v | wc -l')" 0 'files of a volume that was removed'
+    hull volume rm t-cut >/dev/null
+    expect_eq "$(find "$HARNESS/state/volumes" -mindepth 1 -name '*cut*')" '' 'left over'
+}
+
+case_the_engine_answers_while_a_large_volume_goes() {
+    hull volume create t-large >/dev/null
+    (cd "$(hull volume inspect -f '{{.Mountpoint}}' t-large)" && seq -f 'f%g' 300000 | xargs touch)
+    hull volume rm t-large >/dev/null &
+    local removing=$!
+    sleep 0.2
+    for n in 1 2 3 4; do timeout 5 hull volume ls -q >/dev/null || fail 'it does not answer'; done
+    timeout 5 hull ps -q >/dev/null || fail 'it does not answer'
+    wait $removing
+}
+
+# What an image has is in a new volume with all that belongs to it.
+case_a_copied_volume_is_exact() {
+    hull run --name t-has "$BUSYBOX" sh -c 'mkdir -p /c/d; cd /c; echo x >f; ln f g; ln -s f s; chown 7:8 f; chmod 4710 f; mkfifo p; touch -d 1965-01-01 d/old; chmod 2750 d; chown 9:10 . d' >/dev/null
+    hull commit t-has t-has:1 >/dev/null
+    python3 -c 'import sys' # the host's python reads both
+    local -a look=(--rm --network none -v /usr:/usr:ro -v /usr/lib:/lib:ro -v /usr/lib64:/lib64:ro -v "$PWD/tests/lib:/t:ro")
+    hull run "${look[@]}" t-has:1 python3 /t/facts.py /c >"$T/want"
+    hull run --rm -v t-new:/c t-has:1 true
+    hull run "${look[@]}" -v t-new:/x "$BUSYBOX" python3 /t/facts.py /x >"$T/found"
+    diff "$T/want" "$T/found" || fail 'the copy differs'
+    expect_eq "$(hull run --rm -v t-new:/x "$BUSYBOX" stat -c '%u:%g %a' /x)" "$(hull run --rm t-has:1 stat -c '%u:%g %a' /c)" 'its top'
+    hull rm t-has >/dev/null
+    hull volume rm t-new >/dev/null
+    hull rmi t-has:1 >/dev/null
+}
+
+# A start that is cut off while a volume is filled: the next one fills it, or fills it up.
+case_a_volume_whose_filling_was_cut_off_is_filled_after_all() {
+    local delay kind
+    hull run --name t-full "$BUSYBOX" sh -c 'mkdir /c && cd /c && for n in $(seq 400); do mkdir d$n; for k in 1 2 3 4 5; do echo $n.$k >d$n/f$k; done; done; head -c 20000000 /dev/urandom >zz' >/dev/null
+    hull commit t-full t-full:1 >/dev/null
+    for kind in '' '-o type=block -o size=256m'; do
+        for delay in 1 2 3 4; do
+            # shellcheck disable=SC2086 # several options
+            hull volume create $kind t-cut >/dev/null
+            hull run -d --name t-one --network none -v t-cut:/c t-full:1 sleep 600 >/dev/null 2>&1 &
+            sleep "$delay"
+            pkill -9 -f '[h]ull-vmm' || true
+            wait
+            hull rm -f t-one >/dev/null 2>&1 || true
+            expect_eq "$(hull run --rm --network none -v t-cut:/c t-full:1 sh -c 'find /c -type f | wc -l; stat -c %s /c/zz')" $'2001\n20000000' "files ($kind, cut off after $delay s)"
+            hull volume rm t-cut >/dev/null
+        done
+    done
+    hull rm t-full >/dev/null
+    hull rmi t-full:1 >/dev/null
+}

@@ -74,3 +74,47 @@ X
     capture hull pull 127.0.0.1:5011/x:one
     [ "$status" != 0 ] || fail 'pulled after logout'
 }
+
+# What Hull made, pushed and saved is read by umoci, file by file.
+case_umoci_reads_what_hull_pushes_and_saves() {
+    hull run --name t-umoci "$BUSYBOX" sh -c 'echo x >/own; ln /own /also; ln -s a//b /odd; mkdir -p /d; chmod 2750 /d; chown 7:8 /own; rm /etc/group' >/dev/null
+    hull commit t-umoci "$REGISTRY/umoci:one" >/dev/null
+    hull push -q "$REGISTRY/umoci:one" >/dev/null
+    skopeo --insecure-policy copy --quiet --src-tls-verify=false "docker://$REGISTRY/umoci:one" "oci:$T/pushed:one"
+    mkdir "$T/saved" && hull save "$REGISTRY/umoci:one" | tar -C "$T/saved" -x
+    local from
+    for from in pushed saved; do
+        umoci unpack --image "$T/$from:one" "$T/$from.bundle" >"$T/log" 2>&1 || fail "$from: $(tail -n 5 "$T/log")"
+        python3 tests/lib/facts.py "$T/$from.bundle/rootfs" >"$T/$from.facts"
+        grep -q "'/*own' 100644 7:8" "$T/$from.facts" || fail "$(grep own "$T/$from.facts")"
+        expect_eq "$(readlink "$T/$from.bundle/rootfs/odd")" a//b 'the target of a link'
+        [ ! -e "$T/$from.bundle/rootfs/etc/group" ] || fail 'a file that was removed'
+    done
+    diff "$T/pushed.facts" "$T/saved.facts" || fail 'pushed and saved differ'
+    hull rm t-umoci >/dev/null
+    hull rmi "$REGISTRY/umoci:one" >/dev/null
+}
+
+# Another repository of the registry has the layers: nothing is sent.
+case_layers_of_another_repository_are_mounted() {
+    hull tag "$BUSYBOX" "$REGISTRY/mounted/$$:one"
+    hull push "$REGISTRY/mounted/$$:one" >"$T/push"
+    grep -q Mounted "$T/push" || fail "$(cat "$T/push")"
+    ! grep -q Pushed "$T/push" || fail "a layer was sent: $(cat "$T/push")"
+    hull rmi "$REGISTRY/mounted/$$:one" >/dev/null
+    expect_eq "$(hull run --rm "$REGISTRY/mounted/$$:one" echo ran)" ran 'pulled again'
+    hull rmi "$REGISTRY/mounted/$$:one" >/dev/null
+}
+
+# A blob that takes longer to send than a download may be silent (30 s): on a slow line, or at a slow registry.
+case_a_push_takes_as_long_as_it_takes() {
+    python3 tests/lib/slow_proxy.py 5067 "$REGISTRY_PORT" 262144 &
+    local proxy=$! slow=127.0.0.1:5067/slow-push:one
+    trap 'kill $proxy; hull rm -f t-slow >/dev/null 2>&1 || true; hull rmi 127.0.0.1:5067/slow-push:one >/dev/null 2>&1 || true; rm -rf "$T"' EXIT
+    wait_for 10 curl -s -o /dev/null http://127.0.0.1:5067/v2/
+    hull run --name t-slow "$BUSYBOX" sh -c 'head -c 12000000 /dev/urandom >/noise' >/dev/null
+    hull commit t-slow $slow >/dev/null
+    capture timeout 200 hull push $slow
+    expect_status 0
+    skopeo inspect --tls-verify=false "docker://$REGISTRY/slow-push:one" >/dev/null || fail 'it is not there'
+}

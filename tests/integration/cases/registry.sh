@@ -214,3 +214,32 @@ END
     hull rmi "$address:5010/x:one" >/dev/null
     expect_eq "$(hull run --rm "$address:5010/x:one" echo plain 2>/dev/null)" plain 'pulled without TLS'
 }
+
+case_an_identity_token_is_changed_for_an_access_token() {
+    bad_registry
+    fresh_image
+    export DOCKER_CONFIG=$T/docker
+    mkdir "$DOCKER_CONFIG"
+    pull_fails "$BAD/identity/fresh:latest" 'denied access'
+    echo "{\"auths\":{\"$BAD\":{\"identitytoken\":\"of-me\"}}}" >"$DOCKER_CONFIG/config.json"
+    hull pull -q "$BAD/identity/fresh:latest" >/dev/null
+}
+
+case_a_token_that_ends_is_asked_for_anew() {
+    bad_registry
+    fresh_image
+    hull pull -q "$BAD/expires/fresh:latest" >/dev/null
+    [ "$(curl -s "http://$BAD/_log" | grep -c ' /token')" -ge 2 ] || fail "$(curl -s "http://$BAD/_log")"
+}
+
+case_a_manifest_of_docker_is_pulled_and_pushed() {
+    skopeo --insecure-policy copy --quiet --format v2s2 --dest-tls-verify=false "oci:$IMAGES/busybox:latest" "docker://$REGISTRY/schema2:one"
+    skopeo inspect --raw --tls-verify=false "docker://$REGISTRY/schema2:one" | grep -q 'docker.distribution.manifest.v2' || fail 'skopeo made something else'
+    hull pull -q "$REGISTRY/schema2:one" >/dev/null
+    expect_eq "$(hull run --rm "$REGISTRY/schema2:one" echo ran)" ran 'an image of docker'
+    hull tag "$REGISTRY/schema2:one" "$REGISTRY/schema2:two"
+    hull push -q "$REGISTRY/schema2:two" >/dev/null
+    expect_eq "$(skopeo inspect --tls-verify=false --format '{{.Digest}}' "docker://$REGISTRY/schema2:two")" \
+        "$(skopeo inspect --tls-verify=false --format '{{.Digest}}' "docker://$REGISTRY/schema2:one")" 'the same manifest'
+    hull rmi "$REGISTRY/schema2:one" "$REGISTRY/schema2:two" >/dev/null
+}

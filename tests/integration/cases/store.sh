@@ -89,3 +89,47 @@ case_a_damaged_image_is_named_and_harms_no_other() {
     hull rmi t-damaged:local >/dev/null
     hull doctor --repair | grep -q 'all images are whole' || fail "$(hull doctor --repair)"
 }
+
+case_an_image_of_another_platform_is_repaired_as_what_it_is() {
+    python3 tests/lib/archives.py other_platforms "$T/other_platforms.tar"
+    skopeo --insecure-policy copy --all --quiet --dest-tls-verify=false "oci-archive:$T/other_platforms.tar" "docker://$REGISTRY/foreign:latest"
+    hull pull -q --platform linux/arm64/v8 "$REGISTRY/foreign" >/dev/null
+    local blob
+    blob=$(hull save "$REGISTRY/foreign" | tar -xO manifest.json | jq -r '.[0].Layers[-1]')
+    blob=${blob##*/}
+    rm "$HARNESS/state/content/blobs/sha256/${blob:0:2}/$blob"
+    hull doctor --repair | grep -q 'pulled again' || fail 'not repaired'
+    hull doctor --repair | grep -q 'all images are whole' || fail "$(hull doctor --repair)"
+    expect_eq "$(hull image inspect -f '{{.Architecture}}' "$REGISTRY/foreign")" arm64 'what the name means'
+    hull rmi "$REGISTRY/foreign" >/dev/null
+}
+
+case_unpacked_layers_that_are_cut_are_made_again() {
+    fresh cut
+    hull pull -q "$REGISTRY/cut" >/dev/null
+    local data
+    data=$(find "$HARNESS/state/erofs/2/layers" -name '*.data' -size +380k -newer "$T/cut.tar" | head -n 1)
+    truncate -s -4096 "$data"
+    expect_eq "$(hull run --rm "$REGISTRY/cut" sh -c 'cat /f0 /f1 /f2 | wc -c; sh -c "echo fine"')" $'1200000\nfine' 'after the repair, or it is named'
+    hull rmi "$REGISTRY/cut" >/dev/null
+}
+
+case_a_pull_goes_on_after_the_engine_was_killed_while_it_downloads() {
+    python3 tests/lib/bad_registry.py 5066 "$REGISTRY" &
+    local registry=$! pull delay
+    trap 'kill $registry; rm -rf "$T"' EXIT
+    wait_for 10 curl -s -o /dev/null http://127.0.0.1:5066/v2/
+    fresh slow
+    for delay in 0.2 0.7 1.5 3; do
+        hull pull -q 127.0.0.1:5066/slow/slow:latest >/dev/null 2>&1 &
+        pull=$!
+        sleep $delay
+        kill -9 "$(cat "$HARNESS/hulld.pid")"
+        wait $pull || true
+        hulld_start
+    done
+    hull pull -q 127.0.0.1:5066/slow/slow:latest >/dev/null
+    expect_eq "$(hull run --rm 127.0.0.1:5066/slow/slow sh -c 'cat /f0 /f1 /f2 | wc -c')" 1200000 'what it holds'
+    hull rmi 127.0.0.1:5066/slow/slow >/dev/null
+    expect_clean_host
+}

@@ -215,6 +215,11 @@ impl Store {
         Ok(self.inner.client.tags(reference).await?)
     }
 
+    /// Whether a blob is there, of its length.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.inner.content.size(digest).is_some()
+    }
+
     /// Whether a registry takes the credentials that this store has for it.
     ///
     /// # Errors

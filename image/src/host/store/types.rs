@@ -149,6 +149,10 @@ pub struct UnpackJob {
     pub output_size: u64,
     /// Directories, files and other entries that all layers together may hold.
     pub max_files: u64,
+    /// Bytes that the layers may be long, uncompressed, all together.
+    pub max_bytes: u64,
+    /// Bytes that may be written, all together.
+    pub max_stored: u64,
     /// Image ID, for messages.
     pub image: Digest,
 }

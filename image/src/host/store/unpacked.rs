@@ -26,6 +26,11 @@ const OLD_FORMAT: &str = "1";
 /// Sparse length of an output before it is written: none may be larger.
 const OUTPUT_SIZE: u64 = 1 << 40;
 const MAX_FILES: u64 = 10_000_000;
+/// Layers may be as many times as long as their blobs, and [`ALWAYS_BYTES`] in any case.
+const LIKELY_COMPRESSION: u64 = 32;
+const ALWAYS_BYTES: u64 = 32 << 30;
+/// Most that is left free on a file system.
+const MOST_KEPT_BYTES: u64 = 1 << 30;
 const BLOCK: u64 = 4096;
 
 /// `ROOT/erofs`.
@@ -85,16 +90,49 @@ impl UnpackedFiles {
             return None;
         }
         let mut content = Vec::new();
+        let mut length = std::fs::metadata(&metadata).ok()?.len();
         for layer in distinct(layers).keys_in_order {
+            let known = self.known(&layer)?;
+            length += known;
             // A device has no empty part.
-            if self.known(&layer)? > 0 {
+            if known > 0 {
                 content.push(self.data(&layer));
             }
+        }
+        if claimed_length(&metadata).is_some_and(|claimed| claimed != length) {
+            tracing::warn!(
+                ?metadata,
+                length,
+                "a file of an unpacked image was cut or grew"
+            );
+            return None;
         }
         Some(Rootfs {
             metadata,
             layers: content,
         })
+    }
+
+    /// Forgets the layers of an image whose files are all there but are no image together: one of them
+    /// was changed behind the store's back, and nothing tells which. VMs that have them open keep them.
+    fn forget_if_changed(&self, layers: &[ImageLayer]) -> Result<(), ImageError> {
+        let metadata = self.path(layers);
+        let all_there = layers
+            .iter()
+            .all(|layer| self.known(&layer.diff_id).is_some());
+        if !all_there || !metadata.exists() || self.rootfs(layers).is_some() {
+            return Ok(());
+        }
+        for layer in layers {
+            let index = self.index(&layer.diff_id);
+            match std::fs::remove_file(&index) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(ImageError::file("remove", &index)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Bytes of the image of these layers, those included that it shares with others.
@@ -249,6 +287,7 @@ pub(super) async fn ensure(
     if let Some(rootfs) = files.rootfs(&image.layers) {
         return Ok(rootfs);
     }
+    files.forget_if_changed(&image.layers)?;
     let mut layers = missing_layers(files, &image.layers, waiting).await?;
     metadata.prepare()?;
     let job = job(store, image, &layers, &metadata)?;
@@ -294,8 +333,9 @@ fn with_full_disk(
     root: &Path,
     source: Box<dyn std::error::Error + Send + Sync>,
 ) -> Box<dyn std::error::Error + Send + Sync> {
-    let is_full = rustix::fs::statvfs(root)
-        .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < FULL_BYTES);
+    let is_full = source.to_string().contains("No space left on device")
+        || rustix::fs::statvfs(root)
+            .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < FULL_BYTES);
     if !is_full {
         return source;
     }
@@ -372,8 +412,45 @@ fn job(
         output: metadata.path(),
         output_size: OUTPUT_SIZE,
         max_files: MAX_FILES,
+        max_bytes: longest(missing.iter().map(|half| half.layer.size).sum()),
+        max_stored: room(&store.unpacked.root),
         image: image.id,
     })
+}
+
+/// How long an image says that it is, its layers' content included, in bytes (EROFS on-disk format,
+/// super block: magic, blocks).
+fn claimed_length(metadata: &Path) -> Option<u64> {
+    use std::os::unix::fs::FileExt as _;
+    let mut block = [0; 40];
+    let file = std::fs::File::open(metadata).ok()?;
+    file.read_exact_at(&mut block, 1024).ok()?;
+    let field = |at: usize| {
+        block
+            .get(at..at + 4)?
+            .try_into()
+            .ok()
+            .map(u32::from_le_bytes)
+    };
+    (field(0)? == 0xe0f5_e1e2).then_some(u64::from(field(36)?) * BLOCK)
+}
+
+/// How long layers may be whose blobs have so many bytes. Real ones are three times as long; what is
+/// hundreds of times as long was made to keep its reader busy.
+fn longest(blobs: u64) -> u64 {
+    blobs
+        .saturating_mul(LIKELY_COMPRESSION)
+        .clamp(ALWAYS_BYTES, OUTPUT_SIZE)
+}
+
+/// What may be written to a file system: it is not filled to its end, where others would fail with us.
+/// At least 1, since 0 stands for no limit.
+fn room(folder: &Path) -> u64 {
+    let Ok(found) = rustix::fs::statvfs(folder) else {
+        return OUTPUT_SIZE;
+    };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    (free - (free / 8).min(MOST_KEPT_BYTES)).max(1)
 }
 
 /// Whether an unpacker's answer can be true.
