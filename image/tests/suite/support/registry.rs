@@ -28,7 +28,7 @@ pub(crate) enum Fault {
     NoRange,
     /// Waits before it answers.
     Slow(Duration),
-    /// Waits before it takes each further piece of the request's body.
+    /// Waits so long for each 64 KiB of the request's body.
     SlowToTake(Duration),
 }
 
@@ -304,7 +304,7 @@ async fn take(
             return plain(400, "the body broke off");
         };
         content.extend_from_slice(&piece);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause.mul_f64(piece.len() as f64 / 65536.0)).await;
     }
     let path = match parts.uri.path().split_once("/blobs/uploads/") {
         Some((repository, _)) => format!("{repository}/blobs/{}", Digest::of(&content)),
