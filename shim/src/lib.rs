@@ -24,6 +24,7 @@ pub mod lower;
 pub mod network;
 pub mod pod;
 pub mod preserved;
+mod private;
 pub mod ps;
 pub mod report;
 mod resolver;

@@ -233,7 +233,7 @@ impl RuntimeDir {
         };
         let json =
             serde_json::to_vec(&owner).map_err(|error| failed("write", &path)(error.into()))?;
-        std::fs::write(&temporary, json).map_err(failed("write", &temporary))?;
+        crate::private::write(&temporary, json).map_err(failed("write", &temporary))?;
         std::fs::rename(&temporary, &path).map_err(failed("write", &path))
     }
 }

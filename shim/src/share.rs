@@ -343,7 +343,7 @@ fn start_virtiofsd(
         source,
     };
     let (listener, connection) = meet(directory).map_err(start)?;
-    let log = File::create(directory.join(LOG)).map_err(start)?;
+    let log = crate::private::create(&directory.join(LOG)).map_err(start)?;
     let (ours, theirs) = UnixStream::pair().map_err(start)?;
     let mut command = match id_maps {
         None => Command::new(program),

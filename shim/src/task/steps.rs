@@ -375,7 +375,7 @@ impl Service {
         let path = container.sandbox.dir().join(TRACE_FILE);
         let written = serde_json::to_vec(&marks)
             .map_err(std::io::Error::from)
-            .and_then(|json| std::fs::write(&path, json));
+            .and_then(|json| crate::private::write(&path, json));
         if let Err(error) = written {
             tracing::warn!(?path, %error, "the boot's timeline is lost");
         }
