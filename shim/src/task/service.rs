@@ -20,7 +20,7 @@ use super::state::Shim;
 use super::steps::{running, status};
 use super::update::Update;
 use super::{errors, metrics};
-use crate::agent::CALL_LIMIT;
+use crate::agent::{CALL_LIMIT, MAX_PROCESSES};
 use crate::handover;
 use crate::holder::Network;
 use crate::hooks::Moment;
@@ -226,6 +226,7 @@ impl Task for Service {
             processes: list
                 .processes
                 .iter()
+                .take(MAX_PROCESSES)
                 .map(|process| process_info(process.pid, &process.exec_id))
                 .collect(),
             ..Default::default()
