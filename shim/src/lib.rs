@@ -22,6 +22,7 @@ mod host_sockets;
 mod loopback;
 pub mod lower;
 pub mod network;
+mod pace;
 pub mod pod;
 pub mod preserved;
 mod private;

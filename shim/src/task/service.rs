@@ -295,8 +295,12 @@ impl Task for Service {
         let container = self.shim.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         running(&container, &process)?;
-        self.deliver(&container, &process, request.signal, request.all)
-            .await?;
+        let delivered = self.deliver(&container, &process, request.signal, request.all);
+        tokio::select! {
+            delivered = delivered => delivered?,
+            // Whatever its guest answers, or does not.
+            _ = process.wait() => {}
+        }
         Ok(api::Empty::default())
     }
 
