@@ -19,6 +19,7 @@ pub mod handover;
 pub mod holder;
 pub mod hooks;
 mod host_sockets;
+mod in_memory;
 mod loopback;
 pub mod lower;
 pub mod network;

@@ -20,6 +20,7 @@ case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
     expect_eq "$(cat "$cgroup/memory.max")" $((guest + guest / 128 + (258 << 20))) memory.max
     echo "the VMM's cgroup: $(cat "$cgroup/memory.current") bytes, $(cat "$cgroup/pids.current") threads"
     [ -n "$(cat "$cgroup:virtiofsd/cgroup.procs")" ] || fail "virtiofsd is not in its cgroup"
+    expect_eq "$(cat "$cgroup:virtiofsd/memory.max")" $((2 * guest + (256 << 20))) "virtiofsd's memory.max"
     capture hull doctor --jail t-b
     expect_status 0
     expect_out_has "holds   memory, bytes"
