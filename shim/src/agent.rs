@@ -93,6 +93,12 @@ pub enum AgentError {
     },
 }
 
+/// A guest's words, as others may read them.
+fn bounded(message: &str) -> String {
+    let text: String = message.chars().take(MAX_MESSAGE_CHARS).collect();
+    hull_vm_config::plain(&text)
+}
+
 /// A connection to the agent.
 #[derive(Clone)]
 pub struct Agent {
@@ -177,7 +183,7 @@ impl Agent {
             ttrpc::Error::RpcStatus(status) => Err(AgentError::Status {
                 call,
                 code: status.code(),
-                message: status.message.chars().take(MAX_MESSAGE_CHARS).collect(),
+                message: bounded(&status.message),
             }),
             source => match tokio::time::timeout(REASON_LIMIT, self.vm.ended()).await {
                 Ok(end) => Err(AgentError::VmEnded { call, end }),
