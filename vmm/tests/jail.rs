@@ -251,7 +251,8 @@ fn run_tests() -> ExitCode {
     }
     if !geteuid().is_root() {
         println!("skipped {} tests of the jail: they need root", cases.len());
-        return ExitCode::SUCCESS;
+        let strict = std::env::var_os("HULL_SUITES_STRICT").is_some();
+        return ExitCode::from(u8::from(strict));
     }
     let mut failed = 0;
     for case in &cases {
