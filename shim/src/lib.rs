@@ -15,6 +15,8 @@ pub mod assets;
 pub mod cgroup;
 mod clock;
 mod fd_stream;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod handover;
 pub mod holder;
 pub mod hooks;

@@ -12,7 +12,7 @@ const TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
 const MAX_DISKS: usize = 64;
 
 /// The metrics of a container, packed.
-pub(super) fn pack(stats: StatsContainerResponse) -> Any {
+pub(crate) fn pack(stats: StatsContainerResponse) -> Any {
     let metrics = metrics::Metrics {
         pids: MessageField::from_option(stats.pids.into_option().map(pids)),
         cpu: MessageField::from_option(stats.cpu.into_option().map(cpu)),
