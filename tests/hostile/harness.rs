@@ -98,9 +98,9 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
             let (reason, _) = attacker.ended();
             let reason = reason.to_string();
             if !reason.starts_with(want) {
-                return Err(format!("the VM ended so: {reason}"));
+                return Err(format!("the VM ended so: {}", first_words(&reason)));
             }
-            reason
+            first_words(&reason)
         }
     };
     let charged = cage.as_ref().map(Cage::check).transpose()?;
@@ -191,11 +191,16 @@ fn contained(attacker: &Vmm) -> Result<String, String> {
     loop {
         match attacker.event() {
             Event::Paused if alive => return Ok("it obeys".into()),
-            Event::Exited { reason } => return Ok(reason.to_string()),
+            Event::Exited { reason } => return Ok(first_words(&reason.to_string())),
             Event::Ready => {}
             other => return Err(format!("it does not pause: {other:?}")),
         }
     }
+}
+
+/// Of a reason, which ends with the end of the guest's console.
+fn first_words(reason: &str) -> String {
+    reason.chars().take(120).collect()
 }
 
 struct Facts {

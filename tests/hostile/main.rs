@@ -39,11 +39,14 @@ const END: &str = "<!-- end of the generated part -->";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |name: &str| arguments.iter().any(|argument| argument == name);
-    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let selected = |name: &str| match wanted {
-        Some(wanted) if has("--exact") => name == wanted,
-        Some(wanted) => name.contains(wanted.as_str()),
-        None => true,
+    let wanted = || {
+        arguments
+            .iter()
+            .filter(|argument| !argument.starts_with('-'))
+    };
+    let selected = |name: &str| match has("--exact") {
+        true => wanted().any(|wanted| name == wanted),
+        false => wanted().next().is_none() || wanted().any(|wanted| name.contains(wanted.as_str())),
     };
     if has("--table") {
         print!("{}", table());
