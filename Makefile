@@ -7,7 +7,7 @@ MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-long reproducible bench build programs kernel virtiofsd images setup lint sbom fmt deb unit machine-test fuzz clean
+.PHONY: help demo test test-long reproducible bench build programs kernel virtiofsd images setup lint sbom fmt deb unit machine-test suites fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ demo: setup build ## build all, make an image, run it in a microVM from a regist
 
 test: setup lint unit build machine-test ## all tests that end within an hour from nothing; the others are in test-long
 
-test-long: setup build images ## what takes longer than `make test` may
+test-long: setup build images suites ## what takes longer than `make test` may
 	tests/integration/in-machine --timeout 7200 --long
 	tests/integration/power_loss
 	tests/checks/machine
@@ -85,8 +85,11 @@ deb: ## a Debian package of dist/, with systemd units
 fuzz: ## every fuzz target for FUZZ_SECONDS (60) seconds
 	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented cargo run --profile fuzz --locked -p hull-fuzz -- --seconds $${FUZZ_SECONDS:-60}
 
-machine-test: images ## the core of the tests that boot real microVMs, in the test machine where KVM here cannot
+machine-test: images suites ## the core of the tests that boot real microVMs, in the test machine where KVM here cannot
 	tests/integration/in-machine --timeout 3000 --core
+
+suites: # hostile guests, escape drill and jail, for the cases that run them in the test machine
+	tests/hostile/build
 
 clean:
 	cargo clean

@@ -1,12 +1,40 @@
 //! The list of a container's processes, from /proc.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 
 use hull_protocol::agent::ProcessInfo;
+use protobuf::Message as _;
 
 /// Clock ticks per second in /proc: fixed by the kernel's interface with user space.
 const TICKS_PER_SECOND: u64 = 100;
+
+/// Longest command line that is told, in bytes: as much as ps(1) shows.
+const MAX_COMMAND_BYTES: usize = 4096;
+/// Bytes of a whole list: the host takes answers of up to 1 MiB.
+const MAX_LIST_BYTES: u64 = 768 << 10;
+
+/// Processes as far as the host takes them: thousands. Where command lines are long, the last have their
+/// names alone.
+pub(crate) fn list(processes: impl Iterator<Item = ProcessInfo>) -> Vec<ProcessInfo> {
+    let mut left = MAX_LIST_BYTES;
+    let fit = processes.map_while(|mut process| {
+        // Its tag and length come on top.
+        let size = |process: &ProcessInfo| process.compute_size() + 8;
+        if left / 2 < size(&process) {
+            process.command = name_of(process.pid).unwrap_or_default();
+        }
+        left = left.checked_sub(size(&process))?;
+        Some(process)
+    });
+    fit.collect()
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("[{}]", name.trim_end()))
+}
 
 /// What /proc tells of a process; `None` once it is gone.
 pub(crate) fn info(pid: u32, boot_seconds: u64) -> Option<ProcessInfo> {
@@ -14,13 +42,21 @@ pub(crate) fn info(pid: u32, boot_seconds: u64) -> Option<ProcessInfo> {
     let mut info = parse_stat(&stat, boot_seconds)?;
     info.pid = pid;
     info.uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = command_line(pid).unwrap_or_default();
     let command = String::from_utf8_lossy(&command);
     let command = command.trim_end_matches('\0').replace('\0', " ");
     if !command.is_empty() {
         info.command = command;
     }
     Some(info)
+}
+
+fn command_line(pid: u32) -> io::Result<Vec<u8>> {
+    let mut command = Vec::new();
+    let file = fs::File::open(format!("/proc/{pid}/cmdline"))?;
+    file.take(MAX_COMMAND_BYTES as u64)
+        .read_to_end(&mut command)?;
+    Ok(command)
 }
 
 /// Seconds since the epoch at which the machine started, by today's clock.
@@ -64,6 +100,29 @@ fn tty_name(device: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_stays_below_what_the_host_takes() {
+        let of = |length: usize| ProcessInfo {
+            // Nobody's.
+            pid: u32::MAX,
+            command: "x".repeat(length),
+            ..Default::default()
+        };
+        let size = |list: Vec<ProcessInfo>| {
+            let count = list.len();
+            let answer = hull_protocol::agent::ListProcessesResponse {
+                processes: list,
+                ..Default::default()
+            };
+            (count, answer.compute_size())
+        };
+        let (count, bytes) = size(list((0..500).map(|_| of(MAX_COMMAND_BYTES))));
+        assert_eq!(count, 500);
+        assert!(bytes <= MAX_LIST_BYTES, "{bytes}");
+        let (count, bytes) = size(list((0..1_000_000).map(|_| of(60))));
+        assert!(8000 < count && bytes <= MAX_LIST_BYTES, "{count} {bytes}");
+    }
 
     #[test]
     fn odd_names_do_not_confuse_the_fields() {

@@ -229,16 +229,14 @@ impl agent_ttrpc::Agent for Service {
     ) -> ttrpc::Result<ListProcessesResponse> {
         let (cgroup, known) = self.sandbox.group(&request.container_id)?;
         let boot = ps::boot_seconds();
-        let mut processes: Vec<_> = cgroup
-            .processes()
-            .into_iter()
-            .filter_map(|pid| ps::info(pid, boot))
-            .collect();
-        for info in &mut processes {
-            if let Some(process) = known.iter().find(|process| process.pid() == info.pid) {
+        let told = cgroup.processes().into_iter().filter_map(|pid| {
+            let mut info = ps::info(pid, boot)?;
+            if let Some(process) = known.iter().find(|process| process.pid() == pid) {
                 info.exec_id.clone_from(&process.exec_id);
             }
-        }
+            Some(info)
+        });
+        let processes = ps::list(told);
         Ok(ListProcessesResponse {
             processes,
             ..Default::default()

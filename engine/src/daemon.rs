@@ -1,7 +1,7 @@
 //! The life of a hulld: one per state directory, from its lock to its socket's removal.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +44,7 @@ pub struct Config {
 
 /// Serves until `stop` resolves. Containers go on without the daemon.
 pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) -> Result<()> {
-    for dir in [config.paths.root(), config.paths.exec_root()] {
-        private_dir(dir)?;
-    }
+    keep_out_others(&config.paths)?;
     let _lock = lock(&config.paths)?;
     match raise_descriptors() {
         Ok(limit) => tracing::debug!(limit, "open files"),
@@ -121,13 +119,26 @@ async fn accept(listener: &Listener, router: &axum::Router, slots: &Arc<Semaphor
     }
 }
 
-/// Makes a directory that only its owner may enter, as it holds what containers wrote.
-fn private_dir(dir: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(dir)
-        .map_err(|source| EngineError::io("create", dir, source))
+/// Makes the daemon's directories. Its state is for its own user alone: volumes and images hold programs
+/// that set the user id, which whoever is root in some container made, and records and logs what
+/// containers were told and said. Through the runtime directory others pass, to the API's socket.
+fn keep_out_others(paths: &Paths) -> Result<()> {
+    directory(paths.exec_root(), 0o711)?;
+    // Last: both may be the same.
+    directory(paths.root(), 0o700)
+}
+
+/// Makes a directory with this mode, or takes what is more from the mode of one that is there.
+fn directory(dir: &Path, mode: u32) -> Result<()> {
+    let tried = |source| EngineError::io("create", dir, source);
+    let made = DirBuilder::new().recursive(true).mode(mode).create(dir);
+    made.map_err(tried)?;
+    let there = dir.metadata().map_err(tried)?.permissions().mode() & 0o7777;
+    if there & !mode == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(dir, Permissions::from_mode(there & mode))
+        .map_err(|source| EngineError::io("keep others out of", dir, source))
 }
 
 /// Held for the life of the daemon, released by the kernel however it ends.
@@ -150,6 +161,31 @@ fn lock(paths: &Paths) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_are_kept_out_of_state_that_is_there_already_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let paths = Paths::new(dir.path().join("new/state"), dir.path().join("run"));
+        keep_out_others(&paths).unwrap();
+        assert_eq!(
+            (mode(paths.root()), mode(paths.exec_root())),
+            (0o700, 0o711)
+        );
+
+        let old = Permissions::from_mode(0o755);
+        std::fs::set_permissions(paths.root(), old.clone()).unwrap();
+        std::fs::set_permissions(paths.exec_root(), old).unwrap();
+        keep_out_others(&paths).unwrap();
+        assert_eq!(
+            (mode(paths.root()), mode(paths.exec_root())),
+            (0o700, 0o711)
+        );
+
+        let one = Paths::new(dir.path().join("one"), dir.path().join("one"));
+        keep_out_others(&one).unwrap();
+        assert_eq!(mode(one.root()), 0o700);
+    }
 
     #[test]
     fn a_second_daemon_on_one_directory_is_refused() {

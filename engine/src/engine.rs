@@ -1,6 +1,8 @@
 //! The engine: all containers, execs and images of one state directory.
 
 use std::collections::HashMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -93,7 +95,8 @@ impl Engine {
             paths.root().join("containers"),
             paths.exec_root().join("bundles"),
         ] {
-            std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(io("create", &dir))?;
         }
         scratch::ensure_template(&paths.scratch_template()).await?;
         let id = engine_id(&paths)?;

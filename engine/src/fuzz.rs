@@ -1,8 +1,12 @@
 //! Entry points for fuzzing: any bytes must end in a result, in bounded time and memory.
 
-use bollard_stubs::models::ContainerConfig;
+use bollard_stubs::models::{
+    ContainerConfig, HostConfig, NetworkConnectRequest, NetworkCreateRequest, VolumeCreateRequest,
+};
 
 use crate::container::CreateRequest;
+use crate::exec::ExecCreate;
+use crate::json::decode;
 
 /// Reads `data` as the body of a container's creation, and as filters.
 pub fn create(data: &[u8]) {
@@ -10,6 +14,15 @@ pub fn create(data: &[u8]) {
         let _ = request.check();
     }
     let _ = crate::json::parse_filters(&String::from_utf8_lossy(data));
+}
+
+/// Reads `data` as the bodies of other calls.
+pub fn bodies(data: &[u8]) {
+    let _ = decode::<NetworkCreateRequest>(data);
+    let _ = decode::<NetworkConnectRequest>(data);
+    let _ = decode::<VolumeCreateRequest>(data);
+    let _ = decode::<HostConfig>(data);
+    let _ = decode::<ExecCreate>(data);
 }
 
 /// Answers `data` as a question about names.

@@ -85,6 +85,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         console: args.console.as_deref(),
         shares: &plan.shares,
         id_maps: plan.id_maps.as_ref(),
+        device_nodes: plan.device_nodes,
         taps: Vec::new(),
         vhost_net: false,
         foreign: None,

@@ -3,6 +3,7 @@
 //! What it answers comes from a hostile guest: it is data to bound and pass on, never a promise.
 //! Every call has a time limit, and ends at once with the reason when the VM ends.
 
+mod frames;
 #[cfg(test)]
 mod hostile;
 
@@ -18,6 +19,7 @@ use ttrpc::asynchronous::Client;
 use ttrpc::context::Context;
 use ttrpc::Code;
 
+use self::frames::Frames;
 use crate::vmm::{Vm, VmEnd, VmmError};
 
 /// From the VMM's start to the agent's first answer.
@@ -27,6 +29,8 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// A connection that breaks is usually the first sign of a VM that ends: so long the reason is
 /// waited for.
 const REASON_LIMIT: Duration = Duration::from_secs(3);
+/// Processes of a list that are passed on: a guest has no more.
+pub(crate) const MAX_PROCESSES: usize = 32_768;
 /// Longest text of a guest's error that is passed on, in characters.
 const MAX_MESSAGE_CHARS: usize = 4096;
 /// Random bytes given to a new guest.
@@ -89,6 +93,12 @@ pub enum AgentError {
     },
 }
 
+/// A guest's words, as others may read them.
+fn bounded(message: &str) -> String {
+    let text: String = message.chars().take(MAX_MESSAGE_CHARS).collect();
+    hull_vm_config::plain(&text)
+}
+
 /// A connection to the agent.
 #[derive(Clone)]
 pub struct Agent {
@@ -109,7 +119,7 @@ impl Agent {
             .connect(AGENT_PORT)
             .await
             .map_err(|source| AgentError::Connect { source })?;
-        let client = Client::new(Socket::from(stream));
+        let client = Client::new(Socket::new(Frames::new(stream)));
         let agent = Self {
             client: AgentClient::new(client),
             vm: vm.clone(),
@@ -173,7 +183,7 @@ impl Agent {
             ttrpc::Error::RpcStatus(status) => Err(AgentError::Status {
                 call,
                 code: status.code(),
-                message: status.message.chars().take(MAX_MESSAGE_CHARS).collect(),
+                message: bounded(&status.message),
             }),
             source => match tokio::time::timeout(REASON_LIMIT, self.vm.ended()).await {
                 Ok(end) => Err(AgentError::VmEnded { call, end }),

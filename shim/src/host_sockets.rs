@@ -20,11 +20,14 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::lower::Socket;
+use crate::pace::Pace;
 use crate::report::chain;
 use crate::vmm::Vm;
 
 /// Most connections of a container at once.
 const MAX_CONNECTIONS: usize = 256;
+/// Clients of a socket in a second, after as many at once.
+const CLIENTS_PER_SECOND: u32 = 200;
 /// How long a server that has no room for one more client may take to make some.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
 /// Until it is asked again.
@@ -122,7 +125,9 @@ pub(crate) fn serve(vm: &Vm, sockets: Vec<Opened>) -> Relays {
 
 async fn offer(vm: Vm, opened: Arc<Opened>, turns: Arc<Semaphore>) {
     let name = &opened.named.guest_path;
+    let mut pace = Pace::per_second(CLIENTS_PER_SECOND);
     loop {
+        pace.turn().await;
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
             return;
         };

@@ -1,5 +1,7 @@
 //! What ps(1) would show of a guest's processes.
 
+use std::collections::HashMap;
+
 use hull_protocol::agent::ProcessInfo;
 
 /// What `ps -ef` shows.
@@ -84,10 +86,10 @@ impl Column {
     }
 
     /// What it shows of a process.
-    pub fn cell(self, process: &ProcessInfo) -> String {
+    pub fn cell(self, process: &ProcessInfo, users: &Users) -> String {
         match self {
             // As on the host, which names its own users.
-            Self::Uid => user_name(process.uid),
+            Self::Uid => users.name(process.uid),
             Self::Pid => process.pid.to_string(),
             Self::Ppid => process.ppid.to_string(),
             Self::Load => "0".to_owned(),
@@ -153,15 +155,35 @@ fn program(command: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 
-/// The name of a user of this host, else `#UID`, as runc has it.
-pub(crate) fn user_name(uid: u32) -> String {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    found.unwrap_or_else(|| format!("#{uid}"))
+/// The users of this host, read once for a whole list.
+#[derive(Debug, Clone, Default)]
+pub struct Users(HashMap<u32, String>);
+
+impl Users {
+    /// Those that the host has now.
+    pub fn read() -> Self {
+        Self::parse(&std::fs::read_to_string("/etc/passwd").unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut users = HashMap::new();
+        for line in text.lines() {
+            let mut fields = line.split(':');
+            let name = fields.next();
+            let uid = fields.nth(1).and_then(|uid| uid.parse().ok());
+            if let (Some(name), Some(uid)) = (name, uid) {
+                // The first name counts, as for getpwuid(3).
+                users.entry(uid).or_insert_with(|| name.to_owned());
+            }
+        }
+        Self(users)
+    }
+
+    /// A user's name, else `#UID`, as runc has it.
+    pub fn name(&self, uid: u32) -> String {
+        let known = self.0.get(&uid).cloned();
+        known.unwrap_or_else(|| format!("#{uid}"))
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +223,14 @@ mod tests {
             let error = of(line).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn users_have_their_first_name() {
+        let users = Users::parse("root:x:0:0::/root:/bin/sh\ntoor:x:0:0::/:\nodd\n:x:y:\nme:x:7:7");
+        assert_eq!(users.name(0), "root");
+        assert_eq!(users.name(7), "me");
+        assert_eq!(users.name(4_000_000_000), "#4000000000");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{mpsc, Semaphore};
 
+use crate::pace::Pace;
 use crate::report::chain;
 use crate::vmm::Vm;
 
@@ -19,6 +20,8 @@ use crate::vmm::Vm;
 const DNS_PORT: u16 = 53;
 /// Most questions under way; a guest that asks more waits.
 const MAX_QUESTIONS: usize = 64;
+/// Questions in a second, after as many at once.
+const QUESTIONS_PER_SECOND: u32 = 1000;
 /// How long an answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(9);
 /// After the guest's end of the connection closed, before the next.
@@ -69,6 +72,7 @@ async fn read_questions(
     answer: mpsc::Sender<Vec<u8>>,
 ) {
     let turns = Arc::new(Semaphore::new(MAX_QUESTIONS));
+    let mut pace = Pace::per_second(QUESTIONS_PER_SECOND);
     let mut bytes = [0; HEADER_BYTES];
     while guest.read_exact(&mut bytes).await.is_ok() {
         let Some(header) = Header::from_bytes(bytes) else {
@@ -78,6 +82,7 @@ async fn read_questions(
         if guest.read_exact(&mut message).await.is_err() {
             return;
         }
+        pace.turn().await;
         let Some(server) = servers.get(usize::from(header.server)) else {
             continue;
         };

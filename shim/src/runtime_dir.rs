@@ -211,6 +211,19 @@ impl RuntimeDir {
         }
     }
 
+    /// Takes the bound from the memory of its virtiofsd, which is going to write into the host's memory.
+    pub(crate) fn unbound_virtiofsd(&self) {
+        let name = self.path.file_name().unwrap_or_default();
+        let cgroups = SandboxCgroups::of(&name.to_string_lossy(), true);
+        let taken = cgroups
+            .virtiofsd
+            .map(|cgroup| cgroup.set("memory.max", "max"));
+        if let Some(Err(error)) = taken {
+            let error = crate::report::chain(&error);
+            tracing::debug!(error, "virtiofsd has no cgroup of its own");
+        }
+    }
+
     /// Changes how its cgroups share the host with others.
     pub(crate) fn set_share(&self, share: &HostShare) {
         for relative in &self.cgroups {
@@ -233,7 +246,7 @@ impl RuntimeDir {
         };
         let json =
             serde_json::to_vec(&owner).map_err(|error| failed("write", &path)(error.into()))?;
-        std::fs::write(&temporary, json).map_err(failed("write", &temporary))?;
+        crate::private::write(&temporary, json).map_err(failed("write", &temporary))?;
         std::fs::rename(&temporary, &path).map_err(failed("write", &path))
     }
 }
@@ -422,7 +435,7 @@ fn mounts_below(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Space, tab, newline and backslash are written in octal.
-fn unescape_mountinfo(text: &str) -> String {
+pub(crate) fn unescape_mountinfo(text: &str) -> String {
     text.replace("\\040", " ")
         .replace("\\011", "\t")
         .replace("\\012", "\n")

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::agent::{Agent, AgentError, CALL_LIMIT};
 use crate::assets::{Assets, AssetsError};
 use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare};
 use crate::clock;
+use crate::in_memory;
 use crate::lower::{
     resource, slot_number, LowerError, Plan, PluggedDisk, Resource, Share, CONSOLE_FD, FS_FD,
     INITRAMFS_FD, KERNEL_FD, SHARE_TAG,
@@ -85,6 +86,8 @@ pub struct Boot<'a> {
     pub shares: &'a [Share],
     /// Whose ids those on the shares are; `None`: the host's.
     pub id_maps: Option<&'a IdMaps>,
+    /// The guest may make device nodes on them.
+    pub device_nodes: bool,
     /// The descriptors of a tap for each network device of the configuration, one for each pair of
     /// queues.
     pub taps: Vec<Vec<OwnedFd>>,
@@ -142,7 +145,7 @@ pub struct Sandbox {
 /// What a virtiofsd needs that comes when the VM runs.
 #[derive(Debug)]
 struct Later {
-    virtiofsd: PathBuf,
+    virtiofsd: share::Program,
     bounds: Bounds,
     host_share: Option<HostShare>,
 }
@@ -150,7 +153,11 @@ struct Later {
 impl Later {
     fn of(boot: &Boot<'_>) -> Self {
         Self {
-            virtiofsd: boot.assets.virtiofsd.clone(),
+            virtiofsd: share::Program {
+                path: boot.assets.virtiofsd.clone(),
+                guest_memory_bytes: boot.config.memory_bytes,
+                device_nodes: boot.device_nodes,
+            },
             bounds: bounds_of(boot),
             host_share: match &boot.home {
                 Home::Own(share) => Some(share.clone()),
@@ -179,6 +186,7 @@ impl Sandbox {
             console: console.as_deref(),
             shares: &plan.shares,
             id_maps: plan.id_maps.as_ref(),
+            device_nodes: plan.device_nodes,
             taps,
             vhost_net: plan.vhost_net,
             foreign,
@@ -216,9 +224,8 @@ impl Sandbox {
         let shares = OnceCell::new();
         let mut virtiofsd = None;
         if !boot.shares.is_empty() {
-            let program = &boot.assets.virtiofsd;
             let started = ShareServer::start(
-                program,
+                &later.virtiofsd,
                 dir.path(),
                 boot.shares,
                 boot.id_maps,
@@ -395,6 +402,9 @@ impl Sandbox {
     /// Shows the guest one more directory, which may be its first.
     pub async fn share(&self, share: Share) -> Result<(), SandboxError> {
         let server = self.shares.get_or_try_init(|| self.plug_shares()).await?;
+        if self.later.host_share.is_some() && in_memory::shares(std::slice::from_ref(&share)) {
+            self.dir.unbound_virtiofsd();
+        }
         Ok(server.attach(share).await?)
     }
 
@@ -485,18 +495,10 @@ fn open_cgroups(boot: &Boot<'_>, dir: &mut RuntimeDir) -> Result<Doors, SandboxE
 fn bounds_of(boot: &Boot<'_>) -> Bounds {
     Bounds {
         vcpus: boot.config.vcpus,
-        memory_bytes: (!writes_to_memory(boot.resources)).then_some(boot.config.memory_bytes),
+        memory_bytes: boot.config.memory_bytes,
+        disks_in_memory: in_memory::disks(boot.resources),
+        shares_in_memory: in_memory::shares(boot.shares),
     }
-}
-
-/// A file that the guest writes lies on a file system in the host's memory.
-fn writes_to_memory(resources: &[Resource]) -> bool {
-    /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of the kernel's `magic.h`.
-    const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
-    resources.iter().any(|resource| {
-        let found = rustix::fs::statfs(&resource.path);
-        resource.writable && found.is_ok_and(|found| IN_MEMORY.contains(&found.f_type))
-    })
 }
 
 /// Lets the agent set its interfaces up, and answers what it asks of the namespace's resolvers.

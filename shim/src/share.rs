@@ -6,6 +6,7 @@
 //! the host's mounts is taken in the host's namespace, which has what was mounted since, and the
 //! directory that virtiofsd serves passes new mounts on to virtiofsd's own namespace.
 
+mod log;
 mod mounts;
 
 use std::fs::File;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{mount_change, MountPropagationFlags};
-use rustix::process::{pidfd_open, Pid, PidfdFlags};
+use rustix::process::{getrlimit, pidfd_open, Pid, PidfdFlags, Resource};
 use tokio::sync::oneshot;
 
 use self::mounts::{attach, detach, make_root, place, take, Taken};
@@ -40,6 +41,11 @@ const DIRECTORY: &str = "share";
 const SOCKET: &str = "virtiofsd.sock";
 /// What virtiofsd has to say.
 const LOG: &str = "virtiofsd.log";
+/// What a file costs a guest's kernel that remembers it, at least.
+const NODE_BYTES: u64 = 1 << 10;
+/// Files that virtiofsd may have open at least, and as many as it asks for by itself.
+const MIN_FILES: u64 = 1 << 17;
+const MAX_FILES: u64 = 1_000_000;
 /// How long virtiofsd has to end by itself once its VM has.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
@@ -137,6 +143,34 @@ enum Request {
     Root(oneshot::Sender<io::Result<OwnedFd>>),
 }
 
+/// virtiofsd, and what it is held to.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The program.
+    pub path: PathBuf,
+    /// Memory of the guest that it serves, in bytes.
+    pub guest_memory_bytes: u64,
+    /// It may make device nodes.
+    pub device_nodes: bool,
+}
+
+impl Program {
+    /// Arguments for these bounds.
+    fn bounds(&self, hard_limit: u64) -> Vec<String> {
+        let mut arguments = Vec::new();
+        // Each file that a guest's kernel remembers is open here.
+        let files = (self.guest_memory_bytes / NODE_BYTES).max(MIN_FILES);
+        // Above these it has the most that it may, by itself.
+        if files < MAX_FILES && files <= hard_limit {
+            arguments.push(format!("--rlimit-nofile={files}"));
+        }
+        if !self.device_nodes {
+            arguments.push("--modcaps=-mknod".to_owned());
+        }
+        arguments
+    }
+}
+
 /// The shares of a sandbox. Dropping it ends virtiofsd.
 #[derive(Debug)]
 pub struct ShareServer {
@@ -160,7 +194,7 @@ impl ShareServer {
     /// Starts `virtiofsd` on the shares, with its files in `directory`, in the cgroup behind
     /// `door`; with `id_maps` in a user namespace.
     pub async fn start(
-        virtiofsd: &Path,
+        virtiofsd: &Program,
         directory: &Path,
         shares: &[Share],
         id_maps: Option<&IdMaps>,
@@ -168,7 +202,8 @@ impl ShareServer {
     ) -> Result<Started, ShareError> {
         let (requests, receiver) = mpsc::channel();
         let (started_tx, started) = oneshot::channel();
-        let (virtiofsd, directory) = (virtiofsd.to_owned(), directory.to_owned());
+        let (virtiofsd, directory) = (virtiofsd.clone(), directory.to_owned());
+        let log = directory.join(LOG);
         let (shares, id_maps) = (shares.to_vec(), id_maps.cloned());
         let own_ids = id_maps.is_some();
         std::thread::Builder::new()
@@ -177,9 +212,9 @@ impl ShareServer {
                 let id_maps = id_maps.as_ref();
                 let served = begin(&virtiofsd, &directory, &shares, id_maps, door.as_ref());
                 let (child, answer) = match served {
-                    Ok((child, socket, pidfd)) => {
-                        let pid = child.id();
-                        (Some(child), Ok((socket, pidfd, pid)))
+                    Ok((mut child, socket, pidfd)) => {
+                        let (pid, messages) = (child.id(), child.stderr.take());
+                        (Some(child), Ok((socket, pidfd, pid, messages)))
                     }
                     Err(error) => (None, Err(error)),
                 };
@@ -191,7 +226,11 @@ impl ShareServer {
                 end(child);
             })
             .map_err(prepare("start a thread"))?;
-        let (socket, pidfd, virtiofsd) = started.await.map_err(|_| ShareError::Gone)??;
+        let (socket, pidfd, virtiofsd, messages) =
+            started.await.map_err(|_| ShareError::Gone)??;
+        if let Some(messages) = messages {
+            log::keep(messages.into(), log).map_err(prepare("read virtiofsd's messages"))?;
+        }
         Ok(Started {
             server: Self {
                 requests,
@@ -311,7 +350,7 @@ fn end_now(child: &mut Child) {
 
 /// On the shares' own thread: mounts, then virtiofsd.
 fn begin(
-    virtiofsd: &Path,
+    virtiofsd: &Program,
     directory: &Path,
     shares: &[Share],
     id_maps: Option<&IdMaps>,
@@ -332,18 +371,19 @@ fn begin(
 }
 
 fn start_virtiofsd(
-    program: &Path,
+    virtiofsd: &Program,
     directory: &Path,
     root: &Path,
     id_maps: Option<&IdMaps>,
     door: Option<&OwnedFd>,
 ) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
+    let program = &virtiofsd.path;
     let start = |source| ShareError::Start {
-        path: program.to_owned(),
+        path: program.clone(),
         source,
     };
     let (listener, connection) = meet(directory).map_err(start)?;
-    let log = File::create(directory.join(LOG)).map_err(start)?;
+    let hard_limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let (ours, theirs) = UnixStream::pair().map_err(start)?;
     let mut command = match id_maps {
         None => Command::new(program),
@@ -360,6 +400,7 @@ fn start_virtiofsd(
         .args(["--cache=auto", "--inode-file-handles=never"])
         .arg(format!("--xattrmap={XATTR_MAP}"))
         .args(["--posix-acl=auto", "--log-level=warn"])
+        .args(virtiofsd.bounds(hard_limit))
         .env_clear()
         .current_dir("/")
         .stdin(match id_maps {
@@ -367,7 +408,7 @@ fn start_virtiofsd(
             Some(_) => Stdio::from(OwnedFd::from(theirs)),
         })
         .stdout(Stdio::null())
-        .stderr(Stdio::from(log));
+        .stderr(Stdio::piped());
     let fds = vec![listener.as_raw_fd()];
     sys::hand_over(&mut command, fds, door.map(|door| door.as_raw_fd()));
     let mut child = command.spawn().map_err(start)?;
@@ -400,6 +441,24 @@ fn meet(directory: &Path) -> io::Result<(UnixListener, UnixStream)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn virtiofsd_is_held_to_what_its_guest_can_use() {
+        let program = |mib: u64, device_nodes| Program {
+            path: "virtiofsd".into(),
+            guest_memory_bytes: mib << 20,
+            device_nodes,
+        };
+        let bounds = program(512, false).bounds(u64::MAX);
+        assert_eq!(bounds, ["--rlimit-nofile=524288", "--modcaps=-mknod"]);
+        assert_eq!(
+            program(48, true).bounds(524_288),
+            ["--rlimit-nofile=131072"]
+        );
+        // It may raise its limit itself, and does with less than what it asks for.
+        assert!(program(8 << 10, true).bounds(u64::MAX).is_empty());
+        assert!(program(512, true).bounds(1024).is_empty());
+    }
 
     #[test]
     fn children_of_a_process_are_found() {

@@ -42,7 +42,7 @@ pub(crate) fn announce(
         inode: id.inode,
     };
     let new = directory.join(format!("{FILE}.new"));
-    std::fs::write(&new, serde_json::to_vec(&entry)?)?;
+    crate::private::write(&new, serde_json::to_vec(&entry)?)?;
     std::fs::rename(&new, directory.join(FILE))
 }
 

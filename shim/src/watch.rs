@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::report::chain;
 use crate::vmm::Vm;
-use table::{Opened, Table, MAX_WATCHES};
+use table::{Opened, Table, MAX_ALIASES, MAX_WATCHES};
 
 /// Bytes of events that are read at once.
 const BUFFER: usize = 32 << 10;
@@ -52,7 +52,7 @@ enum WatchError {
         "failed to watch it: its file system or this kernel (Linux 5.17 can) may not be able to"
     )]
     Mark(#[source] io::Error),
-    #[error("the container watches more than {MAX_WATCHES} files and directories")]
+    #[error("the container watches more than {MAX_WATCHES} files and directories, or one by more than {MAX_ALIASES} numbers")]
     Full,
 }
 

@@ -13,6 +13,7 @@ use hull_vm_config::{BlockConfig, Extent, FsConfig, NetConfig, QueuePair, VmConf
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::attacks::{Attack, Outcome};
+use crate::cage::Cage;
 use crate::code::Code;
 use crate::common::{code, config, kernel, kvm, Vmm};
 use crate::share::Share;
@@ -25,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 const CONTAINED: Duration = Duration::from_secs(1);
 /// Until the guest is asked again whether it is done.
 const POLL: Duration = Duration::from_millis(20);
+/// How long a busy host may take to give the neighbour some time.
+const PROGRESS: Duration = Duration::from_secs(20);
 /// Bytes of the disk that the guest sees, and of the guards before and after it.
 const DISK_BYTES: u64 = 1 << 20;
 const GUARD: u8 = 0xc3;
@@ -67,7 +70,11 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
         Some(Err(why)) => return Ok(Done::Skipped(format!("no vhost-net: {why}"))),
     };
     let disks = Disks::make().map_err(|error| format!("no disks: {error}"))?;
+    // It outlives the attacker: a cgroup can go when nobody is in it.
+    let cage;
     let attacker = start(ours, &disks, share.as_ref(), tap.as_ref(), vhost, attack)?;
+    cage = Cage::around(attacker.pid())?;
+    let before = ticks(neighbour.pid());
     expect(
         &attacker,
         |event| event == Event::Started,
@@ -91,11 +98,13 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
             let (reason, _) = attacker.ended();
             let reason = reason.to_string();
             if !reason.starts_with(want) {
-                return Err(format!("the VM ended so: {reason}"));
+                return Err(format!("the VM ended so: {}", first_words(&reason)));
             }
-            reason
+            first_words(&reason)
         }
     };
+    let charged = cage.as_ref().map(Cage::check).transpose()?;
+    goes_on(&neighbour, before)?;
     disks.check()?;
     if let Some(share) = share {
         share.check(attack.outcome == Outcome::Served)?;
@@ -106,7 +115,29 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
         |event| event == Event::Paused,
         "the neighbour still obeys",
     )?;
-    Ok(Done::Held(evidence))
+    let charged = charged.map_or_else(String::new, |charged| format!("; {charged}"));
+    Ok(Done::Held(evidence + &charged))
+}
+
+/// The neighbour's guest, which spins, gets time.
+fn goes_on(neighbour: &Vmm, before: u64) -> Result<(), String> {
+    let until = Instant::now() + PROGRESS;
+    while ticks(neighbour.pid()) <= before {
+        if until < Instant::now() {
+            return Err("the neighbour stands still".into());
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// CPU time of a process so far, in clock ticks; 0 if it is gone.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in brackets, may hold anything.
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let times = after_name.split_whitespace().skip(11).take(2);
+    times.filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn expect(vmm: &Vmm, is: impl FnOnce(Event) -> bool, what: &str) -> Result<(), String> {
@@ -134,12 +165,7 @@ fn served(attacker: &Vmm) -> Result<String, String> {
         std::thread::sleep(POLL);
     }
     let facts = facts(attacker.pid()).map_err(|error| format!("no facts: {error}"))?;
-    if (MEMORY_BYTES >> 10) + OVERHEAD_KIB < facts.peak_kib {
-        return Err(format!("the VMM grew to {} KiB", facts.peak_kib));
-    }
-    if DESCRIPTORS < facts.descriptors {
-        return Err(format!("the VMM has {} open files", facts.descriptors));
-    }
+    facts.check()?;
     attacker.send(&Request::Pause);
     loop {
         match attacker.event() {
@@ -157,20 +183,41 @@ fn served(attacker: &Vmm) -> Result<String, String> {
 /// Gives the guest some time, then asks it to stand still.
 fn contained(attacker: &Vmm) -> Result<String, String> {
     std::thread::sleep(CONTAINED);
+    // One that has ended has none.
+    if let Ok(facts) = facts(attacker.pid()) {
+        facts.check()?;
+    }
     let alive = attacker.try_send(&Request::Pause);
     loop {
         match attacker.event() {
             Event::Paused if alive => return Ok("it obeys".into()),
-            Event::Exited { reason } => return Ok(reason.to_string()),
+            Event::Exited { reason } => return Ok(first_words(&reason.to_string())),
             Event::Ready => {}
             other => return Err(format!("it does not pause: {other:?}")),
         }
     }
 }
 
+/// Of a reason, which ends with the end of the guest's console.
+fn first_words(reason: &str) -> String {
+    reason.chars().take(120).collect()
+}
+
 struct Facts {
     peak_kib: u64,
     descriptors: usize,
+}
+
+impl Facts {
+    fn check(&self) -> Result<(), String> {
+        if (MEMORY_BYTES >> 10) + OVERHEAD_KIB < self.peak_kib {
+            return Err(format!("the VMM grew to {} KiB", self.peak_kib));
+        }
+        if DESCRIPTORS < self.descriptors {
+            return Err(format!("the VMM has {} open files", self.descriptors));
+        }
+        Ok(())
+    }
 }
 
 fn facts(pid: u32) -> std::io::Result<Facts> {

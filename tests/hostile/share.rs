@@ -14,6 +14,9 @@ use rustix::fs::{renameat_with, RenameFlags, CWD};
 
 use crate::attacks::files::CANARY;
 
+/// What virtiofsd may use, in KiB.
+const MEMORY_KIB: u64 = 256 << 10;
+
 /// virtiofsd and its directory.
 pub(crate) struct Share {
     root: tempfile::TempDir,
@@ -115,6 +118,10 @@ impl Share {
             let log = fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
             return Err(format!("virtiofsd ended with {status}: {log}"));
         }
+        let grown = peak_kib(self.server.id());
+        if grown.is_some_and(|kib| MEMORY_KIB < kib) {
+            return Err(format!("virtiofsd grew to {grown:?} KiB"));
+        }
         let canary = fs::read(self.root.path().join("canary"));
         if !canary.is_ok_and(|content| content == CANARY) {
             return Err("the file beside the share was changed".into());
@@ -133,6 +140,15 @@ impl Share {
             false => Err(format!("beside the share there is {names:?}")),
         }
     }
+}
+
+/// `None`: it has ended.
+fn peak_kib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.split_whitespace().next()?.parse().ok()
 }
 
 impl Drop for Share {

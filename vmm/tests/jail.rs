@@ -251,7 +251,8 @@ fn run_tests() -> ExitCode {
     }
     if !geteuid().is_root() {
         println!("skipped {} tests of the jail: they need root", cases.len());
-        return ExitCode::SUCCESS;
+        let strict = std::env::var_os("HULL_SUITES_STRICT").is_some();
+        return ExitCode::from(u8::from(strict));
     }
     let mut failed = 0;
     for case in &cases {
@@ -530,7 +531,10 @@ fn ordinary_work() -> u8 {
                 blocks.iter_mut().for_each(|block| block.resize(1 << 20, 2));
                 let map: std::collections::HashMap<_, _> =
                     blocks.iter().map(Vec::len).zip(0..).collect();
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                // A vCPU waits in KVM alone.
+                if kind != ThreadKind::Vcpu {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
                 let now = (std::time::Instant::now(), std::time::SystemTime::now());
                 sender
                     .send(format!("{} {now:?}", map.len()))

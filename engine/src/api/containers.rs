@@ -372,7 +372,11 @@ async fn top(
         .map_err(|error| EngineError::BadRequest(error.to_string()))?;
     let processes = live_task(&container)?.processes().await?;
     engine.publish(&container, "top", []);
-    let row = |process| columns.iter().map(|column| column.cell(process)).collect();
+    let users = hull_shim::ps::Users::read();
+    let row = |process| {
+        let cells = columns.iter().map(|column| column.cell(process, &users));
+        cells.collect()
+    };
     Ok(Json(ContainerTopResponse {
         titles: Some(
             columns

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -11,6 +12,9 @@ use tokio::sync::watch;
 use super::remote::Remote;
 use super::{older, LogOptions, LogRecord, Stream, MAX_PART_BYTES};
 use crate::error::{EngineError, Result};
+
+/// Who may read a log: its owner, and the group that reads logs. As dockerd has it.
+const MODE: u32 = 0o640;
 
 /// How far the file reaches and whether it may grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +98,7 @@ impl Log {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
+            .mode(MODE)
             .open(&self.path)
             .map_err(io("open the log"))?;
         let length = whole_records(&self.path).map_err(io("read the log"))?;
@@ -220,6 +225,7 @@ impl Log {
         let file = OpenOptions::new()
             .create(true)
             .append(true)
+            .mode(MODE)
             .open(&self.path)?;
         writer.file = Some(file);
         self.progress.send_modify(|progress| {

@@ -29,6 +29,11 @@ pub fn reference(data: &[u8]) {
     let _ = text.parse::<Platform>();
 }
 
+/// Reads `data` as the archive of a `docker load`, into a store of its own.
+pub fn archive(data: &[u8]) {
+    super::store::fuzz_archive(data);
+}
+
 /// Reads `data` as a registry's challenge.
 pub fn challenge(data: &[u8]) {
     super::registry::fuzz_challenge(&String::from_utf8_lossy(data));

@@ -122,6 +122,32 @@ async fn an_answer_of_4_gib_costs_time_and_no_memory() {
     assert!(growth < GROWTH_KIB, "{growth} KiB");
 }
 
+/// Empty elements of a repeated field, two bytes each here and a hundred in memory.
+#[tokio::test]
+async fn an_answer_that_expands_costs_no_memory() {
+    for (elements, fits) in [(2_000_000, false), (500_000, true)] {
+        let before = peak_kib();
+        let answer = second_call(PATIENCE, move |_, guest, stream| {
+            let payload = [0x0a, 0].repeat(elements);
+            let answer = Response {
+                payload,
+                ..Default::default()
+            };
+            // Nobody reads it to its end.
+            let _ = guest.write_all(&response(stream, &answer));
+        });
+        match answer.await {
+            Ok(_) => assert!(fits),
+            Err(error) => {
+                assert!(!fits);
+                assert!(matches!(error, AgentError::Connection { .. }), "{error:?}");
+            }
+        }
+        let growth = peak_kib() - before;
+        assert!(growth < GROWTH_KIB, "{elements}: {growth} KiB");
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_never_comes_or_never_ends_has_a_limit() {
     for length in [1, 100] {
@@ -159,7 +185,7 @@ async fn an_error_of_any_length_is_cut() {
     let answer = second_call(PATIENCE, |_, guest, stream| {
         let status = Status {
             code: Code::INTERNAL.into(),
-            message: "\u{1b}[31mx".repeat(200_000),
+            message: "\u{1b}[31mx".repeat(150_000),
             ..Default::default()
         };
         let answer = Response {
@@ -172,6 +198,7 @@ async fn an_error_of_any_length_is_cut() {
         panic!("no status");
     };
     assert_eq!(message.chars().count(), MAX_MESSAGE_CHARS);
+    assert!(!message.contains(char::is_control));
 }
 
 #[tokio::test]

@@ -21,6 +21,12 @@ const PAGE_CACHE_BYTES: u64 = 192 << 20;
 const VCPU_BYTES: u64 = 2 << 20;
 /// KVM's page tables and reverse maps: at most one part in 2^7 of guest memory.
 const KVM_SHIFT: u32 = 7;
+/// What virtiofsd needs at most beside the files that its guest knows: its own pages, requests under way, and
+/// page cache, which can be taken back.
+const VIRTIOFSD_BYTES: u64 = 256 << 20;
+/// A file that a guest's kernel remembers costs the host's kernel and virtiofsd less than so many times the
+/// memory that it costs in the guest (1 KiB).
+const NODES_SHARE: u64 = 2;
 /// Threads of a process beside its vCPUs, those of the kernel that work for it included. The
 /// VMM's own limit is the same.
 const THREADS: u64 = 256;
@@ -33,9 +39,13 @@ const CPU_PERIOD: u64 = 100_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) vcpus: u8,
-    /// Guest memory, in bytes; `None` where a disk that the guest writes lies in the host's memory:
-    /// then its pages are charged to the VMM, and it has no bound.
-    pub(crate) memory_bytes: Option<u64>,
+    /// Guest memory, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// A disk that the guest writes lies in the host's memory: its pages are charged to the VMM, which then
+    /// has no bound.
+    pub(crate) disks_in_memory: bool,
+    /// The same of what the guest writes in shared directories, and virtiofsd.
+    pub(crate) shares_in_memory: bool,
 }
 
 impl Bounds {
@@ -45,7 +55,8 @@ impl Bounds {
             ("pids.max", (THREADS + vcpus).to_string()),
             ("cpu.max", cpu(vcpus + DEVICE_CPUS)),
         ];
-        if let Some(guest) = self.memory_bytes {
+        if !self.disks_in_memory {
+            let guest = self.memory_bytes;
             let bytes = guest
                 .saturating_add(guest >> KVM_SHIFT)
                 .saturating_add(VMM_BYTES + PAGE_CACHE_BYTES + VCPU_BYTES * vcpus);
@@ -54,12 +65,18 @@ impl Bounds {
         settings
     }
 
-    /// As busy as the guest's vCPUs can keep it.
+    /// As busy as the guest's vCPUs can keep it, and as large as what the guest's kernel can remember makes it.
     fn of_virtiofsd(&self) -> HostShare {
-        vec![
+        let mut settings = vec![
             ("pids.max", THREADS.to_string()),
             ("cpu.max", cpu(u64::from(self.vcpus))),
-        ]
+        ];
+        if !self.shares_in_memory {
+            let nodes = self.memory_bytes.saturating_mul(NODES_SHARE);
+            let bytes = nodes.saturating_add(VIRTIOFSD_BYTES);
+            settings.push(("memory.max", bytes.to_string()));
+        }
+        settings
     }
 }
 
@@ -129,7 +146,9 @@ mod tests {
     fn a_vm_is_bounded_by_its_size_and_what_it_needs_beside() {
         let bounds = Bounds {
             vcpus: 2,
-            memory_bytes: Some(1 << 30),
+            memory_bytes: 1 << 30,
+            disks_in_memory: false,
+            shares_in_memory: false,
         };
         let memory = ((1024 + 64 + 192 + 4 + 8) << 20).to_string();
         let want = [
@@ -138,23 +157,38 @@ mod tests {
             ("memory.max", memory),
         ];
         assert_eq!(bounds.of_vmm(), want);
+        let memory = (2304_u64 << 20).to_string();
+        let want = [
+            ("pids.max", "256".to_owned()),
+            ("cpu.max", "200000 100000".to_owned()),
+            ("memory.max", memory),
+        ];
+        assert_eq!(bounds.of_virtiofsd(), want);
         let most = Bounds {
             vcpus: u8::MAX,
-            memory_bytes: Some(u64::MAX),
+            memory_bytes: u64::MAX,
+            ..bounds
         };
         assert_eq!(most.of_vmm()[2].1, u64::MAX.to_string());
+        assert_eq!(most.of_virtiofsd()[2].1, u64::MAX.to_string());
     }
 
     #[test]
-    fn disks_in_the_hosts_memory_leave_it_unbounded() {
+    fn files_in_the_hosts_memory_leave_who_writes_them_unbounded() {
         let bounds = Bounds {
             vcpus: 1,
-            memory_bytes: None,
+            memory_bytes: 1 << 30,
+            disks_in_memory: true,
+            shares_in_memory: false,
         };
-        assert!(bounds
-            .of_vmm()
-            .iter()
-            .all(|(file, _)| *file != "memory.max"));
+        let has = |settings: HostShare| settings.iter().any(|(file, _)| *file == "memory.max");
+        assert!(!has(bounds.of_vmm()) && has(bounds.of_virtiofsd()));
+        let other = Bounds {
+            disks_in_memory: false,
+            shares_in_memory: true,
+            ..bounds
+        };
+        assert!(has(other.of_vmm()) && !has(other.of_virtiofsd()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use hull_vm_config::control::{disk_files, MAX_DISK_FILES};
 use hull_vm_config::{
     BlockConfig, BootConfig, FdName, FsConfig, Slot, VmConfig, VM_CONFIG_VERSION,
 };
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{Capability, LinuxResources};
 use protobuf::MessageField;
 
 use self::rootfs::{image_device, lower_rootfs};
@@ -113,6 +113,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         shares: guest.shares,
         sockets: guest.sockets,
         id_maps: guest.id_maps,
+        device_nodes: device_nodes(bundle, options, &annotations),
         host_share: crate::cgroup::share(limits),
         vhost_net: annotations.vhost_net(),
         network: network.request,
@@ -121,6 +122,16 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
             ..Default::default()
         },
     })
+}
+
+/// Whether any container of the VM may have a use for nodes in shared directories. Those of a pod are not
+/// known yet.
+fn device_nodes(bundle: &Bundle, options: &TaskOptions, annotations: &Annotations) -> bool {
+    let process = bundle.spec.process().as_ref();
+    let capabilities = process.and_then(|process| process.capabilities().as_ref());
+    let bounding = capabilities.and_then(|sets| sets.bounding().as_ref());
+    let may = bounding.is_some_and(|set| set.contains(&Capability::Mknod));
+    may || options.pod.is_some() || annotations.files_only
 }
 
 /// Plans a further container of a VM that runs.

@@ -94,6 +94,8 @@ pub struct Plan {
     pub sockets: Vec<Socket>,
     /// Whose ids those on the shares are; `None`: the host's.
     pub id_maps: Option<IdMaps>,
+    /// A container of the VM may make device nodes in what it is shared.
+    pub device_nodes: bool,
     /// How the VM shares the host with others.
     pub host_share: HostShare,
     /// The host's kernel may serve the interfaces.

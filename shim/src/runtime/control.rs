@@ -9,8 +9,8 @@ use super::store::{Draft, Record};
 use super::{only_id, signals, Context};
 use crate::cgroup::Cgroup;
 
-/// How long a killed process has to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a killed process has to be gone: longer than the shim leaves to the guest.
+const KILL_LIMIT: Duration = Duration::from_secs(20);
 const SIGKILL: u32 = libc::SIGKILL as u32;
 
 /// A container as it is now.

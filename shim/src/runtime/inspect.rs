@@ -14,7 +14,7 @@ use super::client::{Status, Task};
 use super::control::{find, look, Found};
 use super::error::{system, Result, RuntimeError};
 use super::{only_id, Context};
-use crate::ps::user_name;
+use crate::ps::Users;
 
 /// A container as runc prints it.
 #[derive(Serialize)]
@@ -85,9 +85,9 @@ pub(super) async fn list(context: &Context, args: &ListArgs, out: &mut impl Writ
         }
         return Ok(0);
     }
-    let mut all = Vec::new();
+    let (mut all, users) = (Vec::new(), Users::read());
     for (record, uid) in records {
-        all.push((look(record).await, user_name(uid)));
+        all.push((look(record).await, users.name(uid)));
     }
     let states: Vec<_> = all
         .iter()
@@ -347,11 +347,5 @@ mod tests {
         assert_eq!(parse_duration("100ms"), Some(Duration::from_millis(100)));
         assert_eq!(parse_duration("5"), None);
         assert_eq!(parse_duration("x"), None);
-    }
-
-    #[test]
-    fn root_has_its_name() {
-        assert_eq!(user_name(0), "root");
-        assert_eq!(user_name(4_000_000_000), "#4000000000");
     }
 }

@@ -10,7 +10,7 @@ use super::control::find;
 use super::error::{Result, RuntimeError};
 use super::inspect::{aligned, print, to_json};
 use super::Context;
-use crate::ps::{columns, Column};
+use crate::ps::{columns, Column, Users};
 
 /// `ps`. The table shows the guest's processes, which the host does not see. As JSON the list is for
 /// programs that look its PIDs up on the host (`docker top` does): those that stand for the first
@@ -35,9 +35,12 @@ pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -
 
 fn table(columns: &[Column], processes: &[ProcessInfo]) -> String {
     let head = columns.iter().map(|column| column.head().to_owned());
-    let rows = processes
-        .iter()
-        .map(|process| columns.iter().map(|column| column.cell(process)).collect());
+    let users = Users::read();
+    let row = |process| {
+        let cells = columns.iter().map(|column| column.cell(process, &users));
+        cells.collect()
+    };
+    let rows = processes.iter().map(row);
     let rows: Vec<Vec<String>> = std::iter::once(head.collect()).chain(rows).collect();
     aligned(&rows)
 }

@@ -305,7 +305,7 @@ impl Claim {
             what: path.display().to_string(),
             source,
         })?;
-        std::fs::write(&path, json).map_err(io_error("write", &path))
+        crate::private::write(&path, json).map_err(io_error("write", &path))
     }
 
     /// Writes the record: from now on the container is known.
@@ -316,7 +316,7 @@ impl Claim {
             what: path.display().to_string(),
             source,
         })?;
-        std::fs::write(&temporary, json).map_err(io_error("write", &temporary))?;
+        crate::private::write(&temporary, json).map_err(io_error("write", &temporary))?;
         std::fs::rename(&temporary, &path).map_err(io_error("write", &path))?;
         self.kept = true;
         Ok(())

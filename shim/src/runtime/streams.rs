@@ -1,10 +1,11 @@
 //! The streams of a process: this program's own, or a terminal for whoever listens at a console
 //! socket.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -207,7 +208,10 @@ pub(super) struct Offer {
 impl Offer {
     fn new(exec_root: &Path, handover: Handover, terminal: bool, holder: Child) -> Result<Self> {
         let directory = exec_root.join("handover");
-        let made = std::fs::create_dir_all(&directory);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
         made.map_err(io_error("make", &directory))?;
         let path = directory.join(random_name()?);
         let listener = Listener::bind(path.clone()).map_err(io_error("listen on", &path))?;

@@ -58,7 +58,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<Listening> {
     if let Some(parent) = path.parent() {
         DirBuilder::new()
             .recursive(true)
-            .mode(0o711)
+            .mode(0o700)
             .create(parent)?;
     }
     match UnixListener::bind(path) {

@@ -146,8 +146,11 @@ impl HostSide {
                         "killed on the host"
                     );
                     let kill = service.deliver(&container, &process, libc::SIGKILL as u32, false);
-                    if kill.await.is_err() && process.exec_id.is_empty() {
-                        container.sandbox.vm().kill();
+                    tokio::select! {
+                        killed = kill => if killed.is_err() && process.exec_id.is_empty() {
+                            container.sandbox.vm().kill();
+                        },
+                        _ = process.wait() => {}
                     }
                     break process.wait().await;
                 };

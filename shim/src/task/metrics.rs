@@ -8,15 +8,18 @@ use hull_protocol::agent::{CpuStats, IoStats, MemoryStats, PidsStats, StatsConta
 /// Type of the metrics in containerd.
 const TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
 
+/// Disks that are told of: a VM has fewer, and an agent may say anything.
+const MAX_DISKS: usize = 64;
+
 /// The metrics of a container, packed.
-pub(super) fn pack(stats: StatsContainerResponse) -> Any {
+pub(crate) fn pack(stats: StatsContainerResponse) -> Any {
     let metrics = metrics::Metrics {
         pids: MessageField::from_option(stats.pids.into_option().map(pids)),
         cpu: MessageField::from_option(stats.cpu.into_option().map(cpu)),
         memory_events: MessageField::from_option(stats.memory.as_ref().map(memory_events)),
         memory: MessageField::from_option(stats.memory.into_option().map(memory)),
         io: MessageField::some(metrics::IOStat {
-            usage: stats.io.into_iter().map(io).collect(),
+            usage: stats.io.into_iter().take(MAX_DISKS).map(io).collect(),
             ..Default::default()
         }),
         ..Default::default()
@@ -119,6 +122,16 @@ fn memory(stats: MemoryStats) -> metrics::MemoryStat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_disks_are_told_of_as_a_vm_can_have() {
+        let stats = StatsContainerResponse {
+            io: vec![IoStats::default(); 100_000],
+            ..Default::default()
+        };
+        let metrics = metrics::Metrics::parse_from_bytes(&pack(stats).value).unwrap();
+        assert_eq!(metrics.io.usage.len(), MAX_DISKS);
+    }
 
     #[test]
     fn figures_keep_their_places() {

@@ -9,6 +9,8 @@ mod events;
 mod host_side;
 mod join;
 mod metrics;
+#[cfg(feature = "fuzz")]
+pub(crate) use metrics::pack as fuzz_metrics;
 mod network;
 mod process;
 mod rootfs;

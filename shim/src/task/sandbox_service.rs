@@ -20,11 +20,14 @@ use ttrpc::r#async::TtrpcContext;
 
 use super::errors;
 use super::state::Shim;
-use crate::agent::CALL_LIMIT;
+use crate::agent::{CALL_LIMIT, MAX_PROCESSES};
 use crate::network::{Attachment, Attachments};
 
 /// Longest wait for a change of the open ports.
 const OPEN_PORTS_WAIT: Duration = Duration::from_secs(60);
+
+/// Open ports that are told of: hulld publishes fewer.
+const MAX_OPEN_PORTS: usize = 1024;
 
 /// Serves `hull.sandbox.v1.Sandbox`.
 #[derive(Debug)]
@@ -50,14 +53,16 @@ impl Sandbox for SandboxService {
             container_id: request.container_id,
             ..ContainerRef::default()
         };
-        container
+        let mut list = container
             .sandbox
             .agent()
             .call("ListProcesses", CALL_LIMIT, |client, context| async move {
                 client.list_processes(context, &reference).await
             })
             .await
-            .map_err(|error| errors::of_agent(&error))
+            .map_err(|error| errors::of_agent(&error))?;
+        list.processes.truncate(MAX_PROCESSES);
+        Ok(list)
     }
 
     async fn attach_interface(
@@ -120,7 +125,9 @@ impl Sandbox for SandboxService {
             .call("OpenPorts", limit, |client, context| async move {
                 client.open_ports(context, &request).await
             });
-        asked.await.map_err(|error| errors::of_agent(&error))
+        let mut open = asked.await.map_err(|error| errors::of_agent(&error))?;
+        open.ports.truncate(MAX_OPEN_PORTS);
+        Ok(open)
     }
 
     async fn vm(&self, _: &TtrpcContext, _: VmRequest) -> ttrpc::Result<VmResponse> {

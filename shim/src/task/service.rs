@@ -20,7 +20,7 @@ use super::state::Shim;
 use super::steps::{running, status};
 use super::update::Update;
 use super::{errors, metrics};
-use crate::agent::CALL_LIMIT;
+use crate::agent::{CALL_LIMIT, MAX_PROCESSES};
 use crate::handover;
 use crate::holder::Network;
 use crate::hooks::Moment;
@@ -226,6 +226,7 @@ impl Task for Service {
             processes: list
                 .processes
                 .iter()
+                .take(MAX_PROCESSES)
                 .map(|process| process_info(process.pid, &process.exec_id))
                 .collect(),
             ..Default::default()
@@ -294,8 +295,12 @@ impl Task for Service {
         let container = self.shim.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         running(&container, &process)?;
-        self.deliver(&container, &process, request.signal, request.all)
-            .await?;
+        let delivered = self.deliver(&container, &process, request.signal, request.all);
+        tokio::select! {
+            delivered = delivered => delivered?,
+            // Whatever its guest answers, or does not.
+            _ = process.wait() => {}
+        }
         Ok(api::Empty::default())
     }
 

@@ -19,11 +19,14 @@ use super::process::{Process, KILLED_STATUS};
 use super::vm_end;
 use crate::cgroup::Cgroup;
 use crate::lower::PodMember;
+use crate::pace::Pace;
 use crate::report::chain;
 use crate::sandbox::Sandbox;
 
 /// How long the guest has to sync and power off when its last container goes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+/// Events of an agent in a second, after as many at once: there are few, unless it makes them up.
+const EVENTS_PER_SECOND: u32 = 20;
 /// After an agent's event that can't be read.
 const EVENT_RETRY: Duration = Duration::from_secs(1);
 
@@ -299,6 +302,7 @@ impl Shim {
     async fn follow_events(self: Arc<Self>, sandbox: Arc<Sandbox>) {
         let mut after = 0;
         let mut watching = false;
+        let mut pace = Pace::per_second(EVENTS_PER_SECOND);
         while sandbox.vm().end_so_far().is_none() {
             let request = NextEventRequest {
                 after,
@@ -318,6 +322,7 @@ impl Shim {
                     continue;
                 }
             };
+            pace.turn().await;
             after = event.sequence;
             match event.kind {
                 Some(event::Kind::Oom(oom)) => {

@@ -38,6 +38,9 @@ use crate::vmm::UidLease;
 /// host wait for each other.
 const START_LIMIT: Duration = Duration::from_secs(180);
 const SIGKILL: u32 = libc::SIGKILL as u32;
+/// How long a container's first process may take to end after SIGKILL. A kernel that writes back what it has
+/// first may need a while; one that lies, or stands still, would need for ever.
+const KILL_LIMIT: Duration = Duration::from_secs(15);
 /// File in the sandbox's runtime directory that takes the boot's timeline.
 const TRACE_FILE: &str = "trace.json";
 
@@ -308,6 +311,9 @@ impl Service {
             ..SignalProcessRequest::default()
         };
         let created = process.phase() == Phase::Created;
+        if signal == SIGKILL && process.exec_id.is_empty() {
+            insist(container, process);
+        }
         container
             .sandbox
             .agent()
@@ -375,7 +381,7 @@ impl Service {
         let path = container.sandbox.dir().join(TRACE_FILE);
         let written = serde_json::to_vec(&marks)
             .map_err(std::io::Error::from)
-            .and_then(|json| std::fs::write(&path, json));
+            .and_then(|json| crate::private::write(&path, json));
         if let Err(error) = written {
             tracing::warn!(?path, %error, "the boot's timeline is lost");
         }
@@ -448,6 +454,19 @@ pub(super) async fn connect(
     Connected::new(sandbox.vm(), endpoints, terminal)
         .await
         .map_err(|error| errors::failed(&error))
+}
+
+/// Where SIGKILL has no effect the VM ends, and all that is in it.
+fn insist(container: &Arc<Container>, process: &Arc<Process>) {
+    let (container, process) = (Arc::clone(container), Arc::clone(process));
+    tokio::spawn(async move {
+        let ended = tokio::time::timeout(KILL_LIMIT, process.wait()).await;
+        if ended.is_err() {
+            let id = &container.id;
+            tracing::warn!(id, "SIGKILL had no effect: the VM is ended");
+            container.sandbox.vm().kill();
+        }
+    });
 }
 
 pub(super) fn reference(container: &Container, process: &Process) -> ProcessRef {

@@ -14,7 +14,7 @@ pub(super) fn keep(container: &Container, reason: &str) {
         return;
     }
     let text: String = reason.trim().chars().take(MAX_CHARS).collect();
-    if let Err(error) = std::fs::write(&path, text) {
+    if let Err(error) = crate::private::write(&path, text) {
         tracing::warn!(?path, %error, "the reason of the VM's end is lost");
     }
 }

@@ -172,6 +172,7 @@ async fn boot(
         console: None,
         shares: &[],
         id_maps: None,
+        device_nodes: false,
         taps: Vec::new(),
         vhost_net: false,
         foreign: None,

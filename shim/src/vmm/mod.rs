@@ -47,6 +47,15 @@ pub struct VmEnd {
 
 impl fmt::Display for VmEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.tell(&mut text)?;
+        // A part of it is the guest's, and all of it that of a VMM which was taken over.
+        f.write_str(&hull_vm_config::plain(&text))
+    }
+}
+
+impl VmEnd {
+    fn tell(&self, f: &mut impl fmt::Write) -> fmt::Result {
         match (&self.reason, &self.status) {
             (Some(reason), _) => {
                 let reason = reason.to_string();

@@ -14,6 +14,9 @@ use super::notice::{Notice, Place, Role, ON_CHILD, OVERFLOW, RENAME};
 
 /// Most inodes that a guest's kernel may watch, by whatever names.
 pub(super) const MAX_WATCHES: usize = 8192;
+/// Most numbers by which a guest may watch one inode of the host: it has one for each mount that shows it. A
+/// guest makes numbers up, and each event is told to all.
+pub(super) const MAX_ALIASES: usize = 64;
 /// Cookies of the host's renamings: the guest's kernel counts its own from 1.
 const FIRST_COOKIE: u32 = 0x8000_0000;
 
@@ -92,7 +95,9 @@ impl Table {
         opened: Opened,
         path: &Path,
     ) -> Result<(), Full> {
-        if MAX_WATCHES <= self.inodes.len() {
+        let known = self.watched.get(&opened.identity);
+        let aliases = known.map_or(0, |watched| watched.inodes.len());
+        if MAX_WATCHES <= self.inodes.len() || MAX_ALIASES <= aliases {
             return Err(Full);
         }
         let watched = self

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Command;
 
 use hull_protocol::watch::{Event, EVENT_BYTES};
@@ -159,22 +160,27 @@ fn both_halves_of_a_renaming_have_one_cookie() {
 #[test]
 fn a_guest_has_a_bounded_number_of_watches() {
     let directory = tempfile::tempdir().unwrap();
-    File::create(directory.path().join("f")).unwrap();
     let root = root(&directory);
     let mut table = Table::default();
-    let mut add = |node| {
-        let opened = super::open(&root, Path::new("f")).unwrap();
-        table.add(inode(node), mask::MODIFY, opened, Path::new("f"))
+    let mut add = |node: usize, file: usize| {
+        let path = PathBuf::from(file.to_string());
+        File::create(directory.path().join(&path)).unwrap();
+        let opened = super::open(&root, &path).unwrap();
+        table.add(inode(node as u64), mask::MODIFY, opened, &path)
     };
+    // One file has a bounded number of names in the guest.
     for node in 0..MAX_WATCHES {
-        add(node as u64).unwrap();
+        add(node, node / MAX_ALIASES).unwrap();
+        if node + 1 == MAX_ALIASES {
+            assert_eq!(add(usize::MAX, 0), Err(Full));
+        }
     }
-    assert_eq!(add(u64::MAX), Err(Full));
-    for node in 1..MAX_WATCHES {
-        assert!(table.remove(inode(node as u64)).is_none());
+    assert_eq!(add(usize::MAX, MAX_WATCHES), Err(Full));
+    for node in 0..MAX_WATCHES {
+        let last = node % MAX_ALIASES == MAX_ALIASES - 1;
+        assert_eq!(table.remove(inode(node as u64)).is_some(), last);
     }
     assert!(table.remove(inode(u64::MAX)).is_none() && !table.change(inode(7), 1));
-    assert!(table.remove(inode(0)).is_some());
     assert_eq!(table.len(), 0);
 }
 

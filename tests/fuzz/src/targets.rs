@@ -24,6 +24,11 @@ pub(super) const ALL: &[Target] = &[
         "a guest's registers, rings and memory",
         hull_vmm::devices::fuzz::guest,
     ),
+    target(
+        "shares",
+        "both sides of a shared directory",
+        hull_vmm::devices::fuzz::share,
+    ),
     target("control", "packets of the VMM's control socket", control),
     target("vm_config", "the VMM's configuration", vm_config),
     target("agent", "an agent's answers", agent_messages),
@@ -46,6 +51,11 @@ pub(super) const ALL: &[Target] = &[
         "manifests, indexes and configurations",
         hull_image::fuzz::manifest,
     ),
+    target(
+        "archive",
+        "archives that are loaded",
+        hull_image::fuzz::archive,
+    ),
     target("reference", "names of images", hull_image::fuzz::reference),
     target(
         "challenge",
@@ -56,6 +66,11 @@ pub(super) const ALL: &[Target] = &[
         "create",
         "bodies of the Docker API",
         hull_engine::fuzz::create,
+    ),
+    target(
+        "bodies",
+        "bodies of other calls of the Docker API",
+        hull_engine::fuzz::bodies,
     ),
     target("dns", "questions about names", hull_engine::fuzz::dns),
     target(
@@ -96,8 +111,7 @@ fn agent_messages(data: &[u8]) {
     // Whether it is one does not matter: it must end.
     let _ = agent::HelloResponse::parse_from_bytes(data);
     let _ = agent::WaitProcessResponse::parse_from_bytes(data);
-    let _ = agent::ListProcessesResponse::parse_from_bytes(data);
-    let _ = agent::StatsContainerResponse::parse_from_bytes(data);
+    hull_shim::fuzz::agent(data);
     let _ = agent::ClockResponse::parse_from_bytes(data);
     let _ = agent::DiagnoseResponse::parse_from_bytes(data);
     let _ = agent::Event::parse_from_bytes(data);

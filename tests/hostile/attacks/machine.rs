@@ -114,6 +114,18 @@ pub(super) const ATTACKS: &[Attack] = &[
         },
     ),
     ends(
+        "last_words_that_are_no_text",
+        "a vCPU triple-faulted",
+        "console",
+        "20,000 control characters on the serial port, then a fault without a handler",
+        |code| {
+            code.repeat(20_000, |code| {
+                code.out(0x3f8, 1);
+            })
+            .triple_fault();
+        },
+    ),
+    ends(
         "interrupt_that_cannot_be_masked",
         "a vCPU triple-faulted",
         "vCPU loop",

@@ -64,7 +64,8 @@ fn run() -> ExitCode {
     }
     if !nix::unistd::geteuid().is_root() {
         println!("skipped the escape drill: it needs root");
-        return ExitCode::SUCCESS;
+        let strict = std::env::var_os("HULL_SUITES_STRICT").is_some();
+        return ExitCode::from(u8::from(strict));
     }
     let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
     let outcome = drill().and_then(|rows| {

@@ -14,15 +14,35 @@ case_killed_vmm_ends_its_container() {
     expect_clean_host
 }
 
+# A VMM that stands still is a guest that answers nothing, and does not die of SIGKILL.
+case_a_guest_that_stands_still_can_be_removed() {
+    hull run -d --name t-near "$BUSYBOX" sleep 600 >/dev/null
+    local near
+    near=$(container_vmm)
+    hull run -d --name t-still "$BUSYBOX" sleep 600 >/dev/null
+    kill -STOP "$(pgrep -f "[h]ull-vmm" | grep -vx "$near")"
+    timeout 100 hull rm -f t-still >/dev/null &
+    capture timeout 60 hull exec t-near echo here
+    expect_out $'here\n'
+    capture timeout 60 hull ps -q
+    expect_status 0
+    wait $! || fail "it is not removed: $(hull ps -a)"
+    hull rm -f t-near >/dev/null
+    expect_clean_host
+}
+
+# Its last words are no text for a terminal, and as long as all that is kept of them.
 # Core.
 case_a_guest_that_panics_tells_why() {
-    hull run -d --name t-panic --privileged "$BUSYBOX" \
-        sh -c 'echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 60' >/dev/null
+    hull run -d --name t-panic --privileged "$BUSYBOX" sh -c 'mknod /tmp/h c 229 0
+        head -c 20000 /dev/zero | tr "\0" "\1" >/tmp/h; printf "\33[31mred" >/tmp/h
+        echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 60' >/dev/null
     capture hull wait t-panic
     expect_out $'137\n'
     local reason
     reason=$(hull inspect -f '{{.State.Error}}' t-panic)
     [[ $reason == "the VM ended: "*panic* ]] || fail "the reason is not told: $reason"
+    ! LC_ALL=C grep -q $'[\1\33]' <<<"$reason" || fail "a terminal obeys it: $(cat -v <<<"$reason")"
 }
 
 # Core.

@@ -136,3 +136,21 @@ case_a_container_sees_what_the_host_has_room_for() {
     expect_eq "$(hull exec t-c sh -c 'cat /f; dmesg | grep -c -e "I/O error" -e "EXT4-fs error"')" $'whole\n0' 'the file system'
     expect_eq "$(hull exec t-w cat /v/f)" whole 'the volume'
 }
+
+# A guest's kernel may take back what its file system keeps back, and fill the host: it harms itself alone.
+case_a_guest_that_takes_more_room_than_there_is_harms_itself_alone() {
+    full_start
+    hull pull -q "$BUSYBOX" >/dev/null
+    hull run -d --name t-near --network none "$BUSYBOX" sh -c 'echo whole >/f; sync; exec sleep 600' >/dev/null
+    wait_for 20 hull exec t-near test -s /f
+    hull run -d --name t-greedy --network none --privileged "$BUSYBOX" sleep 600 >/dev/null
+    timeout 120 hull exec t-greedy sh -c '
+        while :; do for f in /sys/fs/ext4/*/reserved_clusters; do echo 0 >"$f"; done; sleep 0.2; done &
+        dd if=/dev/zero of=/big bs=1M count=400; sync' >"$T/greedy" 2>&1 || true
+    [ "$(df -k --output=avail "$T/m" | tail -n 1)" -lt 1024 ] || fail "the host is not full: $(df -k "$T/m"; cat "$T/greedy")"
+    expect_eq "$(hull ps --format '{{.Names}}' | grep -c near)" 1 'the engine'
+    expect_eq "$(hull exec t-near cat /f)" whole "the neighbour's file"
+    timeout 60 hull rm -f t-greedy >/dev/null || fail 'it can not be removed'
+    wait_for 20 hull exec t-near sh -c 'echo more >/g && sync' || hull restart -t 0 t-near >/dev/null
+    expect_eq "$(hull exec t-near sh -c 'cat /f; echo again >/h && sync && cat /h')" $'whole\nagain' 'the neighbour afterwards'
+}

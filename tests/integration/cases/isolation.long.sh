@@ -2,10 +2,13 @@
 # seconds: 3000
 
 case_hostile_guests_end_as_the_table_says() {
-    local suite
-    suite=$(ls -t target/*/deps/hostile-* 2>/dev/null | grep -v '\.d$' | head -n 1)
-    [ -n "$suite" ] || skip "no hostile guests: \`cargo test --no-run -p hull-vmm --test hostile\` builds them"
-    "$suite"
+    . tests/integration/cases/suites.sh
+    suite hostile
+}
+
+case_the_jail_holds_in_every_way() {
+    . tests/integration/cases/suites.sh
+    suite jail
 }
 
 case_many_random_lives_leave_nothing() {

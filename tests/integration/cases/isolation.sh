@@ -20,11 +20,31 @@ case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
     expect_eq "$(cat "$cgroup/memory.max")" $((guest + guest / 128 + (258 << 20))) memory.max
     echo "the VMM's cgroup: $(cat "$cgroup/memory.current") bytes, $(cat "$cgroup/pids.current") threads"
     [ -n "$(cat "$cgroup:virtiofsd/cgroup.procs")" ] || fail "virtiofsd is not in its cgroup"
+    expect_eq "$(cat "$cgroup:virtiofsd/memory.max")" $((2 * guest + (256 << 20))) "virtiofsd's memory.max"
     capture hull doctor --jail t-b
     expect_status 0
     expect_out_has "holds   memory, bytes"
     hull rm -f t-b >/dev/null
     wait_for 10 same_cgroups "$before" || fail "left: $(diff <(echo "$before") <(cgroups))"
+}
+
+# open_to_others DIRECTORY: what other users reach in it, if they may pass through it.
+open_to_others() {
+    find "$1" -mindepth 1 -type d ! -perm /001 -prune -o \
+        \( -type f -perm /004 -o -type d -perm /004 -o -type s -perm /002 \) -printf '%M %P\n'
+}
+
+# A program of root's that sets the user id lies in the volume, a password in the record, the output in the log.
+# Core.
+case_local_users_reach_nothing_of_a_container() {
+    hull run -d --name t-own -e KEY=secret -v t-own:/v "$BUSYBOX" sh -c 'cp /bin/busybox /v/sh; chmod 4755 /v/sh; echo secret; sleep 600' >/dev/null
+    expect_eq "$(stat -c %a "$HARNESS/state")" 700 'the state directory'
+    expect_eq "$(stat -c %a "$HARNESS/run")" 711 'the runtime directory'
+    open_to_others "$HARNESS/run" >"$T/open"
+    expect_eq "$(cat "$T/open")" '' 'what others may read, list or connect to in the runtime directory'
+    hull rm -f t-own >/dev/null
+    hull volume rm t-own >/dev/null
+    expect_clean_host
 }
 
 # Core.

@@ -53,6 +53,15 @@ case_kill_9_of_the_vmm_in_every_state_leaves_nothing() { victim=vmm kill_in crea
 # With a container that has stopped its holder is gone.
 case_kill_9_of_the_holder_in_every_state_leaves_nothing() { victim=holder kill_in created running paused; }
 
+case_a_guest_that_does_not_answer_is_removed_by_force() {
+    make_bundle b '.process.args = ["sleep", "1000"]'
+    to_state running f1
+    kill -STOP "$(pid_of vmm f1)"
+    capture runtime delete --force f1
+    expect_status 0
+    expect_nothing_left
+}
+
 case_a_hook_that_hangs_is_ended_by_its_timeout_or_by_a_delete() {
     make_bundle b '.process.args = ["true"] | .hooks = {createRuntime: [{path: "/bin/sh", args: ["sh", "-c", "sleep 1000 & wait"], timeout: 1}]}'
     capture timeout 60 hull-runtime --root "$RUNTIME_ROOT" run -b "$T/b" h1

@@ -336,3 +336,36 @@ None
 "
     rm -rf "$dir"
 }
+
+# The guest's kernel is asked for it in every way that a container with all rights has.
+case_a_read_only_share_stays_so_for_a_guest_with_all_rights() {
+    mkdir -p "$T/d/sub"
+    echo one >"$T/d/f"
+    local before
+    before=$(cd "$T/d" && find . -printf '%p %m %s %T@\n' | sort)
+    capture hull run --rm --privileged -v "$T/d:/d:ro" "$BUSYBOX" sh -c '
+        try() { sh -c "$1" 2>/dev/null && echo "worked: $1"; }
+        mount -o remount,rw /d; mount -o remount,rw,bind /d
+        mkdir -p /m; mount -t virtiofs hull /m && echo mounted
+        for f in /d/f $(find /m -name f); do
+            try "echo x >$f"; try "chmod 777 $f"; try "chown 7 $f"; try "rm -f $f && [ ! -e $f ]"; try "mv $f $f.new"
+            try "echo x >${f%/f}/g"; try "mkdir ${f%/f}/made"; try "rmdir ${f%/f}/sub"; try "ln -s x ${f%/f}/link"; try "mknod ${f%/f}/node b 8 0"
+        done'
+    expect_out $'mounted\n'
+    expect_eq "$(cd "$T/d" && find . -printf '%p %m %s %T@\n' | sort)" "$before" 'the directory on the host'
+}
+
+# Device nodes are for containers that may make them, whatever their kernel wants.
+case_device_nodes_on_the_host_are_for_containers_that_may_make_them() {
+    mkdir "$T/d"
+    capture hull run --rm -v "$T/d:/d" "$BUSYBOX" mknod /d/may b 8 0
+    expect_status 0
+    [ -b "$T/d/may" ] || fail 'no node was made'
+    hull run -d --name t-not --cap-drop MKNOD -v "$T/d:/d" "$BUSYBOX" sleep 600 >/dev/null
+    capture hull exec --privileged t-not mknod /d/not b 8 0
+    [ "$status" != 0 ] || fail 'a node was made'
+    capture hull exec t-not sh -c 'mkfifo /d/fifo && echo x >/d/file && chmod 4755 /d/file'
+    expect_status 0
+    expect_eq "$(ls "$T/d" | tr '\n' ' ')" 'fifo file may ' 'on the host'
+    hull rm -f t-not >/dev/null
+}

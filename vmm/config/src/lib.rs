@@ -7,12 +7,14 @@
 
 pub mod control;
 mod slot;
+mod text;
 
 use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
 pub use slot::{Slot, SlotKind, SLOT_COUNT};
+pub use text::plain;
 
 /// Version of [`VmConfig`]'s shape; another one is refused.
 pub const VM_CONFIG_VERSION: u32 = 1;

@@ -18,6 +18,8 @@ use super::{DeviceInputs, Devices, Interrupt, MissingFd, SourceId, TakeFd};
 
 /// Guest memory, in bytes.
 const MEMORY: usize = 1 << 20;
+/// Of what is shared with a server, the rings and the first requests.
+const SHARED_BYTES: usize = 128 << 10;
 /// Steps of one input.
 const MAX_STEPS: usize = 512;
 /// Of a network device of three pairs of queues.
@@ -63,13 +65,7 @@ pub fn guest(data: &[u8]) {
                     .bus()
                     .write(slot.mmio_base() + offset, &value.to_le_bytes());
             }
-            1 => {
-                let (at, length) = (input.long() as usize % MEMORY, input.byte().unwrap_or(0));
-                let bytes = input.bytes(usize::from(length));
-                let room = MEMORY - at;
-                let bytes = &bytes[..bytes.len().min(room)];
-                let _ = memory.write_slice(bytes, GuestAddress(at as u64));
-            }
+            1 => scribble(&memory, MEMORY, &mut input),
             2 => start_driver(&devices, slot, &mut input),
             3 => descriptor(&memory, &mut input),
             4 => {
@@ -87,20 +83,72 @@ pub fn guest(data: &[u8]) {
                     drop(ours);
                 }
             }
-            6 => {
-                devices
-                    .bus()
-                    .write(slot.mmio_base() + reg::QUEUE_NOTIFY, &[0; 4]);
-            }
-            _ => {
-                devices.bus().write(slot.mmio_base() + reg::STATUS, &[0; 4]);
-            }
+            6 => notify(&devices, slot, reg::QUEUE_NOTIFY),
+            _ => notify(&devices, slot, reg::STATUS),
         }
         for _ in 0..TURNS {
             let id = SourceId::new(slot, SourceId::NOTIFIER);
             drop(devices.handle(id, EventSet::IN));
         }
     }
+}
+
+/// Runs one input in which both sides of a shared directory lie: the guest, and the server behind it.
+pub fn share(data: &[u8]) {
+    let Some((mut devices, memory)) = devices() else {
+        return;
+    };
+    let Some((bounce, used)) = devices.attach_fake_fs() else {
+        return;
+    };
+    let mut input = Input(data);
+    let mut answered = vec![0; used.len()];
+    for _ in 0..MAX_STEPS {
+        let Some(kind) = input.byte() else { return };
+        match kind % 7 {
+            0 => start_driver(&devices, Slot::FS, &mut input),
+            1 => descriptor(&memory, &mut input),
+            2 => scribble(&memory, MEMORY, &mut input),
+            3 => scribble(&bounce, SHARED_BYTES, &mut input),
+            4 => {
+                let queue = usize::from(input.byte().unwrap_or_default()) % used.len();
+                answer(&bounce, used[queue], &mut answered[queue], &mut input);
+            }
+            5 => notify(&devices, Slot::FS, reg::QUEUE_NOTIFY),
+            _ => notify(&devices, Slot::FS, reg::STATUS),
+        }
+        for _ in 0..TURNS {
+            let id = SourceId::new(Slot::FS, SourceId::NOTIFIER);
+            drop(devices.handle(id, EventSet::IN));
+        }
+    }
+}
+
+/// Writes bytes of the input at any place.
+fn scribble(memory: &GuestMemoryMmap, size: usize, input: &mut Input<'_>) {
+    let (at, length) = (input.long() as usize % size, input.byte().unwrap_or(0));
+    let bytes = input.bytes(usize::from(length));
+    let bytes = &bytes[..bytes.len().min(size - at)];
+    let _ = memory.write_slice(bytes, GuestAddress(at as u64));
+}
+
+/// The server says that a request has an answer, of any length, and goes ahead by any number.
+fn answer(
+    bounce: &GuestMemoryMmap,
+    (ring, size): (u64, u16),
+    answered: &mut u16,
+    input: &mut Input<'_>,
+) {
+    let place = u64::from(*answered % size);
+    let mut entry = u32::from(input.word()).to_le_bytes().to_vec();
+    entry.extend(input.long().to_le_bytes());
+    let _ = bounce.write_slice(&entry, GuestAddress(ring + 4 + place * 8));
+    *answered = answered.wrapping_add(u16::from(input.byte().unwrap_or(1)));
+    let _ = bounce.write_obj(answered.to_le(), GuestAddress(ring + 2));
+}
+
+fn notify(devices: &Devices, slot: Slot, register: u64) {
+    devices.bus().write(slot.mmio_base() + register, &[0; 4]);
 }
 
 fn devices() -> Option<(Devices, GuestMemoryMmap)> {

@@ -121,6 +121,17 @@ impl Devices {
             .map(drop)
     }
 
+    /// Makes the slot for shared directories one whose server the caller plays.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn attach_fake_fs(&mut self) -> Option<super::fs::Shared> {
+        let mut shared = None;
+        let plugged = self.replug("fs", Slot::FS, |entry, _| {
+            shared = entry.as_fs()?.fake("fuzz").ok();
+            Some(Ok(()))
+        });
+        plugged.ok().and(shared)
+    }
+
     /// Pulls the tap out of a network slot.
     pub fn detach_net(&mut self, slot: Slot) -> Result<Vec<SourceChange>, DeviceError> {
         self.replug_net(slot, net::Net::unplug)

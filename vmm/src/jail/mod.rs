@@ -9,7 +9,7 @@
 //!   empty read-only root                          mount, net, ipc, uts, cgroup namespaces
 //!   groups, gid, uid (capabilities kept)          empty read-only root
 //!   user namespace (maps that uid only)
-//!   both: capabilities, limits, no_new_privs, W^X, death with the parent, Landlock
+//!   both: capabilities, limits, no_new_privs, W^X, no merging of pages, death with the parent, Landlock
 //! ```
 //!
 //! Started as root, the other namespaces belong to the host's user namespace: even full
@@ -73,6 +73,7 @@ pub fn enter(config: &JailConfig) -> Result<JailReport, JailError> {
     prctl::set_no_new_privs().attempt("set no_new_privs")?;
     prctl::set_dumpable(false).attempt("make the process undumpable")?;
     let write_xor_execute = sys::refuse_exec_gain().attempt("refuse executable memory")?;
+    sys::refuse_merging().attempt("keep the memory from being merged with others'")?;
     // After the last change of credentials: each one clears it.
     prctl::set_pdeathsig(Signal::SIGKILL).attempt("set the parent death signal")?;
     host.refuse_orphan()?;

@@ -15,6 +15,25 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     }
 }
 
+/// `PR_SET_MEMORY_MERGE` and its counterpart; Linux 6.4.
+const PR_SET_MEMORY_MERGE: libc::c_int = 67;
+const PR_GET_MEMORY_MERGE: libc::c_int = 68;
+
+/// Takes back a starter's wish, which is inherited, that equal pages be merged: a guest could tell by the
+/// time of a write which pages others have.
+pub(super) fn refuse_merging() -> io::Result<()> {
+    match prctl(PR_SET_MEMORY_MERGE, 0, 0) {
+        Ok(_) => {}
+        // A kernel that merges nobody's pages by such a wish.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match prctl(PR_GET_MEMORY_MERGE, 0, 0)? {
+        0 => Ok(()),
+        _ => Err(io::Error::other("the kernel goes on merging")),
+    }
+}
+
 /// A `prctl` whose arguments are all numbers.
 fn prctl(operation: libc::c_int, argument: u64, argument2: u64) -> io::Result<libc::c_long> {
     // SAFETY: the operations passed by this module take numbers only, no pointer.

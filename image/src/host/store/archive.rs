@@ -248,6 +248,24 @@ fn normalize(path: &[u8]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("/"))
 }
 
+/// Reads any bytes as an archive, and whatever an archive's documents are named like.
+#[cfg(feature = "fuzz")]
+pub(in crate::host) fn fuzz(data: &[u8]) {
+    let Ok(folder) = tempfile::tempdir() else {
+        return;
+    };
+    let Ok(content) = ContentStore::open(folder.path().to_owned()) else {
+        return;
+    };
+    let Ok(archive) = Archive::read(&content, io::Cursor::new(data.to_vec())) else {
+        return;
+    };
+    let names = archive.files.keys().chain(archive.links.keys());
+    for name in names.take(8) {
+        let _ = archive.document(&content, name);
+    }
+}
+
 pub(super) fn not_an_image(reason: String) -> ImageError {
     ImageError::NotAnImage { reason }
 }

@@ -15,6 +15,8 @@
 //! file locks, which end with their holder, so a crash leaves nothing locked.
 
 mod archive;
+#[cfg(feature = "fuzz")]
+pub(super) use archive::fuzz as fuzz_archive;
 mod content;
 mod distribution;
 mod import;

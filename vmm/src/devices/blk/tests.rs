@@ -452,3 +452,46 @@ proptest! {
         }
     }
 }
+
+/// All tables of three extents of up to three sectors, and all ranges of each.
+#[test]
+fn every_small_table_shows_exactly_its_extents() {
+    let lengths = || (1..=3u64).flat_map(|length| (0..3u64).map(move |offset| (offset, length)));
+    let pairs = || lengths().flat_map(|a| lengths().map(move |b| (a, b)));
+    for ((one, two), three) in pairs().flat_map(|pair| lengths().map(move |c| (pair, c))) {
+        let (mut table, mut model) = (ExtentTable::default(), Vec::new());
+        for (file, (offset, length)) in [one, two, three].into_iter().enumerate() {
+            table.push(file, offset * SECTOR, length * SECTOR).unwrap();
+            model.extend((0..length).map(|sector| (file, offset + sector)));
+        }
+        for start in 0..=model.len() {
+            for end in start..=model.len() + 1 {
+                let (from, count) = (start as u64 * SECTOR, (end - start) as u64 * SECTOR);
+                assert_eq!(table.holds(from, count), end <= model.len());
+                let sectors = table.pieces(from, count).flat_map(|piece| {
+                    let sector = move |at| (piece.file, piece.offset / SECTOR + at);
+                    (0..piece.length / SECTOR).map(sector)
+                });
+                let found: Vec<_> = sectors.collect();
+                assert_eq!(found, model[start..end.min(model.len())]);
+            }
+        }
+    }
+}
+
+#[test]
+fn ranges_at_the_end_of_all_numbers_lie_on_no_disk() {
+    let mut table = ExtentTable::default();
+    table.push(0, 0, SECTOR).unwrap();
+    for (start, length) in [
+        (u64::MAX, 1),
+        (u64::MAX - SECTOR, 2 * SECTOR),
+        (1, u64::MAX),
+        (0, u64::MAX),
+    ] {
+        assert!(!table.holds(start, length));
+        assert!(table.pieces(start, length).count() <= 1);
+    }
+    let last = i64::MAX as u64 / SECTOR * SECTOR;
+    assert!(table.push(0, last, SECTOR).is_err());
+}

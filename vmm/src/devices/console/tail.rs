@@ -22,10 +22,10 @@ impl ConsoleTail {
         bytes.extend(output);
     }
 
-    /// What is kept, with everything that is no UTF-8 replaced.
+    /// What is kept, as text for people, which fits into a message of the control socket whatever it is.
     pub fn text(&self) -> String {
         let bytes: Vec<u8> = self.lock().iter().copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        hull_vm_config::plain(&String::from_utf8_lossy(&bytes))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {

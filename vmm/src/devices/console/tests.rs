@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use hull_vm_config::control::{Event, ExitReason, MAX_MESSAGE_BYTES};
+
 use super::{Console, ConsoleTail};
 use crate::devices::testutil::{broken_rings, malformed_chains, Guest, Part};
 
@@ -37,6 +39,21 @@ fn the_tail_keeps_the_last_16_kib() {
     let text = tail.text();
     assert_eq!(text.len(), 16 << 10);
     assert!(text.ends_with("aend"));
+}
+
+#[test]
+fn whatever_the_guest_says_last_fits_into_the_last_message() {
+    for byte in 0..=u8::MAX {
+        let tail = ConsoleTail::default();
+        tail.push(&[byte; 16 << 10]);
+        let reason = ExitReason::Panic { text: tail.text() };
+        let message = serde_json::to_vec(&Event::Exited { reason }).unwrap();
+        assert!(
+            message.len() <= MAX_MESSAGE_BYTES,
+            "{byte:#x}: {}",
+            message.len()
+        );
+    }
 }
 
 #[test]

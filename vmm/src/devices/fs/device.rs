@@ -36,6 +36,10 @@ const BATCH_REQUESTS: usize = 64;
 
 const _: () = assert!(MAX_REQUEST_BYTES * 2 <= Bounce::capacity());
 
+/// What [`Fs::fake`] tells.
+#[cfg(feature = "fuzz")]
+pub(crate) type Shared = (vm_memory::GuestMemoryMmap, Vec<(u64, u16)>);
+
 /// A shared directory, or the place for one.
 pub(crate) struct Fs {
     tag: [u8; TAG_BYTES],
@@ -98,6 +102,18 @@ impl Fs {
             lost: false,
             used: false,
         })
+    }
+
+    /// A shared directory without a server; the memory that is shared with such, and of each queue the place of
+    /// its used ring and its size.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn fake(&mut self, tag: &str) -> io::Result<Shared> {
+        self.tag = padded(tag)?;
+        let used = self
+            .queues
+            .iter()
+            .map(|queue| (queue.layout.used, queue.layout.size));
+        Ok((self.bounce.memory.clone(), used.collect()))
     }
 
     #[cfg(test)]

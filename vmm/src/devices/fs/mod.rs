@@ -16,3 +16,5 @@ mod shadow;
 mod tests;
 
 pub(crate) use device::Fs;
+#[cfg(feature = "fuzz")]
+pub(crate) use device::Shared;

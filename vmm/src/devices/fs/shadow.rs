@@ -303,3 +303,32 @@ pub(super) fn copy_out(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The server's index, at every place of its turn and with jumps of every kind.
+    #[test]
+    fn the_used_index_is_judged_wherever_it_stands() {
+        let mut bounce = Bounce::new().unwrap();
+        let (layout, _) = Layout::at(0, 32);
+        let index = GuestAddress(layout.used + 2);
+        let mut queue = ShadowQueue::new(layout).unwrap();
+        for last in 0..=u16::MAX {
+            queue.last_used = last;
+            for moved in [0, 1, 32, 33, 0x8000, u16::MAX] {
+                let told = last.wrapping_add(moved).to_le();
+                bounce.memory.write_obj(told, index).unwrap();
+                let answer = queue.answer(&mut bounce);
+                let judged = match moved {
+                    0 => matches!(answer, Ok(None)),
+                    1..=32 => matches!(answer, Err(ShadowError::UnknownRequest { .. })),
+                    _ => matches!(answer, Err(ShadowError::Jump { .. })),
+                };
+                assert!(judged, "{moved} from {last}");
+                assert_eq!(queue.last_used, last);
+            }
+        }
+    }
+}
