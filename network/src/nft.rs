@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::{SocketAddrNetlink, NETFILTER};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{sockopt, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use message::{list_rules, messages, transaction, HEADER_BYTES};
 pub use watch::Watch;
@@ -279,9 +279,7 @@ pub fn dropped(family: Family, table: &str) -> io::Result<HashMap<String, u64>> 
 pub fn commit(change: &Change) -> io::Result<()> {
     let socket = connect()?;
     let bytes = transaction(change);
-    // A batch is sent at once, so it has to fit the socket's buffer.
-    let room = bytes.len().saturating_mul(2).max(64 << 10);
-    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, room);
+    make_room(&socket, bytes.len());
     let kernel = SocketAddrNetlink::new(0, 0);
     rustix::net::sendto(&socket, &bytes, SendFlags::empty(), &kernel)?;
     let mut answer = vec![0; ANSWER_BYTES];
@@ -292,6 +290,15 @@ pub fn commit(change: &Change) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// A batch is sent at once, so it has to fit the socket's buffer, also one that is larger than what the
+/// host lets others have (`net.core.wmem_max`): rules of many addresses are.
+fn make_room(socket: &OwnedFd, length: usize) {
+    let room = length.saturating_mul(2).max(64 << 10);
+    let forced = sockopt::set_socket_send_buffer_size_force(socket, room);
+    // Without the privilege what all may have has to do.
+    let _ = forced.or_else(|_| sockopt::set_socket_send_buffer_size(socket, room));
 }
 
 /// `true`: the transaction was applied. `false`: this is no answer.

@@ -1,21 +1,14 @@
 # Networks under load and over time. Numbers are taken from variables, for slow machines.
 # seconds: 6000
+. tests/integration/networks.sh
 
 TRAFFIC=tests/integration/traffic.py
-PYTHON=$REGISTRY/python:latest
-python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 traffic() { python3 "$TRAFFIC" "$@"; }
 guest_traffic() { hull exec -i "$1" python3 - "${@:2}" <"$TRAFFIC"; }
-address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$1"; }
-v6_address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").GlobalIPv6Address}}" "$1"; }
 engine_pid() { cat "$HARNESS/hulld.pid"; }
 open_files() { ls "/proc/$(engine_pid)/fd" | wc -l; }
 conversations() { cat /proc/sys/net/netfilter/nf_conntrack_count; }
 server() { hull run -d --name "$1" "${@:2}" "$PYTHON" sleep 3600 >/dev/null; hull exec -d "$1" python3 -c "$(cat "$TRAFFIC")" serve 7000; }
-web() {
-    hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null
-    hull exec "$1" sh -c 'until [ -s /www/index.html ]; do sleep 0.1; done'
-}
 
 # What there is of the host's network, without what changes with time: counters, addresses whose
 # conversations are counted, which the kernel forgets with these, and how long a router is known.

@@ -1,19 +1,5 @@
 # Networks: reach, names, published ports, isolation.
-
-address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$1"; }
-PYTHON=$REGISTRY/python:latest
-python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
-taps() { ip -o link | grep -E ': h[0-9][0-9a-f]{13}:' || true; }
-web() {
-    hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null
-    hull exec "$1" sh -c 'until [ -s /www/index.html ]; do sleep 0.1; done'
-}
-# The engine is killed, and another one starts.
-next_engine() {
-    kill -9 "$(cat "$HARNESS/hulld.pid")"
-    sleep 1
-    hulld_start
-}
+. tests/integration/networks.sh
 
 # Core.
 case_the_default_network_reaches_host_and_containers() {
@@ -135,7 +121,7 @@ case_egress_policies() {
     web t-in --network t-egress --egress none -p 18082:80
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18082/ | grep -q served'
     capture hull exec t-in sh -c "ping -c 1 -W 2 $gateway >/dev/null || echo not the host; nslookup t-in >/dev/null && echo names; nslookup example.org | grep -c REFUSED"
-    expect_out_has $'not the host\nnames\n'
+    expect_out $'not the host\nnames\n2\n'
     ip link add t-outside type dummy
     ip addr add 10.233.0.1/32 dev t-outside
     capture hull run --rm --network t-egress --egress outside "$BUSYBOX" ping -c 1 -W 2 10.233.0.1
