@@ -10,7 +10,7 @@ mod denied;
 mod forwarding;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Once;
 
 pub use denied::Denied;
@@ -46,6 +46,17 @@ const ARP_SENDER_ADDRESS: u32 = 14;
 /// In an IPv4 or IPv6 packet: its sender.
 const IPV4_SOURCE: u32 = 12;
 const IPV6_SOURCE: u32 = 8;
+/// Where neighbours find each other by IPv6: link-local and multicast addresses (RFC 4291).
+const NEIGHBOURS: [Prefix; 2] = [
+    Prefix {
+        address: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)),
+        length: 10,
+    },
+    Prefix {
+        address: IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
+        length: 8,
+    },
+];
 
 /// Said once, on a kernel that can't count conversations.
 const NO_LIMIT: &str = "the conversations of a container are not limited: that needs the kernel's \
@@ -115,6 +126,7 @@ pub fn between(
         });
         let policies = restricted.iter().flat_map(Restricted::input);
         let mut rules: Vec<Rule> = each(&closed_to_others);
+        rules.extend(each(&kept_inside));
         rules.extend(crowded.into_iter().chain(policies));
         if !rules.is_empty() {
             chains.push(Chain {
@@ -204,6 +216,22 @@ fn closed_to_others(network: &Network) -> Vec<Rule> {
             Test::From(false, "lo".to_owned()),
             Test::NewConversation,
         ])
+    });
+    rules.collect()
+}
+
+/// Who is on an internal network reaches the host at its address there alone, whatever routes it gives
+/// itself.
+fn kept_inside(network: &Network) -> Vec<Rule> {
+    let subnets = network.subnets.iter().filter(|_| network.internal);
+    let rules = subnets.map(|subnet| {
+        let family = Test::family(subnet.address);
+        let mut tests = vec![Test::From(true, network.bridge.clone()), family];
+        let neighbours = NEIGHBOURS.iter().filter(|_| subnet.address.is_ipv6());
+        let inside = std::iter::once(subnet).chain(neighbours);
+        tests.extend(inside.map(|inside| Test::destination(false, *inside)));
+        tests.push(Test::NewConversation);
+        drop_if(tests)
     });
     rules.collect()
 }
@@ -435,6 +463,22 @@ mod tests {
             },
         ];
         insta::assert_debug_snapshot!(between("hull", &networks, &[], None));
+    }
+
+    #[test]
+    fn an_internal_network_reaches_the_host_at_its_own_address() {
+        let inner = network("hull-ab", "172.18.0.1/16 fd00:1::1/64", true);
+        let table = between("hull", &[inner], &[], None);
+        let input = table.chains.iter().find(|chain| chain.name == "input");
+        let [v4, v6] = input.unwrap().rules.as_slice() else {
+            panic!("a rule of each family: {input:?}");
+        };
+        let not_to = |network: &str| Test::destination(false, network.parse().unwrap());
+        assert!(v4.tests.contains(&not_to("172.18.0.0/16")));
+        for inside in ["fd00:1::/64", "fe80::/10", "ff00::/8"] {
+            assert!(v6.tests.contains(&not_to(inside)), "{inside}");
+        }
+        assert_eq!((v4.tests.len(), v6.tests.len()), (4, 6));
     }
 
     #[test]

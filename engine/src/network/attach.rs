@@ -195,9 +195,9 @@ impl Networks {
         let usual_mac = chosen.first().map(pool::mac_of).unwrap_or_default();
         let usual_mac = pool::mac_text(usual_mac);
         let upstreams = owner.upstreams();
-        // On the default network a container asks whom it names. Links, and what a policy of names
-        // opens, are known to ours alone.
-        let needs_ours = !wanted.links.is_empty() || owner.egress.names().next().is_some();
+        // On the default network a container asks whom it names. Links are known to ours alone, and under
+        // a policy no other name server of the host is reached.
+        let needs_ours = !wanted.links.is_empty() || *owner.egress != Egress::All;
         let own_resolver = network.is_builtin() && !upstreams.is_empty() && !needs_ours
             || network.uplink.is_some();
         let options = EndpointOptions::parse(&wanted.driver_opts)?;
@@ -257,7 +257,7 @@ impl Networks {
                 uplink::mtu(netlink, network, on)?,
             ));
         }
-        let mtu = self.mtu(netlink, network);
+        let mtu = self.mtu(netlink, network, state);
         let bridge = Place::Bridge {
             index: self.bridge(netlink, network, mtu, state)?,
             isolated: !network.icc,

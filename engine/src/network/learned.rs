@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use hull_network::egress::{Egress, Pattern};
+use hull_network::egress::{may_be_named, Egress, Pattern};
 use tokio::sync::{mpsc, oneshot};
 
 use super::manage::Networks;
@@ -140,7 +140,8 @@ impl Networks {
         // It may have ended meanwhile.
         if state.live.contains_key(&lesson.owner) {
             let mut new = false;
-            for (address, lifetime) in &lesson.addresses {
+            let told = lesson.addresses.iter();
+            for (address, lifetime) in told.filter(|(address, _)| may_be_named(*address)) {
                 let until = Instant::now() + (*lifetime).clamp(LEAST, MOST);
                 new |= state
                     .learned
