@@ -164,8 +164,10 @@ impl Networks {
         wanted: Vec<PublishedPort>,
         bound: Vec<BoundPort>,
     ) {
+        let room = self.room.for_container();
         let live = Live {
-            published: serve(bound, &endpoints, &self.room),
+            published: serve(bound, &endpoints, &room),
+            room: Some(room),
             wanted,
             endpoints,
             ..Live::default()
@@ -236,10 +238,20 @@ impl Networks {
             .or_default()
             .endpoints
             .push(endpoint.clone());
-        if *owner.egress != Egress::All {
-            self.apply_rules(&mut state)?;
+        if *owner.egress == Egress::All {
+            return Ok(endpoint);
         }
-        Ok(endpoint)
+        match self.apply_rules(&mut state) {
+            Ok(()) => Ok(endpoint),
+            Err(error) => {
+                if let Some(live) = state.live.get_mut(owner.id) {
+                    live.endpoints.retain(|other| other.id != endpoint.id);
+                }
+                drop(state);
+                self.remove_tap(&endpoint.tap);
+                Err(error)
+            }
+        }
     }
 
     /// What an end on a network is plugged into, and the bytes of its packets.
