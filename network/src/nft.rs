@@ -214,15 +214,23 @@ pub struct Table {
     pub name: String,
     /// Sets that its rules use.
     pub sets: Vec<AddressSet>,
-    /// Its chains. Without any, the table is not there.
+    /// Its chains.
     pub chains: Vec<Chain>,
 }
 
 /// One step of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Puts a table in place of the one of its name.
-    Replace(Table),
+    /// Puts other rules into the chains of a table. These stay, and so do its sets with what they
+    /// count; what is not there yet is made.
+    Rewrite(Table),
+    /// Removes a table, if it is there.
+    Clear {
+        /// Its family.
+        family: Family,
+        /// Its name.
+        table: String,
+    },
     /// Adds a table's chains to the ones that are there, each in the place of the one of its name.
     Extend(Table),
     /// Removes a chain, which has to be there, with its rules.

@@ -128,13 +128,11 @@ pub fn between(
         let mut rules: Vec<Rule> = each(&closed_to_others);
         rules.extend(each(&kept_inside));
         rules.extend(crowded.into_iter().chain(policies));
-        if !rules.is_empty() {
-            chains.push(Chain {
-                name: "input".into(),
-                hook: Hook::Input,
-                rules,
-            });
-        }
+        chains.push(Chain {
+            name: "input".into(),
+            hook: Hook::Input,
+            rules,
+        });
         chains.push(Chain {
             name: "postrouting".into(),
             hook: Hook::Postrouting,
@@ -359,15 +357,18 @@ fn guard_v6(own: &[Ipv6Addr]) -> Vec<Rule> {
     rules
 }
 
-/// Puts a network's rules into the kernel, in place of the ones that are there, and lets the host
-/// forward packets.
+/// Puts all networks' rules into the kernel, in place of the ones that are there, and lets the host
+/// forward packets. Conversations that are counted go on being counted.
 pub fn apply(
     table: &str,
     networks: &[Network],
     restricted: &[Restricted],
 ) -> Result<(), RulesError> {
+    if networks.is_empty() {
+        return remove(table, Family::Inet);
+    }
     let write = |limit| {
-        let change = Change::Replace(between(table, networks, restricted, limit));
+        let change = Change::Rewrite(between(table, networks, restricted, limit));
         commit(&change, "write packet rules".into())
     };
     match write(Some(conversations::limit())) {
@@ -411,16 +412,14 @@ pub fn unpin(table: &str, tap: &str) {
 
 /// Removes both tables.
 pub fn clear(table: &str) -> Result<(), RulesError> {
-    for family in [Family::Inet, Family::Netdev] {
-        let empty = Table {
-            family,
-            name: table.to_owned(),
-            sets: Vec::new(),
-            chains: Vec::new(),
-        };
-        commit(&Change::Replace(empty), "remove packet rules".into())?;
-    }
-    Ok(())
+    remove(table, Family::Inet)?;
+    remove(table, Family::Netdev)
+}
+
+fn remove(table: &str, family: Family) -> Result<(), RulesError> {
+    let table = table.to_owned();
+    let change = Change::Clear { family, table };
+    commit(&change, "remove packet rules".into())
 }
 
 fn commit(change: &Change, action: String) -> Result<(), RulesError> {

@@ -565,7 +565,7 @@ case_a_tap_that_is_taken_away() {
 # have theirs. Then it sends its name server what is no question, and questions.
 case_a_guest_that_floods() {
     python_image
-    local all=/proc/sys/net/netfilter/nf_conntrack_max before count
+    local all=/proc/sys/net/netfilter/nf_conntrack_max before count number
     hull run -d --name t-calm "$BUSYBOX" sleep 600 >/dev/null
     before=$(cat "$all")
     echo 4096 >"$all"
@@ -580,6 +580,22 @@ for port in range(20000, 26000):
     except OSError: pass
     one.close()
 '
+    # Its share stays what it is when rules change.
+    for number in 1 2 3; do
+        hull network create t-more$number >/dev/null
+        hull run --rm --network t-more$number "$BUSYBOX" true
+        hull exec t-flood python3 -c '
+import socket, sys
+first = 20000 + 2000 * int(sys.argv[1])
+for port in range(first, first + 2000):
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.bind(("", port))
+    try: one.sendto(b"x", ("10.236.0.1", 9))
+    except OSError: pass
+    one.close()
+' "$((number + 3))"
+        hull network rm t-more$number >/dev/null
+    done
     count=$(cat /proc/sys/net/netfilter/nf_conntrack_count)
     hull exec t-calm ping -c 1 -W 5 172.17.0.1 >/dev/null || fail 'a neighbour is cut off'
     echo "$before" >"$all"
