@@ -75,6 +75,9 @@ case_a_flood_of_syns() {
             asked=$((asked + 1))
         done
         wait "$flood" || fail "the flood: $(cat "$T/sent")"
+        [ "$(cat "$T/sent")" -ge $((seconds * 100)) ] || fail "this is no flood: $(cat "$T/sent") SYNs in $seconds s"
+        [ "$asked" -ge 3 ] || fail "only $asked questions meanwhile"
+        [ "$peak" -lt 4096 ] || fail "the host keeps $peak conversations in mind"
         echo "$one: $(cat "$T/sent") SYNs, $asked questions answered, $peak conversations at most of 4096"
     done
     echo "$before" >"$most"
@@ -84,10 +87,11 @@ case_a_flood_of_syns() {
     expect_clean_host
 }
 
-# Many connections through a published port, and from a container to the host.
+# Many connections through a published port, and from a container to the host. Then as many at once, while
+# another container's port answers.
 case_many_connections() {
     python_image
-    local count=${HULL_CONNECTIONS:-10000} files
+    local count=${HULL_CONNECTIONS:-10000} together=${HULL_TOGETHER:-10000} files
     server t-many -p 18202:7000 --ulimit nofile=4096:4096
     wait_for 20 traffic connect 127.0.0.1 18202 1 >/dev/null
     files=$(open_files)
@@ -99,6 +103,19 @@ case_many_connections() {
     expect_eq "$(guest_traffic t-many connect 172.17.0.1 18203 "$count")" "$count" 'answers outward'
     kill "$pid"
     hull rm -f t-many >/dev/null
+    web t-other -p 18208:80
+    hull run -d --name t-hold -p 18207:7001 --ulimit nofile=30000:30000 "$PYTHON" python3 -c "$(cat "$TRAFFIC")" hold 7001 >/dev/null
+    wait_for 20 traffic connect 127.0.0.1 18207 1 >/dev/null
+    ulimit -n 30000
+    traffic together 127.0.0.1 18207 "$together" >"$T/together" &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        curl -s --max-time 20 http://127.0.0.1:18208/ | grep -q served || fail 'another container is not reached meanwhile'
+        sleep 1
+    done
+    wait "$pid" || true
+    expect_eq "$(cat "$T/together")" "$together" 'connections that are open at once'
+    hull rm -f t-hold t-other >/dev/null
     expect_clean_host
 }
 
@@ -139,22 +156,18 @@ case_transfers_arrive_whole() {
 # Questions and what is none, from a guest: each question is answered, and the server is as large as before.
 case_many_questions() {
     python_image
-    local count=${HULL_QUESTIONS:-12500} before
+    local count=${HULL_QUESTIONS:-12500} rate=${HULL_QUESTION_RATE:-200} before
     hull network create --ipv6 --subnet 10.239.0.0/24 --subnet fd00:239::/64 t-ask >/dev/null
     hull run -d --name t-ask --network t-ask "$PYTHON" sleep 3600 >/dev/null
     guest_traffic t-ask questions 10.239.0.1 100 t-ask >/dev/null
     before=$(awk '$1 == "VmRSS:" { print $2 }' "/proc/$(engine_pid)/status")
-    expect_eq "$(guest_traffic t-ask questions 10.239.0.1 "$count" t-ask)" "$((count - count / 5)) of $((count - count / 5))" answers
+    expect_eq "$(guest_traffic t-ask questions 10.239.0.1 "$count" t-ask 2>"$T/rate")" "$((count - count / 5)) of $((count - count / 5))" answers
+    echo "$(cat "$T/rate") answers in a second"
+    [ "$(cat "$T/rate")" -ge "$rate" ] || fail "that is fewer than $rate"
     [ "$(awk '$1 == "VmRSS:" { print $2 }' "/proc/$(engine_pid)/status")" -lt $((before + 16384)) ] || fail 'the name server grew'
     hull rm -f t-ask >/dev/null
     hull network rm t-ask >/dev/null
     expect_clean_host
-}
-
-next_engine() {
-    kill -9 "$(engine_pid)" 2>/dev/null
-    sleep 0.2
-    hulld_start
 }
 
 networks_of() { hull inspect t-cut | jq -r '.[0].NetworkSettings.Networks | keys | join(" ")'; }
@@ -200,5 +213,56 @@ case_killed_while_networks_change() {
     hull rm -f t-cut >/dev/null
     hull network rm t-cut >/dev/null
     expect_eq "$(ip -o link | grep -E ': h[0-9][0-9a-f]{13}:')" '' 'taps left'
+    expect_clean_host
+}
+
+# All of many find each other by name.
+case_many_containers_find_each_other() {
+    local count=${HULL_MANY:-100} number
+    hull network create --subnet 10.251.0.0/24 t-many >/dev/null
+    for ((number = 1; number <= count; number++)); do
+        hull run -d --name t-m$number --network t-many -m 32m "$BUSYBOX" sleep 7200 >/dev/null || fail "container $number"
+    done
+    for ((number = 1; number <= count; number++)); do
+        expect_eq "$(hull exec t-m$number sh -c "for n in \$(seq $count); do ping -c 1 -W 10 t-m\$n >/dev/null 2>&1 && echo; done | wc -l")" "$count" "answers to t-m$number"
+    done
+    for ((number = 1; number <= count; number++)); do hull rm -f t-m$number >/dev/null; done
+    hull network rm t-many >/dev/null
+    expect_clean_host
+}
+
+# Networks come and go while bytes move.
+case_networks_change_under_load() {
+    python_image
+    local bytes=${HULL_TRANSFER_BYTES:-268435456} number pid other
+    hull network create --subnet 10.252.0.0/24 t-load >/dev/null
+    hull network create --subnet 10.253.0.0/24 t-more >/dev/null
+    server t-serve --network t-load -p 18261:7000
+    server t-peer --network t-load
+    wait_for 20 traffic connect 127.0.0.1 18261 1 >/dev/null
+    traffic get 127.0.0.1 18261 "$bytes" >"$T/port" &
+    pid=$!
+    guest_traffic t-peer put "$(address_of t-serve t-load)" 7000 "$bytes" >"$T/peer" &
+    other=$!
+    for number in 1 2 3 4 5; do
+        hull network connect t-more t-serve || fail "connect $number"
+        hull exec t-serve python3 -c 'import os; assert len(os.listdir("/sys/class/net")) == 3' || fail "interfaces $number"
+        hull network disconnect t-more t-serve || fail "disconnect $number"
+    done
+    wait "$pid" || true
+    wait "$other" || true
+    expect_eq "$(cat "$T/port" "$T/peer")" $'same\nsame' 'transfers meanwhile'
+    # The network itself goes and comes while somebody asks.
+    for number in 1 2 3; do
+        traffic get 127.0.0.1 18261 "$bytes" >/dev/null 2>&1 &
+        pid=$!
+        sleep 1
+        hull network disconnect t-load t-serve && hull network connect t-load t-serve || fail "again $number"
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+        wait_for 20 traffic connect 127.0.0.1 18261 10 >/dev/null || fail "no answer after change $number"
+    done
+    hull rm -f t-serve t-peer >/dev/null
+    hull network rm t-load t-more >/dev/null
     expect_clean_host
 }
