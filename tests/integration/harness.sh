@@ -122,7 +122,7 @@ stop_jobs() { jobs -p | grep -vx "$(cat "$HARNESS/hulld.pid")" | xargs -r kill 2
 case_leftovers() {
     local kind
     hull ps -aq --filter "name=^t-" 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1
-    hull network ls --format '{{.Name}}' --filter "name=^t-" 2>/dev/null | xargs -r hull network rm >/dev/null 2>&1
+    hull network ls --format '{{.Name}}' 2>/dev/null | grep '^t-' | xargs -r hull network rm >/dev/null 2>&1
     ip netns list 2>/dev/null | awk '/^t-/ { print $1 }' | while read -r kind; do
         ip netns pids "$kind" | xargs -r kill -9 2>/dev/null
         ip netns del "$kind"

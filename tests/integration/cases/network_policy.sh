@@ -209,7 +209,7 @@ case_rules_of_who_was_lost_are_gone() {
     hull network create --subnet 10.248.9.0/24 t-lost >/dev/null
     id=$(hull run -d --name t-gone --network t-lost --egress none "$BUSYBOX" sleep 600)
     kill -9 "$(cat "$HARNESS/hulld.pid")"
-    ps -eo pid,args | awk -v id="$id" '/shim-hull-v2/ && index($0, id) { print $1 }' | xargs -r kill -9
+    pgrep -f "shim-hull-v2.*$id" | xargs -r kill -9 || true
     sleep 2
     hulld_start
     hull rm -f t-gone >/dev/null
@@ -235,7 +235,8 @@ case_others_rules_stay_as_they_are() {
     nft delete table netdev "$own"
     wait_for 10 sh -c "nft list table netdev $own 2>/dev/null | grep -q 'drop comment \"h'" || fail 'pins do not come back'
     hull exec t-web sh -c 'ip addr add 10.255.1.77/24 dev eth0; ping -c 1 -W 2 -I 10.255.1.77 192.0.2.2' >/dev/null && fail 'another address is let out after a flush'
-    hull exec t-web ping -c 1 -W 5 -I 10.255.1.2 192.0.2.2 >/dev/null || fail 'its own address is not let out'
+    # What was asked from the wrong address has no answer for some seconds, whoever asks.
+    hull exec t-web sh -c 'ip addr del 10.255.1.77/24 dev eth0; ping -c 6 -W 5 192.0.2.2' >/dev/null || fail 'its own address is not let out'
     nft delete table inet "$own"
     wait_for 10 nft list table inet "$own" >/dev/null || fail 'rules do not come back'
     curl -s --max-time 5 http://127.0.0.1:18262/ | grep -q served || fail 'no port after a flush'
