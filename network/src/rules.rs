@@ -22,6 +22,8 @@ use crate::nft::{
 use crate::pool::link_local_of;
 use crate::Prefix;
 
+/// The host's loopback interface.
+const LOOPBACK: &str = "lo";
 /// EtherTypes.
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
@@ -211,7 +213,7 @@ fn closed_to_others(network: &Network) -> Vec<Rule> {
             Test::family(subnet.address),
             Test::destination(true, *subnet),
             Test::From(false, network.bridge.clone()),
-            Test::From(false, "lo".to_owned()),
+            Test::From(false, LOOPBACK.to_owned()),
             Test::NewConversation,
         ])
     });
@@ -242,6 +244,8 @@ fn masquerade(network: &Network) -> Vec<Rule> {
                 Test::family(subnet.address),
                 Test::source(true, *subnet),
                 Test::To(false, network.bridge.clone()),
+                // What the host sends itself has the right address already.
+                Test::To(false, LOOPBACK.to_owned()),
             ],
             verdict: Verdict::Masquerade,
             owner: String::new(),

@@ -55,14 +55,16 @@ case_cycles_leave_nothing() {
 # host keeps few conversations in mind. Refused ones are not counted, and the kernel makes room of them.
 case_a_flood_of_syns() {
     python_image
-    local seconds=${HULL_FLOOD_SECONDS:-30} end most=/proc/sys/net/netfilter/nf_conntrack_max before peak asked one flood
+    local seconds=${HULL_FLOOD_SECONDS:-30} end table=/proc/sys/net/netfilter before peak asked one flood
     hull network create --subnet 10.237.0.0/24 t-syn >/dev/null
     hull run -d --name t-syn --network t-syn "$PYTHON" sleep 3600 >/dev/null
     web t-calm -p 18201:80
     hull run -d --name t-asks "$BUSYBOX" sleep 3600 >/dev/null
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18201/ | grep -q served' || fail 'no answer before the flood'
-    before=$(cat "$most")
-    echo 4096 >"$most"
+    # Room is made in a few buckets, so there are as few for as many conversations as is usual.
+    before=$(cat "$table/nf_conntrack_max" "$table/nf_conntrack_buckets")
+    echo 4096 >"$table/nf_conntrack_buckets"
+    echo 4096 >"$table/nf_conntrack_max"
     # A port of hulld, one of nobody, and an address that nobody answers at.
     for one in '10.237.0.1 18201' '10.237.0.1 9' '192.0.2.1 80'; do
         guest_traffic t-syn syn $one "$seconds" >"$T/sent" 2>&1 &
@@ -79,7 +81,8 @@ case_a_flood_of_syns() {
         [ "$asked" -ge 3 ] || fail "only $asked questions meanwhile"
         echo "$one: $(cat "$T/sent") SYNs, $asked questions answered, $peak conversations at most of 4096"
     done
-    echo "$before" >"$most"
+    echo "${before#*$'\n'}" >"$table/nf_conntrack_buckets"
+    echo "${before%$'\n'*}" >"$table/nf_conntrack_max"
     hull exec t-syn true || fail 'the flooder itself is gone'
     hull rm -f t-syn t-calm t-asks >/dev/null
     hull network rm t-syn >/dev/null

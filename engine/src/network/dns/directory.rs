@@ -118,8 +118,7 @@ impl Directory {
             ..Asker::default()
         };
         let known = content.askers.get(&address).cloned();
-        // What the host sends itself may come from its loopback address, and nobody else's does.
-        known.or_else(|| (address == own || address.is_loopback()).then(host))
+        known.or_else(|| (address == own).then(host))
     }
 
     /// The answer for a name of a network; `None`: it is somebody else's.
@@ -353,7 +352,7 @@ mod tests {
         let directory = directory();
         let asker = |peer: &str| directory.asker(peer.parse().unwrap(), "one", SERVER);
         assert!(asker("10.0.0.77").is_none() && asker("fe80::1").is_none());
-        for known in ["10.0.0.1", "127.0.0.1", "10.9.0.2"] {
+        for known in ["10.0.0.1", "10.9.0.2"] {
             assert!(asker(known).is_some(), "{known}");
         }
     }
