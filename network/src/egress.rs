@@ -15,20 +15,48 @@ const DNS: u16 = 53;
 /// Protocol number of ICMPv6, and its types by which neighbours find each other (RFC 4861).
 const ICMPV6: u8 = 58;
 const NEIGHBOUR_TYPES: [u8; 2] = [135, 136];
-/// Where clouds answer with their machines' secrets: IPv4's link-local addresses (RFC 3927), and
-/// the address that is used for it where there is only IPv6.
-const SECRETS: [Prefix; 2] = [
-    Prefix {
-        address: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)),
-        length: 16,
-    },
-    Prefix {
-        address: IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-        length: 128,
-    },
+/// Where clouds answer with their machines' secrets.
+const SECRETS: [Prefix; 8] = [
+    // IPv4's link-local addresses (RFC 3927), which nearly all use.
+    v4([169, 254, 0, 0], 16),
+    // Azure.
+    v4([168, 63, 129, 16], 32),
+    // Alibaba.
+    v4([100, 100, 100, 200], 32),
+    // Oracle.
+    v4([192, 0, 0, 192], 32),
+    // Amazon: of machines, of containers, of pods.
+    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
+    // Google.
+    v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+    // Scaleway.
+    v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128),
+    // Akamai.
+    v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1], 128),
 ];
 /// Most entries of a list.
 const MAX_ENTRIES: usize = 256;
+
+const fn v4([a, b, c, d]: [u8; 4], length: u8) -> Prefix {
+    Prefix {
+        address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        length,
+    }
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> Prefix {
+    Prefix {
+        address: IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h)),
+        length,
+    }
+}
+
+/// Whether what a name has may be opened because the name is allowed. Its owner says what it has, so
+/// that is never where clouds answer with secrets, nor an address that is nobody's outside.
+pub fn may_be_named(address: IpAddr) -> bool {
+    let secret = || SECRETS.iter().any(|secret| secret.contains(address));
+    !address.is_loopback() && !address.is_multicast() && !address.is_unspecified() && !secret()
+}
 
 /// A policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +64,7 @@ pub enum Egress {
     /// To anywhere.
     #[default]
     All,
-    /// To anywhere but the host itself and link-local addresses.
+    /// To anywhere but the host itself and where clouds answer with secrets.
     Outside,
     /// To nowhere.
     None,
@@ -261,6 +289,9 @@ pub struct Restricted {
     pub address: IpAddr,
     /// Its policy.
     pub egress: Egress,
+    /// The name server of its network. Others that the host has may ask the world for whoever asks
+    /// them.
+    pub name_server: Option<IpAddr>,
     /// Packets that it was denied so far, by rules between networks. One of a tap's addresses
     /// carries them.
     pub denied: u64,
@@ -331,17 +362,18 @@ impl Restricted {
             .into()
     }
 
-    /// For packets to the host itself: only its name server.
+    /// For packets to the host itself: only the name server of its network.
     pub(crate) fn input(&self) -> Vec<Rule> {
         if self.egress == Egress::All {
             return Vec::new();
         }
-        let mut rules: Vec<Rule> = [TCP, UDP]
-            .map(|protocol| {
-                let tests = vec![Test::Transport(protocol), to_port(DNS)];
-                self.rule(tests, Verdict::Accept)
-            })
-            .into();
+        let server = self
+            .name_server
+            .filter(|server| server.is_ipv4() == self.address.is_ipv4());
+        let mut rules: Vec<Rule> = server
+            .into_iter()
+            .flat_map(|server| self.open(Prefix::host(server), Some(DNS)))
+            .collect();
         if self.address.is_ipv6() {
             // Without them it reaches nobody, the name server included.
             rules.extend(NEIGHBOUR_TYPES.map(|kind| {
@@ -442,6 +474,7 @@ mod tests {
             tap: "t".into(),
             address: [172, 17, 0, 2].into(),
             egress: "allow:10.0.0.0/8,1.2.3.4:53,fd00::/8".parse().unwrap(),
+            name_server: Some([172, 17, 0, 1].into()),
             denied: 3,
         };
         let verdicts: Vec<_> = restricted.forward().iter().map(|r| r.verdict).collect();
@@ -451,11 +484,83 @@ mod tests {
         assert_eq!((last.verdict, last.dropped), (Drop, 3));
         let v6 = Restricted {
             address: "fd12::2".parse().unwrap(),
+            name_server: Some("fd12::1".parse().unwrap()),
             ..restricted
         };
         let verdicts: Vec<_> = v6.forward().iter().map(|r| r.verdict).collect();
         assert_eq!(verdicts, [Accept, Drop]);
         // Its name server by UDP and TCP, and neighbours.
         assert_eq!(v6.input().len(), 5);
+        let named = Test::destination(true, "fd12::1/128".parse().unwrap());
+        assert!(v6.input()[..2]
+            .iter()
+            .all(|rule| rule.tests.contains(&named)));
+    }
+
+    #[test]
+    fn only_the_name_server_of_its_family_is_open() {
+        let restricted = Restricted {
+            bridge: "b".into(),
+            tap: "t".into(),
+            address: "fd12::2".parse().unwrap(),
+            egress: Egress::Outside,
+            name_server: Some([172, 17, 0, 1].into()),
+            denied: 0,
+        };
+        // Neighbours, and the end.
+        assert_eq!(restricted.input().len(), 3);
+    }
+
+    #[test]
+    fn outside_is_all_but_where_secrets_are() {
+        let closed = |address: &str| {
+            let restricted = Restricted {
+                bridge: "b".into(),
+                tap: "t".into(),
+                address: address.parse().unwrap(),
+                egress: Egress::Outside,
+                name_server: None,
+                denied: 0,
+            };
+            let rules = restricted.forward();
+            assert!(rules.iter().all(|rule| rule.verdict == Verdict::Drop));
+            rules
+                .into_iter()
+                .filter_map(|rule| rule.tests.last().cloned())
+                .collect::<Vec<_>>()
+        };
+        let to = |networks: &[&str]| {
+            let each = networks.iter().map(|text| text.parse().unwrap());
+            each.map(|network| Test::destination(true, network))
+                .collect::<Vec<_>>()
+        };
+        let v4 = [
+            "169.254.0.0/16",
+            "168.63.129.16/32",
+            "100.100.100.200/32",
+            "192.0.0.192/32",
+        ];
+        assert_eq!(closed("172.17.0.2"), to(&v4));
+        let v6 = [
+            "fd00:ec2::/32",
+            "fd20:ce::254/128",
+            "fd00:42::42/128",
+            "fd00:a9fe:a9fe::1/128",
+        ];
+        assert_eq!(closed("fd12::2"), to(&v6));
+        for named in ["192.0.2.1", "10.0.0.1", "2001:db8::1", "fd12::2"] {
+            assert!(may_be_named(named.parse().unwrap()), "{named}");
+        }
+        for secret in [
+            "169.254.169.254",
+            "100.100.100.200",
+            "fd00:ec2::254",
+            "127.0.0.1",
+            "::1",
+            "224.0.0.1",
+            "0.0.0.0",
+        ] {
+            assert!(!may_be_named(secret.parse().unwrap()), "{secret}");
+        }
     }
 }

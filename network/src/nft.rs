@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::{SocketAddrNetlink, NETFILTER};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{sockopt, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use message::{list_rules, messages, transaction, HEADER_BYTES};
 pub use watch::Watch;
@@ -214,15 +214,23 @@ pub struct Table {
     pub name: String,
     /// Sets that its rules use.
     pub sets: Vec<AddressSet>,
-    /// Its chains. Without any, the table is not there.
+    /// Its chains.
     pub chains: Vec<Chain>,
 }
 
 /// One step of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Puts a table in place of the one of its name.
-    Replace(Table),
+    /// Puts other rules into the chains of a table. These stay, and so do its sets with what they
+    /// count; what is not there yet is made.
+    Rewrite(Table),
+    /// Removes a table, if it is there.
+    Clear {
+        /// Its family.
+        family: Family,
+        /// Its name.
+        table: String,
+    },
     /// Adds a table's chains to the ones that are there, each in the place of the one of its name.
     Extend(Table),
     /// Removes a chain, which has to be there, with its rules.
@@ -279,9 +287,7 @@ pub fn dropped(family: Family, table: &str) -> io::Result<HashMap<String, u64>> 
 pub fn commit(change: &Change) -> io::Result<()> {
     let socket = connect()?;
     let bytes = transaction(change);
-    // A batch is sent at once, so it has to fit the socket's buffer.
-    let room = bytes.len().saturating_mul(2).max(64 << 10);
-    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, room);
+    make_room(&socket, bytes.len());
     let kernel = SocketAddrNetlink::new(0, 0);
     rustix::net::sendto(&socket, &bytes, SendFlags::empty(), &kernel)?;
     let mut answer = vec![0; ANSWER_BYTES];
@@ -292,6 +298,15 @@ pub fn commit(change: &Change) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// A batch is sent at once, so it has to fit the socket's buffer, also one that is larger than what the
+/// host lets others have (`net.core.wmem_max`): rules of many addresses are.
+fn make_room(socket: &OwnedFd, length: usize) {
+    let room = length.saturating_mul(2).max(64 << 10);
+    let forced = sockopt::set_socket_send_buffer_size_force(socket, room);
+    // Without the privilege what all may have has to do.
+    let _ = forced.or_else(|_| sockopt::set_socket_send_buffer_size(socket, room));
 }
 
 /// `true`: the transaction was applied. `false`: this is no answer.

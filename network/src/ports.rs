@@ -210,7 +210,7 @@ impl Bound {
             Self::Sctp(listener, _) => {
                 tokio::spawn(connections::serve(listener, to, room.of_port()))
             }
-            Self::Udp(socket, _) => tokio::spawn(udp::serve(socket, to, room.clone())),
+            Self::Udp(socket, _) => tokio::spawn(udp::serve(socket, to, room.of_port())),
         };
         Published {
             address,
@@ -295,6 +295,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn udp_answers_come_from_the_address_that_was_asked() {
+        let server = UdpSocket::bind(any()).await.unwrap();
+        let target = server.local_addr().unwrap();
+        let port = bind(Protocol::Udp, ([0; 4], 0).into()).await.unwrap();
+        let port = port.serve(vec![target], &Room::default());
+        let client = UdpSocket::bind(any()).await.unwrap();
+        for last in [1, 2, 9] {
+            // It takes answers of this address alone.
+            let asked = SocketAddr::from(([127, 0, 0, last], port.address().port()));
+            client.connect(asked).await.unwrap();
+            client.send(&[last]).await.unwrap();
+            let mut packet = [0; 8];
+            let (length, from) = server.recv_from(&mut packet).await.unwrap();
+            server.send_to(&packet[..length], from).await.unwrap();
+            let answered = tokio::time::timeout(Duration::from_secs(5), client.recv(&mut packet));
+            assert_eq!(answered.await.unwrap().unwrap(), 1);
+            assert_eq!(packet[0], last);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_udp_peer_follows_the_container() {
+        let before = UdpSocket::bind(any()).await.unwrap();
+        let after = UdpSocket::bind(any()).await.unwrap();
+        let target = |socket: &UdpSocket| vec![socket.local_addr().unwrap()];
+        let port = bind(Protocol::Udp, any()).await.unwrap();
+        let port = port.serve(target(&before), &Room::default());
+        let client = UdpSocket::bind(any()).await.unwrap();
+        for server in [&before, &after] {
+            port.retarget(target(server));
+            client.send_to(b"x", port.address()).await.unwrap();
+            let mut packet = [0; 8];
+            let came = tokio::time::timeout(Duration::from_secs(5), server.recv(&mut packet));
+            assert_eq!(came.await.unwrap().unwrap(), 1);
+        }
+    }
+
+    #[tokio::test]
     async fn both_protocol_versions_have_the_same_port() {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let v4 = bind(protocol, ([0; 4], 0).into()).await.unwrap();
@@ -350,7 +388,7 @@ mod tests {
     async fn without_room_a_client_waits_for_another_to_end() {
         let server = TcpListener::bind(any()).await.unwrap();
         let target = server.local_addr().unwrap();
-        let room = Room::of(2, 1);
+        let room = Room::of(2);
         let port = bind(Protocol::Tcp, any()).await.unwrap();
         let port = port.serve(vec![target], &room);
         let mut first = TcpStream::connect(port.address()).await.unwrap();

@@ -10,7 +10,7 @@ mod denied;
 mod forwarding;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Once;
 
 pub use denied::Denied;
@@ -22,6 +22,8 @@ use crate::nft::{
 use crate::pool::link_local_of;
 use crate::Prefix;
 
+/// The host's loopback interface.
+const LOOPBACK: &str = "lo";
 /// EtherTypes.
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
@@ -46,6 +48,17 @@ const ARP_SENDER_ADDRESS: u32 = 14;
 /// In an IPv4 or IPv6 packet: its sender.
 const IPV4_SOURCE: u32 = 12;
 const IPV6_SOURCE: u32 = 8;
+/// Where neighbours find each other by IPv6: link-local and multicast addresses (RFC 4291).
+const NEIGHBOURS: [Prefix; 2] = [
+    Prefix {
+        address: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)),
+        length: 10,
+    },
+    Prefix {
+        address: IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)),
+        length: 8,
+    },
+];
 
 /// Said once, on a kernel that can't count conversations.
 const NO_LIMIT: &str = "the conversations of a container are not limited: that needs the kernel's \
@@ -115,14 +128,13 @@ pub fn between(
         });
         let policies = restricted.iter().flat_map(Restricted::input);
         let mut rules: Vec<Rule> = each(&closed_to_others);
+        rules.extend(each(&kept_inside));
         rules.extend(crowded.into_iter().chain(policies));
-        if !rules.is_empty() {
-            chains.push(Chain {
-                name: "input".into(),
-                hook: Hook::Input,
-                rules,
-            });
-        }
+        chains.push(Chain {
+            name: "input".into(),
+            hook: Hook::Input,
+            rules,
+        });
         chains.push(Chain {
             name: "postrouting".into(),
             hook: Hook::Postrouting,
@@ -201,9 +213,25 @@ fn closed_to_others(network: &Network) -> Vec<Rule> {
             Test::family(subnet.address),
             Test::destination(true, *subnet),
             Test::From(false, network.bridge.clone()),
-            Test::From(false, "lo".to_owned()),
+            Test::From(false, LOOPBACK.to_owned()),
             Test::NewConversation,
         ])
+    });
+    rules.collect()
+}
+
+/// Who is on an internal network reaches the host at its address there alone, whatever routes it gives
+/// itself.
+fn kept_inside(network: &Network) -> Vec<Rule> {
+    let subnets = network.subnets.iter().filter(|_| network.internal);
+    let rules = subnets.map(|subnet| {
+        let family = Test::family(subnet.address);
+        let mut tests = vec![Test::From(true, network.bridge.clone()), family];
+        let neighbours = NEIGHBOURS.iter().filter(|_| subnet.address.is_ipv6());
+        let inside = std::iter::once(subnet).chain(neighbours);
+        tests.extend(inside.map(|inside| Test::destination(false, *inside)));
+        tests.push(Test::NewConversation);
+        drop_if(tests)
     });
     rules.collect()
 }
@@ -216,6 +244,8 @@ fn masquerade(network: &Network) -> Vec<Rule> {
                 Test::family(subnet.address),
                 Test::source(true, *subnet),
                 Test::To(false, network.bridge.clone()),
+                // What the host sends itself has the right address already.
+                Test::To(false, LOOPBACK.to_owned()),
             ],
             verdict: Verdict::Masquerade,
             owner: String::new(),
@@ -331,15 +361,18 @@ fn guard_v6(own: &[Ipv6Addr]) -> Vec<Rule> {
     rules
 }
 
-/// Puts a network's rules into the kernel, in place of the ones that are there, and lets the host
-/// forward packets.
+/// Puts all networks' rules into the kernel, in place of the ones that are there, and lets the host
+/// forward packets. Conversations that are counted go on being counted.
 pub fn apply(
     table: &str,
     networks: &[Network],
     restricted: &[Restricted],
 ) -> Result<(), RulesError> {
+    if networks.is_empty() {
+        return remove(table, Family::Inet);
+    }
     let write = |limit| {
-        let change = Change::Replace(between(table, networks, restricted, limit));
+        let change = Change::Rewrite(between(table, networks, restricted, limit));
         commit(&change, "write packet rules".into())
     };
     match write(Some(conversations::limit())) {
@@ -383,16 +416,14 @@ pub fn unpin(table: &str, tap: &str) {
 
 /// Removes both tables.
 pub fn clear(table: &str) -> Result<(), RulesError> {
-    for family in [Family::Inet, Family::Netdev] {
-        let empty = Table {
-            family,
-            name: table.to_owned(),
-            sets: Vec::new(),
-            chains: Vec::new(),
-        };
-        commit(&Change::Replace(empty), "remove packet rules".into())?;
-    }
-    Ok(())
+    remove(table, Family::Inet)?;
+    remove(table, Family::Netdev)
+}
+
+fn remove(table: &str, family: Family) -> Result<(), RulesError> {
+    let table = table.to_owned();
+    let change = Change::Clear { family, table };
+    commit(&change, "remove packet rules".into())
 }
 
 fn commit(change: &Change, action: String) -> Result<(), RulesError> {
@@ -435,6 +466,22 @@ mod tests {
             },
         ];
         insta::assert_debug_snapshot!(between("hull", &networks, &[], None));
+    }
+
+    #[test]
+    fn an_internal_network_reaches_the_host_at_its_own_address() {
+        let inner = network("hull-ab", "172.18.0.1/16 fd00:1::1/64", true);
+        let table = between("hull", &[inner], &[], None);
+        let input = table.chains.iter().find(|chain| chain.name == "input");
+        let [v4, v6] = input.unwrap().rules.as_slice() else {
+            panic!("a rule of each family: {input:?}");
+        };
+        let not_to = |network: &str| Test::destination(false, network.parse().unwrap());
+        assert!(v4.tests.contains(&not_to("172.18.0.0/16")));
+        for inside in ["fd00:1::/64", "fe80::/10", "ff00::/8"] {
+            assert!(v6.tests.contains(&not_to(inside)), "{inside}");
+        }
+        assert_eq!((v4.tests.len(), v6.tests.len()), (4, 6));
     }
 
     #[test]

@@ -110,9 +110,24 @@ harness_summary() {
 # Each case has a folder of its own ($T) and its containers are removed at its end.
 case_main() {
     T=$(mktemp -d "$HARNESS/case.XXXXXX")
-    trap '[ $? = 0 ] || tell_ends; hull ps -aq --filter "name=^t-" 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1; rm -rf "$T"' EXIT
+    trap '[ $? = 0 ] || { tell_ends; stop_jobs; }; case_leftovers; rm -rf "$T"' EXIT
     set -e
     "$1"
+}
+
+# Servers that a case has started have the ports of the same case when it is run again; the engine stays.
+stop_jobs() { jobs -p | grep -vx "$(cat "$HARNESS/hulld.pid")" | xargs -r kill 2>/dev/null; }
+
+# Removes what a case made, and did not remove if it failed: others have the same names.
+case_leftovers() {
+    local kind
+    hull ps -aq --filter "name=^t-" 2>/dev/null | xargs -r hull rm -f >/dev/null 2>&1
+    hull network ls --format '{{.Name}}' 2>/dev/null | grep '^t-' | xargs -r hull network rm >/dev/null 2>&1
+    ip netns list 2>/dev/null | awk '/^t-/ { print $1 }' | while read -r kind; do
+        ip netns pids "$kind" | xargs -r kill -9 2>/dev/null
+        ip netns del "$kind"
+    done
+    ip -o link 2>/dev/null | sed -nE 's/^[0-9]+: (t-[^:@]*).*/\1/p' | while read -r kind; do ip link del "$kind" 2>/dev/null; done
 }
 
 # Why VMs ended that nobody ended: a case that failed may have failed by that.
@@ -149,13 +164,15 @@ wait_for() {
     done
 }
 
-# What Hull could leave on a host: its processes, mounts, sockets, folders of running sandboxes.
+# What Hull could leave on a host: its processes, mounts, sockets, folders of running sandboxes, taps and
+# the rules that pin them.
 host_leftovers() {
     ps -eo comm=,pid=,args= | grep -E '^(hull-vmm|containerd-shim|hull-unpack|virtiofsd) ' || true
     grep -F "$HARNESS" /proc/mounts || true
     find "$HARNESS/run" -mindepth 2 \( -path '*/sandboxes/*' -o -path '*/bundles/*' \) 2>/dev/null || true
     find "$HARNESS/run/shims" -type s 2>/dev/null || true
     find "$HARNESS/state" -name '*.tmp*' -o -name '*.partial' 2>/dev/null || true
+    { ip -o link; nft list ruleset; } 2>/dev/null | grep -oE '(^[0-9]+: |chain )h[0-9][0-9a-f]{13}\b' || true
 }
 expect_clean_host() { wait_for 20 no_leftovers || fail "left behind: $(host_leftovers)"; }
 no_leftovers() { [ -z "$(host_leftovers)" ]; }

@@ -6,9 +6,13 @@
   put ADDRESS PORT BYTES         sends bytes by TCP; the other end tells their sha256
   get ADDRESS PORT BYTES         fetches bytes by TCP, with their sha256
   datagrams ADDRESS PORT BYTES   sends bytes by UDP, each datagram again until it is answered
-  connect ADDRESS PORT COUNT     makes so many connections, some at a time, each with an answer
+  connect ADDRESS PORT COUNT     makes so many connections, some at a time, each with an answer; fails
+                                 unless all have one
+  hold PORT                      answers what comes by TCP with itself, on many connections at once
+  together ADDRESS PORT COUNT    as `connect`, and all of them are open until the last has its answer
   syn ADDRESS PORT SECONDS       sends SYNs that nobody goes on with
-  questions ADDRESS COUNT NAME   asks a name server; every fifth is no question
+  questions ADDRESS COUNT NAME   asks a name server, 60 questions at a time; every fifth is none. How many
+                                 are answered in a second is said on stderr
 """
 import hashlib
 import os
@@ -136,7 +140,32 @@ def datagrams(address, port, count):
     print("same")
 
 
-def connect(address, port, count):
+def hold(port):
+    waiting = selectors.DefaultSelector()
+    listener = socket.create_server(("::", int(port)), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=True)
+    waiting.register(listener, selectors.EVENT_READ)
+    while True:
+        for key, _ in waiting.select():
+            if key.fileobj is listener:
+                connection, _ = listener.accept()
+                waiting.register(connection, selectors.EVENT_READ)
+                continue
+            try:
+                text = key.fileobj.recv(PIECE)
+                key.fileobj.sendall(text)
+            except OSError:
+                text = b""
+            if not text:
+                waiting.unregister(key.fileobj)
+                key.fileobj.close()
+
+
+def together(address, port, count):
+    connect(address, port, count, held=[])
+
+
+def connect(address, port, count, held=None):
+    """`held`: where connections stay open."""
     count, waiting, done, failed = int(count), selectors.DefaultSelector(), 0, 0
     family, _, _, _, where = socket.getaddrinfo(address, int(port), type=socket.SOCK_STREAM)[0]
     begun = 0
@@ -162,8 +191,12 @@ def connect(address, port, count):
             except (OSError, AssertionError):
                 failed += 1
             waiting.unregister(one)
-            one.close()
+            if held is None:
+                one.close()
+            else:
+                held.append(one)
     print(done)
+    sys.exit(done != count)
 
 
 def syn(address, port, seconds):
@@ -191,39 +224,46 @@ def syn(address, port, seconds):
     print(sent)
 
 
+def no_question(number, whole, tail):
+    return [
+        os.urandom(number % 600 + 1),
+        whole[: number % len(whole)] or b"\0",
+        # A name that points at itself; labels without an end; many questions; an answer.
+        whole[:12] + b"\xc0\x0c" + tail[-4:],
+        whole[:12] + b"\x3f" + b"a" * 300,
+        struct.pack("!6H", 1, 0x100, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF) + tail,
+        struct.pack("!6H", 1, 0x8180, 1, 0, 0, 0) + tail,
+    ][number % 6]
+
+
 def questions(address, count, name):
     server = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
     server.connect((address, 53))
-    server.settimeout(2)
+    server.settimeout(1)
     labels = b"".join(bytes((len(part),)) + part for part in name.encode().split(b".")) + b"\0"
-    tail, answered, count = labels + struct.pack("!2H", 1, 1), 0, int(count)
+    tail = labels + struct.pack("!2H", 1, 1)
     whole = struct.pack("!6H", 1, 0x100, 1, 0, 0, 0) + tail
-    for number in range(count):
-        if number % 5 == 4:
-            kind = number // 5 % 6
-            server.send(
-                [
-                    os.urandom(number % 600 + 1),
-                    whole[: number % len(whole)] or b"\0",
-                    # A name that points at itself; labels without an end; many questions; an answer.
-                    whole[:12] + b"\xc0\x0c" + tail[-4:],
-                    whole[:12] + b"\x3f" + b"a" * 300,
-                    struct.pack("!6H", 1, 0x100, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF) + tail,
-                    struct.pack("!6H", 1, 0x8180, 1, 0, 0, 0) + tail,
-                ][kind]
-            )
-            continue
-        ident = number % 0xFFFE + 2
-        for _ in range(3):
-            server.send(struct.pack("!6H", ident, 0x100, 1, 0, 0, 0) + tail)
+    count = int(count)
+    wanted, answered, begun = count - count // 5, 0, time.monotonic()
+    for first in range(0, wanted, 48):
+        left = {number & 0xFFFF for number in range(first + 2, min(first + 48, wanted) + 2)}
+        for number in range(len(left) // 4):
+            server.send(no_question(first // 4 + number, whole, tail))
+        for _ in range(4):
+            for ident in left:
+                server.send(struct.pack("!6H", ident, 0x100, 1, 0, 0, 0) + tail)
             try:
-                while (got := server.recv(PIECE))[:2] != struct.pack("!H", ident):
-                    pass
+                while left:
+                    got = server.recv(PIECE)
+                    ident = struct.unpack("!H", got[:2])[0]
+                    if ident in left and got[3] & 15 == 0 and struct.unpack("!H", got[6:8])[0] == 1:
+                        left.remove(ident)
+                        answered += 1
             except TimeoutError:
                 continue
-            answered += got[3] & 15 == 0 and struct.unpack("!H", got[6:8])[0] == 1
             break
-    print(f"{answered} of {count - count // 5}")
+    print(f"{answered} of {wanted}")
+    print(int(answered / (time.monotonic() - begun)), file=sys.stderr)
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::start::file_of_host;
 use super::{live_task, Container};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
@@ -16,6 +17,23 @@ async fn edit_hosts(container: &Container, task: &Task, remove: Vec<String>, add
     if let Err(error) = task.edit_file(files::HOSTS.target, remove, add).await {
         let (id, error) = (container.id(), error.message());
         tracing::debug!(id, error, "the names of a container are as before");
+    }
+}
+
+/// Says in the container's own file whom it asks for names, now that its networks are these.
+async fn edit_resolvers(container: &Container, task: &Task, ends: Vec<Endpoint>) {
+    let before = container.record();
+    let mut now = before.clone();
+    now.endpoints = ends;
+    let of_host = file_of_host("/etc/resolv.conf");
+    let (remove, add) = files::resolver_changes(&before, &now, &of_host);
+    if remove.is_empty() && add.is_empty() {
+        return;
+    }
+    let edited = task.edit_file(files::RESOLV_CONF.target, remove, add).await;
+    if let Err(error) = edited {
+        let (id, error) = (container.id(), error.message());
+        tracing::debug!(id, error, "the name servers of a container are as before");
     }
 }
 
@@ -92,6 +110,8 @@ impl Engine {
         self.networks.publish(container.id(), ports);
         let lines = files::hosts_lines(&record, &endpoint);
         edit_hosts(container, &task, Vec::new(), lines).await;
+        let ends = others.iter().chain([&endpoint]).cloned().collect();
+        edit_resolvers(container, &task, ends).await;
         Ok(endpoint)
     }
 
@@ -178,6 +198,7 @@ impl Engine {
                 self.networks.put_end(container.id(), &end);
                 self.route(container, &task, &end, gateway).await;
             }
+            edit_resolvers(container, &task, others.clone()).await;
         }
         let published = self.networks.published(container.id());
         self.update(container, |record| {

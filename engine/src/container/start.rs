@@ -374,7 +374,7 @@ impl Engine {
 }
 
 /// A small file of the host; empty if there is none, or if it is not small.
-fn file_of_host(path: &str) -> String {
+pub(super) fn file_of_host(path: &str) -> String {
     let small = std::fs::metadata(path).is_ok_and(|about| about.len() <= MAX_FILE_OF_HOST);
     let text = small.then(|| std::fs::read_to_string(path).ok());
     text.flatten().unwrap_or_default()

@@ -164,8 +164,10 @@ impl Networks {
         wanted: Vec<PublishedPort>,
         bound: Vec<BoundPort>,
     ) {
+        let room = self.room.for_container();
         let live = Live {
-            published: serve(bound, &endpoints, &self.room),
+            published: serve(bound, &endpoints, &room),
+            room: Some(room),
             wanted,
             endpoints,
             ..Live::default()
@@ -195,9 +197,9 @@ impl Networks {
         let usual_mac = chosen.first().map(pool::mac_of).unwrap_or_default();
         let usual_mac = pool::mac_text(usual_mac);
         let upstreams = owner.upstreams();
-        // On the default network a container asks whom it names. Links, and what a policy of names
-        // opens, are known to ours alone.
-        let needs_ours = !wanted.links.is_empty() || owner.egress.names().next().is_some();
+        // On the default network a container asks whom it names. Links are known to ours alone, and under
+        // a policy no other name server of the host is reached.
+        let needs_ours = !wanted.links.is_empty() || *owner.egress != Egress::All;
         let own_resolver = network.is_builtin() && !upstreams.is_empty() && !needs_ours
             || network.uplink.is_some();
         let options = EndpointOptions::parse(&wanted.driver_opts)?;
@@ -236,10 +238,20 @@ impl Networks {
             .or_default()
             .endpoints
             .push(endpoint.clone());
-        if *owner.egress != Egress::All {
-            self.apply_rules(&mut state)?;
+        if *owner.egress == Egress::All {
+            return Ok(endpoint);
         }
-        Ok(endpoint)
+        match self.apply_rules(&mut state) {
+            Ok(()) => Ok(endpoint),
+            Err(error) => {
+                if let Some(live) = state.live.get_mut(owner.id) {
+                    live.endpoints.retain(|other| other.id != endpoint.id);
+                }
+                drop(state);
+                self.remove_tap(&endpoint.tap);
+                Err(error)
+            }
+        }
     }
 
     /// What an end on a network is plugged into, and the bytes of its packets.
@@ -257,7 +269,7 @@ impl Networks {
                 uplink::mtu(netlink, network, on)?,
             ));
         }
-        let mtu = self.mtu(netlink, network);
+        let mtu = self.mtu(netlink, network, state);
         let bridge = Place::Bridge {
             index: self.bridge(netlink, network, mtu, state)?,
             isolated: !network.icc,

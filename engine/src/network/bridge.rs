@@ -90,8 +90,12 @@ impl Networks {
     }
 
     /// Size of a network's packets, in bytes: what it was made with, or what the host's way out
-    /// carries.
-    pub(super) fn mtu(&self, netlink: &Netlink, network: &NetworkRecord) -> u16 {
+    /// carries. While containers are on it it stays, since they were told.
+    pub(super) fn mtu(&self, netlink: &Netlink, network: &NetworkRecord, state: &State) -> u16 {
+        let mut ends = state.live.values().flat_map(|live| &live.endpoints);
+        if let Some(told) = ends.find(|end| end.network_id == network.id) {
+            return told.mtu;
+        }
         let mtu = match network.mtu {
             0 => netlink.uplink_mtu().ok().flatten().unwrap_or(DEFAULT_MTU),
             mtu => mtu.into(),

@@ -6,9 +6,10 @@
 //! time.
 
 mod directory;
+mod sockets;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,25 +25,28 @@ pub(super) use directory::{Asker, Content, Directory, Zone};
 
 /// Where names are asked for.
 const PORT: u16 = 53;
+/// Where the kernel tells of interfaces.
+const INTERFACES: &str = "/sys/class/net";
 /// Largest message, in bytes.
 const MAX_MESSAGE: usize = 65_535;
 /// How long a name server of the host has to answer.
 const UPSTREAM_LIMIT: Duration = Duration::from_secs(4);
 /// How long all of them have for a name of one label: most likely it is a container that is gone.
 const SHORT_NAME_LIMIT: Duration = Duration::from_millis(900);
-/// How long a client may keep a connection without asking.
+/// How long a client may keep a connection without asking, or without reading its answer.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// Questions that are worked on at the same time, in a network.
 const MAX_QUESTIONS: usize = 256;
 /// Of these, of one container: it leaves the others theirs.
 const MAX_OF_ONE: usize = 64;
-/// Until the bridge has its address.
+/// Until whoever has the address gives it back.
 const BIND_RETRY: Duration = Duration::from_millis(200);
 const BIND_ATTEMPTS: u32 = 25;
 
 /// A running name server. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Dns {
+    address: Option<IpAddr>,
     task: JoinHandle<()>,
 }
 
@@ -56,6 +60,8 @@ impl Drop for Dns {
 struct Server {
     /// Id of its network.
     network: String,
+    /// Its own.
+    address: IpAddr,
     directory: Directory,
     /// The host's resolver configuration, read for each question that is passed on.
     resolv_conf: PathBuf,
@@ -93,30 +99,43 @@ impl Dns {
     ) -> Self {
         let server = Server {
             network: network.to_owned(),
+            address,
             directory,
             resolv_conf,
             permits: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             busy: Arc::default(),
         };
+        let at = SocketAddr::new(address, PORT);
+        let bound = sockets::bind(at);
+        let taken = bound.is_ok();
         let task = tokio::spawn(async move {
-            let address = SocketAddr::new(address, PORT);
-            let Some((udp, tcp)) = bind(address).await else {
-                tracing::warn!(%address, "no name server: the address is not free");
+            let Some((udp, tcp)) = (match bound {
+                Ok(both) => Some(both),
+                Err(_) => bind_later(at).await,
+            }) else {
+                tracing::warn!(%at, "no name server: the address is not free");
                 return;
             };
             tokio::join!(serve_udp(&server, udp), serve_tcp(&server, tcp));
         });
-        Self { task }
+        Self {
+            address: taken.then_some(address),
+            task,
+        }
+    }
+
+    /// Its address, if it was free: what answers there is this server and no other of the host's.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.address
     }
 }
 
-async fn bind(address: SocketAddr) -> Option<(UdpSocket, TcpListener)> {
+async fn bind_later(address: SocketAddr) -> Option<(UdpSocket, TcpListener)> {
     for _ in 0..BIND_ATTEMPTS {
-        let both = tokio::join!(UdpSocket::bind(address), TcpListener::bind(address));
-        if let (Ok(udp), Ok(tcp)) = both {
-            return Some((udp, tcp));
-        }
         tokio::time::sleep(BIND_RETRY).await;
+        if let Ok(both) = sockets::bind(address) {
+            return Some(both);
+        }
     }
     None
 }
@@ -173,7 +192,8 @@ async fn converse(server: &Server, mut stream: TcpStream, peer: IpAddr) {
         let Some(answer) = server.answer(&question, peer, true).await else {
             return;
         };
-        if write_message(&mut stream, &answer).await.is_none() {
+        let written = tokio::time::timeout(IDLE_LIMIT, write_message(&mut stream, &answer));
+        if !matches!(written.await, Ok(Some(()))) {
             return;
         }
     }
@@ -217,7 +237,7 @@ impl Server {
         if message.metadata.message_type != MessageType::Query {
             return None;
         }
-        let asker = self.directory.asker(peer, &self.network);
+        let asker = self.directory.asker(peer, &self.network, self.address)?;
         if let Some(own) = self.directory.answer(&message, &asker) {
             return to_bytes(own, &message, tcp);
         }
@@ -252,10 +272,9 @@ impl Server {
     async fn pass_on(&self, question: &[u8], asker: &Asker, tcp: bool) -> Option<Vec<u8>> {
         let servers = match asker.upstreams.as_slice() {
             [] => upstreams(&self.resolv_conf),
-            own => own.to_vec(),
+            own => own.iter().map(|at| SocketAddr::new(*at, PORT)).collect(),
         };
-        for server in servers {
-            let address = SocketAddr::new(server, PORT);
+        for address in servers {
             let asked = async {
                 match tcp {
                     true => ask_tcp(address, question).await,
@@ -278,12 +297,26 @@ fn name_of(message: &Message) -> String {
 }
 
 /// The host's name servers.
-fn upstreams(resolv_conf: &Path) -> Vec<IpAddr> {
+fn upstreams(resolv_conf: &Path) -> Vec<SocketAddr> {
     let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|rest| rest.trim().parse().ok())
+        .filter_map(|rest| upstream(rest.trim()))
         .collect()
+}
+
+/// A name server, which may be at a link-local address of an interface: `fe80::1%eth0`.
+fn upstream(text: &str) -> Option<SocketAddr> {
+    let Some((address, interface)) = text.split_once('%') else {
+        return Some(SocketAddr::new(text.parse().ok()?, PORT));
+    };
+    let index = || {
+        let known = (!interface.contains('/')).then(|| Path::new(INTERFACES).join(interface))?;
+        let text = std::fs::read_to_string(known.join("ifindex")).ok()?;
+        text.trim().parse().ok()
+    };
+    let scope = interface.parse().ok().or_else(index)?;
+    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
 }
 
 async fn ask_udp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
@@ -326,7 +359,8 @@ pub(crate) fn answer_for_fuzzing(question: &[u8]) {
         ..directory::Content::default()
     });
     if let Ok(message) = Message::from_vec(question) {
-        let asker = directory.asker([10, 0, 0, 2].into(), "n");
+        let own = [10, 0, 0, 1].into();
+        let asker = directory.asker(own, "n", own).unwrap_or_default();
         let answer = directory.answer(&message, &asker);
         let _ = answer.and_then(|answer| to_bytes(answer, &message, false));
     }
@@ -347,6 +381,7 @@ mod tests {
         });
         Server {
             network: "n".into(),
+            address: [10, 0, 0, 1].into(),
             directory,
             resolv_conf: "/nonexistent".into(),
             permits: Arc::new(Semaphore::new(MAX_QUESTIONS)),
@@ -382,6 +417,18 @@ mod tests {
             let answer = server.answer(bad, PEER, false).await;
             // Twelve zero bytes are a question about nothing.
             assert_eq!(answer.is_some(), bad.len() == 12, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn name_servers_of_the_host_may_be_on_an_interface() {
+        let at = |text: &str| upstream(text).map(|server| server.to_string());
+        assert_eq!(at("192.0.2.1").unwrap(), "192.0.2.1:53");
+        assert_eq!(at("2001:db8::1").unwrap(), "[2001:db8::1]:53");
+        assert_eq!(at("fe80::1%7").unwrap(), "[fe80::1%7]:53");
+        assert_eq!(at("fe80::1%lo").unwrap(), "[fe80::1%1]:53");
+        for bad in ["", "x", "fe80::1%", "fe80::1%../lo", "192.0.2.1%lo"] {
+            assert_eq!(at(bad), None, "{bad}");
         }
     }
 

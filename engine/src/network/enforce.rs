@@ -7,6 +7,7 @@ use hull_network::netlink::Netlink;
 use hull_network::nft::Watch;
 use hull_network::{pool, rules};
 
+use super::dns::Dns;
 use super::manage::{host, Networks, State};
 use crate::error::{chain, Result};
 
@@ -54,6 +55,7 @@ impl Networks {
                 let pinned = end.pinned().filter(|pinned| pinned.v6.is_some());
                 let link_local = pinned.map(|pinned| pool::link_local_of(pinned.mac).into());
                 let addresses = end.addresses().chain(link_local);
+                let name_server = state.servers.get(&end.network_id).and_then(Dns::address);
                 let denied = std::iter::once(state.denied.between(&end.tap));
                 let denied = denied.chain(std::iter::repeat(0));
                 addresses
@@ -63,6 +65,7 @@ impl Networks {
                         tap: end.tap.clone(),
                         address,
                         egress: egress.clone(),
+                        name_server,
                         denied,
                     })
             })

@@ -139,10 +139,11 @@ impl Networks {
             return;
         };
         let to: Vec<SocketAddr> = targets(&live.endpoints, port.number);
+        let room = live.room(&self.room);
         let served = bound.into_iter().map(|bound| LivePort {
             key: port.to_string(),
             container_port: port.number,
-            port: bound.serve(to.clone(), &self.room),
+            port: bound.serve(to.clone(), &room),
         });
         live.open.extend(served);
     }

@@ -59,13 +59,41 @@ fn asker_of(id: &str, endpoints: &[Endpoint]) -> Asker {
         end.links.iter().map(to)
     });
     let first = endpoints.first();
+    let mut upstreams = first.map(|end| end.upstreams.clone()).unwrap_or_default();
+    // Who has no way out has none by names either, but to servers on its own networks.
+    let open = endpoints.iter().any(Endpoint::is_open);
+    if !open {
+        let near: Vec<_> = endpoints.iter().flat_map(Endpoint::prefixes).collect();
+        upstreams.retain(|server| near.iter().any(|network| network.contains(*server)));
+    }
     Asker {
         owner: id.to_owned(),
         egress: first.map(Endpoint::egress).unwrap_or_default(),
         networks: endpoints.iter().map(|end| end.network_id.clone()).collect(),
         links: links.collect(),
-        // Who has no way out has none by names either.
-        closed: !endpoints.iter().any(Endpoint::is_open),
-        upstreams: first.map(|end| end.upstreams.clone()).unwrap_or_default(),
+        closed: !open && upstreams.is_empty(),
+        upstreams,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attach::tests::endpoint;
+    use super::*;
+
+    #[test]
+    fn without_a_way_out_only_servers_on_its_own_networks_are_asked() {
+        let asker = |gateway: bool, upstreams: &[&str]| {
+            let end = Endpoint {
+                upstreams: upstreams.iter().map(|text| text.parse().unwrap()).collect(),
+                ..endpoint(0, "n", gateway)
+            };
+            let asker = asker_of("c", &[end]);
+            (asker.closed, asker.upstreams.len())
+        };
+        assert_eq!(asker(true, &["192.0.2.1"]), (false, 1));
+        assert_eq!(asker(false, &[]), (true, 0));
+        assert_eq!(asker(false, &["192.0.2.1"]), (true, 0));
+        assert_eq!(asker(false, &["192.0.2.1", "10.0.0.9"]), (false, 1));
     }
 }

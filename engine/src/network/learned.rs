@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use hull_network::egress::{Egress, Pattern};
+use hull_network::egress::{may_be_named, Egress, Pattern};
 use tokio::sync::{mpsc, oneshot};
 
 use super::manage::Networks;
@@ -15,8 +15,10 @@ use super::manage::Networks;
 const LEAST: Duration = Duration::from_secs(60);
 /// Longest time.
 const MOST: Duration = Duration::from_secs(24 * 60 * 60);
-/// Most addresses of a container.
-const MAX_ADDRESSES: usize = 256;
+/// Most addresses of a container: each is a packet rule, or two.
+const MAX_ADDRESSES: usize = 128;
+/// Of these, of one name: what its owner answers leaves room for other names.
+const MAX_OF_NAME: usize = 64;
 /// Answers that wait to be learned.
 const WAITING: usize = 64;
 
@@ -63,8 +65,12 @@ impl Learned {
             known.until = known.until.max(until);
             return false;
         }
-        if MAX_ADDRESSES <= all.len() {
-            all.remove(0);
+        let oldest_of_name = all.iter().position(|known| known.name == name);
+        let of_name = all.iter().filter(|known| known.name == name).count();
+        match oldest_of_name {
+            Some(oldest) if MAX_OF_NAME <= of_name => drop(all.remove(oldest)),
+            _ if MAX_ADDRESSES <= all.len() => drop(all.remove(0)),
+            _ => {}
         }
         all.push(Known {
             name: name.to_owned(),
@@ -134,7 +140,8 @@ impl Networks {
         // It may have ended meanwhile.
         if state.live.contains_key(&lesson.owner) {
             let mut new = false;
-            for (address, lifetime) in &lesson.addresses {
+            let told = lesson.addresses.iter();
+            for (address, lifetime) in told.filter(|(address, _)| may_be_named(*address)) {
                 let until = Instant::now() + (*lifetime).clamp(LEAST, MOST);
                 new |= state
                     .learned
@@ -167,14 +174,14 @@ mod tests {
         assert!(learned.expire(now + LEAST * 2));
         assert_eq!(text(&learned), "allow:");
         assert_eq!(learned.next_end(), None);
-        for host in 0..MAX_ADDRESSES as u32 + 10 {
-            learned.add(
-                "c",
-                "example.org",
-                std::net::Ipv4Addr::from(host).into(),
-                now,
-            );
-        }
-        assert_eq!(learned.0["c"].len(), MAX_ADDRESSES);
+        let mut add_many = |name: &str| {
+            for host in 0..MAX_ADDRESSES as u32 + 10 {
+                learned.add("c", name, std::net::Ipv4Addr::from(host).into(), now);
+            }
+            learned.0["c"].len()
+        };
+        assert_eq!(add_many("example.org"), MAX_OF_NAME);
+        assert_eq!(add_many("example.net"), 2 * MAX_OF_NAME);
+        assert_eq!(add_many("example.com"), MAX_ADDRESSES);
     }
 }

@@ -13,6 +13,8 @@ use crate::error::{EngineError, Result};
 /// What a running container has of the host's network.
 #[derive(Debug, Default)]
 pub(super) struct Live {
+    /// For conversations with its ports; `None`: it has none yet.
+    pub(super) room: Option<Room>,
     pub(super) endpoints: Vec<Endpoint>,
     /// What is published whenever the host can reach the container.
     pub(super) wanted: Vec<PublishedPort>,
@@ -24,6 +26,11 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// Its share of what there is for all.
+    pub(super) fn room(&mut self, all: &Room) -> Room {
+        self.room.get_or_insert_with(|| all.for_container()).clone()
+    }
+
     pub(super) fn ports(&self) -> impl Iterator<Item = &LivePort> {
         self.published.iter().chain(&self.open)
     }
@@ -125,7 +132,8 @@ impl Networks {
     /// Has ports that were taken lead to the container.
     pub(crate) fn publish(&self, id: &str, bound: Vec<BoundPort>) {
         if let Some(live) = self.lock().live.get_mut(id) {
-            let ports = serve(bound, &live.endpoints, &self.room);
+            let room = live.room(&self.room);
+            let ports = serve(bound, &live.endpoints, &room);
             live.published.extend(ports);
         }
     }

@@ -1,8 +1,10 @@
 //! Networks as a whole: made, listed, removed, kept across restarts.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::netlink::Netlink;
@@ -267,7 +269,10 @@ impl Networks {
             host: is_host,
         };
         state.networks.push(network.clone());
-        self.write(&state)?;
+        if let Err(error) = self.write(&state) {
+            state.networks.retain(|other| other.id != network.id);
+            return Err(error);
+        }
         // Known before it is there, so that it has an owner.
         if let Some(Err(error)) = network.uplink.as_ref().map(|on| parent::get(&netlink, on)) {
             state.networks.retain(|other| other.id != network.id);
@@ -282,10 +287,7 @@ impl Networks {
             what: "write the networks",
             source,
         })?;
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, json)
-            .and_then(|()| std::fs::rename(&new, &self.file))
-            .map_err(|source| EngineError::io("write", &self.file, source))
+        replace(&self.file, &json).map_err(|source| EngineError::io("write", &self.file, source))
     }
 
     /// Removes a network that no running container is on.
@@ -339,7 +341,7 @@ impl Networks {
         let Ok(links) = Netlink::open().and_then(|netlink| netlink.links()) else {
             return;
         };
-        let state = self.lock();
+        let mut state = self.lock();
         let in_use = |name: &str| {
             let mut all = state.live.values().flat_map(|live| &live.endpoints);
             all.any(|endpoint| endpoint.tap == name)
@@ -349,11 +351,14 @@ impl Networks {
                 self.remove_tap(&link.name);
             }
         }
-        let any = !state.live.is_empty();
-        drop(state);
-        if any {
-            // They may have been taken out while no engine ran.
-            self.restore_rules();
+        // Those of containers that were lost while no engine ran are gone, and those of others that
+        // somebody took out meanwhile are back.
+        match state.live.is_empty() {
+            true => self.apply_or_warn(&mut state),
+            false => {
+                drop(state);
+                self.restore_rules();
+            }
         }
     }
 
@@ -409,6 +414,19 @@ impl State {
     }
 }
 
+/// Puts a file in the place of another: the one or the other is there whole, also after a power cut.
+fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+    let new = file.with_extension("new");
+    let mut written = File::create(&new)?;
+    written.write_all(content)?;
+    written.sync_all()?;
+    std::fs::rename(&new, file)?;
+    match file.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 /// Spaces are allowed within, as by dockerd; a slash could not be asked for again.
 fn is_valid_name(name: &str) -> bool {
     let usual = |c: char| !c.is_control() && c != '/';
@@ -450,6 +468,17 @@ mod tests {
         assert_eq!(again.find("a").unwrap(), made);
         assert_eq!(again.find(&made.id[..10]).unwrap(), made);
         assert!(again.find("no-such-network").is_err());
+    }
+
+    #[test]
+    fn a_network_that_is_not_written_is_not_there() {
+        let (directory, networks) = networks();
+        let one = || wanted("a", Some("10.77.9.0/24"));
+        drop(directory);
+        assert!(networks.create(&one()).is_err());
+        std::fs::create_dir_all(networks.file.parent().unwrap()).unwrap();
+        networks.create(&one()).unwrap();
+        std::fs::remove_dir_all(networks.file.parent().unwrap()).unwrap();
     }
 
     #[test]

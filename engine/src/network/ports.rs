@@ -9,6 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{EngineError, Result};
 
+/// How often another number is tried where any will do.
+const MORE_NUMBERS: usize = 16;
+
+fn is_in_use(error: &PortError) -> bool {
+    error.source.kind() == std::io::ErrorKind::AddrInUse
+}
+
 /// A port of a container on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PublishedPort {
@@ -31,6 +38,14 @@ impl PublishedPort {
     pub(super) async fn bind(&self) -> Result<Vec<Bound>, PortError> {
         let (low, high) = self.host_ports;
         let mut bound = self.bind_at(low).await;
+        // The number that is free by IPv4 may not be by IPv6.
+        let any = if low == 0 { MORE_NUMBERS } else { 0 };
+        for _ in 0..any {
+            if !bound.as_ref().is_err_and(is_in_use) {
+                break;
+            }
+            bound = self.bind_at(low).await;
+        }
         for port in (low..=high).skip(1) {
             if bound.is_ok() {
                 break;
@@ -71,9 +86,14 @@ impl PublishedPort {
         let chosen = bound.address().port();
         let mut all = vec![bound];
         if self.host_ip.is_none() {
-            // A host without IPv6, or one where the IPv6 socket covers both, has it already.
-            let both = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), chosen);
-            all.extend(bind(self.protocol, both).await.ok());
+            let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), chosen);
+            match bind(self.protocol, v6).await {
+                Ok(bound) => all.push(bound),
+                // Somebody has it there, and would have the container's clients.
+                Err(error) if is_in_use(&error) => return Err(error),
+                // A host without IPv6.
+                Err(_) => {}
+            }
         }
         Ok(all)
     }
@@ -224,6 +244,24 @@ mod tests {
                 "{key} {ip} {port}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_ipv6_alone_has_in_use_is_in_use() {
+        let v6: SocketAddr = (Ipv6Addr::UNSPECIFIED, 0).into();
+        let Ok(held) = bind(Protocol::Tcp, v6).await else {
+            return;
+        };
+        let port = held.address().port();
+        let ports = parse_bindings(&bindings("80/tcp", "", &port.to_string()), None).unwrap();
+        let error = ports[0].bind().await.unwrap_err();
+        assert!(is_in_use(&error) && error.address.is_ipv6(), "{error}");
+        // Of a range the next one is taken.
+        let range = format!("{port}-{}", port.saturating_add(20));
+        let ports = parse_bindings(&bindings("80/tcp", "", &range), None).unwrap();
+        let bound = ports[0].bind().await.unwrap();
+        assert_eq!(bound.len(), 2);
+        assert_ne!(bound[0].address().port(), port);
     }
 
     #[test]

@@ -153,9 +153,115 @@ pub fn resolv_conf_file(record: &Record, of_host: &str) -> String {
     text
 }
 
+/// The lines of [`RESOLV_CONF`] that go, and those that come, when a container's networks change.
+pub fn resolver_changes(
+    before: &Record,
+    now: &Record,
+    of_host: &str,
+) -> (Vec<String>, Vec<String>) {
+    let (old, new) = (
+        resolv_conf_file(before, of_host),
+        resolv_conf_file(now, of_host),
+    );
+    let only_in = |one: &str, other: &str| {
+        let lines = one
+            .lines()
+            .filter(|line| !other.lines().any(|it| it == *line));
+        lines.map(str::to_owned).collect()
+    };
+    (only_in(&old, &new), only_in(&new, &old))
+}
+
 fn is_local(line: &str) -> bool {
     let address = line.split_whitespace().nth(1).unwrap_or_default();
     address
         .parse()
         .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_stubs::models::HostConfig;
+    use serde_json::json;
+
+    use super::*;
+
+    /// What resolved writes where it serves the host itself.
+    const STUB: &str = "# local\nnameserver 127.0.0.53\nsearch lan.test\noptions edns0 ndots:2\n";
+
+    fn end(resolver: Option<&str>) -> Endpoint {
+        let end = json!({
+            "network_id": "n", "network_name": "n", "id": "", "mac": "", "mtu": 1500,
+            "tap": "h0tap", "names": [], "resolver": resolver,
+        });
+        serde_json::from_value(end).unwrap()
+    }
+
+    fn record(ends: &[Endpoint], host: HostConfig) -> Record {
+        Record {
+            endpoints: ends.to_vec(),
+            host,
+            ..crate::record::tests::record()
+        }
+    }
+
+    fn words(all: &[&str]) -> Option<Vec<String>> {
+        Some(all.iter().map(|word| (*word).to_owned()).collect())
+    }
+
+    #[test]
+    fn the_networks_server_asks_those_that_only_the_host_reaches() {
+        let plain = record(&[end(Some("172.17.0.1"))], HostConfig::default());
+        let text = resolv_conf_file(&plain, STUB);
+        let rest = "search lan.test\noptions edns0 ndots:2\n";
+        assert_eq!(text, format!("nameserver 172.17.0.1\n{rest}"));
+        // Where nobody asks for it, a server on the host's loopback interface is of no use.
+        let elsewhere = record(&[end(None)], HostConfig::default());
+        assert!(!resolv_conf_file(&elsewhere, STUB).contains("nameserver"));
+        // Without a network the file is the host's.
+        let none = record(&[], HostConfig::default());
+        assert!(resolv_conf_file(&none, STUB).contains("nameserver 127.0.0.53\n"));
+    }
+
+    #[test]
+    fn what_the_container_says_takes_the_place_of_what_the_host_says() {
+        let host = HostConfig {
+            dns: words(&["192.0.2.1", "2001:db8::1"]),
+            dns_search: words(&["corp.test", "other.test"]),
+            dns_options: words(&["timeout:3", "ndots:3"]),
+            ..HostConfig::default()
+        };
+        let own = record(&[end(None)], host.clone());
+        assert_eq!(
+            resolv_conf_file(&own, STUB),
+            "nameserver 192.0.2.1\nnameserver 2001:db8::1\nsearch corp.test other.test\n\
+             options timeout:3 ndots:3\n"
+        );
+        // The network's server asks the others for it.
+        let ours = record(&[end(Some("10.0.0.1"))], host.clone());
+        let text = resolv_conf_file(&ours, STUB);
+        assert!(text.starts_with("nameserver 10.0.0.1\nsearch"), "{text}");
+        let nothing = HostConfig {
+            dns_search: words(&["."]),
+            dns_options: words(&["attempts:1"]),
+            ..host
+        };
+        let text = resolv_conf_file(&record(&[end(Some("10.0.0.1"))], nothing), STUB);
+        assert_eq!(text, "nameserver 10.0.0.1\noptions attempts:1 ndots:0\n");
+    }
+
+    #[test]
+    fn only_lines_that_differ_are_changed() {
+        let on = |server| record(&[end(Some(server))], HostConfig::default());
+        let (remove, add) = resolver_changes(&on("10.0.0.1"), &on("10.0.1.1"), STUB);
+        assert_eq!(
+            (remove, add),
+            (
+                vec!["nameserver 10.0.0.1".to_owned()],
+                vec!["nameserver 10.0.1.1".to_owned()]
+            )
+        );
+        let (remove, add) = resolver_changes(&on("10.0.0.1"), &on("10.0.0.1"), STUB);
+        assert!(remove.is_empty() && add.is_empty());
+    }
 }

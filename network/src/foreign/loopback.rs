@@ -51,7 +51,7 @@ impl Loopback {
             for listener in std::iter::once(&v4).chain(&v6) {
                 listener.set_nonblocking(true).map_err(listen)?;
             }
-            commit(&Change::Replace(table(port))).map_err(failed("redirect its loopback"))?;
+            commit(&Change::Rewrite(table(port))).map_err(failed("redirect its loopback"))?;
             Ok(Self { v4, v6 })
         })
     }

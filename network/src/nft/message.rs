@@ -39,6 +39,8 @@ const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
 /// Length of a netlink header, in bytes.
 pub(super) const HEADER_BYTES: usize = 16;
+/// Where that has its flags.
+const FLAGS: usize = 6;
 /// Length of what nfnetlink puts after it.
 const GENERIC_BYTES: usize = 4;
 /// The register that conditions use.
@@ -54,6 +56,7 @@ pub(super) fn transaction(change: &Change) -> Vec<u8> {
     let mut batch = Batch {
         bytes: Vec::new(),
         sequence: FIRST_SEQUENCE,
+        last: 0,
     };
     batch.control(BATCH_BEGIN);
     batch.change(change);
@@ -131,6 +134,7 @@ pub(super) fn list_rules(family: Family, table: &str) -> Vec<u8> {
     let mut batch = Batch {
         bytes: Vec::new(),
         sequence: FIRST_SEQUENCE,
+        last: 0,
     };
     let mut name = Attributes::default();
     name.text(1, table);
@@ -142,6 +146,8 @@ pub(super) fn list_rules(family: Family, table: &str) -> Vec<u8> {
 struct Batch {
     bytes: Vec<u8>,
     sequence: u32,
+    /// Where its last message begins.
+    last: usize,
 }
 
 impl Batch {
@@ -155,6 +161,7 @@ impl Batch {
 
     fn message(&mut self, kind: u16, flags: u16, generic: [u8; 4], attributes: &[u8]) {
         let length = HEADER_BYTES + generic.len() + attributes.len();
+        self.last = self.bytes.len();
         self.bytes.extend((length as u32).to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend(flags.to_ne_bytes());
@@ -173,32 +180,39 @@ impl Batch {
 
     fn change(&mut self, change: &Change) {
         match change {
-            Change::Replace(table) => {
+            Change::Rewrite(table) => self.extend(table, Self::flush),
+            Change::Extend(table) => self.extend(table, Self::renew),
+            Change::Clear { family, table } => {
                 let mut name = Attributes::default();
-                name.text(1, &table.name);
+                name.text(1, table);
                 // Made first, so that there is one to delete.
-                self.tables(NEW_TABLE, CREATE, table.family, &name);
-                let acknowledge = if table.chains.is_empty() { ACK } else { 0 };
-                self.tables(DELETE_TABLE, acknowledge, table.family, &name);
-                self.extend(table, false);
+                self.tables(NEW_TABLE, CREATE, *family, &name);
+                self.tables(DELETE_TABLE, 0, *family, &name);
             }
-            Change::Extend(table) => self.extend(table, true),
             Change::Remove {
                 family,
                 table,
                 chain,
             } => {
                 let name = chain_name(table, chain);
-                self.tables(DELETE_CHAIN, ACK, *family, &name);
+                self.tables(DELETE_CHAIN, 0, *family, &name);
             }
+        }
+        self.acknowledge();
+    }
+
+    /// Has the last message answered.
+    fn acknowledge(&mut self) {
+        let flags = self.last + FLAGS;
+        if let Some(low) = self.bytes.get_mut(flags..flags + 2) {
+            let value = [low[0], low[1]];
+            low.copy_from_slice(&(u16::from_ne_bytes(value) | ACK).to_ne_bytes());
         }
     }
 
-    /// `renew`: there may be chains of these names, which go.
-    fn extend(&mut self, table: &Table, renew: bool) {
-        let Some(last) = table.chains.len().checked_sub(1) else {
-            return;
-        };
+    /// Makes what is not there of a table and its sets, and its chains with their rules. `prepare` has a
+    /// chain there that has none.
+    fn extend(&mut self, table: &Table, prepare: fn(&mut Self, &Table, &Chain)) {
         let family = table.family;
         let mut name = Attributes::default();
         name.text(1, &table.name);
@@ -207,25 +221,32 @@ impl Batch {
             let attributes = set.attributes(&table.name);
             self.tables(NEW_SET, CREATE, family, &attributes);
         }
-        for (index, chain) in table.chains.iter().enumerate() {
-            if renew {
-                // Made first, so that there is one to delete.
-                let name = chain_name(&table.name, &chain.name);
-                self.tables(NEW_CHAIN, CREATE, family, &name);
-                self.tables(DELETE_CHAIN, 0, family, &name);
-            }
-            let attributes = chain_attributes(&table.name, chain);
-            let end = index == last && chain.rules.is_empty();
-            let acknowledge = if end { ACK } else { 0 };
-            self.tables(NEW_CHAIN, CREATE | acknowledge, family, &attributes);
-            for (number, rule) in chain.rules.iter().enumerate() {
+        for chain in &table.chains {
+            prepare(self, table, chain);
+            for rule in &chain.rules {
                 let attributes = rule_attributes(&table.name, &chain.name, rule);
-                let end = index == last && number + 1 == chain.rules.len();
-                let acknowledge = if end { ACK } else { 0 };
-                let flags = CREATE | APPEND | acknowledge;
-                self.tables(NEW_RULE, flags, family, &attributes);
+                self.tables(NEW_RULE, CREATE | APPEND, family, &attributes);
             }
         }
+    }
+
+    /// In the place of the one of its name, which may be hooked in elsewhere.
+    fn renew(&mut self, table: &Table, chain: &Chain) {
+        let name = chain_name(&table.name, &chain.name);
+        // Made first, so that there is one to delete.
+        self.tables(NEW_CHAIN, CREATE, table.family, &name);
+        self.tables(DELETE_CHAIN, 0, table.family, &name);
+        let attributes = chain_attributes(&table.name, chain);
+        self.tables(NEW_CHAIN, CREATE, table.family, &attributes);
+    }
+
+    /// The one of its name stays where it is hooked in.
+    fn flush(&mut self, table: &Table, chain: &Chain) {
+        let attributes = chain_attributes(&table.name, chain);
+        self.tables(NEW_CHAIN, CREATE, table.family, &attributes);
+        // Of a chain without a rule's number: all of them.
+        let all = rules_of(&table.name, &chain.name);
+        self.tables(DELETE_RULE, 0, table.family, &all);
     }
 }
 
@@ -233,6 +254,14 @@ fn chain_name(table: &str, chain: &str) -> Attributes {
     let mut attributes = Attributes::default();
     attributes.text(1, table);
     attributes.text(3, chain);
+    attributes
+}
+
+/// Names the chain of rules.
+fn rules_of(table: &str, chain: &str) -> Attributes {
+    let mut attributes = Attributes::default();
+    attributes.text(1, table);
+    attributes.text(2, chain);
     attributes
 }
 
@@ -259,9 +288,7 @@ fn chain_attributes(table: &str, chain: &Chain) -> Attributes {
 }
 
 fn rule_attributes(table: &str, chain: &str, rule: &Rule) -> Attributes {
-    let mut attributes = Attributes::default();
-    attributes.text(1, table);
-    attributes.text(2, chain);
+    let mut attributes = rules_of(table, chain);
     attributes.nest(4, |list| {
         for test in &rule.tests {
             list.test(test);
@@ -489,11 +516,22 @@ mod tests {
             hook: Hook::Forward,
             rules: vec![rule.clone(), rule],
         };
-        let all = messages(&transaction(&Change::Replace(table(vec![chain]))));
+        let all = messages(&transaction(&Change::Rewrite(table(vec![chain]))));
         let kinds: Vec<u16> = all.iter().map(|(kind, _)| *kind & 0xff).collect();
-        assert_eq!(kinds, [0x10, 0, 2, 0, 3, 6, 6, 0x11]);
+        assert_eq!(
+            kinds,
+            [
+                0x10,
+                NEW_TABLE,
+                NEW_CHAIN,
+                DELETE_RULE,
+                NEW_RULE,
+                NEW_RULE,
+                0x11
+            ]
+        );
         let acknowledged: Vec<bool> = all.iter().map(|(_, flags)| flags & ACK != 0).collect();
-        assert_eq!(acknowledged.iter().position(|yes| *yes), Some(6));
+        assert_eq!(acknowledged.iter().position(|yes| *yes), Some(5));
         assert_eq!(acknowledged.iter().filter(|yes| **yes).count(), 1);
     }
 
@@ -556,8 +594,11 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_table_goes() {
-        let all = messages(&transaction(&Change::Replace(table(Vec::new()))));
+    fn a_table_goes() {
+        let all = messages(&transaction(&Change::Clear {
+            family: Family::Inet,
+            table: "t".into(),
+        }));
         assert_eq!(all[2].0 & 0xff, DELETE_TABLE);
         assert_ne!(all[2].1 & ACK, 0);
     }

@@ -1,21 +1,14 @@
 # Networks under load and over time. Numbers are taken from variables, for slow machines.
 # seconds: 6000
+. tests/integration/networks.sh
 
 TRAFFIC=tests/integration/traffic.py
-PYTHON=$REGISTRY/python:latest
-python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
 traffic() { python3 "$TRAFFIC" "$@"; }
 guest_traffic() { hull exec -i "$1" python3 - "${@:2}" <"$TRAFFIC"; }
-address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$1"; }
-v6_address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").GlobalIPv6Address}}" "$1"; }
 engine_pid() { cat "$HARNESS/hulld.pid"; }
 open_files() { ls "/proc/$(engine_pid)/fd" | wc -l; }
 conversations() { cat /proc/sys/net/netfilter/nf_conntrack_count; }
 server() { hull run -d --name "$1" "${@:2}" "$PYTHON" sleep 3600 >/dev/null; hull exec -d "$1" python3 -c "$(cat "$TRAFFIC")" serve 7000; }
-web() {
-    hull run -d --name "$1" "${@:2}" "$BUSYBOX" sh -c 'mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www' >/dev/null
-    hull exec "$1" sh -c 'until [ -s /www/index.html ]; do sleep 0.1; done'
-}
 
 # What there is of the host's network, without what changes with time: counters, addresses whose
 # conversations are counted, which the kernel forgets with these, and how long a router is known.
@@ -62,14 +55,16 @@ case_cycles_leave_nothing() {
 # host keeps few conversations in mind. Refused ones are not counted, and the kernel makes room of them.
 case_a_flood_of_syns() {
     python_image
-    local seconds=${HULL_FLOOD_SECONDS:-30} end most=/proc/sys/net/netfilter/nf_conntrack_max before peak asked one flood
+    local seconds=${HULL_FLOOD_SECONDS:-30} end table=/proc/sys/net/netfilter before peak asked one flood
     hull network create --subnet 10.237.0.0/24 t-syn >/dev/null
     hull run -d --name t-syn --network t-syn "$PYTHON" sleep 3600 >/dev/null
     web t-calm -p 18201:80
     hull run -d --name t-asks "$BUSYBOX" sleep 3600 >/dev/null
     wait_for 10 sh -c 'curl -s --max-time 3 http://127.0.0.1:18201/ | grep -q served' || fail 'no answer before the flood'
-    before=$(cat "$most")
-    echo 4096 >"$most"
+    # Room is made in a few buckets, so there are as few for as many conversations as is usual.
+    before=$(cat "$table/nf_conntrack_max" "$table/nf_conntrack_buckets")
+    echo 4096 >"$table/nf_conntrack_buckets"
+    echo 4096 >"$table/nf_conntrack_max"
     # A port of hulld, one of nobody, and an address that nobody answers at.
     for one in '10.237.0.1 18201' '10.237.0.1 9' '192.0.2.1 80'; do
         guest_traffic t-syn syn $one "$seconds" >"$T/sent" 2>&1 &
@@ -82,19 +77,23 @@ case_a_flood_of_syns() {
             asked=$((asked + 1))
         done
         wait "$flood" || fail "the flood: $(cat "$T/sent")"
+        [ "$(cat "$T/sent")" -ge $((seconds * 100)) ] || fail "this is no flood: $(cat "$T/sent") SYNs in $seconds s"
+        [ "$asked" -ge 3 ] || fail "only $asked questions meanwhile"
         echo "$one: $(cat "$T/sent") SYNs, $asked questions answered, $peak conversations at most of 4096"
     done
-    echo "$before" >"$most"
+    echo "${before#*$'\n'}" >"$table/nf_conntrack_buckets"
+    echo "${before%$'\n'*}" >"$table/nf_conntrack_max"
     hull exec t-syn true || fail 'the flooder itself is gone'
     hull rm -f t-syn t-calm t-asks >/dev/null
     hull network rm t-syn >/dev/null
     expect_clean_host
 }
 
-# Many connections through a published port, and from a container to the host.
+# Many connections through a published port, and from a container to the host. Then as many at once, while
+# another container's port answers.
 case_many_connections() {
     python_image
-    local count=${HULL_CONNECTIONS:-10000} files
+    local count=${HULL_CONNECTIONS:-10000} together=${HULL_TOGETHER:-10000} files
     server t-many -p 18202:7000 --ulimit nofile=4096:4096
     wait_for 20 traffic connect 127.0.0.1 18202 1 >/dev/null
     files=$(open_files)
@@ -106,6 +105,22 @@ case_many_connections() {
     expect_eq "$(guest_traffic t-many connect 172.17.0.1 18203 "$count")" "$count" 'answers outward'
     kill "$pid"
     hull rm -f t-many >/dev/null
+    # A port that is alone has an eighth of the files that the engine may open.
+    hulld_stop
+    ulimit -n 100000
+    hulld_start
+    web t-other -p 18208:80
+    hull run -d --name t-hold -p 18207:7001 --ulimit nofile=30000:30000 "$PYTHON" python3 -c "$(cat "$TRAFFIC")" hold 7001 >/dev/null
+    wait_for 20 traffic connect 127.0.0.1 18207 1 >/dev/null
+    traffic together 127.0.0.1 18207 "$together" >"$T/together" &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        curl -s --max-time 20 http://127.0.0.1:18208/ | grep -q served || fail 'another container is not reached meanwhile'
+        sleep 1
+    done
+    wait "$pid" || true
+    expect_eq "$(cat "$T/together")" "$together" 'connections that are open at once'
+    hull rm -f t-hold t-other >/dev/null
     expect_clean_host
 }
 
@@ -146,22 +161,18 @@ case_transfers_arrive_whole() {
 # Questions and what is none, from a guest: each question is answered, and the server is as large as before.
 case_many_questions() {
     python_image
-    local count=${HULL_QUESTIONS:-12500} before
+    local count=${HULL_QUESTIONS:-12500} rate=${HULL_QUESTION_RATE:-50} before
     hull network create --ipv6 --subnet 10.239.0.0/24 --subnet fd00:239::/64 t-ask >/dev/null
     hull run -d --name t-ask --network t-ask "$PYTHON" sleep 3600 >/dev/null
-    guest_traffic t-ask questions 10.239.0.1 100 t-ask >/dev/null
+    guest_traffic t-ask questions 10.239.0.1 100 t-ask >/dev/null 2>&1
     before=$(awk '$1 == "VmRSS:" { print $2 }' "/proc/$(engine_pid)/status")
-    expect_eq "$(guest_traffic t-ask questions 10.239.0.1 "$count" t-ask)" "$((count - count / 5)) of $((count - count / 5))" answers
+    expect_eq "$(guest_traffic t-ask questions 10.239.0.1 "$count" t-ask 2>"$T/rate")" "$((count - count / 5)) of $((count - count / 5))" answers
+    echo "$(cat "$T/rate") answers in a second"
+    [ "$(cat "$T/rate")" -ge "$rate" ] || fail "that is fewer than $rate"
     [ "$(awk '$1 == "VmRSS:" { print $2 }' "/proc/$(engine_pid)/status")" -lt $((before + 16384)) ] || fail 'the name server grew'
     hull rm -f t-ask >/dev/null
     hull network rm t-ask >/dev/null
     expect_clean_host
-}
-
-next_engine() {
-    kill -9 "$(engine_pid)" 2>/dev/null
-    sleep 0.2
-    hulld_start
 }
 
 networks_of() { hull inspect t-cut | jq -r '.[0].NetworkSettings.Networks | keys | join(" ")'; }
@@ -207,5 +218,56 @@ case_killed_while_networks_change() {
     hull rm -f t-cut >/dev/null
     hull network rm t-cut >/dev/null
     expect_eq "$(ip -o link | grep -E ': h[0-9][0-9a-f]{13}:')" '' 'taps left'
+    expect_clean_host
+}
+
+# All of many find each other by name.
+case_many_containers_find_each_other() {
+    local count=${HULL_MANY:-100} number
+    hull network create --subnet 10.251.0.0/24 t-many >/dev/null
+    for ((number = 1; number <= count; number++)); do
+        hull run -d --name t-m$number --network t-many -m 32m "$BUSYBOX" sleep 7200 >/dev/null || fail "container $number"
+    done
+    for ((number = 1; number <= count; number++)); do
+        expect_eq "$(hull exec t-m$number sh -c "for n in \$(seq $count); do ping -c 1 -W 10 t-m\$n >/dev/null 2>&1 && echo; done | wc -l")" "$count" "answers to t-m$number"
+    done
+    for ((number = 1; number <= count; number++)); do hull rm -f t-m$number >/dev/null; done
+    hull network rm t-many >/dev/null
+    expect_clean_host
+}
+
+# Networks come and go while bytes move.
+case_networks_change_under_load() {
+    python_image
+    local bytes=${HULL_TRANSFER_BYTES:-268435456} number pid other
+    hull network create --subnet 10.252.0.0/24 t-load >/dev/null
+    hull network create --subnet 10.253.0.0/24 t-more >/dev/null
+    server t-serve --network t-load -p 18261:7000
+    server t-peer --network t-load
+    wait_for 20 traffic connect 127.0.0.1 18261 1 >/dev/null
+    traffic get 127.0.0.1 18261 "$bytes" >"$T/port" &
+    pid=$!
+    guest_traffic t-peer put "$(address_of t-serve t-load)" 7000 "$bytes" >"$T/peer" &
+    other=$!
+    for number in 1 2 3 4 5; do
+        hull network connect t-more t-serve || fail "connect $number"
+        hull exec t-serve python3 -c 'import os; assert len(os.listdir("/sys/class/net")) == 3' || fail "interfaces $number"
+        hull network disconnect t-more t-serve || fail "disconnect $number"
+    done
+    wait "$pid" || true
+    wait "$other" || true
+    expect_eq "$(cat "$T/port" "$T/peer")" $'same\nsame' 'transfers meanwhile'
+    # The network itself goes and comes while somebody asks.
+    for number in 1 2 3; do
+        traffic get 127.0.0.1 18261 "$bytes" >/dev/null 2>&1 &
+        pid=$!
+        sleep 1
+        hull network disconnect t-load t-serve && hull network connect t-load t-serve || fail "again $number"
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+        wait_for 20 traffic connect 127.0.0.1 18261 10 >/dev/null || fail "no answer after change $number"
+    done
+    hull rm -f t-serve t-peer >/dev/null
+    hull network rm t-load t-more >/dev/null
     expect_clean_host
 }

@@ -1,8 +1,6 @@
 # What users of container engines ran into with networks, names and ports.
+. tests/integration/networks.sh
 
-PYTHON=$REGISTRY/python:latest
-python_image() { registry_push "$IMAGES/python" "$PYTHON" && hull pull -q "$PYTHON" >/dev/null; }
-address_of() { hull inspect -f "{{(index .NetworkSettings.Networks \"$2\").IPAddress}}" "$1"; }
 guest_python() { hull exec -i "$1" timeout 60 python3 -; }
 
 # A client of a UDP port keeps its socket while the container restarts, and while another one takes the

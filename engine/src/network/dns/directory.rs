@@ -109,15 +109,16 @@ impl Directory {
         *self.content.write().unwrap_or_else(PoisonError::into_inner) = content;
     }
 
-    /// Who asks, from this address, the server of this network.
-    pub(super) fn asker(&self, address: IpAddr, network: &str) -> Asker {
+    /// Who asks, from this address, the server that a network has at `own`. `None`: a stranger, such as
+    /// another machine, or a guest by an address that it was not given.
+    pub(super) fn asker(&self, address: IpAddr, network: &str, own: IpAddr) -> Option<Asker> {
         let content = self.content.read().unwrap_or_else(PoisonError::into_inner);
-        let known = content.askers.get(&address).cloned();
-        // Somebody else is the host.
-        known.unwrap_or_else(|| Asker {
+        let host = || Asker {
             networks: vec![network.to_owned()],
             ..Asker::default()
-        })
+        };
+        let known = content.askers.get(&address).cloned();
+        known.or_else(|| (address == own).then(host))
     }
 
     /// The answer for a name of a network; `None`: it is somebody else's.
@@ -336,12 +337,24 @@ mod tests {
 
     fn ask_from(peer: &str, name: &str, kind: RecordType, id: u16) -> Option<Message> {
         let directory = directory();
-        let asker = directory.asker(peer.parse().unwrap(), "one");
+        let asker = directory.asker(peer.parse().unwrap(), "one", SERVER)?;
         directory.answer(&question(name, kind, id), &asker)
     }
 
     fn ask(name: &str, kind: RecordType, id: u16) -> Option<Message> {
-        ask_from("10.0.0.77", name, kind, id)
+        ask_from("10.0.0.1", name, kind, id)
+    }
+
+    const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+    #[test]
+    fn strangers_are_nobody() {
+        let directory = directory();
+        let asker = |peer: &str| directory.asker(peer.parse().unwrap(), "one", SERVER);
+        assert!(asker("10.0.0.77").is_none() && asker("fe80::1").is_none());
+        for known in ["10.0.0.1", "10.9.0.2"] {
+            assert!(asker(known).is_some(), "{known}");
+        }
     }
 
     #[test]
@@ -403,7 +416,7 @@ mod tests {
     fn what_is_too_large_for_a_datagram_is_cut_and_says_so() {
         let directory = directory();
         let question = question("many.", RecordType::A, 1);
-        let asker = directory.asker([10, 0, 0, 2].into(), "one");
+        let asker = directory.asker(SERVER, "one", SERVER).unwrap();
         let answer = || directory.answer(&question, &asker).unwrap();
         let udp = Message::from_vec(&to_bytes(answer(), &question, false).unwrap()).unwrap();
         assert!(udp.metadata.truncation && udp.answers.is_empty());
