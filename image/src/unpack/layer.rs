@@ -6,7 +6,7 @@ use super::path::PathError;
 use super::tree::{Meta, TreeFull};
 use super::{Progress, UnpackError};
 use crate::decompress::BlobState;
-use crate::tar::{display, Entry, TarError};
+use crate::tar::{display, Entry, EntryKind, TarError};
 use crate::{erofs, Digest};
 
 const PROGRESS_STEP: u64 = 1 << 20;
@@ -118,7 +118,11 @@ pub(super) fn meta(layer: &Layer, entry: &Entry) -> Result<Meta, UnpackError> {
     let xattrs = erofs::xattr::encode(&entry.xattrs)
         .map_err(|reason| layer.entry_error(&entry.path, reason))?;
     Ok(Meta {
-        permissions: entry.permissions,
+        // A link's own mode means nothing, and no file system keeps another one.
+        permissions: match entry.kind {
+            EntryKind::Symlink { .. } => 0o777,
+            _ => entry.permissions,
+        },
         uid: entry.uid,
         gid: entry.gid,
         mtime: entry.mtime.0,

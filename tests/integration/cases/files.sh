@@ -200,10 +200,10 @@ case_room_of_removed_files_returns_to_the_host() {
 }
 
 case_a_commit_keeps_times_links_and_targets() {
-    hull run --name t-exact "$BUSYBOX" sh -c 'echo x >/a; ln /a /b; ln -s x//y/./z /odd; ln -s d/. /dot; touch -d 1965-01-01 /old; ln /old /older; stat -c %y /a /old' >"$T/times"
+    hull run --name t-exact "$BUSYBOX" sh -c 'echo x >/a; ln /a /b; ln -s x//y/./z /odd; ln -s d/. /dot; touch -d "1965-01-01 00:00:00" /old; ln /old /older; stat -c %y /a /old' >"$T/times"
     hull commit t-exact t-exact:1 >/dev/null
     expect_eq "$(hull run --rm t-exact:1 stat -c %y /b /older)" "$(cat "$T/times")" 'times of files with two names'
-    expect_eq "$(hull run --rm t-exact:1 sh -c 'readlink /odd /dot; stat -c %h /a')" $'x//y/./z\nd/.\n2' 'targets and links'
+    expect_eq "$(hull run --rm t-exact:1 sh -c 'readlink /odd; readlink /dot; stat -c %h /a')" $'x//y/./z\nd/.\n2' 'targets and links'
     hull export t-exact | tar -C "$T" -x odd dot
     expect_eq "$(readlink "$T/odd") $(readlink "$T/dot")" 'x//y/./z d/.' 'targets of an export'
     hull rm t-exact >/dev/null
@@ -211,7 +211,7 @@ case_a_commit_keeps_times_links_and_targets() {
 }
 
 case_cp_by_dockers_rules_of_links_times_and_kinds() {
-    hull run -d --name t-cp --network none "$BUSYBOX" sh -c 'ln -s /nowhere /dang; echo old >/file; ln -s file /link; mkdir /d; mkfifo /d/fifo; echo y >/d/y; touch -d 1965-01-01 /d/y; sleep 600' >/dev/null
+    hull run -d --name t-cp --network none "$BUSYBOX" sh -c 'ln -s /nowhere /dang; echo old >/file; ln -s file /link; mkdir /d; mkfifo /d/fifo; echo y >/d/y; touch -d "1965-01-01 00:00:00" /d/y; sleep 600' >/dev/null
     wait_for 10 hull exec t-cp test -e /d/y
     echo new >"$T/f"
     touch -d '1960-01-02 03:04:05.5' "$T/f"

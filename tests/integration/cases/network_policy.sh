@@ -5,7 +5,6 @@
 ASK='timeout 8 nslookup -type=a any.test 10.233.0.1 2>&1; :'
 
 # Packet rules of many addresses are written as those of few are.
-# Core.
 case_long_policies() {
     local number most=/proc/sys/net/core/wmem_max before list='192.0.2.1:443'
     before=$(cat "$most")
@@ -144,7 +143,6 @@ while True:
 }
 
 # A network reaches no other, and is reached by nobody outside; what is inside stays inside.
-# Core.
 case_networks_have_no_path_to_each_other() {
     has_ipv6
     hull network create --ipv6 --subnet 10.254.1.0/24 --subnet fd00:254:1::/64 t-left >/dev/null
