@@ -21,7 +21,7 @@ def content(path):
 
 def attributes(path):
     names = sorted(name for name in os.listxattr(path, follow_symlinks=False)
-                   if not name.startswith(("trusted.overlay.", "security.selinux")))
+                   if not name.startswith(("trusted.overlay.", "user.overlay.", "security.selinux")))
     return " ".join(f"{name}={os.getxattr(path, name, follow_symlinks=False).hex()}" for name in names)
 
 

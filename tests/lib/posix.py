@@ -99,7 +99,10 @@ fallocate(fd, KEEP, 1 << 20, 1 << 20); check("fallocate keeps the size", os.fsta
 check("it has its space", os.fstat(fd).st_blocks >= (1 << 20) // 512)
 os.pwrite(fd, b"x" * (1 << 20), 0); fallocate(fd, PUNCH | KEEP, 4096, 8192)
 check("a hole reads as zeros", os.pread(fd, 3 * 4096, 0) == b"x" * 4096 + bytes(8192))
-fallocate(fd, ZERO, 0, 10); check("zeroed", os.pread(fd, 12, 0) == bytes(10) + b"xx"); os.close(fd)
+
+if not os.environ.get("NO_ZERO"):
+    fallocate(fd, ZERO, 0, 10); check("zeroed", os.pread(fd, 12, 0) == bytes(10) + b"xx")
+os.close(fd)
 fd = os.open("sparse", os.O_CREAT | os.O_RDWR); os.ftruncate(fd, 64 << 20); os.pwrite(fd, b"data", 32 << 20); os.fsync(fd)
 check("SEEK_DATA", os.lseek(fd, 0, os.SEEK_DATA) == 32 << 20)
 check("SEEK_HOLE", os.lseek(fd, 32 << 20, os.SEEK_HOLE) == (32 << 20) + 4096)

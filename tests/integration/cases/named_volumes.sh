@@ -192,7 +192,7 @@ case_a_volume_whose_filling_was_cut_off_is_filled_after_all() {
     hull run --name t-full "$BUSYBOX" sh -c 'mkdir /c && cd /c && for n in $(seq 400); do mkdir d$n; for k in 1 2 3 4 5; do echo $n.$k >d$n/f$k; done; done; head -c 20000000 /dev/urandom >zz' >/dev/null
     hull commit t-full t-full:1 >/dev/null
     for kind in '' '-o type=block -o size=256m'; do
-        for delay in 1 2 3 4; do
+        for delay in 2 4; do
             # shellcheck disable=SC2086 # several options
             hull volume create $kind t-cut >/dev/null
             hull run -d --name t-one --network none -v t-cut:/c t-full:1 sleep 600 >/dev/null 2>&1 &

@@ -109,8 +109,9 @@ case_layers_of_another_repository_are_mounted() {
 # A blob that takes longer to send than a download may be silent (30 s): on a slow line, or at a slow registry.
 case_a_push_takes_as_long_as_it_takes() {
     python3 tests/lib/slow_proxy.py 5067 "$REGISTRY_PORT" 262144 &
-    local proxy=$! slow=127.0.0.1:5067/slow-push:one
-    trap 'kill $proxy; hull rm -f t-slow >/dev/null 2>&1 || true; hull rmi 127.0.0.1:5067/slow-push:one >/dev/null 2>&1 || true; rm -rf "$T"' EXIT
+    SLOW_PROXY=$!
+    local slow=127.0.0.1:5067/slow-push:one
+    trap 'kill "$SLOW_PROXY"; hull rm -f t-slow >/dev/null 2>&1 || true; hull rmi 127.0.0.1:5067/slow-push:one >/dev/null 2>&1 || true; rm -rf "$T"' EXIT
     wait_for 10 curl -s -o /dev/null http://127.0.0.1:5067/v2/
     hull run --name t-slow "$BUSYBOX" sh -c 'head -c 12000000 /dev/urandom >/noise' >/dev/null
     hull commit t-slow $slow >/dev/null

@@ -116,8 +116,9 @@ case_unpacked_layers_that_are_cut_are_made_again() {
 
 case_a_pull_goes_on_after_the_engine_was_killed_while_it_downloads() {
     python3 tests/lib/bad_registry.py 5066 "$REGISTRY" &
-    local registry=$! pull delay
-    trap 'kill $registry; rm -rf "$T"' EXIT
+    SLOW_REGISTRY=$!
+    local pull delay
+    trap 'kill "$SLOW_REGISTRY"; rm -rf "$T"' EXIT
     wait_for 10 curl -s -o /dev/null http://127.0.0.1:5066/v2/
     fresh slow
     for delay in 0.2 0.7 1.5 3; do
