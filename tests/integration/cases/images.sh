@@ -110,7 +110,6 @@ case_an_image_without_layers() {
     hull rmi no_layers >/dev/null
 }
 
-# Core.
 case_programs_that_the_kernel_refuses_say_why() {
     local name number words
     load unrunnable
