@@ -62,7 +62,7 @@ case_a_large_directory_that_the_host_changes() {
 }
 
 case_random_work_on_files_is_right() {
-    local seed=${HULL_SEED:-$RANDOM} steps=${HULL_STEPS:-1500} place n pids=()
+    local seed=${HULL_SEED:-$RANDOM} steps=${HULL_STEPS:-200} place n pids=()
     echo "seed $seed"
     local d
     d=$(on_disk)
