@@ -3,6 +3,7 @@
 //!
 //! Only what [`crate::rules`] needs. A transaction is applied whole or not at all.
 
+mod attributes;
 mod message;
 mod set;
 mod watch;

@@ -1,6 +1,6 @@
 //! Sets of addresses, whose conversations are counted.
 
-use super::message::{Attributes, REGISTER};
+use super::attributes::{Attributes, REGISTER};
 use super::{AddressSet, Header};
 
 /// The set is changed by rules.
