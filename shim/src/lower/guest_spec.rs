@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{volume, HostSocket, InlineFile, SharedDirectory, Volume};
 use hull_vm_config::Slot;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{
+    Hooks, LinuxBlockIo, LinuxNamespaceType, LinuxResources, Mount, Spec,
+};
 
 use super::disks::Disk;
 use super::{
@@ -305,7 +307,7 @@ impl GuestSpec {
             linux.set_mount_label(None);
             linux.set_intel_rdt(None);
             if let Some(resources) = linux.resources_mut() {
-                drop_host_cpu_numbers(resources);
+                drop_host_numbers(resources);
             }
         }
     }
@@ -346,12 +348,22 @@ fn show(mount: &mut Mount, path: &str) {
     mount.set_options(Some(options));
 }
 
-/// CPU and memory node numbers are the host's; the guest has its own.
-pub(crate) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
+/// Numbers of CPUs, memory nodes and devices are the host's; the guest has its own.
+pub(crate) fn drop_host_numbers(resources: &mut LinuxResources) {
     if let Some(mut cpu) = resources.cpu().clone() {
         cpu.set_cpus(None);
         cpu.set_mems(None);
         resources.set_cpu(Some(cpu));
+    }
+    let weight = resources.block_io().as_ref().map(LinuxBlockIo::weight);
+    resources.set_block_io(weight.map(|weight| {
+        let mut io = LinuxBlockIo::default();
+        io.set_weight(weight);
+        io
+    }));
+    if let Some(unified) = resources.unified_mut() {
+        let is_of_host = |file: &str| file.starts_with("cpuset.") || file.starts_with("io.");
+        unified.retain(|file, _| !is_of_host(file));
     }
 }
 

@@ -399,7 +399,8 @@ impl Task for Service {
             .await
             .map_err(|error| errors::of_agent(&error))?;
         if self.shim.is_first(&container) {
-            container.sandbox.set_share(&host);
+            let shared = container.sandbox.set_share(&host);
+            shared.map_err(|error| errors::failed(&error))?;
         }
         Ok(api::Empty::default())
     }
