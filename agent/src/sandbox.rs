@@ -66,8 +66,8 @@ impl Container {
     fn jobs_group(&mut self, id: &str) -> Result<Cgroup> {
         let group = match self.jobs.take() {
             Some(group) => group,
-            // No container's id begins with a dot.
-            None => Cgroup::create(&format!(".files-{id}"), None)?,
+            // No container's id has a colon.
+            None => Cgroup::create(&format!("files:{id}"), None)?,
         };
         Ok(self.jobs.insert(group).clone())
     }
@@ -130,7 +130,7 @@ impl Sandbox {
     /// Makes a container and launches its first process. Returns the PID.
     pub(crate) async fn create(&self, request: CreateContainerRequest) -> Result<u32> {
         let id = request.container_id.clone();
-        if !rootfs::is_file_name(&id) || id.starts_with('.') {
+        if !rootfs::is_file_name(&id) || id.contains(':') {
             return Err(AgentError::invalid(format!("{id:?} is no container id")));
         }
         {

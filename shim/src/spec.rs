@@ -8,6 +8,7 @@ mod devices;
 mod disks;
 pub(crate) mod json;
 mod nodes;
+mod source_flags;
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -205,11 +206,12 @@ impl Bundle {
     pub fn load(directory: &Path, mounts: &[RootfsMount]) -> Result<Self, SpecError> {
         let path = directory.join("config.json");
         let (_, text) = read_bounded(&path, MAX_CONFIG_BYTES)?;
-        let (spec, unknown) =
+        let (mut spec, unknown) =
             capabilities::parse_spec(&text).map_err(|source| SpecError::Parse { path, source })?;
         if !unknown.is_empty() {
             tracing::warn!("{}", capabilities::warning(&unknown));
         }
+        source_flags::complete(directory, &mut spec);
         let rootfs = rootfs_source(directory, &spec, mounts)?;
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
         let special = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;

@@ -55,6 +55,8 @@ pub(crate) const PER_MOUNT: u32 =
 /// `MS_RDONLY`.
 pub(crate) const READ_ONLY: u32 = RDONLY;
 
+const BIND: [&str; 2] = ["bind", "rbind"];
+
 /// `MOUNT_ATTR_*` by the name without its leading `r`, and whether the name sets or clears it.
 const RECURSIVE: [(&str, u64, bool); 18] = [
     ("ro", 0x1, true),
@@ -143,7 +145,10 @@ pub(crate) fn parse(options: &[String]) -> Result<MountOptions, String> {
                 parsed.recursive = true;
             }
             "tmpcopyup" => parsed.copy_up = true,
-            "idmap" | "ridmap" | "remount" => return Err(option.clone()),
+            "idmap" | "ridmap" => return Err(option.clone()),
+            // Of a bind mount, whose flags are set by a second step anyway.
+            "remount" if options.iter().any(|option| BIND.contains(&option.as_str())) => {}
+            "remount" => return Err(option.clone()),
             // Labels of a security module that the guest does not have.
             "z" | "Z" => {}
             name => {
@@ -171,6 +176,10 @@ pub(crate) fn parse(options: &[String]) -> Result<MountOptions, String> {
 impl MountOptions {
     /// The last word on an attribute counts.
     fn set_recursively(&mut self, bits: u64, set: bool) {
+        if bits == 0 && !set {
+            // No bit says that access times are not noted so.
+            return;
+        }
         let is_of_atime = bits & ATIME_ATTRS == bits;
         let cleared = if is_of_atime { ATIME_ATTRS } else { bits };
         self.recursive_set &= !cleared;
@@ -243,11 +252,11 @@ mod tests {
             ("rrelatime", 0),
             ("ratime", 0),
             ("rnostrictatime", 0),
-            ("rnorelatime", 0),
         ] {
             assert_eq!(attributes(&[name]), (bits, 0x70), "{name}");
         }
         assert_eq!(attributes(&["rnoatime", "rstrictatime"]), (0x20, 0x70));
+        assert_eq!(attributes(&["rnorelatime"]), (0, 0));
     }
 
     #[test]
@@ -259,5 +268,8 @@ mod tests {
     #[test]
     fn idmap_is_refused_by_name() {
         assert_eq!(parse(&["idmap".to_string()]), Err("idmap".to_string()));
+        assert_eq!(parse(&["remount".to_string()]), Err("remount".to_string()));
+        let options = parsed(&["bind", "remount", "ro"]);
+        assert_eq!((options.flags, options.data.as_str()), (RDONLY, ""));
     }
 }

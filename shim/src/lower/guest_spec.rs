@@ -130,8 +130,8 @@ impl GuestSpec {
 
     fn lower_mounts(&mut self, bundle: &Bundle, options: &TaskOptions) -> Result<(), LowerError> {
         let container = &match &options.pod {
-            Some(pod) => format!("{}-{}", options.container_id, pod.turn),
-            None => options.container_id.clone(),
+            Some(pod) => format!("{}-{}", options.name(), pod.turn),
+            None => options.name(),
         };
         let mut kept = Vec::new();
         let mounts = self.spec.mounts().clone().unwrap_or_default();
@@ -161,7 +161,7 @@ impl GuestSpec {
             } else if let Some(node) = node {
                 mount.set_source(Some(node.path.into()));
             } else if let Some(socket) = bundle.sockets.iter().find(|of| of.mount == index) {
-                self.socket(&mut mount, socket, &options.container_id);
+                self.socket(&mut mount, socket, &options.name());
             } else if let Some(other) = mount.source().as_deref().and_then(of_member) {
                 let pod = options.pod.as_ref();
                 let path = pod.and_then(|pod| pod.path(other));

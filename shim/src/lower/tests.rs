@@ -111,6 +111,23 @@ fn a_name_that_is_not_asked_to_be_looked_up_means_nothing() {
 }
 
 #[test]
+fn files_of_a_container_have_names_whatever_the_length_of_its_id() {
+    let mut bundle = bundle(config());
+    bundle.rootfs = RootfsSource::Directory("/root".into());
+    let subpath = |id: String| {
+        let options = TaskOptions {
+            container_id: id,
+            ..options()
+        };
+        lower(&bundle, &options).unwrap().shares[0].subpath.clone()
+    };
+    assert_eq!(subpath("web".into()), "web-rootfs");
+    let long = subpath("x".repeat(255));
+    assert!(long.len() < 100, "{long}");
+    assert_ne!(long, subpath("x".repeat(254)));
+}
+
+#[test]
 fn numbers_of_the_hosts_devices_stay_on_the_host() {
     let throttle = json!([{"major": 254, "minor": 0, "rate": 1000}]);
     let mut config = config();

@@ -50,6 +50,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "rdev",
     "rdiratime",
     "relatime",
+    "remount",
     "rexec",
     "ridmap",
     "rnoatime",
