@@ -52,6 +52,19 @@ case_pause_and_resume() {
     expect "$(status_of)" running
     runtime exec "$ID" true
 }
+case_a_created_container_can_be_paused() {
+    config '.process.args = ["touch", "/ran"]'
+    create
+    runtime pause "$ID"
+    expect "$(status_of)" paused
+    ! runtime start "$ID" 2>"$T/err" || fail "started"
+    expect_has "$(cat "$T/err")" paused
+    runtime resume "$ID"
+    expect "$(status_of)" created
+    [ ! -e "$T/rootfs/ran" ] || fail "it ran"
+    runtime start "$ID"
+    wait_for 10 test -e "$T/rootfs/ran" || fail "it did not run"
+}
 case_list_and_ps() {
     config '.process.args = ["sleep", "1000"]'
     create
