@@ -116,11 +116,12 @@ impl Limits {
         Ok(())
     }
 
-    /// CPUs that the quota may keep busy; 0 for none.
+    /// Whole CPUs that the quota may keep busy; 0 for none. A part of one above what a VM has, as from a
+    /// shorter period, is no reason to refuse it.
     fn cpus(self) -> u64 {
         let quota = self.quota.and_then(|quota| u64::try_from(quota).ok());
         quota.map_or(0, |quota| {
-            quota.div_ceil(self.period.unwrap_or(DEFAULT_PERIOD))
+            quota / self.period.unwrap_or(DEFAULT_PERIOD)
         })
     }
 }
@@ -229,7 +230,8 @@ mod tests {
         assert!(fits(json!({}), memory(1001)).is_err());
         assert_eq!(fits(cpu(50_000), cpu(200_000)), Ok(()));
         assert_eq!(fits(cpu(50_000), cpu(-1)), Ok(()));
-        let text = fits(cpu(50_000), cpu(200_001)).unwrap_err();
+        assert_eq!(fits(cpu(50_000), cpu(299_999)), Ok(()));
+        let text = fits(cpu(50_000), cpu(300_000)).unwrap_err();
         assert!(text.contains("3 CPUs is above the 2"), "{text}");
         let period = json!({"cpu": {"period": 10_000}});
         assert!(fits(cpu(50_000), period).is_err());

@@ -271,11 +271,10 @@ case_an_update_above_what_there_is_holds_or_is_refused() {
     expect "$(group_file memory.max)" max
 }
 case_a_checked_update_below_what_is_in_use_is_refused() {
-    config "$own_cgroup"' | .process.args = ["sh", "-c", "head -c 20m /dev/zero | tail | sleep 1000"] | .linux.resources.memory.limit = 67108864'
+    config "$own_cgroup"' | .process.args = ["sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=20 2>/dev/null; touch /ready; sleep 1000"] | .linux.resources.memory.limit = 67108864'
     create
     runtime start "$ID"
-    in_use() { [ "$(group_file memory.current)" -gt 20971520 ]; }
-    wait_for 20 in_use || fail "$(group_file memory.current) in use"
+    wait_for 20 test -e "$T/rootfs/ready" || fail "not ready"
     ! echo '{"memory": {"limit": 8388608, "checkBeforeUpdate": true}}' | runtime update --resources - "$ID" 2>"$T/err" || fail "updated"
     expect_has "$(cat "$T/err")" "rejecting memory limit"
     expect "$(group_file memory.max)" 67108864
