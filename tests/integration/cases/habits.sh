@@ -148,3 +148,21 @@ case_a_container_can_make_its_network_bad() {
     hull exec t-bad ping -c 2 -W 5 "$gateway" | grep -qE 'min/avg/max = [789][0-9][0-9]|min/avg/max = [0-9]{4}' || fail 'no delay'
     hull rm -f t-bad >/dev/null
 }
+
+# The commands that README.md shows next, in their order, with the registry of the tests.
+case_what_the_readme_shows_works() {
+    local line python=$REGISTRY/python:latest shown=0
+    hull save -o "$T/image.tar" "$BUSYBOX"
+    while read -r line; do
+        line=$(sed "s| debian | $python |; s|/run/hull/hull.sock|${HULL_HOST#unix://}|; s|image.tar|$T/image.tar|; s|\.\.\.|true|" <<<"$line")
+        # What a user ends: a shell, and a log that is followed.
+        case $line in
+            *' -it '*) capture timeout 120 script -qec "$line" /dev/null <<<exit ;;
+            *' -f '*) capture timeout -s INT 8 bash -c "$line"; [ "$status" != 124 ] || status=0 ;;
+            *) capture timeout 120 bash -c "$line" ;;
+        esac
+        [ "$status" = 0 ] || fail "$line: status $status: $err"
+        shown=$((shown + 1))
+    done < <(sed -n '/^## What next/,/^## What works/s/^\$ \(.*\)/\1/p' README.md | sed -E 's/ +#.*//' | grep -v 'doctor')
+    [ "$shown" -ge 9 ] || fail "README.md shows $shown commands"
+}
