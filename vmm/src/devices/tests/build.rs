@@ -280,6 +280,14 @@ fn a_saved_state_fits_the_same_shape_and_no_other() {
     other.pause();
     let mut empty = build(&DeviceConfig::default(), &[]).unwrap();
     assert!(empty.restore(&other.save()).is_err());
+    let twice = json.replacen("{\"slot\":1,", "{\"slot\":2,", 1);
+    assert_ne!(twice, json);
+    let twice: DeviceStates = serde_json::from_str(&twice).unwrap();
+    let error = build(&usual(), &names)
+        .unwrap()
+        .restore(&twice)
+        .unwrap_err();
+    assert!(format!("{error:?}").contains("saved twice"), "{error:?}");
     let newer = json.replacen("\"version\":1", "\"version\":2", 1);
     let newer: DeviceStates = serde_json::from_str(&newer).unwrap();
     assert!(build(&usual(), &names).unwrap().restore(&newer).is_err());
