@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** nothing here knows KVM, vCPUs or paths, so all of it is tested in plain memory.
 
+mod balloon;
 mod blk;
 mod build;
 mod chain;

@@ -90,7 +90,7 @@ fn empty_slots_are_placeholders() {
     let ids: Vec<u32> = Slot::all().map(id).collect();
     assert_eq!(
         ids,
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 4, 0, 0, 3, 0, 0, 0, 0, 0]
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 4, 5, 0, 3, 0, 0, 0, 0, 0]
     );
     let mut magic = [0; 4];
     devices.bus().read(Slot::FS.mmio_base(), &mut magic);
@@ -106,12 +106,13 @@ fn only_devices_in_use_have_notifiers() {
         Slot::IMAGE,
         Slot::SCRATCH,
         Slot::RNG,
+        Slot::BALLOON,
         Slot::CONSOLE,
     ];
     assert_eq!(slots, want);
     // The slots into which something may come are watched too: beside those of volumes and nets,
-    // image, scratch, fs, vsock, rng and console.
-    let watched = Slot::VOLUMES.len() + Slot::NETS.len() + 6;
+    // image, scratch, fs, vsock, rng, balloon and console.
+    let watched = Slot::VOLUMES.len() + Slot::NETS.len() + 7;
     assert_eq!(devices.sources().len(), watched);
     let by_themselves = devices.disks();
     assert!(by_themselves
