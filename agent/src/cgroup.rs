@@ -285,10 +285,7 @@ impl Cgroup {
             return Ok(());
         };
         let usage = self.number("memory.current", 0);
-        for (what, limit) in [
-            ("memory+swap", memory.swap()),
-            ("memory", memory.limit()),
-        ] {
+        for (what, limit) in [("memory+swap", memory.swap()), ("memory", memory.limit())] {
             let limit = limit.and_then(|limit| u64::try_from(limit).ok());
             if let Some(limit) = limit.filter(|limit| 0 < *limit && *limit <= usage) {
                 return Err(AgentError::invalid(format!(

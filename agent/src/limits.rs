@@ -120,9 +120,7 @@ impl Limits {
     /// shorter period, is no reason to refuse it.
     fn cpus(self) -> u64 {
         let quota = self.quota.and_then(|quota| u64::try_from(quota).ok());
-        quota.map_or(0, |quota| {
-            quota / self.period.unwrap_or(DEFAULT_PERIOD)
-        })
+        quota.map_or(0, |quota| quota / self.period.unwrap_or(DEFAULT_PERIOD))
     }
 }
 
@@ -226,7 +224,10 @@ mod tests {
         assert_eq!(fits(memory(2000), memory(2000)), Ok(()));
         assert_eq!(fits(memory(500), memory(-1)), Ok(()));
         let text = fits(memory(500), memory(1001)).unwrap_err();
-        assert!(text.contains("1001 bytes is above the 1000 bytes"), "{text}");
+        assert!(
+            text.contains("1001 bytes is above the 1000 bytes"),
+            "{text}"
+        );
         assert!(fits(json!({}), memory(1001)).is_err());
         assert_eq!(fits(cpu(50_000), cpu(200_000)), Ok(()));
         assert_eq!(fits(cpu(50_000), cpu(-1)), Ok(()));

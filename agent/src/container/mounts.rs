@@ -105,7 +105,8 @@ pub(super) fn pivot(rootfs: &Path) -> Result<()> {
 
 /// Whether a path is in a directory that the host shares.
 pub(super) fn is_shared(path: &Path) -> Result<bool> {
-    let found = rustix::fs::statfs(path).context(|| format!("failed to look at {}", path.display()))?;
+    let found =
+        rustix::fs::statfs(path).context(|| format!("failed to look at {}", path.display()))?;
     Ok(found.f_type == FUSE)
 }
 

@@ -243,7 +243,10 @@ fn cgroup_owner(spec: &Spec) -> Option<u32> {
         .iter()
         .any(|one| one.typ() == LinuxNamespaceType::Cgroup && one.path().is_none());
     let is_writable = |mount: &oci_spec::runtime::Mount| {
-        let is_cgroup = mount.typ().as_deref().is_some_and(|it| it.starts_with("cgroup"));
+        let is_cgroup = mount
+            .typ()
+            .as_deref()
+            .is_some_and(|it| it.starts_with("cgroup"));
         let mut options = mount.options().iter().flatten();
         is_cgroup
             && absolute(mount.destination()).is_ok_and(|path| path == Path::new("/sys/fs/cgroup"))
@@ -641,7 +644,10 @@ mod tests {
         assert_eq!(owner(own(), serde_json::json!(["rw"]), 1000), Some(1000));
         assert_eq!(owner(own(), serde_json::json!(["rw"]), 0), None);
         assert_eq!(owner(own(), serde_json::json!(["ro"]), 1000), None);
-        assert_eq!(owner(serde_json::json!([]), serde_json::json!([]), 1000), None);
+        assert_eq!(
+            owner(serde_json::json!([]), serde_json::json!([]), 1000),
+            None
+        );
     }
 
     #[test]
@@ -655,7 +661,8 @@ mod tests {
             let one: Process = serde_json::from_value(process_json).unwrap();
             process(&one, None, None, "", &[]).unwrap()
         };
-        let limit = |soft: u64| serde_json::json!([{ "type": "RLIMIT_NOFILE", "soft": soft, "hard": 9 }]);
+        let limit =
+            |soft: u64| serde_json::json!([{ "type": "RLIMIT_NOFILE", "soft": soft, "hard": 9 }]);
         let first = plan(serde_json::json!({
             "user": { "uid": 0, "gid": 0, "umask": 23 },
             "capabilities": { "bounding": ["CAP_KILL"] },

@@ -103,11 +103,10 @@ pub(super) fn run(
     let identity = identify(plan)?;
     own_streams(&identity);
     for (resource, soft, hard) in &plan.rlimits {
-        sys::set_rlimit(*resource, *soft, *hard)
-            .context(|| {
-                let name = rlimit::name(*resource);
-                format!("failed to set the resource limit {name} to {soft}:{hard}")
-            })?;
+        sys::set_rlimit(*resource, *soft, *hard).context(|| {
+            let name = rlimit::name(*resource);
+            format!("failed to set the resource limit {name} to {soft}:{hard}")
+        })?;
     }
     rustix::process::umask(Mode::from_raw_mode(plan.umask.unwrap_or(0o022)));
     plan.schedule.apply()?;

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) use sandbox::{Bounds, SandboxCgroups};
-pub(crate) use settings::{share, throttles};
 pub use settings::HostShare;
+pub(crate) use settings::{share, throttles};
 
 /// Where cgroup v2 is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -162,7 +162,9 @@ impl Cgroup {
         let written = opened.and_then(|mut file| file.write_all(value.as_bytes()));
         written.map_err(|error| {
             let why = match error.raw_os_error() {
-                Some(libc::ENODEV) => "there is no such disk (partitions can't be throttled)".into(),
+                Some(libc::ENODEV) => {
+                    "there is no such disk (partitions can't be throttled)".into()
+                }
                 Some(libc::ENOENT) => "the host's cgroups have no io controller".into(),
                 _ => error.to_string(),
             };

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{volume, HostSocket, InlineFile, SharedDirectory, Volume};
 use hull_vm_config::Slot;
-use oci_spec::runtime::{
-    Hooks, LinuxBlockIo, LinuxNamespaceType, LinuxResources, Mount, Spec,
-};
+use oci_spec::runtime::{Hooks, LinuxBlockIo, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::disks::Disk;
 use super::{

@@ -89,7 +89,10 @@ mod tests {
             }))
             .unwrap();
             complete(Path::new("/"), &mut spec);
-            spec.mounts().as_ref().unwrap()[0].options().clone().unwrap()
+            spec.mounts().as_ref().unwrap()[0]
+                .options()
+                .clone()
+                .unwrap()
         };
         // The kernel's own mounts have these flags everywhere.
         assert_eq!(
