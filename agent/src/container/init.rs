@@ -290,8 +290,7 @@ fn make_container(init: &InitRole) -> Result<()> {
         Dev::Mounted | Dev::Bare => Vec::new(),
     };
     mounts::pivot(&init.rootfs)?;
-    if dev == Dev::Bare && mounts::is_shared(Path::new("/"))? {
-        // No device node of a shared directory can be opened here.
+    if has_own_dev(dev)? {
         mounts::own_dev()?;
     }
     mounts::mount_all(&plan.mounts, &trees)?;
@@ -302,6 +301,12 @@ fn make_container(init: &InitRole) -> Result<()> {
         Dev::Bound => devices::show_default(&nodes),
         Dev::Mounted | Dev::Bare => devices::create(&plan.devices),
     }
+}
+
+/// Whether the container, which this process is in, has a /dev beside its root: no device node of a shared
+/// directory can be opened here.
+fn has_own_dev(dev: Dev) -> Result<bool> {
+    Ok(dev == Dev::Bare && mounts::is_shared(Path::new("/"))?)
 }
 
 /// What a configuration mounts on /dev.
@@ -354,6 +359,9 @@ fn finish_container(init: &InitRole) -> Result<()> {
     mounts::mask(&plan.masked_paths)?;
     if plan.root_readonly {
         mounts::root_readonly()?;
+        if has_own_dev(Dev::of(&plan.mounts))? {
+            mounts::readonly(Path::new("/dev"))?;
+        }
     }
     if let Some(flags) = plan.root_propagation {
         mount_change("/", MountPropagationFlags::from_bits_retain(flags))
