@@ -168,7 +168,7 @@ impl Cgroup {
                 Some(libc::ENOENT) => "the host's cgroups have no io controller".into(),
                 _ => error.to_string(),
             };
-            let source = io::Error::new(error.kind(), format!("{:?}: {why}", value));
+            let source = io::Error::new(error.kind(), format!("{value:?}: {why}"));
             CgroupError {
                 action: "throttle a device by",
                 path: file,

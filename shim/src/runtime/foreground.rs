@@ -95,7 +95,7 @@ mod tests {
     async fn whatever_can_be_caught_is_passed_on() {
         let mut signals = forwarded().unwrap();
         for number in [libc::SIGTERM, libc::SIGIO, libc::SIGRTMIN() + 3] {
-            let own = nix::unistd::Pid::this();
+            let own = std::process::id();
             let sent = std::process::Command::new("kill")
                 .args([format!("-{number}"), own.to_string()])
                 .status();
