@@ -323,7 +323,7 @@ enum Dev {
 impl Dev {
     fn of(mounts: &[MountPlan]) -> Self {
         let on_dev = |mount: &&MountPlan| mount.destination == Path::new("/dev");
-        match mounts.iter().filter(on_dev).map(|mount| &mount.what).next_back() {
+        match mounts.iter().rfind(on_dev).map(|mount| &mount.what) {
             None => Self::Bare,
             Some(MountWhat::Bind { .. }) => Self::Bound,
             Some(MountWhat::FileSystem { .. }) => Self::Mounted,
