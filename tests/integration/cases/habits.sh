@@ -217,7 +217,7 @@ case_a_container_that_is_full_of_processes_goes_on() {
     hull exec -d t-full sleep 600
     capture hull exec t-full true
     [ "$status" != 0 ] || fail 'an exec got in above the limit'
-    expect_err_has 'Resource temporarily unavailable'
+    expect_out_has 'Resource temporarily unavailable'
     expect_eq "$(hull inspect -f '{{.State.Running}}' t-full)" true 'its state'
     hull update --pids-limit 40 t-full >/dev/null
     capture hull exec t-full echo in
