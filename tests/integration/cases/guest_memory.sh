@@ -13,6 +13,7 @@ resident() { awk '/^Rss:/ { print int($2 / 1024) }' "/proc/$1/smaps_rollup"; }
 # What a container has freed is the host's again, and the container's when it wants it.
 case_what_a_container_frees_goes_back_to_the_host() {
     local vmm before total
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
     hull run -d --name t-memory -m 1g --network none "$REGISTRY/python:latest" sleep 600 >/dev/null
     vmm=$(pgrep -x hull-vmm)
     total=$(hull exec t-memory grep MemTotal /proc/meminfo)

@@ -152,6 +152,7 @@ case_a_container_can_make_its_network_bad() {
 # The commands that README.md shows next, in their order, with the registry of the tests.
 case_what_the_readme_shows_works() {
     local line python=$REGISTRY/python:latest shown=0
+    registry_push "$IMAGES/python" "$python" && hull pull -q "$python" >/dev/null
     hull save -o "$T/image.tar" "$BUSYBOX"
     while read -r line; do
         line=$(sed "s| debian | $python |; s|/run/hull/hull.sock|${HULL_HOST#unix://}|; s|image.tar|$T/image.tar|; s|\.\.\.|true|" <<<"$line")
@@ -169,10 +170,11 @@ case_what_the_readme_shows_works() {
 
 # Databases and language runtimes reserve far more than they use.
 case_memory_may_be_promised_that_is_not_there() {
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
     capture hull run --rm --network none -m 256m "$REGISTRY/python:latest" python3 -c '
 import mmap
 print(open("/proc/sys/vm/max_map_count").read().strip(), open("/proc/sys/vm/overcommit_memory").read().strip())
-reserved = mmap.mmap(-1, 16 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+reserved = mmap.mmap(-1, 16 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
 reserved[8 << 30] = 1
 print("reserved")'
     expect_status 0
@@ -193,11 +195,8 @@ case_a_privileged_container_has_no_disk_of_the_host() {
             *) grep -qw "$disk" <<<"$out" && fail "the host's $disk is in the guest: $out" ;;
         esac
     done
-    local size
-    for size in $(cat /sys/block/vd*/size 2>/dev/null); do
-        grep -qw "$((size / 2))" <<<"$out" && fail "a disk of the host's size, $size sectors, is in the guest: $out"
-    done
-    return 0
+    # Its image and its writable layer are all that it has.
+    expect_eq "$(grep -cE ' (sd|vd|nvme|xvd|mmcblk)' <<<"$out")" 2 'disks'
 }
 
 # The host's /dev seen as a directory: the guest's devices, and the host's files stay as they are.
@@ -212,11 +211,13 @@ case_the_hosts_dev_as_a_volume() {
 
 # At the limit of processes the container goes on, and says why nothing more can be started.
 case_a_container_that_is_full_of_processes_goes_on() {
-    hull run -d --name t-full --network none --pids-limit 20 "$BUSYBOX" sh -c 'for i in $(seq 100); do sleep 600 & done 2>/dev/null; wait' >/dev/null
-    wait_for 30 sh -c 'hull logs t-full 2>&1 | grep -qi fork || [ "$(hull top t-full | wc -l)" -ge 20 ]'
+    hull run -d --name t-full --network none --pids-limit 20 "$BUSYBOX" sh -c '(for i in $(seq 100); do sleep 600 & done); exec sleep 600' >/dev/null
+    wait_for 60 sh -c 'hull logs t-full 2>&1 | grep -q "can.t fork"' || fail "$(hull logs t-full 2>&1)"
+    # Who could not fork has ended: there is room for one.
+    hull exec -d t-full sleep 600
     capture hull exec t-full true
     [ "$status" != 0 ] || fail 'an exec got in above the limit'
-    expect_err_has 'Resource temporarily unavailable'
+    expect_out_has 'Resource temporarily unavailable'
     expect_eq "$(hull inspect -f '{{.State.Running}}' t-full)" true 'its state'
     hull update --pids-limit 40 t-full >/dev/null
     capture hull exec t-full echo in
@@ -228,5 +229,6 @@ case_a_container_that_is_full_of_processes_goes_on() {
 case_a_raw_terminal_changes_nothing() {
     capture script -qec "hull run -it --rm --network none $BUSYBOX sh -c 'stty raw -onlcr; printf \"a\\nb\\n\"'" /dev/null </dev/null
     expect_status 0
-    [ "$(printf %s "$out" | od -An -c | tr -d ' ')" = 'a\nb' ] || fail "$(printf %s "$out" | od -An -c)"
+    # What script(1) types at the end of its own input comes before it.
+    [ "$(printf %s "${out#^@}" | od -An -c | tr -d ' ')" = 'a\nb\n' ] || fail "$(printf %s "$out" | od -An -c)"
 }

@@ -444,6 +444,7 @@ case_egress_by_name() {
 # what comes out at the other end is what was sent.
 case_udp_of_many_datagrams_passes_in_one_frame() {
     has_ipv6
+    python_image
     local tool address bits end
     tool=$PWD/tests/lib/segmented.py
     hull network create --ipv6 --subnet 10.254.9.0/24 --subnet fd00:254:9::/64 t-long >/dev/null
