@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use crate::cgroup::{share, HostShare};
-use crate::lower::drop_host_cpu_numbers;
+use crate::lower::drop_host_numbers;
 use crate::spec::JsonError;
 
 /// What an update means.
@@ -20,7 +20,7 @@ impl Update {
     pub(super) fn parse(text: &[u8]) -> Result<Self, JsonError> {
         let mut resources: LinuxResources = crate::spec::json::parse(text)?;
         let host = share(Some(&resources));
-        drop_host_cpu_numbers(&mut resources);
+        drop_host_numbers(&mut resources);
         Ok(Self {
             guest: serde_json::to_vec(&resources)?,
             host,
