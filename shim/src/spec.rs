@@ -7,6 +7,7 @@ pub(crate) mod capabilities;
 mod devices;
 mod disks;
 pub(crate) mod json;
+mod locked;
 mod nodes;
 
 use std::collections::HashSet;
@@ -202,10 +203,13 @@ impl Bundle {
     pub fn load(directory: &Path, mounts: &[RootfsMount]) -> Result<Self, SpecError> {
         let path = directory.join("config.json");
         let (_, text) = read_bounded(&path, MAX_CONFIG_BYTES)?;
-        let (spec, unknown) =
+        let (mut spec, unknown) =
             capabilities::parse_spec(&text).map_err(|source| SpecError::Parse { path, source })?;
         if !unknown.is_empty() {
             tracing::warn!("{}", capabilities::warning(&unknown));
+        }
+        if let Some(mounts) = spec.mounts_mut() {
+            locked::add(directory, mounts);
         }
         let rootfs = rootfs_source(directory, &spec, mounts)?;
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
@@ -227,7 +231,7 @@ impl Bundle {
 
 /// True for a mount that shows a path of the host.
 pub(crate) fn is_bind(mount: &Mount) -> bool {
-    mount.typ().as_deref() == Some("bind")
+    matches!(mount.typ().as_deref(), Some("bind" | "rbind"))
         || mount
             .options()
             .iter()

@@ -69,7 +69,7 @@ C
 containerd_up() {
     containerd -c "$C/config.toml" >>"$C/log" 2>&1 &
     CONTAINERD=$!
-    wait_for 60 cri version >/dev/null 2>&1 || fail "containerd did not start: $(tail -n 5 "$C/log" "$C/client.log")"
+    wait_for 200 cri version >/dev/null 2>&1 || fail "containerd did not start: $(tail -n 5 "$C/log" "$C/client.log")"
 }
 
 containerd_killed() {
@@ -101,7 +101,7 @@ cri_stop() {
     kill "$CONTAINERD" 2>/dev/null
     wait "$CONTAINERD" 2>/dev/null
     [ "$1" = 0 ] || pgrep -f "containerd-shim.*$S/c.sock" | xargs -r kill -9 2>/dev/null
-    awk -v c="$C" -v s="$S" 'index($2, c) == 1 || index($2, s) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r -n 1 umount -l
+    awk -v c="$C" -v s="$S" -v t="$T" 'index($2, c) == 1 || index($2, s) == 1 || index($2, t) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r -n 1 umount -l
     ip link del t-cri 2>/dev/null
     rm -rf "$C" "$S"
 }

