@@ -191,9 +191,10 @@ def forward(new_url, local, remote):
     def serve(client):
         try:
             _forward(new_url(), remote, lambda: client.recv(1 << 15), client.sendall)
-        except (StreamError, OSError) as error:
+        except Exception as error:  # Whatever it is, the client is not to wait.
             print(error, file=sys.stderr, flush=True)
-        client.close()
+        finally:
+            client.close()
 
     while True:
         client, _ = server.accept()
