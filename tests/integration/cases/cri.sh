@@ -214,10 +214,8 @@ case_containerd_is_killed_under_a_pod() {
     running=$(cri run "$pod" running -- sh -c 'while :; do echo tick; sleep 0.5; done')
     created=$(cri create "$pod" created -- sh -c 'echo began; sleep 600')
     exited=$(cri run "$pod" exited -- sh -c 'exit 3')
-    ends=$(cri run "$pod" ends -- sh -c 'while [ ! -e /dev/shm/end ]; do sleep 0.2; done; exit 6')
     cri wait "$exited" exited 20
-    cri exec-sync "$running" sh -c 'sleep 4; touch /dev/shm/end' >/dev/null 2>&1 &
-    sleep 1
+    ends=$(cri run "$pod" ends -- sh -c 'sleep 5; exit 6')
     containerd_killed
     sleep 8
     log=$(log_of k/running)
