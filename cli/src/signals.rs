@@ -1,8 +1,9 @@
 //! Signals that `run` passes on to the container, and changes of the terminal's size.
 
+use hyper::Method;
 use tokio::signal::unix::{signal, SignalKind};
 
-use crate::client::Client;
+use crate::client::{empty, encode, Client};
 use crate::terminal;
 
 /// What a changed terminal size belongs to.
@@ -20,21 +21,12 @@ pub(crate) async fn send_size(client: &Client, target: Sized<'_>) {
     let Some((width, height)) = terminal::size() else {
         return;
     };
-    match target {
-        Sized::Container(id) => {
-            let options = bollard::query_parameters::ResizeContainerTTYOptionsBuilder::default()
-                .w(width.into())
-                .h(height.into())
-                .build();
-            let _ = client.api.resize_container_tty(id, options).await;
-        }
-        Sized::Exec(id) => {
-            let _ = client
-                .api
-                .resize_exec(id, bollard::exec::ResizeExecOptions { height, width })
-                .await;
-        }
-    }
+    let (kind, id) = match target {
+        Sized::Container(id) => ("containers", id),
+        Sized::Exec(id) => ("exec", id),
+    };
+    let path = format!("/{kind}/{}/resize?h={height}&w={width}", encode(id));
+    let _ = client.send(Method::POST, &path, empty()).await;
 }
 
 /// Follows the terminal's size for ever.
@@ -50,6 +42,7 @@ pub(crate) async fn follow_size(client: &Client, target: Sized<'_>) {
 
 /// Passes this process's signals on to a container for ever.
 pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
+    // As docker: what tells of this process's own children, terminal or pipes is not the container's.
     let kinds = [
         (SignalKind::interrupt(), "SIGINT"),
         (SignalKind::terminate(), "SIGTERM"),
@@ -57,6 +50,7 @@ pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
         (SignalKind::hangup(), "SIGHUP"),
         (SignalKind::user_defined1(), "SIGUSR1"),
         (SignalKind::user_defined2(), "SIGUSR2"),
+        (SignalKind::alarm(), "SIGALRM"),
     ];
     let forwards = kinds.into_iter().map(|(kind, name)| async move {
         let Ok(mut arrivals) = signal(kind) else {
@@ -64,10 +58,8 @@ pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
         };
         loop {
             arrivals.recv().await;
-            let options = bollard::query_parameters::KillContainerOptionsBuilder::default()
-                .signal(name)
-                .build();
-            let _ = client.api.kill_container(container, Some(options)).await;
+            let path = format!("/containers/{}/kill?signal={name}", encode(container));
+            let _ = client.send(Method::POST, &path, empty()).await;
         }
     });
     futures_util::future::join_all::<_>(forwards).await;

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use hull_network::ports::raise_descriptors;
 use rustix::fs::FlockOperation;
-use tokio::sync::Semaphore;
 
 use crate::api;
+use crate::connections::Connections;
 use crate::engine::{Defaults, Engine, Programs};
 use crate::error::{EngineError, Result};
 use crate::listen::{self, Address, Listener, TlsFiles};
 use crate::network::Denial;
 use crate::paths::Paths;
 
-/// Connections served at once; more wait to be accepted.
+/// Connections served at once; for more, silent ones make room.
 const MAX_CONNECTIONS: usize = 4096;
 
 /// How long a log's server may take at the end of the daemon.
@@ -80,10 +80,10 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     tracing::info!(addresses = ?config.addresses, "ready");
     listen::tell_ready();
     let router = api::router(Arc::clone(&engine));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Connections::new(MAX_CONNECTIONS);
     let serving = listeners
         .iter()
-        .map(|listener| accept(listener, &router, &slots));
+        .map(|listener| accept(listener, &router, &connections));
     tokio::select! {
         _ = futures_util::future::join_all(serving) => {}
         () = stop => tracing::info!("stopping; containers go on"),
@@ -95,17 +95,16 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     Ok(())
 }
 
-async fn accept(listener: &Listener, router: &axum::Router, slots: &Arc<Semaphore>) {
+async fn accept(listener: &Listener, router: &axum::Router, connections: &Arc<Connections>) {
     loop {
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
-            return;
-        };
+        let mut slot = connections.slot().await;
         match listener.accept().await {
             Ok(accepted) => {
                 let router = router.clone();
                 tokio::spawn(async move {
                     if let Some(stream) = accepted.open().await {
-                        api::serve(stream, router).await;
+                        let busy = slot.begin();
+                        api::serve(stream, router, busy).await;
                     }
                     drop(slot);
                 });

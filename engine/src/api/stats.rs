@@ -14,6 +14,7 @@ use super::respond::Answer;
 use super::{Query, Shared};
 use crate::container::Container;
 use crate::engine::Engine;
+use crate::error::EngineError;
 use crate::stats::{document, Sample};
 
 /// Between two documents.
@@ -27,13 +28,18 @@ async fn stats(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<R
     let container = engine.container(&id)?;
     let stream = query.0.flag_or("stream", true);
     let one_shot = query.0.flag("one-shot");
+    if stream && one_shot {
+        let text = "cannot have stream=true and one-shot=true";
+        return Err(EngineError::BadRequest(text.to_owned()).into());
+    }
     if stream {
         let looks = Looks {
             engine: Arc::clone(&engine),
             container,
             before: None,
         };
-        return Ok(Body::from_stream(futures_util::stream::unfold(looks, next)).into_response());
+        let documents = Body::from_stream(futures_util::stream::unfold(looks, next));
+        return Ok(super::respond::stream("application/json", documents));
     }
     if !container.status().is_live() {
         return Ok(Json(document(&container.record(), None, None)).into_response());

@@ -7,7 +7,7 @@ use bollard_stubs::models::HostConfigLogConfig;
 
 use super::facts::{self, Facts};
 use super::remote::{fluentd, gelf, journald, syslog, Kind, Target, DEFAULT_BUFFER_BYTES};
-use super::rotation::{bytes, Rotation};
+use super::rotation::{bytes, human_bytes, Rotation};
 use crate::error::{EngineError, Result};
 use crate::record::Record;
 
@@ -316,7 +316,7 @@ fn rotation(
         None => {}
         // Docker's -1: it grows for ever.
         Some(("-1", _)) => rotation.max_bytes = None,
-        Some((value, wrong)) => rotation.max_bytes = Some(bytes(value).ok_or(wrong)?),
+        Some((value, wrong)) => rotation.max_bytes = Some(human_bytes(value).ok_or(wrong)?),
     }
     if let Some((value, wrong)) = of("max-file") {
         rotation.files = value.parse().map_err(|_| wrong)?;
