@@ -58,7 +58,9 @@ pub(super) fn inspected(
         shown["VirtualSize"] = shown["Size"].clone();
     }
     if version.is_before(45) {
-        shown["Container"] = text("container");
+        if let Some(container) = whole["container"].as_str().filter(|id| !id.is_empty()) {
+            shown["Container"] = json!(container);
+        }
         shown["ContainerConfig"] = match &whole["container_config"] {
             step @ Value::Object(_) => step.clone(),
             _ => serde_json::from_str(NO_STEP).map_err(decode)?,
