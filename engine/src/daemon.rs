@@ -23,6 +23,9 @@ const MAX_CONNECTIONS: usize = 4096;
 /// How long a log's server may take at the end of the daemon.
 const LOGS_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a VM that is kept for work on files may take to end then.
+const KEPT_LIMIT: Duration = Duration::from_secs(20);
+
 /// What a hulld is started with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -88,7 +91,10 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
         _ = futures_util::future::join_all(serving) => {}
         () = stop => tracing::info!("stopping; containers go on"),
     }
-    engine.deliver_logs(LOGS_LIMIT).await;
+    tokio::join!(
+        engine.deliver_logs(LOGS_LIMIT),
+        engine.end_kept_vms(KEPT_LIMIT)
+    );
     keeper.abort();
     engine.networks.retire();
     let _ = std::fs::remove_file(events_socket);
