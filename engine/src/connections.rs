@@ -66,7 +66,7 @@ impl Connections {
     }
 
     /// Closes the one that has been silent for longest, if any is.
-    fn close_one(&self) {
+    pub(crate) fn close_one(&self) {
         let served = self.served();
         let silent = served.by_number.values();
         let silent = silent.filter_map(|busy| Some((busy.idle_since()?, busy)));

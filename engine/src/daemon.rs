@@ -20,6 +20,9 @@ use crate::paths::Paths;
 /// Connections served at once; for more, silent ones make room.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// Open files that a process may have where nobody has said.
+const USUAL_FILES: usize = 1024;
+
 /// How long a log's server may take at the end of the daemon.
 const LOGS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -49,10 +52,16 @@ pub struct Config {
 pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) -> Result<()> {
     keep_out_others(&config.paths)?;
     let _lock = lock(&config.paths)?;
-    match raise_descriptors() {
-        Ok(limit) => tracing::debug!(limit, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
+    let files = match raise_descriptors() {
+        Ok(limit) => {
+            tracing::debug!(limit, "open files");
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            USUAL_FILES
+        }
+    };
     let swept = hull_shim::sweep(config.paths.exec_root());
     tracing::debug!(?swept, "left-overs of sandboxes");
     let listeners = listen::bind(
@@ -83,7 +92,8 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     tracing::info!(addresses = ?config.addresses, "ready");
     listen::tell_ready();
     let router = api::router(Arc::clone(&engine));
-    let connections = Connections::new(MAX_CONNECTIONS);
+    // The others are the containers' and the store's.
+    let connections = Connections::new(MAX_CONNECTIONS.min(files / 2));
     let serving = listeners
         .iter()
         .map(|listener| accept(listener, &router, &connections));
@@ -118,6 +128,7 @@ async fn accept(listener: &Listener, router: &axum::Router, connections: &Arc<Co
             Err(error) => {
                 // Such as too many open files: passes when connections end.
                 tracing::error!(%error, "accepting a connection");
+                connections.close_one();
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }
