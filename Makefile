@@ -7,20 +7,24 @@ MUSL := x86_64-unknown-linux-musl
 HOST_BINS := hull hulld containerd-shim-hull-v2 hull-runtime hull-unpack
 export PATH := $(CURDIR)/$(DIST)/bin:$(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help demo test test-long reproducible bench build programs kernel virtiofsd images setup lint sbom fmt deb unit machine-test suites fuzz clean
+.PHONY: help demo test test-long setup-demo reproducible bench build programs kernel virtiofsd images setup lint sbom fmt deb unit machine-test suites fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup build ## build all, make an image, run it in a microVM from a registry on loopback
+demo: setup-demo build ## build all, make an image, run it in a microVM from a registry on loopback
 	tests/demo/run
 
-test: setup lint unit build machine-test ## all tests that end within an hour from nothing; the others are in test-long
+# Unit tests wait much of their time, which the release build has use for.
+test: setup lint ## all tests that end within an hour from nothing; the others are in test-long
+	$(MAKE) --no-print-directory -j2 --output-sync=line unit build
+	$(MAKE) --no-print-directory machine-test
 
-test-long: setup build images suites ## what takes longer than `make test` may
+test-long: setup lint unit build images suites ## all tests, for hours
 	tests/integration/in-machine --timeout 7200 --long
 	tests/integration/power_loss
 	tests/checks/machine
+	tests/checks/kernel
 	agent/tests/guest
 	tests/checks/reproducible
 
@@ -33,6 +37,9 @@ bench: setup build images ## start-up, exec, output, network, storage, engine an
 
 setup: ## install what building and testing needs
 	tests/install
+
+setup-demo:
+	tests/install --demo
 
 build: programs kernel virtiofsd ## everything into dist/
 

@@ -79,6 +79,10 @@ struct State {
     terminal: Option<Arc<AsyncFd<OwnedFd>>>,
 }
 
+/// Exit status of a process whose end nobody saw: that of SIGKILL, by which all of them end that die
+/// this early.
+const LOST: u32 = 137;
+
 /// Processes by PID, for whoever reaps.
 #[derive(Clone, Default)]
 pub(crate) struct Reaped(Arc<Mutex<HashMap<u32, Weak<Process>>>>);
@@ -86,6 +90,15 @@ pub(crate) struct Reaped(Arc<Mutex<HashMap<u32, Weak<Process>>>>);
 impl Reaped {
     fn table(&self) -> MutexGuard<'_, HashMap<u32, Weak<Process>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the end of a process noted. One that was reaped before anybody knew it has ended by now.
+    fn watch(&self, pid: u32, process: &Arc<Process>) {
+        self.table().insert(pid, Arc::downgrade(process));
+        // A child that is not reaped yet is there for this, dead or alive.
+        if sys::kill(pid as i32, 0).is_err() {
+            self.exited(pid, LOST);
+        }
     }
 
     /// Notes the end of a process; of those that are nobody's there is nothing to note.
@@ -237,7 +250,7 @@ impl Process {
             match report {
                 Some((Report::Forked(pid), _)) => {
                     self.state().pid = pid;
-                    reaped.table().insert(pid, Arc::downgrade(self));
+                    reaped.watch(pid, self);
                     if let Err(error) = self.cgroup.add(pid, sibling) {
                         let _ = sys::kill(pid as i32, libc::SIGKILL as u32);
                         return Err(error);

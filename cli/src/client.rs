@@ -37,6 +37,8 @@ pub(crate) struct Client {
     /// The API by its typed calls.
     pub(crate) api: Docker,
     transport: Transport,
+    /// It is the engine that Hull starts by itself.
+    own: bool,
 }
 
 impl Client {
@@ -60,7 +62,28 @@ impl Client {
             NO_LIMIT_SECONDS,
             API,
         )?;
-        Ok(Self { api, transport })
+        Ok(Self {
+            api,
+            transport,
+            own: *endpoint == Endpoint::Own,
+        })
+    }
+
+    /// An error unless the engine is Hull's: the environment and contexts are docker's, too, and name
+    /// engines whose containers have no VM.
+    pub(crate) async fn expect_hull(&self) -> Result<()> {
+        if self.own {
+            return Ok(());
+        }
+        let answer = self.send(Method::GET, "/_ping", empty()).await?;
+        let server = answer.headers().get(hyper::header::SERVER);
+        let server = server.map_or("", |value| value.to_str().unwrap_or_default());
+        match server.starts_with("Hull/") {
+            true => Ok(()),
+            false => Err(CliError::NotHull {
+                host: self.transport.name(),
+            }),
+        }
     }
 
     /// GETs a path of the API and returns its JSON as it came.

@@ -24,6 +24,15 @@ pub(crate) enum CliError {
         /// The cause.
         source: std::io::Error,
     },
+    /// Another engine answers.
+    #[error(
+        "the engine at {host} is not Hull's: its containers would have no microVM; leave DOCKER_HOST \
+         and docker's contexts out of it by -H unix:///run/hull/hull.sock, or use docker's own command"
+    )]
+    NotHull {
+        /// As the user named it.
+        host: String,
+    },
     /// The engine could not be started.
     #[error("cannot start the engine: {message}; its log is {log}")]
     EngineStart {
@@ -82,7 +91,7 @@ impl CliError {
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Failed { status, .. } => *status,
-            Self::Usage(_) => 125,
+            Self::Usage(_) | Self::NotHull { .. } => 125,
             _ => 1,
         }
     }

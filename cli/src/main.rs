@@ -11,6 +11,7 @@ mod contexts;
 mod docker_config;
 mod endpoint;
 mod error;
+mod flags;
 mod progress;
 mod signals;
 mod table;
@@ -51,8 +52,24 @@ fn command_line() -> clap::Command {
     <Args as clap::CommandFactory>::command()
 }
 
+/// Reads the command line.
+fn arguments() -> Result<Args, clap::Error> {
+    let read = flags::lenient(command_line()).try_get_matches();
+    match read.and_then(|matches| <Args as clap::FromArgMatches>::from_arg_matches(&matches)) {
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelp => {
+            // In the form that has no values of switches, if it reads the same there.
+            let plain = command_line().try_get_matches();
+            Err(plain
+                .err()
+                .filter(|plain| plain.kind() == error.kind())
+                .unwrap_or(error))
+        }
+        read => read,
+    }
+}
+
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match arguments() {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();

@@ -1,5 +1,6 @@
 //! Signals that `run` passes on to the container, and changes of the terminal's size.
 
+use futures_util::StreamExt as _;
 use hyper::Method;
 use tokio::signal::unix::{signal, SignalKind};
 
@@ -40,30 +41,64 @@ pub(crate) async fn follow_size(client: &Client, target: Sized<'_>) {
     }
 }
 
-/// Passes this process's signals on to a container for ever.
+/// What is passed on: all but what tells of children and of streams, what can't be caught, and the
+/// terminal's size, which has a way of its own.
+const FORWARDED: [(i32, &str); 19] = [
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGABRT, "SIGABRT"),
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGUSR2, "SIGUSR2"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGCONT, "SIGCONT"),
+    (libc::SIGTSTP, "SIGTSTP"),
+    (libc::SIGTTIN, "SIGTTIN"),
+    (libc::SIGTTOU, "SIGTTOU"),
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGXFSZ, "SIGXFSZ"),
+    (libc::SIGVTALRM, "SIGVTALRM"),
+    (libc::SIGPROF, "SIGPROF"),
+    (libc::SIGIO, "SIGIO"),
+    (libc::SIGPWR, "SIGPWR"),
+    (libc::SIGSYS, "SIGSYS"),
+];
+/// Interrupts after which a command ends, whatever the engine or the container makes of them.
+const PATIENCE: u32 = 3;
+
+/// Passes this process's signals on to a container. Ends at the third that asks for the end, as docker's
+/// command does, with its exit status.
 pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
-    // As docker: what tells of this process's own children, terminal or pipes is not the container's.
-    let kinds = [
-        (SignalKind::interrupt(), "SIGINT"),
-        (SignalKind::terminate(), "SIGTERM"),
-        (SignalKind::quit(), "SIGQUIT"),
-        (SignalKind::hangup(), "SIGHUP"),
-        (SignalKind::user_defined1(), "SIGUSR1"),
-        (SignalKind::user_defined2(), "SIGUSR2"),
-        (SignalKind::alarm(), "SIGALRM"),
-    ];
-    let forwards = kinds.into_iter().map(|(kind, name)| async move {
-        let Ok(mut arrivals) = signal(kind) else {
-            return std::future::pending().await;
+    let (caught, mut signals) = tokio::sync::mpsc::unbounded_channel();
+    for (number, name) in FORWARDED {
+        let Ok(mut arrivals) = signal(SignalKind::from_raw(number)) else {
+            continue;
         };
-        loop {
-            arrivals.recv().await;
-            let path = format!("/containers/{}/kill?signal={name}", encode(container));
-            let _ = client.send(Method::POST, &path, empty()).await;
+        let caught = caught.clone();
+        tokio::spawn(async move {
+            while arrivals.recv().await.is_some() && caught.send((number, name)).is_ok() {}
+        });
+    }
+    // Each is sent beside the others: an engine that does not answer must not hold the count up.
+    let mut sending = futures_util::stream::FuturesUnordered::new();
+    let mut asked = 0;
+    loop {
+        let (number, name) = tokio::select! {
+            Some(arrived) = signals.recv() => arrived,
+            Some(()) = sending.next() => continue,
+            else => return std::future::pending().await,
+        };
+        asked += u32::from(matches!(number, libc::SIGINT | libc::SIGTERM));
+        if asked == PATIENCE {
+            eprintln!("got {PATIENCE} SIGTERM/SIGINTs, forcefully exiting");
+            return 1;
         }
-    });
-    futures_util::future::join_all::<_>(forwards).await;
-    std::future::pending().await
+        let path = format!("/containers/{}/kill?signal={name}", encode(container));
+        sending.push(async move {
+            let _ = client.send(Method::POST, &path, empty()).await;
+        });
+    }
 }
 
 /// Waits for a signal that ends this process, so that the terminal can be put right first. The

@@ -61,7 +61,14 @@ pub(crate) fn open<'a>(
         },
     );
     // A device gives far more than these few bytes at its first read, if it has them.
-    let reader: Box<dyn Read + 'a> = match magic(input.fill_buf()?) {
+    let head = input.fill_buf()?;
+    if let Some(name) = unsupported(head) {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("its compression ({name}) is not supported: use gzip or zstd, or decompress it first"),
+        ));
+    }
+    let reader: Box<dyn Read + 'a> = match magic(head) {
         Magic::Gzip => Box::new(MultiGzDecoder::new(input)),
         Magic::Zstd => Box::new(ZstdReader {
             input,
@@ -92,6 +99,20 @@ enum Magic {
 /// How many of the first bytes tell what a stream is compressed with.
 #[cfg(feature = "host")]
 pub(crate) const MAGIC_BYTES: usize = 4;
+
+/// The name of a compression that docker knows and this does not. As much of the head is looked at as
+/// no tar begins with: the name of a tar's first file may be `BZh`.
+fn unsupported(head: &[u8]) -> Option<&'static str> {
+    const XZ: &[u8] = b"\xfd7zXZ\0";
+    const BZIP2_BLOCK: &[u8] = b"1AY&SY";
+    match head {
+        head if head.starts_with(XZ) => Some("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] if rest.starts_with(BZIP2_BLOCK) => {
+            Some("bzip2")
+        }
+        _ => None,
+    }
+}
 
 fn magic(head: &[u8]) -> Magic {
     match head {

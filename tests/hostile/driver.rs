@@ -49,11 +49,12 @@ pub(crate) fn window(slot: Slot) -> u32 {
 }
 
 /// The devices that are there, and how many queues they have.
-pub(crate) const DEVICES: [(Slot, u32); 5] = [
+pub(crate) const DEVICES: [(Slot, u32); 6] = [
     (Slot::IMAGE, 1),
     (Slot::SCRATCH, 1),
     (Slot::VSOCK, 3),
     (Slot::RNG, 1),
+    (Slot::BALLOON, 3),
     (Slot::CONSOLE, 2),
 ];
 

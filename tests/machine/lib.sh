@@ -33,8 +33,11 @@ parse_options() {
         shift
     done
     [ -z "$icount" ] || [ "${cpus:-1}" = 1 ] || die "--icount counts the instructions of one CPU"
-    [ -z "$timeout" ] || [[ $timeout =~ ^[0-9]+$ ]] || die "--timeout takes whole seconds"
+    [ -z "$timeout" ] || [[ $timeout =~ ^[1-9][0-9]*$ ]] || die "--timeout takes whole seconds, from 1 on"
 }
+
+# Whether commands run on this machine itself, by these options.
+works_here() { [ -z "$emulate$icount" ] && ! is_up && "$here/can-boot"; }
 
 # ---- what is there
 
@@ -285,6 +288,7 @@ join() {
 }
 
 start() {
+    if [ -z "$emulate$icount" ]; then say "KVM here boots no guest: starting an emulated machine, which is some ten times slower"; fi
     prepare
     boot
     touch "$state/transient"

@@ -16,7 +16,8 @@ pub enum VcpuEnd {
     Failed(String),
 }
 
-/// Names the reason. `power_off` says that the guest announced one.
+/// Names the reason. The console is the guest's to write on, so the text may be made up by a container
+/// with rights over it: it explains an end, and decides nothing. `power_off` says that the guest announced one.
 pub fn reason(end: VcpuEnd, power_off: bool, console: String) -> ExitReason {
     match end {
         VcpuEnd::Failed(message) => ExitReason::Error { message },

@@ -68,6 +68,7 @@ pub(crate) async fn create(
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     let body = args.body()?;
+    client.expect_hull().await?;
     line(out, create_container(&args, body, client).await?)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -98,6 +99,7 @@ pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> 
         }
     }
     let keys = detach_keys(args.detach_keys.as_deref(), tty)?;
+    client.expect_hull().await?;
     let id = create_container(&args.create, body, client).await?;
     if !foreground {
         start(client, &id).await.map_err(start_error)?;

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 
-use bollard_stubs::models::{HostConfig, Mount, MountBindOptionsPropagationEnum, MountType};
+use bollard_stubs::models::{
+    ContainerConfig, HostConfig, Mount, MountBindOptionsPropagationEnum, MountType,
+};
 use hull_shim::spec::{LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, Value};
 
-use super::{files, process, tmpfs, Host, INLINE_OPTION};
+use super::{config, files, process, tmpfs, Host, INLINE_OPTION};
 use crate::container::{clean_path, PREFIX};
 use crate::error::{EngineError, Result};
 use crate::record::{ImageMount, Record};
@@ -368,10 +370,27 @@ fn image_mount(mount: &ImageMount) -> Value {
     })
 }
 
+/// Whether a container runs systemd, as podman tells. It makes groups of its own for what it starts, in
+/// the container's part of its guest's, which nobody else has.
+fn is_systemd(config: &ContainerConfig) -> bool {
+    let argv = config::argv_of(config).unwrap_or_default();
+    argv.first().is_some_and(|program| {
+        let names = [
+            "/sbin/init",
+            "/usr/sbin/init",
+            "/usr/local/sbin/init",
+            "systemd",
+        ];
+        names.contains(&program.as_str()) || program.ends_with("/systemd")
+    })
+}
+
 fn default_mounts(record: &Record, joined: bool) -> Vec<Value> {
     let privileged = record.host.privileged.unwrap_or(false);
     let access = |writable: bool| if writable { "rw" } else { "ro" };
-    let cgroups = privileged || process::security_option(&record.host, "writable-cgroups");
+    let cgroups = privileged
+        || process::security_option(&record.host, "writable-cgroups")
+        || is_systemd(&record.config);
     let shm = record
         .host
         .shm_size
@@ -443,6 +462,22 @@ fn default_mounts(record: &Record, joined: bool) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn systemd_has_groups_of_its_own() {
+        for (argv, is) in [
+            (&["/sbin/init"][..], true),
+            (&["/lib/systemd/systemd", "--user"], true),
+            (&["sh", "-c", "/sbin/init"], false),
+            (&[], false),
+        ] {
+            let config = ContainerConfig {
+                cmd: Some(argv.iter().map(|word| (*word).to_owned()).collect()),
+                ..ContainerConfig::default()
+            };
+            assert_eq!(is_systemd(&config), is, "{argv:?}");
+        }
+    }
 
     #[test]
     fn an_image_is_mounted_from_its_files() {

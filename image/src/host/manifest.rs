@@ -11,8 +11,10 @@ use crate::{Compression, DiffId, Digest};
 
 /// Largest index, manifest or configuration, in bytes (containerd's limit too).
 pub(super) const MAX_DOCUMENT: u64 = 8 << 20;
-/// Most layers an image may have.
-const MAX_LAYERS: usize = 1024;
+/// Most layers an image may have: as many as one microVM unpacks.
+const MAX_LAYERS: usize = 500;
+/// What is said of a manifest whose configuration is of no image.
+pub(super) const ARTIFACT: &str = " (this is an artifact, not a container image)";
 
 pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -56,6 +58,21 @@ impl OciDescriptor {
             reference: reference.to_owned(),
             source,
         })
+    }
+
+    /// What the entry says that it is for.
+    pub(super) fn platform(&self) -> Option<Platform> {
+        let found = self.platform.as_ref()?;
+        let variant = found.variant.as_deref();
+        Some(Platform::new(&found.os, &found.architecture, variant))
+    }
+
+    /// How well it fits, see [`Platform::rank`]; what says nothing fits least.
+    pub(super) fn rank(&self, platform: &Platform) -> Option<u32> {
+        match self.platform() {
+            None => Some(0),
+            Some(found) => platform.rank(&found),
+        }
     }
 
     pub(super) fn annotation(&self, key: &str) -> Option<&str> {
@@ -169,10 +186,7 @@ pub(super) fn parse(
     }
     let config = manifest.config.media_type.as_str();
     if !matches!(config, OCI_CONFIG | DOCKER_CONFIG | "") {
-        return Err(unsupported(
-            config,
-            " (this is an artifact, not a container image)",
-        ));
+        return Err(unsupported(config, ARTIFACT));
     }
     Ok(Document::Manifest(manifest))
 }
@@ -304,18 +318,8 @@ pub(super) fn choose<'a>(
         if entry.annotation("vnd.docker.reference.type").is_some() {
             continue;
         }
-        let rank = match &entry.platform {
-            None => Some(0),
-            Some(OciPlatform {
-                os,
-                architecture,
-                variant,
-            }) => {
-                let found = Platform::new(os, architecture, variant.as_deref());
-                offered.push(found.to_string());
-                platform.rank(&found)
-            }
-        };
+        offered.extend(entry.platform().map(|found| found.to_string()));
+        let rank = entry.rank(platform);
         if let Some(rank) = rank.filter(|rank| best.is_none_or(|(best, _)| best < *rank)) {
             best = Some((rank, entry));
         }

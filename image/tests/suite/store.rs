@@ -13,6 +13,7 @@ use hull_image::{
     Digest, ErrorKind, ImageError, LayerLengths, Leftovers, NoProgress, Reference, RegistryConfig,
     RemoveOptions, Removed, Store, UnpackJob, UnpackOutcome, UnpackProgress, Unpacker,
 };
+use serde_json::{json, Value};
 
 fn open(root: &Path) -> Store {
     Store::open(
@@ -67,33 +68,72 @@ fn docker_archive(tags: &[&str], layers: &[Vec<u8>], comment: &str) -> Vec<u8> {
     .finish()
 }
 
-fn layout_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
-    let mut tar = Tarball::new().file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    let mut blob = |media_type: &str, content: &[u8]| {
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// An OCI layout archive that is being written.
+struct Layout(Tarball);
+
+impl Layout {
+    fn new() -> Self {
+        Self(Tarball::new().file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#))
+    }
+
+    /// Its descriptor.
+    fn blob(&mut self, media_type: &str, content: &[u8]) -> Value {
         let digest = Digest::of(content);
-        tar = tar
+        self.0 = self
+            .0
             .clone()
             .file(&format!("blobs/sha256/{}", digest.hex()), content);
-        serde_json::json!({"mediaType": media_type, "digest": digest.to_string(), "size": content.len()})
-    };
-    let config = blob(
-        "application/vnd.oci.image.config.v1+json",
-        &config(layers, "layout"),
-    );
-    let layers: Vec<_> = layers
-        .iter()
-        .map(|tar| blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip(tar)))
-        .collect();
-    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json"});
-    let mut entry = blob(
-        "application/vnd.oci.image.manifest.v1+json",
-        &serde_json::to_vec(&manifest).expect("JSON"),
-    );
-    entry["annotations"] = serde_json::json!({"io.containerd.image.name": name});
-    let index = serde_json::json!({"schemaVersion": 2, "manifests": [entry]});
-    tar.file("index.json", &serde_json::to_vec(&index).expect("JSON"))
-        .finish()
+        json!({"mediaType": media_type, "digest": digest.to_string(), "size": content.len()})
+    }
+
+    fn json(&mut self, media_type: &str, document: &Value) -> Value {
+        self.blob(media_type, &serde_json::to_vec(document).expect("JSON"))
+    }
+
+    /// A manifest without a media type of its own, as umoci writes them.
+    fn image(&mut self, architecture: &str, layers: &[Vec<u8>]) -> Value {
+        let mut config: Value = serde_json::from_slice(&config(layers, "layout")).expect("JSON");
+        config["architecture"] = architecture.into();
+        let config = self.json("application/vnd.oci.image.config.v1+json", &config);
+        let layers: Vec<_> = layers
+            .iter()
+            .map(|tar| self.blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip(tar)))
+            .collect();
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
+        self.json(OCI_MANIFEST, &manifest)
+    }
+
+    fn index(&mut self, entries: &[Value]) -> Value {
+        self.json(
+            OCI_INDEX,
+            &json!({"schemaVersion": 2, "manifests": entries}),
+        )
+    }
+
+    fn finish(self, entries: &[Value]) -> Vec<u8> {
+        let index = json!({"schemaVersion": 2, "manifests": entries});
+        let index = serde_json::to_vec(&index).expect("JSON");
+        self.0.file("index.json", &index).finish()
+    }
+}
+
+fn named(mut entry: Value, name: &str) -> Value {
+    entry["annotations"] = json!({"io.containerd.image.name": name});
+    entry
+}
+
+fn of_platform(mut entry: Value, architecture: &str) -> Value {
+    entry["platform"] = json!({"os": "linux", "architecture": architecture});
+    entry
+}
+
+fn layout_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let mut layout = Layout::new();
+    let image = layout.image("amd64", layers);
+    layout.finish(&[named(image, name)])
 }
 
 async fn load(store: &Store, archive: &[u8]) -> Result<Vec<(Digest, Vec<String>)>, ImageError> {
@@ -156,6 +196,88 @@ async fn oci_layout_is_loaded() {
     .expect("load");
     assert_eq!(loaded[0].1, ["app:9"]);
     assert_eq!(store.get("app:9").await.expect("by name").layers.len(), 1);
+}
+
+#[tokio::test]
+async fn an_index_in_an_index_is_followed() {
+    for depth in 1..=3 {
+        let mut layout = Layout::new();
+        let mut entry = layout.image("amd64", &[layer("a")]);
+        for _ in 0..depth {
+            entry = layout.index(&[entry]);
+        }
+        let folder = tempfile::tempdir().expect("tempdir");
+        let loaded = load(
+            &open(folder.path()),
+            &layout.finish(&[named(entry, "app:1")]),
+        )
+        .await;
+        assert_eq!(loaded.expect("load")[0].1, ["app:1"], "{depth} indexes");
+    }
+}
+
+#[tokio::test]
+async fn what_is_for_others_is_passed_over() {
+    let mut layout = Layout::new();
+    // One that says what it is for, whose blobs are elsewhere, one that does not, and no image at all.
+    let elsewhere = of_platform(Layout::new().image("arm64", &[layer("b")]), "arm64");
+    let unsaid = layout.image("s390x", &[layer("c")]);
+    let chart = json!({"mediaType": "application/vnd.cncf.helm.config.v1+json",
+        "digest": Digest::of(b"{}").to_string(), "size": 2});
+    let artifact = json!({"schemaVersion": 2, "config": chart, "layers": []});
+    let artifact = layout.json(OCI_MANIFEST, &artifact);
+    let ours = layout.image("amd64", &[layer("a")]);
+    let others = [named(elsewhere, "app:1"), unsaid, artifact];
+    let all = [&others[..], &[of_platform(named(ours, "app:1"), "amd64")]].concat();
+    let folder = tempfile::tempdir().expect("tempdir");
+    let store = open(folder.path());
+    let archive = Layout(layout.0.clone()).finish(&all);
+    let loaded = load(&store, &archive).await.expect("load");
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(loaded[0].1, ["app:1"]);
+    // Nothing else is there: the first of them is named.
+    let error = load(&store, &layout.finish(&others))
+        .await
+        .expect_err("others");
+    assert!(error.to_string().contains("arm64"), "{error}");
+}
+
+#[tokio::test]
+async fn an_archive_of_docker_may_have_images_for_others() {
+    let ours = config(&[layer("a")], "x");
+    let theirs = String::from_utf8(ours.clone())
+        .expect("text")
+        .replace("amd64", "arm64");
+    let manifest = json!([
+        {"Config": "theirs.json", "RepoTags": ["app:arm"], "Layers": ["l"]},
+        {"Config": "ours.json", "RepoTags": ["app:1"], "Layers": ["l"]},
+    ]);
+    let archive = Tarball::new()
+        .file("ours.json", &ours)
+        .file("theirs.json", theirs.as_bytes())
+        .file("l", &layer("a"))
+        .file(
+            "manifest.json",
+            &serde_json::to_vec(&manifest).expect("JSON"),
+        )
+        .finish();
+    let folder = tempfile::tempdir().expect("tempdir");
+    let loaded = load(&open(folder.path()), &archive).await.expect("load");
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(loaded[0].1, ["app:1"]);
+}
+
+#[tokio::test]
+async fn compressions_that_are_not_known_are_named() {
+    let heads: [(&str, &[u8]); 2] = [("xz", b"\xfd7zXZ\0\0\x04"), ("bzip2", b"BZh91AY&SY\0")];
+    for (name, head) in heads {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let error = load(&open(folder.path()), head).await.expect_err(name);
+        let source = std::error::Error::source(&error)
+            .expect("a reason")
+            .to_string();
+        assert!(source.contains(&format!("({name})")), "{source}");
+    }
 }
 
 #[tokio::test]

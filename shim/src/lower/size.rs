@@ -61,8 +61,8 @@ pub(super) fn of_pod(limits: Limits, host: HostFacts) -> Option<LinuxResources> 
     Some(resources)
 }
 
-/// Number of vCPUs: what the annotation says, else enough for the CPU quota, else as many as the
-/// CPU set names, else 1.
+/// Number of vCPUs: what the annotation says, else enough for the CPU quota and no more than the CPU set
+/// names, else as many as that names, else 1.
 pub(super) fn vcpus(
     annotations: &Annotations,
     resources: Option<&LinuxResources>,
@@ -71,10 +71,11 @@ pub(super) fn vcpus(
     let cpu = resources.and_then(|resources| resources.cpu().as_ref());
     let wanted = match annotations.vcpus {
         Some(count) => u64::from(count),
-        None => cpu.and_then(cpus_of_quota).map_or_else(
-            || cpu.and_then(cpus_of_set).unwrap_or(1),
-            |quota| quota.max(1),
-        ),
+        None => {
+            let (quota, set) = (cpu.and_then(cpus_of_quota), cpu.and_then(cpus_of_set));
+            let least = quota.into_iter().chain(set).min();
+            least.unwrap_or(1).max(1)
+        }
     };
     if u64::from(host.cpus) < wanted {
         return Err(LowerError::TooManyCpus {
@@ -185,6 +186,10 @@ mod tests {
             assert_eq!(vcpus(&none, Some(&resources), HOST).unwrap(), want);
         }
         assert_eq!(vcpus(&none, Some(&with_quota(-1)), HOST).unwrap(), 1);
+        // More than the set's would wait for each other.
+        let mut both = with_quota(300_000);
+        both.cpu_mut().as_mut().unwrap().set_cpus(Some("2".into()));
+        assert_eq!(vcpus(&none, Some(&both), HOST).unwrap(), 1);
         assert_eq!(vcpus(&none, None, HOST).unwrap(), 1);
     }
 

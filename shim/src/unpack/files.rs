@@ -24,7 +24,7 @@ pub(super) fn check_layers(job: &Job) -> Result<(), UnpackError> {
     }
     for layer in &job.layers {
         let metadata = std::fs::metadata(&layer.path).map_err(failed("read", &layer.path))?;
-        if metadata.len() != layer.length || layer.length == 0 {
+        if metadata.len() != layer.length {
             return Err(bad(format!(
                 "layer {} has {} bytes in {:?}, the job says {}",
                 layer.digest,

@@ -59,8 +59,10 @@ pub(super) fn output_device(job: &Job, capacity: u64) -> BlockConfig {
     }
 }
 
+/// What it takes of the device: a sector where a layer is of no bytes at all, since a disk has no piece
+/// without any.
 fn sectors(length: u64) -> u64 {
-    length.next_multiple_of(512)
+    length.max(1).next_multiple_of(512)
 }
 
 pub(super) fn request(job: &Job, inputs: &[Input], capacity: u64) -> UnpackRequest {

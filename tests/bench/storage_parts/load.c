@@ -1,12 +1,14 @@
 /* usage: load DIRECTORY MIB COUNT KIND...
  * Does each kind of work in DIRECTORY and prints its name and seconds: files of MIB, COUNT of what is
- * counted. Data goes past the own page cache (O_DIRECT) where it can, so that a disk is asked for it. */
+ * counted. Data goes past the own page cache (O_DIRECT) where it can, so that a disk is asked for it; kinds
+ * named *-cached go through it, and need no right to write. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -55,12 +57,17 @@ static void sequential(int fd, int writes)
 		through(fd, writes, CHUNK, (off_t)n * CHUNK);
 }
 
+/* Where one of the file's blocks begins, and the seed of the next one. */
+static off_t some_block(unsigned *seed)
+{
+	*seed = *seed * 1664525u + 1013904223u;
+	return (off_t)((*seed >> 8) % (mib * (CHUNK / BLOCK))) * BLOCK;
+}
+
 static void anywhere(int fd, int writes, long times, unsigned seed)
 {
-	for (long n = 0; n < times; n++) {
-		seed = seed * 1664525u + 1013904223u;
-		through(fd, writes, BLOCK, (off_t)((seed >> 8) % (mib * (CHUNK / BLOCK))) * BLOCK);
-	}
+	for (long n = 0; n < times; n++)
+		through(fd, writes, BLOCK, some_block(&seed));
 }
 
 static void side_by_side(int fd, int writes)
@@ -95,6 +102,38 @@ static void small_files(void)
 	}
 }
 
+static int readable(const char *name)
+{
+	int fd = open(name, O_RDONLY);
+	if (fd < 0)
+		fail(name);
+	return fd;
+}
+
+static void read_small_files(void)
+{
+	char name[64];
+	for (long n = 0; n < count; n++) {
+		name_of(name, n);
+		int fd = readable(name);
+		if (read(fd, buffer, CHUNK) != 1000 || close(fd))
+			fail(name);
+	}
+}
+
+/* One byte of pages anywhere in the mapped file, as a program's code is read. */
+static void touch_pages(void)
+{
+	int fd = readable("data");
+	volatile char *data = mmap(NULL, mib * CHUNK, PROT_READ, MAP_SHARED, fd, 0);
+	unsigned seed = 1;
+	if (data == MAP_FAILED)
+		fail("mmap");
+	for (long n = 0; n < count; n++)
+		(void)data[some_block(&seed)];
+	close(fd);
+}
+
 static void walk(void)
 {
 	char name[64];
@@ -108,7 +147,7 @@ static void walk(void)
 
 static void stream(int writes)
 {
-	int fd = open("streamed", writes ? O_CREAT | O_TRUNC | O_WRONLY : O_RDONLY, 0644);
+	int fd = writes ? open("streamed", O_CREAT | O_TRUNC | O_WRONLY, 0644) : readable("streamed");
 	if (fd < 0)
 		fail("streamed");
 	sequential(fd, writes);
@@ -135,10 +174,14 @@ static void work(const char *kind)
 		return small_files();
 	if (!strcmp(kind, "walk"))
 		return walk();
+	if (!strcmp(kind, "files-read"))
+		return read_small_files();
+	if (!strcmp(kind, "map-read"))
+		return touch_pages();
 	if (!strncmp(kind, "stream-", 7))
 		return stream(!strcmp(kind, "stream-write"));
 	int writes = strstr(kind, "write") != NULL;
-	int fd = direct("data", O_CREAT | O_RDWR);
+	int fd = strstr(kind, "-cached") ? readable("data") : direct("data", O_CREAT | O_RDWR);
 	if (!strncmp(kind, "seq", 3))
 		sequential(fd, writes);
 	else if (!strncmp(kind, "rand", 4))

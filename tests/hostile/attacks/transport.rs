@@ -79,7 +79,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     served(
         "devices_that_are_not_there",
         LAYER,
-        "drives the empty slots, those of a balloon and of pluggable memory among them: queues, page lists, requests for more memory, kicks",
+        "drives the empty slots, that of pluggable memory among them: queues, page lists, requests for more memory, kicks",
         absent,
     ),
 ];
@@ -283,7 +283,7 @@ fn acknowledge(code: &mut Code) {
 fn absent(code: &mut Code) {
     const DEVICE_ID: u32 = 8;
     let [table, ring, _] = parts(0);
-    // Page numbers of a balloon, and a request to plug memory, both far beyond what is there.
+    // Page numbers, and a request to plug memory, both far beyond what is there.
     let pages: Vec<u8> = (0..1024u32)
         .flat_map(|page| (page << 16).to_le_bytes())
         .collect();
@@ -295,7 +295,7 @@ fn absent(code: &mut Code) {
         .place(DATA, &pages)
         .place(table, &chain.concat())
         .place(ring, &available(2, &[0, 1]));
-    for slot in [Slot::BALLOON, Slot::MEM, Slot::VOLUMES[6], Slot::VOLUMES[3]] {
+    for slot in [Slot::MEM, Slot::VOLUMES[6], Slot::VOLUMES[3]] {
         let base = window(slot);
         code.drive(base, 3);
         for queue in 0..3 {

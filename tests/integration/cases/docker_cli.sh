@@ -275,3 +275,18 @@ case_docker_cli_filters_are_dockers() {
     docker rm t-cpu >/dev/null
     docker rmi t-other:1 >/dev/null
 }
+
+# What is not there yet ends at once, with one error that names it.
+case_what_is_not_built_says_so() {
+    docker_cli
+    mkdir "$T/context"
+    printf 'FROM scratch\nCOPY x /\n' >"$T/context/Dockerfile"
+    docker create --name t-wish --network none "$BUSYBOX" true >/dev/null
+    export DOCKER_BUILDKIT=0
+    answers 1 'not built yet' build "$T/context"
+    unset DOCKER_BUILDKIT
+    # docker asks for these of daemons with experimental features alone.
+    capture curl -s --unix-socket "${HULL_HOST#unix://}" -X POST -w '%{http_code}' -d '{}' -H 'content-type: application/json' http://x/containers/t-wish/checkpoints
+    expect_out_has 'checkpoints is not built yet'
+    expect_out_has 501
+}

@@ -148,3 +148,87 @@ case_a_container_can_make_its_network_bad() {
     hull exec t-bad ping -c 2 -W 5 "$gateway" | grep -qE 'min/avg/max = [789][0-9][0-9]|min/avg/max = [0-9]{4}' || fail 'no delay'
     hull rm -f t-bad >/dev/null
 }
+
+# The commands that README.md shows next, in their order, with the registry of the tests.
+case_what_the_readme_shows_works() {
+    local line python=$REGISTRY/python:latest shown=0
+    registry_push "$IMAGES/python" "$python" && hull pull -q "$python" >/dev/null
+    hull save -o "$T/image.tar" "$BUSYBOX"
+    while read -r line; do
+        line=$(sed "s| debian | $python |; s|/run/hull/hull.sock|${HULL_HOST#unix://}|; s|image.tar|$T/image.tar|; s|\.\.\.|true|" <<<"$line")
+        # What a user ends: a shell, and a log that is followed.
+        case $line in
+            *' -it '*) capture timeout 120 script -qec "$line" /dev/null <<<exit ;;
+            *' -f '*) capture timeout -s INT 8 bash -c "$line"; [ "$status" != 124 ] || status=0 ;;
+            *) capture timeout 120 bash -c "$line" ;;
+        esac
+        [ "$status" = 0 ] || fail "$line: status $status: $err"
+        shown=$((shown + 1))
+    done < <(sed -n '/^## What next/,/^## What works/s/^\$ \(.*\)/\1/p' README.md | sed -E 's/ +#.*//' | grep -v 'doctor')
+    [ "$shown" -ge 9 ] || fail "README.md shows $shown commands"
+}
+
+# Databases and language runtimes reserve far more than they use.
+case_memory_may_be_promised_that_is_not_there() {
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
+    capture hull run --rm --network none -m 256m "$REGISTRY/python:latest" python3 -c '
+import mmap
+print(open("/proc/sys/vm/max_map_count").read().strip(), open("/proc/sys/vm/overcommit_memory").read().strip())
+reserved = mmap.mmap(-1, 16 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+reserved[8 << 30] = 1
+print("reserved")'
+    expect_status 0
+    [ "$(sed -n 1p <<<"$out" | cut -d' ' -f1)" -ge 262144 ] || fail "max_map_count: $out"
+    [[ $out != *' 2'$'\n'* ]] || fail "overcommit_memory: $out"
+    expect_out_has reserved
+}
+
+# A privileged container has all of its guest, and none of the host's devices.
+case_a_privileged_container_has_no_disk_of_the_host() {
+    capture hull run --rm --network none --privileged "$BUSYBOX" sh -c 'cat /proc/partitions; ls /dev'
+    expect_status 0
+    local disk
+    for disk in $(lsblk -ndo NAME 2>/dev/null || ls /sys/block); do
+        # The guest's own have names of the same kind; their sizes tell them apart.
+        case $disk in
+            loop* | ram* | zram* | nbd* | dm-* | fd* | sr* | vd*) ;;
+            *) grep -qw "$disk" <<<"$out" && fail "the host's $disk is in the guest: $out" ;;
+        esac
+    done
+    # Its image and its writable layer are all that it has.
+    expect_eq "$(grep -cE ' (sd|vd|nvme|xvd|mmcblk)' <<<"$out")" 2 'disks'
+}
+
+# The host's /dev seen as a directory: the guest's devices, and the host's files stay as they are.
+case_the_hosts_dev_as_a_volume() {
+    local before
+    before=$(stat -c '%A %t:%T %n' /dev/ptmx /dev/null /dev/tty; ls /dev | sort)
+    capture hull run --rm --network none -v /dev:/dev "$BUSYBOX" sh -c 'echo x >/dev/null && head -c 4 /dev/zero | wc -c && test -c /dev/ptmx && echo there'
+    expect_status 0
+    expect_out $'4\nthere\n'
+    expect_eq "$(stat -c '%A %t:%T %n' /dev/ptmx /dev/null /dev/tty; ls /dev | sort)" "$before" "the host's /dev"
+}
+
+# At the limit of processes the container goes on, and says why nothing more can be started.
+case_a_container_that_is_full_of_processes_goes_on() {
+    hull run -d --name t-full --network none --pids-limit 20 "$BUSYBOX" sh -c '(for i in $(seq 100); do sleep 600 & done); exec sleep 600' >/dev/null
+    wait_for 60 sh -c 'hull logs t-full 2>&1 | grep -q "can.t fork"' || fail "$(hull logs t-full 2>&1)"
+    # Who could not fork has ended: there is room for one.
+    hull exec -d t-full sleep 600
+    capture hull exec t-full true
+    [ "$status" != 0 ] || fail 'an exec got in above the limit'
+    expect_out_has 'Resource temporarily unavailable'
+    expect_eq "$(hull inspect -f '{{.State.Running}}' t-full)" true 'its state'
+    hull update --pids-limit 40 t-full >/dev/null
+    capture hull exec t-full echo in
+    expect_out $'in\n'
+    hull rm -f t-full >/dev/null
+}
+
+# What a program writes to a raw terminal comes out as it was written.
+case_a_raw_terminal_changes_nothing() {
+    capture script -qec "hull run -it --rm --network none $BUSYBOX sh -c 'stty raw -onlcr; printf \"a\\nb\\n\"'" /dev/null </dev/null
+    expect_status 0
+    # What script(1) types at the end of its own input comes before it.
+    [ "$(printf %s "${out#^@}" | od -An -c | tr -d ' ')" = 'a\nb\n' ] || fail "$(printf %s "$out" | od -An -c)"
+}

@@ -249,3 +249,28 @@ case_a_refused_stop_leaves_the_restart_policy() {
     expect_eq "$(curl -s -o /dev/null -w '%{http_code}' --unix-socket "$socket" -XPOST 'http://x/v1.41/containers/t-goes-on/stop?signal=BOGUS&t=0')" 204 'a stop by an old client'
     hull rm -f t-goes-on >/dev/null
 }
+
+# What was running and may go on does, what a user has stopped does not, whoever ended the engine.
+case_restart_policies_hold_over_the_engines_end() {
+    local one ended
+    hull run -d --name t-always --network none --restart always "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-stopped --network none --restart unless-stopped "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-unless --network none --restart unless-stopped "$BUSYBOX" sleep 600 >/dev/null
+    hull run -d --name t-failing --network none --restart on-failure:2 "$BUSYBOX" sh -c 'exit 1' >/dev/null
+    hull run -d --name t-once --network none "$BUSYBOX" sleep 600 >/dev/null
+    hull stop -t 0 t-stopped >/dev/null
+    wait_for 90 sh -c '[ "$(hull inspect -f "{{.State.Status}} {{.RestartCount}}" t-failing)" = "exited 2" ]' ||
+        fail "$(hull inspect -f '{{.State.Status}} {{.RestartCount}}' t-failing)"
+    # The containers go on without an engine; two of them end meanwhile, with their shims.
+    ended=$(hull inspect -f '{{.Id}}' t-always t-once)
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    for one in $ended; do pkill -9 -f "[s]him-hull-v2.*$one"; done
+    sleep 1
+    hulld_start
+    wait_for 60 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-always)" = running ]' || fail 'always: not running'
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-unless)" running unless-stopped
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-stopped)" exited 'stopped by hand'
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-once)" exited 'without a policy'
+    expect_eq "$(hull inspect -f '{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}' t-failing)" 'exited 2 1' on-failure
+    hull rm -f t-always t-stopped t-unless t-failing t-once >/dev/null
+}

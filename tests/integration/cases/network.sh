@@ -427,17 +427,7 @@ case_egress_by_name() {
     ip -n t-out link set t-v1 up
     ip -n t-out route add default via 10.234.0.1
     # Every name is 10.234.0.2.
-    python3 -c '
-import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("127.0.0.9", 53))
-while True:
-    question, peer = server.recvfrom(512)
-    a = question[-4:-2] == b"\0\1"
-    head = question[:2] + b"\x81\x80\0\1" + (b"\0\1" if a else b"\0\0") + bytes(4)
-    answer = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4\x0a\xea\0\2" if a else b""
-    server.sendto(head + question[12:] + answer, peer)
-' &
+    python3 tests/lib/name_server.py 127.0.0.9 10.234.0.2 &
     local server=$!
     capture hull run --rm --dns 127.0.0.9 --egress 'allow:good.test,*.better.test' "$BUSYBOX" sh -c '
         ping -c 1 -W 2 10.234.0.2 >/dev/null || echo closed
@@ -448,6 +438,35 @@ while True:
     kill "$server"
     ip netns del t-out
     expect_out $'closed\nopen\nopen\nnothing else\n1\n'
+}
+
+# UDP is segmented as late as TCP is: a frame for many datagrams goes through the tap, both ways, and
+# what comes out at the other end is what was sent.
+case_udp_of_many_datagrams_passes_in_one_frame() {
+    has_ipv6
+    python_image
+    local tool address bits end
+    tool=$PWD/tests/lib/segmented.py
+    hull network create --ipv6 --subnet 10.254.9.0/24 --subnet fd00:254:9::/64 t-long >/dev/null
+    hull run -d --name t-udp --network t-long -v "$tool:/segmented.py:ro" "$PYTHON" sleep 600 >/dev/null
+    # VIRTIO_NET_F_GUEST_USO4, GUEST_USO6 and HOST_USO.
+    bits=$(hull exec t-udp cat /sys/class/net/eth0/device/features)
+    expect_eq "${bits:54:3}" 111 'what the driver agreed on'
+    for end in 10.254.9. fd00:254:9::; do
+        python3 "$tool" receive "${end}1" 5999 >"$T/host" &
+        wait_for 10 grep -q ready "$T/host"
+        hull exec t-udp python3 /segmented.py send "${end}1" 5999
+        wait $!
+        expect_eq "$(tail -n 1 "$T/host")" '30 of 30 came as they were sent' "from the guest to ${end}1"
+        address=${end}2
+        hull exec t-udp python3 /segmented.py receive "$address" 5999 >"$T/guest" &
+        wait_for 20 grep -q ready "$T/guest"
+        python3 "$tool" send "$address" 5999
+        wait $!
+        expect_eq "$(tail -n 1 "$T/guest")" '30 of 30 came as they were sent' "from the host to $address"
+    done
+    hull rm -f t-udp >/dev/null
+    hull network rm t-long >/dev/null
 }
 
 # The default route goes to the network that is left, and published ports lead there.

@@ -120,17 +120,7 @@ case_addresses_with_secrets_are_closed() {
     capture hull run --rm --untrusted "$BUSYBOX" sh -c "for one in $all; do ping -c 1 -W 2 \$one >/dev/null && echo \$one is open; done; ping -c 1 -W 5 192.0.2.2 >/dev/null || echo the world outside is closed"
     expect_out ''
     # Of good.test it is said that it is there, and elsewhere.
-    python3 -c '
-import socket
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind(("127.0.0.9", 53))
-while True:
-    question, peer = server.recvfrom(512)
-    a = question[-4:-2] == b"\0\1"
-    head = question[:2] + b"\x81\x80\0\1" + (b"\0\2" if a else b"\0\0") + bytes(4)
-    record = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4"
-    server.sendto(head + question[12:] + (record + b"\xa9\xfe\xa9\xfe" + record + b"\xc0\0\2\2" if a else b""), peer)
-' &
+    python3 tests/lib/name_server.py 127.0.0.9 169.254.169.254 192.0.2.2 &
     server=$!
     capture hull run --rm --dns 127.0.0.9 --untrusted --egress allow:good.test "$BUSYBOX" sh -c '
         nslookup -type=a good.test | grep -c 169.254.169.254

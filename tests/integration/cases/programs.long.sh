@@ -37,6 +37,20 @@ case_nginx_serves_many_at_once() {
     expect_eq "$(hull inspect -f '{{.State.ExitCode}}' t-nginx)" 0 'exit status of nginx'
 }
 
+case_systemd_starts_services() {
+    local systemd
+    systemd=$(image systemd)
+    hull run -d --name t-systemd --network none -m 512m --tmpfs /run --tmpfs /tmp "$systemd" >/dev/null
+    # One unit or another may fail that wants a machine of its own.
+    wait_for 120 sh -c 'hull exec t-systemd systemctl is-system-running | grep -qE "running|degraded"' ||
+        fail "$(hull exec t-systemd systemctl is-system-running; hull exec t-systemd systemctl --failed --no-pager)"
+    capture hull exec t-systemd sh -c 'systemd-run --quiet --wait --pipe echo served; systemctl is-active dbus; cat /proc/1/comm'
+    expect_out $'served\nactive\nsystemd\n'
+    expect_eq "$(hull exec t-systemd systemctl --failed --no-legend --plain | cut -d' ' -f1 | xargs)" '' 'units that failed'
+    hull stop -t 20 t-systemd >/dev/null
+    hull inspect -f '{{.State.ExitCode}}' t-systemd | grep -qxE '0|130' || fail "$(hull inspect -f '{{.State.ExitCode}}' t-systemd)"
+}
+
 case_redis_keeps_what_it_was_told() {
     local redis
     redis=$(image redis)

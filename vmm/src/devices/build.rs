@@ -10,7 +10,7 @@ use vm_memory::GuestMemoryMmap;
 use super::entry::Entry;
 use super::mmio::{MmioBus, Transport};
 use super::virtio::{DeviceError, VirtioDevice};
-use super::{blk, console, fs, net, rng, vsock, ConsoleTail, DeviceInputs, Devices};
+use super::{balloon, blk, console, fs, net, rng, vsock, ConsoleTail, DeviceInputs, Devices};
 
 /// What virtiofsd is asked for first.
 pub(super) const AGREE: &str = "agree with virtiofsd on its queues";
@@ -70,7 +70,8 @@ impl Builder<'_> {
             SlotKind::Vsock => None,
             SlotKind::Net => Some(Box::new(self.net(slot)?)),
             SlotKind::Fs => Some(Box::new(self.fs()?)),
-            SlotKind::Balloon | SlotKind::Mem => None,
+            SlotKind::Balloon => Some(Box::new(balloon::Balloon::default())),
+            SlotKind::Mem => None,
         })
     }
 

@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** nothing here knows KVM, vCPUs or paths, so all of it is tested in plain memory.
 
+mod balloon;
 mod blk;
 mod build;
 mod chain;
@@ -292,8 +293,13 @@ impl Devices {
             let reason = format!("{} slots are saved, {count} exist", states.slots.len());
             return Err(fail(0, reason));
         }
+        let mut restored = Vec::with_capacity(count);
         for saved in &states.slots {
             let index = saved.slot.index();
+            if restored.contains(&index) {
+                return Err(fail(index, "it is saved twice".into()));
+            }
+            restored.push(index);
             if saved.slot == Slot::VSOCK {
                 self.vsock.restore(saved)
             } else {

@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use vhost::vhost_kern::vhost_binding::{vhost_vring_file, VHOST_NET_SET_BACKEND};
 use vm_memory::VolatileSlice;
 
+/// The smallest part of memory that the kernel takes back.
+const PAGE_BYTES: usize = 4096;
 /// `IOV_MAX`; a longer list is cut, and the call moves fewer bytes than asked for.
 const MAX_IOVECS: usize = 1024;
 
@@ -39,6 +41,26 @@ fn checked(call: impl Fn() -> isize) -> io::Result<usize> {
 
 fn file_offset(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Takes the whole pages of a piece of guest memory back from the guest: they are zeroes when it uses
+/// them again. A part of a page at either end stays.
+pub(crate) fn discard(memory: &VolatileSlice<'_>) -> io::Result<()> {
+    let guard = memory.ptr_guard_mut();
+    let (start, length) = (guard.as_ptr(), memory.len());
+    let before = start.align_offset(PAGE_BYTES);
+    let whole = length.saturating_sub(before) / PAGE_BYTES * PAGE_BYTES;
+    if whole == 0 {
+        return Ok(());
+    }
+    // SAFETY: the pages are inside of the slice, which is writable memory of that length for as long as
+    // `memory` is borrowed. It is guest memory, anonymous and private, of which no reference exists and
+    // whose content the guest may change at any moment: it does so by this, to zeroes.
+    let taken = unsafe { libc::madvise(start.add(before).cast(), whole, libc::MADV_DONTNEED) };
+    match taken {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Reads from a file at `offset`; fewer bytes than the buffers hold may arrive, none at its end.

@@ -44,6 +44,13 @@ pub(crate) struct Sent {
     rooms: Vec<(u64, usize)>,
 }
 
+impl Sent {
+    /// Where the first of its rooms is in guest memory.
+    pub(crate) fn address(&self) -> u64 {
+        self.rooms[0].0
+    }
+}
+
 /// A used-ring element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Used {

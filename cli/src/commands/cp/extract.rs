@@ -14,6 +14,9 @@ use tar::{Archive, Entry, EntryType};
 use super::{ends_as_directory, means_content};
 use crate::error::{CliError, Result};
 
+/// As many as the kernel follows.
+const MAX_LINKS: usize = 40;
+
 /// Where a container's files go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
@@ -53,11 +56,8 @@ pub(super) fn place(source: &str, source_is_directory: bool, target: &Path) -> R
             target.display()
         )));
     }
-    let parent = match target.parent() {
-        None => Path::new("/"),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
+    let target = &follow(target)?;
+    let parent = parent_of(target);
     if !parent.is_dir() {
         return Err(CliError::usage(format!(
             "invalid output path: directory {} does not exist",
@@ -66,6 +66,29 @@ pub(super) fn place(source: &str, source_is_directory: bool, target: &Path) -> R
     }
     let name = target.file_name().unwrap_or(&base).to_owned();
     Ok(place(parent, Some(name)))
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        None => Path::new("/"),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    }
+}
+
+/// Where the user's own links lead, also to what is not there yet.
+fn follow(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(link) => path = parent_of(&path).join(link),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(CliError::usage(format!(
+        "too many links lead from {}",
+        path.display()
+    )))
 }
 
 /// Extracts a tar.

@@ -89,12 +89,13 @@ fn ingest(content: &ContentStore, source: Channel) -> Result<(Digest, u64), Imag
     let mut first = true;
     loop {
         let count = reader.read(&mut buffer).map_err(failed)?;
-        if std::mem::take(&mut first) {
-            check_start(&buffer[..count])?;
+        if count == 0 && first {
+            return Err(not_an_image("it is empty".into()));
         }
         if count == 0 {
             return ingest.commit();
         }
+        first = false;
         ingest
             .write_all(&buffer[..count])
             .map_err(ImageError::file(
@@ -102,19 +103,6 @@ fn ingest(content: &ContentStore, source: Channel) -> Result<(Digest, u64), Imag
                 content.temporary_folder(),
             ))?;
     }
-}
-
-/// What is surely no tar is named now rather than when it is unpacked.
-fn check_start(start: &[u8]) -> Result<(), ImageError> {
-    let compression = match start {
-        [] => return Err(not_an_image("it is empty".into())),
-        [b'B', b'Z', b'h', ..] => "bzip2",
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => "xz",
-        _ => return Ok(()),
-    };
-    Err(not_an_image(format!(
-        "its compression ({compression}) is not supported: use gzip or zstd, or decompress it first"
-    )))
 }
 
 fn configuration(import: &Import, layer: &Digest) -> Value {

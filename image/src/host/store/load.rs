@@ -79,10 +79,40 @@ fn docker_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageEr
     if images.is_empty() {
         return Err(not_an_image("manifest.json names no image".into()));
     }
-    images
-        .iter()
-        .map(|image| docker_image(store, archive, image))
-        .collect()
+    fitting(
+        images
+            .iter()
+            .map(|image| docker_image(store, archive, image)),
+    )
+}
+
+/// Of the images of an archive, those that can run here: others, of other platforms, and what is no
+/// image are passed over, unless there is nothing else.
+fn fitting(
+    found: impl Iterator<Item = Result<Found, ImageError>>,
+) -> Result<Vec<Found>, ImageError> {
+    let (mut images, mut passed_over) = (Vec::new(), None);
+    for image in found {
+        match image {
+            Ok(image) => images.push(image),
+            Err(error) if is_for_others(&error) => {
+                passed_over.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match passed_over {
+        Some(error) if images.is_empty() => Err(error),
+        _ => Ok(images),
+    }
+}
+
+fn is_for_others(error: &ImageError) -> bool {
+    match error {
+        ImageError::WrongPlatform { .. } | ImageError::NoMatchingPlatform { .. } => true,
+        ImageError::UnsupportedMediaType { hint, .. } => *hint == manifest::ARTIFACT,
+        _ => false,
+    }
 }
 
 fn docker_image(
@@ -185,12 +215,19 @@ fn layout_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageEr
     let text = archive.document(&store.content, "index.json")?;
     let index: Index = serde_json::from_slice(&text)
         .map_err(|error| not_an_image(format!("index.json: {error}")))?;
-    let images: Vec<Found> = index
+    let mut entries: Vec<_> = index
         .manifests
         .iter()
         .filter(|entry| entry.annotation("vnd.docker.reference.type").is_none())
-        .map(|entry| layout_image(store, archive, entry))
-        .collect::<Result<_, _>>()?;
+        .collect();
+    // The last of one name has it: what fits best.
+    let platform = Platform::default();
+    entries.sort_by_key(|entry| entry.rank(&platform));
+    let images = fitting(
+        entries
+            .into_iter()
+            .map(|entry| layout_image(store, archive, entry)),
+    )?;
     if images.is_empty() {
         return Err(not_an_image("index.json names no image".into()));
     }
@@ -203,16 +240,28 @@ fn layout_image(
     entry: &OciDescriptor,
 ) -> Result<Found, ImageError> {
     let names = layout_name(entry).into_iter().collect();
-    let name = entry.digest.clone();
+    let (name, platform) = (entry.digest.clone(), Platform::default());
+    // What is for others need not be in the archive.
+    if let Some(found) = entry
+        .platform()
+        .filter(|found| platform.rank(found).is_none())
+    {
+        return Err(ImageError::NoMatchingPlatform {
+            reference: name,
+            wanted: platform.to_string(),
+            offered: found.to_string(),
+        });
+    }
     let mut digest = entry.digest("manifest", &name)?;
-    let mut index = None;
+    let (mut media_type, mut index) = (entry.media_type.clone(), None);
     for _ in 0..4 {
         let content = archive.document(&store.content, &blob_name(&digest))?;
-        match manifest::parse(&content, Some(&entry.media_type), &digest, &name)? {
+        match manifest::parse(&content, Some(&media_type), &digest, &name)? {
             Document::Index(list) => {
                 index.get_or_insert(digest);
-                digest = manifest::choose(&list, &Platform::default(), &name)?
-                    .digest("manifest", &name)?;
+                let chosen = manifest::choose(&list, &platform, &name)?;
+                digest = chosen.digest("manifest", &name)?;
+                media_type.clone_from(&chosen.media_type);
             }
             Document::Manifest(manifest) => {
                 let (config, layers) = layout_manifest(store, archive, &manifest, &name)?;

@@ -58,6 +58,10 @@ impl Transport {
         if saved.driver_features & !state.offered_features != 0 {
             return Err("the driver uses features that the device no longer offers");
         }
+        let positions = saved.positions.as_ref().map(Vec::len);
+        if positions.is_some_and(|count| count != saved.queues.len()) {
+            return Err("not all positions of its queues are saved");
+        }
         state.status = saved.status;
         state.device_features_sel = saved.device_features_sel;
         state.driver_features_sel = saved.driver_features_sel;

@@ -44,22 +44,40 @@ pub(super) const F_MRG_RXBUF: u64 = 1 << 15;
 const F_CTRL_VQ: u64 = 1 << 17;
 const F_MQ: u64 = 1 << 22;
 const F_CTRL_MAC_ADDR: u64 = 1 << 23;
+const F_GUEST_USO4: u64 = 1 << 54;
+const F_GUEST_USO6: u64 = 1 << 55;
+const F_HOST_USO: u64 = 1 << 56;
+/// Segmentation of UDP, which older kernels of hosts have not.
+const SEGMENTS_UDP: u64 = F_GUEST_USO4 | F_GUEST_USO6 | F_HOST_USO;
 /// What comes with a control queue. Setting one up costs a driver a dozen exits, so there is none
 /// where there are no pairs to choose from.
 const CONTROLS: u64 = F_CTRL_VQ | F_CTRL_MAC_ADDR | F_MQ;
 
-/// Which tap flag each accepted feature allows.
-const OFFLOADS: [(u64, u32); 4] = [
+/// Which tap flags accepted features allow, where all of a line are.
+const OFFLOADS: [(u64, u32); 5] = [
     (F_GUEST_CSUM, offload::CSUM),
     (F_GUEST_TSO4, offload::TSO4),
     (F_GUEST_TSO6, offload::TSO6),
     (F_GUEST_ECN, offload::TSO_ECN),
+    (F_GUEST_USO4 | F_GUEST_USO6, offload::USO),
 ];
+
+/// The tap's offloads with a driver that accepted these features.
+pub(super) fn offloads(features: u64) -> u32 {
+    let accepted = OFFLOADS.iter().filter(|(bits, _)| features & bits == *bits);
+    match accepted.fold(0, |flags, (_, flag)| flags | flag) {
+        // The others stand on it.
+        flags if flags & offload::CSUM == 0 => 0,
+        flags => flags,
+    }
+}
 
 /// A network device.
 pub(crate) struct Net {
     /// The tap's descriptors, one for each pair of queues; none: nothing is plugged in.
     ports: Vec<Port>,
+    /// The host's kernel takes and gives UDP that is not segmented yet.
+    segments_udp: bool,
     /// Token of the first one's events: others for each tap.
     token: u64,
     mac: [u8; 6],
@@ -120,6 +138,7 @@ impl Net {
     pub(crate) fn absent() -> Self {
         Self {
             ports: Vec::new(),
+            segments_udp: false,
             token: FIRST_TAP,
             mac: [0; 6],
             set_mac: None,
@@ -171,6 +190,7 @@ impl Net {
             tap,
             readable: false,
         };
+        self.segments_udp = new.taps.first().is_some_and(Tap::segments_udp);
         self.ports = new.taps.into_iter().map(port).collect();
         if new.vhosts.is_empty() {
             return Ok(());
@@ -366,7 +386,11 @@ impl VirtioDevice for Net {
             0 | 1 => 0,
             _ => CONTROLS,
         };
-        F_MAC | F_MTU | F_MRG_RXBUF | guest | host | pairs
+        let udp = match self.segments_udp {
+            true => SEGMENTS_UDP,
+            false => 0,
+        };
+        F_MAC | F_MTU | F_MRG_RXBUF | guest | host | udp | pairs
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -406,14 +430,10 @@ impl VirtioDevice for Net {
     fn activate(&mut self, features: u64) -> Result<(), DeviceFailure> {
         // Another tap may be in by now, with fewer descriptors.
         self.features = features & (self.features() | !CONTROLS);
-        let accepted = OFFLOADS.iter().filter(|(bit, _)| features & bit != 0);
-        let mut flags = accepted.fold(0, |flags, (_, flag)| flags | flag);
-        if flags & offload::CSUM == 0 {
-            flags = 0; // The others stand on it.
-        }
+        let flags = offloads(features);
         self.framing = Framing {
             mergeable: features & F_MRG_RXBUF != 0,
-            bytes: match flags & (offload::TSO4 | offload::TSO6) {
+            bytes: match flags & (offload::TSO4 | offload::TSO6 | offload::USO) {
                 0 => FRAME_OVERHEAD + usize::from(self.mtu),
                 _ => MAX_FRAME_BYTES,
             },

@@ -17,6 +17,10 @@ pub(crate) mod offload {
     pub(crate) const TSO4: u32 = 2;
     pub(crate) const TSO6: u32 = 4;
     pub(crate) const TSO_ECN: u32 = 8;
+    pub(crate) const USO4: u32 = 0x20;
+    pub(crate) const USO6: u32 = 0x40;
+    /// The kernel takes both or neither, and with checksums alone.
+    pub(crate) const USO: u32 = USO4 | USO6;
 }
 
 /// An open tap, made non-blocking and given our header size.
@@ -75,6 +79,16 @@ impl Tap {
             return Ok(());
         }
         sys::tap_set_offload(self.fd.as_fd(), flags)
+    }
+
+    /// Whether the host's kernel segments UDP (Linux 6.2 and newer do). Leaves no offload on.
+    pub(crate) fn segments_udp(&self) -> bool {
+        #[cfg(any(test, feature = "fuzz"))]
+        if self.fake {
+            return true;
+        }
+        let takes = self.set_offload(offload::CSUM | offload::USO).is_ok();
+        self.set_offload(0).is_ok() && takes
     }
 
     /// Reads one frame with its header; what does not fit is lost.

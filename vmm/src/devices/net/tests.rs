@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use hull_vm_config::control::DataPath;
 use hull_vm_config::{NetRates, Rate};
 
-use super::device::{Net, Plug};
-use super::tap::{Tap, HEADER_BYTES};
+use super::device::{offloads, Net, Plug};
+use super::tap::{offload, Tap, HEADER_BYTES};
 use super::vhost::Backend;
 use crate::devices::mmio::reg;
 use crate::devices::testutil::{broken_rings, malformed_chains, Guest, Part};
@@ -18,7 +18,11 @@ const MERGEABLE: u64 = 1 << 15;
 const CONTROL: u64 = 1 << 17;
 const SEVERAL: u64 = 1 << 22;
 const SET_ADDRESS: u64 = 1 << 23;
-const GUEST_TSO: u64 = 1 << 7 | 1 << 8;
+const GUEST_CSUM: u64 = 1 << 1;
+const GUEST_USO4: u64 = 1 << 54;
+const GUEST_USO6: u64 = 1 << 55;
+/// What makes frames that come in longer than the MTU.
+const GUEST_SEGMENTS: u64 = 1 << 7 | 1 << 8 | GUEST_USO4 | GUEST_USO6;
 
 /// A guest that accepts the features in `mask`, and the network at the other end of its tap.
 fn guest(mask: u64) -> (Guest<Net>, UnixDatagram) {
@@ -352,8 +356,18 @@ fn the_guest_sends_frames() {
 }
 
 #[test]
+fn udp_is_segmented_by_who_accepts_both_families() {
+    let checksums = offloads(GUEST_CSUM);
+    assert_eq!(checksums, offload::CSUM);
+    let both = GUEST_USO4 | GUEST_USO6;
+    assert_eq!(offloads(GUEST_CSUM | both), offload::CSUM | offload::USO);
+    assert_eq!(offloads(GUEST_CSUM | GUEST_USO4), offload::CSUM);
+    assert_eq!(offloads(both), 0, "without checksums");
+}
+
+#[test]
 fn a_frame_spans_the_buffers_that_it_needs() {
-    let (mut guest, network) = guest(!GUEST_TSO);
+    let (mut guest, network) = guest(!GUEST_SEGMENTS);
     let rooms: Vec<_> = (0..5)
         .map(|_| guest.prepare(0, vec![Part::In(512)]))
         .collect();

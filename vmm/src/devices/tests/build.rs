@@ -90,7 +90,7 @@ fn empty_slots_are_placeholders() {
     let ids: Vec<u32> = Slot::all().map(id).collect();
     assert_eq!(
         ids,
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 4, 0, 0, 3, 0, 0, 0, 0, 0]
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 19, 4, 5, 0, 3, 0, 0, 0, 0, 0]
     );
     let mut magic = [0; 4];
     devices.bus().read(Slot::FS.mmio_base(), &mut magic);
@@ -106,12 +106,13 @@ fn only_devices_in_use_have_notifiers() {
         Slot::IMAGE,
         Slot::SCRATCH,
         Slot::RNG,
+        Slot::BALLOON,
         Slot::CONSOLE,
     ];
     assert_eq!(slots, want);
     // The slots into which something may come are watched too: beside those of volumes and nets,
-    // image, scratch, fs, vsock, rng and console.
-    let watched = Slot::VOLUMES.len() + Slot::NETS.len() + 6;
+    // image, scratch, fs, vsock, rng, balloon and console.
+    let watched = Slot::VOLUMES.len() + Slot::NETS.len() + 7;
     assert_eq!(devices.sources().len(), watched);
     let by_themselves = devices.disks();
     assert!(by_themselves
@@ -280,6 +281,14 @@ fn a_saved_state_fits_the_same_shape_and_no_other() {
     other.pause();
     let mut empty = build(&DeviceConfig::default(), &[]).unwrap();
     assert!(empty.restore(&other.save()).is_err());
+    let twice = json.replacen("{\"slot\":1,", "{\"slot\":2,", 1);
+    assert_ne!(twice, json);
+    let twice: DeviceStates = serde_json::from_str(&twice).unwrap();
+    let error = build(&usual(), &names)
+        .unwrap()
+        .restore(&twice)
+        .unwrap_err();
+    assert!(format!("{error:?}").contains("saved twice"), "{error:?}");
     let newer = json.replacen("\"version\":1", "\"version\":2", 1);
     let newer: DeviceStates = serde_json::from_str(&newer).unwrap();
     assert!(build(&usual(), &names).unwrap().restore(&newer).is_err());
