@@ -92,6 +92,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         network: plan.network.clone(),
         sandbox: plan.sandbox.clone(),
         home: Home::Own(Vec::new()),
+        oom_score: None,
     };
     let sandbox = Sandbox::boot(boot, dir, uid).await?;
     let status = run_process(args, &sandbox, plan).await;

@@ -25,6 +25,7 @@ mod in_memory;
 mod loopback;
 pub mod lower;
 pub mod network;
+mod oom_score;
 mod pace;
 pub mod pod;
 pub mod preserved;

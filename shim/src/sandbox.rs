@@ -24,6 +24,7 @@ use crate::lower::{
     INITRAMFS_FD, KERNEL_FD, SHARE_TAG,
 };
 use crate::network::{Attachments, NetworkError};
+use crate::oom_score::OomScore;
 use crate::report::chain;
 use crate::resolver;
 use crate::runtime_dir::{RuntimeDir, RuntimeDirError};
@@ -101,6 +102,8 @@ pub struct Boot<'a> {
     pub sandbox: ConfigureSandboxRequest,
     /// The cgroups of its processes on the host.
     pub home: Home,
+    /// `oom_score_adj` of its processes on the host, if somebody asks for one.
+    pub oom_score: Option<i32>,
 }
 
 /// In which cgroups a VM's processes are.
@@ -132,6 +135,7 @@ pub struct Sandbox {
     later: Later,
     size: VmSize,
     dir: RuntimeDir,
+    oom_score: OomScore,
     vhost_net: bool,
     foreign: Mutex<Vec<Foreign>>,
     disks: Disks,
@@ -193,6 +197,7 @@ impl Sandbox {
             network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
             home,
+            oom_score: plan.oom_score,
         };
         Self::boot(boot, dir, uid).await
     }
@@ -258,20 +263,36 @@ impl Sandbox {
         if boot.network != ConfigureNetworkRequest::default() {
             set_up(&vm, &agent, boot.network, boot.foreign.as_ref()).await?;
         }
-        Ok(Self {
+        let sandbox = Self {
             vm,
             agent,
             shares,
             later,
             size,
             dir,
+            oom_score: OomScore::new(boot.oom_score),
             vhost_net: boot.vhost_net,
             foreign: Mutex::new(boot.foreign.into_iter().collect()),
             disks,
             free,
             turns: AtomicU64::new(0),
             _uid: uid,
-        })
+        };
+        sandbox.tell_oom_score();
+        Ok(sandbox)
+    }
+
+    /// A further container comes, whose processes are to have this `oom_score_adj`.
+    pub(crate) fn join_oom_score(&self, wanted: Option<i32>) {
+        self.oom_score.join(wanted);
+        self.tell_oom_score();
+    }
+
+    fn tell_oom_score(&self) {
+        self.oom_score.give([self.vm.pid()]);
+        if let Some(shares) = self.shares() {
+            shares.give_oom_score(&self.oom_score);
+        }
     }
 
     /// Plugs interfaces in while the VM runs, into network slots from the `first` on.
@@ -424,6 +445,7 @@ impl Sandbox {
         let socket = share::bounded(started.socket)?;
         self.vm.attach_fs(SHARE_TAG, socket).await?;
         tokio::spawn(end_with(started.pidfd, self.vm.clone()));
+        started.server.give_oom_score(&self.oom_score);
         Ok(started.server)
     }
 

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 
 use self::mounts::{attach, detach, make_root, place, take, Taken};
 use crate::lower::Share;
+use crate::oom_score::OomScore;
 use crate::sys;
 use crate::user_namespace::{self, IdMaps};
 use crate::watch::Shared;
@@ -261,6 +262,16 @@ impl ShareServer {
         if self.requests.send(Request::Detach(subpaths, done)).is_ok() {
             // A server that is gone shows nothing any more.
             let _ = answer.await;
+        }
+    }
+
+    /// Tells the host's OOM killer of virtiofsd.
+    pub(crate) fn give_oom_score(&self, score: &OomScore) {
+        // A child that comes after that has what its parent has.
+        score.give([self.virtiofsd]);
+        match children_of(self.virtiofsd) {
+            Ok(children) => score.give(children.into_iter().flat_map(u32::try_from)),
+            Err(error) => tracing::warn!(%error, "the host's OOM killer is not told of virtiofsd"),
         }
     }
 

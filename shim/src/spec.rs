@@ -7,8 +7,8 @@ pub(crate) mod capabilities;
 mod devices;
 mod disks;
 pub(crate) mod json;
+mod locked;
 mod nodes;
-mod source_flags;
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -211,7 +211,9 @@ impl Bundle {
         if !unknown.is_empty() {
             tracing::warn!("{}", capabilities::warning(&unknown));
         }
-        source_flags::complete(directory, &mut spec);
+        if let Some(mounts) = spec.mounts_mut() {
+            locked::add(directory, mounts);
+        }
         let rootfs = rootfs_source(directory, &spec, mounts)?;
         let inline = inline_mounts(spec.mounts().as_deref().unwrap_or_default())?;
         let special = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;
@@ -239,7 +241,7 @@ pub(crate) fn wanted_user(user: &User) -> String {
 
 /// True for a mount that shows a path of the host.
 pub(crate) fn is_bind(mount: &Mount) -> bool {
-    mount.typ().as_deref() == Some("bind")
+    matches!(mount.typ().as_deref(), Some("bind" | "rbind"))
         || mount
             .options()
             .iter()

@@ -295,6 +295,8 @@ impl Task {
                 ..Any::default()
             })
             .into(),
+            // Users are told what begins with the next start.
+            annotations: [("dev.hull.beyond-vm".to_owned(), "true".to_owned())].into(),
             ..api::UpdateTaskRequest::default()
         };
         let reply = self

@@ -133,6 +133,7 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
         id_maps: guest.id_maps,
         device_nodes: device_nodes(bundle, options, &annotations),
         host_share: crate::cgroup::share(limits),
+        oom_score: oom_score(bundle),
         vhost_net: annotations.vhost_net(),
         network: network.request,
         sandbox: ConfigureSandboxRequest {
@@ -140,6 +141,11 @@ pub fn lower(bundle: &Bundle, options: &TaskOptions) -> Result<Plan, LowerError>
             ..Default::default()
         },
     })
+}
+
+/// What a bundle's process is to have as its `oom_score_adj`: on the host too, where its memory is.
+pub(crate) fn oom_score(bundle: &Bundle) -> Option<i32> {
+    bundle.spec.process().as_ref()?.oom_score_adj()
 }
 
 /// Whether any container of the VM may have a use for nodes in shared directories. Those of a pod are not

@@ -113,6 +113,8 @@ pub struct Plan {
     pub device_nodes: bool,
     /// How the VM shares the host with others.
     pub host_share: HostShare,
+    /// `oom_score_adj` of the VM's processes on the host.
+    pub oom_score: Option<i32>,
     /// The host's kernel may serve the interfaces.
     pub vhost_net: bool,
     /// How the agent sets the interfaces up.

@@ -21,7 +21,7 @@ use super::process::KILLED_STATUS;
 use super::serve::{serve, Sandboxed};
 use super::state::now;
 use crate::pod::Role;
-use crate::runtime_dir::{exec_root, remove_sandbox, sweep};
+use crate::runtime_dir::{exec_root, remove_sandbox, sweep, RuntimeDirError};
 use crate::shared_network;
 
 /// File in a bundle that holds the shim's address.
@@ -140,8 +140,9 @@ pub fn main(invocation: &Invocation) -> anyhow::Result<()> {
 fn start(invocation: &Invocation) -> anyhow::Result<()> {
     let exec_root = exec_root();
     address::sweep(&exec_root);
-    for error in sweep(&exec_root).errors {
-        eprintln!("containerd-shim-hull-v2: {}", crate::report::chain(&error));
+    let swept = sweep(&exec_root);
+    if !swept.errors.is_empty() {
+        tell_later(&invocation.bundle()?, &swept.errors);
     }
     let pod = pod_of(&invocation.bundle()?, &exec_root, &invocation.namespace);
     let sandbox = pod.as_deref().unwrap_or(&invocation.id);
@@ -188,6 +189,22 @@ fn start(invocation: &Invocation) -> anyhow::Result<()> {
         address::end_server(&socket);
     }
     printed
+}
+
+/// Writes down what others have left that can't be removed. It is no reason not to start, and is not told
+/// on standard error: containerd takes all that is printed as the address.
+fn tell_later(bundle: &Path, errors: &[RuntimeDirError]) {
+    // Without a log it is told by the next start.
+    let Ok(mut log) = open_log(bundle) else {
+        return;
+    };
+    for error in errors {
+        let _ = writeln!(
+            log,
+            "containerd-shim-hull-v2: {}",
+            crate::report::chain(error)
+        );
+    }
 }
 
 /// The sandbox that a bundle's container joins: of its pod, or of the container whose network it

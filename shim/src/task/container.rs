@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use containerd_shim_protos::ttrpc;
 use hull_vm_config::Slot;
@@ -11,6 +12,7 @@ use tokio::sync::{watch, Semaphore};
 
 use super::errors;
 use super::host_side::Place;
+use super::limits::{Limits, LimitsError};
 use super::network::Source;
 use super::process::Process;
 use crate::hooks::Subject;
@@ -21,6 +23,9 @@ use crate::sandbox::Sandbox;
 
 /// Most processes of a container that are being started at once.
 const MAX_STARTS: usize = 16;
+
+/// How long the end of a container waits for those of its execs, whose output is waited for.
+const TOLD_LIMIT: Duration = Duration::from_secs(3);
 
 /// What booting a VM for a container gives.
 #[derive(Debug)]
@@ -127,6 +132,16 @@ impl Drop for Extras {
     }
 }
 
+/// An exec whose end has not been told.
+#[derive(Debug)]
+pub(super) struct Untold(Arc<Container>);
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.untold.send_modify(|count| *count -= 1);
+    }
+}
+
 /// A container in a sandbox.
 #[derive(Debug)]
 pub(super) struct Container {
@@ -145,6 +160,10 @@ pub(super) struct Container {
     pub(super) place: Place,
     pub(super) paused: watch::Sender<bool>,
     oom_reported: AtomicBool,
+    /// How many execs have been started whose end has not been told.
+    untold: watch::Sender<usize>,
+    /// What it may use.
+    limits: Mutex<Limits>,
     /// For starts under way: the agent keeps a bounded number of streams whose process it does not
     /// know yet.
     pub(super) starts: Semaphore,
@@ -158,6 +177,7 @@ impl Container {
         booted: Booted,
         hooks: Subject,
         place: Place,
+        limits: Limits,
     ) -> Self {
         Self {
             id: id.to_owned(),
@@ -171,6 +191,8 @@ impl Container {
             place,
             paused: watch::Sender::new(false),
             oom_reported: AtomicBool::new(false),
+            untold: watch::Sender::new(0),
+            limits: Mutex::new(limits),
             starts: Semaphore::new(MAX_STARTS),
             execs: Mutex::new(HashMap::new()),
         }
@@ -215,6 +237,27 @@ impl Container {
         let mut all = vec![Arc::clone(&self.init)];
         all.extend(self.execs().values().cloned());
         all
+    }
+
+    /// An exec was started; its end has been told when the answer is dropped.
+    pub(super) fn to_be_told(self: &Arc<Self>) -> Untold {
+        self.untold.send_modify(|count| *count += 1);
+        Untold(Arc::clone(self))
+    }
+
+    /// Waits until the ends of all execs have been told, a bounded time.
+    pub(super) async fn execs_told(&self) {
+        let mut untold = self.untold.subscribe();
+        let told = untold.wait_for(|count| *count == 0);
+        // One that outlives the container's first process is told of later.
+        let _ = tokio::time::timeout(TOLD_LIMIT, told).await;
+    }
+
+    /// Takes new limits, if the VM has room for them.
+    pub(super) fn change_limits(&self, new: &Limits) -> Result<(), LimitsError> {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        *limits = limits.changed(new, self.sandbox.size())?;
+        Ok(())
     }
 
     /// `true` the first time only.

@@ -14,7 +14,7 @@ use super::process::StdioPaths;
 use super::service::Service;
 use crate::holder::Network;
 use crate::host_sockets;
-use crate::lower::{lower_member, HostFacts, Pod, TaskOptions};
+use crate::lower::{lower_member, oom_score, HostFacts, Pod, TaskOptions};
 use crate::network::Attachments;
 use crate::pod::Role;
 use crate::report::chain;
@@ -83,6 +83,7 @@ impl Service {
         let groups = member.create.additional_groups.clone();
         let init = self.create_in(&sandbox, member.create, stdio, side).await?;
         extras.serve(sockets);
+        sandbox.join_oom_score(oom_score(bundle));
         Ok(Booted {
             groups,
             extras,

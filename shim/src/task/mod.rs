@@ -2,12 +2,14 @@
 //! over one sandbox.
 
 pub(crate) mod address;
+mod calls;
 mod command;
 mod container;
 mod errors;
 mod events;
 mod host_side;
 mod join;
+mod limits;
 mod metrics;
 #[cfg(feature = "fuzz")]
 pub(crate) use metrics::pack as fuzz_metrics;

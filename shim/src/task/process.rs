@@ -55,6 +55,8 @@ struct Mutable {
     /// The PID is a process of the host that stands for it.
     is_on_host: bool,
     guest_pid: u32,
+    /// What an exec's terminal is to have once there is one.
+    first_size: Option<(u32, u32)>,
     io: Option<ProcessIo>,
 }
 
@@ -119,6 +121,7 @@ impl Process {
                 pid: 0,
                 is_on_host: false,
                 guest_pid: 0,
+                first_size: None,
                 io: None,
             }),
             exit: watch::Sender::new(None),
@@ -201,6 +204,21 @@ impl Process {
         begins
     }
 
+    /// Keeps the size of an exec's terminal until it is started; `false` if it has been, or is the
+    /// container's first process, which has its terminal from the beginning.
+    pub(super) fn keep_first_size(&self, width: u32, height: u32) -> bool {
+        let mut mutable = self.lock();
+        let waits = !self.exec_id.is_empty() && mutable.phase != Phase::Started;
+        if waits {
+            mutable.first_size = Some((width, height));
+        }
+        waits
+    }
+
+    pub(super) fn take_first_size(&self) -> Option<(u32, u32)> {
+        self.lock().first_size.take()
+    }
+
     pub(super) fn set_io(&self, io: ProcessIo) {
         self.lock().io = Some(io);
     }
@@ -265,6 +283,18 @@ mod tests {
         assert_eq!(process.set_exit(3).unwrap().status, 3);
         assert_eq!(process.set_exit(4), None);
         assert_eq!(process.exit().unwrap().status, 3);
+    }
+
+    #[test]
+    fn the_size_of_a_terminal_waits_for_its_exec() {
+        let init = Process::init(StdioPaths::default());
+        assert!(!init.keep_first_size(8, 5));
+        let exec = Process::exec("e", StdioPaths::default(), br#"{"cwd": "/"}"#).unwrap();
+        assert!(exec.keep_first_size(8, 5));
+        exec.set_phase(Phase::Started);
+        assert_eq!(exec.take_first_size(), Some((8, 5)));
+        assert!(!exec.keep_first_size(9, 6));
+        assert_eq!(exec.take_first_size(), None);
     }
 
     #[test]

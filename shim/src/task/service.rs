@@ -1,30 +1,22 @@
-//! The calls of the Task API.
+//! The Task API: what only tells is answered here, what changes something is in [`super::calls`].
 
+use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api;
-use containerd_shim_protos::events::task::{
-    TaskCreate, TaskDelete, TaskExecAdded, TaskIO, TaskPaused, TaskResumed,
-};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc;
-use hull_protocol::agent::UpdateContainerRequest;
-use hull_protocol::FILES_JOB_TYPE;
+use tokio::sync::oneshot;
 use ttrpc::r#async::TtrpcContext;
 
-use super::process::{Exit, Phase, Process, StdioPaths};
 use super::state::Shim;
-use super::steps::{running, status};
-use super::update::Update;
+use super::steps::status;
 use super::{errors, metrics};
-use crate::agent::{CALL_LIMIT, MAX_PROCESSES};
-use crate::handover;
+use crate::agent::MAX_PROCESSES;
 use crate::holder::Network;
-use crate::hooks::Moment;
-use crate::report::chain;
 
 /// Version that `Connect` reports.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -44,44 +36,9 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> ttrpc::Result<api::CreateTaskResponse> {
-        if !request.checkpoint.is_empty() {
-            return Err(errors::not_built("restoring a checkpoint"));
-        }
-        let claim = self.shim.claim(&request.id)?;
-        let mut ending = self.shim.ending.subscribe();
-        let made = tokio::select! {
-            made = self.make(&request) => made,
-            // Dropping the other future undoes what it has made.
-            _ = ending.wait_for(|ending| *ending) => Err(errors::precondition("the shim is ending")),
-        };
-        let container = match made {
-            Ok(container) => container,
-            Err(error) => {
-                tracing::warn!(container = request.id, %error, "create failed");
-                return Err(error);
-            }
-        };
-        self.shim.insert(&container);
-        drop(claim);
-        let pid = container.init.pid();
-        self.shim.publisher.publish(&TaskCreate {
-            container_id: request.id,
-            bundle: request.bundle,
-            rootfs: request.rootfs,
-            io: MessageField::some(TaskIO {
-                stdin: request.stdin,
-                stdout: request.stdout,
-                stderr: request.stderr,
-                terminal: request.terminal,
-                ..TaskIO::default()
-            }),
-            pid,
-            ..TaskCreate::default()
-        });
-        Ok(api::CreateTaskResponse {
-            pid,
-            ..Default::default()
-        })
+        // Dropped when who asks goes away, or waits no longer.
+        let (_asking, gone) = oneshot::channel();
+        to_the_end(self.clone().create_task(request, gone)).await
     }
 
     async fn start(
@@ -89,43 +46,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::StartRequest,
     ) -> ttrpc::Result<api::StartResponse> {
-        let container = self.shim.container(&request.id)?;
-        let process = container.process(&request.exec_id)?;
-        if process.exec_id.is_empty() && status(&container, &process) == api::Status::PAUSED {
-            return Err(errors::precondition(
-                "cannot start a container in the paused state",
-            ));
-        }
-        if process.exit().is_some() || !process.begin_start() {
-            return Err(errors::precondition(
-                "cannot start a process that has been started before",
-            ));
-        }
-        match self.run(&container, &process).await {
-            Ok(pid) => {
-                process.set_phase(Phase::Started);
-                if !process.exec_id.is_empty() {
-                    process.set_pid(pid);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(container = request.id, exec = request.exec_id, %error, "start failed");
-                process.set_exit(super::process::NEVER_RAN_STATUS);
-                return Err(error);
-            }
-        }
-        if process.exec_id.is_empty() {
-            self.keep_trace(&container).await;
-        }
-        self.publish_start(&container, &process);
-        self.shim.watch(&container, &process);
-        if process.exec_id.is_empty() {
-            self.run_poststart(&container, &process).await?;
-        }
-        Ok(api::StartResponse {
-            pid: process.pid(),
-            ..Default::default()
-        })
+        to_the_end(self.clone().start_process(request)).await
     }
 
     async fn delete(
@@ -133,47 +54,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::DeleteRequest,
     ) -> ttrpc::Result<api::DeleteResponse> {
-        if self.shim.is_making(&request.id) {
-            return Err(errors::precondition(format!(
-                "container {:?} is being made",
-                request.id
-            )));
-        }
-        let container = self.shim.container(&request.id)?;
-        let process = container.process(&request.exec_id)?;
-        if process.exit().is_none() && process.phase() != Phase::Created {
-            return Err(errors::precondition(format!(
-                "cannot delete a running process {:?} of {:?}",
-                request.exec_id, request.id
-            )));
-        }
-        self.free(&container, &process).await;
-        if process.exec_id.is_empty() {
-            self.shim.remove(&container).await;
-            // One that never ran ends here, for whoever waits for it.
-            process.set_exit(super::process::KILLED_STATUS);
-            container.hooks.run_all(Moment::Poststop, 0).await;
-        } else {
-            container.forget(&process.exec_id);
-        }
-        let exit = process.exit().unwrap_or_else(|| Exit {
-            status: super::process::KILLED_STATUS,
-            at: super::state::now(),
-        });
-        self.shim.publisher.publish(&TaskDelete {
-            container_id: container.id.clone(),
-            pid: process.pid(),
-            exit_status: exit.status,
-            exited_at: MessageField::some(exit.at.clone()),
-            id: request.exec_id,
-            ..TaskDelete::default()
-        });
-        Ok(api::DeleteResponse {
-            pid: process.pid(),
-            exit_status: exit.status,
-            exited_at: MessageField::some(exit.at),
-            ..Default::default()
-        })
+        to_the_end(self.clone().delete_process(request)).await
     }
 
     async fn state(
@@ -185,7 +66,10 @@ impl Task for Service {
         let process = container.process(&request.exec_id)?;
         let exit = process.exit();
         Ok(api::StateResponse {
-            id: container.id.clone(),
+            id: match process.exec_id.as_str() {
+                "" => container.id.clone(),
+                exec => exec.to_owned(),
+            },
             bundle: container.bundle.to_string_lossy().into_owned(),
             pid: process.pid(),
             status: EnumOrUnknown::new(status(&container, &process)),
@@ -243,25 +127,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::PauseRequest,
     ) -> ttrpc::Result<api::Empty> {
-        let container = self.shim.container(&request.id)?;
-        let status = status(&container, &container.init);
-        if !matches!(status, api::Status::RUNNING | api::Status::CREATED) {
-            return Err(errors::precondition(
-                "only a created or running container can be paused",
-            ));
-        }
-        self.call_container(
-            &request.id,
-            "PauseContainer",
-            |client, context, id| async move { client.pause_container(context, &id).await },
-        )
-        .await?;
-        container.paused.send_replace(true);
-        self.shim.publisher.publish(&TaskPaused {
-            container_id: request.id,
-            ..TaskPaused::default()
-        });
-        Ok(api::Empty::default())
+        to_the_end(self.clone().pause_task(request)).await
     }
 
     async fn resume(
@@ -269,24 +135,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::ResumeRequest,
     ) -> ttrpc::Result<api::Empty> {
-        let container = self.shim.container(&request.id)?;
-        if status(&container, &container.init) != api::Status::PAUSED {
-            return Err(errors::precondition(
-                "only a paused container can be resumed",
-            ));
-        }
-        self.call_container(
-            &request.id,
-            "ResumeContainer",
-            |client, context, id| async move { client.resume_container(context, &id).await },
-        )
-        .await?;
-        container.paused.send_replace(false);
-        self.shim.publisher.publish(&TaskResumed {
-            container_id: request.id,
-            ..TaskResumed::default()
-        });
-        Ok(api::Empty::default())
+        to_the_end(self.clone().resume_task(request)).await
     }
 
     async fn checkpoint(
@@ -298,16 +147,7 @@ impl Task for Service {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> ttrpc::Result<api::Empty> {
-        let container = self.shim.container(&request.id)?;
-        let process = container.process(&request.exec_id)?;
-        running(&container, &process)?;
-        let delivered = self.deliver(&container, &process, request.signal, request.all);
-        tokio::select! {
-            delivered = delivered => delivered?,
-            // Whatever its guest answers, or does not.
-            _ = process.wait() => {}
-        }
-        Ok(api::Empty::default())
+        to_the_end(self.clone().kill_process(request)).await
     }
 
     async fn exec(
@@ -315,43 +155,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::ExecProcessRequest,
     ) -> ttrpc::Result<api::Empty> {
-        let container = self.shim.container(&request.id)?;
-        if request.exec_id.is_empty() {
-            return Err(errors::invalid("an exec needs an id"));
-        }
-        let spec = request.spec.into_option().unwrap_or_default();
-        let job = spec.type_url == FILES_JOB_TYPE;
-        // hull-runtime judges that for itself, by its flags; work on files goes on meanwhile.
-        let judged = job || handover::socket_of(&request.stdout).is_some();
-        match status(&container, &container.init) {
-            api::Status::RUNNING | api::Status::CREATED => {}
-            api::Status::PAUSED if judged => {}
-            api::Status::PAUSED => {
-                return Err(errors::precondition("cannot exec in a paused container"))
-            }
-            _ => return Err(errors::precondition("cannot exec in a stopped container")),
-        }
-        let stdio = StdioPaths {
-            stdin: request.stdin,
-            stdout: request.stdout,
-            stderr: request.stderr,
-            terminal: request.terminal,
-        };
-        let wrong =
-            |error: &dyn std::fmt::Display| errors::invalid(format!("the exec's process: {error}"));
-        let process = match job {
-            true => Process::files(&request.exec_id, stdio, &spec.value)
-                .map_err(|error| wrong(&error))?,
-            false => Process::exec(&request.exec_id, stdio, &spec.value)
-                .map_err(|error| wrong(&error))?,
-        };
-        container.add(Arc::new(process))?;
-        self.shim.publisher.publish(&TaskExecAdded {
-            container_id: request.id,
-            exec_id: request.exec_id,
-            ..TaskExecAdded::default()
-        });
-        Ok(api::Empty::default())
+        to_the_end(self.clone().add_exec(request)).await
     }
 
     async fn resize_pty(
@@ -359,12 +163,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::ResizePtyRequest,
     ) -> ttrpc::Result<api::Empty> {
-        let container = self.shim.container(&request.id)?;
-        let process = container.process(&request.exec_id)?;
-        running(&container, &process)?;
-        self.resize(&container, &process, request.width, request.height)
-            .await?;
-        Ok(api::Empty::default())
+        to_the_end(self.clone().resize_terminal(request)).await
     }
 
     async fn close_io(
@@ -385,30 +184,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::UpdateTaskRequest,
     ) -> ttrpc::Result<api::Empty> {
-        let container = self.shim.container(&request.id)?;
-        let resources = request.resources.into_option().unwrap_or_default().value;
-        let Update { guest, host } = Update::parse(&resources)
-            .map_err(|error| errors::invalid(format!("resources: {}", chain(&error))))?;
-        let update = UpdateContainerRequest {
-            container_id: request.id,
-            resources: guest,
-            ..UpdateContainerRequest::default()
-        };
-        container
-            .sandbox
-            .agent()
-            .call(
-                "UpdateContainer",
-                CALL_LIMIT,
-                |client, context| async move { client.update_container(context, &update).await },
-            )
-            .await
-            .map_err(|error| errors::of_agent(&error))?;
-        if self.shim.is_first(&container) {
-            let shared = container.sandbox.set_share(&host);
-            shared.map_err(|error| errors::failed(&error))?;
-        }
-        Ok(api::Empty::default())
+        to_the_end(self.clone().update_task(request)).await
     }
 
     async fn wait(
@@ -475,6 +251,17 @@ impl Task for Service {
             self.shim.ending.send_replace(true);
         }
         Ok(api::Empty::default())
+    }
+}
+
+/// Goes on with what must not stop halfway: a call ends when its client's connection does, or its
+/// time is over.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = ttrpc::Result<T>> + Send + 'static,
+) -> ttrpc::Result<T> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(errors::failed(&error)),
     }
 }
 

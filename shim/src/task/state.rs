@@ -12,7 +12,7 @@ use containerd_shim_protos::ttrpc;
 use hull_protocol::agent::{event, NextEventRequest, ProcessRef};
 use tokio::sync::watch;
 
-use super::container::Container;
+use super::container::{Container, Untold};
 use super::errors;
 use super::events::Publisher;
 use super::process::{Process, KILLED_STATUS};
@@ -195,32 +195,45 @@ impl Shim {
         tracing::info!(sandbox = self.sandbox_id, %end, "the VM ended");
     }
 
-    /// Forgets a container; the VM ends with its last one.
-    pub(super) async fn remove(&self, container: &Container) {
+    /// Forgets a container; the VM ends with its last one. `false`: it was forgotten before.
+    pub(super) async fn remove(&self, container: &Container) -> bool {
         let last = {
             let mut containers = self.lock();
-            containers.by_id.remove(&container.id);
+            if containers.by_id.remove(&container.id).is_none() {
+                return false;
+            }
             let last = containers.by_id.is_empty();
             if last {
                 containers.first = None;
             }
             last
         };
-        if !last {
-            container.take_extras_back().await;
-            return;
+        match last {
+            true => self.end_vm(container).await,
+            false => container.take_extras_back().await,
         }
-        self.end_vm(container).await;
+        true
     }
 
     /// Waits for the end of a started process and tells it.
-    pub(super) fn watch(self: &Arc<Self>, container: &Arc<Container>, process: &Arc<Process>) {
+    /// `untold`: of an exec.
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+        untold: Option<Untold>,
+    ) {
         let (shim, container) = (Arc::clone(self), Arc::clone(container));
         let process = Arc::clone(process);
         tokio::spawn(async move {
             let status = shim.exit_status(&container, &process).await;
             process.settle().await;
+            if untold.is_none() {
+                // Whoever sees the end of a container has seen those of its execs.
+                container.execs_told().await;
+            }
             shim.finish(&container, &process, status);
+            drop(untold);
         });
     }
 

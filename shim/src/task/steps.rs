@@ -15,6 +15,7 @@ use hull_protocol::agent::{
 
 use super::container::{Booted, Container, Extras};
 use super::host_side::{self, HostSide, Place};
+use super::limits::Limits;
 use super::network::Source;
 use super::process::{Phase, Process, StdioPaths};
 use super::service::Service;
@@ -108,6 +109,7 @@ impl Service {
             booted,
             hooks,
             place,
+            Limits::of(&bundle.spec),
         ));
         side.follow(self, &container, &container.init);
         Ok(container)
@@ -324,7 +326,7 @@ impl Service {
             .map_err(|error| errors::of_agent(&error))?;
         // A process that was never started is not watched yet.
         if created && process.exec_id.is_empty() {
-            self.shim.watch(container, process);
+            self.shim.watch(container, process, None);
         }
         Ok(())
     }

@@ -2,9 +2,13 @@
 
 use oci_spec::runtime::LinuxResources;
 
+use super::limits::Limits;
 use crate::cgroup::{share, HostShare};
 use crate::lower::drop_host_numbers;
 use crate::spec::JsonError;
+
+/// Annotation of an update by a client that tells its users itself of what the VM has no room for.
+pub(super) const BEYOND: &str = "dev.hull.beyond-vm";
 
 /// What an update means.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub(super) struct Update {
     pub(super) guest: Vec<u8>,
     /// For the cgroups on the host.
     pub(super) host: HostShare,
+    /// What is to be compared with the VM's size.
+    pub(super) limits: Limits,
 }
 
 impl Update {
@@ -20,8 +26,10 @@ impl Update {
     pub(super) fn parse(text: &[u8]) -> Result<Self, JsonError> {
         let mut resources: LinuxResources = crate::spec::json::parse(text)?;
         let host = share(Some(&resources));
+        let limits = Limits::of_resources(Some(&resources));
         drop_host_numbers(&mut resources);
         Ok(Self {
+            limits,
             guest: serde_json::to_vec(&resources)?,
             host,
         })

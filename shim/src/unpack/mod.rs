@@ -179,6 +179,7 @@ async fn boot(
         network: Default::default(),
         sandbox: Default::default(),
         home: Home::Own(Default::default()),
+        oom_score: None,
     };
     Sandbox::boot(boot, dir, uid).await
 }

@@ -1,5 +1,6 @@
 # containerd with Hull as its runtime: ctr, as its users type it.
 
+# containerd_start [SCORE]: with this oom_score_adj.
 containerd_start() {
     command -v containerd >/dev/null || skip 'containerd is not installed'
     # The overlay snapshotter needs a real file system, and sockets need short paths.
@@ -13,7 +14,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [grpc]
 address = "$S/c.sock"
 X
-    containerd -c "$C/config.toml" >"$C/log" 2>&1 &
+    (echo "${1:-0}" >/proc/self/oom_score_adj; exec containerd -c "$C/config.toml") >"$C/log" 2>&1 &
     CONTAINERD=$!
     export CONTAINERD_ADDRESS=$S/c.sock
     trap 'kill $CONTAINERD; wait $CONTAINERD 2>/dev/null; rm -rf "$C" "$S" "$T"' EXIT
@@ -188,4 +189,60 @@ case_ctr_pod() {
     [ "$status" != 0 ] || fail 'a container of a pod that is gone'
     expect_err_has 'does not run'
     ctr container rm late 2>/dev/null || true
+}
+
+# Whoever sees the end of a container has seen those of its execs, as with containerd's own shim.
+case_events_have_containerds_order() {
+    containerd_start
+    hull_ctr -d "$IMAGE" events sleep 600
+    ctr events >"$T/events" 2>&1 &
+    sleep 2
+    ctr task exec --exec-id e1 events true
+    ctr task exec --exec-id e2 events sh -c 'while :; do echo x; done' >/dev/null 2>&1 &
+    wait_for 20 grep -q 'exec-started.*e2' "$T/events" || fail "$(cat "$T/events")"
+    ctr task pause events
+    ctr task resume events
+    ctr task kill -s KILL events
+    wait_for 20 sh -c 'ctr task ls | grep events | grep -q STOPPED'
+    ctr task rm events >/dev/null 2>&1 || true
+    wait_for 20 grep -q '/tasks/delete' "$T/events" || fail "$(cat "$T/events")"
+    kill %1 2>/dev/null || true
+    # The second of these ids is the exec's.
+    expect_eq "$(sed -nE 's,.*(/tasks/[a-z-]+).*"(exec_id|id)":"(e[12]).*,\1 \3,p; t; s,.*(/tasks/[a-z-]+).*,\1,p' "$T/events" | tr '\n' ';')" \
+        '/tasks/exec-added e1;/tasks/exec-started e1;/tasks/exit e1;/tasks/exec-added e2;/tasks/exec-started e2;/tasks/paused;/tasks/resumed;/tasks/exit e2;/tasks/exit;/tasks/delete;'
+    ctr container rm events
+    expect_clean_host
+}
+
+# The host's OOM killer takes a VM, not the engine that it belongs to.
+case_a_vm_is_told_of_to_the_hosts_oom_killer() {
+    containerd_start -500
+    hull_ctr -d "$IMAGE" plain sleep 600
+    expect_eq "$(cat "/proc/$(pgrep -x hull-vmm)/oom_score_adj")" 0 'of one that asks for nothing'
+    ctr task kill -s KILL plain
+    wait_for 20 sh -c 'ctr task ls | grep plain | grep -q STOPPED'
+    ctr task rm plain >/dev/null 2>&1 || true
+    ctr container rm plain
+    expect_clean_host
+}
+
+# What can't be removed is told in a log: containerd takes all that a shim prints as its address.
+case_a_leftover_that_stays_is_no_ones_failure() {
+    containerd_start
+    local left=/run/hull/sandboxes/t-left
+    hull_ctr -d "$IMAGE" before sleep 600
+    mkdir -p "$left" /sys/fs/cgroup/hull/t-left/sub
+    jq '.pid = 4194000 | .cgroups = ["hull/t-left"]' /run/hull/sandboxes/*before/owner.json >"$left/owner.json"
+    capture timeout 90 ctr run --rm --runtime io.containerd.hull.v2 "$IMAGE" after echo works
+    rmdir /sys/fs/cgroup/hull/t-left/sub
+    expect_status 0
+    expect_out $'works\n'
+    ctr task kill -s KILL before
+    wait_for 20 sh -c 'ctr task ls | grep before | grep -q STOPPED'
+    ctr task rm before >/dev/null 2>&1 || true
+    ctr container rm before
+    # With what kept it gone, the next start removes it.
+    ctr run --rm --runtime io.containerd.hull.v2 "$IMAGE" last true
+    [ ! -e "$left" ] || fail 'it is still there'
+    expect_clean_host
 }

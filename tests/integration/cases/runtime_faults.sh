@@ -172,3 +172,19 @@ case_many_execs_at_once_have_each_its_status() {
     runtime delete --force e1
     expect_nothing_left
 }
+
+# A call whose client is gone goes on to its end: the container is as if nothing had happened.
+case_a_start_goes_on_when_who_has_asked_for_it_is_killed() {
+    make_bundle b '.process.args = ["sleep", "1000"] | .hooks = {startContainer: [{path: "/bin/sleep", args: ["sleep", "4"]}]}'
+    runtime create -b "$T/b" --pid-file "$T/pid" c1 </dev/null >/dev/null 2>&1
+    hull-runtime --root "$RUNTIME_ROOT" start c1 &
+    sleep 1.5
+    kill -9 $!
+    wait_for 20 is_running c1 || fail "it is $(status_of c1)"
+    runtime kill c1 KILL
+    wait_for 10 is_stopped c1 || fail "it is $(status_of c1)"
+    [ ! -e "/proc/$(cat "$T/pid")" ] || fail 'the process that stands for it is there'
+    runtime delete c1
+    expect_nothing_left
+}
+is_running() { [ "$(status_of "$1")" = running ]; }
