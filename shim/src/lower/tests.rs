@@ -119,7 +119,8 @@ fn files_of_a_container_have_names_whatever_the_length_of_its_id() {
             container_id: id,
             ..options()
         };
-        lower(&bundle, &options).unwrap().shares[0].subpath.clone()
+        let plan = lower(&bundle, &options).unwrap();
+        plan.shares.last().unwrap().subpath.clone()
     };
     assert_eq!(subpath("web".into()), "web-rootfs");
     let long = subpath("x".repeat(255));

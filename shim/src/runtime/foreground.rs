@@ -17,6 +17,8 @@ const OWN: &[i32] = &[
     libc::SIGURG,
     libc::SIGPIPE,
     libc::SIGWINCH,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
     libc::SIGBUS,
     libc::SIGFPE,
     libc::SIGILL,
