@@ -11,8 +11,11 @@ use crate::api::Busy;
 /// How long a connection that is closed may take until the next one is.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The connections that are served. When there is no room, the one that has been silent for longest
-/// makes some: whoever opens many and says nothing shuts nobody out.
+/// Of the silent ones, one in so many is closed at once.
+const SHARE: usize = 16;
+
+/// The connections that are served. When there is no room, those that have been silent for longest
+/// make some: whoever opens many and says nothing shuts nobody out.
 #[derive(Debug)]
 pub(crate) struct Connections {
     slots: Arc<Semaphore>,
@@ -52,7 +55,7 @@ impl Connections {
             if let Ok(permit) = free {
                 break permit;
             }
-            self.close_one();
+            self.make_room();
             let freed = Arc::clone(&self.slots).acquire_owned();
             if let Ok(Ok(permit)) = tokio::time::timeout(PATIENCE, freed).await {
                 break permit;
@@ -65,12 +68,16 @@ impl Connections {
         }
     }
 
-    /// Closes the one that has been silent for longest, if any is.
-    pub(crate) fn close_one(&self) {
+    /// Closes those that have been silent for longest, if any are: some at once, since who has filled
+    /// all may have more that wait.
+    pub(crate) fn make_room(&self) {
         let served = self.served();
         let silent = served.by_number.values();
         let silent = silent.filter_map(|busy| Some((busy.idle_since()?, busy)));
-        if let Some((_, busy)) = silent.min_by_key(|(since, _)| *since) {
+        let mut silent: Vec<_> = silent.collect();
+        silent.sort_by_key(|(since, _)| *since);
+        let closed = silent.len().div_ceil(SHARE);
+        for (_, busy) in silent.iter().take(closed) {
             busy.close();
         }
     }

@@ -128,7 +128,7 @@ async fn accept(listener: &Listener, router: &axum::Router, connections: &Arc<Co
             Err(error) => {
                 // Such as too many open files: passes when connections end.
                 tracing::error!(%error, "accepting a connection");
-                connections.close_one();
+                connections.make_room();
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }

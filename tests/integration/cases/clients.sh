@@ -165,25 +165,6 @@ case_one_of_many_makes_a_network() {
     hull network rm t-one >/dev/null
 }
 
-# Who opens all connections that there are, and says nothing, shuts nobody out.
-case_silent_clients_make_room() {
-    ulimit -n 20000
-    python3 - "$SOCKET" <<'SILENT' &
-import socket, sys, time
-kept = []
-for _ in range(4300):
-    one = socket.socket(socket.AF_UNIX)
-    one.connect(sys.argv[1])
-    kept.append(one)
-time.sleep(60)
-SILENT
-    local silent=$!
-    sleep 10
-    capture timeout 20 hull version
-    kill $silent
-    expect_status 0
-}
-
 # Between two starts there is nothing to attach to, and the end is still to come.
 case_a_container_between_two_starts_is_waited_for() {
     hull run -d --name t-loop --restart always "$BUSYBOX" sh -c 'sleep 1; exit 3' >/dev/null
