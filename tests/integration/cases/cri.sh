@@ -149,6 +149,7 @@ case_port_forward() {
     pod=$(cri runp p)
     id=$(cri run "$pod" web -- sh -c 'mkdir /www; echo page >/www/p; head -c 3000000 /dev/urandom >/www/big; exec httpd -f -p 127.0.0.1:8080 -h /www')
     cri port-forward "$pod" 18080:8080 2>"$T/forward" &
+    forward=$!
     wait_for 40 curl -sf -m 20 -o "$T/page" http://127.0.0.1:18080/p || fail "$(cat "$T/forward")"
     expect_eq "$(cat "$T/page")" page
     curl -s -m 60 -o "$T/big" http://127.0.0.1:18080/big
@@ -158,7 +159,7 @@ case_port_forward() {
     capture cri port-forward "$pod" 9 </dev/null
     expect_status 1
     expect_err_has refused
-    kill %%  2>/dev/null || true
+    kill "$forward"
     remove_pod "$pod"
     expect_no_pods
 }
