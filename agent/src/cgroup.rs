@@ -7,15 +7,20 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::chown;
 use std::path::{Component, Path, PathBuf};
 
 use hull_protocol::agent::{CpuStats, IoStats, MemoryStats, PidsStats, StatsContainerResponse};
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxCpu, LinuxResources};
 
 use crate::device_rules;
 use crate::error::{AgentError, Context, Kind, Result};
+use crate::limits::DEFAULT_PERIOD;
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// The kernel's list of the files that whoever a group is given to has to have.
+const DELEGATED: &str = "/sys/kernel/cgroup/delegate";
+const BURST: &str = "cpu.max.burst";
 const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "pids", "hugetlb"];
 
 /// A container's group.
@@ -50,7 +55,7 @@ pub(crate) fn settings(resources: &LinuxResources) -> Vec<Setting> {
         }
     };
     if let Some(memory) = resources.memory() {
-        if let Some(swap) = memory.swap() {
+        if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
             // OCI counts memory and swap together, version 2 apart.
             let apart = match memory.limit() {
                 _ if swap < 0 => "max".to_string(),
@@ -67,26 +72,7 @@ pub(crate) fn settings(resources: &LinuxResources) -> Vec<Setting> {
         }
     }
     if let Some(cpu) = resources.cpu() {
-        if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
-            list.push(Setting::new("cpu.weight", cpu_weight(shares)));
-        }
-        if cpu.quota().is_some() || cpu.period().is_some() {
-            let period = cpu
-                .period()
-                .filter(|period| *period != 0)
-                .unwrap_or(100_000);
-            let quota = match cpu.quota() {
-                Some(quota) if quota > 0 => quota.to_string(),
-                _ => "max".to_string(),
-            };
-            list.push(Setting::new("cpu.max", format!("{quota} {period}")));
-        }
-        if let Some(burst) = cpu.burst() {
-            list.push(Setting::new("cpu.max.burst", burst));
-        }
-        if let Some(idle) = cpu.idle() {
-            list.push(Setting::new("cpu.idle", idle));
-        }
+        list.extend(cpu_time(cpu));
         if let Some(cpus) = cpu.cpus().as_ref().filter(|cpus| !cpus.is_empty()) {
             list.push(Setting::new("cpuset.cpus", cpus));
         }
@@ -103,8 +89,10 @@ pub(crate) fn settings(resources: &LinuxResources) -> Vec<Setting> {
     }
     list.extend(block_io(resources));
     for huge in resources.hugepage_limits().as_deref().unwrap_or_default() {
-        let file = format!("hugetlb.{}.max", huge.page_size());
-        list.push(Setting::new(file, huge.limit()));
+        for limit in ["max", "rsvd.max"] {
+            let file = format!("hugetlb.{}.{limit}", huge.page_size());
+            list.push(Setting::new(file, huge.limit()));
+        }
     }
     let mut unified: Vec<_> = resources.unified().iter().flatten().collect();
     unified.sort();
@@ -116,32 +104,48 @@ pub(crate) fn settings(resources: &LinuxResources) -> Vec<Setting> {
     list
 }
 
-fn block_io(resources: &LinuxResources) -> Vec<Setting> {
-    let Some(io) = resources.block_io() else {
-        return Vec::new();
-    };
+/// Being idle goes before a weight, which an idle group cannot have, and a burst before the quota that
+/// bounds it: the order in which both can shrink.
+fn cpu_time(cpu: &LinuxCpu) -> Vec<Setting> {
     let mut list = Vec::new();
-    if let Some(weight) = io.weight().filter(|weight| *weight != 0) {
-        let weight = 1 + (u64::from(weight).max(10) - 10) * 9999 / 990;
-        list.push(Setting::new("io.weight", weight));
+    if let Some(idle) = cpu.idle() {
+        list.push(Setting::new("cpu.idle", idle));
     }
-    for (name, devices) in [
-        ("rbps", io.throttle_read_bps_device()),
-        ("wbps", io.throttle_write_bps_device()),
-        ("riops", io.throttle_read_iops_device()),
-        ("wiops", io.throttle_write_iops_device()),
-    ] {
-        for device in devices.iter().flatten() {
-            let value = format!(
-                "{}:{} {name}={}",
-                device.major(),
-                device.minor(),
-                device.rate()
-            );
-            list.push(Setting::new("io.max", value));
-        }
+    if let Some(shares) = cpu.shares().filter(|shares| *shares != 0) {
+        list.push(Setting::new("cpu.weight", cpu_weight(shares)));
+    }
+    if let Some(burst) = cpu.burst() {
+        list.push(Setting::new(BURST, burst));
+    }
+    let quota = cpu.quota().filter(|quota| *quota != 0);
+    let period = cpu.period().filter(|period| *period != 0);
+    if quota.is_some() || period.is_some() {
+        let quota = match quota {
+            Some(quota) if quota > 0 => quota.to_string(),
+            _ => "max".to_string(),
+        };
+        let period = period.unwrap_or(DEFAULT_PERIOD);
+        list.push(Setting::new("cpu.max", format!("{quota} {period}")));
     }
     list
+}
+
+/// What devices are throttled to is the host's to keep: the numbers are of its devices.
+fn block_io(resources: &LinuxResources) -> Option<Setting> {
+    let io = resources.block_io().as_ref()?;
+    let weight = io.weight().filter(|weight| *weight != 0)?;
+    let weight = 1 + (u64::from(weight).max(10) - 10) * 9999 / 990;
+    Some(Setting::new("io.weight", weight))
+}
+
+/// Whether a group without the file is as the setting wants it. Swap accounting and weights need kernel
+/// options that a guest may lack; a container without them runs all the same. Who names all sizes of
+/// huge pages that the host has, to forbid them, finds fewer in a guest.
+fn is_of_no_use(setting: &Setting) -> bool {
+    let Setting { file, value } = setting;
+    let optional = ["memory.swap.max", "io.weight", BURST].contains(&file.as_str());
+    let huge = file.starts_with("hugetlb.");
+    optional || huge && (value == "0" || file.ends_with(".rsvd.max"))
 }
 
 /// Version 1 shares (2..262144) to a version 2 weight (1..10000), by runc's formula since 1.3: the
@@ -171,6 +175,10 @@ fn prepare() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn failed_to_set(setting: &Setting) -> String {
+    format!("failed to set {} to {:?}", setting.file, setting.value)
 }
 
 /// Writes a file that is there: making one in a group is refused with an error that says nothing of
@@ -233,22 +241,70 @@ impl Cgroup {
 
     /// Sets limits.
     pub(crate) fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        for setting in settings(resources) {
-            let Setting { file, value } = setting;
-            if file.contains('/') {
+        self.check_usage(resources)?;
+        let settings = settings(resources);
+        let bounds_burst = settings.iter().any(|setting| setting.file == "cpu.max");
+        let mut later = None;
+        for setting in &settings {
+            match self.write(setting) {
+                // Above the quota of before, perhaps: that comes next.
+                Err(error)
+                    if setting.file == BURST
+                        && bounds_burst
+                        && error.kind() == io::ErrorKind::InvalidInput =>
+                {
+                    later = Some(setting);
+                }
+                other => other.context(|| failed_to_set(setting))?,
+            }
+        }
+        match later {
+            Some(setting) => self.write(setting).context(|| failed_to_set(setting)),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, setting: &Setting) -> io::Result<()> {
+        if setting.file.contains('/') {
+            return Err(io::Error::other("it is no file name"));
+        }
+        match write_existing(&self.0.join(&setting.file), &setting.value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_of_no_use(setting) => {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Where it is asked for, a limit below what is in use is an error: setting it would kill.
+    fn check_usage(&self, resources: &LinuxResources) -> Result<()> {
+        let Some(memory) = resources
+            .memory()
+            .filter(|memory| memory.check_before_update() == Some(true))
+        else {
+            return Ok(());
+        };
+        let usage = self.number("memory.current", 0);
+        for (what, limit) in [("memory+swap", memory.swap()), ("memory", memory.limit())] {
+            let limit = limit.and_then(|limit| u64::try_from(limit).ok());
+            if let Some(limit) = limit.filter(|limit| 0 < *limit && *limit <= usage) {
                 return Err(AgentError::invalid(format!(
-                    "cgroup file {file:?} is no file name"
+                    "rejecting {what} limit {limit}: {usage} bytes are in use"
                 )));
             }
-            match write_existing(&self.0.join(&file), &value) {
-                // Swap accounting and weights need kernel options that a guest may lack; a
-                // container without them runs all the same.
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound
-                        && (file == "memory.swap.max"
-                            || file == "io.weight"
-                            || file == "cpu.max.burst") => {}
-                other => other.context(|| format!("failed to set {file} to {value:?}"))?,
+        }
+        Ok(())
+    }
+
+    /// Lets a user make groups in it and move processes, as the kernel says what that takes.
+    pub(crate) fn give_to(&self, uid: u32) -> Result<()> {
+        let listed = fs::read_to_string(DELEGATED).unwrap_or_default();
+        let listed = listed.lines().map(|name| self.0.join(name));
+        for path in std::iter::once(self.0.clone()).chain(listed) {
+            match chown(&path, Some(uid), None) {
+                // Of a controller that this group does not have.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.context(|| format!("failed to give {} away", path.display()))?,
             }
         }
         Ok(())
@@ -504,6 +560,13 @@ mod tests {
         apply(serde_json::json!({ "blockIO": { "weight": 500 } })).unwrap();
         assert!(!root.path().join("io.weight").exists());
         apply(serde_json::json!({ "pids": { "limit": 5 } })).unwrap_err();
+        let huge = |limit: u64| {
+            let limits = [serde_json::json!({ "pageSize": "1GB", "limit": limit })];
+            apply(serde_json::json!({ "hugepageLimits": limits }))
+        };
+        huge(0).unwrap();
+        let text = huge(1 << 30).unwrap_err().text();
+        assert!(text.contains("hugetlb.1GB.max"), "{text}");
     }
 
     #[test]
@@ -519,6 +582,32 @@ mod tests {
             set(serde_json::json!({ "memory": { "limit": 100, "swap": -1 } })),
             pairs(&[("memory.swap.max", "max"), ("memory.max", "100")])
         );
+    }
+
+    #[test]
+    fn a_limit_below_what_is_in_use_is_refused_where_that_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in [("memory.current", "1000\n"), ("memory.max", "")] {
+            fs::write(root.path().join(file), text).unwrap();
+        }
+        let group = Cgroup(root.path().to_owned());
+        let apply = |limit: i64, check: bool| {
+            let memory = serde_json::json!({ "limit": limit, "checkBeforeUpdate": check });
+            group.apply(&serde_json::from_value(serde_json::json!({ "memory": memory })).unwrap())
+        };
+        assert!(apply(1000, false).is_ok() && apply(1001, true).is_ok());
+        assert!(apply(-1, true).is_ok());
+        let text = apply(1000, true).unwrap_err().text();
+        assert!(text.contains("memory limit 1000"), "{text}");
+    }
+
+    #[test]
+    fn what_is_zero_is_not_named() {
+        let none = serde_json::json!({
+            "memory": { "limit": 0, "swap": 0, "reservation": 0 },
+            "cpu": { "quota": 0, "period": 0, "shares": 0 },
+        });
+        assert_eq!(set(none), []);
     }
 
     #[test]

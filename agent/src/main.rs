@@ -31,6 +31,7 @@ mod files;
 mod host_disks;
 mod host_ports;
 mod host_sockets;
+mod limits;
 mod lines;
 mod network;
 mod open_ports;

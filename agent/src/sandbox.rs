@@ -16,11 +16,12 @@ use oci_spec::runtime::{LinuxPersonality, LinuxResources, LinuxSeccomp, Spec};
 use crate::answers::Mounts;
 use crate::cgroup::Cgroup;
 use crate::container::channel::{InitRole, Role};
-use crate::container::plan;
+use crate::container::plan::{self, Inherited};
 use crate::error::{AgentError, Context, Kind, Result};
 use crate::events::{self, Events};
 use crate::files::Job;
 use crate::host_sockets::HostSockets;
+use crate::limits::{Limits, Size};
 use crate::process::{Exit, Placement, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::space::Spaces;
@@ -32,8 +33,10 @@ use crate::{clock, host_disks, lines, sys, watches};
 /// start with the kernel's own number of memory maps; who watches a tree of sources needs more than
 /// 8192 watches, and several such programs more instances. What all that takes is memory of the
 /// container alone.
-const DEFAULT_SYSCTLS: [(&str, &str); 5] = [
+const DEFAULT_SYSCTLS: [(&str, &str); 6] = [
     ("fs.file-max", "9223372036854775807"),
+    // As systemd has it: a container may ask for any number of open files that it could have there.
+    ("fs.nr_open", "1073741816"),
     ("fs.inotify.max_user_instances", "1024"),
     ("fs.inotify.max_user_watches", "524288"),
     ("vm.max_map_count", "262144"),
@@ -54,15 +57,17 @@ struct Container {
     /// What an exec takes over from the container.
     seccomp: Option<LinuxSeccomp>,
     personality: Option<LinuxPersonality>,
-    umask: Option<u32>,
+    inherited: Inherited,
+    /// As last given.
+    limits: Limits,
 }
 
 impl Container {
     fn jobs_group(&mut self, id: &str) -> Result<Cgroup> {
         let group = match self.jobs.take() {
             Some(group) => group,
-            // No container's id begins with a dot.
-            None => Cgroup::create(&format!(".files-{id}"), None)?,
+            // No container's id has a colon.
+            None => Cgroup::create(&format!("files:{id}"), None)?,
         };
         Ok(self.jobs.insert(group).clone())
     }
@@ -125,7 +130,7 @@ impl Sandbox {
     /// Makes a container and launches its first process. Returns the PID.
     pub(crate) async fn create(&self, request: CreateContainerRequest) -> Result<u32> {
         let id = request.container_id.clone();
-        if !rootfs::is_file_name(&id) || id.starts_with('.') {
+        if !rootfs::is_file_name(&id) || id.contains(':') {
             return Err(AgentError::invalid(format!("{id:?} is no container id")));
         }
         {
@@ -188,6 +193,7 @@ impl Sandbox {
             watches::begin(&self.events);
         }
         container_plan.root_readonly |= files.read_only;
+        let cgroup_owner = container_plan.cgroup_owner;
         let role = Role::Init(Box::new(InitRole {
             plan: container_plan,
             rootfs: files.rootfs(),
@@ -198,7 +204,10 @@ impl Sandbox {
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let cgroup = undo.cgroup.insert(Cgroup::create(id, resources)?).clone();
 
-        let umask = process_plan.umask;
+        if let Some(uid) = cgroup_owner {
+            cgroup.give_to(uid)?;
+        }
+        let inherited = Inherited::of(&process_plan);
         let tokens = request.stdio.clone().unwrap_or_default();
         let init = Process::new(
             "",
@@ -234,7 +243,8 @@ impl Sandbox {
             volumes,
             seccomp,
             personality,
-            umask,
+            inherited,
+            limits: Limits::of(resources),
         })
     }
 
@@ -295,9 +305,11 @@ impl Sandbox {
             &request.user,
             &request.additional_groups,
         )?;
-        plan.umask = plan.umask.or(container.umask);
         let tokens: Stdio = request.stdio.clone().unwrap_or_default();
         let job = request.files.as_ref();
+        if job.is_none() {
+            container.inherited.complete(&mut plan);
+        }
         let job = job
             .map(|job| Job::of(job, container.files.layers()))
             .transpose()?;
@@ -446,8 +458,18 @@ impl Sandbox {
 
     /// Changes limits.
     pub(crate) fn update(&self, container_id: &str, resources: &[u8]) -> Result<()> {
-        let resources: LinuxResources = parse("the resources", resources)?;
-        self.group(container_id)?.0.apply(&resources)
+        let mut resources: LinuxResources = parse("the resources", resources)?;
+        let (cgroup, before) = {
+            let mut state = self.state();
+            let container = container(&mut state, container_id)?;
+            (container.cgroup.clone(), container.limits)
+        };
+        let limits = before.updated(&mut resources)?;
+        limits.fit(before, Size::of_guest())?;
+        // Pages may have to be given back first: nobody else waits for that.
+        cgroup.apply(&resources)?;
+        container(&mut self.state(), container_id)?.limits = limits;
+        Ok(())
     }
 
     /// Replaces lines of a file that a container was made with.
@@ -496,13 +518,25 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T> {
         .map_err(|error| AgentError::invalid(format!("{what} cannot be read: {error}")))
 }
 
-/// Writes a sysctl, its key with dots (or with slashes, where a name has dots in it).
+/// The path of a sysctl below /proc/sys. Its first separator says which of dot and slash separates;
+/// the other one is a dot in a name (`net.ipv4.conf.eth0/100.forwarding`), as in sysctl(8).
+fn sysctl_path(key: &str) -> String {
+    match key.find(['.', '/']).map(|at| &key[at..=at]) {
+        Some(".") => key
+            .chars()
+            .map(|letter| match letter {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect(),
+        _ => key.to_string(),
+    }
+}
+
+/// Writes a sysctl.
 pub(crate) fn write_sysctl(key: &str, value: &str) -> Result<()> {
-    let path = if key.contains('/') {
-        key.to_string()
-    } else {
-        key.replace('.', "/")
-    };
+    let path = sysctl_path(key);
     if path.starts_with('/') || path.split('/').any(|part| part.is_empty() || part == "..") {
         return Err(AgentError::invalid(format!("{key:?} is no sysctl")));
     }
@@ -555,6 +589,19 @@ mod tests {
 
     #[test]
     fn sysctl_keys_stay_below_proc_sys() {
+        for (key, path) in [
+            ("net.ipv4.ip_forward", "net/ipv4/ip_forward"),
+            (
+                "net.ipv4.conf.eth0/100.forwarding",
+                "net/ipv4/conf/eth0.100/forwarding",
+            ),
+            (
+                "net/ipv4/conf/eth0.100/forwarding",
+                "net/ipv4/conf/eth0.100/forwarding",
+            ),
+        ] {
+            assert_eq!(sysctl_path(key), path);
+        }
         for bad in ["../kernel/x", "/kernel", "kernel..x", ""] {
             assert_eq!(
                 write_sysctl(bad, "1").unwrap_err().kind(),

@@ -1,9 +1,10 @@
 //! Signals that `run` passes on to the container, and changes of the terminal's size.
 
 use futures_util::StreamExt as _;
+use hyper::Method;
 use tokio::signal::unix::{signal, SignalKind};
 
-use crate::client::Client;
+use crate::client::{empty, encode, Client};
 use crate::terminal;
 
 /// What a changed terminal size belongs to.
@@ -21,21 +22,12 @@ pub(crate) async fn send_size(client: &Client, target: Sized<'_>) {
     let Some((width, height)) = terminal::size() else {
         return;
     };
-    match target {
-        Sized::Container(id) => {
-            let options = bollard::query_parameters::ResizeContainerTTYOptionsBuilder::default()
-                .w(width.into())
-                .h(height.into())
-                .build();
-            let _ = client.api.resize_container_tty(id, options).await;
-        }
-        Sized::Exec(id) => {
-            let _ = client
-                .api
-                .resize_exec(id, bollard::exec::ResizeExecOptions { height, width })
-                .await;
-        }
-    }
+    let (kind, id) = match target {
+        Sized::Container(id) => ("containers", id),
+        Sized::Exec(id) => ("exec", id),
+    };
+    let path = format!("/{kind}/{}/resize?h={height}&w={width}", encode(id));
+    let _ = client.send(Method::POST, &path, empty()).await;
 }
 
 /// Follows the terminal's size for ever.
@@ -102,11 +94,9 @@ pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
             eprintln!("got {PATIENCE} SIGTERM/SIGINTs, forcefully exiting");
             return 1;
         }
-        let options = bollard::query_parameters::KillContainerOptionsBuilder::default()
-            .signal(name)
-            .build();
+        let path = format!("/containers/{}/kill?signal={name}", encode(container));
         sending.push(async move {
-            let _ = client.api.kill_container(container, Some(options)).await;
+            let _ = client.send(Method::POST, &path, empty()).await;
         });
     }
 }

@@ -19,6 +19,7 @@ use crate::error::{EngineError, Result};
 use crate::files::Output;
 use crate::images::parse_reference;
 use crate::lifecycle::Status;
+use crate::spec;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
@@ -39,7 +40,7 @@ pub(crate) struct CommitRequest {
     pub(crate) changes: Vec<String>,
     /// A container that runs stands still meanwhile.
     pub(crate) pause: bool,
-    /// What the image's configuration says, in the place of the container's.
+    /// What the image's configuration says; what it leaves out is as the container's.
     pub(crate) config: ContainerConfig,
 }
 
@@ -66,12 +67,7 @@ impl Engine {
             }
         };
         let record = container.record();
-        let mut config = match request.config == ContainerConfig::default() {
-            true => record.config.clone(),
-            false => request.config.clone(),
-        };
-        let changes = request.changes.iter().map(String::as_str);
-        crate::dockerfile::apply(&mut config, changes).map_err(EngineError::BadRequest)?;
+        let config = wanted_config(&request, &record.config)?;
         let layer = self.layer_at_rest(container, request.pause).await?;
         let parent = self.images.find(&record.image.id).await?;
         let config_json = image_config(&parent.config_json, &config, &layer, &request)?;
@@ -160,6 +156,17 @@ async fn receive(mut output: Output, directory: &Path) -> Result<Layer> {
         digest: Digest::from_bytes(hash.finalize().into()),
         length,
     })
+}
+
+/// The configuration of the new image, of what is asked for and the container's.
+fn wanted_config(request: &CommitRequest, own: &ContainerConfig) -> Result<ContainerConfig> {
+    let mut config = match request.config == ContainerConfig::default() {
+        true => own.clone(),
+        false => request.config.clone(),
+    };
+    let changes = request.changes.iter().map(String::as_str);
+    crate::dockerfile::apply(&mut config, changes).map_err(EngineError::BadRequest)?;
+    Ok(spec::merge_image(config, own))
 }
 
 fn layer_descriptor(layer: &hull_image::ImageLayer) -> Value {
@@ -313,6 +320,40 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_client_leaves_out_is_as_the_containers() {
+        let text = |text: &str| Some(vec![text.to_owned()]);
+        let own = ContainerConfig {
+            cmd: text("serve"),
+            env: text("A=1"),
+            working_dir: Some("/srv".into()),
+            ..ContainerConfig::default()
+        };
+        let labels = [("a".to_owned(), "b".to_owned())].into();
+        let request = CommitRequest {
+            config: ContainerConfig {
+                labels: Some(labels),
+                attach_stdin: Some(false),
+                ..ContainerConfig::default()
+            },
+            changes: vec!["ENV B=2".into()],
+            ..CommitRequest::default()
+        };
+        let config = wanted_config(&request, &own).unwrap();
+        assert_eq!(
+            (config.cmd, config.working_dir),
+            (own.cmd.clone(), own.working_dir.clone())
+        );
+        assert_eq!(config.env.map(|env| env.len()), Some(2));
+        assert_eq!(config.labels.map(|labels| labels.len()), Some(1));
+        // A new entry point has no command of the old one.
+        let request = CommitRequest {
+            changes: vec!["ENTRYPOINT [\"x\"]".into()],
+            ..CommitRequest::default()
+        };
+        assert_eq!(wanted_config(&request, &own).unwrap().cmd, None);
+    }
 
     #[test]
     fn the_new_image_has_one_layer_more() {

@@ -8,20 +8,26 @@ use std::time::Duration;
 
 use hull_network::ports::raise_descriptors;
 use rustix::fs::FlockOperation;
-use tokio::sync::Semaphore;
 
 use crate::api;
+use crate::connections::Connections;
 use crate::engine::{Defaults, Engine, Programs};
 use crate::error::{EngineError, Result};
 use crate::listen::{self, Address, Listener, TlsFiles};
 use crate::network::Denial;
 use crate::paths::Paths;
 
-/// Connections served at once; more wait to be accepted.
+/// Connections served at once; for more, silent ones make room.
 const MAX_CONNECTIONS: usize = 4096;
+
+/// Open files that a process may have where nobody has said.
+const USUAL_FILES: usize = 1024;
 
 /// How long a log's server may take at the end of the daemon.
 const LOGS_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a VM that is kept for work on files may take to end then.
+const KEPT_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a hulld is started with.
 #[derive(Debug, Clone)]
@@ -46,10 +52,16 @@ pub struct Config {
 pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) -> Result<()> {
     keep_out_others(&config.paths)?;
     let _lock = lock(&config.paths)?;
-    match raise_descriptors() {
-        Ok(limit) => tracing::debug!(limit, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
+    let files = match raise_descriptors() {
+        Ok(limit) => {
+            tracing::debug!(limit, "open files");
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            USUAL_FILES
+        }
+    };
     let swept = hull_shim::sweep(config.paths.exec_root());
     tracing::debug!(?swept, "left-overs of sandboxes");
     let listeners = listen::bind(
@@ -80,32 +92,35 @@ pub async fn run(config: Config, stop: impl std::future::Future<Output = ()>) ->
     tracing::info!(addresses = ?config.addresses, "ready");
     listen::tell_ready();
     let router = api::router(Arc::clone(&engine));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // The others are the containers' and the store's.
+    let connections = Connections::new(MAX_CONNECTIONS.min(files / 2));
     let serving = listeners
         .iter()
-        .map(|listener| accept(listener, &router, &slots));
+        .map(|listener| accept(listener, &router, &connections));
     tokio::select! {
         _ = futures_util::future::join_all(serving) => {}
         () = stop => tracing::info!("stopping; containers go on"),
     }
-    engine.deliver_logs(LOGS_LIMIT).await;
+    tokio::join!(
+        engine.deliver_logs(LOGS_LIMIT),
+        engine.end_kept_vms(KEPT_LIMIT)
+    );
     keeper.abort();
     engine.networks.retire();
     let _ = std::fs::remove_file(events_socket);
     Ok(())
 }
 
-async fn accept(listener: &Listener, router: &axum::Router, slots: &Arc<Semaphore>) {
+async fn accept(listener: &Listener, router: &axum::Router, connections: &Arc<Connections>) {
     loop {
-        let Ok(slot) = Arc::clone(slots).acquire_owned().await else {
-            return;
-        };
+        let mut slot = connections.slot().await;
         match listener.accept().await {
             Ok(accepted) => {
                 let router = router.clone();
                 tokio::spawn(async move {
                     if let Some(stream) = accepted.open().await {
-                        api::serve(stream, router).await;
+                        let busy = slot.begin();
+                        api::serve(stream, router, busy).await;
                     }
                     drop(slot);
                 });
@@ -113,6 +128,7 @@ async fn accept(listener: &Listener, router: &axum::Router, slots: &Arc<Semaphor
             Err(error) => {
                 // Such as too many open files: passes when connections end.
                 tracing::error!(%error, "accepting a connection");
+                connections.close_one();
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         }

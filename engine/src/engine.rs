@@ -91,10 +91,7 @@ impl Engine {
             let path = path.to_owned();
             move |source: std::io::Error| EngineError::io(what, path, source)
         };
-        for dir in [
-            paths.root().join("containers"),
-            paths.exec_root().join("bundles"),
-        ] {
+        for dir in [paths.containers(), paths.exec_root().join("bundles")] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
             made.map_err(io("create", &dir))?;
         }
@@ -104,7 +101,7 @@ impl Engine {
             networks: Networks::open(paths.networks(), &id)?,
             volumes: Arc::new(Volumes::open(paths.volumes())?),
             plugins: Plugins::default(),
-            store: Store::open(&paths.store())?,
+            store: Store::open(&paths.store(), &paths.containers())?,
             events: EventBus::default(),
             images: Images::open(&paths, programs.unpack, registries)?,
             shim: ShimConfig {

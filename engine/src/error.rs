@@ -121,14 +121,42 @@ pub enum EngineError {
     NotSupported(String),
     /// The container store is no store, or a part of it is lost.
     #[error(
-        "the container store {path:?} can't be opened: bring it back from a backup, or move it away \
-         to start without its containers (their files stay in the folder containers beside it)"
+        "the container store {path:?} can't be opened: bring it back from a backup, or move it and \
+         the folder containers beside it away to start without its containers"
     )]
     StoreDamaged {
         /// The file.
         path: PathBuf,
         /// What the store says.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file of the state directory can't be used.
+    #[error(
+        "the file of {what} {path:?} can't be read: bring it back from a backup, or move it away to \
+         start without these {what}"
+    )]
+    StateDamaged {
+        /// What it keeps.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It was written by a newer Hull.
+    #[error(
+        "the file of {what} {path:?} has schema version {found}, this hulld reads up to {known}: \
+         start the newer hulld, or another --root"
+    )]
+    StateTooNew {
+        /// What it keeps.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
     },
     /// A wish that Hull does not serve, by its name in the API.
     #[error("{what} is not supported: {why}")]
@@ -337,6 +365,8 @@ impl EngineError {
             | Self::Json { .. }
             | Self::StoreTooNew { .. }
             | Self::StoreDamaged { .. }
+            | Self::StateTooNew { .. }
+            | Self::StateDamaged { .. }
             | Self::Network(_)
             | Self::Plugin(_)
             | Self::Publish { .. }

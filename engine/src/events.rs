@@ -101,28 +101,39 @@ pub fn matches(event: &EventMessage, filters: &Filters) -> bool {
             .iter()
             .any(|w| action == w || action.starts_with(&format!("{w}:"))),
         "container" => {
-            typ == "container" && wanted.iter().any(|w| w == name || is_prefix(w, actor_id))
+            typ == "container"
+                && wanted
+                    .iter()
+                    .any(|w| begins(w, name) || begins(w, actor_id))
         }
         "image" => {
-            let image = attributes
-                .get("image")
-                .map(String::as_str)
-                .unwrap_or_default();
-            wanted
-                .iter()
-                .any(|w| w == image || (typ == "image" && (w == name || w == actor_id)))
+            let is_image = typ == "image";
+            let image = if is_image { "name" } else { "image" };
+            let image = attributes.get(image).map(String::as_str);
+            let mut names = image.into_iter().chain(is_image.then_some(actor_id));
+            names.any(|found| wanted.iter().any(|w| is_image_name(w, found)))
         }
         "label" => wanted.iter().all(|w| label_matches(w, attributes)),
         "scope" => wanted.iter().any(|w| w == "local"),
         "network" | "volume" | "plugin" | "daemon" => {
-            typ == *key && wanted.iter().any(|w| w == name || is_prefix(w, actor_id))
+            typ == *key
+                && wanted
+                    .iter()
+                    .any(|w| begins(w, name) || begins(w, actor_id))
         }
         _ => true,
     })
 }
 
-fn is_prefix(wanted: &str, id: &str) -> bool {
-    !wanted.is_empty() && id.starts_with(wanted)
+/// As dockerd, of names as of ids.
+fn begins(wanted: &str, text: &str) -> bool {
+    !wanted.is_empty() && text.starts_with(wanted)
+}
+
+/// Whether an image is called so, with or without its tag.
+fn is_image_name(wanted: &str, found: &str) -> bool {
+    let whole = found.parse::<hull_image::Reference>();
+    wanted == found || whole.is_ok_and(|whole| whole.familiar_name() == wanted)
 }
 
 /// `key` or `key=value` against labels.
@@ -139,6 +150,20 @@ mod tests {
 
     fn event(bus: &EventBus) -> EventMessage {
         bus.subscribe().0.remove(0)
+    }
+
+    #[test]
+    fn images_are_named_with_or_without_their_tag() {
+        for (wanted, found, is) in [
+            ("busybox", "busybox:1.36", true),
+            ("busybox:1.36", "busybox:1.36", true),
+            ("busybox:1.36", "busybox", false),
+            ("host:5000/a/b", "host:5000/a/b:x", true),
+            ("busy", "busybox:1.36", false),
+            ("sha256:ab", "sha256:ab", true),
+        ] {
+            assert_eq!(is_image_name(wanted, found), is, "{wanted} {found}");
+        }
     }
 
     #[test]
@@ -163,6 +188,7 @@ mod tests {
         };
         assert!(pass("type", "container") && !pass("type", "image"));
         assert!(pass("event", "exec_start") && !pass("event", "exec"));
+        assert!(pass("container", "we") && !pass("container", "eb"));
         assert!(pass("container", "web") && pass("container", "abc") && !pass("container", "x"));
         assert!(pass("label", "tier=front") && pass("label", "tier") && !pass("label", "tier=db"));
     }

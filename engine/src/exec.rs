@@ -43,7 +43,7 @@ pub(crate) struct ExecCreate {
     working_dir: Option<String>,
     privileged: Option<bool>,
     detach_keys: Option<String>,
-    console_size: Option<Vec<u32>>,
+    pub(crate) console_size: Option<Vec<u32>>,
 }
 
 /// One exec.

@@ -89,6 +89,21 @@ impl Engine {
         })?
     }
 
+    /// Ends the VMs that are kept for further work, at the end of the daemon: what was copied into them
+    /// is on their disks then.
+    pub(crate) async fn end_kept_vms(&self, limit: Duration) {
+        let all: Vec<_> = self.containers().values().cloned().collect();
+        let kept = all.iter().filter(|container| container.turns.has_kept());
+        let ended = kept.map(|container| async move {
+            // Who waits for the turn has what is kept ended.
+            let _turn = container.operate().await;
+        });
+        let ended = futures_util::future::join_all(ended);
+        if tokio::time::timeout(limit, ended).await.is_err() {
+            tracing::warn!("a VM for work on files does not end");
+        }
+    }
+
     async fn open_files(self: &Arc<Self>, container: &Arc<Container>) -> Result<Session> {
         let session = |task, own| Session {
             engine: Arc::clone(self),

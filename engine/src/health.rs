@@ -105,6 +105,11 @@ impl Health {
         }
     }
 
+    /// Nobody checks any more. As dockerd: what is not known to be well is not.
+    pub fn stop(&mut self) {
+        self.status = Word::Unhealthy;
+    }
+
     /// Takes a result in; `true` if the word changes. Bad results in the start period don't count.
     fn take(&mut self, outcome: Outcome, retries: u32, in_start_period: bool) -> bool {
         let before = self.status;
@@ -208,14 +213,14 @@ impl Engine {
 
     async fn check_for_ever(&self, container: &Container, task: &Arc<Task>, check: &Check) {
         loop {
-            let record = container.record();
-            tokio::time::sleep(pause_before(&record, check)).await;
+            let pause = pause_before(&container.record(), check, container.ran());
+            tokio::time::sleep(pause).await;
             if container.status() != Status::Running {
                 continue;
             }
-            let outcome = self.probe(container, task, check).await;
             // As dockerd: by when the check began.
-            let starting = in_start_period(&container.record(), check, outcome.start);
+            let starting = container.ran() < check.start_period;
+            let outcome = self.probe(container, task, check).await;
             let mut word = None;
             let written = self
                 .update(container, |record| {
@@ -297,21 +302,13 @@ fn libc_sigkill() -> u32 {
 }
 
 /// How long the next check is waited for: in the start period less, until one was good.
-fn pause_before(record: &Record, check: &Check) -> Duration {
+fn pause_before(record: &Record, check: &Check, ran: Duration) -> Duration {
     let health = record.state.health.as_ref();
     let untold = health.is_none_or(|health| health.status == Word::Starting);
-    match untold && in_start_period(record, check, Timestamp::now()) {
+    match untold && ran < check.start_period {
         true => check.start_interval.min(check.interval),
         false => check.interval,
     }
-}
-
-fn in_start_period(record: &Record, check: &Check, now: Timestamp) -> bool {
-    let Some(started) = record.state.started else {
-        return false;
-    };
-    let ran = Duration::try_from(now.duration_since(started)).unwrap_or_default();
-    ran < check.start_period
 }
 
 /// What a check prints.
@@ -421,6 +418,15 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_checks_is_not_known_to_be_well() {
+        let mut health = Health::starting();
+        health.take(outcome(0), 3, false);
+        health.stop();
+        assert_eq!(health.status, Word::Unhealthy);
+        assert!(health.take(outcome(0), 3, false), "it goes on, and is well");
+    }
+
+    #[test]
     fn checks_are_frequent_in_the_start_period_until_one_is_good() {
         let mut record = crate::record::tests::record();
         record.config.healthcheck = Some(HealthConfig {
@@ -431,20 +437,16 @@ mod tests {
             ..HealthConfig::default()
         });
         let check = Check::of(&record).unwrap();
-        let now = Timestamp::now();
-        record.state.started = Some(now);
         record.state.health = Some(Health::starting());
-        assert_eq!(pause_before(&record, &check).as_secs(), 2);
+        let pause = |record: &Record, ran| {
+            let pause = pause_before(record, &check, Duration::from_secs(ran));
+            pause.as_secs()
+        };
+        assert_eq!(pause(&record, 0), 2);
+        assert_eq!((pause(&record, 3599), pause(&record, 3600)), (2, 60));
         let health = record.state.health.as_mut().unwrap();
         health.take(outcome(0), 3, true);
-        assert_eq!(pause_before(&record, &check).as_secs(), 60);
-        let later = now + Duration::from_secs(3599);
-        assert!(in_start_period(&record, &check, later));
-        assert!(!in_start_period(
-            &record,
-            &check,
-            later + Duration::from_secs(1)
-        ));
+        assert_eq!(pause(&record, 0), 60);
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Small decoders for Docker's looser JSON and query habits.
 
+mod fold;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
 use crate::error::{EngineError, Result};
+
+pub(crate) use fold::fold_case;
 
 /// Docker's `filters`: key to wanted values.
 pub(crate) type Filters = BTreeMap<String, Vec<String>>;
@@ -130,14 +134,17 @@ pub(crate) fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T> {
     }
 }
 
-/// Decodes JSON in which `null` is as good as nothing for a member of any type: clients in languages
-/// with optional values send it for what they leave out.
+/// Decodes JSON in which members may be named in any case, and `null` is as good as nothing for one
+/// of any type: clients in languages with optional values send it for what they leave out.
 pub(crate) fn as_go_does<T: serde::de::DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
-    serde_json::from_slice(text).or_else(|error| {
-        let mut value: Value = serde_json::from_slice(text)?;
+    let mut value: Value = serde_json::from_slice(text)?;
+    fold_case::<T>(&mut value);
+    serde_json::from_value(value.clone()).or_else(|error| {
         drop_nulls(&mut value);
-        // The first error knows its place.
-        serde_json::from_value(value).map_err(|_| error)
+        fold_case::<T>(&mut value);
+        // The error of the text knows its place.
+        let placed = || serde_json::from_slice::<T>(text).err().unwrap_or(error);
+        serde_json::from_value(value).map_err(|_| placed())
     })
 }
 

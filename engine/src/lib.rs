@@ -11,6 +11,7 @@
 
 pub mod api;
 mod commit;
+mod connections;
 pub mod container;
 pub mod daemon;
 mod dockerfile;

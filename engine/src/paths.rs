@@ -53,9 +53,14 @@ impl Paths {
         self.root.join("scratch-template.ext4")
     }
 
+    /// The lasting files of all containers.
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
     /// Lasting files of a container: writable layer and log.
     pub fn container(&self, id: &str) -> PathBuf {
-        self.root.join("containers").join(id)
+        self.containers().join(id)
     }
 
     /// A container's writable layer.

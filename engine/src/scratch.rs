@@ -56,16 +56,23 @@ pub(crate) fn wanted_bytes(host: &HostConfig) -> Result<Option<u64>> {
     Ok(wanted)
 }
 
-/// Makes a container's writable layer, of the size that it asks for.
+/// Makes a container's writable layer, of the size that it asks for. Whole or not at all, whenever
+/// this ends: what is half made has another name.
 pub(crate) async fn of_container(template: &Path, path: &Path, host: &HostConfig) -> Result<()> {
-    let Some(bytes) = wanted_bytes(host)? else {
-        return create(template, path).await;
+    let half_made = path.with_extension("new");
+    let _ = std::fs::remove_file(&half_made);
+    let made = match wanted_bytes(host)? {
+        Some(bytes) => make(&half_made, bytes).await,
+        None => create(template, &half_made).await,
     };
-    let made = make(path, bytes).await;
-    if made.is_err() {
-        let _ = std::fs::remove_file(path);
+    let kept = made.and_then(|()| {
+        std::fs::rename(&half_made, path)
+            .map_err(|source| EngineError::io("rename the writable layer to", path, source))
+    });
+    if kept.is_err() {
+        let _ = std::fs::remove_file(&half_made);
     }
-    made
+    kept
 }
 
 /// Makes an empty file system.
@@ -110,11 +117,8 @@ pub(crate) fn check_mkfs(path: &Path, output: std::io::Result<Output>) -> Result
 async fn create(template: &Path, path: &Path) -> Result<()> {
     let (template, path) = (template.to_owned(), path.to_owned());
     let copied = tokio::task::spawn_blocking(move || {
-        let result = copy(&template, &path);
-        if result.is_err() {
-            let _ = std::fs::remove_file(&path);
-        }
-        result.map_err(|source| EngineError::io("create the writable layer", path, source))
+        copy(&template, &path)
+            .map_err(|source| EngineError::io("create the writable layer", path, source))
     });
     copied.await.map_err(|error| {
         EngineError::io("create", "the writable layer", std::io::Error::other(error))
@@ -133,10 +137,11 @@ pub(crate) fn create_private(path: &Path) -> std::io::Result<File> {
 fn copy(template: &Path, path: &Path) -> std::io::Result<()> {
     let from = File::open(template)?;
     let to = create_private(path)?;
-    if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
-        return Ok(());
+    if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
+        copy_data(&from, &to)?;
     }
-    copy_data(&from, &to)
+    // Before it has its name: after a power cut it would be holes by that name.
+    to.sync_data()
 }
 
 /// Copies the parts of `from` that are not holes.
@@ -197,6 +202,21 @@ mod tests {
         ] {
             assert!(wanted(key, text).is_err(), "{key}={text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_layer_is_there_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (template, path) = (dir.path().join("template"), dir.path().join("scratch.ext4"));
+        let host = HostConfig::default();
+        assert!(of_container(&template, &path, &host).await.is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        std::fs::write(&template, "whole").unwrap();
+        // What an attempt has left that was cut off.
+        std::fs::write(path.with_extension("new"), "who").unwrap();
+        of_container(&template, &path, &host).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

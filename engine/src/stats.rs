@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use serde_json::{json, Value};
@@ -16,12 +17,18 @@ use crate::record::Record;
 const TICKS: u64 = 100;
 const NANOSECONDS: u64 = 1_000_000_000;
 
+/// How long a VM may take to tell what it costs; the figures of its container do not wait for it.
+const VM_LIMIT: Duration = Duration::from_secs(1);
+
 /// One look at a container.
 #[derive(Debug, Clone)]
 pub(crate) struct Sample {
     read: jiff::Timestamp,
     metrics: Metrics,
     networks: HashMap<String, Value>,
+    /// What the host pays for the VM: memory of its guest and of its VMM, in bytes. Unknown where the
+    /// container is in another's VM, or the VM does not answer.
+    host_memory: Option<u64>,
     host_cpu: u64,
     online_cpus: u64,
 }
@@ -37,6 +44,25 @@ impl Sample {
         self.metrics.memory.usage as f64
     }
 
+    /// Memory that the host gives its VM.
+    pub(crate) fn host_memory_bytes(&self) -> Option<f64> {
+        self.host_memory.map(|bytes| bytes as f64)
+    }
+
+    /// Bytes that its interfaces have received or sent, by docker's name of the counter.
+    pub(crate) fn network_bytes(&self, counter: &str) -> f64 {
+        let of = |counters: &Value| counters[counter].as_u64();
+        self.networks.values().filter_map(of).sum::<u64>() as f64
+    }
+
+    /// Bytes that it has read from its disks, and written to them.
+    pub(crate) fn block_bytes(&self) -> (f64, f64) {
+        let io = &self.metrics.io.usage;
+        let read: u64 = io.iter().map(|device| device.rbytes).sum();
+        let written: u64 = io.iter().map(|device| device.wbytes).sum();
+        (read as f64, written as f64)
+    }
+
     /// Processes and threads.
     pub(crate) fn pids(&self) -> f64 {
         self.metrics.pids.current as f64
@@ -46,8 +72,15 @@ impl Sample {
 impl Engine {
     /// Looks at a running container once.
     pub(crate) async fn sample(&self, container: &Arc<Container>) -> Result<Sample> {
-        let metrics = live_task(container)?.stats().await?;
+        let task = live_task(container)?;
+        let vm = tokio::time::timeout(VM_LIMIT, task.vm());
+        let (metrics, vm) = tokio::join!(task.stats(), vm);
+        let (metrics, vm) = (metrics?, vm.ok().and_then(Result::ok));
         Ok(Sample {
+            host_memory: vm.map(|vm| {
+                vm.memory_resident_bytes
+                    .saturating_add(vm.vmm_overhead_bytes)
+            }),
             read: jiff::Timestamp::now(),
             networks: networks(&container.record()),
             metrics,
@@ -120,7 +153,7 @@ fn memory(record: &Record, sample: &Sample) -> Value {
         .and_then(|bytes| u64::try_from(bytes).ok());
     let vm = hull_shim::lower::DEFAULT_MEMORY_BYTES;
     let limit = wanted.filter(|bytes| 0 < *bytes).unwrap_or(vm);
-    json!({
+    let mut shown = json!({
         "usage": memory.usage,
         "limit": limit.min(memory.usage_limit),
         "stats": {
@@ -139,7 +172,11 @@ fn memory(record: &Record, sample: &Sample) -> Value {
             "slab": memory.slab,
             "sock": memory.sock,
         },
-    })
+    });
+    if let Some(bytes) = sample.host_memory {
+        shown["hull_host_usage"] = json!(bytes);
+    }
+    shown
 }
 
 fn blkio(sample: &Sample) -> Value {

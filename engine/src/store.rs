@@ -1,5 +1,6 @@
 //! The record store: one transactional file.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,9 +38,14 @@ where
 }
 
 impl Store {
-    /// Opens the store at `path`, or makes it.
-    pub fn open(path: &Path) -> Result<Self> {
-        let database = open_database(path)?;
+    /// Opens the store at `path`. It is made if it isn't there, but not in the place of one that is
+    /// lost: where `containers` has the files of some, there was one.
+    pub fn open(path: &Path, containers: &Path) -> Result<Self> {
+        let database = match is_empty_or_missing(path)? {
+            false => open_database(path)?,
+            true if has_entries(containers) => return Err(lost(path)),
+            true => make_database(path)?,
+        };
         check_schema(&database, path.to_owned())?;
         Ok(Self {
             path: path.into(),
@@ -131,14 +137,45 @@ fn insert(table: &mut Table<'_>, record: &Record) -> Result<()> {
         .map_err(failed(WRITE))
 }
 
+fn is_empty_or_missing(path: &Path) -> Result<bool> {
+    match std::fs::metadata(path) {
+        Ok(about) => Ok(about.len() == 0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(EngineError::io("look at", path, error)),
+    }
+}
+
+fn has_entries(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn lost(path: &Path) -> EngineError {
+    let why = "it is empty or missing, and there are files of containers";
+    damaged(path)(io::Error::other(why))
+}
+
+fn damaged<E>(path: &Path) -> impl FnOnce(E) -> EngineError + '_
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |source| EngineError::StoreDamaged {
+        path: path.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
 fn open_database(path: &Path) -> Result<Database> {
-    Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(|source| EngineError::StoreDamaged {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })
+    builder().open(path).map_err(damaged(path))
+}
+
+fn make_database(path: &Path) -> Result<Database> {
+    builder().create(path).map_err(damaged(path))
 }
 
 fn check_schema(database: &Database, path: PathBuf) -> Result<()> {
@@ -199,17 +236,21 @@ mod tests {
         }
     }
 
+    fn open(path: &Path) -> Result<Store> {
+        Store::open(path, Path::new("/nonexistent"))
+    }
+
     #[tokio::test]
     async fn records_survive_reopening_and_removal_forgets() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.redb");
         {
-            let store = Store::open(&path).unwrap();
+            let store = open(&path).unwrap();
             store.put(|| record("a")).await.unwrap();
             store.put(|| record("b")).await.unwrap();
             store.remove("a").await.unwrap();
         }
-        let found = Store::open(&path).unwrap().all().unwrap();
+        let found = open(&path).unwrap().all().unwrap();
         assert_eq!(
             found.iter().map(|r| r.id.as_str()).collect::<Vec<_>>(),
             ["b"]
@@ -219,7 +260,7 @@ mod tests {
     #[tokio::test]
     async fn a_store_goes_on_behind_a_failure() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("c.redb")).unwrap();
+        let store = open(&dir.path().join("c.redb")).unwrap();
         store.put(|| record("a")).await.unwrap();
         let failing = |_: &Database| Err::<(), _>(EngineError::BadRequest("a full disk".into()));
         assert!(store.with(failing).is_err());
@@ -230,7 +271,7 @@ mod tests {
     #[tokio::test]
     async fn who_writes_last_writes_what_is_known_then() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("c.redb")).unwrap();
+        let store = open(&dir.path().join("c.redb")).unwrap();
         let shared = Arc::new(Mutex::new(record("a")));
         let latest = || {
             let shared = Arc::clone(&shared);
@@ -252,16 +293,35 @@ mod tests {
     async fn a_damaged_store_is_named_and_left_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
-        let store = Store::open(&path).unwrap();
+        let store = open(&path).unwrap();
         store.put(|| record("a")).await.unwrap();
         drop(store);
         let whole = std::fs::read(&path).unwrap();
         for damaged in [&whole[..3000], &b"something else"[..]] {
             std::fs::write(&path, damaged).unwrap();
-            let error = Store::open(&path).unwrap_err().to_string();
+            let error = open(&path).unwrap_err().to_string();
             assert!(error.contains(path.to_str().unwrap()), "{error}");
             assert_eq!(std::fs::read(&path).unwrap(), damaged);
         }
+    }
+
+    #[test]
+    fn a_store_is_not_made_in_the_place_of_a_lost_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, containers) = (dir.path().join("store"), dir.path().join("containers"));
+        std::fs::create_dir_all(containers.join("abc")).unwrap();
+        let refused = || {
+            let error = Store::open(&path, &containers).unwrap_err();
+            assert!(matches!(error, EngineError::StoreDamaged { .. }), "{error}");
+        };
+        refused();
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        refused();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        // Without containers there is nothing to lose.
+        std::fs::remove_dir(containers.join("abc")).unwrap();
+        Store::open(&path, &containers).unwrap();
     }
 
     #[test]
@@ -278,7 +338,7 @@ mod tests {
                 .unwrap();
             write.commit().unwrap();
         }
-        let error = Store::open(&path).unwrap_err();
+        let error = open(&path).unwrap_err();
         assert!(matches!(error, EngineError::StoreTooNew { .. }), "{error}");
     }
 }

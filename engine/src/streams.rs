@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use crate::error::{EngineError, Result};
 use crate::logs::{Log, Stream};
@@ -235,7 +236,8 @@ impl Opened {
     /// end-of-file mean the end.
     pub(crate) fn pump(self, hub: &Arc<Hub>, log: Option<&Arc<Log>>, close: CloseStdin) -> Pumps {
         let output = |receiver, stream| {
-            tokio::spawn(pump_output(receiver, stream, Arc::clone(hub), log.cloned()))
+            let pump = pump_output(receiver, stream, Arc::clone(hub), log.cloned());
+            tokio::spawn(pump.in_current_span())
         };
         let mut outputs = Vec::new();
         outputs.extend(self.stdout.map(|fifo| output(fifo, Stream::Stdout)));
@@ -271,6 +273,16 @@ impl Pumps {
     }
 }
 
+/// Writes output down. A disk may take its time, and a log that begins anew waits until the one before
+/// is compressed: nobody else waits with it.
+async fn keep(log: &Arc<Log>, stream: Stream, data: Bytes) {
+    let log = Arc::clone(log);
+    let written = tokio::task::spawn_blocking(move || log.write(stream, &data)).await;
+    if let Err(error) = written {
+        tracing::error!(%error, "output of a container is lost");
+    }
+}
+
 async fn pump_output(
     mut fifo: pipe::Receiver,
     stream: Stream,
@@ -282,14 +294,11 @@ async fn pump_output(
         match fifo.read(&mut buffer).await {
             Ok(0) => return,
             Ok(read) => {
+                let data = Bytes::copy_from_slice(&buffer[..read]);
                 if let Some(log) = &log {
-                    log.write(stream, &buffer[..read]);
+                    keep(log, stream, data.clone()).await;
                 }
-                hub.send(&Chunk {
-                    stream,
-                    data: Bytes::copy_from_slice(&buffer[..read]),
-                })
-                .await;
+                hub.send(&Chunk { stream, data }).await;
             }
             Err(error) => {
                 tracing::warn!(%error, "reading output failed");

@@ -225,10 +225,15 @@ impl RuntimeDir {
     }
 
     /// Changes how its cgroups share the host with others.
-    pub(crate) fn set_share(&self, share: &HostShare) {
+    pub(crate) fn set_share(&self, share: &HostShare) -> Result<(), RuntimeDirError> {
         for relative in &self.cgroups {
-            Cgroup::at(relative.clone()).set_share(share);
+            let cgroup = Cgroup::at(relative.clone());
+            // Named before it is made: a virtiofsd need not have come.
+            if cgroup.exists() {
+                cgroup.set_share(share)?;
+            }
         }
+        Ok(())
     }
 
     /// Records the sandbox's VMM, so that it can be killed when this process is gone.

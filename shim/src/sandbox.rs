@@ -400,8 +400,8 @@ impl Sandbox {
     }
 
     /// Changes how the VM shares the host with others, where the sandbox has cgroups of its own.
-    pub(crate) fn set_share(&self, share: &HostShare) {
-        self.dir.set_share(share);
+    pub(crate) fn set_share(&self, share: &HostShare) -> Result<(), SandboxError> {
+        Ok(self.dir.set_share(share)?)
     }
 
     /// Whether its interfaces are those of the network namespace at a path.

@@ -16,7 +16,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{Mount, Spec, User};
 
 /// Mount option by which an engine asks that the file is copied into the guest instead of shared.
 pub const INLINE_OPTION: &str = "hull.inline";
@@ -26,6 +26,9 @@ pub const WITHIN_OPTION: &str = "hull.within=";
 /// Below it an engine names what another container of the same VM has: `ID/ns/KIND` is a namespace
 /// of its first process, and `ID/root/PATH`, as the source of a bind mount, what it sees at a path.
 pub const MEMBER_ROOT: &str = "/.hull/containers";
+/// Begin of a process's `user.username` by which an engine has the user looked up in the container: a name
+/// or number, with or without a group. Any other `username` means nothing on Linux.
+pub const USER_PREFIX: &str = "dev.hull.user=";
 /// Begin of a mount option of an `erofs` mount: a file that the image's device shows behind the
 /// first [`IMAGE_HEAD_BYTES`] of the mount's source, in the order of the options.
 pub const LAYER_OPTION: &str = "hull.layer=";
@@ -227,6 +230,13 @@ impl Bundle {
             host_disks,
         })
     }
+}
+
+/// The user that is to be looked up; empty: the numbers are final.
+pub(crate) fn wanted_user(user: &User) -> String {
+    let name = user.username().as_deref();
+    let wanted = name.and_then(|name| name.strip_prefix(USER_PREFIX));
+    wanted.unwrap_or_default().to_owned()
 }
 
 /// True for a mount that shows a path of the host.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode};
 
+use super::mounts::{self, Tree};
 use super::plan::{DeviceKind, DevicePlan};
 use super::resolve;
 use crate::error::{Context, Result};
@@ -67,6 +68,30 @@ pub(super) fn create(devices: &[DevicePlan]) -> Result<()> {
         let _ = fs::remove_file("/dev/ptmx");
         symlink("pts/ptmx", "/dev/ptmx")
             .context(|| "failed to link /dev/ptmx to pts/ptmx".to_string())?;
+    }
+    Ok(())
+}
+
+/// A default device of the guest, and where it belongs.
+pub(super) type Node = (&'static str, Tree);
+
+/// Opens the guest's own default devices.
+pub(super) fn open_default() -> Result<Vec<Node>> {
+    let open = |(path, _, _): (&'static str, u32, u32)| {
+        let tree = mounts::open_source(Path::new(path), false)?;
+        Ok((path, tree))
+    };
+    DEFAULT.into_iter().map(open).collect()
+}
+
+/// Shows them in a /dev of somebody else's, whose nodes of that name mean another kernel's. Where it has
+/// none, nothing is made.
+pub(super) fn show_default(nodes: &[Node]) -> Result<()> {
+    for (path, tree) in nodes {
+        let path = Path::new(path);
+        if path.exists() {
+            mounts::mount_file(tree, path, false)?;
+        }
     }
     Ok(())
 }

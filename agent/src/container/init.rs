@@ -12,7 +12,7 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use super::channel::{self, InitRole, LaunchConfig, Order, Report, Role};
 use super::hooks::StartHooks;
-use super::plan::NamespaceChoice;
+use super::plan::{MountPlan, MountWhat, NamespaceChoice};
 use super::{devices, mounts, process};
 use crate::error::{AgentError, Context, Result};
 use crate::files::Job;
@@ -284,19 +284,51 @@ fn make_container(init: &InitRole) -> Result<()> {
         .iter()
         .map(|file| mounts::open_source(&file.source, false))
         .collect::<Result<Vec<_>>>()?;
+    let dev = Dev::of(&plan.mounts);
+    let nodes = match dev {
+        Dev::Bound => devices::open_default()?,
+        Dev::Mounted | Dev::Bare => Vec::new(),
+    };
     mounts::pivot(&init.rootfs)?;
+    if has_own_dev(dev)? {
+        mounts::own_dev()?;
+    }
     mounts::mount_all(&plan.mounts, &trees)?;
     for (file, tree) in init.files.iter().zip(&files) {
         mounts::mount_file(tree, &file.path, file.read_only)?;
     }
-    let dev_is_bound = plan.mounts.iter().any(|mount| {
-        mount.destination == Path::new("/dev")
-            && matches!(mount.what, super::plan::MountWhat::Bind { .. })
-    });
-    if dev_is_bound {
-        return Ok(());
+    match dev {
+        Dev::Bound => devices::show_default(&nodes),
+        Dev::Mounted | Dev::Bare => devices::create(&plan.devices),
     }
-    devices::create(&plan.devices)
+}
+
+/// Whether the container, which this process is in, has a /dev beside its root: no device node of a shared
+/// directory can be opened here.
+fn has_own_dev(dev: Dev) -> Result<bool> {
+    Ok(dev == Dev::Bare && mounts::is_shared(Path::new("/"))?)
+}
+
+/// What a configuration mounts on /dev.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dev {
+    /// Nothing: it is the root's directory.
+    Bare,
+    /// A directory of somebody else's, in which nothing is made.
+    Bound,
+    /// A file system of its own.
+    Mounted,
+}
+
+impl Dev {
+    fn of(mounts: &[MountPlan]) -> Self {
+        let on_dev = |mount: &&MountPlan| mount.destination == Path::new("/dev");
+        match mounts.iter().rfind(on_dev).map(|mount| &mount.what) {
+            None => Self::Bare,
+            Some(MountWhat::Bind { .. }) => Self::Bound,
+            Some(MountWhat::FileSystem { .. }) => Self::Mounted,
+        }
+    }
 }
 
 fn names_and_sysctls(init: &InitRole) -> Result<()> {
@@ -327,6 +359,9 @@ fn finish_container(init: &InitRole) -> Result<()> {
     mounts::mask(&plan.masked_paths)?;
     if plan.root_readonly {
         mounts::root_readonly()?;
+        if has_own_dev(Dev::of(&plan.mounts))? {
+            mounts::readonly(Path::new("/dev"))?;
+        }
     }
     if let Some(flags) = plan.root_propagation {
         mount_change("/", MountPropagationFlags::from_bits_retain(flags))

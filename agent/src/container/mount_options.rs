@@ -55,8 +55,10 @@ pub(crate) const PER_MOUNT: u32 =
 /// `MS_RDONLY`.
 pub(crate) const READ_ONLY: u32 = RDONLY;
 
+const BIND: [&str; 2] = ["bind", "rbind"];
+
 /// `MOUNT_ATTR_*` by the name without its leading `r`, and whether the name sets or clears it.
-const RECURSIVE: [(&str, u64, bool); 13] = [
+const RECURSIVE: [(&str, u64, bool); 18] = [
     ("ro", 0x1, true),
     ("rw", 0x1, false),
     ("nosuid", 0x2, true),
@@ -65,11 +67,17 @@ const RECURSIVE: [(&str, u64, bool); 13] = [
     ("dev", 0x4, false),
     ("noexec", 0x8, true),
     ("exec", 0x8, false),
+    // One of the ways to note access times, of which this is the one without bits.
+    ("relatime", 0, true),
+    ("norelatime", 0, false),
     ("noatime", 0x10, true),
+    ("atime", 0x10, false),
     ("strictatime", 0x20, true),
+    ("nostrictatime", 0x20, false),
     ("nodiratime", 0x80, true),
     ("diratime", 0x80, false),
     ("nosymfollow", 0x20_0000, true),
+    ("symfollow", 0x20_0000, false),
 ];
 /// The access-time bits of `MOUNT_ATTR_*`: an enumeration, so all are cleared before one is set.
 const ATIME_ATTRS: u64 = 0x70;
@@ -137,7 +145,10 @@ pub(crate) fn parse(options: &[String]) -> Result<MountOptions, String> {
                 parsed.recursive = true;
             }
             "tmpcopyup" => parsed.copy_up = true,
-            "idmap" | "ridmap" | "remount" => return Err(option.clone()),
+            "idmap" | "ridmap" => return Err(option.clone()),
+            // Of a bind mount, whose flags are set by a second step anyway.
+            "remount" if options.iter().any(|option| BIND.contains(&option.as_str())) => {}
+            "remount" => return Err(option.clone()),
             // Labels of a security module that the guest does not have.
             "z" | "Z" => {}
             name => {
@@ -150,15 +161,8 @@ pub(crate) fn parse(options: &[String]) -> Result<MountOptions, String> {
                     } else {
                         parsed.flags & !bit
                     };
-                } else if let Some((bit, set)) = recursive(name) {
-                    if bit & ATIME_ATTRS != 0 {
-                        parsed.recursive_clear |= ATIME_ATTRS;
-                    }
-                    if set {
-                        parsed.recursive_set |= bit;
-                    } else {
-                        parsed.recursive_clear |= bit;
-                    }
+                } else if let Some((bits, set)) = recursive(name) {
+                    parsed.set_recursively(bits, set);
                 } else if !name.is_empty() {
                     data.push(name);
                 }
@@ -167,6 +171,26 @@ pub(crate) fn parse(options: &[String]) -> Result<MountOptions, String> {
     }
     parsed.data = data.join(",");
     Ok(parsed)
+}
+
+impl MountOptions {
+    /// The last word on an attribute counts.
+    fn set_recursively(&mut self, bits: u64, set: bool) {
+        if bits == 0 && !set {
+            // No bit says that access times are not noted so.
+            return;
+        }
+        let is_of_atime = bits & ATIME_ATTRS == bits;
+        let cleared = if is_of_atime { ATIME_ATTRS } else { bits };
+        self.recursive_set &= !cleared;
+        if set {
+            self.recursive_set |= bits;
+            self.recursive_clear &= !cleared;
+        }
+        if is_of_atime || !set {
+            self.recursive_clear |= cleared;
+        }
+    }
 }
 
 fn recursive(name: &str) -> Option<(u64, bool)> {
@@ -202,6 +226,40 @@ mod tests {
     }
 
     #[test]
+    fn each_recursive_attribute_can_be_set_and_cleared() {
+        let attributes = |options: &[&str]| {
+            let parsed = parsed(options);
+            assert_eq!((parsed.flags, parsed.data.as_str()), (0, ""));
+            (parsed.recursive_set, parsed.recursive_clear)
+        };
+        for (set, clear, bit) in [
+            ("rro", "rrw", 0x1),
+            ("rnosuid", "rsuid", 0x2),
+            ("rnodev", "rdev", 0x4),
+            ("rnoexec", "rexec", 0x8),
+            ("rnodiratime", "rdiratime", 0x80),
+            ("rnosymfollow", "rsymfollow", 0x20_0000),
+        ] {
+            assert_eq!(attributes(&[set]), (bit, 0), "{set}");
+            assert_eq!(attributes(&[clear]), (0, bit), "{clear}");
+            assert_eq!(attributes(&[clear, set]), (bit, 0), "{set} last");
+            assert_eq!(attributes(&[set, clear]), (0, bit), "{clear} last");
+        }
+        // The kernel takes an access time only in the place of all others.
+        for (name, bits) in [
+            ("rnoatime", 0x10),
+            ("rstrictatime", 0x20),
+            ("rrelatime", 0),
+            ("ratime", 0),
+            ("rnostrictatime", 0),
+        ] {
+            assert_eq!(attributes(&[name]), (bits, 0x70), "{name}");
+        }
+        assert_eq!(attributes(&["rnoatime", "rstrictatime"]), (0x20, 0x70));
+        assert_eq!(attributes(&["rnorelatime"]), (0, 0));
+    }
+
+    #[test]
     fn relatime_is_a_flag_not_a_recursive_attribute() {
         assert_eq!(parsed(&["relatime"]).flags, RELATIME);
         assert_eq!(parsed(&["relatime"]).recursive_set, 0);
@@ -210,5 +268,8 @@ mod tests {
     #[test]
     fn idmap_is_refused_by_name() {
         assert_eq!(parse(&["idmap".to_string()]), Err("idmap".to_string()));
+        assert_eq!(parse(&["remount".to_string()]), Err("remount".to_string()));
+        let options = parsed(&["bind", "remount", "ro"]);
+        assert_eq!((options.flags, options.data.as_str()), (RDONLY, ""));
     }
 }

@@ -23,6 +23,8 @@ use crate::sys;
 
 /// What the kernel gives the top of a tmpfs.
 const TMPFS_MODE: u32 = 0o1777;
+/// virtio-fs (`statfs(2)`).
+const FUSE: rustix::fs::FsWord = 0x6573_5546;
 /// Of `mount_setattr(2)`.
 const MOUNT_ATTR_RDONLY: u64 = 1;
 
@@ -99,6 +101,31 @@ pub(super) fn pivot(rootfs: &Path) -> Result<()> {
     rustix::process::pivot_root(".", ".").context(failed)?;
     unmount(".", UnmountFlags::DETACH).context(failed)?;
     rustix::process::chdir("/").context(failed)
+}
+
+/// Whether a path is in a directory that the host shares.
+pub(super) fn is_shared(path: &Path) -> Result<bool> {
+    let found =
+        rustix::fs::statfs(path).context(|| format!("failed to look at {}", path.display()))?;
+    Ok(found.f_type == FUSE)
+}
+
+/// Mounts a /dev that has what the root's directory of that name has.
+pub(super) fn own_dev() -> Result<()> {
+    let own = MountPlan {
+        destination: "/dev".into(),
+        what: MountWhat::FileSystem {
+            fs_type: "tmpfs".into(),
+            source: "tmpfs".into(),
+        },
+        options: MountOptions {
+            flags: MountFlags::NOSUID.bits(),
+            data: "mode=755".into(),
+            copy_up: true,
+            ..MountOptions::default()
+        },
+    };
+    mount_all(&[own], &[None])
 }
 
 /// Puts all mounts in place.

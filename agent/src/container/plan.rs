@@ -16,6 +16,40 @@ use super::schedule::{self, SchedulePlan};
 use super::seccomp::{self, SeccompPlan};
 use crate::error::{AgentError, Kind, Result};
 
+/// What an exec takes over from its container, where its own request says nothing of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Inherited {
+    umask: Option<u32>,
+    capabilities: Option<CapabilityPlan>,
+    rlimits: Vec<(u32, u64, u64)>,
+    oom_score_adj: Option<i32>,
+    schedule: SchedulePlan,
+}
+
+impl Inherited {
+    /// From a container's first process.
+    pub(crate) fn of(first: &ProcessPlan) -> Self {
+        Self {
+            umask: first.umask,
+            capabilities: first.capabilities,
+            rlimits: first.rlimits.clone(),
+            oom_score_adj: first.oom_score_adj,
+            schedule: first.schedule.clone(),
+        }
+    }
+
+    /// Gives it to an exec.
+    pub(crate) fn complete(&self, exec: &mut ProcessPlan) {
+        exec.umask = exec.umask.or(self.umask);
+        exec.capabilities = exec.capabilities.or(self.capabilities);
+        if exec.rlimits.is_empty() {
+            exec.rlimits.clone_from(&self.rlimits);
+        }
+        exec.oom_score_adj = exec.oom_score_adj.or(self.oom_score_adj);
+        exec.schedule.complete(&self.schedule);
+    }
+}
+
 /// Everything about a container but its process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ContainerPlan {
@@ -43,6 +77,8 @@ pub(crate) struct ContainerPlan {
     pub(crate) time_offsets: Vec<String>,
     /// Before the program.
     pub(crate) start_hooks: StartHooks,
+    /// Whose the container's cgroup is, where that is to be another user's than root.
+    pub(crate) cgroup_owner: Option<u32>,
 }
 
 /// Which namespaces are new, and which are another container's. The network is always the
@@ -195,7 +231,30 @@ pub(crate) fn container(spec: &Spec, state: &[u8]) -> Result<ContainerPlan> {
         root_propagation,
         time_offsets: time_offsets(&linux)?,
         start_hooks: StartHooks::lower(start_hooks.unwrap_or_default(), state)?,
+        cgroup_owner: cgroup_owner(spec),
     })
+}
+
+/// The process's user, if the container sees its own cgroup as the root and may write to it
+/// (config-linux.md, "Cgroup ownership").
+fn cgroup_owner(spec: &Spec) -> Option<u32> {
+    let namespaces = spec.linux().as_ref()?.namespaces().as_deref()?;
+    let own = namespaces
+        .iter()
+        .any(|one| one.typ() == LinuxNamespaceType::Cgroup && one.path().is_none());
+    let is_writable = |mount: &oci_spec::runtime::Mount| {
+        let is_cgroup = mount
+            .typ()
+            .as_deref()
+            .is_some_and(|it| it.starts_with("cgroup"));
+        let mut options = mount.options().iter().flatten();
+        is_cgroup
+            && absolute(mount.destination()).is_ok_and(|path| path == Path::new("/sys/fs/cgroup"))
+            && !options.any(|option| option == "ro")
+    };
+    let uid = spec.process().as_ref()?.user().uid();
+    let mut mounts = spec.mounts().iter().flatten();
+    (own && uid != 0 && mounts.any(is_writable)).then_some(uid)
 }
 
 fn namespaces(linux: &oci_spec::runtime::Linux) -> Result<Namespaces> {
@@ -274,10 +333,11 @@ fn mount(mount: &oci_spec::runtime::Mount) -> Result<MountPlan> {
     })?;
     let fs_type = mount.typ().clone().unwrap_or_default();
     let source = mount.source().clone().unwrap_or_default();
-    let what = if options.bind || fs_type == "bind" || fs_type == "rbind" {
+    // The type "rbind" is no bind mount, and no file system either: its source would be the guest's.
+    let what = if options.bind || fs_type == "bind" {
         MountWhat::Bind {
             source: absolute(&source)?,
-            recursive: options.recursive || fs_type == "rbind",
+            recursive: options.recursive,
         }
     } else if fs_type.is_empty() || fs_type == "none" {
         return Err(AgentError::invalid(format!(
@@ -556,6 +616,68 @@ mod tests {
                 recursive: true
             }
         );
+    }
+
+    #[test]
+    fn a_type_of_rbind_is_no_bind_mount() {
+        let mount = serde_json::json!({ "destination": "/x", "type": "rbind", "source": "/" });
+        let spec = spec(serde_json::json!({ "ociVersion": "1.1.0", "mounts": [mount] }));
+        let plan = container(&spec, b"").unwrap();
+        assert!(matches!(plan.mounts[0].what, MountWhat::FileSystem { .. }));
+    }
+
+    #[test]
+    fn a_cgroup_that_may_be_written_is_the_users() {
+        let owner = |namespaces: serde_json::Value, options: serde_json::Value, uid: u32| {
+            let spec = spec(serde_json::json!({
+                "ociVersion": "1.1.0",
+                "process": { "user": { "uid": uid, "gid": 0 }, "cwd": "/", "args": ["x"] },
+                "mounts": [{
+                    "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                    "options": options
+                }],
+                "linux": { "namespaces": namespaces }
+            }));
+            container(&spec, b"").unwrap().cgroup_owner
+        };
+        let own = || serde_json::json!([{ "type": "cgroup" }]);
+        assert_eq!(owner(own(), serde_json::json!(["rw"]), 1000), Some(1000));
+        assert_eq!(owner(own(), serde_json::json!(["rw"]), 0), None);
+        assert_eq!(owner(own(), serde_json::json!(["ro"]), 1000), None);
+        assert_eq!(
+            owner(serde_json::json!([]), serde_json::json!([]), 1000),
+            None
+        );
+    }
+
+    #[test]
+    fn an_exec_has_what_its_container_has_unless_it_names_its_own() {
+        let plan = |json: serde_json::Value| {
+            let mut process_json = serde_json::json!({
+                "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": ["x"]
+            });
+            let into = process_json.as_object_mut().unwrap();
+            into.extend(json.as_object().unwrap().clone());
+            let one: Process = serde_json::from_value(process_json).unwrap();
+            process(&one, None, None, "", &[]).unwrap()
+        };
+        let limit =
+            |soft: u64| serde_json::json!([{ "type": "RLIMIT_NOFILE", "soft": soft, "hard": 9 }]);
+        let first = plan(serde_json::json!({
+            "user": { "uid": 0, "gid": 0, "umask": 23 },
+            "capabilities": { "bounding": ["CAP_KILL"] },
+            "rlimits": limit(5), "oomScoreAdj": 7,
+            "ioPriority": { "class": "IOPRIO_CLASS_IDLE", "priority": 0 }
+        }));
+        let mut exec = plan(serde_json::json!({}));
+        Inherited::of(&first).complete(&mut exec);
+        assert_eq!(exec, first);
+        let mut exec = plan(serde_json::json!({
+            "capabilities": {}, "rlimits": limit(6), "oomScoreAdj": 0
+        }));
+        Inherited::of(&first).complete(&mut exec);
+        assert_eq!(exec.capabilities.unwrap().bounding, 0);
+        assert_eq!((exec.rlimits[0].1, exec.oom_score_adj), (6, Some(0)));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::lookup::{self, Found};
 use super::plan::ProcessPlan;
 use super::reaper;
 use super::resolve;
+use super::rlimit;
 use super::user::{self, Identity, Wanted};
 use crate::error::{AgentError, Context, Kind, Result};
 use crate::sys;
@@ -102,8 +103,10 @@ pub(super) fn run(
     let identity = identify(plan)?;
     own_streams(&identity);
     for (resource, soft, hard) in &plan.rlimits {
-        sys::set_rlimit(*resource, *soft, *hard)
-            .context(|| format!("failed to set resource limit {resource} to {soft}:{hard}"))?;
+        sys::set_rlimit(*resource, *soft, *hard).context(|| {
+            let name = rlimit::name(*resource);
+            format!("failed to set the resource limit {name} to {soft}:{hard}")
+        })?;
     }
     rustix::process::umask(Mode::from_raw_mode(plan.umask.unwrap_or(0o022)));
     plan.schedule.apply()?;

@@ -26,6 +26,13 @@ pub(crate) struct SchedulePlan {
 }
 
 impl SchedulePlan {
+    /// What is not named is as in `other`.
+    pub(super) fn complete(&mut self, other: &Self) {
+        self.scheduler = self.scheduler.take().or_else(|| other.scheduler.clone());
+        self.io_priority = self.io_priority.or(other.io_priority);
+        self.personality = self.personality.or(other.personality);
+    }
+
     /// Needs the privileges that a process gives up.
     pub(super) fn apply(&self) -> Result<()> {
         if let Some(scheduler) = &self.scheduler {

@@ -9,11 +9,11 @@ use std::process::ExitCode;
 
 use serde_json::{json, Value};
 
-use super::line;
+use super::{line, ps};
 use crate::contexts::{check_name, Context, Contexts, DEFAULT, TLS_FILES};
 use crate::endpoint::{self, EngineArgs, OWN_SOCKET};
 use crate::error::{CliError, Result};
-use crate::{docker_config, table, template};
+use crate::{docker_config, template};
 
 /// Environment variables that come before the context in use.
 const OVERRIDES: [&str; 3] = ["HULL_HOST", "DOCKER_HOST", "DOCKER_CONTEXT"];
@@ -265,33 +265,16 @@ fn list(args: &ListArgs, store: &Contexts, engine: &EngineArgs, out: &mut dyn Wr
     if args.quiet {
         return all.iter().try_for_each(|context| line(out, &context.name));
     }
-    if let Some(format) = &args.format {
-        for context in &all {
-            let row = json!({
-                "Name": context.name,
-                "Description": context.description(),
-                "DockerEndpoint": context.host(),
-                "Current": context.name == current,
-                "Error": "",
-            });
-            line(out, template::render(format, &row)?)?;
-        }
+    // In docker's own table the one in use has a mark; templates have the name alone.
+    let marks = matches!(args.format.as_deref(), None | Some("table"));
+    let rows: Vec<Value> = all
+        .iter()
+        .map(|context| shown(context, context.name == current, marks))
+        .collect();
+    ps::print(out, &rows, args.format.as_deref(), &COLUMNS)?;
+    if args.format.is_some() {
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = all
-        .iter()
-        .map(|context| {
-            let mark = if context.name == current { " *" } else { "" };
-            vec![
-                format!("{}{mark}", context.name),
-                context.description().to_owned(),
-                context.host().to_owned(),
-                String::new(),
-            ]
-        })
-        .collect();
-    let heads = ["NAME", "DESCRIPTION", "DOCKER ENDPOINT", "ERROR"];
-    table::print(out, &heads, &rows).map_err(CliError::io("cannot write the output"))?;
     if let Some(name) = overriding() {
         eprintln!(
             "Warning: {name} environment variable overrides the active context. \
@@ -299,6 +282,24 @@ fn list(args: &ListArgs, store: &Contexts, engine: &EngineArgs, out: &mut dyn Wr
         );
     }
     Ok(())
+}
+
+const COLUMNS: [(&str, &str); 4] = [
+    ("NAME", "Name"),
+    ("DESCRIPTION", "Description"),
+    ("DOCKER ENDPOINT", "DockerEndpoint"),
+    ("ERROR", "Error"),
+];
+
+fn shown(context: &Context, current: bool, marks: bool) -> Value {
+    let mark = if current && marks { " *" } else { "" };
+    json!({
+        "Name": format!("{}{mark}", context.name),
+        "Description": context.description(),
+        "DockerEndpoint": context.host(),
+        "Current": current,
+        "Error": "",
+    })
 }
 
 fn overriding() -> Option<&'static str> {

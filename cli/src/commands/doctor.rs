@@ -1,5 +1,8 @@
 //! `doctor`: whether this machine can run containers, and what to do where it can't.
 
+mod engine;
+mod host;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,14 +13,13 @@ use super::line;
 use crate::client::{empty, read_json, Client};
 use crate::endpoint::Endpoint;
 use crate::error::Result;
-use crate::transport::Transport;
 
 /// `doctor`
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
-    /// State directory to check
-    #[arg(long, default_value = "/var/lib/hull")]
-    root: PathBuf,
+    /// State directory to check [default: the engine's, or /var/lib/hull where none runs]
+    #[arg(long)]
+    root: Option<PathBuf>,
     /// Print what holds the VMM of this running container, read from the kernel
     #[arg(long, value_name = "CONTAINER")]
     jail: Option<String>,
@@ -72,10 +74,30 @@ pub(crate) async fn run(
     if args.repair {
         return repair(&Client::connect(endpoint).await?, out).await;
     }
+    let (running, known) = engine::look(endpoint).await;
+    let own_root = known.as_ref().and_then(engine::Known::root);
+    let root = args.root.clone().or(own_root);
+    let root = root.unwrap_or_else(|| PathBuf::from("/var/lib/hull"));
     let checks = [
+        Check {
+            name: "processor",
+            outcome: host::processor(),
+        },
         Check {
             name: "KVM",
             outcome: kvm(Path::new("/dev/kvm")),
+        },
+        Check {
+            name: "kernel",
+            outcome: host::kernel(),
+        },
+        Check {
+            name: "control groups",
+            outcome: Ok(host::control_groups(Path::new("/sys/fs/cgroup"))),
+        },
+        Check {
+            name: "taps",
+            outcome: host::taps(Path::new("/dev/net/tun")),
         },
         Check {
             name: "vhost-net",
@@ -95,11 +117,19 @@ pub(crate) async fn run(
         },
         Check {
             name: "state directory",
-            outcome: state_dir(&args.root),
+            outcome: state_dir(&root),
         },
         Check {
             name: "engine",
-            outcome: engine(endpoint).await,
+            outcome: running,
+        },
+        Check {
+            name: "versions",
+            outcome: engine::versions(known.as_ref()),
+        },
+        Check {
+            name: "registries",
+            outcome: Ok(engine::registries(known.as_ref()).await),
         },
     ];
     let mut status = ExitCode::SUCCESS;
@@ -229,21 +259,6 @@ fn state_dir(root: &Path) -> Result<String, String> {
         return Err(format!("{text}: free at least 1 GB"));
     }
     Ok(text)
-}
-
-async fn engine(endpoint: &Endpoint) -> Result<String, String> {
-    let transport = Transport::new(endpoint).map_err(|error| error.to_string())?;
-    let name = transport.name();
-    match transport.open().await {
-        Ok(_) => Ok(format!("listens on {name}")),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(format!(
-            "{name} may not be used by this user: run as root, or as a member of the group hull"
-        )),
-        Err(_) if *endpoint == Endpoint::Own => {
-            Ok("does not run; it is started when needed".to_owned())
-        }
-        Err(error) => Err(format!("{name} does not answer: {error}")),
-    }
 }
 
 #[cfg(test)]

@@ -84,6 +84,8 @@ pub(crate) async fn run(args: ExecArgs, client: &Client, _: &mut dyn Write) -> R
         "User": args.user.as_deref().unwrap_or_default(),
         "WorkingDir": args.workdir.as_deref().unwrap_or_default(),
         "Privileged": args.privileged,
+        // The engine holds back the keys that it looks for.
+        "DetachKeys": args.detach_keys.as_deref().unwrap_or_default(),
     });
     let path = format!("/containers/{}/exec", encode(&args.container));
     let created = read_json(client.send(Method::POST, &path, json_body(&body)).await?).await?;

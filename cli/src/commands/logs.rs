@@ -3,11 +3,16 @@
 use std::process::ExitCode;
 
 use hyper::Method;
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::attach::copy_body;
 use crate::client::{empty, encode, Client};
 use crate::error::{CliError, Result};
+
+/// Characters of a date without a time of day.
+const DATE_LENGTH: usize = "2026-01-02".len();
 
 /// `logs`
 #[derive(Debug, clap::Args)]
@@ -57,6 +62,9 @@ pub(super) fn point_in_time(text: &str) -> Result<String> {
     if text.parse::<Timestamp>().is_ok() || text.parse::<f64>().is_ok() {
         return Ok(text.to_owned());
     }
+    if let Some(time) = local_time(text) {
+        return Ok(time.to_string());
+    }
     let bad = || {
         CliError::usage(format!(
             "{text:?} is neither a time nor a duration such as 10m"
@@ -67,9 +75,38 @@ pub(super) fn point_in_time(text: &str) -> Result<String> {
     Ok(time.to_string())
 }
 
+/// A date, with or without a time of day, as docker's clients read it: of this machine's own zone.
+fn local_time(text: &str) -> Option<Timestamp> {
+    let time: DateTime = match text.parse::<Date>() {
+        Ok(date) if text.len() <= DATE_LENGTH => date.into(),
+        _ => text.parse().ok()?,
+    };
+    Some(time.to_zoned(TimeZone::system()).ok()?.timestamp())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_without_a_zone_are_local() {
+        for (text, time) in [
+            ("2026-01-02", DateTime::constant(2026, 1, 2, 0, 0, 0, 0)),
+            (
+                "2026-01-02T15:04:05",
+                DateTime::constant(2026, 1, 2, 15, 4, 5, 0),
+            ),
+            (
+                "2026-01-02T15:04",
+                DateTime::constant(2026, 1, 2, 15, 4, 0, 0),
+            ),
+        ] {
+            let read: Timestamp = point_in_time(text).unwrap().parse().unwrap();
+            let local = time.to_zoned(TimeZone::system()).unwrap();
+            assert_eq!(read, local.timestamp(), "{text}");
+        }
+        assert!(point_in_time("2026-13-02").is_err());
+    }
 
     #[test]
     fn times_and_durations_are_read() {

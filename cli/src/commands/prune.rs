@@ -43,6 +43,13 @@ struct Step {
 }
 
 fn steps(what: What, args: &PruneArgs) -> Result<Vec<Step>> {
+    let until = |text: &String| text.starts_with("until=") || text == "until";
+    if what == What::All && args.volumes && args.filter.iter().any(until) {
+        // As docker, and before anything is removed: volumes have no time that it could mean.
+        return Err(CliError::usage(
+            "the \"until\" filter is not supported with \"--volumes\"",
+        ));
+    }
     let step = |object: &str, head, key, dangling: Option<bool>| -> Result<Step> {
         let mut wanted = filters(&args.filter)?;
         if let Some(dangling) = dangling {
@@ -114,9 +121,10 @@ pub(crate) async fn prune(
             "all containers that have ended, networks that no container is on{volumes} and {all_images}"
         ),
     };
+    let steps = steps(what, &args)?;
     confirm(args.force, &warning)?;
     let mut bytes = 0;
-    for step in steps(what, &args)? {
+    for step in steps {
         let answer = read_json(client.send(Method::POST, &step.path, empty()).await?).await?;
         let items = answer[step.key].as_array().cloned().unwrap_or_default();
         if !items.is_empty() {
@@ -142,7 +150,7 @@ mod tests {
             force: true,
             all: false,
             volumes: true,
-            filter: vec!["until=24h".to_owned()],
+            filter: vec!["label=x".to_owned()],
         };
         let paths = |what| -> Vec<String> {
             let steps = steps(what, &args).unwrap();
@@ -150,8 +158,16 @@ mod tests {
         };
         assert_eq!(
             paths(What::Containers),
-            ["/containers/prune?filters=%7B%22until%22%3A%5B%2224h%22%5D%7D"]
+            ["/containers/prune?filters=%7B%22label%22%3A%5B%22x%22%5D%7D"]
         );
         assert_eq!(paths(What::All).len(), 4);
+        let until = |volumes| PruneArgs {
+            force: true,
+            all: false,
+            volumes,
+            filter: vec!["until=24h".to_owned()],
+        };
+        assert!(steps(What::All, &until(true)).is_err());
+        assert!(steps(What::All, &until(false)).is_ok());
     }
 }

@@ -111,6 +111,7 @@ pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> 
         tty,
         streams,
         sig_proxy: args.sig_proxy,
+        given_keys: args.detach_keys,
         keys,
     };
     let condition = if args.create.rm {
@@ -207,13 +208,16 @@ struct Session<'a> {
     tty: bool,
     streams: Streams,
     sig_proxy: bool,
+    /// As the user wrote them.
+    given_keys: Option<String>,
     keys: Option<DetachKeys>,
 }
 
 impl Session<'_> {
     /// Attaches, starts the container if asked to, and stays to its end.
     async fn run(self, client: &Client, condition: &str, starts: bool) -> Result<ExitCode> {
-        let attached = attach_to(client, self.id, self.streams).await?;
+        let path = attach_path(self.id, self.streams, self.given_keys.as_deref());
+        let attached = client.hijack(&path, empty()).await?;
         // Its head has come when this returns: no end can be missed.
         let waiting = client
             .send(
@@ -278,14 +282,16 @@ enum Stayed {
     Until(ExitCode),
 }
 
-async fn attach_to(client: &Client, id: &str, streams: Streams) -> Result<Attached> {
-    let path = format!(
-        "/containers/{id}/attach?stream=1&stdout={}&stderr={}&stdin={}",
+/// The engine is told of the keys, too: it holds back those that it looks for.
+fn attach_path(id: &str, streams: Streams, keys: Option<&str>) -> String {
+    let keys = keys.map(|keys| format!("&detachKeys={}", encode(keys)));
+    format!(
+        "/containers/{id}/attach?stream=1&stdout={}&stderr={}&stdin={}{}",
         u8::from(streams.stdout),
         u8::from(streams.stderr),
-        u8::from(streams.stdin)
-    );
-    client.hijack(&path, empty()).await
+        u8::from(streams.stdin),
+        keys.unwrap_or_default()
+    )
 }
 
 async fn exit_code(waiting: Response<Incoming>) -> Result<ExitCode> {
@@ -345,6 +351,7 @@ async fn attached(
         },
         sig_proxy: args.sig_proxy,
         keys: detach_keys(args.detach_keys.as_deref(), tty)?,
+        given_keys: args.detach_keys,
     };
     session.run(client, condition, starts).await
 }

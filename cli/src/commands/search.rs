@@ -7,10 +7,9 @@ use hyper::Method;
 use serde_json::{json, Value};
 
 use super::login::registry_auth;
-use super::{filters, line};
+use super::{filters, ps};
 use crate::client::{encode, read_json, Client};
-use crate::error::{CliError, Result};
-use crate::{table, template};
+use crate::error::Result;
 
 /// Characters of a description that are shown.
 const DESCRIPTION: usize = 45;
@@ -21,7 +20,7 @@ pub(crate) struct SearchArgs {
     /// Only those that pass: is-official=BOOL, stars=NUMBER
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// Go template for each line, or `json`
+    /// `table`, `json` or a template such as '{{.Name}} {{.StarCount}}'
     #[arg(long)]
     format: Option<String>,
     /// At most so many
@@ -49,25 +48,17 @@ pub(crate) async fn run(
     let auth = registry_auth(&args.term).await?;
     let found = read_json(client.send_with_auth(Method::GET, &path, auth).await?).await?;
     let rows = found.as_array().into_iter().flatten();
-    let rows = rows.map(|row| shown(row, args.no_trunc));
-    if let Some(format) = &args.format {
-        for row in rows {
-            line(out, template::render(format, &row)?)?;
-        }
-        return Ok(ExitCode::SUCCESS);
-    }
-    let text = |row: &Value, key: &str| match &row[key] {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let heads = ["NAME", "DESCRIPTION", "STARS", "OFFICIAL"];
-    let keys = ["Name", "Description", "StarCount", "IsOfficial"];
-    let rows: Vec<Vec<String>> = rows
-        .map(|row| keys.map(|key| text(&row, key)).to_vec())
-        .collect();
-    table::print(out, &heads, &rows).map_err(CliError::io("cannot write the output"))?;
+    let rows: Vec<Value> = rows.map(|row| shown(row, args.no_trunc)).collect();
+    ps::print(out, &rows, args.format.as_deref(), &COLUMNS)?;
     Ok(ExitCode::SUCCESS)
 }
+
+const COLUMNS: [(&str, &str); 4] = [
+    ("NAME", "Name"),
+    ("DESCRIPTION", "Description"),
+    ("STARS", "StarCount"),
+    ("OFFICIAL", "IsOfficial"),
+];
 
 /// A result under docker's names for templates.
 fn shown(found: &Value, whole: bool) -> Value {
@@ -84,7 +75,8 @@ fn shown(found: &Value, whole: bool) -> Value {
     json!({
         "Name": found["name"],
         "Description": description,
-        "StarCount": found["star_count"],
+        // A text, as docker's rows have it.
+        "StarCount": found["star_count"].to_string(),
         "IsOfficial": official,
     })
 }

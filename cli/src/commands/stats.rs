@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 
-use super::line;
+use super::ps;
 use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
+use crate::terminal;
 use crate::units::binary_size;
-use crate::{table, template, terminal};
 
 /// `stats`
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,7 @@ pub(crate) struct StatsArgs {
     /// All containers, not only those that run
     #[arg(short, long)]
     all: bool,
-    /// Go template for each line, or `json`
+    /// `table`, `json` or a template such as '{{.Name}} {{.MemUsage}}'
     #[arg(long)]
     format: Option<String>,
     /// Print once
@@ -31,18 +31,15 @@ pub(crate) struct StatsArgs {
     containers: Vec<String>,
 }
 
-const HEADS: [&str; 8] = [
-    "CONTAINER ID",
-    "NAME",
-    "CPU %",
-    "MEM USAGE / LIMIT",
-    "MEM %",
-    "NET I/O",
-    "BLOCK I/O",
-    "PIDS",
-];
-const FIELDS: [&str; 8] = [
-    "ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs",
+const COLUMNS: [(&str, &str); 8] = [
+    ("CONTAINER ID", "ID"),
+    ("NAME", "Name"),
+    ("CPU %", "CPUPerc"),
+    ("MEM USAGE / LIMIT", "MemUsage"),
+    ("MEM %", "MemPerc"),
+    ("NET I/O", "NetIO"),
+    ("BLOCK I/O", "BlockIO"),
+    ("PIDS", "PIDs"),
 ];
 
 pub(crate) async fn run(args: StatsArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
@@ -52,7 +49,7 @@ pub(crate) async fn run(args: StatsArgs, client: &Client, out: &mut dyn Write) -
             // Clears the screen, as docker does.
             write!(out, "\x1b[2J\x1b[H").map_err(CliError::io("cannot write the output"))?;
         }
-        print(&args, &rows, out)?;
+        ps::print(out, &rows, args.format.as_deref(), &COLUMNS)?;
         out.flush()
             .map_err(CliError::io("cannot write the output"))?;
         if args.no_stream {
@@ -62,21 +59,15 @@ pub(crate) async fn run(args: StatsArgs, client: &Client, out: &mut dyn Write) -
     }
 }
 
-fn print(args: &StatsArgs, rows: &[Value], out: &mut dyn Write) -> Result<()> {
-    if let Some(format) = &args.format {
-        for row in rows {
-            line(out, template::render(format, row)?)?;
+/// One that has ended or is gone since it was listed: it has no figures.
+fn has_left(error: &CliError) -> bool {
+    matches!(
+        error,
+        CliError::Engine {
+            status: 404 | 409,
+            ..
         }
-        return Ok(());
-    }
-    let cells: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| {
-            let cell = |field: &&str| row[*field].as_str().unwrap_or_default().to_owned();
-            FIELDS.iter().map(cell).collect()
-        })
-        .collect();
-    table::print(out, &HEADS, &cells).map_err(CliError::io("cannot write the output"))
+    )
 }
 
 async fn look(args: &StatsArgs, client: &Client) -> Result<Vec<Value>> {
@@ -96,8 +87,12 @@ async fn look(args: &StatsArgs, client: &Client) -> Result<Vec<Value>> {
         client.get_json(&path).await
     });
     let documents = futures_util::future::join_all(looks).await;
+    let listed = args.containers.is_empty();
+    let documents = documents.into_iter().filter(|document| {
+        let left = document.as_ref().is_err_and(has_left);
+        !(listed && left)
+    });
     documents
-        .into_iter()
         .map(|document| document.map(|document| row(&document, args.no_trunc)))
         .collect()
 }
@@ -143,6 +138,8 @@ fn row(document: &Value, full: bool) -> Value {
         "NetIO": format!("{} / {}", size(network("rx_bytes")), size(network("tx_bytes"))),
         "BlockIO": format!("{} / {}", size(block("read")), size(block("write"))),
         "PIDs": number("/pids_stats/current").to_string(),
+        // Of Hull alone: what the host gives the VM.
+        "HostMem": binary_size(number("/memory_stats/hull_host_usage")),
     })
 }
 
@@ -177,6 +174,16 @@ fn cpu_share(document: &Value) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_ended_since_the_list_is_no_failure() {
+        let refused = |status| CliError::Engine {
+            status,
+            message: String::new(),
+        };
+        assert!(has_left(&refused(404)) && has_left(&refused(409)));
+        assert!(!has_left(&refused(500)));
+    }
 
     #[test]
     fn a_document_becomes_a_row() {

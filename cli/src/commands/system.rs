@@ -13,6 +13,9 @@ use crate::client::{broken, empty, encode, Client};
 use crate::error::{CliError, Result};
 use crate::template;
 
+/// The newest version of the API that the commands speak.
+const API_VERSION: &str = "1.51";
+
 /// `version`, `info`
 #[derive(Debug, clap::Args)]
 pub(crate) struct FormatArgs {
@@ -45,7 +48,16 @@ pub(crate) async fn version(
 ) -> Result<ExitCode> {
     let server = client.get_json("/version").await?;
     let document = json!({
-        "Client": { "Version": env!("CARGO_PKG_VERSION"), "ApiVersion": "1.51" },
+        "Client": {
+            "Version": env!("CARGO_PKG_VERSION"),
+            "ApiVersion": API_VERSION,
+            "DefaultAPIVersion": API_VERSION,
+            "GitCommit": "",
+            "GoVersion": "",
+            "BuildTime": "",
+            "Os": std::env::consts::OS,
+            "Arch": "amd64",
+        },
         "Server": server,
     });
     if !formatted(out, args.format.as_deref(), &document)? {

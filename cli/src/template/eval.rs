@@ -197,7 +197,17 @@ fn field_of(value: &Value, fields: &[String]) -> Result<Value, String> {
     for field in fields {
         value = value
             .get(field)
+            .or_else(|| in_docker_spelling(value, field))
             .ok_or_else(|| format!("there is no field {field:?} (in .{})", fields.join(".")))?;
     }
     Ok(value.clone())
+}
+
+/// The fields of docker's own types are spelt `ID` and `APIVersion` where the API has `Id` and
+/// `ApiVersion`; docker takes both. What a user has named has one spelling.
+fn in_docker_spelling<'a>(value: &'a Value, field: &str) -> Option<&'a Value> {
+    let is_types = |name: &str| name.starts_with(|c: char| c.is_ascii_uppercase());
+    let mut members = value.as_object().into_iter().flatten();
+    let found = members.find(|(name, _)| is_types(name) && name.eq_ignore_ascii_case(field));
+    found.filter(|_| is_types(field)).map(|(_, value)| value)
 }

@@ -94,6 +94,14 @@ mod tests {
     }
 
     #[test]
+    fn dockers_spelling_of_a_field_is_taken_too() {
+        let document = json!({"Id": "x", "Server": {"ApiVersion": "1.51"}, "Labels": {"a": "1"}});
+        let text = |template| render(template, &document);
+        assert_eq!(text("{{.ID}} {{.Server.APIVersion}}").unwrap(), "x 1.51");
+        assert!(text("{{.id}}").is_err() && text("{{.Labels.A}}").is_err());
+    }
+
+    #[test]
     fn what_users_of_docker_write() {
         for (template, expected) in [
             ("{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", "10.1.0.2 10.0.0.2 "),

@@ -11,7 +11,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bollard_stubs::models::{
     ContainerCreateResponse, ContainerPruneResponse, ContainerSummary, ContainerTopResponse,
-    ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse,
+    ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse, HostConfig,
 };
 use bytes::Bytes;
 use serde::Serialize;
@@ -30,7 +30,7 @@ use crate::container::{
 };
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
-use crate::json::Params;
+use crate::json::{fold_case, Params};
 use crate::lifecycle::Status;
 use crate::logs::ReadOptions;
 
@@ -74,7 +74,7 @@ async fn list(
         limit: limit.filter(|limit| 0 < *limit),
         filters: query.filters()?,
     };
-    let mut found = engine.list_containers(&options)?;
+    let mut found = engine.list_containers(&options).await?;
     if version.is_before(46) {
         let hosts = found.iter_mut().filter_map(|one| one.host_config.as_mut());
         hosts.for_each(|host| host.annotations = None);
@@ -116,6 +116,7 @@ async fn update(
     body: Body,
 ) -> Answer<Json<ContainerUpdateResponse>> {
     let mut body: Value = body_json(body).await?;
+    fold_case::<HostConfig>(&mut body);
     if let Some(fields) = body.as_object_mut().filter(|_| version.is_before(40)) {
         fields.remove("PidsLimit");
     }
@@ -132,27 +133,34 @@ async fn start(engine: Shared, Path(id): Path<String>) -> Answer<StatusCode> {
     Ok(NO_CONTENT)
 }
 
-fn stop_options(query: &Params) -> Result<StopOptions> {
+fn stop_options(query: &Params, version: Version) -> Result<StopOptions> {
+    let signal = query.get("signal").filter(|_| !version.is_before(42));
     Ok(StopOptions {
-        signal: query.get("signal").map(str::to_owned),
+        signal: signal.map(str::to_owned),
         timeout: query.int("t")?,
     })
 }
 
-async fn stop(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {
+async fn stop(
+    engine: Shared,
+    version: Version,
+    Path(id): Path<String>,
+    Query(query): Query,
+) -> Answer<StatusCode> {
     let container = engine.container(&id)?;
-    let options = stop_options(&query)?;
+    let options = stop_options(&query, version)?;
     engine.stop_container(&container, &options).await?;
     Ok(NO_CONTENT)
 }
 
 async fn restart(
     engine: Shared,
+    version: Version,
     Path(id): Path<String>,
     Query(query): Query,
 ) -> Answer<StatusCode> {
     let container = engine.container(&id)?;
-    let options = stop_options(&query)?;
+    let options = stop_options(&query, version)?;
     engine.restart_container(&container, &options).await?;
     Ok(NO_CONTENT)
 }
@@ -262,6 +270,7 @@ async fn wait(engine: Shared, Path(id): Path<String>, Query(query): Query) -> An
 
 async fn attach(
     engine: Shared,
+    version: Version,
     Path(id): Path<String>,
     Query(query): Query,
     request: Request,
@@ -269,7 +278,7 @@ async fn attach(
     let container = engine.container(&id)?;
     let tty = container.record().tty();
     let attachment = attachment(&engine, &container, &query, tty)?;
-    Ok(Hijack::of(request).attach(attachment, async { None }))
+    Ok(Hijack::of(request).attach(attachment, version, async { None }))
 }
 
 /// As [`attach`], in the frames of a WebSocket; output is never multiplexed.
@@ -292,9 +301,14 @@ fn attachment(
     raw: bool,
 ) -> Result<Attachment> {
     let record = container.record();
-    if record.state.status == Status::Paused {
+    let waits_for = match record.state.status {
+        Status::Paused => Some("paused, unpause the container before attach"),
+        Status::Restarting => Some("restarting, wait until the container is running"),
+        _ => None,
+    };
+    if let Some(what) = waits_for {
         return Err(EngineError::Conflict(format!(
-            "container {} is paused, unpause the container before attach",
+            "container {} is {what}",
             container.name()
         )));
     }

@@ -16,7 +16,7 @@ use super::containers::size_of;
 use super::detach::DetachKeys;
 use super::respond::Answer;
 use super::streams::{Attachment, Hijack};
-use super::{body_json, Query, Shared};
+use super::{body_json, Query, Shared, Version};
 use crate::engine::Engine;
 use crate::exec::{console_size, ExecCreate};
 
@@ -30,10 +30,14 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
 
 async fn create(
     engine: Shared,
+    version: Version,
     Path(id): Path<String>,
     body: Body,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let request: ExecCreate = body_json(body).await?;
+    let mut request: ExecCreate = body_json(body).await?;
+    if version.is_before(42) {
+        request.console_size = None;
+    }
     let container = engine.container(&id)?;
     let exec = engine.create_exec(&container, request).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": exec.id }))))
@@ -48,9 +52,17 @@ struct StartBody {
     console_size: Option<Vec<u32>>,
 }
 
-async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answer<Response> {
+async fn start(
+    engine: Shared,
+    version: Version,
+    Path(id): Path<String>,
+    request: Request,
+) -> Answer<Response> {
     let (hijack, body) = Hijack::with_body(request);
-    let options: StartBody = body_json(body).await?;
+    let mut options: StartBody = body_json(body).await?;
+    if version.is_before(42) {
+        options.console_size = None;
+    }
     let exec = engine.exec(&id)?;
     let size = console_size(options.console_size.as_deref()).or(exec.size);
     let exec_keys = DetachKeys::parse(&exec.detach_keys)?;
@@ -82,7 +94,7 @@ async fn start(engine: Shared, Path(id): Path<String>, request: Request) -> Answ
             Err(error) => Some(error.to_string()),
         }
     };
-    Ok(hijack.attach(attachment, started))
+    Ok(hijack.attach(attachment, version, started))
 }
 
 async fn resize(engine: Shared, Path(id): Path<String>, Query(query): Query) -> Answer<StatusCode> {

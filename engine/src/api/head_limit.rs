@@ -6,29 +6,68 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{sleep, Sleep};
 
 /// Longest time for a head, from its first byte.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Whether a request of a connection is being answered: what comes meanwhile is no head.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Busy(Arc<AtomicBool>);
+#[derive(Debug, Clone)]
+pub(crate) struct Busy(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Since when nothing is asked; `None` while something is answered.
+    idle: Mutex<Option<Instant>>,
+    close: Notify,
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self(Arc::new(State {
+            idle: Mutex::new(Some(Instant::now())),
+            close: Notify::new(),
+        }))
+    }
+}
 
 impl Busy {
+    fn idle(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.idle().is_none()
+    }
+
+    /// Since when the connection is silent, if it is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        *self.idle()
+    }
+
+    /// Has the connection closed.
+    pub(crate) fn close(&self) {
+        self.0.close.notify_one();
+    }
+
+    /// Until it is to be closed.
+    pub(super) async fn closed(&self) {
+        self.0.close.notified().await;
+    }
+
     /// A head has come whole.
     pub(super) fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        *self.idle() = None;
     }
 
     /// The next head may come once the answer is gone.
@@ -46,7 +85,7 @@ struct Answered {
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        self.busy.0.store(false, Ordering::Relaxed);
+        *self.busy.idle() = Some(Instant::now());
     }
 }
 
@@ -96,7 +135,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadLimit<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if self.busy.0.load(Ordering::Relaxed) {
+        if self.busy.is_busy() {
             self.deadline = None;
             return read;
         }
@@ -164,7 +203,7 @@ mod tests {
         };
         let router = Router::new().route("/slow", get(slow));
         let (mut client, server) = tokio::io::duplex(4096);
-        let served = tokio::spawn(super::super::serve(server, router));
+        let served = tokio::spawn(super::super::serve(server, router, Busy::default()));
         for _ in 0..3 {
             sleep(10 * LIMIT).await;
             let head = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n";

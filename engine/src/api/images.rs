@@ -1,6 +1,6 @@
 //! `/images`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axum::extract::Path;
@@ -13,13 +13,13 @@ use bollard_stubs::models::{
     ImageInspect, ImageInspectMetadata, ImageInspectRootFs, ImagePruneResponse, ImageSummary,
 };
 use hull_image::{Digest, Image, Removed};
-use serde_json::Value;
+use serde_json::{json, Value};
 
 use super::platform;
 use super::respond::Answer;
 use super::save::{load, save, save_many};
 use super::transfer::{create, push};
-use super::{Query, Shared};
+use super::{older_images as older, Query, Shared, Version};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
@@ -41,6 +41,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
 /// Names contain slashes, so these routes are told apart by their ends.
 async fn one(
     engine: Shared,
+    version: Version,
     method: Method,
     Path(rest): Path<String>,
     Query(query): Query,
@@ -53,7 +54,7 @@ async fn one(
     match (method.as_str(), action) {
         ("GET", "json") => {
             let image = platform::find(&engine, name, &query).await?;
-            Ok(Json(inspect(&image)?).into_response())
+            Ok(Json(older::inspected(inspect(&image)?, &image, version)?).into_response())
         }
         ("GET", "history") => {
             let image = platform::find(&engine, name, &query).await?;
@@ -67,13 +68,15 @@ async fn one(
     }
 }
 
-async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ImageSummary>>> {
-    let filters = query.filters()?;
+async fn list(engine: Shared, version: Version, Query(query): Query) -> Answer<Json<Vec<Value>>> {
+    let mut filters = query.filters()?;
+    older::filter(&mut filters, &query, version);
     filters::check(&filters, &LIST_FILTERS)?;
     filters::booleans(&filters, "dangling")?;
     let until = filters::earliest_until(&filters)?;
     let before = bounds(&engine, &filters, "before").await?.into_iter().min();
     let since = bounds(&engine, &filters, "since").await?.into_iter().max();
+    let users = users(&engine);
     let mut found = Vec::new();
     for mut image in engine.images.list().await? {
         let time = created(&image);
@@ -83,7 +86,8 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<ImageSumma
         let labels = container_config(&image)?.labels.unwrap_or_default();
         if in_time && matches(&image, &labels, &filters) {
             keep_named(&mut image, &filters);
-            found.push(summary(&engine, &image, labels));
+            let summary = summary(&users, &image, labels);
+            found.push(older::listed(json!(summary), version));
         }
     }
     Ok(Json(found))
@@ -138,22 +142,19 @@ fn is_named(pattern: &str, tag: &str) -> bool {
 
 /// All images.
 pub(super) async fn summaries(engine: &Engine) -> Result<Vec<ImageSummary>> {
+    let users = users(engine);
     let mut found = Vec::new();
     for image in engine.images.list().await? {
         let labels = container_config(&image)?.labels.unwrap_or_default();
         found.push(ImageSummary {
             shared_size: 0,
-            ..summary(engine, &image, labels)
+            ..summary(&users, &image, labels)
         });
     }
     Ok(found)
 }
 
-fn matches(
-    image: &Image,
-    labels: &std::collections::HashMap<String, String>,
-    filters: &Filters,
-) -> bool {
+fn matches(image: &Image, labels: &HashMap<String, String>, filters: &Filters) -> bool {
     filters.iter().all(|(key, wanted)| match key.as_str() {
         "reference" => wanted
             .iter()
@@ -192,17 +193,25 @@ pub(super) fn created(image: &Image) -> Option<jiff::Timestamp> {
         .and_then(|text| text.parse().ok())
 }
 
+/// How many containers have each image, by its id.
+fn users(engine: &Engine) -> HashMap<String, i64> {
+    let mut users = HashMap::new();
+    for container in engine.containers().values() {
+        let record = container.lock();
+        let ids: BTreeSet<&str> = record.images().map(|image| image.id.as_str()).collect();
+        for id in ids {
+            *users.entry(id.to_owned()).or_default() += 1;
+        }
+    }
+    users
+}
+
 fn summary(
-    engine: &Engine,
+    users: &HashMap<String, i64>,
     image: &Image,
-    labels: std::collections::HashMap<String, String>,
+    labels: HashMap<String, String>,
 ) -> ImageSummary {
     let id = image.id.to_string();
-    let users = engine
-        .containers()
-        .values()
-        .filter(|c| c.lock().images().any(|image| image.id == id))
-        .count();
     ImageSummary {
         parent_id: String::new(),
         repo_tags: image.repo_tags.clone(),
@@ -211,7 +220,7 @@ fn summary(
         size: size_of(image),
         shared_size: -1,
         labels,
-        containers: i64::try_from(users).unwrap_or(-1),
+        containers: users.get(&id).copied().unwrap_or_default(),
         manifests: None,
         descriptor: None,
         id,

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::respond::{stream, Answer};
 use super::streams::{body_channel, media_type, put_framed};
-use super::{Query, Shared};
+use super::{Query, Shared, Version};
 use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::filters;
@@ -26,6 +26,7 @@ fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
 
 pub(super) async fn log(
     engine: Shared,
+    version: Version,
     Path(id): Path<String>,
     Query(query): Query,
 ) -> Answer<Response> {
@@ -65,7 +66,7 @@ pub(super) async fn log(
     let pieces = framed_log(&container, options, form);
     let (sender, body) = body_channel();
     tokio::spawn(forward(pieces, sender));
-    Ok(stream(media_type(tty), body))
+    Ok(stream(media_type(tty, version), body))
 }
 
 async fn forward(mut pieces: mpsc::Receiver<Bytes>, sender: mpsc::Sender<Bytes>) {
@@ -101,6 +102,7 @@ pub(super) fn framed_log(
 ) -> mpsc::Receiver<Bytes> {
     let mut batches = logs::read(Arc::clone(&container.log), options);
     let (sender, receiver) = mpsc::channel(1);
+    let id = container.id().to_owned();
     tokio::spawn(async move {
         loop {
             let batch = tokio::select! {
@@ -110,7 +112,7 @@ pub(super) fn framed_log(
             let piece = match batch {
                 Some(Ok(batch)) => framed(&batch, form),
                 Some(Err(error)) => {
-                    tracing::error!(error = error.message(), "reading a log");
+                    tracing::error!(id, error = error.message(), "reading a log");
                     return;
                 }
                 None => return,

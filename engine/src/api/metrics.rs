@@ -33,26 +33,61 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
 }
 
 /// One value of a container: name, kind, help, and how it is read.
-type Series = (&'static str, &'static str, &'static str, fn(&Sample) -> f64);
+type Series = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&Sample) -> Option<f64>,
+);
 
-const SERIES: [Series; 3] = [
+const SERIES: [Series; 8] = [
     (
         "hull_container_cpu_seconds_total",
         "counter",
         "CPU time of the container's processes.",
-        Sample::cpu_seconds,
+        |sample| Some(sample.cpu_seconds()),
     ),
     (
         "hull_container_memory_bytes",
         "gauge",
         "Memory of the container's processes, as the guest counts it.",
-        Sample::memory_bytes,
+        |sample| Some(sample.memory_bytes()),
     ),
     (
         "hull_container_pids",
         "gauge",
         "Processes and threads in the container.",
-        Sample::pids,
+        |sample| Some(sample.pids()),
+    ),
+    (
+        "hull_container_host_memory_bytes",
+        "gauge",
+        "Memory that the host gives the container's VM, that of its VMM included.",
+        Sample::host_memory_bytes,
+    ),
+    (
+        "hull_container_network_receive_bytes_total",
+        "counter",
+        "Bytes that the container has received.",
+        |sample| Some(sample.network_bytes("rx_bytes")),
+    ),
+    (
+        "hull_container_network_transmit_bytes_total",
+        "counter",
+        "Bytes that the container has sent.",
+        |sample| Some(sample.network_bytes("tx_bytes")),
+    ),
+    (
+        "hull_container_block_read_bytes_total",
+        "counter",
+        "Bytes that the container has read from its disks.",
+        |sample| Some(sample.block_bytes().0),
+    ),
+    (
+        "hull_container_block_written_bytes_total",
+        "counter",
+        "Bytes that the container has written to its disks.",
+        |sample| Some(sample.block_bytes().1),
     ),
 ];
 
@@ -96,7 +131,7 @@ async fn metrics(engine: Shared) -> Answer<Response> {
     for (name, kind, help, read) in SERIES {
         head(&mut text, name, kind, help);
         for (container, id, sample) in &samples {
-            let value = read(sample);
+            let Some(value) = read(sample) else { continue };
             // Neither has a character that would have to be escaped.
             let _ = writeln!(text, "{name}{{name=\"{container}\",id=\"{id}\"}} {value}");
         }

@@ -12,6 +12,7 @@ mod inspect;
 mod logs;
 mod metrics;
 mod networks;
+mod older_images;
 mod platform;
 mod progress;
 mod read_to_end;
@@ -39,6 +40,7 @@ use axum::{Json, Router};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::ServiceExt as _;
+use tracing::{info_span, Instrument as _};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -46,7 +48,9 @@ use crate::json::{self, Params};
 use crate::listen::Stream;
 use crate::{API_VERSION, MIN_API_VERSION};
 
-use head_limit::{Busy, HeadLimit};
+pub(crate) use head_limit::Busy;
+use head_limit::HeadLimit;
+pub(crate) use networks::Named;
 use read_to_end::ReadToEnd;
 pub(crate) use respond::ApiError;
 
@@ -81,9 +85,9 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .with_state(engine)
 }
 
-/// Serves one connection to its end.
-pub(crate) async fn serve(stream: impl Stream, router: Router) {
-    let busy = Busy::default();
+/// Serves one connection to its end, or until it is to be closed.
+pub(crate) async fn serve(stream: impl Stream, router: Router, busy: Busy) {
+    let closed = busy.clone();
     let stream = HeadLimit::new(stream, busy.clone());
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let (router, busy) = (router.clone(), busy.clone());
@@ -96,10 +100,12 @@ pub(crate) async fn serve(stream: impl Stream, router: Router) {
         .header_read_timeout(None)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "connection");
+        .with_upgrades();
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            tracing::debug!(%error, "connection");
+        },
+        () = closed.closed() => tracing::debug!("a silent connection makes room"),
     }
 }
 
@@ -111,11 +117,14 @@ async fn answer(mut request: Request, router: Router) -> Response {
     });
     let mut response = match checked {
         Ok((uri, version)) => {
-            *request.uri_mut() = uri;
+            *request.uri_mut() = of_an_object(&method, &uri).unwrap_or(uri);
             request.extensions_mut().insert(version);
-            match goes_with_its_client(&method, request.uri().path()) {
-                true => routed(request, router).await,
-                false => finished(tokio::spawn(routed(request, router))).await,
+            let goes = goes_with_its_client(&method, request.uri().path());
+            // Each line of the log that comes of it names the request, and with its path the container.
+            let routed = routed(request, router).instrument(info_span!("request", %method, path));
+            match goes {
+                true => routed.await,
+                false => finished(tokio::spawn(routed)).await,
             }
         }
         Err(error) => ApiError(error).into_response(),
@@ -130,6 +139,27 @@ async fn answer(mut request: Request, router: Router) -> Response {
         HeaderValue::from_static(concat!("Hull/", env!("CARGO_PKG_VERSION"), " (linux)")),
     );
     response
+}
+
+/// Words of the API that an object may be called by as well: of these methods they mean the object. Its
+/// path in another spelling, which is no word.
+fn of_an_object(method: &Method, uri: &Uri) -> Option<Uri> {
+    const WORDS: [&str; 6] = ["json", "create", "prune", "load", "search", "get"];
+    let (kind, word) = uri.path().strip_prefix('/')?.split_once('/')?;
+    let is_object = matches!(
+        (kind, method),
+        ("containers" | "images", &Method::DELETE)
+            | ("networks" | "volumes", &Method::DELETE | &Method::GET)
+    );
+    let first = word
+        .bytes()
+        .next()
+        .filter(|_| is_object && WORDS.contains(&word))?;
+    let query = uri.query().map(|query| format!("?{query}"));
+    let query = query.unwrap_or_default();
+    format!("/{kind}/%{first:02X}{}{query}", &word[1..])
+        .parse()
+        .ok()
 }
 
 /// Whether a request may be cut off when its client goes away: it changes nothing, or it asks a
@@ -369,6 +399,25 @@ mod tests {
     }
 
     #[test]
+    fn words_of_the_api_are_names_too() {
+        let path = |method: Method, path: &str| {
+            of_an_object(&method, &path.parse().unwrap()).map(|uri| uri.to_string())
+        };
+        let spelt = path(Method::DELETE, "/volumes/prune?force=1").unwrap();
+        assert_eq!(spelt, "/volumes/%70rune?force=1");
+        assert!(path(Method::GET, "/networks/create").is_some());
+        assert!(path(Method::DELETE, "/images/search").is_some());
+        for (method, other) in [
+            (Method::POST, "/volumes/prune"),
+            (Method::GET, "/images/json"),
+            (Method::GET, "/containers/json"),
+            (Method::DELETE, "/volumes/data"),
+        ] {
+            assert_eq!(path(method, other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn json_has_to_be_called_so() {
         let check = |path: &str, kind: &str, body: &'static str| {
             let request = hyper::Request::post(path)
@@ -412,7 +461,7 @@ mod tests {
             .route("/look", get(work));
         for (request, finishes) in [("POST /change", true), ("GET /look", false)] {
             let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
-            let served = tokio::spawn(serve(server, router.clone()));
+            let served = tokio::spawn(serve(server, router.clone(), Busy::default()));
             let head = format!("{request} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
             client.write_all(head.as_bytes()).await.unwrap();
             begins.recv().await.unwrap();
@@ -437,7 +486,11 @@ mod tests {
     async fn who_sends_a_body_that_nobody_reads_gets_the_answer() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
-        tokio::spawn(serve(server, Router::new().fallback(not_built)));
+        tokio::spawn(serve(
+            server,
+            Router::new().fallback(not_built),
+            Busy::default(),
+        ));
         let length = 4 << 20;
         let head = format!("POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
         client.write_all(head.as_bytes()).await.unwrap();

@@ -21,6 +21,7 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::events::label_matches;
+use crate::filters::Patterns;
 use crate::json::{decode, Filters};
 use crate::logs::flag;
 use crate::network::{
@@ -182,7 +183,11 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Vec<Value>>> {
         .collect();
     all.push(host(&engine, false));
     all.push(none());
-    all.retain(|network| passes(&engine, network, &filters));
+    let [names, ids] = ["name", "id"].map(|key| Patterns::of(&filters, key));
+    all.retain(|network| {
+        let text = |key: &str| network[key].as_str().unwrap_or_default();
+        names.pass(&[text("Name")]) && ids.pass(&[text("Id")]) && passes(&engine, network, &filters)
+    });
     Ok(Json(all))
 }
 
@@ -192,8 +197,8 @@ fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
     filters.iter().all(|(key, wanted)| {
         let any = |test: &dyn Fn(&String) -> bool| wanted.iter().any(test);
         match key.as_str() {
-            "name" => any(&|name| text("Name").contains(name.as_str())),
-            "id" => any(&|id| text("Id").starts_with(id.as_str())),
+            // The caller looks at these.
+            "name" | "id" => true,
             "driver" => any(&|driver| text("Driver") == driver),
             "scope" => any(&|scope| scope == "local"),
             "type" => any(&|kind| kind == if builtin { "builtin" } else { "custom" }),
@@ -309,33 +314,52 @@ fn pool_request(pool: IpamConfig) -> PoolRequest {
 }
 
 fn publish(engine: &Engine, action: &str, network: &NetworkRecord) {
-    engine.publish_network(action, &network.id, &network.name, &[]);
+    engine.publish_network(action, Named::of(network), None);
+}
+
+/// What events tell of a network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) driver: &'a str,
+}
+
+impl<'a> Named<'a> {
+    /// The network that nobody can reach anything by.
+    pub(crate) const NONE: Self = Self {
+        id: NONE_ID,
+        name: NONE,
+        driver: "null",
+    };
+
+    pub(crate) fn of(network: &'a NetworkRecord) -> Self {
+        Self {
+            id: &network.id,
+            name: &network.name,
+            driver: network.driver(),
+        }
+    }
 }
 
 impl Engine {
     /// Tells of a network.
-    pub(crate) fn publish_network(
-        &self,
-        action: &str,
-        id: &str,
-        name: &str,
-        more: &[(&str, &str)],
-    ) {
-        let attributes = [("name", name), ("type", "bridge")];
-        let all = attributes.iter().chain(more);
+    pub(crate) fn publish_network(&self, action: &str, of: Named<'_>, container: Option<&str>) {
+        let attributes = [("name", of.name), ("type", of.driver)];
+        let container = container.map(|id| ("container", id));
+        let all = attributes.into_iter().chain(container);
         self.events.publish(
             EventMessageTypeEnum::NETWORK,
             action,
-            id,
-            all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            of.id,
+            all.map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
         );
     }
 }
 
 fn publish_end(engine: &Engine, action: &str, network: &NetworkRecord, container: &Container) {
-    let container = [("container", container.id())];
-    engine.publish_network(action, &network.id, &network.name, &container);
+    engine.publish_network(action, Named::of(network), Some(container.id()));
 }
 
 fn stays_on_host() -> EngineError {

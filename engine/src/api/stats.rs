@@ -12,12 +12,16 @@ use bytes::Bytes;
 
 use super::respond::Answer;
 use super::{Query, Shared};
-use crate::container::Container;
+use crate::container::{Container, WaitCondition};
 use crate::engine::Engine;
+use crate::error::{EngineError, Result};
 use crate::stats::{document, Sample};
 
 /// Between two documents.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long after its last figures a container may take to have ended.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new().route("/containers/{id}/stats", get(stats))
@@ -27,25 +31,43 @@ async fn stats(engine: Shared, Path(id): Path<String>, query: Query) -> Answer<R
     let container = engine.container(&id)?;
     let stream = query.0.flag_or("stream", true);
     let one_shot = query.0.flag("one-shot");
+    if stream && one_shot {
+        let text = "cannot have stream=true and one-shot=true";
+        return Err(EngineError::BadRequest(text.to_owned()).into());
+    }
     if stream {
         let looks = Looks {
             engine: Arc::clone(&engine),
             container,
             before: None,
         };
-        return Ok(Body::from_stream(futures_util::stream::unfold(looks, next)).into_response());
+        let documents = Body::from_stream(futures_util::stream::unfold(looks, next));
+        return Ok(super::respond::stream("application/json", documents));
     }
     if !container.status().is_live() {
         return Ok(Json(document(&container.record(), None, None)).into_response());
     }
-    let first = engine.sample(&container).await?;
+    let first = sample(&engine, &container).await?;
     if one_shot {
-        return Ok(Json(document(&container.record(), Some(&first), None)).into_response());
+        return Ok(Json(document(&container.record(), first.as_ref(), None)).into_response());
     }
     tokio::time::sleep(INTERVAL).await;
-    let second = engine.sample(&container).await?;
-    let document = document(&container.record(), Some(&second), Some(&first));
+    let second = sample(&engine, &container).await?;
+    let document = document(&container.record(), second.as_ref(), first.as_ref());
     Ok(Json(document).into_response())
+}
+
+/// Looks once. One that ends meanwhile has no figures, as one that does not run.
+async fn sample(engine: &Arc<Engine>, container: &Arc<Container>) -> Result<Option<Sample>> {
+    let ended = container.wait(WaitCondition::NotRunning);
+    match engine.sample(container).await {
+        Ok(sample) => Ok(Some(sample)),
+        // Its end is known a moment later.
+        Err(error) => match tokio::time::timeout(END_LIMIT, ended).await {
+            Ok(_) => Ok(None),
+            Err(_) => Err(error),
+        },
+    }
 }
 
 struct Looks {

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::detach::DetachKeys;
+use super::Version;
 use crate::logs::Stream;
 use crate::streams::{Chunk, Input};
 
@@ -25,9 +26,9 @@ const QUEUE: usize = 16;
 /// Bytes of a header: the stream's number, three zeroes, the length.
 const HEAD_BYTES: usize = 8;
 
-/// The media type of output, by whether it has a terminal.
-pub(crate) fn media_type(tty: bool) -> &'static str {
-    if tty {
+/// The media type of output, by whether it has a terminal. Clients of old know one alone.
+pub(crate) fn media_type(tty: bool, version: Version) -> &'static str {
+    if tty || version.is_before(42) {
         RAW
     } else {
         MULTIPLEXED
@@ -110,13 +111,13 @@ impl Hijack {
 
     /// Answers, and moves bytes until both directions have ended. `started` runs once the client
     /// is attached; an error text from it goes to the client as output.
-    pub(crate) fn attach<F>(self, attachment: Attachment, started: F) -> Response
+    pub(crate) fn attach<F>(self, attachment: Attachment, version: Version, started: F) -> Response
     where
         F: std::future::Future<Output = Option<String>> + Send + 'static,
     {
-        let tty = attachment.tty;
+        let kind = media_type(attachment.tty, version);
         let Some(upgrade) = self.upgrade else {
-            return attach_without_upgrade(self.body, attachment, started);
+            return attach_without_upgrade(self.body, attachment, kind, started);
         };
         tokio::spawn(async move {
             match upgrade.await {
@@ -131,7 +132,7 @@ impl Hijack {
             }
         });
         let headers = [
-            (header::CONTENT_TYPE, media_type(tty)),
+            (header::CONTENT_TYPE, kind),
             (header::CONNECTION, "Upgrade"),
             (header::UPGRADE, "tcp"),
         ];
@@ -144,7 +145,12 @@ fn wants_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// A client that did not ask for an upgrade gets output as an ordinary body.
-fn attach_without_upgrade<F>(body: Body, attachment: Attachment, started: F) -> Response
+fn attach_without_upgrade<F>(
+    body: Body,
+    attachment: Attachment,
+    kind: &'static str,
+    started: F,
+) -> Response
 where
     F: std::future::Future<Output = Option<String>> + Send + 'static,
 {
@@ -168,7 +174,7 @@ where
         };
         send_output(tty, before, output, failure, sink).await;
     });
-    super::respond::stream(media_type(tty), answer)
+    super::respond::stream(kind, answer)
 }
 
 async fn body_to_input(body: Body, input: mpsc::Sender<Input>, close: bool) {
@@ -290,6 +296,14 @@ async fn send_output<S, F>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_of_old_know_one_type_of_stream() {
+        let (old, new) = (Version(1, 41), Version(1, 42));
+        assert_eq!(media_type(false, old), RAW);
+        assert_eq!(media_type(false, new), MULTIPLEXED);
+        assert_eq!(media_type(true, new), RAW);
+    }
 
     #[test]
     fn multiplexed_output_has_stream_and_length_in_front() {

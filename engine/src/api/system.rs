@@ -21,7 +21,7 @@ use super::respond::{stream, Answer};
 use super::streams::body_channel;
 use super::{Query, Shared, Version};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::events::matches;
 use crate::filters;
 use crate::json::{Filters, Params};
@@ -269,6 +269,17 @@ fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
 async fn events(engine: Shared, Query(query): Query) -> Answer<Response> {
     let filters = query.filters()?;
     let (since, until) = (time_of(&query, "since")?, time_of(&query, "until")?);
+    if let (Some(from), Some(to)) = (since, until) {
+        if to < from {
+            let said = |key: &str| query.get(key).unwrap_or_default();
+            return Err(EngineError::BadRequest(format!(
+                "`since` time ({}) cannot be after `until` time ({})",
+                said("since"),
+                said("until")
+            ))
+            .into());
+        }
+    }
     let (recent, receiver) = engine.events.subscribe();
     let mut past = Vec::new();
     if since.is_some() || until.is_some() {

@@ -57,7 +57,7 @@ async fn usage(engine: Shared, query: Query) -> Answer<Json<Value>> {
                     sizes: true,
                     ..ListOptions::default()
                 };
-                answer["Containers"] = json!(engine.list_containers(&options)?);
+                answer["Containers"] = json!(engine.list_containers(&options).await?);
             }
             "volume" => answer["Volumes"] = json!(super::volumes::with_usage(&engine).await),
             _ => answer["BuildCache"] = json!([]),

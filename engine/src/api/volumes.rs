@@ -64,17 +64,25 @@ async fn list(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
 
 /// All volumes with what they take on disk, where that can be told, and how many containers have
 /// them.
-pub(super) async fn with_usage(engine: &Engine) -> Vec<Value> {
-    let one = |volume: Shown| {
+pub(super) async fn with_usage(engine: &Arc<Engine>) -> Vec<Value> {
+    let mut all = Vec::new();
+    for volume in engine.list_volumes().await.0 {
         let mut shown = view(&volume);
-        let size = engine.volume_size(&volume.record);
+        let size = size_of(engine, &volume.record).await;
         shown["UsageData"] = json!({
             "Size": size.map_or(json!(-1), |size| json!(size)),
             "RefCount": engine.volume_users(&volume.record.name).len(),
         });
-        shown
-    };
-    engine.list_volumes().await.0.into_iter().map(one).collect()
+        all.push(shown);
+    }
+    all
+}
+
+/// What a volume takes on disk. It may have any number of files, and the daemon has others to serve.
+async fn size_of(engine: &Arc<Engine>, volume: &VolumeRecord) -> Option<u64> {
+    let (engine, volume) = (Arc::clone(engine), volume.clone());
+    let size = tokio::task::spawn_blocking(move || engine.volume_size(&volume));
+    size.await.ok().flatten()
 }
 
 fn matches(engine: &Engine, volume: &VolumeRecord, filters: &Filters) -> Result<bool> {
@@ -153,7 +161,7 @@ async fn prune(engine: Shared, version: Version, Query(query): Query) -> Answer<
         let unused = engine.volume_users(&volume.name).is_empty();
         let wanted = (all || volume.is_anonymous()) && matches(&engine, &volume, &filters)?;
         if unused && wanted {
-            let size = engine.volume_size(&volume).unwrap_or_default();
+            let size = size_of(&engine, &volume).await.unwrap_or_default();
             if engine.remove_volume(&volume.name, false).await.is_ok() {
                 deleted.push(volume.name);
                 space += size;

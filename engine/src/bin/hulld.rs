@@ -4,17 +4,20 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{anyhow, Context as _};
+use anyhow::{anyhow, bail, Context as _};
 use bollard_stubs::models::HostConfigLogConfig;
 use clap::Parser;
 use hull_engine::daemon::{self, Config};
 use hull_engine::engine::{Defaults, Programs};
 use hull_engine::error::{chain, EngineError};
-use hull_engine::listen::{Address, TlsFiles};
+use hull_engine::listen::{self, Address, TlsFiles};
 use hull_engine::paths::Paths;
 use hull_engine::settings::{Settings, DEFAULT_FILE};
 use hull_network::egress::Egress;
 use tokio::signal::unix::{signal, SignalKind};
+
+/// Group whose members may use the socket, unless another is named.
+const GROUP: &str = "hull";
 
 /// Serves the Docker Engine API; each container runs in a microVM of its own.
 #[derive(Debug, Parser)]
@@ -191,6 +194,14 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
     let file = |given: Option<PathBuf>, name: &str| {
         given.unwrap_or_else(|| Path::new("/etc/hull").join(name))
     };
+    let files = [
+        &settings.tls_ca,
+        &settings.tls_certificate,
+        &settings.tls_key,
+    ];
+    if settings.tls_verify.is_none() && files.iter().any(|file| file.is_some()) {
+        bail!("certificates are given, but not tlsverify: without it TCP is served without TLS");
+    }
     let tls = settings.tls_verify.unwrap_or(false).then(|| TlsFiles {
         ca: file(settings.tls_ca, "ca.pem"),
         certificate: file(settings.tls_certificate, "cert.pem"),
@@ -214,10 +225,16 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
         },
     };
     defaults.check().context("failed to set log opts")?;
+    // The usual group may be missing: then the socket is root's alone.
+    let named = settings.group.as_deref().filter(|name| *name != GROUP);
+    listen::check(named, tls.as_ref())?;
+    for registry in &settings.insecure_registries {
+        check_registry(registry)?;
+    }
     Ok(Config {
         paths,
         addresses,
-        group: Some(settings.group.unwrap_or_else(|| "hull".to_owned())),
+        group: Some(settings.group.unwrap_or_else(|| GROUP.to_owned())),
         tls,
         programs: Programs {
             shim: program(args.shim.clone(), "containerd-shim-hull-v2")?,
@@ -266,6 +283,16 @@ fn run(args: &Args, settings: Settings) -> anyhow::Result<()> {
             .context("the daemon panicked")?
             .map_err(anyhow::Error::from)
     })
+}
+
+/// A registry is named as in the names of its images.
+fn check_registry(text: &str) -> anyhow::Result<()> {
+    let image = format!("{text}/x").parse::<hull_image::Reference>();
+    let is_one = image.is_ok_and(|image| image.registry() == text);
+    if !is_one {
+        bail!("insecure-registries: {text:?} is not HOST[:PORT]");
+    }
+    Ok(())
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {

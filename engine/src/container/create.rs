@@ -7,10 +7,11 @@ use bollard_stubs::models::HostConfig;
 use jiff::Timestamp;
 
 use super::request::{clean_path, has_hostname, has_text, CreateRequest};
-use super::{defaults, join, trust, Container};
+use super::{defaults, join, trust, Container, Progress};
 use crate::engine::Engine;
 use crate::error::{EngineError, Kind, Result};
 use crate::images::ImageInfo;
+use crate::lifecycle::Event;
 use crate::network;
 use crate::record::{ImageMount, ImageUse, Record, State};
 use crate::volumes::VolumeUse;
@@ -78,18 +79,28 @@ impl Engine {
         )?;
         check_bind_sources(&record)?;
         let container = self.reserve(name, record)?;
+        // Others see it already, and may want to start or remove it.
+        let _operation = container.operate().await;
         let made = match self.take_volumes(&container).await {
             Ok(()) => self.make_files(&container).await,
             Err(error) => Err(error),
         };
         if let Err(error) = made {
-            self.containers_mut().remove(container.id());
-            self.drop_own_volumes(&container).await;
-            let _ = std::fs::remove_dir_all(self.paths.container(container.id()));
+            self.unmake(&container).await;
             return Err(error);
         }
         self.publish(&container, "create", []);
         Ok((container, warnings))
+    }
+
+    /// Takes back a container that could not be made. Who has found it meanwhile finds it removed.
+    async fn unmake(&self, container: &Container) {
+        self.containers_mut().remove(container.id());
+        Self::advance(&mut container.lock(), Event::RemoveBegun);
+        self.drop_own_volumes(container).await;
+        let _ = std::fs::remove_dir_all(self.paths.container(container.id()));
+        let removed = |progress: &mut Progress| progress.removed = true;
+        container.progress.send_modify(removed);
     }
 
     /// The images that are to be mounted, as they are now.

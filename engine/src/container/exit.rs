@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tracing::Instrument as _;
 
 use super::Container;
 use crate::engine::Engine;
+use crate::health::Health;
 use crate::lifecycle::{self, Event, Exit, Status};
 use crate::shim::{Ended, Task};
 use crate::streams::Pumps;
@@ -29,7 +31,8 @@ impl Engine {
         drain_limit: Duration,
     ) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
-        tokio::spawn(async move {
+        let span = container.span();
+        let watched = async move {
             let ended = task.wait("").await;
             // Deleting is what ends streams that a left-over process holds open.
             tokio::join!(
@@ -37,7 +40,8 @@ impl Engine {
                 engine.free(&container, &task, ended)
             );
             engine.finish(&container, &task, ended).await;
-        });
+        };
+        tokio::spawn(watched.instrument(span));
     }
 
     /// Ends a run: writes the record, tells the waiters, ends the VM, restarts or removes.
@@ -68,7 +72,7 @@ impl Engine {
         match restart {
             Some(delay) => self.restart_later(container, delay),
             None if container.restarted.load(Ordering::Relaxed) => {}
-            None if container.lock().auto_remove() => self.remove_locked(container).await,
+            None if container.lock().auto_remove() => self.remove_ended(container).await,
             None => {}
         }
     }
@@ -96,11 +100,9 @@ impl Engine {
         let now = Timestamp::now();
         let oom_killed = container.oom_killed.load(Ordering::Relaxed);
         let mut restart = None;
-        let mut ran = Duration::ZERO;
+        let ran = container.ran();
         let written = self
             .update(container, |record| {
-                let started = record.state.started.unwrap_or(now);
-                ran = Duration::try_from(now.duration_since(started)).unwrap_or_default();
                 restart = lifecycle::restart_after(
                     record.restart_policy(),
                     Exit {
@@ -122,6 +124,7 @@ impl Engine {
                 state.exit_code = code;
                 state.error = error;
                 state.oom_killed = oom_killed;
+                state.health.iter_mut().for_each(Health::stop);
                 state.finished = Some(now);
                 if let Some(delay) = restart {
                     state.restarts += 1;
@@ -141,11 +144,14 @@ impl Engine {
                 ("execDuration", ran.as_secs().to_string()),
             ],
         );
-        container.log.end();
+        let log = Arc::clone(&container.log);
+        // It may wait for the disk.
+        let _ = tokio::task::spawn_blocking(move || log.end()).await;
         container.hub.close();
         container.progress.send_modify(|progress| {
             progress.exits += 1;
             progress.live = false;
+            progress.restarting = restart.is_some();
             progress.exit_code = code;
         });
         restart
@@ -153,7 +159,8 @@ impl Engine {
 
     fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
-        tokio::spawn(async move {
+        let span = container.span();
+        let restarted = async move {
             tokio::time::sleep(delay).await;
             let _operation = container.operate().await;
             if container.status() != Status::Restarting {
@@ -168,7 +175,8 @@ impl Engine {
                     "restart failed"
                 );
             }
-        });
+        };
+        tokio::spawn(restarted.instrument(span));
     }
 
     async fn free(&self, container: &Container, task: &Task, ended: Ended) {

@@ -1,6 +1,6 @@
 //! Docker's list of containers: filters, and a line for each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -16,7 +16,6 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
 use crate::filters::{self, Patterns};
-use crate::ids;
 use crate::json::Filters;
 use crate::lifecycle::Status;
 use crate::record::Record;
@@ -36,9 +35,13 @@ pub struct ListOptions {
 
 impl Engine {
     /// The list of containers, newest first.
-    pub(crate) fn list_containers(&self, options: &ListOptions) -> Result<Vec<ContainerSummary>> {
+    pub(crate) async fn list_containers(
+        &self,
+        options: &ListOptions,
+    ) -> Result<Vec<ContainerSummary>> {
+        let ancestors = self.ancestors(&options.filters).await;
         let containers: Vec<_> = self.containers().values().cloned().collect();
-        let mut records = self.select(&containers, options)?;
+        let mut records = self.select(&containers, options, ancestors.as_ref())?;
         records.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
         records.truncate(options.limit.unwrap_or(usize::MAX));
         let links = self.link_names(&containers);
@@ -66,7 +69,12 @@ impl Engine {
     }
 
     /// Copies of the records that pass. Where most do not, most are not copied.
-    fn select(&self, containers: &[Arc<Container>], options: &ListOptions) -> Result<Vec<Record>> {
+    fn select(
+        &self,
+        containers: &[Arc<Container>],
+        options: &ListOptions,
+        ancestors: Option<&HashSet<String>>,
+    ) -> Result<Vec<Record>> {
         let filters = &options.filters;
         check_filters(filters)?;
         let [before, since] = ["before", "since"].map(|key| self.bound(filters, key));
@@ -80,6 +88,7 @@ impl Engine {
                 && since.is_none_or(|time| time < record.created)
                 && ids.pass(&[&record.id])
                 && names.pass(&[&record.name, &format!("/{}", record.name)])
+                && ancestors.is_none_or(|images| images.contains(&record.image.id))
                 && matches(record, filters)
                 && self.network_passes(record, filters)
         };
@@ -88,6 +97,17 @@ impl Engine {
             passes(&record).then(|| record.clone())
         });
         Ok(copies.collect())
+    }
+
+    /// The ids of the images that the filter `ancestor` names, whatever it calls them by; names of
+    /// none are no error.
+    async fn ancestors(&self, filters: &Filters) -> Option<HashSet<String>> {
+        let mut ids = HashSet::new();
+        for name in filters.get("ancestor")? {
+            let found = self.images.resolve(name).await;
+            ids.extend(found.map(|(id, _)| id.to_string()));
+        }
+        Some(ids)
     }
 
     /// When the container was made that `before` or `since` names.
@@ -206,7 +226,8 @@ fn human_duration(seconds: i64) -> String {
     }
 }
 
-const FILTERS: [&str; 17] = [
+/// Each is looked at, here or by the caller of [`matches`].
+const FILTERS: [&str; 15] = [
     "ancestor",
     "before",
     "exited",
@@ -222,8 +243,6 @@ const FILTERS: [&str; 17] = [
     "since",
     "status",
     "volume",
-    "label!",
-    "reference",
 ];
 
 fn check_filters(filters: &Filters) -> Result<()> {
@@ -284,7 +303,6 @@ fn matches(record: &Record, filters: &Filters) -> bool {
                     .iter()
                     .any(|text| *text == record.state.exit_code.to_string())
         }
-        "ancestor" => wanted.iter().any(|text| is_image(record, text)),
         "volume" => mount_points(record, &[]).iter().any(|mount| {
             wanted.iter().any(|text| {
                 mount.destination.as_deref() == Some(text)
@@ -308,8 +326,8 @@ fn matches(record: &Record, filters: &Filters) -> bool {
         "is-task" => wanted
             .iter()
             .any(|flag| matches!(flag.as_str(), "0" | "false")),
-        // The caller applies `id`, `name`, `before`, `since` and `network`; the others do not exclude
-        // anything.
+        // The caller applies `ancestor`, `id`, `name`, `before`, `since` and `network`; `isolation`
+        // does not exclude anything.
         _ => true,
     })
 }
@@ -338,21 +356,6 @@ fn port_range(text: &str) -> Option<(RangeInclusive<u16>, &str)> {
     let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     Some((first.parse().ok()?..=last.parse().ok()?, protocol))
-}
-
-fn is_image(record: &Record, text: &str) -> bool {
-    let id = record
-        .image
-        .id
-        .strip_prefix("sha256:")
-        .unwrap_or(&record.image.id);
-    let tagged = |name: &str| match name.rsplit('/').next() {
-        Some(last) if last.contains(':') => name.to_owned(),
-        _ => format!("{name}:latest"),
-    };
-    tagged(&record.image.reference) == tagged(text)
-        || record.image.id == text
-        || (ids::short(id).len() <= text.len() && id.starts_with(text))
 }
 
 #[cfg(test)]

@@ -24,8 +24,11 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::{watch, Notify};
+use tracing::{Instrument as _, Span};
 
 use crate::lifecycle::Status;
 use crate::logs::Log;
@@ -59,6 +62,8 @@ pub struct Container {
     /// A user restarts it: its end does not remove it, though it was made to be removed.
     restarted: AtomicBool,
     exit_event: Notify,
+    /// When the present run began, by the clock that nobody sets.
+    began: Mutex<Option<Instant>>,
 }
 
 /// What waiters wait for.
@@ -68,6 +73,8 @@ pub(crate) struct Progress {
     pub(crate) exits: u64,
     /// An init process exists.
     pub(crate) live: bool,
+    /// The next one is about to be started, by its restart policy.
+    pub(crate) restarting: bool,
     /// The container is gone.
     pub(crate) removed: bool,
     /// Why its removal failed.
@@ -87,6 +94,12 @@ pub enum WaitCondition {
     Removed,
 }
 
+/// When that was, by the clock that nobody sets, as far as the other one can be trusted.
+fn ago(time: Option<Timestamp>) -> Option<Instant> {
+    let ran = Timestamp::now().duration_since(time?);
+    Instant::now().checked_sub(ran.try_into().unwrap_or_default())
+}
+
 impl Container {
     pub(crate) fn new(record: Record, paths: &Paths) -> Arc<Self> {
         let progress = watch::Sender::new(Progress {
@@ -104,6 +117,7 @@ impl Container {
             oom_killed: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             exit_event: Notify::new(),
+            began: Mutex::new(ago(record.state.started)),
             record: Arc::new(Mutex::new(record)),
         })
     }
@@ -165,6 +179,23 @@ impl Container {
         self.exit_event.notify_one();
     }
 
+    /// In which all that is logged names it.
+    pub(crate) fn span(&self) -> Span {
+        tracing::info_span!("container", id = self.id)
+    }
+
+    fn began(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.began
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// How long its present run, or the last one, has lasted by now. The host's clock may jump.
+    pub(crate) fn ran(&self) -> Duration {
+        let began = *self.began();
+        began.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
     /// Attributes of its events: image, name and labels.
     pub(crate) fn event_attributes(&self) -> HashMap<String, String> {
         let record = self.lock();
@@ -177,13 +208,14 @@ impl Container {
     /// Runs something beside the container, until the present run of it ends.
     pub(crate) fn while_live(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut progress = self.progress.subscribe();
-        tokio::spawn(async move {
+        let lives = async move {
             let over = progress.wait_for(|progress| !progress.live);
             tokio::select! {
                 _ = over => {}
                 () = work => {}
             }
-        });
+        };
+        tokio::spawn(lives.instrument(self.span()));
     }
 
     /// Waits for a condition; the result is the exit code of the last run.
@@ -199,7 +231,11 @@ impl Container {
                 .wait_for(|now| {
                     now.removed
                         || match condition {
-                            WaitCondition::NotRunning => !now.live,
+                            // Between two starts it counts as one that runs, but each end is
+                            // one for who waited before.
+                            WaitCondition::NotRunning => {
+                                exits < now.exits || !(now.live || now.restarting)
+                            }
                             WaitCondition::NextExit => exits < now.exits,
                             WaitCondition::Removed => now.not_removed.is_some(),
                         }

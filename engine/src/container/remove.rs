@@ -57,7 +57,7 @@ impl Engine {
         };
         // With --rm its end has removed it meanwhile.
         if !container.progress.borrow().removed {
-            self.remove_locked(container).await;
+            self.remove_locked(container).await?;
         }
         if volumes {
             self.drop_own_volumes(container).await;
@@ -65,9 +65,14 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`Engine::remove_locked`], where nobody waits for the answer: it is in the log.
+    pub(super) async fn remove_ended(&self, container: &Arc<Container>) {
+        let _ = self.remove_locked(container).await;
+    }
+
     /// Removes an ended container, with the operation lock held. What can't be deleted now is
     /// deleted when hulld starts.
-    pub(super) async fn remove_locked(&self, container: &Arc<Container>) {
+    pub(super) async fn remove_locked(&self, container: &Arc<Container>) -> Result<()> {
         let id = container.id();
         let begun = self
             .update(container, |record| {
@@ -97,7 +102,7 @@ impl Engine {
             container.progress.send_modify(|progress| {
                 progress.not_removed = Some(error.message());
             });
-            return;
+            return Err(error);
         }
         self.containers_mut().remove(id);
         if container.lock().auto_remove() {
@@ -109,6 +114,7 @@ impl Engine {
         container
             .progress
             .send_modify(|progress| progress.removed = true);
+        Ok(())
     }
 
     /// Removes all ended containers that pass the filters. Returns their ids, and how many bytes of

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig};
+use bollard_stubs::models::{ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig};
 use serde_json::Value;
 
 use crate::api::Version;
 use crate::error::{EngineError, Result};
-use crate::json::{decode, lists_from_strings};
+use crate::json::{decode, fold_case, lists_from_strings};
 use crate::network::{self, KNOWN_ENDPOINT_OPTIONS};
 use crate::{health, scratch, spec};
 
@@ -31,6 +31,7 @@ impl CreateRequest {
         let bad =
             |error: serde_json::Error| EngineError::BadRequest(format!("invalid JSON: {error}"));
         let mut value: Value = decode(body)?;
+        fold_names(&mut value);
         if !names_a_config(&value) {
             return Err(EngineError::BadRequest(
                 "config cannot be empty in order to create a container".to_owned(),
@@ -78,6 +79,13 @@ impl CreateRequest {
                 "Container cannot be created with multiple network endpoints".to_owned(),
             ));
         }
+        if version.is_before(44) {
+            let health = self.config.healthcheck.as_mut();
+            health.map(|health| health.start_interval.take());
+        }
+        if version.is_before(42) {
+            self.host.console_size = None;
+        }
         let ipc = &mut self.host.ipc_mode;
         if version.is_before(40) && ipc.as_deref().is_none_or(str::is_empty) {
             *ipc = Some("shareable".to_owned());
@@ -100,16 +108,7 @@ impl CreateRequest {
         {
             spec::parse_signal(signal)?;
         }
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        if self
-            .host
-            .nano_cpus
-            .is_some_and(|nano| cpus as i64 * 1_000_000_000 < nano)
-        {
-            return Err(EngineError::BadRequest(format!(
-                "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-            )));
-        }
+        spec::check_cpu_count(&self.host)?;
         if let Some(config) = &self.config.healthcheck {
             health::check(config)?;
         }
@@ -150,6 +149,32 @@ impl CreateRequest {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The parts of the body that a typed form is made of.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(dead_code, reason = "only its members' names are wanted")]
+struct Body {
+    #[serde(default)]
+    host_config: Option<HostConfig>,
+    #[serde(default)]
+    networking_config: Option<NetworkingConfig>,
+    #[serde(default)]
+    mac_address: Option<String>,
+}
+
+/// Gives members their names that are written in another case.
+fn fold_names(body: &mut Value) {
+    fold_case::<ContainerConfig>(body);
+    fold_case::<Body>(body);
+    // Once more each by itself: what the other can't be decoded for does not hide it.
+    if let Some(host) = body.get_mut("HostConfig") {
+        fold_case::<HostConfig>(host);
+    }
+    if let Some(networks) = body.get_mut("NetworkingConfig") {
+        fold_case::<NetworkingConfig>(networks);
     }
 }
 
@@ -232,6 +257,18 @@ mod tests {
         );
         assert!(request.networks.contains_key("default"));
         assert!(request.check().unwrap().is_empty());
+    }
+
+    #[test]
+    fn members_are_read_in_any_case() {
+        let body = json!({ "image": "x", "CMD": ["true"], "hostconfig": { "memory": 1 << 30 },
+            "networkingConfig": { "endpointsConfig": { "web": { "ipamConfig": null } } } });
+        let request = CreateRequest::parse(body.to_string().as_bytes()).unwrap();
+        assert_eq!(request.config.image.as_deref(), Some("x"));
+        assert_eq!(request.config.cmd.map(|cmd| cmd.len()), Some(1));
+        assert_eq!(request.host.memory, Some(1 << 30));
+        assert!(request.networks.contains_key("web"));
+        assert!(request.unknown.is_empty(), "{:?}", request.unknown);
     }
 
     #[test]

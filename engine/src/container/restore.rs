@@ -4,12 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use tokio::sync::Semaphore;
+
 use super::exit::DRAIN_LIMIT;
 use super::start::close_stdin;
 use super::Container;
 use crate::commit;
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::health::Health;
 use crate::lifecycle::{self, Event, Status};
 use crate::logs::{self, LogOptions};
 use crate::network;
@@ -18,6 +22,9 @@ use crate::streams::{Fifos, Pumps};
 
 /// As [`DRAIN_LIMIT`], for a container that ended while no hulld read its output.
 const ENDED_DRAIN_LIMIT: Duration = Duration::from_millis(200);
+
+/// Containers that are found again, or started, at once.
+const AT_ONCE: usize = 16;
 
 impl Engine {
     /// Reads all records; goes on with the containers whose shims live, writes down the end of the
@@ -30,9 +37,9 @@ impl Engine {
                 .insert(container.id().to_owned(), container);
         }
         let all: Vec<_> = self.containers().values().cloned().collect();
-        let mut to_start = Vec::new();
-        for container in &all {
-            let was_live = self.reattach(container).await;
+        // Side by side: one whose shim does not answer keeps nobody waiting.
+        let found = futures_util::stream::iter(all).map(|container| async move {
+            let was_live = self.reattach(&container).await;
             let record = container.record();
             let starts = lifecycle::start_with_daemon(
                 record.restart_policy(),
@@ -40,15 +47,17 @@ impl Engine {
                 record.state.stopped_by_user,
             );
             let ended = matches!(record.state.status, Status::Exited | Status::Restarting);
-            if ended && starts {
-                to_start.push(Arc::clone(container));
-            }
-        }
+            (ended && starts).then_some(container)
+        });
+        let to_start: Vec<_> = found.buffer_unordered(AT_ONCE).collect().await;
         self.sweep().await;
-        for container in to_start {
-            let engine = Arc::clone(self);
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        for container in to_start.into_iter().flatten() {
+            let (engine, turns) = (Arc::clone(self), Arc::clone(&turns));
             tokio::spawn(async move {
                 engine.await_joined(&container).await;
+                // After that: who waits for another's start takes no turn from it.
+                let _turn = turns.acquire().await;
                 if let Err(error) = engine.start_container(&container).await {
                     tracing::warn!(id = container.id(), error = error.message(), "start");
                 }
@@ -64,7 +73,7 @@ impl Engine {
             Status::Removing | Status::Dead => {
                 let _operation = container.operate().await;
                 container.lock().state.status = Status::Exited;
-                self.remove_locked(container).await;
+                self.remove_ended(container).await;
                 false
             }
             Status::Restarting => {
@@ -151,7 +160,10 @@ impl Engine {
             container.log.begin(LogOptions::of(&record)?)?;
         }
         let log = logs.then_some(&container.log);
-        let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
+        let close = close_stdin(&task, "");
+        let pumps = container
+            .span()
+            .in_scope(|| opened.pump(&container.hub, log, close));
         Ok((task, pumps, running))
     }
 
@@ -165,6 +177,7 @@ impl Engine {
                 record.shim = None;
                 record.state.pid = 0;
                 record.state.exit_code = 255;
+                record.state.health.iter_mut().for_each(Health::stop);
                 record.state.finished = Some(jiff::Timestamp::now());
                 "the container's shim was gone when hulld started"
                     .clone_into(&mut record.state.error);
@@ -178,7 +191,7 @@ impl Engine {
             progress.exit_code = 255;
         });
         if removes {
-            self.remove_locked(container).await;
+            self.remove_ended(container).await;
         }
     }
 
@@ -192,9 +205,9 @@ impl Engine {
                 self.clean_runtime(&id).await;
             }
         }
-        for id in entries(&self.paths.root().join("containers")) {
+        for id in entries(&self.paths.containers()) {
             if !known.contains(&id) {
-                let _ = std::fs::remove_dir_all(self.paths.container(&id));
+                drop_if_empty(&self.paths.container(&id));
             }
         }
         for name in entries(self.paths.root()) {
@@ -202,6 +215,15 @@ impl Engine {
                 let _ = std::fs::remove_file(self.paths.root().join(name));
             }
         }
+    }
+}
+
+/// Removes the folder of a container that was never made to its end. Files that nobody knows of are
+/// those of a container that was made after the store that is there now, as one from a backup: they
+/// are somebody's.
+fn drop_if_empty(folder: &std::path::Path) {
+    if let Err(error) = std::fs::remove_dir(folder) {
+        tracing::warn!(?folder, %error, "files of a container that the store does not know are left");
     }
 }
 

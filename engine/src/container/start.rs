@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hull_shim::annotations::FILES_ONLY;
 use hull_shim::spec::LAYER_OPTION;
@@ -85,6 +86,7 @@ impl Engine {
 
     async fn mark_running(&self, container: &Arc<Container>, task: &Arc<Task>, pid: u32) {
         container.set_task(Some(Arc::clone(task)));
+        *container.began() = Some(Instant::now());
         let written = self
             .update(container, |record| {
                 Self::advance(record, Event::Started);
@@ -106,6 +108,7 @@ impl Engine {
         }
         container.progress.send_modify(|progress| {
             progress.live = true;
+            progress.restarting = false;
         });
     }
 
@@ -129,10 +132,11 @@ impl Engine {
         container.log.end();
         container.hub.close();
         container.progress.send_modify(|progress| {
+            progress.restarting = false;
             progress.exit_code = code;
         });
         if container.lock().auto_remove() {
-            self.remove_locked(container).await;
+            self.remove_ended(container).await;
         }
     }
 
@@ -187,7 +191,10 @@ impl Engine {
             }
         };
         let log = logs.then_some(&container.log);
-        let pumps = opened.pump(&container.hub, log, close_stdin(&task, ""));
+        let close = close_stdin(&task, "");
+        let pumps = container
+            .span()
+            .in_scope(|| opened.pump(&container.hub, log, close));
         Ok((task, pid, pumps))
     }
 

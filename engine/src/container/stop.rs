@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Container, WaitCondition};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::health::Health;
 use crate::lifecycle::{Event, Status};
 use crate::record::timeout_of;
 use crate::shim::Task;
@@ -51,13 +52,16 @@ impl Engine {
                 container.id()
             )))
         })?;
-        if ends {
-            container.lock().state.stopped_by_user = true;
-        }
+        // Before the signal: the end that it brings about asks for it.
+        let before = ends.then(|| note_stop(container));
         let ended = container.wait(WaitCondition::NotRunning);
-        self.signal(container, &task, number).await?;
-        if ends && container.status() == Status::Paused {
-            self.unpause_container(container).await?;
+        let sent = self.signal(container, &task, number).await;
+        if let (Err(_), Some(before)) = (&sent, before) {
+            container.lock().state.stopped_by_user = before;
+        }
+        sent?;
+        if ends {
+            self.let_go_on(container).await?;
         }
         if number == SIGKILL && tokio::time::timeout(KILLED_LIMIT, ended).await.is_err() {
             tracing::warn!(id = container.id(), "SIGKILL has no effect yet");
@@ -102,12 +106,12 @@ impl Engine {
 
     async fn stop_live(&self, container: &Container, options: &StopOptions) -> Result<()> {
         let (signal, timeout) = {
-            let mut record = container.lock();
-            record.state.stopped_by_user = true;
+            let record = container.lock();
             let signal = options.signal.as_deref().unwrap_or(record.stop_signal());
             let timeout = options.timeout.map_or(record.stop_timeout(), timeout_of);
             (parse_signal(signal)?, timeout)
         };
+        note_stop(container);
         let ended = container.wait(WaitCondition::NotRunning);
         tokio::pin!(ended);
         let Some(task) = container.task() else {
@@ -116,9 +120,7 @@ impl Engine {
         if let Err(error) = self.signal(container, &task, signal).await {
             tracing::warn!(id = container.id(), error = error.message(), "stop signal");
         } else {
-            if container.status() == Status::Paused {
-                self.unpause_container(container).await?;
-            }
+            self.let_go_on(container).await?;
             match timeout {
                 None => {
                     ended.as_mut().await;
@@ -173,6 +175,9 @@ impl Engine {
             record.state.stopped_by_user = true;
         })
         .await?;
+        container
+            .progress
+            .send_modify(|progress| progress.restarting = false);
         Ok(true)
     }
 
@@ -220,10 +225,25 @@ impl Engine {
             )));
         }
         live_task(container)?.pause().await?;
-        self.update(container, |record| Self::advance(record, Event::Paused))
-            .await?;
+        self.update(container, |record| {
+            Self::advance(record, Event::Paused);
+            record.state.health.iter_mut().for_each(Health::stop);
+        })
+        .await?;
         self.publish(container, "pause", []);
         Ok(())
+    }
+
+    /// Lets a paused container go on that is to end. It may have ended meanwhile, or not be paused any
+    /// more: that is as well.
+    async fn let_go_on(&self, container: &Container) -> Result<()> {
+        if container.status() != Status::Paused {
+            return Ok(());
+        }
+        match self.unpause_container(container).await {
+            Ok(()) | Err(EngineError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets them go on.
@@ -241,6 +261,12 @@ impl Engine {
         self.publish(container, "unpause", []);
         Ok(())
     }
+}
+
+/// Notes that a user ends the container, so that its policy does not start it again. Returns whether
+/// one had before.
+fn note_stop(container: &Container) -> bool {
+    std::mem::replace(&mut container.lock().state.stopped_by_user, true)
 }
 
 /// The shim of a container that runs or is paused.

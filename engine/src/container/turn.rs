@@ -90,6 +90,11 @@ impl<T> Turns<T> {
         Some(number)
     }
 
+    /// Whether something is kept.
+    pub(crate) fn has_kept(&self) -> bool {
+        self.kept().1.is_some()
+    }
+
     /// Ends what is kept, if it is that of a number.
     pub(crate) fn end_kept(&self, number: Option<u64>) {
         let kept = {

@@ -60,6 +60,20 @@ fn changed(old: &HostConfig, body: &Value) -> Result<HostConfig> {
     Ok(host)
 }
 
+/// Refuses what no container can have; warns of what one has from its start on.
+fn unchangeable(body: &Value) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    let members = body.as_object().into_iter().flatten();
+    let others = members.filter(|(name, _)| !CHANGEABLE.contains(&name.as_str()));
+    for (name, _) in others.filter(|(_, value)| is_set(value)) {
+        warnings.push(match spec::refusal(name) {
+            Some(refused) => return Err(refused),
+            None => format!("{name} can't be changed once the container is made: discarded."),
+        });
+    }
+    Ok(warnings)
+}
+
 impl Engine {
     /// Changes a container. Returns warnings for the user.
     pub(crate) async fn update_container(
@@ -79,6 +93,7 @@ impl Engine {
             return refused("Container is marked for removal and cannot be \"update\".".to_owned());
         }
         let host = changed(&record.host, body)?;
+        spec::check_cpu_count(&host)?;
         if record.auto_remove() && host.restart_policy != record.host.restart_policy {
             return refused(
                 "Restart policy cannot be updated because AutoRemove is enabled for the container"
@@ -86,6 +101,7 @@ impl Engine {
             );
         }
         let mut warnings = spec::accept(&host)?;
+        warnings.extend(unchangeable(body)?);
         let resources = spec::resources(&host)?;
         if let Some(task) = container.task().filter(|_| record.state.status.is_live()) {
             let before = spec::resources(&record.host)?;
@@ -139,6 +155,22 @@ mod tests {
         let limit = |body| changed(&new, &body).unwrap().pids_limit;
         assert_eq!(limit(json!({ "PidsLimit": null })), Some(7));
         assert_eq!(limit(json!({ "PidsLimit": -1 })), Some(0));
+    }
+
+    #[test]
+    fn what_can_not_be_changed_is_told() {
+        let refused = unchangeable(&json!({ "BlkioDeviceReadBps": [{ "Path": "/x", "Rate": 1 }] }));
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("HostConfig.BlkioDeviceReadBps"), "{text}");
+        let warnings = unchangeable(&json!({ "Memory": 1, "Ulimits": [{ "Name": "core" }] }));
+        let warnings = warnings.unwrap();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("Ulimits"),
+            "{warnings:?}"
+        );
+        // The docker command line sends all that it could.
+        let zeroes = json!({ "Devices": [], "CpuRealtimePeriod": 0, "OomKillDisable": null });
+        assert!(unchangeable(&zeroes).unwrap().is_empty());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::Container;
+use crate::api::Named;
 use crate::engine::Engine;
+use crate::network::DEFAULT;
 use crate::record::Record;
 use crate::volumes::VolumeUse;
 
@@ -40,9 +42,18 @@ impl Engine {
     }
 
     fn publish_ends(&self, action: &str, record: &Record) {
+        let container = Some(record.id.as_str());
+        if record.networks.is_empty() && !super::joins(&record.host) {
+            self.publish_network(action, Named::NONE, container);
+        }
         for end in &record.endpoints {
-            let container = [("container", record.id.as_str())];
-            self.publish_network(action, &end.network_id, &end.network_name, &container);
+            let network = self.networks.find(&end.network_id);
+            let named = Named {
+                id: &end.network_id,
+                name: &end.network_name,
+                driver: network.map_or(DEFAULT, |network| network.driver()),
+            };
+            self.publish_network(action, named, container);
         }
     }
 }

@@ -4,6 +4,7 @@ mod address;
 mod socket;
 mod tls;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,16 +66,33 @@ async fn bind_tcp(place: &str, tls: Option<TlsAcceptor>) -> Result<Listener> {
     let io = |source| EngineError::io("listen on", Path::new(place), source);
     let listener = TcpListener::bind(place).await.map_err(io)?;
     let address = listener.local_addr().map_err(io)?;
-    if tls.is_none() && !address.ip().is_loopback() {
+    check_reach(address, tls.is_some())?;
+    Ok(Listener::Tcp(listener, tls))
+}
+
+/// Refuses to serve others than local users without TLS.
+fn check_reach(address: SocketAddr, tls: bool) -> Result<()> {
+    if tls {
+        return Ok(());
+    }
+    if !address.ip().is_loopback() {
         return Err(EngineError::Listen(format!(
-            "tcp://{place} would give root on this host to whoever reaches it: use --tlsverify with \
+            "tcp://{address} would give root on this host to whoever reaches it: use --tlsverify with \
              --tlscacert, --tlscert and --tlskey, or an address on loopback"
         )));
     }
-    if tls.is_none() {
-        tracing::warn!(%address, "the API is served without TLS: every local user can use it");
+    tracing::warn!(%address, "the API is served without TLS: every local user can use it");
+    Ok(())
+}
+
+/// Whether the configuration can be served: what [`bind`] would refuse without a look at the network.
+pub fn check(group: Option<&str>, tls: Option<&TlsFiles>) -> Result<()> {
+    if let Some(name) = group.filter(|name| socket::group_id(name).is_none()) {
+        return Err(EngineError::Listen(format!(
+            "there is no group {name:?}: make it (groupadd --system {name}), or name another"
+        )));
     }
-    Ok(Listener::Tcp(listener, tls))
+    tls.map(tls::acceptor).transpose().map(|_| ())
 }
 
 /// The sockets of `LISTEN_FDS`.
@@ -88,6 +106,7 @@ fn activated(tls: Option<&TlsAcceptor>) -> Result<Vec<Listener>> {
             let listener = tokio::net::UnixListener::from_std(listener).map_err(io)?;
             listeners.push(Listener::Given(listener));
         } else if let Some(listener) = given.take_tcp_listener(index).map_err(io)? {
+            check_reach(listener.local_addr().map_err(io)?, tls.is_some())?;
             listener.set_nonblocking(true).map_err(io)?;
             let listener = TcpListener::from_std(listener).map_err(io)?;
             listeners.push(Listener::Tcp(listener, tls.cloned()));
@@ -152,5 +171,28 @@ impl Accepted {
 pub(crate) fn tell_ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "telling systemd");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_local_users_are_served_without_tls() {
+        let check = |address: &str, tls| check_reach(address.parse().unwrap(), tls);
+        assert!(check("127.0.0.1:2375", false).is_ok() && check("[::1]:2375", false).is_ok());
+        assert!(check("0.0.0.0:2376", true).is_ok());
+        for address in ["0.0.0.0:2375", "[::]:2375", "192.0.2.1:2375"] {
+            let text = check(address, false).unwrap_err().to_string();
+            assert!(text.contains(address), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_is_not_there_is_named() {
+        assert!(super::check(Some("root"), None).is_ok() && super::check(None, None).is_ok());
+        let text = super::check(Some("no such"), None).unwrap_err().to_string();
+        assert!(text.contains("no group \"no such\""), "{text}");
     }
 }

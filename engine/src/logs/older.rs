@@ -33,7 +33,13 @@ pub(super) fn rotate(path: &Path, files: u32) -> io::Result<()> {
     for end in ["", COMPRESSED] {
         if_there(std::fs::remove_file(named(path, files - 1, end)))?;
     }
-    for number in (1..files - 1).rev() {
+    // Only those that there are: a client may ask for any number of files.
+    let is_there = |number: &u32| {
+        let names = ["", COMPRESSED].map(|end| named(path, *number, end));
+        names.iter().any(|name| name.exists())
+    };
+    let last = (1..files - 1).take_while(is_there).last().unwrap_or(0);
+    for number in (1..=last).rev() {
         for end in ["", COMPRESSED] {
             if_there(std::fs::rename(
                 named(path, number, end),
@@ -114,6 +120,18 @@ mod tests {
         let mut file = found.plain(path.parent().unwrap()).unwrap();
         file.read_to_string(&mut text).unwrap();
         Some(text)
+    }
+
+    #[test]
+    fn any_number_of_files_costs_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for content in ["one", "two", "three"] {
+            std::fs::write(&path, content).unwrap();
+            rotate(&path, u32::MAX).unwrap();
+        }
+        assert_eq!(text(&path, 3).as_deref(), Some("one"));
+        assert_eq!(text(&path, 1).as_deref(), Some("three"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bollard_stubs::models::HostConfigLogConfig;
 
 use super::facts::{self, Facts};
 use super::remote::{fluentd, gelf, journald, syslog, Kind, Target, DEFAULT_BUFFER_BYTES};
-use super::rotation::{bytes, Rotation};
+use super::rotation::{bytes, human_bytes, Rotation};
 use crate::error::{EngineError, Result};
 use crate::record::Record;
 
@@ -312,11 +312,8 @@ fn rotation(
             (value.as_str(), wrong)
         })
     };
-    match of("max-size") {
-        None => {}
-        // Docker's -1: it grows for ever.
-        Some(("-1", _)) => rotation.max_bytes = None,
-        Some((value, wrong)) => rotation.max_bytes = Some(bytes(value).ok_or(wrong)?),
+    if let Some((value, wrong)) = of("max-size") {
+        rotation.max_bytes = Some(human_bytes(value).ok_or(wrong)?);
     }
     if let Some((value, wrong)) = of("max-file") {
         rotation.files = value.parse().map_err(|_| wrong)?;
@@ -371,7 +368,7 @@ mod tests {
         assert_eq!(
             plan("json-file", &options).unwrap().rotation,
             Rotation {
-                max_bytes: Some(10 << 20),
+                max_bytes: Some(10_000_000),
                 files: 3,
                 compress: true
             }
@@ -380,6 +377,7 @@ mod tests {
         for bad in [
             ("max-size", "x"),
             ("max-size", "0"),
+            ("max-size", "-1"),
             ("max-file", "0"),
             ("max-file", "-1"),
             ("compress", "true"),
@@ -428,7 +426,7 @@ mod tests {
         assert!(!kept.unreadable);
         assert_eq!(
             (kept.rotation.max_bytes, kept.rotation.files),
-            (Some(1 << 20), 2)
+            (Some(1_000_000), 2)
         );
         assert!(
             plan("journald", &[("cache-disabled", "true")])

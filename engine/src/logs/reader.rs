@@ -205,8 +205,15 @@ async fn read_older(
             break;
         }
         let generation = generation - back;
-        let Some(mut file) = file_of(log, generation).await? else {
-            break;
+        let mut file = match file_of(log, generation).await {
+            Ok(Some(file)) => file,
+            Ok(None) => break,
+            // Such as a full disk, on which no compressed file can be unpacked: what is newer is the
+            // more wanted.
+            Err(error) => {
+                tracing::warn!(path = ?log.path(), back, %error, "older logs are left out");
+                break;
+            }
         };
         let mut start = 0;
         if let Some(count) = left {

@@ -35,9 +35,58 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift).filter(|bytes| 0 < *bytes)
 }
 
+/// A size in docker's form for logs: a number with or without a fraction, then `b`, or one of `k`, `m`,
+/// `g`, `t`, `p` (powers of 1000) with `b` or `ib` behind it.
+pub(super) fn human_bytes(text: &str) -> Option<u64> {
+    let end = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')?;
+    let (number, unit) = text.split_at(end + 1);
+    let number: f64 = number.strip_suffix(' ').unwrap_or(number).parse().ok()?;
+    let unit = unit.to_ascii_lowercase();
+    let power = match unit.strip_suffix("ib").or(unit.strip_suffix('b')) {
+        // The `b` alone.
+        Some("") if unit == "b" => 0,
+        stem => match stem.unwrap_or(&unit) {
+            "" if unit.is_empty() => 0,
+            "k" => 1,
+            "m" => 2,
+            "g" => 3,
+            "t" => 4,
+            "p" => 5,
+            _ => return None,
+        },
+    };
+    let bytes = number * 1000_f64.powi(power);
+    // As the cast of a number that is whole and in range.
+    (1.0..=MOST).contains(&bytes).then_some(bytes as u64)
+}
+
+/// Largest size that a log is given, in bytes.
+const MOST: f64 = 1e18;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_of_logs_are_dockers() {
+        for (text, bytes) in [
+            ("10m", 10_000_000),
+            ("10MiB", 10_000_000),
+            ("1.5k", 1500),
+            ("10 MB", 10_000_000),
+            ("1t", 1_000_000_000_000),
+            ("7b", 7),
+            ("7", 7),
+            ("7 ", 7),
+        ] {
+            assert_eq!(human_bytes(text), Some(bytes), "{text}");
+        }
+        for bad in [
+            "", "x", "-1", "0", "1x", "1ib", "1mx", "m", "1e", "inf", "nan",
+        ] {
+            assert_eq!(human_bytes(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_have_suffixes() {

@@ -1,10 +1,8 @@
 //! Networks as a whole: made, listed, removed, kept across restarts.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::netlink::Netlink;
@@ -21,7 +19,7 @@ use super::live::Live;
 use super::names::Tag;
 use super::pools::PoolRequest;
 use super::records::NetworkRecord;
-use super::{parent, uplink, DEFAULT, HOST, HOST_ID, NONE};
+use super::{kept, parent, uplink, DEFAULT, HOST, HOST_ID, NONE};
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 
@@ -111,6 +109,10 @@ pub(super) struct State {
     pub(super) told: HashMap<String, u64>,
 }
 
+fn name_in_use(name: &str) -> EngineError {
+    EngineError::Conflict(format!("network with name {name} already exists"))
+}
+
 pub(super) fn host(error: &(dyn std::error::Error + 'static)) -> EngineError {
     EngineError::Network(chain(error))
 }
@@ -118,14 +120,7 @@ pub(super) fn host(error: &(dyn std::error::Error + 'static)) -> EngineError {
 impl Networks {
     /// Reads what an earlier engine wrote.
     pub(crate) fn open(file: PathBuf, engine_id: &str) -> Result<Self> {
-        let networks = match std::fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|source| EngineError::Json {
-                what: "read the networks",
-                source,
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(EngineError::io("read", &file, error)),
-        };
+        let networks = kept::read(&file)?;
         let (sender, lessons) = learned::channel();
         Ok(Self {
             tag: Tag::of(engine_id),
@@ -218,10 +213,7 @@ impl Networks {
             )));
         }
         if self.lock().networks.iter().any(|n| n.name == wanted.name) {
-            return Err(EngineError::Conflict(format!(
-                "network with name {} already exists",
-                wanted.name
-            )));
+            return Err(name_in_use(&wanted.name));
         }
         match wanted.driver.as_str() {
             "" | "bridge" | "macvlan" | "ipvlan" => self.add(wanted),
@@ -239,8 +231,11 @@ impl Networks {
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let mut state = self.lock();
         if let Some(made) = state.networks.iter().find(|n| n.name == wanted.name) {
-            // Another request was faster.
-            return Ok(made.clone());
+            // Another request was faster. What nobody asked for by name is everybody's.
+            return match made.is_builtin() {
+                true => Ok(made.clone()),
+                false => Err(name_in_use(&wanted.name)),
+            };
         }
         let id = match wanted.driver == HOST {
             true => HOST_ID.to_owned(),
@@ -283,11 +278,7 @@ impl Networks {
     }
 
     fn write(&self, state: &State) -> Result<()> {
-        let json = serde_json::to_vec(&state.networks).map_err(|source| EngineError::Json {
-            what: "write the networks",
-            source,
-        })?;
-        replace(&self.file, &json).map_err(|source| EngineError::io("write", &self.file, source))
+        kept::write(&self.file, &state.networks)
     }
 
     /// Removes a network that no running container is on.
@@ -414,19 +405,6 @@ impl State {
     }
 }
 
-/// Puts a file in the place of another: the one or the other is there whole, also after a power cut.
-fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
-    let new = file.with_extension("new");
-    let mut written = File::create(&new)?;
-    written.write_all(content)?;
-    written.sync_all()?;
-    std::fs::rename(&new, file)?;
-    match file.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
 /// Spaces are allowed within, as by dockerd; a slash could not be asked for again.
 fn is_valid_name(name: &str) -> bool {
     let usual = |c: char| !c.is_control() && c != '/';
@@ -468,6 +446,16 @@ mod tests {
         assert_eq!(again.find("a").unwrap(), made);
         assert_eq!(again.find(&made.id[..10]).unwrap(), made);
         assert!(again.find("no-such-network").is_err());
+    }
+
+    #[test]
+    fn of_two_who_make_one_name_one_is_refused() {
+        let (_directory, networks) = networks();
+        let one = wanted("a", Some("10.77.4.0/24"));
+        networks.add(&one).unwrap();
+        // Both have looked before either made it.
+        let error = networks.add(&one).unwrap_err();
+        assert!(matches!(error, EngineError::Conflict(_)), "{error}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod endpoint_options;
 mod enforce;
 mod host;
 mod interface;
+mod kept;
 mod known;
 mod learned;
 mod live;

@@ -20,10 +20,7 @@ pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
     })?;
     let set = |field: &&Field| is_set(&value[field.name]) && !is_harmless(host, field.name);
     if let Some(field) = of_fate(Fate::Refused).find(set) {
-        return Err(EngineError::Unsupported {
-            what: format!("HostConfig.{}", field.name),
-            why: field.note.to_owned(),
-        });
+        return Err(refused(field));
     }
     check_values(host)?;
     let warned = of_fate(Fate::Warned).filter(set);
@@ -74,6 +71,19 @@ pub(crate) fn check_words(host: &Value) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Why a field can't be set, if it is one of those.
+pub(crate) fn refusal(name: &str) -> Option<EngineError> {
+    let field = of_fate(Fate::Refused).find(|field| field.name == name);
+    field.map(refused)
+}
+
+fn refused(field: &Field) -> EngineError {
+    EngineError::Unsupported {
+        what: format!("HostConfig.{}", field.name),
+        why: field.note.to_owned(),
+    }
 }
 
 fn of_fate(fate: Fate) -> impl Iterator<Item = &'static Field> {

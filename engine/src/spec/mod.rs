@@ -21,14 +21,14 @@ use hull_shim::spec::MEMBER_ROOT;
 use serde_json::{json, Value};
 
 pub use accept::accept;
-pub(crate) use accept::check_words;
+pub(crate) use accept::{check_words, refusal};
 pub use config::{argv_of, merge_image};
 pub use devices::{host_disks, HostDisk};
 pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
 pub(crate) use mounts::{bind_targets, image_mounts, leads_out, mount_point, parse_bind, Parsed};
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
-pub(crate) use resources::resources;
+pub(crate) use resources::{check_cpu_count, resources};
 pub(crate) use tmpfs::{tmpfs_of, wrong_option as wrong_tmpfs_option};
 
 use crate::container::{PREFIX, UNTRUSTED_ANNOTATION};

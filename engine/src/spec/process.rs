@@ -1,6 +1,7 @@
 //! The `process` object of a container's init process and of execs.
 
 use bollard_stubs::models::HostConfig;
+use hull_shim::spec::USER_PREFIX;
 use serde_json::{json, Value};
 
 use super::config::key_of;
@@ -207,7 +208,7 @@ fn process(record: &Record, exec: &ExecSpec, is_init: bool) -> Result<Value> {
     let capabilities = capabilities(host, privileged)?;
     let mut process = json!({
         "terminal": exec.tty,
-        "user": { "uid": 0, "gid": 0, "username": name },
+        "user": { "uid": 0, "gid": 0, "username": format!("{USER_PREFIX}{name}") },
         "args": exec.argv,
         "env": environment(record, exec),
         "cwd": working_dir,

@@ -7,6 +7,8 @@ use crate::error::{EngineError, Result};
 
 /// Docker's default period of the CPU quota, in microseconds.
 const CPU_PERIOD_US: i64 = 100_000;
+/// One CPU in `NanoCpus`.
+const NANO: i64 = 1_000_000_000;
 const MIN_MEMORY_BYTES: i64 = 6 << 20;
 
 pub(crate) fn resources(host: &HostConfig) -> Result<Value> {
@@ -24,6 +26,18 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Value> {
         all.insert("pids".to_owned(), json!({ "limit": limit }));
     }
     Ok(Value::Object(all))
+}
+
+/// Refuses more CPUs than this host has.
+pub(crate) fn check_cpu_count(host: &HostConfig) -> Result<()> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = i64::try_from(cpus).unwrap_or(i64::MAX);
+    match host.nano_cpus {
+        Some(nano) if most.saturating_mul(NANO) < nano => Err(EngineError::BadRequest(format!(
+            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn memory(host: &HostConfig) -> Result<Map<String, Value>> {

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) use sandbox::{Bounds, SandboxCgroups};
-pub(crate) use settings::share;
 pub use settings::HostShare;
+pub(crate) use settings::{share, throttles};
 
 /// Where cgroup v2 is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -74,6 +74,11 @@ impl Cgroup {
     /// Where it is, below the root.
     pub(crate) fn relative(&self) -> &Path {
         &self.relative
+    }
+
+    /// Whether it has been made.
+    pub(crate) fn exists(&self) -> bool {
+        self.path().exists()
     }
 
     fn path(&self) -> PathBuf {
@@ -138,14 +143,38 @@ impl Cgroup {
     }
 
     /// Sets what divides the host between cgroups. What the host does not have (CPUs, a scheduler
-    /// of I/O with weights) is left to it.
-    pub(crate) fn set_share(&self, share: &HostShare) {
+    /// of I/O with weights) is left to it; a bound of a device that it can't keep is an error.
+    pub(crate) fn set_share(&self, share: &HostShare) -> Result<(), CgroupError> {
         for (file, value) in share {
-            if let Err(error) = self.set(file, value) {
+            if *file == settings::IO_MAX {
+                self.throttle(value)?;
+            } else if let Err(error) = self.set(file, value) {
                 let error = crate::report::chain(&error);
                 tracing::warn!(file, value, error, "not shared as asked for");
             }
         }
+        Ok(())
+    }
+
+    fn throttle(&self, value: &str) -> Result<(), CgroupError> {
+        let file = self.path().join(settings::IO_MAX);
+        let opened = OpenOptions::new().write(true).open(&file);
+        let written = opened.and_then(|mut file| file.write_all(value.as_bytes()));
+        written.map_err(|error| {
+            let why = match error.raw_os_error() {
+                Some(libc::ENODEV) => {
+                    "there is no such disk (partitions can't be throttled)".into()
+                }
+                Some(libc::ENOENT) => "the host's cgroups have no io controller".into(),
+                _ => error.to_string(),
+            };
+            let source = io::Error::new(error.kind(), format!("{value:?}: {why}"));
+            CgroupError {
+                action: "throttle a device by",
+                path: file,
+                source,
+            }
+        })
     }
 
     /// Kills all that is in it.

@@ -134,8 +134,7 @@ fn bound(cgroup: &Cgroup, bounds: &HostShare, share: &HostShare) -> Result<(), C
     for (file, value) in bounds {
         cgroup.set(file, value)?;
     }
-    cgroup.set_share(share);
-    Ok(())
+    cgroup.set_share(share)
 }
 
 #[cfg(test)]

@@ -1,6 +1,19 @@
-//! What divides the host between cgroups: weights, and sets of CPUs and memory nodes.
+//! What divides the host between cgroups: weights, sets of CPUs and memory nodes, and how fast its
+//! devices may be used.
 
-use oci_spec::runtime::{LinuxCpu, LinuxResources};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxResources};
+
+/// How fast devices may be used. That is a promise, and not only a share: what can't be set is an error.
+pub(crate) const IO_MAX: &str = "io.max";
+/// Files that may be named by `unified` and mean the host's CPUs, memory nodes and devices.
+const UNIFIED: [&str; 6] = [
+    "cpuset.cpus",
+    "cpuset.mems",
+    "cpu.weight",
+    "cpu.idle",
+    "io.weight",
+    IO_MAX,
+];
 
 /// Files of a cgroup and what to write.
 pub type HostShare = Vec<(&'static str, String)>;
@@ -13,7 +26,41 @@ pub(crate) fn share(resources: Option<&LinuxResources>) -> HostShare {
     if let Some(weight) = io.and_then(|io| io.weight()).filter(|weight| 0 < *weight) {
         settings.push(("io.weight", io_weight(weight).to_string()));
     }
+    settings.extend(io.map(throttles).unwrap_or_default());
+    settings.extend(resources.map(unified).unwrap_or_default());
     settings
+}
+
+/// Bounds of what is read and written of the host's devices, by their numbers. Zero takes one back.
+pub(crate) fn throttles(io: &LinuxBlockIo) -> HostShare {
+    let mut settings = Vec::new();
+    for (name, devices) in [
+        ("rbps", io.throttle_read_bps_device()),
+        ("wbps", io.throttle_write_bps_device()),
+        ("riops", io.throttle_read_iops_device()),
+        ("wiops", io.throttle_write_iops_device()),
+    ] {
+        for device in devices.iter().flatten() {
+            let rate = match device.rate() {
+                0 => "max".to_owned(),
+                rate => rate.to_string(),
+            };
+            let value = format!("{}:{} {name}={rate}", device.major(), device.minor());
+            settings.push((IO_MAX, value));
+        }
+    }
+    settings
+}
+
+/// What is named by the file itself. A line of `io.max` is a write of its own.
+fn unified(resources: &LinuxResources) -> HostShare {
+    let named = resources.unified().as_ref();
+    let of = |file: &'static str| {
+        let value = named.and_then(|named| named.get(file));
+        let lines = value.into_iter().flat_map(|value| value.lines());
+        lines.map(move |line| (file, line.to_owned()))
+    };
+    UNIFIED.into_iter().flat_map(of).collect()
 }
 
 fn cpu_settings(cpu: &LinuxCpu) -> HostShare {
@@ -71,5 +118,30 @@ mod tests {
         ];
         assert_eq!(share, want.map(|(file, value)| (file, value.to_owned())));
         assert!(super::share(None).is_empty());
+    }
+
+    #[test]
+    fn devices_of_the_host_are_throttled_there() {
+        let one = |rate: u64| serde_json::json!([{"major": 8, "minor": 16, "rate": rate}]);
+        let resources = serde_json::from_value(serde_json::json!({
+            "blockIO": {
+                "throttleReadBpsDevice": one(1000),
+                "throttleWriteIOPSDevice": one(0),
+            },
+            "unified": {
+                "io.max": "8:0 rbps=1\n8:16 wbps=2",
+                "cpuset.cpus": "1",
+                "memory.high": "5",
+            },
+        }));
+        let share = share(Some(&resources.unwrap()));
+        let want = [
+            ("io.max", "8:16 rbps=1000"),
+            ("io.max", "8:16 wiops=max"),
+            ("cpuset.cpus", "1"),
+            ("io.max", "8:0 rbps=1"),
+            ("io.max", "8:16 wbps=2"),
+        ];
+        assert_eq!(share, want.map(|(file, value)| (file, value.to_owned())));
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Linux, LinuxCpu, LinuxMemory, LinuxNamespace, PosixRlimit, Process, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxResources, PosixRlimit, Process, Spec,
+};
 
 use super::LowerError;
 
@@ -27,7 +29,26 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
         return Ok(());
     };
     resources.memory().as_ref().map_or(Ok(()), memory)?;
-    resources.cpu().as_ref().map_or(Ok(()), cpu)
+    resources.cpu().as_ref().map_or(Ok(()), cpu)?;
+    device_rules(resources)?;
+    match resources.rdma().as_ref().and_then(|all| all.keys().min()) {
+        Some(name) => refused(format!(
+            "linux.resources.rdma names {name:?}, but a microVM has no RDMA devices"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A rule without an access has no effect, and was hardly meant so.
+fn device_rules(resources: &LinuxResources) -> Result<(), LowerError> {
+    let mut rules = resources.devices().iter().flatten();
+    let is_empty = |access: &Option<String>| access.as_deref().unwrap_or_default().is_empty();
+    match rules.position(|rule| is_empty(rule.access())) {
+        Some(index) => refused(format!(
+            "device access at {index} field cannot be empty: linux.resources.devices[{index}].access"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn refused(reason: String) -> Result<(), LowerError> {
@@ -146,6 +167,11 @@ fn memory(memory: &LinuxMemory) -> Result<(), LowerError> {
         }
     }
     let (limit, swap) = (memory.limit().unwrap_or(0), memory.swap().unwrap_or(0));
+    if 0 < swap && limit <= 0 {
+        return refused(format!(
+            "unable to set swap limit without memory limit: memory.swap is {swap}"
+        ));
+    }
     if 0 < swap && swap < limit {
         return refused(format!(
             "memory+swap limit should be >= memory limit: memory.swap is {swap}, memory.limit {limit}"
@@ -223,6 +249,21 @@ mod tests {
                 "/linux/resources/memory",
                 json!({"limit": 64, "swap": 63}),
                 "memory+swap",
+            ),
+            (
+                "/linux/resources/memory",
+                json!({"swap": 63}),
+                "without memory limit",
+            ),
+            (
+                "/linux/resources/devices",
+                json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c"}]),
+                "device access at 1 field cannot be empty",
+            ),
+            (
+                "/linux/resources/rdma",
+                json!({"mlx5_1": {"hcaHandles": 3}}),
+                "\"mlx5_1\"",
             ),
             ("/linux/resources/cpu/cpus", json!("a-b"), "cpu.cpus"),
             ("/linux/resources/cpu/cpus", json!("2-1"), "cpu.cpus"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hull_protocol::agent::{volume, HostSocket, InlineFile, SharedDirectory, Volume};
 use hull_vm_config::Slot;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{Hooks, LinuxBlockIo, LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use super::disks::Disk;
 use super::{
@@ -128,8 +128,8 @@ impl GuestSpec {
 
     fn lower_mounts(&mut self, bundle: &Bundle, options: &TaskOptions) -> Result<(), LowerError> {
         let container = &match &options.pod {
-            Some(pod) => format!("{}-{}", options.container_id, pod.turn),
-            None => options.container_id.clone(),
+            Some(pod) => format!("{}-{}", options.name(), pod.turn),
+            None => options.name(),
         };
         let mut kept = Vec::new();
         let mounts = self.spec.mounts().clone().unwrap_or_default();
@@ -159,7 +159,7 @@ impl GuestSpec {
             } else if let Some(node) = node {
                 mount.set_source(Some(node.path.into()));
             } else if let Some(socket) = bundle.sockets.iter().find(|of| of.mount == index) {
-                self.socket(&mut mount, socket, &options.container_id);
+                self.socket(&mut mount, socket, &options.name());
             } else if let Some(other) = mount.source().as_deref().and_then(of_member) {
                 let pod = options.pod.as_ref();
                 let path = pod.and_then(|pod| pod.path(other));
@@ -306,7 +306,7 @@ impl GuestSpec {
             linux.set_mount_label(None);
             linux.set_intel_rdt(None);
             if let Some(resources) = linux.resources_mut() {
-                drop_host_cpu_numbers(resources);
+                drop_host_numbers(resources);
             }
         }
     }
@@ -347,12 +347,22 @@ fn show(mount: &mut Mount, path: &str) {
     mount.set_options(Some(options));
 }
 
-/// CPU and memory node numbers are the host's; the guest has its own.
-pub(crate) fn drop_host_cpu_numbers(resources: &mut LinuxResources) {
+/// Numbers of CPUs, memory nodes and devices are the host's; the guest has its own.
+pub(crate) fn drop_host_numbers(resources: &mut LinuxResources) {
     if let Some(mut cpu) = resources.cpu().clone() {
         cpu.set_cpus(None);
         cpu.set_mems(None);
         resources.set_cpu(Some(cpu));
+    }
+    let weight = resources.block_io().as_ref().map(LinuxBlockIo::weight);
+    resources.set_block_io(weight.map(|weight| {
+        let mut io = LinuxBlockIo::default();
+        io.set_weight(weight);
+        io
+    }));
+    if let Some(unified) = resources.unified_mut() {
+        let is_of_host = |file: &str| file.starts_with("cpuset.") || file.starts_with("io.");
+        unified.retain(|file, _| !is_of_host(file));
     }
 }
 

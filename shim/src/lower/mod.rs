@@ -24,10 +24,10 @@ use protobuf::MessageField;
 use self::rootfs::{image_device, lower_rootfs};
 use crate::annotations::Annotations;
 use crate::pod::Limits;
-use crate::spec::Bundle;
+use crate::spec::{wanted_user, Bundle};
 
 pub use error::LowerError;
-pub(crate) use guest_spec::drop_host_cpu_numbers;
+pub(crate) use guest_spec::drop_host_numbers;
 pub use id_mapped::IdMapped;
 pub use plan::{
     Member, Plan, PluggedDisk, Pod, PodMember, Resource, Share, ShareSource, Socket, TaskOptions,
@@ -50,9 +50,27 @@ pub const FS_FD: &str = "fs";
 
 /// The limits of a bundle's VM: its pod's, or else its own.
 fn limits(bundle: &Bundle, host: HostFacts) -> Option<LinuxResources> {
-    let own = bundle.spec.linux().as_ref();
-    let own = own.and_then(|linux| linux.resources().clone());
-    size::of_pod(Limits::of(bundle.spec.annotations().as_ref()), host).or(own)
+    let own = resources(bundle).cloned();
+    let pod = size::of_pod(Limits::of(bundle.spec.annotations().as_ref()), host);
+    let Some(mut pod) = pod else { return own };
+    pod.set_block_io(own.and_then(|own| own.block_io().clone()));
+    Some(pod)
+}
+
+fn resources(bundle: &Bundle) -> Option<&LinuxResources> {
+    let linux = bundle.spec.linux().as_ref();
+    linux.and_then(|linux| linux.resources().as_ref())
+}
+
+/// The processes that use the host's devices are those of the whole VM.
+fn refuse_throttles(bundle: &Bundle) -> Result<(), LowerError> {
+    let io = resources(bundle).and_then(|resources| resources.block_io().as_ref());
+    match io.is_some_and(|io| !crate::cgroup::throttles(io).is_empty()) {
+        true => Err(LowerError::NotSupportedYet {
+            what: "linux.resources.blockIO.throttle*Device of a container that joins a VM".into(),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Pairs of queues that the network interfaces of a bundle's VM are to have: one for each vCPU, up
@@ -143,6 +161,7 @@ fn device_nodes(bundle: &Bundle, options: &TaskOptions, annotations: &Annotation
 /// Plans a further container of a VM that runs.
 pub fn lower_member(bundle: &Bundle, options: &TaskOptions) -> Result<Member, LowerError> {
     contradictions::check(&bundle.spec)?;
+    refuse_throttles(bundle)?;
     let annotations = Annotations::parse(bundle.spec.annotations().as_ref())?;
     let wanted = bundle.block_devices();
     let (own, volumes) = options
@@ -208,7 +227,7 @@ fn create_request(
         spec,
         rootfs: MessageField::some(root),
         volumes: std::mem::take(&mut guest.volumes),
-        user: user.username().clone().unwrap_or_default(),
+        user: wanted_user(user),
         additional_groups: annotations.group_add.clone(),
         files: std::mem::take(&mut guest.files),
         files_only: annotations.files_only,

@@ -6,6 +6,7 @@ use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, CreateContainerRequest,
 };
 use hull_vm_config::{BlockConfig, FdName, JailConfig, Slot, VmConfig};
+use sha2::{Digest as _, Sha256};
 
 use super::{HostFacts, IdMapped};
 use crate::cgroup::HostShare;
@@ -32,6 +33,20 @@ pub struct TaskOptions {
     pub pod: Option<Pod>,
     /// Slots of its VM that are kept for this container's disks.
     pub slots: Vec<Slot>,
+}
+
+/// Longest id that is a part of file names, with room for what tells the files apart, in bytes.
+const MAX_NAME_BYTES: usize = 200;
+
+impl TaskOptions {
+    /// The name that what is the container's has among others of the VM: its id, as far as that is short.
+    pub(super) fn name(&self) -> String {
+        if self.container_id.len() <= MAX_NAME_BYTES {
+            return self.container_id.clone();
+        }
+        let hash = Sha256::digest(self.container_id.as_bytes());
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// A pod: several containers in one VM.

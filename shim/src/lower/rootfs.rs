@@ -36,7 +36,7 @@ pub(super) fn lower_rootfs(
         },
         RootfsSource::Mounts(mounts) => ShareSource::Mounts(mounts.clone()),
     };
-    let subpath = format!("{}-rootfs", options.container_id);
+    let subpath = format!("{}-rootfs", options.name());
     let share = SharedDirectory {
         tag: SHARE_TAG.into(),
         subpath: subpath.clone(),

@@ -9,7 +9,7 @@ use super::*;
 use crate::network::Attachments;
 use crate::spec::{
     BlockFile, DiskMount, HostDisk, HostSocket, InlineMount, LayerFile, RootfsMount, RootfsSource,
-    INLINE_OPTION,
+    INLINE_OPTION, USER_PREFIX,
 };
 
 fn options() -> TaskOptions {
@@ -66,7 +66,7 @@ fn config() -> serde_json::Value {
         "hostname": "web-1",
         "root": {"path": "/var/lib/rootfs", "readonly": false},
         "process": {
-            "user": {"uid": 0, "gid": 0, "username": "www:www", "additionalGids": [7]},
+            "user": {"uid": 0, "gid": 0, "username": format!("{USER_PREFIX}www:www"), "additionalGids": [7]},
             "args": ["/bin/server"],
             "env": ["PATH=/bin"],
             "cwd": "/",
@@ -100,6 +100,53 @@ fn readable(request: &CreateContainerRequest) -> serde_json::Value {
         "files": request.files.iter().map(|f| format!("{f}")).collect::<Vec<_>>(),
         "spec": spec,
     })
+}
+
+#[test]
+fn a_name_that_is_not_asked_to_be_looked_up_means_nothing() {
+    let mut config = config();
+    config["process"]["user"]["username"] = json!("root");
+    let plan = lower(&bundle(config), &options()).unwrap();
+    assert_eq!(plan.create.user, "");
+}
+
+#[test]
+fn files_of_a_container_have_names_whatever_the_length_of_its_id() {
+    let mut bundle = bundle(config());
+    bundle.rootfs = RootfsSource::Directory("/root".into());
+    let subpath = |id: String| {
+        let options = TaskOptions {
+            container_id: id,
+            ..options()
+        };
+        lower(&bundle, &options).unwrap().shares[0].subpath.clone()
+    };
+    assert_eq!(subpath("web".into()), "web-rootfs");
+    let long = subpath("x".repeat(255));
+    assert!(long.len() < 100, "{long}");
+    assert_ne!(long, subpath("x".repeat(254)));
+}
+
+#[test]
+fn numbers_of_the_hosts_devices_stay_on_the_host() {
+    let throttle = json!([{"major": 254, "minor": 0, "rate": 1000}]);
+    let mut config = config();
+    config["linux"]["resources"]["blockIO"] =
+        json!({"weight": 100, "throttleReadBpsDevice": throttle});
+    config["linux"]["resources"]["unified"] =
+        json!({"cpuset.cpus": "3", "io.max": "254:0 wiops=5", "memory.high": "1000"});
+    let bundle = bundle(config);
+    let plan = lower(&bundle, &options()).unwrap();
+    for value in ["254:0 rbps=1000", "254:0 wiops=5"] {
+        let wanted = ("io.max", value.to_owned());
+        assert!(plan.host_share.contains(&wanted), "{:?}", plan.host_share);
+    }
+    let spec: serde_json::Value = serde_json::from_slice(&plan.create.spec).unwrap();
+    let resources = &spec["linux"]["resources"];
+    assert_eq!(resources["blockIO"], json!({"weight": 100}));
+    assert_eq!(resources["unified"], json!({"memory.high": "1000"}));
+    let error = lower_member(&bundle, &options()).unwrap_err().to_string();
+    assert!(error.contains("throttle"), "{error}");
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Home {
         if has_vm {
             let linux = spec.linux().as_ref();
             let resources = linux.and_then(|linux| linux.resources().as_ref());
-            home.cgroup.set_share(&share(resources));
+            home.cgroup.set_share(&share(resources))?;
         }
         Ok(home)
     }

@@ -228,8 +228,8 @@ async fn abandon(context: &Context, id: &str, draft: Option<Draft>) -> Result<()
 pub(super) async fn pause(context: &Context, args: &IdArgs) -> Result<u8> {
     let found = find(context, only_id(&args.id)?).await?;
     match found.status {
-        Status::Running => found.task()?.pause().await.map(|()| 0),
-        _ => Err(RuntimeError::NotRunning),
+        Status::Created | Status::Running => found.task()?.pause().await.map(|()| 0),
+        Status::Paused | Status::Stopped => Err(RuntimeError::NotRunning),
     }
 }
 

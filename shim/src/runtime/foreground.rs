@@ -10,19 +10,28 @@ use super::streams::{own_size, RawTerminal};
 /// Exit status of a process whose shim ended first.
 const LOST_STATUS: u32 = 137;
 
-/// Signals that are passed on: all that have nothing to do with this program itself.
-const FORWARDED: &[i32] = &[
-    libc::SIGHUP,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGABRT,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGALRM,
-    libc::SIGTERM,
-    libc::SIGCONT,
-    libc::SIGTSTP,
+/// Signals that stay here: of this program's children, sockets, output and terminal, or of what it does
+/// itself wrong; and the two that nobody can catch.
+const OWN: &[i32] = &[
+    libc::SIGCHLD,
+    libc::SIGURG,
+    libc::SIGPIPE,
+    libc::SIGWINCH,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGSEGV,
+    libc::SIGKILL,
+    libc::SIGSTOP,
 ];
+
+/// All signals are passed on, but these; the two between the others and the real-time ones are the C
+/// library's.
+fn passed_on() -> impl Iterator<Item = i32> {
+    let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+    let others = (libc::SIGHUP..=libc::SIGSYS).filter(|number| !OWN.contains(number));
+    others.chain(real_time)
+}
 
 /// Waits for the end of a process. Returns its exit status.
 pub(super) async fn attend(task: &Task, exec_id: &str, terminal: bool) -> Result<u8> {
@@ -62,9 +71,9 @@ async fn resize(task: &Task, exec_id: &str) {
 
 fn forwarded() -> Result<mpsc::UnboundedReceiver<u32>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    for number in FORWARDED {
-        let stream = signal(SignalKind::from_raw(*number)).map_err(system("catch signals"))?;
-        let number = u32::try_from(*number).unwrap_or_default();
+    for number in passed_on() {
+        let stream = signal(SignalKind::from_raw(number)).map_err(system("catch signals"))?;
+        let number = u32::try_from(number).unwrap_or_default();
         tokio::spawn(forward(stream, number, sender.clone()));
     }
     Ok(receiver)
@@ -74,6 +83,25 @@ async fn forward(mut stream: Signal, number: u32, sender: mpsc::UnboundedSender<
     while stream.recv().await.is_some() {
         if sender.send(number).is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whatever_can_be_caught_is_passed_on() {
+        let mut signals = forwarded().unwrap();
+        for number in [libc::SIGTERM, libc::SIGIO, libc::SIGRTMIN() + 3] {
+            let own = std::process::id();
+            let sent = std::process::Command::new("kill")
+                .args([format!("-{number}"), own.to_string()])
+                .status();
+            assert!(sent.unwrap().success());
+            let got = signals.recv().await;
+            assert_eq!(got, u32::try_from(number).ok());
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use serde::Serialize;
 use serde_json::{json, Value};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::cli::{EventsArgs, Format, IdArgs, ListArgs};
 use super::client::{Status, Task};
@@ -15,6 +16,9 @@ use super::control::{find, look, Found};
 use super::error::{system, Result, RuntimeError};
 use super::{only_id, Context};
 use crate::ps::Users;
+
+/// How often `events` looks for kills of the OOM killer.
+const OOM_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A container as runc prints it.
 #[derive(Serialize)]
@@ -162,23 +166,48 @@ pub(super) async fn events(
         print(out, &stats_line(id, task).await?)?;
         return Ok(0);
     }
-    let mut ooms = 0;
+    let mut ooms = Ooms::default();
     let ended = task.wait("");
     tokio::pin!(ended);
+    let mut next = tokio::time::interval_at(Instant::now() + interval, interval);
+    let mut look = tokio::time::interval(OOM_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = &mut ended => return Ok(0),
-            () = tokio::time::sleep(interval) => {
-                let Ok(stats) = task.stats().await else { continue };
-                let now = stats.memory_events.oom_kill;
-                if ooms < now {
-                    ooms = now;
-                    print(out, &event_line("oom", id, None)?)?;
+            _ = &mut ended => {
+                // What ended it, perhaps.
+                if let Ok(stats) = task.stats().await {
+                    ooms.tell(id, &stats, out)?;
                 }
+                return Ok(0);
+            }
+            _ = look.tick() => {
+                let Ok(stats) = task.stats().await else { continue };
+                ooms.tell(id, &stats, out)?;
+            }
+            _ = next.tick() => {
+                let Ok(stats) = task.stats().await else { continue };
+                ooms.tell(id, &stats, out)?;
                 print(out, &event_line("stats", id, Some(figures(&stats)))?)?;
                 out.flush().map_err(system("write to stdout"))?;
             }
         }
+    }
+}
+
+/// How many kills of the OOM killer have been told.
+#[derive(Default)]
+struct Ooms(Option<u64>);
+
+impl Ooms {
+    /// Tells of those since the last time; the first time, of none.
+    fn tell(&mut self, id: &str, stats: &Metrics, out: &mut impl Write) -> Result<()> {
+        let now = stats.memory_events.oom_kill;
+        if self.0.replace(now).is_some_and(|before| before < now) {
+            print(out, &event_line("oom", id, None)?)?;
+            out.flush().map_err(system("write to stdout"))?;
+        }
+        Ok(())
     }
 }
 
@@ -270,19 +299,29 @@ fn io_bytes(stats: &Metrics) -> Vec<Value> {
         .collect()
 }
 
-/// Go's short durations: "5s", "500ms", "1m".
+/// Go's durations: "5s", "500ms", "1m30s".
 fn parse_duration(text: &str) -> Option<Duration> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().ok()?;
-    let seconds = match unit {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return None,
-    };
-    Duration::try_from_secs_f64(seconds).ok()
+    let mut left = text.strip_prefix('+').unwrap_or(text);
+    let mut seconds = 0.0;
+    while !left.is_empty() {
+        let is_number = |c: char| c.is_ascii_digit() || c == '.';
+        let (number, rest) = left.split_at(left.find(|c| !is_number(c))?);
+        let (unit, rest) = rest.split_at(rest.find(is_number).unwrap_or(rest.len()));
+        let number: f64 = number.parse().ok()?;
+        seconds += match unit {
+            "ns" => number / 1e9,
+            "us" | "µs" | "μs" => number / 1e6,
+            "ms" => number / 1000.0,
+            "s" => number,
+            "m" => number * 60.0,
+            "h" => number * 3600.0,
+            _ => return None,
+        };
+        left = rest;
+    }
+    let is_given = !text.is_empty();
+    let duration = is_given.then(|| Duration::try_from_secs_f64(seconds).ok());
+    duration.flatten()
 }
 
 #[cfg(test)]
@@ -345,7 +384,24 @@ mod tests {
     fn durations_are_gos() {
         assert_eq!(parse_duration("5s"), Some(Duration::from_secs(5)));
         assert_eq!(parse_duration("100ms"), Some(Duration::from_millis(100)));
-        assert_eq!(parse_duration("5"), None);
-        assert_eq!(parse_duration("x"), None);
+        assert_eq!(parse_duration("1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1.5h"), Some(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("250us"), Some(Duration::from_micros(250)));
+        for none in ["5", "x", "", "1m30", "s", "1.2.3s", "5s "] {
+            assert_eq!(parse_duration(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn an_oom_is_told_once_and_not_what_was_before() {
+        let mut out = Vec::new();
+        let mut ooms = Ooms::default();
+        for kills in [2, 2, 3, 3, 5] {
+            let mut stats = Metrics::default();
+            stats.memory_events.mut_or_insert_default().oom_kill = kills;
+            ooms.tell("c1", &stats, &mut out).unwrap();
+        }
+        let line = "{\"type\":\"oom\",\"id\":\"c1\"}\n";
+        assert_eq!(String::from_utf8(out).unwrap(), line.repeat(2));
     }
 }

@@ -40,8 +40,7 @@ fn set_share(record: &Record, resources: Value) -> Result<()> {
         what: "the resources".into(),
         source,
     })?;
-    Cgroup::at(cgroup).set_share(&share(Some(&resources)));
-    Ok(())
+    Ok(Cgroup::at(cgroup).set_share(&share(Some(&resources)))?)
 }
 
 /// The resources (OCI `LinuxResources`), of a file or of the flags: as in runc, one or the other.

@@ -1,6 +1,8 @@
 //! Capabilities of a configuration: one that no kernel of ours has is left out, as the
 //! specification says, and told of.
 
+use std::path::Path;
+
 use oci_spec::runtime::{Capability, LinuxCapabilities, Spec};
 use serde_json::Value;
 
@@ -47,6 +49,19 @@ pub(crate) fn ambient_warnings(all: Option<&LinuxCapabilities>) -> Vec<String> {
 
 /// Reads a configuration, and the names of capabilities in it that were left out.
 pub(crate) fn parse_spec(text: &[u8]) -> Result<(Spec, Vec<String>), JsonError> {
+    let (mut spec, unknown) = parse_leniently(text)?;
+    let linux = spec.linux_mut().as_mut();
+    let namespaces = linux.and_then(|linux| linux.namespaces_mut().as_mut());
+    for namespace in namespaces.into_iter().flatten() {
+        // As good as none: Go's encoders write it so.
+        if namespace.path().as_deref() == Some(Path::new("")) {
+            namespace.set_path(None);
+        }
+    }
+    Ok((spec, unknown))
+}
+
+fn parse_leniently(text: &[u8]) -> Result<(Spec, Vec<String>), JsonError> {
     let strict = match json::parse(text) {
         Ok(spec) => return Ok((spec, Vec::new())),
         // It has the place in the text.
@@ -111,6 +126,15 @@ mod tests {
         assert_eq!(bounding, [Capability::Kill].into());
         let (_, unknown) = parse_spec(config(r#"["CAP_KILL"]"#).as_bytes()).unwrap();
         assert!(unknown.is_empty());
+    }
+
+    #[test]
+    fn an_empty_path_of_a_namespace_is_none() {
+        let text = br#"{"ociVersion": "1.0.2", "linux": {"namespaces": [{"type": "pid", "path": ""}, {"type": "ipc", "path": "/x"}]}}"#;
+        let (spec, _) = parse_spec(text).unwrap();
+        let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+        assert_eq!(namespaces[0].path(), &None);
+        assert_eq!(namespaces[1].path().as_deref(), Some(Path::new("/x")));
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl Service {
     ) -> ttrpc::Result<api::StartResponse> {
         let container = self.shim.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
+        if process.exec_id.is_empty() && status(&container, &process) == api::Status::PAUSED {
+            return Err(errors::precondition(
+                "cannot start a container in the paused state",
+            ));
+        }
         if process.exit().is_some() || !process.begin_start() {
             return Err(errors::precondition(
                 "cannot start a process that has been started before",
@@ -189,9 +194,10 @@ impl Service {
 
     pub(super) async fn pause_task(self, request: api::PauseRequest) -> ttrpc::Result<api::Empty> {
         let container = self.shim.container(&request.id)?;
-        if status(&container, &container.init) != api::Status::RUNNING {
+        let status = status(&container, &container.init);
+        if !matches!(status, api::Status::RUNNING | api::Status::CREATED) {
             return Err(errors::precondition(
-                "only a running container can be paused",
+                "only a created or running container can be paused",
             ));
         }
         self.call_container(
@@ -335,7 +341,8 @@ impl Service {
             .await
             .map_err(|error| errors::of_agent(&error))?;
         if self.shim.is_first(&container) {
-            container.sandbox.set_share(&host);
+            let shared = container.sandbox.set_share(&host);
+            shared.map_err(|error| errors::failed(&error))?;
         }
         Ok(api::Empty::default())
     }

@@ -9,7 +9,7 @@ use protobuf::Message as _;
 use tokio::sync::watch;
 
 use super::state::now;
-use crate::spec::{capabilities, json, JsonError};
+use crate::spec::{capabilities, json, wanted_user, JsonError};
 use crate::stdio::ProcessIo;
 
 /// Exit status of a process whose VM ended under it, as if it had been killed.
@@ -147,7 +147,7 @@ impl Process {
             container_id: container_id.to_owned(),
             exec_id: self.exec_id.clone(),
             process: serde_json::to_vec(spec)?,
-            user: spec.user().username().clone().unwrap_or_default(),
+            user: wanted_user(spec.user()),
             additional_groups: additional_groups.to_vec(),
             files: protobuf::MessageField::from_option(self.job.clone()),
             ..ExecProcessRequest::default()

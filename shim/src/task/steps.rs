@@ -483,10 +483,12 @@ pub(super) fn status(container: &Container, process: &Process) -> api::Status {
     if process.exit().is_some() {
         return api::Status::STOPPED;
     }
+    let is_paused = *container.paused.borrow();
+    let is_init = process.exec_id.is_empty();
     match process.phase() {
-        Phase::Created | Phase::Starting => api::Status::CREATED,
-        Phase::Started if *container.paused.borrow() => api::Status::PAUSED,
-        Phase::Started => api::Status::RUNNING,
+        Phase::Created | Phase::Starting if !is_paused || !is_init => api::Status::CREATED,
+        Phase::Started if !is_paused => api::Status::RUNNING,
+        Phase::Created | Phase::Starting | Phase::Started => api::Status::PAUSED,
     }
 }
 

@@ -4,7 +4,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::limits::Limits;
 use crate::cgroup::{share, HostShare};
-use crate::lower::drop_host_cpu_numbers;
+use crate::lower::drop_host_numbers;
 use crate::spec::JsonError;
 
 /// Annotation of an update by a client that tells its users itself of what the VM has no room for.
@@ -27,7 +27,7 @@ impl Update {
         let mut resources: LinuxResources = crate::spec::json::parse(text)?;
         let host = share(Some(&resources));
         let limits = Limits::of_resources(Some(&resources));
-        drop_host_cpu_numbers(&mut resources);
+        drop_host_numbers(&mut resources);
         Ok(Self {
             limits,
             guest: serde_json::to_vec(&resources)?,

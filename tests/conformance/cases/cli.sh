@@ -52,6 +52,19 @@ case_pause_and_resume() {
     expect "$(status_of)" running
     runtime exec "$ID" true
 }
+case_a_created_container_can_be_paused() {
+    config '.process.args = ["touch", "/ran"]'
+    create
+    runtime pause "$ID"
+    expect "$(status_of)" paused
+    ! runtime start "$ID" 2>"$T/err" || fail "started"
+    expect_has "$(cat "$T/err")" paused
+    runtime resume "$ID"
+    expect "$(status_of)" created
+    [ ! -e "$T/rootfs/ran" ] || fail "it ran"
+    runtime start "$ID"
+    wait_for 10 test -e "$T/rootfs/ran" || fail "it did not run"
+}
 case_list_and_ps() {
     config '.process.args = ["sleep", "1000"]'
     create
@@ -216,4 +229,82 @@ case_the_pid_shows_the_containers_command() {
     create
     runtime start "$ID"
     expect "$(ps -o args= -p "$(runtime state "$ID" | jq .pid)")" "sleep 1000"
+}
+
+# The container's own group, as it sees it.
+own_cgroup='.linux.namespaces += [{type: "cgroup"}] | .mounts += [{destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["ro"]}]'
+group_file() { runtime exec "$ID" cat "/sys/fs/cgroup/$1"; }
+case_an_update_leaves_what_it_does_not_name() {
+    config "$own_cgroup"' | .process.args = ["sleep", "1000"] | .linux.resources = {cpu: {quota: 25000, period: 50000, shares: 512}, memory: {limit: 67108864, swap: 134217728}}'
+    create
+    runtime start "$ID"
+    runtime update --cpu-period 20000 "$ID"
+    expect "$(group_file cpu.max)" "25000 20000" "after the period"
+    runtime update --cpu-quota 10000 "$ID"
+    expect "$(group_file cpu.max)" "10000 20000" "after the quota"
+    runtime update --pids-limit 50 "$ID"
+    echo '{"cpu": {"quota": 0, "period": 0}, "memory": {"reservation": 8388608}}' | runtime update --resources - "$ID"
+    expect "$(group_file cpu.max)" "10000 20000" "after others"
+    expect "$(group_file memory.max)" 67108864
+    expect "$(group_file memory.low)" 8388608
+    runtime update --memory 33554432 "$ID"
+    expect "$(group_file memory.max)" 33554432
+    ! runtime update --memory-swap 16777216 "$ID" 2>"$T/err" || fail "less swap than memory"
+    expect_has "$(cat "$T/err")" "memory+swap limit should be >= memory limit"
+    runtime update --cpu-quota -1 "$ID"
+    expect "$(group_file cpu.max)" "max 20000" "without a limit"
+}
+# A limit that is there has an effect.
+case_an_update_above_what_there_is_holds_or_is_refused() {
+    config "$own_cgroup"' | .process.args = ["sleep", "1000"] | .linux.resources = {memory: {limit: 67108864}, cpu: {quota: 50000, period: 100000}}'
+    create
+    runtime start "$ID"
+    if runtime update --memory 1073741824 "$ID" 2>"$T/err"; then
+        expect "$(group_file memory.max)" 1073741824
+        [ "$(runtime exec "$ID" awk '/MemTotal/ {print $2}' /proc/meminfo)" -gt 1048576 ] || fail "there is less"
+    else
+        expect_has "$(cat "$T/err")" "a memory limit of 1073741824 bytes is above"
+        expect "$(group_file memory.max)" 67108864
+    fi
+    runtime update --memory 67108864 "$ID"
+    runtime update --memory -1 "$ID"
+    expect "$(group_file memory.max)" max
+}
+case_a_checked_update_below_what_is_in_use_is_refused() {
+    config "$own_cgroup"' | .process.args = ["sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=20 2>/dev/null; touch /ready; sleep 1000"] | .linux.resources.memory.limit = 67108864'
+    create
+    runtime start "$ID"
+    wait_for 20 test -e "$T/rootfs/ready" || fail "not ready"
+    ! echo '{"memory": {"limit": 8388608, "checkBeforeUpdate": true}}' | runtime update --resources - "$ID" 2>"$T/err" || fail "updated"
+    expect_has "$(cat "$T/err")" "rejecting memory limit"
+    expect "$(group_file memory.max)" 67108864
+}
+case_exec_of_a_process_file_has_what_the_container_has() {
+    config '.process.args = ["sleep", "1000"] | .process.capabilities |= map_values(["CAP_KILL"]) | .process.rlimits = [{type: "RLIMIT_NOFILE", soft: 100, hard: 100}]'
+    create
+    runtime start "$ID"
+    echo '{"args": ["sh", "-c", "grep CapEff /proc/self/status; ulimit -n"], "env": ["PATH=/bin"], "cwd": "/"}' >"$T/process.json"
+    expect "$(runtime exec --process "$T/process.json" "$ID" | tr -d '\t')" "$(printf 'CapEff:0000000000000020\n100')"
+    jq '.capabilities = {} | .rlimits = [{type: "RLIMIT_NOFILE", soft: 50, hard: 50}]' "$T/process.json" >"$T/own.json"
+    expect "$(runtime exec --process "$T/own.json" "$ID" | tr -d '\t')" "$(printf 'CapEff:0000000000000000\n50')" "of its own"
+}
+case_events_tell_of_the_oom_that_ends_the_container() {
+    config '.process.args = ["sh", "-c", "sleep 3; head -c 200m /dev/zero | tail >/dev/null; sleep 2; exit 7"] | .linux.resources.memory = {limit: 33554432, swap: 33554432}'
+    create
+    runtime events --interval 1m30s "$ID" >"$T/events" 2>&1 &
+    runtime start "$ID"
+    wait_for 40 is_stopped || fail "$(status_of)"
+    wait_for 5 grep -q '"oom"' "$T/events" || fail "$(cat "$T/events")"
+    expect "$(head -n 1 "$T/events" | jq -r '.type + .id')" "oom$ID"
+}
+case_a_run_passes_on_any_signal() {
+    base_config | jq '.process.args = ["sh", "-c", "trap \"echo io\" IO; trap \"echo halt; exit 3\" 37; touch /ready; while :; do sleep 0.2; done"]' >"$T/config.json"
+    runtime run --bundle "$T" "$ID" </dev/null >"$T/out" 2>&1 &
+    local pid=$! status=0
+    wait_for 20 test -e "$T/rootfs/ready" || fail "not ready: $(cat "$T/out")"
+    kill -IO "$pid"
+    wait_for 5 grep -q io "$T/out" || fail "no SIGIO: $(cat "$T/out")"
+    kill -37 "$pid"
+    wait "$pid" || status=$?
+    expect "$status $(tail -n 1 "$T/out")" "3 halt"
 }

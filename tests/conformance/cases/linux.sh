@@ -104,3 +104,55 @@ case_rootfs_propagation_is_not_shared_with_the_host() {
     expect_out mounted
     ! mountpoint -q "$T/rootfs/data/m" || fail "mounted on the host"
 }
+# Whoever forbids huge pages names all sizes that the host has.
+case_huge_pages_can_be_forbidden() {
+    shell 'echo there' '.linux.resources.hugepageLimits = [{pageSize: "2MB", limit: 0}, {pageSize: "1GB", limit: 0}, {pageSize: "64KB", limit: 0}]'
+    expect_out there
+}
+case_a_unified_setting_is_written() {
+    shell 'cat /sys/fs/cgroup/memory.high' '.linux.namespaces += [{type: "cgroup"}] | .mounts += [{destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["ro"]}] | .linux.resources.unified = {"memory.high": "33554432"}'
+    expect_out 33554432
+}
+case_an_unknown_unified_setting_is_an_error() {
+    shell true '.linux.resources.unified = {"memory.none": "1"}'
+    expect_failure
+    expect_has "$err" memory.none
+}
+# throttled NUMBERS: a container whose writes of that device are bounded.
+throttled() {
+    config ".process.args = [\"sleep\", \"1000\"] | .linux.cgroupsPath = \"/conformance/$ID\" | .linux.resources.blockIO = {throttleWriteBpsDevice: [{major: ${1%:*}, minor: ${1#*:}, rate: 1048576}], throttleReadIOPSDevice: [{major: ${1%:*}, minor: ${1#*:}, rate: 50}]}"
+}
+case_a_device_of_the_host_is_throttled() {
+    local loop numbers
+    truncate -s 16M "$T/disk"
+    loop=$(losetup --find --show "$T/disk")
+    trap 'runtime delete --force "$ID" >/dev/null 2>&1; losetup --detach "$loop"; rm -rf "$T"' EXIT
+    numbers=$(lsblk --noheadings --nodeps --output MAJ:MIN "$loop" | tr -d ' ')
+    throttled "$numbers"
+    create || fail "$(cat "$T/err")"
+    expect "$(cat "/sys/fs/cgroup/conformance/$ID/io.max")" "$numbers rbps=max wbps=1048576 riops=50 wiops=max"
+    echo "{\"blockIO\": {\"throttleWriteBpsDevice\": [{\"major\": ${numbers%:*}, \"minor\": ${numbers#*:}, \"rate\": 2097152}]}}" | runtime update --resources - "$ID"
+    expect_has "$(cat "/sys/fs/cgroup/conformance/$ID/io.max")" wbps=2097152
+}
+case_a_throttled_device_that_is_not_there_is_an_error() {
+    throttled 251:77
+    ! create || fail "created"
+    expect_has "$(cat "$T/err")" io.max
+}
+case_a_device_rule_without_an_access_is_an_error() {
+    shell true '.linux.resources.devices = [{allow: false, access: "rwm"}, {allow: true, type: "c", major: 1, minor: 11}]'
+    expect_failure
+    expect_has "$err" "device access"
+}
+case_a_cgroup_that_may_be_written_is_the_users() {
+    shell 'mkdir /sys/fs/cgroup/mine && echo 1 >/sys/fs/cgroup/mine/cgroup.procs && cat /proc/self/cgroup' \
+        '.process.user = {uid: 1000, gid: 1000} | .linux.namespaces += [{type: "cgroup"}] | .mounts += [{destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["rw"]}]'
+    expect_has "$out" 0::/
+    shell 'mkdir /sys/fs/cgroup/mine || echo refused' \
+        '.process.user = {uid: 1000, gid: 1000} | .linux.namespaces += [{type: "cgroup"}] | .mounts += [{destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: ["ro"]}]'
+    expect_out refused
+}
+case_an_empty_path_of_a_namespace_is_none() {
+    shell 'echo $$; ls /sys/class/net' '.linux.namespaces |= map(.path = "")'
+    expect_out "$(printf '1\nlo')"
+}

@@ -28,6 +28,12 @@ case_user_and_groups() {
     shell 'echo $(id -u):$(id -g):$(id -G)' '.process.user = {"uid": 1000, "gid": 1001, "additionalGids": [5, 6]}'
     expect_out "1000:1001:1001 5 6"
 }
+case_a_user_name_means_nothing() {
+    shell 'echo $(id -u):$(id -g)' '.process.user = {"uid": 1000, "gid": 1001, "username": "root"}'
+    expect_out 1000:1001
+    shell 'id -u' '.process.user = {"uid": 0, "gid": 0, "username": "nobody-here"}'
+    expect_out 0
+}
 case_umask() { shell 'umask; touch /tmp/f; stat -c %a /tmp/f' '.process.user.umask = 23'; expect_out "$(printf '0027\n640')"; }
 case_no_new_privileges() { shell 'grep NoNewPrivs /proc/self/status | tr -d "\t"' '.process.noNewPrivileges = true'; expect_out NoNewPrivs:1; }
 case_capability_sets() {
@@ -42,6 +48,15 @@ case_without_capabilities_a_user_has_none() {
 case_rlimits() {
     shell 'ulimit -n; ulimit -Hn; ulimit -c' '.process.rlimits = [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]'
     expect_out "$(printf '100\n200\n0')"
+}
+case_an_rlimit_of_many_files() {
+    shell 'ulimit -n' '.process.rlimits = [{"type": "RLIMIT_NOFILE", "soft": 2000000, "hard": 2000000}]'
+    expect_out 2000000
+}
+case_an_rlimit_that_is_refused_is_named() {
+    shell true '.process.rlimits = [{"type": "RLIMIT_NOFILE", "soft": 2147483648, "hard": 2147483648}]'
+    expect_failure
+    expect_has "$err" NOFILE
 }
 case_an_rlimit_named_twice_is_an_error() {
     shell true '.process.rlimits = [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 2}, {"type": "RLIMIT_NOFILE", "soft": 1, "hard": 3}]'

@@ -63,3 +63,61 @@ case_a_mount_through_a_link_into_another_mount() {
     expect_out "$(printf 'content\n/run\nsecrets')"
     [ -z "$(ls "$T/rootfs/run")" ] || fail "the mount point was made below the tmpfs"
 }
+# flags_of DIRECTORY: the flags of the mount there, in $out (a container's /proc/self/mountinfo).
+flags_of() { awk -v at="$1" '$5 == at {print $6}' <<<"$out"; }
+case_recursive_mount_options() {
+    local mounts=() option
+    mkdir "$T/shared"
+    for option in rro rnosuid rnodev rnoexec rnoatime rnodiratime rnosymfollow rstrictatime rrelatime; do
+        mounts+=("{destination: \"/data/$option\", type: \"bind\", source: \"$T/shared\", options: [\"rbind\", \"$option\"]}")
+    done
+    for option in suid dev exec symfollow; do
+        mounts+=("{destination: \"/data/r$option\", type: \"bind\", source: \"$T/shared\", options: [\"rbind\", \"no$option\", \"r$option\"]}")
+    done
+    mounts+=("{destination: \"/data/rrw\", type: \"bind\", source: \"$T/shared\", options: [\"rbind\", \"noexec\", \"rrw\"]}")
+    shell 'cat /proc/self/mountinfo' ".mounts += [$(IFS=,; echo "${mounts[*]}")]"
+    expect_status 0
+    for option in ro nosuid nodev noexec noatime nodiratime nosymfollow relatime; do
+        expect_has ",$(flags_of "/data/r$option")," ",$option,"
+    done
+    ! [[ $(flags_of /data/rstrictatime) == *atime* ]] || fail "$(flags_of /data/rstrictatime)"
+    for option in suid dev exec symfollow; do
+        ! [[ $(flags_of "/data/r$option") == *no$option* ]] || fail "r$option: $(flags_of "/data/r$option")"
+    done
+    expect_has ",$(flags_of /data/rrw)," ",rw,"
+}
+case_access_times_can_be_noted_again() {
+    local option
+    mkdir "$T/shared"
+    for option in ratime rnostrictatime; do
+        shell 'cat /proc/self/mountinfo' ".mounts += [{destination: \"/data\", type: \"bind\", source: \"$T/shared\", options: [\"rbind\", \"noatime\", \"$option\"]}]"
+        expect_status 0
+        expect_has ",$(flags_of /data)," ,relatime,
+    done
+}
+case_rbind_is_an_option_and_no_type() {
+    shell true '.mounts += [{destination: "/data", type: "rbind", source: "/"}]'
+    expect_failure
+}
+case_a_root_without_a_mount_on_dev_has_the_default_devices() {
+    touch "$T/rootfs/dev/of-the-image"
+    shell 'echo x >/dev/null && head -c 4 /dev/zero | wc -c; cat /proc/version | wc -c; ls /dev/of-the-image' \
+        '.mounts |= map(select(.destination | startswith("/dev") | not)) | .linux.maskedPaths = ["/proc/version"]'
+    expect_out "$(printf '4\n0\n/dev/of-the-image')"
+}
+case_the_hosts_dev_has_the_default_devices() {
+    shell 'echo x >/dev/null && head -c 4 /dev/zero | wc -c; head -c 2 /dev/urandom | wc -c' \
+        '.mounts |= map(select(.destination | startswith("/dev") | not)) | .mounts += [{destination: "/dev", type: "bind", source: "/dev", options: ["rbind", "rslave"]}]'
+    expect_out "$(printf '4\n2')"
+    [ -c /dev/null ] && echo x >/dev/null || fail "the host's is spoilt"
+}
+case_a_bind_mount_has_the_flags_of_its_source() {
+    mkdir "$T/source"
+    mount -t tmpfs -o noexec,nosuid tmpfs "$T/source"
+    trap 'runtime delete --force "$ID" >/dev/null 2>&1; umount "$T/source"; rm -rf "$T"' EXIT
+    cp "$T/rootfs/bin/busybox" "$T/source/busybox"
+    local bind="{destination: \"/data\", type: \"bind\", source: \"$T/source\", options: [\"rbind\"]}"
+    shell '/data/busybox echo ran || echo refused; grep " /data " /proc/mounts' ".mounts += [$bind]"
+    expect_has "$out" refused
+    expect_has "$out" nosuid
+}

@@ -148,3 +148,10 @@ case_hooks_see_the_containers_network() {
     create
     [ "$(cat "$T/net")" != "$(readlink /proc/self/ns/net)" ] || fail "it is the host's"
 }
+case_ids_may_begin_with_a_dot_and_be_long() {
+    local id
+    config '.process.args = ["echo", "ran"]'
+    for id in .hidden "$(printf 'x%.0s' $(seq 255))"; do
+        expect "$(runtime run --bundle "$T" "$id" </dev/null)" ran
+    done
+}

@@ -105,3 +105,94 @@ case_a_host_name_may_be_as_long_as_linux_has_it() {
     capture hull create --hostname "${name}h" "$BUSYBOX" true
     expect_err_has 'invalid hostname'
 }
+
+api() { curl -s --unix-socket "$SOCKET" "${@:2}" "http://x$1"; }
+status_of() { api "$1" -o /dev/null -w '%{http_code}' "${@:2}"; }
+
+# Clients of older versions find what they know.
+# Core.
+case_clients_of_old_find_what_they_know() {
+    local id untagged
+    api "/v1.38/images/$BUSYBOX/json" >"$T/old"
+    jq -e '.ContainerConfig.Volumes == null and (.ContainerConfig | has("Cmd")) and .VirtualSize == .Size' "$T/old" >/dev/null || fail "$(cat "$T/old")"
+    api "/v1.51/images/$BUSYBOX/json" >"$T/new"
+    jq -e '(has("ContainerConfig") or has("VirtualSize") | not) and has("Parent") and has("DockerVersion") and has("GraphDriver")' "$T/new" >/dev/null || fail "$(cat "$T/new")"
+    id=$(hull create --name t-untagged "$BUSYBOX" true)
+    untagged=$(hull commit t-untagged)
+    api "/v1.41/images/json" | jq -e ".[] | select(.Id == \"$untagged\") | .RepoTags == [\"<none>:<none>\"] and .RepoDigests == [\"<none>@<none>\"] and .Containers == -1 and .VirtualSize == .Size" >/dev/null || fail "$(api /v1.41/images/json)"
+    api "/v1.51/images/json" | jq -e ".[] | select(.Id == \"$untagged\") | .RepoTags == [] and .Containers == 0" >/dev/null || fail "$(api /v1.51/images/json)"
+    api "/v1.51/images/json" | jq -e 'map(select(.Containers == 1)) | length == 1' >/dev/null || fail 'who has an image'
+    hull rmi "$untagged" >/dev/null
+    hull run --name t-said "$BUSYBOX" echo said
+    api '/v1.41/containers/t-said/logs?stdout=1' -o /dev/null -D - | grep -qi '^content-type: application/vnd.docker.raw-stream' || fail 'the type of a stream of old'
+    api '/v1.42/containers/t-said/logs?stdout=1' -o /dev/null -D - | grep -qi '^content-type: application/vnd.docker.multiplexed-stream' || fail 'the type of a stream'
+}
+
+# Go's decoder does not look at the case of names; words of the API are names of objects as well.
+# Core.
+case_clients_may_write_names_as_they_like() {
+    local id json=(-H 'content-type: application/json')
+    id=$(api '/containers/create?name=t-lower' "${json[@]}" -d "{\"image\":\"$BUSYBOX\",\"cmd\":[\"true\"],\"hostconfig\":{\"memory\":67108864}}" | jq -r .Id)
+    expect_eq "$(hull inspect -f '{{.HostConfig.Memory}} {{.Config.Cmd}}' t-lower)" '67108864 [true]' 'a container'
+    expect_eq "$(api /containers/t-lower/update "${json[@]}" -d '{"memory":134217728,"memoryswap":268435456}' | jq -c .Warnings)" '[]' 'an update'
+    expect_eq "$(hull inspect -f '{{.HostConfig.Memory}}' t-lower)" 134217728 'what it changed'
+    expect_eq "$(api /volumes/create "${json[@]}" -d '{"name":"t-data"}' | jq -r .Name)" t-data 'a volume'
+    expect_eq "$(status_of /networks/create "${json[@]}" -d '{"name":"t-low"}')" 201 'a network'
+    expect_eq "$(status_of /networks/t-low/connect "${json[@]}" -d '{"container":"t-lower"}')" 200 'a connect'
+    hull rm t-lower >/dev/null
+    hull network rm t-low >/dev/null
+    hull volume rm t-data >/dev/null
+    hull volume create prune >/dev/null
+    expect_eq "$(api /volumes/prune | jq -r .Name)" prune 'a volume that is called so'
+    expect_eq "$(status_of /volumes/prune -X DELETE)" 204 'its removal'
+    hull network create create >/dev/null
+    expect_eq "$(api /networks/create | jq -r .Name)" create 'a network that is called so'
+    hull network rm create >/dev/null
+    hull create --name json "$BUSYBOX" true >/dev/null
+    hull rm json >/dev/null
+    hull tag "$BUSYBOX" search
+    hull rmi search >/dev/null
+}
+
+# Of many who make one network, one does.
+case_one_of_many_makes_a_network() {
+    local n
+    for n in 1 2 3 4 5 6 7 8 9 10; do
+        curl -s -o /dev/null -w '%{http_code}\n' --unix-socket "$SOCKET" -H 'content-type: application/json' -d '{"Name":"t-one"}' http://x/networks/create >"$T/made$n" &
+    done
+    wait $(jobs -p | grep -vx "$(cat "$HARNESS/hulld.pid")")
+    expect_eq "$(cat "$T"/made* | sort | uniq -c | xargs)" '1 201 9 409' 'answers'
+    hull network rm t-one >/dev/null
+}
+
+# Who opens all connections that there are, and says nothing, shuts nobody out.
+case_silent_clients_make_room() {
+    ulimit -n 20000
+    python3 - "$SOCKET" <<'SILENT' &
+import socket, sys, time
+kept = []
+for _ in range(4300):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect(sys.argv[1])
+    kept.append(one)
+time.sleep(60)
+SILENT
+    local silent=$!
+    sleep 10
+    capture timeout 20 hull version
+    kill $silent
+    expect_status 0
+}
+
+# Between two starts there is nothing to attach to, and the end is still to come.
+case_a_container_between_two_starts_is_waited_for() {
+    hull run -d --name t-loop --restart always "$BUSYBOX" sh -c 'sleep 1; exit 3' >/dev/null
+    # The sixth pause is one of seconds.
+    wait_for 200 sh -c '[ "$(hull inspect -f "{{.RestartCount}} {{.State.Status}}" t-loop)" = "6 restarting" ]' || fail 'it does not restart'
+    capture timeout 2 hull wait t-loop
+    expect_status 124
+    local answer
+    answer=$(status_of '/containers/t-loop/attach?stream=1&stdout=1' -X POST -m 5)
+    [ "$answer" = 409 ] || [ "$(hull inspect -f '{{.State.Status}}' t-loop)" = running ] || fail "an attach: $answer"
+    hull rm -f t-loop >/dev/null
+}

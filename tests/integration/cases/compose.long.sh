@@ -62,6 +62,30 @@ YAML
     expect_eq "$(docker ps -aq --filter label=com.docker.compose.project=t-app; docker volume ls -q --filter label=com.docker.compose.project=t-app; docker network ls -q --filter label=com.docker.compose.project=t-app)" '' 'what down leaves'
 }
 
+# The old compose asks an image for what the API has since given up, when it makes a container anew.
+case_compose_makes_a_changed_service_anew() {
+    compose_start
+    local compose first second
+    for compose in 'docker compose' docker-compose; do
+        $compose version >/dev/null 2>&1 || continue
+        cat >app.yml <<YAML
+version: "2.4"
+services:
+  one: {image: $BUSYBOX, network_mode: none, command: sleep 600, environment: {A: "1"}, volumes: ["/kept"]}
+YAML
+        capture timeout 100 $compose -f app.yml up -d
+        expect_status 0
+        first=$($compose -f app.yml ps -q)
+        sed -i 's/A: "1"/A: "2"/' app.yml
+        capture timeout 100 $compose -f app.yml up -d -t 0
+        expect_status 0
+        second=$($compose -f app.yml ps -q)
+        [ -n "$second" ] && [ "$first" != "$second" ] || fail "$compose: $first is $second: $err"
+        expect_eq "$(docker inspect -f '{{.State.Status}}' "$second")" running "$compose"
+        $compose -f app.yml down -v -t 0 >/dev/null 2>&1
+    done
+}
+
 # Each run's lines once, though what follows them attaches anew at each start; and who waits for a
 # service hears that it is not well.
 case_compose_follows_restarts_and_waits() {

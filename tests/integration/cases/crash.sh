@@ -174,3 +174,67 @@ case_pulls_and_loads_are_killed_or_interrupted_at_any_moment() {
     hull rmi -f "$image" loaded:latest >/dev/null
     expect_clean_host
 }
+
+# A store that is empty or gone is no engine without containers: their files would be swept away.
+# Core.
+case_a_lost_store_loses_nothing() {
+    local id root=$HARNESS/state
+    id=$(hull create --name t-kept "$BUSYBOX" true)
+    hull cp /etc/hostname t-kept:/kept >/dev/null
+    kill "$(cat "$HARNESS/hulld.pid")"
+    while kill -0 "$(cat "$HARNESS/hulld.pid")" 2>/dev/null; do sleep 0.1; done
+    cp "$root/containers.redb" "$T/store"
+    start() { capture timeout 30 hulld --root "$root" --exec-root "$HARNESS/run" -H "$HULL_HOST"; }
+    truncate -s 0 "$root/containers.redb"
+    start
+    expect_status 1
+    expect_err_has "$root/containers.redb"
+    rm "$root/containers.redb"
+    start
+    expect_status 1
+    expect_err_has 'bring it back from a backup'
+    [ -s "$root/containers/$id/scratch.ext4" ] || fail 'the files of the container are gone'
+    # One from before a container was made, as from a backup: its files are nobody's to remove.
+    mkdir "$root/containers/stranger" "$root/containers/cut-off"
+    echo data >"$root/containers/stranger/file"
+    cp "$T/store" "$root/containers.redb"
+    hulld_start
+    expect_eq "$(cat "$root/containers/stranger/file")" data 'the stranger'
+    [ ! -e "$root/containers/cut-off" ] || fail 'an empty folder is left'
+    rm -r "$root/containers/stranger"
+    hull cp t-kept:/kept "$T/kept"
+    cmp /etc/hostname "$T/kept"
+    hull rm t-kept >/dev/null
+    expect_clean_host
+}
+
+case_a_first_start_is_killed_at_any_moment() {
+    local delay
+    hull create --name t-first --storage-opt size=1g "$BUSYBOX" sleep 600 >/dev/null
+    for delay in 0.01 0.03 0.06 0.1 0.2 0.4 1; do
+        hull start t-first >/dev/null 2>&1 &
+        sleep "$delay"
+        kill -9 "$(cat "$HARNESS/hulld.pid")"
+        wait $! || true
+        hulld_start
+    done
+    [ "$(hull inspect -f '{{.State.Status}}' t-first)" = running ] || hull start t-first >/dev/null
+    expect_eq "$(hull exec t-first sh -c 'echo x >/f; sync; cat /f')" x 'its layer'
+    expect_eq "$(find "$HARNESS/state/containers" -name '*.new')" '' 'half-made layers'
+    hull rm -f t-first >/dev/null
+}
+
+# One shim that does not answer keeps no other container, and no client, waiting.
+case_shims_that_stand_still_do_not_add_up() {
+    local name started
+    for name in 1 2 3; do hull run -d --name "t-still$name" --network none "$BUSYBOX" sleep 600 >/dev/null; done
+    pkill -STOP -f '[c]ontainerd-shim-hull'
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    sleep 1
+    started=$SECONDS
+    hulld_start
+    [ $((SECONDS - started)) -lt 20 ] || fail "it took $((SECONDS - started)) s"
+    pkill -CONT -f '[c]ontainerd-shim-hull' || true
+    hull ps -aq | xargs -r hull rm -f >/dev/null
+    expect_clean_host
+}

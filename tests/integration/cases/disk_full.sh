@@ -102,6 +102,35 @@ case_containers_and_a_full_disk() {
     grep -q 'output of a container is lost' "$T/hulld.log" || fail 'the engine says nothing of it'
 }
 
+# A removal that fails says so, and can be tried again.
+# Core.
+case_a_removal_and_a_full_disk() {
+    full_start
+    hull pull -q "$BUSYBOX" >/dev/null
+    hull create --name t-gone --network none "$BUSYBOX" true >/dev/null
+    fill 0
+    capture hull rm t-gone
+    if [ "$status" = 0 ]; then
+        expect_eq "$(hull ps -aq)" '' 'what is left of a removal that succeeded'
+    else
+        expect_eq "$(hull ps -a --format '{{.State}}')" dead 'what could not be removed'
+    fi
+    unfill
+    hull ps -aq | xargs -r hull rm >/dev/null
+    # A folder that can't go, whoever asks.
+    local id
+    id=$(hull create --name t-busy --network none "$BUSYBOX" true)
+    mkdir "$T/m/state/containers/$id/busy"
+    mount -t tmpfs none "$T/m/state/containers/$id/busy"
+    capture hull rm t-busy
+    umount "$T/m/state/containers/$id/busy"
+    expect_status 1
+    expect_err_has "$id"
+    expect_eq "$(hull ps -a --format '{{.State}}')" dead 'what could not be removed'
+    hull rm t-busy >/dev/null
+    expect_eq "$(hull ps -aq)" '' 'containers'
+}
+
 # A disk is larger than what the host has room for: a program hears of that by its own write, before
 # anything of the file system is lost, and df tells it beforehand.
 case_a_container_sees_what_the_host_has_room_for() {

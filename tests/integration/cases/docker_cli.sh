@@ -251,6 +251,31 @@ case_docker_cli_a_login_with_nothing_in_it() {
     expect_eq "$(cat "$T/code")" 200 "$(cat "$T/pull")"
 }
 
+# Filters mean what they mean to dockerd, or are refused: what passes is often removed.
+# Core.
+case_docker_cli_filters_are_dockers() {
+    docker_cli
+    docker create --name t-anc "$BUSYBOX" true >/dev/null
+    docker tag "$BUSYBOX" t-other:1
+    answers 1 "invalid filter 'label!'" ps -a --filter 'label!=x'
+    answers 1 "invalid filter 'reference'" ps -a --filter reference=x
+    answers 0 t-anc ps -a --filter ancestor=t-other:1 --format '{{.Names}}'
+    answers 0 t-anc ps -a --filter "ancestor=$(docker images --no-trunc -q t-other:1)" --format '{{.Names}}'
+    expect_eq "$(docker ps -aq --filter ancestor=t-nosuch)" '' 'a name of no image'
+    docker network create t-net >/dev/null
+    docker network create t-net2 >/dev/null
+    expect_eq "$(docker network ls --filter 'name=^t-net$' --format '{{.Name}}')" t-net 'a network by expression'
+    expect_eq "$(docker network ls --filter "id=$(docker network ls -q --filter 'name=^t-net$')" --format '{{.Name}}')" t-net 'a network by id'
+    answers 1 'cannot be after' events --since 20 --until 10
+    docker rm t-anc >/dev/null
+    sleep 1
+    expect_eq "$(docker events --since 1m --until 0s --filter image="${BUSYBOX%:*}" --filter event=destroy --filter container=t-an --format '{{.Action}}')" destroy 'an event by the beginning of its name'
+    answers 1 'range of CPUs' update --cpus 1000 "$(docker create --name t-cpu "$BUSYBOX" true)"
+    answers 1 'CpuRealtimePeriod is not supported' update --cpu-rt-period 1000 t-cpu
+    docker rm t-cpu >/dev/null
+    docker rmi t-other:1 >/dev/null
+}
+
 # What is not there yet ends at once, with one error that names it.
 case_what_is_not_built_says_so() {
     docker_cli

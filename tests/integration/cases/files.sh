@@ -85,6 +85,17 @@ case_export_and_commit() {
     hull rmi committed:two committed:one >/dev/null
 }
 
+# What a client says of the new image is added to what the container is.
+# Core.
+case_a_commit_with_a_body_keeps_the_rest() {
+    hull create --name t-base -e A=1 -w /srv "$BUSYBOX" echo kept >/dev/null
+    curl -sf --unix-socket "${HULL_HOST#unix://}" -H 'content-type: application/json' -d '{"Labels":{"a":"b"},"AttachStdin":false}' 'http://x/commit?container=t-base&repo=t-labelled' >/dev/null
+    expect_eq "$(hull inspect --type image -f '{{.Config.Cmd}} {{.Config.WorkingDir}} {{index .Config.Labels "a"}}' t-labelled)" '[echo kept] /srv b' 'the image'
+    hull inspect --type image -f '{{.Config.Env}}' t-labelled | grep -q 'A=1' || fail 'its variables'
+    hull rm t-base >/dev/null
+    hull rmi t-labelled >/dev/null
+}
+
 case_the_docker_client_copies() {
     command -v docker >/dev/null || skip 'docker is not installed'
     export DOCKER_HOST=$HULL_HOST

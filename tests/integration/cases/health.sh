@@ -26,3 +26,36 @@ case_stats_tell_what_is_used() {
     [ "${share%%.*}" -ge 10 ] || fail "a busy container uses $share"
     expect_eq "$(curl -s --unix-socket "${HULL_HOST#unix://}" 'http://x/containers/t-stats/stats?stream=false&one-shot=true' | jq -r .name)" /t-stats api
 }
+
+# What nobody checks any more is not known to be well.
+# Core.
+case_health_ends_with_its_checks() {
+    hull run -d --name t-well --health-cmd true --health-interval 1s "$BUSYBOX" sleep 600 >/dev/null
+    wait_for 40 sh -c '[ "$(hull inspect -f "{{.State.Health.Status}}" t-well)" = healthy ]' || fail 'it is not healthy'
+    hull pause t-well >/dev/null
+    expect_eq "$(hull inspect -f '{{.State.Health.Status}}' t-well)" unhealthy 'while it is paused'
+    hull unpause t-well >/dev/null
+    wait_for 20 sh -c '[ "$(hull inspect -f "{{.State.Health.Status}}" t-well)" = healthy ]' || fail 'it goes on'
+    hull stop -t 0 t-well >/dev/null
+    expect_eq "$(hull inspect -f '{{.State.Health.Status}}' t-well)" unhealthy 'once it has ended'
+    hull rm t-well >/dev/null
+}
+
+# Core.
+case_stats_have_forms_and_what_the_host_pays() {
+    local socket=${HULL_HOST#unix://}
+    hull run -d --name t-fig "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(hull stats --no-stream --format json t-fig | jq -r .Name)" t-fig json
+    hull stats --no-stream --format 'table {{.Name}}\t{{.PIDs}}' t-fig | head -n 1 | grep -q '^NAME *PIDS' || fail 'no heads'
+    curl -s --unix-socket "$socket" 'http://x/containers/t-fig/stats?stream=0&one-shot=1' | jq -e '.memory_stats.hull_host_usage > .memory_stats.usage' >/dev/null || fail 'what the host pays'
+    expect_eq "$(curl -s -o /dev/null -w '%{http_code}' --unix-socket "$socket" 'http://x/containers/t-fig/stats?stream=1&one-shot=1')" 400 'a stream that ends'
+    curl -s --unix-socket "$socket" http://x/hull/metrics >"$T/metrics"
+    for series in host_memory_bytes network_receive_bytes_total network_transmit_bytes_total block_read_bytes_total block_written_bytes_total; do
+        grep -q "^hull_container_$series{name=\"t-fig\",.* [0-9]" "$T/metrics" || fail "$series: $(cat "$T/metrics")"
+    done
+    # Containers come and go while the table is made.
+    for _ in 1 2 3; do hull run --rm "$BUSYBOX" true; done &
+    local busy=$!
+    while kill -0 $busy 2>/dev/null; do hull stats --no-stream >/dev/null || fail 'who ends meanwhile fails all'; done
+    hull rm -f t-fig >/dev/null
+}

@@ -234,6 +234,22 @@ case_logs_are_compressed_and_carry_details() {
     expect_err_has 'does not support reading'
 }
 
+# A wish that is refused changes nothing.
+# Core.
+case_a_refused_stop_leaves_the_restart_policy() {
+    local socket=${HULL_HOST#unix://}
+    hull run -d --name t-goes-on --restart always "$BUSYBOX" sh -c 'trap "exit 1" TERM; while :; do sleep 0.1; done' >/dev/null
+    capture hull stop -s BOGUS t-goes-on
+    expect_status 1
+    expect_err_has 'BOGUS'
+    expect_eq "$(curl -s -o /dev/null -w '%{http_code}' --unix-socket "$socket" -XPOST 'http://x/containers/t-goes-on/restart?signal=BOGUS')" 400 'a restart'
+    hull exec t-goes-on kill 1
+    wait_for 40 sh -c '[ "$(hull inspect -f "{{.RestartCount}} {{.State.Status}}" t-goes-on)" = "1 running" ]' || fail "$(hull inspect -f '{{.RestartCount}} {{.State.Status}}' t-goes-on)"
+    # Clients of old could not name a signal here.
+    expect_eq "$(curl -s -o /dev/null -w '%{http_code}' --unix-socket "$socket" -XPOST 'http://x/v1.41/containers/t-goes-on/stop?signal=BOGUS&t=0')" 204 'a stop by an old client'
+    hull rm -f t-goes-on >/dev/null
+}
+
 # What was running and may go on does, what a user has stopped does not, whoever ended the engine.
 case_restart_policies_hold_over_the_engines_end() {
     local one ended

@@ -83,6 +83,36 @@ case_listening_configuration_file() {
     expect_err_has 'debug is set both'
     capture hulld --validate --config-file packaging/hulld.json
     expect_status 0
+    # What could not be served is wrong.
+    wrong() {
+        echo "$1" >"$T/wrong.json"
+        capture hulld --validate --config-file "$T/wrong.json"
+        expect_status 1
+        expect_err_has "$2"
+    }
+    wrong '{"group": "nosuch"}' 'no group "nosuch"'
+    wrong '{"tlsverify": true, "tlscacert": "/nowhere/ca.pem"}' /nowhere/ca.pem
+    wrong '{"tlscert": "/nowhere/cert.pem"}' tlsverify
+    wrong '{"insecure-registries": ["http://reg:5000"]}' '"http://reg:5000" is not HOST'
+    wrong '{"insecure-registries": [""]}' 'is not HOST'
+    echo '{"insecure-registries": ["reg:5000", "10.0.0.1:5000", "reg.example", "[::1]:5000"]}' >"$T/ok.json"
+    capture hulld --validate --config-file "$T/ok.json"
+    expect_status 0
+}
+
+# A socket from systemd is as open as one of hulld's own.
+# Core.
+case_listening_on_a_handed_over_tcp_socket_is_refused_where_it_is_unsafe() {
+    capture timeout 20 python3 -c '
+import os, socket, sys
+s = socket.socket(); s.bind(("0.0.0.0", 24378)); s.listen()
+if s.fileno() != 3: os.dup2(s.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execvp("hulld", ["hulld", "-H", "fd://", "--root", sys.argv[1], "--exec-root", sys.argv[2]])
+' "$T/r" "$T/e"
+    expect_status 1
+    expect_err_has --tlsverify
 }
 
 case_listening_by_contexts() {

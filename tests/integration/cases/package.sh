@@ -38,3 +38,28 @@ case_package_leaves_nothing_behind() {
     (cd "$root" && find . ! -name '*-old' ! -path './var/lib/dpkg/*' ! -name '*-' | sort) >"$T/after"
     if comm -13 "$T/before" "$T/after" | grep .; then fail 'files are left'; fi
 }
+
+# What the scripts of the package tell systemd, and whom they end.
+# Core.
+case_package_starts_at_boot_and_ends_its_own_containers_alone() {
+    command -v dpkg-deb >/dev/null || skip 'dpkg is not installed'
+    [ ! -e /run/systemd/system ] || skip 'systemd runs here'
+    local deb
+    deb=$(DPKG_DEB_COMPRESSOR_TYPE=none packaging/deb "$T")
+    dpkg-deb -e "$deb" "$T/scripts"
+    mkdir -p "$T/fake" /run/systemd/system /run/hull
+    for program in hull systemctl groupadd; do
+        printf '#!/bin/sh\necho "%s $*" >>"%s"\n[ "$3" != ps ] || echo one\n' "$program" "$T/told" >"$T/fake/$program"
+        chmod +x "$T/fake/$program"
+    done
+    python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("/run/hull/hull.sock")'
+    DPKG_ROOT= PATH=$T/fake:$PATH "$T/scripts/postinst" configure
+    grep -q 'systemctl enable --now hull.socket' "$T/told" || fail "the socket: $(cat "$T/told")"
+    grep -q 'systemctl enable hull.service' "$T/told" || fail "the service: $(cat "$T/told")"
+    : >"$T/told"
+    DPKG_ROOT= DOCKER_HOST=tcp://elsewhere:1 PATH=$T/fake:$PATH "$T/scripts/prerm" remove
+    rm -r /run/systemd /run/hull
+    expect_eq "$(grep ^hull "$T/told")" "hull -H unix:///run/hull/hull.sock ps -q
+hull -H unix:///run/hull/hull.sock stop one" 'what is stopped'
+    grep -q 'systemctl disable --now hull.socket hull.service' "$T/told" || fail "at the end: $(cat "$T/told")"
+}
