@@ -289,7 +289,12 @@ mod tests {
     fn the_size_of_a_terminal_waits_for_its_exec() {
         let init = Process::init(StdioPaths::default());
         assert!(!init.keep_first_size(8, 5));
-        let exec = Process::exec("e", StdioPaths::default(), br#"{"cwd": "/"}"#).unwrap();
+        let exec = Process::exec(
+            "e",
+            StdioPaths::default(),
+            br#"{"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["sh"]}"#,
+        )
+        .unwrap();
         assert!(exec.keep_first_size(8, 5));
         exec.set_phase(Phase::Started);
         assert_eq!(exec.take_first_size(), Some((8, 5)));

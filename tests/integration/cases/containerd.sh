@@ -196,6 +196,7 @@ case_events_have_containerds_order() {
     containerd_start
     hull_ctr -d "$IMAGE" events sleep 600
     ctr events >"$T/events" 2>&1 &
+    local listens=$!
     sleep 2
     ctr task exec --exec-id e1 events true
     ctr task exec --exec-id e2 events sh -c 'while :; do echo x; done' >/dev/null 2>&1 &
@@ -206,7 +207,7 @@ case_events_have_containerds_order() {
     wait_for 20 sh -c 'ctr task ls | grep events | grep -q STOPPED'
     ctr task rm events >/dev/null 2>&1 || true
     wait_for 20 grep -q '/tasks/delete' "$T/events" || fail "$(cat "$T/events")"
-    kill %1 2>/dev/null || true
+    kill "$listens"
     # The second of these ids is the exec's.
     expect_eq "$(sed -nE 's,.*(/tasks/[a-z-]+).*"(exec_id|id)":"(e[12]).*,\1 \3,p; t; s,.*(/tasks/[a-z-]+).*,\1,p' "$T/events" | tr '\n' ';')" \
         '/tasks/exec-added e1;/tasks/exec-started e1;/tasks/exit e1;/tasks/exec-added e2;/tasks/exec-started e2;/tasks/paused;/tasks/resumed;/tasks/exit e2;/tasks/exit;/tasks/delete;'

@@ -149,16 +149,18 @@ case_port_forward() {
     pod=$(cri runp p)
     id=$(cri run "$pod" web -- sh -c 'mkdir /www; echo page >/www/p; head -c 3000000 /dev/urandom >/www/big; exec httpd -f -p 127.0.0.1:8080 -h /www')
     cri port-forward "$pod" 18080:8080 2>"$T/forward" &
+    forward=$!
     wait_for 40 curl -sf -m 20 -o "$T/page" http://127.0.0.1:18080/p || fail "$(cat "$T/forward")"
     expect_eq "$(cat "$T/page")" page
     curl -s -m 60 -o "$T/big" http://127.0.0.1:18080/big
     expect_eq "$(sha256sum <"$T/big")" "$(cri exec "$id" sha256sum /www/big | sed 's,/www/big,-,')" 'the sum of a file'
     for n in 1 2 3 4 5; do curl -s -m 30 --retry 2 http://127.0.0.1:18080/p >"$T/p$n" & done
     wait_for 30 sh -c "[ \$(cat '$T'/p? | grep -c page) = 5 ]" || fail "$(cat "$T/forward")"
+    # In Hull it is closed at once, not refused.
     capture cri port-forward "$pod" 9 </dev/null
-    expect_status 1
-    expect_err_has refused
-    kill %%  2>/dev/null || true
+    [ "$CRI_HANDLER" = hull ] || expect_err_has refused
+    expect_out ''
+    kill "$forward"
     remove_pod "$pod"
     expect_no_pods
 }
@@ -266,8 +268,8 @@ case_a_pods_name_resolvers_sysctls_memory_and_processes_are_shared() {
     expect_no_pods
 }
 
-case_ports_of_the_host_and_the_hosts_own_namespaces() {
-    local pod id address kind
+case_ports_of_the_host_and_the_hosts_own_network() {
+    local pod id address
     cri_start
     pod=$(cri runp h '{"port_mappings": [{"container_port": 8080, "host_port": 18081}]}')
     id=$(cri run "$pod" web -- sh -c 'mkdir /www; echo page >/www/p; exec httpd -f -p 8080 -h /www')
@@ -285,11 +287,6 @@ case_ports_of_the_host_and_the_hosts_own_namespaces() {
     capture cri runp n '{"linux": {"security_context": {"namespace_options": {"network": "NODE"}}}}'
     expect_status 1
     expect_err_has "the host's network is not supported"
-    for kind in pid ipc; do
-        capture cri runp "n$kind" '{"linux": {"security_context": {"namespace_options": {"'$kind'": "NODE"}}}}'
-        echo "$kind: $status $err"
-    done
-    remove_pod "$(tail -n 1 <<<"$out")" 2>/dev/null || true
     expect_no_pods
 }
 
