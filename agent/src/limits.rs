@@ -20,25 +20,6 @@ pub(crate) struct Limits {
     period: Option<u64>,
 }
 
-/// What a guest has, which no update changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Size {
-    pub(crate) memory_bytes: u64,
-    pub(crate) cpus: u64,
-}
-
-impl Size {
-    /// Asks the kernel.
-    pub(crate) fn of_guest() -> Self {
-        let info = rustix::system::sysinfo();
-        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
-        Self {
-            memory_bytes: info.totalram.saturating_mul(u64::from(info.mem_unit)),
-            cpus: u64::try_from(cpus).unwrap_or(1),
-        }
-    }
-}
-
 impl Limits {
     /// Those of a configuration. Zero is not named, as everywhere.
     pub(crate) fn of(resources: Option<&LinuxResources>) -> Self {
@@ -94,40 +75,6 @@ impl Limits {
             _ => Ok(()),
         }
     }
-
-    /// Refuses what a VM of this size cannot give. A container may keep what it was made with.
-    pub(crate) fn fit(self, before: Self, size: Size) -> Result<()> {
-        let grows = self.memory.unwrap_or(0) > before.memory.unwrap_or(0);
-        if let Some(memory) = self.memory.and_then(|limit| u64::try_from(limit).ok()) {
-            if grows && size.memory_bytes < memory {
-                return Err(too_large(format!(
-                    "a memory limit of {memory} bytes is above the {} bytes of its VM",
-                    size.memory_bytes
-                )));
-            }
-        }
-        let (wanted, had) = (self.cpus(), before.cpus());
-        if size.cpus < wanted && had < wanted {
-            return Err(too_large(format!(
-                "a quota of {wanted} CPUs is above the {} of its VM",
-                size.cpus
-            )));
-        }
-        Ok(())
-    }
-
-    /// Whole CPUs that the quota may keep busy; 0 for none. A part of one above what a VM has, as from a
-    /// shorter period, is no reason to refuse it.
-    fn cpus(self) -> u64 {
-        let quota = self.quota.and_then(|quota| u64::try_from(quota).ok());
-        quota.map_or(0, |quota| quota / self.period.unwrap_or(DEFAULT_PERIOD))
-    }
-}
-
-fn too_large(what: String) -> AgentError {
-    AgentError::invalid(format!(
-        "{what}: a VM keeps the size that it was made with; make the container again with this limit"
-    ))
 }
 
 #[cfg(test)]
@@ -204,37 +151,5 @@ mod tests {
         }
         let unlimited = json!({"memory": {"limit": 100, "swap": -1}});
         assert!(updated(unlimited, json!({"memory": {"limit": 301}})).is_ok());
-    }
-
-    #[test]
-    fn a_vm_gives_what_it_has_and_what_it_was_made_with() {
-        let size = Size {
-            memory_bytes: 1000,
-            cpus: 2,
-        };
-        let fits = |before: Value, update: Value| {
-            let before_limits = Limits::of(Some(&resources(before.clone())));
-            let (_, after) = updated(before, update).unwrap();
-            after.fit(before_limits, size).map_err(|error| error.text())
-        };
-        let memory = |limit: i64| json!({"memory": {"limit": limit}});
-        let cpu = |quota: i64| json!({"cpu": {"quota": quota}});
-        assert_eq!(fits(memory(500), memory(1000)), Ok(()));
-        assert_eq!(fits(memory(2000), memory(1500)), Ok(()));
-        assert_eq!(fits(memory(2000), memory(2000)), Ok(()));
-        assert_eq!(fits(memory(500), memory(-1)), Ok(()));
-        let text = fits(memory(500), memory(1001)).unwrap_err();
-        assert!(
-            text.contains("1001 bytes is above the 1000 bytes"),
-            "{text}"
-        );
-        assert!(fits(json!({}), memory(1001)).is_err());
-        assert_eq!(fits(cpu(50_000), cpu(200_000)), Ok(()));
-        assert_eq!(fits(cpu(50_000), cpu(-1)), Ok(()));
-        assert_eq!(fits(cpu(50_000), cpu(299_999)), Ok(()));
-        let text = fits(cpu(50_000), cpu(300_000)).unwrap_err();
-        assert!(text.contains("3 CPUs is above the 2"), "{text}");
-        let period = json!({"cpu": {"period": 10_000}});
-        assert!(fits(cpu(50_000), period).is_err());
     }
 }

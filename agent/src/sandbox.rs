@@ -21,7 +21,7 @@ use crate::error::{AgentError, Context, Kind, Result};
 use crate::events::{self, Events};
 use crate::files::Job;
 use crate::host_sockets::HostSockets;
-use crate::limits::{Limits, Size};
+use crate::limits::Limits;
 use crate::process::{Exit, Placement, Process, Reaped};
 use crate::rootfs::{self, ContainerFiles};
 use crate::space::Spaces;
@@ -465,7 +465,6 @@ impl Sandbox {
             (container.cgroup.clone(), container.limits)
         };
         let limits = before.updated(&mut resources)?;
-        limits.fit(before, Size::of_guest())?;
         // Pages may have to be given back first: nobody else waits for that.
         cgroup.apply(&resources)?;
         container(&mut self.state(), container_id)?.limits = limits;

@@ -241,7 +241,7 @@ pub(crate) fn wanted_user(user: &User) -> String {
 
 /// True for a mount that shows a path of the host.
 pub(crate) fn is_bind(mount: &Mount) -> bool {
-    matches!(mount.typ().as_deref(), Some("bind" | "rbind"))
+    mount.typ().as_deref() == Some("bind")
         || mount
             .options()
             .iter()

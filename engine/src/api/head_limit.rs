@@ -55,8 +55,9 @@ impl Busy {
         *self.idle()
     }
 
-    /// Has the connection closed.
+    /// Has the connection closed. It is not silent any more, so nobody chooses it a second time.
     pub(crate) fn close(&self) {
+        *self.idle() = None;
         self.0.close.notify_one();
     }
 

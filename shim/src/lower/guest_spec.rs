@@ -224,8 +224,7 @@ impl GuestSpec {
         // An empty volume is filled by the guest first.
         let fills = options.iter().any(|option| option == "tmpcopyup");
         let read_only = !fills && options.iter().any(|option| option == "ro");
-        let recursive = mount.typ().as_deref() == Some("rbind")
-            || options.iter().any(|option| option == "rbind");
+        let recursive = options.iter().any(|option| option == "rbind");
         let follows = ["slave", "rslave", "shared", "rshared"];
         let follow = options
             .iter()

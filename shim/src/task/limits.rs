@@ -81,7 +81,8 @@ impl Limits {
             }
         }
         if let Some((quota, period)) = new.cpu {
-            let cpus = |(quota, period): (u64, u64)| quota.div_ceil(period);
+            // A part of one above, as from a shorter period, is no reason to refuse it.
+            let cpus = |(quota, period): (u64, u64)| quota / period;
             let most = u64::from(size.vcpus).max(self.cpu.map_or(0, cpus));
             if most < cpus((quota, period)) {
                 return Err(LimitsError::Cpu {
@@ -128,8 +129,8 @@ mod tests {
         assert_eq!((grown.memory, grown.cpu), (Some(512 << 20), now.cpu));
         let error = change(r#"{"memory": {"limit": 536870913}}"#).unwrap_err();
         assert!(error.to_string().contains("536870913 bytes"));
-        assert!(change(r#"{"cpu": {"quota": 200000}}"#).is_ok());
-        let error = change(r#"{"cpu": {"quota": 200001}}"#).unwrap_err();
+        assert!(change(r#"{"cpu": {"quota": 299999}}"#).is_ok());
+        let error = change(r#"{"cpu": {"quota": 300000}}"#).unwrap_err();
         assert!(error.to_string().contains("2 CPUs"));
     }
 

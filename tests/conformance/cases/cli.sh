@@ -263,7 +263,7 @@ case_an_update_above_what_there_is_holds_or_is_refused() {
         expect "$(group_file memory.max)" 1073741824
         [ "$(runtime exec "$ID" awk '/MemTotal/ {print $2}' /proc/meminfo)" -gt 1048576 ] || fail "there is less"
     else
-        expect_has "$(cat "$T/err")" "a memory limit of 1073741824 bytes is above"
+        expect_has "$(cat "$T/err")" "a memory limit of 1073741824 bytes is more than"
         expect "$(group_file memory.max)" 67108864
     fi
     runtime update --memory 67108864 "$ID"
