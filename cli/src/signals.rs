@@ -41,9 +41,9 @@ pub(crate) async fn follow_size(client: &Client, target: Sized<'_>) {
     }
 }
 
-/// What is passed on: all but what tells of children and of streams, what can't be caught, and the
-/// terminal's size, which has a way of its own.
-const FORWARDED: [(i32, &str); 19] = [
+/// What is passed on: all but what tells of children and of streams, what can't be caught, what the
+/// terminal's job control means for this process, and the terminal's size, which has a way of its own.
+const FORWARDED: [(i32, &str); 16] = [
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGINT, "SIGINT"),
     (libc::SIGQUIT, "SIGQUIT"),
@@ -53,9 +53,6 @@ const FORWARDED: [(i32, &str); 19] = [
     (libc::SIGALRM, "SIGALRM"),
     (libc::SIGTERM, "SIGTERM"),
     (libc::SIGCONT, "SIGCONT"),
-    (libc::SIGTSTP, "SIGTSTP"),
-    (libc::SIGTTIN, "SIGTTIN"),
-    (libc::SIGTTOU, "SIGTTOU"),
     (libc::SIGXCPU, "SIGXCPU"),
     (libc::SIGXFSZ, "SIGXFSZ"),
     (libc::SIGVTALRM, "SIGVTALRM"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
 use serde_json::{json, Value};
 
-use crate::container::{live_task, Container};
+use crate::container::{joins, live_task, Container};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::record::Record;
@@ -73,9 +73,19 @@ impl Engine {
     /// Looks at a running container once.
     pub(crate) async fn sample(&self, container: &Arc<Container>) -> Result<Sample> {
         let task = live_task(container)?;
-        let vm = tokio::time::timeout(VM_LIMIT, task.vm());
+        let joined = joins(&container.record().host);
+        let vm = async {
+            match joined {
+                // It would be told once more for each that is in it.
+                true => None,
+                false => {
+                    let asked = tokio::time::timeout(VM_LIMIT, task.vm());
+                    asked.await.ok().and_then(Result::ok)
+                }
+            }
+        };
         let (metrics, vm) = tokio::join!(task.stats(), vm);
-        let (metrics, vm) = (metrics?, vm.ok().and_then(Result::ok));
+        let metrics = metrics?;
         Ok(Sample {
             host_memory: vm.map(|vm| {
                 vm.memory_resident_bytes

@@ -27,48 +27,68 @@ pub(crate) struct Busy(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// Since when nothing is asked; `None` while something is answered.
-    idle: Mutex<Option<Instant>>,
+    now: Mutex<Now>,
     close: Notify,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Now {
+    /// Nothing is asked, since then.
+    Silent(Instant),
+    /// Something is answered.
+    Busy,
+    /// It was silent, and others need its place.
+    Closing,
 }
 
 impl Default for Busy {
     fn default() -> Self {
         Self(Arc::new(State {
-            idle: Mutex::new(Some(Instant::now())),
+            now: Mutex::new(Now::Silent(Instant::now())),
             close: Notify::new(),
         }))
     }
 }
 
 impl Busy {
-    fn idle(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.0.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_busy(&self) -> bool {
-        self.idle().is_none()
+        *self.now() == Now::Busy
     }
 
     /// Since when the connection is silent, if it is.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
-        *self.idle()
+        match *self.now() {
+            Now::Silent(since) => Some(since),
+            Now::Busy | Now::Closing => None,
+        }
     }
 
-    /// Has the connection closed. It is not silent any more, so nobody chooses it a second time.
+    /// Has the connection closed, if it is silent still.
     pub(crate) fn close(&self) {
-        *self.idle() = None;
-        self.0.close.notify_one();
+        let mut now = self.now();
+        if let Now::Silent(_) = *now {
+            *now = Now::Closing;
+            self.0.close.notify_one();
+        }
     }
 
-    /// Until it is to be closed.
+    /// Until it is to be closed. Who asks something at the last moment is answered.
     pub(super) async fn closed(&self) {
-        self.0.close.notified().await;
+        loop {
+            self.0.close.notified().await;
+            if *self.now() == Now::Closing {
+                return;
+            }
+        }
     }
 
     /// A head has come whole.
     pub(super) fn begin(&self) {
-        *self.idle() = None;
+        *self.now() = Now::Busy;
     }
 
     /// The next head may come once the answer is gone.
@@ -86,7 +106,7 @@ struct Answered {
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        *self.busy.idle() = Some(Instant::now());
+        *self.busy.now() = Now::Silent(Instant::now());
     }
 }
 

@@ -285,12 +285,14 @@ fn run(args: &Args, settings: Settings) -> anyhow::Result<()> {
     })
 }
 
-/// A registry is named as in the names of its images.
+/// A registry is named as in the names of its images, or by its host alone: for all of its ports.
 fn check_registry(text: &str) -> anyhow::Result<()> {
-    let image = format!("{text}/x").parse::<hull_image::Reference>();
-    let is_one = image.is_ok_and(|image| image.registry() == text);
-    if !is_one {
-        bail!("insecure-registries: {text:?} is not HOST[:PORT]");
+    let is_one = |name: String| {
+        let image = format!("{name}/x").parse::<hull_image::Reference>();
+        image.is_ok_and(|image| image.registry() == name)
+    };
+    if !is_one(text.to_owned()) && !is_one(format!("{text}:443")) {
+        bail!("insecure-registries: {text:?} is not HOST[:PORT] (ranges of addresses are not supported)");
     }
     Ok(())
 }

@@ -33,7 +33,12 @@ fn missing(flags: StatVfsMountFlags, options: &[String]) -> Vec<String> {
     let wanted = FLAGS
         .into_iter()
         .filter(|(flag, name, lifts)| flags.contains(*flag) && !said(name) && !said(lifts));
-    wanted.map(|(_, name, _)| name.to_owned()).collect()
+    let mut added: Vec<_> = wanted.map(|(_, name, _)| name.to_owned()).collect();
+    // What the guest's own mount of a share has, a mount with flags of its own has no more.
+    if !added.is_empty() && !said("nodev") && !said("dev") {
+        added.push("nodev".to_owned());
+    }
+    added
 }
 
 #[cfg(test)]
@@ -47,8 +52,8 @@ mod tests {
             let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
             missing(both, &options)
         };
-        assert_eq!(missing(&["rbind", "rw"]), ["noexec", "nosuid"]);
-        assert_eq!(missing(&["rbind", "exec"]), ["nosuid"]);
+        assert_eq!(missing(&["rbind", "rw"]), ["noexec", "nosuid", "nodev"]);
+        assert_eq!(missing(&["rbind", "exec", "dev"]), ["nosuid"]);
         assert_eq!(missing(&["noexec", "suid"]), [""; 0]);
     }
 

@@ -105,7 +105,8 @@ impl Service {
             ));
         }
         // Counted from here on: the container's end waits for it.
-        let untold = (!process.exec_id.is_empty()).then(|| container.to_be_told());
+        let is_exec = !process.exec_id.is_empty() && !process.is_job();
+        let untold = is_exec.then(|| container.to_be_told());
         match self.run(&container, &process).await {
             Ok(pid) => {
                 process.set_phase(Phase::Started);
@@ -321,9 +322,11 @@ impl Service {
             limits,
         } = Update::parse(&resources)
             .map_err(|error| errors::invalid(format!("resources: {}", chain(&error))))?;
+        let before = container.limits();
+        let limits = before.changed(&limits);
         if !request.annotations.contains_key(BEYOND) {
-            let changed = container.change_limits(&limits);
-            changed.map_err(|error| errors::invalid(error.to_string()))?;
+            let checked = limits.check(before, container.sandbox.size());
+            checked.map_err(|error| errors::invalid(error.to_string()))?;
         }
         let update = UpdateContainerRequest {
             container_id: request.id,
@@ -340,6 +343,7 @@ impl Service {
             )
             .await
             .map_err(|error| errors::of_agent(&error))?;
+        container.set_limits(limits);
         if self.shim.is_first(&container) {
             let shared = container.sandbox.set_share(&host);
             shared.map_err(|error| errors::failed(&error))?;

@@ -12,7 +12,7 @@ use tokio::sync::{watch, Semaphore};
 
 use super::errors;
 use super::host_side::Place;
-use super::limits::{Limits, LimitsError};
+use super::limits::Limits;
 use super::network::Source;
 use super::process::Process;
 use crate::hooks::Subject;
@@ -253,11 +253,14 @@ impl Container {
         let _ = tokio::time::timeout(TOLD_LIMIT, told).await;
     }
 
-    /// Takes new limits, if the VM has room for them.
-    pub(super) fn change_limits(&self, new: &Limits) -> Result<(), LimitsError> {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        *limits = limits.changed(new, self.sandbox.size())?;
-        Ok(())
+    /// What it may use.
+    pub(super) fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has been given these.
+    pub(super) fn set_limits(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     /// `true` the first time only.

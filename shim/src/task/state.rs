@@ -301,7 +301,8 @@ impl Shim {
     /// A VM that ends by itself ends all its processes, also those that never started.
     async fn follow_vm(self: Arc<Self>, container: Arc<Container>) {
         let end = container.sandbox.vm().ended().await;
-        for process in container.processes() {
+        // Its first process is told last.
+        for process in container.processes().into_iter().rev() {
             if process.exit().is_none() {
                 tracing::warn!(container = container.id, %end, "the VM ended under a process");
                 vm_end::keep(&container, &end.to_string());

@@ -1,5 +1,5 @@
 # Kubernetes' CRI with Hull as the runtime: pods, as a kubelet makes them.
-# seconds: 400
+# seconds: 700
 
 . tests/lib/cri.sh
 

@@ -151,6 +151,7 @@ case_a_container_can_make_its_network_bad() {
 
 # The commands that README.md shows next, in their order, with the registry of the tests.
 case_what_the_readme_shows_works() {
+    command -v docker >/dev/null || skip 'the docker command line is not installed'
     local line python=$REGISTRY/python:latest shown=0
     registry_push "$IMAGES/python" "$python" && hull pull -q "$python" >/dev/null
     hull save -o "$T/image.tar" "$BUSYBOX"

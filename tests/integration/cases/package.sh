@@ -47,18 +47,21 @@ case_package_starts_at_boot_and_ends_its_own_containers_alone() {
     local deb
     deb=$(DPKG_DEB_COMPRESSOR_TYPE=none packaging/deb "$T")
     dpkg-deb -e "$deb" "$T/scripts"
-    mkdir -p "$T/fake" /run/systemd/system /run/hull
+    mkdir -p "$T/fake"
     for program in hull systemctl groupadd; do
         printf '#!/bin/sh\necho "%s $*" >>"%s"\n[ "$3" != ps ] || echo one\n' "$program" "$T/told" >"$T/fake/$program"
         chmod +x "$T/fake/$program"
     done
-    python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind("/run/hull/hull.sock")'
-    DPKG_ROOT= PATH=$T/fake:$PATH "$T/scripts/postinst" configure
+    # A /run of their own: this machine's may be in use.
+    in_a_system() {
+        unshare --mount sh -c 'mount -t tmpfs none /run && mkdir -p /run/systemd/system /run/hull &&
+            python3 -c "import socket; socket.socket(socket.AF_UNIX).bind(\"/run/hull/hull.sock\")" && exec "$@"' sh "$@"
+    }
+    in_a_system env DPKG_ROOT= PATH="$T/fake:$PATH" "$T/scripts/postinst" configure
     grep -q 'systemctl enable --now hull.socket' "$T/told" || fail "the socket: $(cat "$T/told")"
     grep -q 'systemctl enable hull.service' "$T/told" || fail "the service: $(cat "$T/told")"
     : >"$T/told"
-    DPKG_ROOT= DOCKER_HOST=tcp://elsewhere:1 PATH=$T/fake:$PATH "$T/scripts/prerm" remove
-    rm -r /run/systemd /run/hull
+    in_a_system env DPKG_ROOT= DOCKER_HOST=tcp://elsewhere:1 PATH="$T/fake:$PATH" "$T/scripts/prerm" remove
     expect_eq "$(grep ^hull "$T/told")" "hull -H unix:///run/hull/hull.sock ps -q
 hull -H unix:///run/hull/hull.sock stop one" 'what is stopped'
     grep -q 'systemctl disable --now hull.socket hull.service' "$T/told" || fail "at the end: $(cat "$T/told")"

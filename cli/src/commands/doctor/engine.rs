@@ -99,16 +99,14 @@ pub(super) fn versions(known: Option<&Known>) -> Result<String, String> {
 
 /// Which registries can be reached from here. One that can't be is no fault of this machine.
 pub(super) async fn registries(known: Option<&Known>) -> String {
-    let mut told = Vec::new();
-    for name in names(known) {
+    let asked = names(known).into_iter().map(|name| async move {
         let place = address(&name);
-        let reached = within(TcpStream::connect((place.0.as_str(), place.1))).await;
-        told.push(match reached {
+        match within(TcpStream::connect((place.0.as_str(), place.1))).await {
             Ok(_) => format!("{name} is reached"),
             Err(error) => format!("{name} is not reached ({error})"),
-        });
-    }
-    told.join(", ")
+        }
+    });
+    futures_util::future::join_all(asked).await.join(", ")
 }
 
 /// Docker Hub, and those that the engine is configured for.

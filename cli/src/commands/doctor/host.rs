@@ -66,7 +66,7 @@ fn kernel_of(release: &str) -> Result<String, String> {
     }
 }
 
-/// Which control groups there are. Only `hull-runtime` puts whole VMs in some.
+/// Which control groups there are: they bound what VMs take of the host.
 pub(super) fn control_groups(root: &Path) -> String {
     let there = read(root.join("cgroup.controllers"));
     let wanted = ["cpu", "memory", "pids"];
@@ -76,7 +76,8 @@ pub(super) fn control_groups(root: &Path) -> String {
         .collect();
     match (there.is_empty(), missing.is_empty()) {
         (true, _) => {
-            "not version 2: containers of hulld do without, hull-runtime can't limit VMs".to_owned()
+            "not version 2: VMs run without bounds on the host, and hull-runtime can't limit them"
+                .to_owned()
         }
         (false, true) => "version 2".to_owned(),
         (false, false) => format!(
