@@ -20,6 +20,8 @@ pub const CONSOLE: &str = "dev.hull.console";
 
 /// Whether the container is made for work on its files only.
 pub const FILES_ONLY: &str = "dev.hull.files-only";
+/// Of an update: the client tells its users itself of what the VM has no room for.
+pub const BEYOND_VM: &str = "dev.hull.beyond-vm";
 /// Whether an init process runs the container's.
 pub const INIT: &str = "dev.hull.init";
 /// How much may pass through each of its network interfaces.

@@ -1,6 +1,7 @@
 //! Whom the host's OOM killer takes first: what holds a container's memory is its VM's processes.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the processes of a VM are to have as their `oom_score_adj`.
 ///
@@ -9,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug)]
 pub(crate) struct OomScore {
     first: i32,
-    /// The highest of the further containers.
-    members: Mutex<Option<i32>>,
+    /// Of the further containers, by their ids.
+    members: Mutex<BTreeMap<String, i32>>,
 }
 
 impl OomScore {
@@ -19,21 +20,29 @@ impl OomScore {
     pub(crate) fn new(wanted: Option<i32>) -> Self {
         Self {
             first: wanted.unwrap_or_else(usual),
-            members: Mutex::new(None),
+            members: Mutex::default(),
         }
     }
 
+    fn members(&self) -> MutexGuard<'_, BTreeMap<String, i32>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A further container comes.
-    pub(crate) fn join(&self, wanted: Option<i32>) {
+    pub(crate) fn join(&self, id: &str, wanted: Option<i32>) {
         let wanted = wanted.unwrap_or_else(usual);
-        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        *members = Some(members.map_or(wanted, |highest| highest.max(wanted)));
+        self.members().insert(id.to_owned(), wanted);
+    }
+
+    /// It goes.
+    pub(crate) fn leave(&self, id: &str) {
+        self.members().remove(id);
     }
 
     /// The value.
     pub(crate) fn value(&self) -> i32 {
-        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        members.unwrap_or(self.first)
+        let highest = self.members().values().max().copied();
+        highest.unwrap_or(self.first)
     }
 
     /// Gives it to processes.
@@ -63,10 +72,15 @@ mod tests {
     fn a_pod_is_killed_as_easily_as_its_easiest_container() {
         let score = OomScore::new(Some(-998));
         assert_eq!(score.value(), -998);
-        score.join(Some(5));
+        score.join("one", Some(5));
         assert_eq!(score.value(), 5);
-        score.join(Some(-997));
+        score.join("two", Some(-997));
         assert_eq!(score.value(), 5);
+        // Who has gone counts no more.
+        score.leave("one");
+        assert_eq!(score.value(), -997);
+        score.leave("two");
+        assert_eq!(score.value(), -998);
         assert!(0 <= OomScore::new(None).value());
     }
 

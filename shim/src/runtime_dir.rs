@@ -16,7 +16,7 @@ use rustix::mount::{unmount, UnmountFlags};
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare, SandboxCgroups};
+use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare, SandboxCgroups, IO_MAX};
 
 /// Environment variable that names Hull's runtime directory.
 pub const EXEC_ROOT_ENV: &str = "HULL_EXEC_ROOT";
@@ -66,6 +66,9 @@ pub enum RuntimeDirError {
     /// A cgroup can't be made or removed.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Bounds of a disk, which nothing here can keep.
+    #[error("a container's use of a disk is bounded by cgroups of version 2, of which this process can make none here: leave the bound out, or see hull doctor")]
+    Unbounded,
     /// A leftover VMM does not end.
     #[error("process {pid}, the VMM of the dead sandbox in {path:?}, does not end")]
     Unkillable {
@@ -174,8 +177,13 @@ impl RuntimeDir {
         bounds: &Bounds,
         share: &HostShare,
     ) -> Result<Option<SandboxCgroups>, RuntimeDirError> {
+        let bounds_a_disk = share.iter().any(|(file, _)| *file == IO_MAX);
+        let without = || match bounds_a_disk {
+            true => Err(RuntimeDirError::Unbounded),
+            false => Ok(None),
+        };
         if !Cgroup::supported() {
-            return Ok(None);
+            return without();
         }
         let name = self.path.file_name().unwrap_or_default();
         let cgroups = SandboxCgroups::of(&name.to_string_lossy(), shares);
@@ -188,7 +196,7 @@ impl RuntimeDir {
             Err(error) if error.is_refusal() => {
                 let error = crate::report::chain(&error);
                 tracing::warn!(error, "the sandbox is without bounds on this host");
-                Ok(None)
+                without()
             }
             Err(error) => Err(error.into()),
         }

@@ -283,8 +283,14 @@ impl Sandbox {
     }
 
     /// A further container comes, whose processes are to have this `oom_score_adj`.
-    pub(crate) fn join_oom_score(&self, wanted: Option<i32>) {
-        self.oom_score.join(wanted);
+    pub(crate) fn join_oom_score(&self, id: &str, wanted: Option<i32>) {
+        self.oom_score.join(id, wanted);
+        self.tell_oom_score();
+    }
+
+    /// It is gone.
+    pub(crate) fn leave_oom_score(&self, id: &str) {
+        self.oom_score.leave(id);
         self.tell_oom_score();
     }
 

@@ -10,6 +10,7 @@ use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::ttrpc::{self, context};
 use hull_protocol::agent::FilesJob;
 use hull_protocol::FILES_JOB_TYPE;
+use hull_shim::annotations::BEYOND_VM;
 use serde_json::Value;
 
 use super::{is_answer, reason, RootfsMount, Task, CALL_LIMIT};
@@ -296,7 +297,7 @@ impl Task {
             })
             .into(),
             // Users are told what begins with the next start.
-            annotations: [("dev.hull.beyond-vm".to_owned(), "true".to_owned())].into(),
+            annotations: [(BEYOND_VM.to_owned(), "true".to_owned())].into(),
             ..api::UpdateTaskRequest::default()
         };
         let reply = self

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use sandbox::{Bounds, SandboxCgroups};
 pub use settings::HostShare;
-pub(crate) use settings::{share, throttles};
+pub(crate) use settings::{share, throttles, IO_MAX};
 
 /// Where cgroup v2 is mounted.
 const ROOT: &str = "/sys/fs/cgroup";

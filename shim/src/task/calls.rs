@@ -18,8 +18,9 @@ use super::errors;
 use super::process::{Exit, Phase, Process, StdioPaths};
 use super::service::Service;
 use super::steps::{running, status};
-use super::update::{Update, BEYOND};
+use super::update::Update;
 use crate::agent::CALL_LIMIT;
+use crate::annotations::BEYOND_VM;
 use crate::handover;
 use crate::hooks::Moment;
 use crate::report::chain;
@@ -324,7 +325,7 @@ impl Service {
             .map_err(|error| errors::invalid(format!("resources: {}", chain(&error))))?;
         let before = container.limits();
         let limits = before.changed(&limits);
-        if !request.annotations.contains_key(BEYOND) {
+        if !request.annotations.contains_key(BEYOND_VM) {
             let checked = limits.check(before, container.sandbox.size());
             checked.map_err(|error| errors::invalid(error.to_string()))?;
         }

@@ -83,7 +83,7 @@ impl Service {
         let groups = member.create.additional_groups.clone();
         let init = self.create_in(&sandbox, member.create, stdio, side).await?;
         extras.serve(sockets);
-        sandbox.join_oom_score(oom_score(bundle));
+        sandbox.join_oom_score(&request.id, oom_score(bundle));
         Ok(Booted {
             groups,
             extras,

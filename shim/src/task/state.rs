@@ -210,7 +210,10 @@ impl Shim {
         };
         match last {
             true => self.end_vm(container).await,
-            false => container.take_extras_back().await,
+            false => {
+                container.sandbox.leave_oom_score(&container.id);
+                container.take_extras_back().await;
+            }
         }
         true
     }

@@ -7,9 +7,6 @@ use crate::cgroup::{share, HostShare};
 use crate::lower::drop_host_numbers;
 use crate::spec::JsonError;
 
-/// Annotation of an update by a client that tells its users itself of what the VM has no room for.
-pub(super) const BEYOND: &str = "dev.hull.beyond-vm";
-
 /// What an update means.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Update {
