@@ -353,8 +353,10 @@ case_limits_are_kept_changed_and_told() {
     cri stats "$id" >"$T/stats"
     jq -e '(.cpu.usage_core_nano_seconds.value | tonumber) > 1000000 and (.memory.working_set_bytes.value | tonumber) > 15000000' "$T/stats" >/dev/null || fail "$(cat "$T/stats")"
     cri statsp "$pod" >"$T/stats"
-    jq -e '.linux | (.cpu.usage_core_nano_seconds.value | tonumber) > 1000000 and (.memory.working_set_bytes.value | tonumber) > 1000000 and .network.default_interface.name == "eth0"
-        and (.containers | length) == 1 and (.process.process_count.value | tonumber) > 0' "$T/stats" >/dev/null || fail "the pod's: $(cat "$T/stats")"
+    jq -e '.linux | .network.default_interface.name == "eth0" and (.containers | length) == 1' "$T/stats" >/dev/null || fail "the pod's: $(cat "$T/stats")"
+    # containerd reads these of the pod's cgroup on the host, in which no VM is (docs/engines.md).
+    [ "$CRI_HANDLER" = hull ] || jq -e '.linux | (.cpu.usage_core_nano_seconds.value | tonumber) > 1000000 and (.memory.working_set_bytes.value | tonumber) > 1000000
+        and (.process.process_count.value | tonumber) > 0' "$T/stats" >/dev/null || fail "the pod's: $(cat "$T/stats")"
     oom=$(cri run "$pod" hungry '{"linux": {"resources": {"memory_limit_in_bytes": 33554432}}}' -- sh -c 'x=x; while :; do x=$x$x; done')
     cri wait "$oom" exited 60
     expect_eq "$(cri inspect "$oom" | jq -r '.status | "\(.exit_code) \(.reason)"')" '137 OOMKilled'
