@@ -168,15 +168,15 @@ case_port_forward() {
 case_containers_end_and_begin_anew() {
     local pod first second init n started
     cri_start
-    mkdir "$T/work"
+    mkdir "$T/steps"
     pod=$(cri runp r)
     # What a kubelet does with init containers: each when the one before has succeeded.
     for n in 1 2; do
-        init=$(cri run "$pod" "init$n" "$(with_mounts "$(mounted /work "$T/work")")" -- sh -c "echo $n >>/work/done")
+        init=$(cri run "$pod" "init$n" "$(with_mounts "$(mounted /steps "$T/steps")")" -- sh -c "echo $n >>/steps/done")
         cri wait "$init" exited 30
         expect_eq "$(cri inspect "$init" | jq -r '.status | "\(.exit_code) \(.reason)"')" '0 Completed'
     done
-    expect_eq "$(xargs <"$T/work/done")" '1 2'
+    expect_eq "$(xargs <"$T/steps/done")" '1 2'
     first=$(cri run "$pod" job -- sh -c 'exit 9')
     cri wait "$first" exited 30
     expect_eq "$(cri inspect "$first" | jq -r '.status | "\(.exit_code) \(.reason)"')" '9 Error'
