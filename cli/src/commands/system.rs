@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use http_body_util::BodyExt as _;
 use hyper::Method;
 use serde_json::{json, Value};
+use tokio::io::AsyncWriteExt as _;
 
 use super::logs::point_in_time;
 use super::{filters, line};
@@ -39,6 +40,28 @@ pub(crate) struct EventsArgs {
     /// `json` or a template such as '{{.Action}}'
     #[arg(long)]
     format: Option<String>,
+}
+
+/// Joins this process's stdin and stdout to a connection of the engine's, until the engine ends it.
+pub(crate) async fn dial_stdio(client: &Client) -> Result<ExitCode> {
+    let (mut from_engine, mut to_engine) = tokio::io::split(client.open().await?);
+    let asked = async {
+        let copied = tokio::io::copy(&mut tokio::io::stdin(), &mut to_engine).await;
+        // What comes after this side's end is still an answer.
+        copied.and(to_engine.shutdown().await)
+    };
+    let mut stdout = tokio::io::stdout();
+    let answered = async {
+        tokio::io::copy(&mut from_engine, &mut stdout).await?;
+        stdout.flush().await
+    };
+    tokio::pin!(answered);
+    let ended = tokio::select! {
+        ended = &mut answered => ended,
+        Ok(()) = asked => answered.await,
+    };
+    ended.map_err(CliError::io("cannot pass on the engine's answers"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn version(
