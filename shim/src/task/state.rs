@@ -136,6 +136,7 @@ impl Shim {
                 id: container.id.clone(),
                 host_pid: init.pid(),
                 guest_pid: init.guest_pid(),
+                memory: container.memory.clone(),
             };
             let runs = init.exit().is_none() && member.guest_pid != 0;
             runs.then_some(member)
