@@ -8,6 +8,7 @@ use oci_spec::runtime::{
 };
 
 use super::LowerError;
+use crate::cpu_list::CpuList;
 
 /// `NGROUPS_MAX`.
 const MAX_GROUPS: usize = 65536;
@@ -192,15 +193,7 @@ fn cpu(cpu: &LinuxCpu) -> Result<(), LowerError> {
 
 /// The kernel's list format (cpuset(7)); empty: none is named.
 fn is_list(list: &str) -> bool {
-    let number = |text: &str| text.parse::<u32>().ok();
-    let mut ranges = list
-        .split(',')
-        .map(str::trim)
-        .filter(|range| !range.is_empty());
-    ranges.all(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
-    })
+    list.trim().is_empty() || CpuList::parse(list).is_some()
 }
 
 #[cfg(test)]

@@ -263,8 +263,8 @@ impl Container {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// `true` the first time only.
-    pub(super) fn report_oom_once(&self) -> bool {
-        !self.oom_reported.swap(true, Ordering::Relaxed)
+    /// A kill for want of memory is being told; whether one was before.
+    pub(super) fn note_oom(&self) -> bool {
+        self.oom_reported.swap(true, Ordering::Relaxed)
     }
 }
