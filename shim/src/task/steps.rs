@@ -71,7 +71,9 @@ impl Service {
         let place = Place::of(&bundle);
         let own_pid = network::wants_pid(&bundle);
         let hooks = host_side::subject(&request.id, &bundle);
-        let mut side = HostSide::open(&stdio, &place, hooks.has_any() || own_pid).await?;
+        let needs_pid = hooks.has_any() || own_pid;
+        let owner = self.shim.owner(&request.id);
+        let mut side = HostSide::open(&stdio, &place, needs_pid, owner).await?;
         let pid = side.pid().unwrap_or_default();
         let made = async {
             for moment in [
@@ -228,7 +230,8 @@ impl Service {
         let Some(mut request) = request.map_err(|error| errors::failed(&error))? else {
             return Ok(HostSide::default());
         };
-        let mut side = HostSide::open(&process.stdio, &container.place, false).await?;
+        let owner = self.shim.owner(&process.exec_id);
+        let mut side = HostSide::open(&process.stdio, &container.place, false, owner).await?;
         let endpoints = side.take_endpoints();
         let connected = connect(&container.sandbox, endpoints, process.stdio.terminal).await?;
         request.stdio = protobuf::MessageField::some(connected.tokens());
