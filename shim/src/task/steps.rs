@@ -8,7 +8,7 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
 use containerd_shim_protos::ttrpc;
-use hull_network::foreign::{Foreign, Namespace};
+use hull_network::foreign::Namespace;
 use hull_protocol::agent::{
     ContainerRef, CreateContainerRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
 };
@@ -16,6 +16,7 @@ use hull_protocol::agent::{
 use super::container::{Booted, Container, Extras};
 use super::host_side::{self, HostSide, Place};
 use super::limits::Limits;
+use super::live_network::LiveNetwork;
 use super::network::Source;
 use super::process::{Phase, Process, StdioPaths};
 use super::service::Service;
@@ -130,7 +131,6 @@ impl Service {
         let source = Source::of(bundle, side.holder.as_ref())?;
         let host = HostFacts::read();
         let prepared = source.prepare(queue_pairs(bundle, host)).await?;
-        let later = prepared.is_empty().then_some(source);
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
@@ -151,8 +151,8 @@ impl Service {
             None if self.shim.is_on_its_own() => Home::Own(plan.host_share.clone()),
             None => Home::OfShim,
         };
-        let namespace = prepared.foreign.as_ref().map(Foreign::namespace);
-        let network = (prepared.taps, prepared.foreign);
+        let namespace = prepared.live.as_ref().map(LiveNetwork::namespace);
+        let network = (prepared.taps, namespace.clone());
         let sandbox = Sandbox::boot_plan(&assets, &plan, network, home, dir, uid)
             .await
             .map_err(|error| fail(&error))?;
@@ -168,12 +168,16 @@ impl Service {
         let sandbox = Arc::new(sandbox);
         let mut extras = Extras::new(&sandbox, 0);
         extras.serve(sockets);
+        let network = prepared.live.map(Arc::new);
+        if let Some(live) = &network {
+            live.follow(&sandbox);
+        }
         Ok(Booted {
             groups,
             extras,
             sandbox,
             init,
-            network: later,
+            network,
         })
     }
 
@@ -200,25 +204,6 @@ impl Service {
         init.set_pid(side.pid().unwrap_or_else(|| sandbox.vm().pid()));
         init.set_io(connected.start());
         Ok(init)
-    }
-
-    /// Engines that want a process first prepare its network between `create` and `start`.
-    async fn attach_late_network(&self, container: &Container) -> ttrpc::Result<()> {
-        let Some(source) = &container.network else {
-            return Ok(());
-        };
-        let vcpus = container.sandbox.size().vcpus;
-        let prepared = source.prepare(crate::network::queue_pairs(vcpus)).await?;
-        if prepared.is_empty() {
-            return Ok(());
-        }
-        let attached = container.sandbox.attach_network(
-            0,
-            &prepared.attachments,
-            prepared.taps,
-            prepared.foreign,
-        );
-        attached.await.map_err(|error| errors::failed(&error))
     }
 
     pub(super) async fn start_exec(
@@ -259,8 +244,11 @@ impl Service {
             let mut paused = container.paused.subscribe();
             let _ = paused.wait_for(|paused| !paused).await;
         }
-        if process.exec_id.is_empty() {
-            self.attach_late_network(container).await?;
+        let live = container.network.as_ref();
+        if let Some(live) = live.filter(|_| process.exec_id.is_empty()) {
+            // Engines that want a process first prepare its network between `create` and `start`.
+            let completed = live.complete(&container.sandbox).await;
+            completed.map_err(|error| errors::failed(&error))?;
         }
         let turn = container.starts.acquire().await;
         let _turn = turn.map_err(|error| errors::failed(&error))?;
