@@ -261,10 +261,6 @@ X
     wait_for 20 sh -c "! pgrep -f '[h]ull/containerd.*/hangs' >/dev/null" || fail 'a logger outlives a killed shim'
     ctr task rm -f c4 >/dev/null 2>&1 || true
     ctr container rm c4
-    # A terminal's output goes there as well.
-    hull_ctr -d -t --log-uri "$(logger_uri c5)" "$IMAGE" c5 sh -c 'tty >/dev/null && echo terminal; sleep 600'
-    wait_for 20 grep -q 'out terminal' "$C/c5.log" || fail "no terminal: $(cat "$C/c5.log")"
-    logger_end c5
     # Files are made with their directories, and appended to.
     for id in f1 f2; do
         capture timeout 90 ctr run --rm --runtime io.containerd.hull.v2 --log-uri "file://$C/new/log" "$IMAGE" "$id" sh -c "echo $id; echo err >&2"
