@@ -79,7 +79,7 @@ fn config() -> serde_json::Value {
              "options": ["rbind", "ro", INLINE_OPTION]},
         ],
         "linux": {
-            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}],
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "uts"}],
             "resources": {
                 "cpu": {"quota": 150_000, "period": 100_000, "cpus": "2-3"},
                 "memory": {"limit": 134_217_728},
@@ -149,6 +149,28 @@ fn numbers_of_the_hosts_devices_stay_on_the_host() {
     assert_eq!(resources["unified"], json!({"memory.high": "1000"}));
     let error = lower_member(&bundle, &options()).unwrap_err().to_string();
     assert!(error.contains("throttle"), "{error}");
+}
+
+#[test]
+fn a_member_has_no_bounds_of_the_hosts_devices() {
+    let mut config = config();
+    config["linux"]["resources"]["unified"] = json!({"io.max": "254:0 wiops=5"});
+    let error = lower_member(&bundle(config), &options()).unwrap_err();
+    assert!(error.to_string().contains("io.max"), "{error}");
+}
+
+#[test]
+fn a_name_needs_a_namespace_of_its_own() {
+    let mut config = config();
+    config["linux"]["namespaces"] = json!([{"type": "network"}]);
+    let error = |config| lower(&bundle(config), &options()).unwrap_err().to_string();
+    let refused = |what| format!("unable to set {what} without a private UTS namespace");
+    assert_eq!(error(config.clone()), refused("hostname"));
+    config["hostname"] = json!("");
+    config["domainname"] = json!("example");
+    assert_eq!(error(config.clone()), refused("domainname"));
+    config["linux"]["namespaces"] = json!([{"type": "uts"}]);
+    lower(&bundle(config), &options()).unwrap();
 }
 
 #[test]
@@ -539,6 +561,7 @@ fn a_namespace_of_another_vm_is_named() {
     for kind in ["ipc", "user"] {
         let path = format!("/proc/1/ns/{kind}");
         let mut config = config();
+        config["hostname"] = json!("");
         config["linux"]["namespaces"] = json!([{"type": kind, "path": path}]);
         let error = lower(&bundle(config), &options()).unwrap_err().to_string();
         let want = format!("the {kind} namespace {path:?} can't be joined");
@@ -553,7 +576,8 @@ fn what_the_host_does_itself_is_not_in_the_guests_configuration() {
         "prestart": [{"path": "/host/hook"}],
         "startContainer": [{"path": "/guest/hook"}],
     });
-    config["linux"]["namespaces"] = json!([{"type": "network", "path": "/run/netns/x"}]);
+    config["linux"]["namespaces"] =
+        json!([{"type": "network", "path": "/run/netns/x"}, {"type": "uts"}]);
     let plan = lower(&bundle(config), &options()).unwrap();
     let guest = String::from_utf8(plan.create.spec).unwrap();
     assert!(!guest.contains("/host/hook"), "{guest}");
@@ -576,7 +600,7 @@ fn a_scratch_file_that_is_no_block_device_is_refused() {
 fn a_user_namespace_is_virtiofsds() {
     let mut config = config();
     let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
-    config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "user"}]);
+    config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "user"}, {"type": "uts"}]);
     let lowered = |config: &serde_json::Value| {
         let mut bundle = bundle(config.clone());
         bundle.rootfs = RootfsSource::Directory("/b/rootfs".into());
@@ -598,7 +622,7 @@ fn a_user_namespace_is_virtiofsds() {
     );
     let error = lower(&bundle(config.clone()), &options()).unwrap_err();
     assert!(error.to_string().contains("block devices"), "{error}");
-    config["linux"]["namespaces"] = json!([{"type": "pid"}]);
+    config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "uts"}]);
     let error = lowered(&config).unwrap_err();
     assert!(error.to_string().contains("no user namespace"), "{error}");
 }

@@ -13,7 +13,7 @@ use tokio::sync::{watch, Semaphore};
 use super::errors;
 use super::host_side::Place;
 use super::limits::Limits;
-use super::network::Source;
+use super::live_network::LiveNetwork;
 use super::process::Process;
 use crate::hooks::Subject;
 use crate::host_sockets::{self, Opened, Relays};
@@ -33,8 +33,8 @@ const TOLD_LIMIT: Duration = Duration::from_secs(3);
 pub(super) struct Booted {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) init: Arc<Process>,
-    /// Where to look for interfaces again at the start, if there are none yet.
-    pub(super) network: Option<Source>,
+    /// The namespace whose interfaces the VM has, of the container that it was booted for.
+    pub(super) network: Option<Arc<LiveNetwork>>,
     /// What the VM got for it after the boot.
     pub(super) extras: Extras,
     /// Groups of its processes beside those of their user, by name or number.
@@ -158,8 +158,8 @@ pub(super) struct Container {
     pub(super) bundle: PathBuf,
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) init: Arc<Process>,
-    /// Where to look for interfaces again at the start, if there are none yet.
-    pub(super) network: Option<Source>,
+    /// The namespace whose interfaces the VM has, of the container that it was booted for.
+    pub(super) network: Option<Arc<LiveNetwork>>,
     /// What the VM got for it after the boot.
     extras: tokio::sync::Mutex<Extras>,
     pub(super) hooks: Subject,

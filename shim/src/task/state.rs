@@ -22,6 +22,7 @@ use crate::lower::PodMember;
 use crate::pace::Pace;
 use crate::report::chain;
 use crate::sandbox::Sandbox;
+use crate::stdio::Owner;
 
 /// How long the guest has to sync and power off when its last container goes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -81,6 +82,12 @@ impl Shim {
             ending: watch::Sender::new(false),
             containers: Mutex::new(Containers::default()),
         }
+    }
+
+    /// Whose output a logger takes: a container's or an exec's.
+    pub(super) fn owner<'a>(&'a self, id: &'a str) -> Owner<'a> {
+        let namespace = &self.namespace;
+        Owner { id, namespace }
     }
 
     /// Nobody has put this process into another cgroup since it began: who does manages the VM's
