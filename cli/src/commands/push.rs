@@ -11,7 +11,7 @@ use super::login::registry_auth;
 use super::pull::with_tag;
 use super::{line, platform};
 use crate::client::{empty, encode, Client};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::progress::{self, To};
 
 /// `push`
