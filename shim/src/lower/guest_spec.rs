@@ -374,11 +374,11 @@ fn show_memory(mount: &mut Mount, memory: &spec::SharedMemory, pod: Option<&Pod>
         mount.set_source(Some(path));
         return;
     }
-    let given = mount.options().clone().unwrap_or_default();
+    // Without `ro`: it would be so for all, and containerd's first container of a pod, which writes
+    // nothing, has it.
     let mut options: Vec<String> = ["nosuid", "noexec", "nodev", "mode=1777"]
         .map(str::to_owned)
         .into();
-    options.extend(given.into_iter().filter(|option| option == "ro"));
     if memory.bytes != 0 {
         options.push(format!("size={}", memory.bytes));
     }

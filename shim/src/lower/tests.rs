@@ -400,7 +400,7 @@ fn memory_that_containers_share_is_the_guests() {
     let first = mount(&plan.create);
     assert_eq!(first.typ().as_deref(), Some("tmpfs"));
     let words = first.options().clone().unwrap().join(",");
-    assert_eq!(words, "nosuid,noexec,nodev,mode=1777,ro,size=67108864");
+    assert_eq!(words, "nosuid,noexec,nodev,mode=1777,size=67108864");
 
     let member = |memory: &str| PodMember {
         id: "web".into(),
