@@ -79,7 +79,7 @@ case_docker_networks_come_and_go_while_a_container_runs() {
     docker_start
     docker network create one >/dev/null
     docker network create --subnet 10.66.0.0/24 two >/dev/null
-    docker run -d --name peer --network one hull-test sh -c 'nc -l -p 5000 >/tmp/got' >/dev/null
+    docker run -d --name peer --network one hull-test sh -c 'sleep 10000 | nc -l -p 5000 >/tmp/got' >/dev/null
     docker run -d --name there --network two hull-test sleep 1000 >/dev/null
     docker run -d --name main --network one hull-test sh -c 'while :; do echo x; sleep 0.2; done | nc peer 5000' >/dev/null
     # One without names of containers so far.
