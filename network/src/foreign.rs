@@ -261,11 +261,7 @@ impl Foreign {
     ///
     /// `host_side`: programs of the host (a resolver) answer in the namespace, and need to reach
     /// their own servers from there.
-    pub fn new(
-        namespace: Namespace,
-        queues: usize,
-        host_side: bool,
-    ) -> Result<Self, ForeignError> {
+    pub fn new(namespace: Namespace, queues: usize, host_side: bool) -> Result<Self, ForeignError> {
         if namespace.is_own() {
             let path = namespace.path.clone();
             return Err(ForeignError::Hosts { path });
@@ -298,7 +294,10 @@ impl Foreign {
             let netlink = namespace.netlink(Netlink::open())?;
             let taken = self.redirect(&netlink, interface);
             // What another VM redirects is not ours to end.
-            let begun = self.redirected.iter().any(|it| it.interface == interface.index);
+            let begun = self
+                .redirected
+                .iter()
+                .any(|it| it.interface == interface.index);
             if taken.is_err() && begun {
                 self.clear(&netlink, interface.index)?;
             }
@@ -420,7 +419,11 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        let redirected: Vec<u32> = self.redirected.iter().map(|taken| taken.interface).collect();
+        let redirected: Vec<u32> = self
+            .redirected
+            .iter()
+            .map(|taken| taken.interface)
+            .collect();
         if redirected.is_empty() {
             return;
         }

@@ -72,9 +72,7 @@ impl Watch {
             });
             match received {
                 Ok(Ok(length)) => {
-                    gone.extend(links_that_left(
-                        buffer.get(..length).unwrap_or_default(),
-                    ));
+                    gone.extend(links_that_left(buffer.get(..length).unwrap_or_default()));
                     return Ok(());
                 }
                 // More happened than it can tell of: that something did is enough.

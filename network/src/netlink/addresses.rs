@@ -65,7 +65,10 @@ impl Netlink {
     pub fn remove_address(&self, index: u32, prefix: Prefix) -> Result<(), NetlinkError> {
         let (mut message, _) = address_message(index, prefix);
         let is_address = |it: &AddressAttribute| {
-            matches!(it, AddressAttribute::Local(_) | AddressAttribute::Address(_))
+            matches!(
+                it,
+                AddressAttribute::Local(_) | AddressAttribute::Address(_)
+            )
         };
         message.attributes.retain(is_address);
         let action = format!("take the address {prefix} from interface {index}");

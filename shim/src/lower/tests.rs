@@ -530,7 +530,8 @@ fn what_the_host_does_itself_is_not_in_the_guests_configuration() {
         "prestart": [{"path": "/host/hook"}],
         "startContainer": [{"path": "/guest/hook"}],
     });
-    config["linux"]["namespaces"] = json!([{"type": "network", "path": "/run/netns/x"}, {"type": "uts"}]);
+    config["linux"]["namespaces"] =
+        json!([{"type": "network", "path": "/run/netns/x"}, {"type": "uts"}]);
     let plan = lower(&bundle(config), &options()).unwrap();
     let guest = String::from_utf8(plan.create.spec).unwrap();
     assert!(!guest.contains("/host/hook"), "{guest}");

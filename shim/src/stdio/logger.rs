@@ -199,7 +199,8 @@ mod tests {
     async fn a_logger_that_goes_on_is_told_to_end() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
-        let text = r#"trap 'echo told >"$1"; exit 0' TERM; exec 5>&-; while :; do sleep 0.05; done"#;
+        let text =
+            r#"trap 'echo told >"$1"; exit 0' TERM; exec 5>&-; while :; do sleep 0.05; done"#;
         let (logger, ..) = Logger::start(script(text, &log), OWNER).await.unwrap();
         tokio::time::timeout(REST_LIMIT + TERM_LIMIT, logger.end())
             .await

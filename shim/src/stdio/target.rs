@@ -140,7 +140,12 @@ mod tests {
         assert_eq!(wrong("binary://logger?a=b"), path("binary"));
         assert_eq!(wrong("file://host/x"), path("file"));
         assert_eq!(wrong("file://"), path("file"));
-        for text in ["file:///%", "file:///%4", "binary:///x?a=%zz", "file:///%+1"] {
+        for text in [
+            "file:///%",
+            "file:///%4",
+            "binary:///x?a=%zz",
+            "file:///%+1",
+        ] {
             assert_eq!(wrong(text), UriError::Escape, "{text}");
         }
     }

@@ -179,7 +179,10 @@ impl LiveNetwork {
         };
         for error in &problems {
             let error = chain(error);
-            tracing::warn!(error, "the guest's network is not all that its namespace has");
+            tracing::warn!(
+                error,
+                "the guest's network is not all that its namespace has"
+            );
         }
         problems.is_empty()
     }
@@ -406,7 +409,10 @@ mod tests {
     }
 
     fn plugged(all: &[u32]) -> Plugged {
-        all.iter().map(|index| interface(*index)).enumerate().collect()
+        all.iter()
+            .map(|index| interface(*index))
+            .enumerate()
+            .collect()
     }
 
     #[test]
@@ -451,7 +457,10 @@ mod tests {
         assert_eq!(full, expected);
         // One that leaves makes room.
         let freed = steps(&plugged(&all[..4]), now[1..].to_vec(), &BTreeSet::new());
-        assert_eq!((freed.unplug, freed.plug), (vec![0], vec![(0, interface(5))]));
+        assert_eq!(
+            (freed.unplug, freed.plug),
+            (vec![0], vec![(0, interface(5))])
+        );
     }
 
     #[test]

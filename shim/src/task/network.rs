@@ -105,10 +105,11 @@ fn engines_own(attachments: Attachments, pairs: usize) -> ttrpc::Result<Prepared
 }
 
 fn take(path: &Path, resolv_conf: Option<&PathBuf>, pairs: usize) -> ttrpc::Result<Prepared> {
-    let (live, first) = LiveNetwork::take(path, resolv_conf, pairs).map_err(|error| match error {
-        ForeignError::Hosts { .. } => hosts_network(),
-        error => errors::failed(&error),
-    })?;
+    let (live, first) =
+        LiveNetwork::take(path, resolv_conf, pairs).map_err(|error| match error {
+            ForeignError::Hosts { .. } => hosts_network(),
+            error => errors::failed(&error),
+        })?;
     Ok(Prepared {
         attachments: Attachments {
             interfaces: first.interfaces.iter().map(attachment).collect(),

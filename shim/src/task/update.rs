@@ -62,9 +62,12 @@ mod tests {
     fn bounds_of_disks_are_seen() {
         let bounds = |text: &[u8]| Update::parse(text).unwrap().bounds_disks();
         assert!(bounds(br#"{"unified": {"io.max": "8:0 rbps=1"}}"#));
-        let throttle = br#"{"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 1}]}}"#;
+        let throttle =
+            br#"{"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 1}]}}"#;
         assert!(bounds(throttle));
-        assert!(!bounds(br#"{"blockIO": {"weight": 100}, "cpu": {"shares": 2}}"#));
+        assert!(!bounds(
+            br#"{"blockIO": {"weight": 100}, "cpu": {"shares": 2}}"#
+        ));
     }
 
     #[test]
