@@ -368,6 +368,10 @@ impl Process {
         if pid == 0 {
             return Err(wrong_phase("signalled"));
         }
+        let signal = match &self.state().phase {
+            Phase::Ready(_) if ends_by_default(signal) => libc::SIGKILL as u32,
+            _ => signal,
+        };
         sys::kill(pid as i32, signal)
             .context(|| format!("failed to send signal {signal} to process {pid}"))
     }
@@ -412,6 +416,22 @@ impl Process {
     pub(crate) fn has_failed(&self) -> bool {
         matches!(self.state().phase, Phase::Failed)
     }
+}
+
+/// Whether a process that handles no signal is ended by it (signal(7)). Before it executes its program the
+/// first process of a PID namespace would not be: the kernel keeps from it what it does not handle.
+fn ends_by_default(signal: u32) -> bool {
+    const LIVED_THROUGH: [i32; 8] = [
+        libc::SIGCHLD,
+        libc::SIGCONT,
+        libc::SIGSTOP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGURG,
+        libc::SIGWINCH,
+    ];
+    i32::try_from(signal).is_ok_and(|signal| signal != 0 && !LIVED_THROUGH.contains(&signal))
 }
 
 fn wrong_phase(wanted: &str) -> AgentError {

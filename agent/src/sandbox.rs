@@ -166,13 +166,15 @@ impl Sandbox {
             .as_ref()
             .ok_or_else(|| AgentError::invalid("the configuration has no process"))?;
         let personality = linux.and_then(|linux| linux.personality().clone());
-        let process_plan = plan::process(
+        let mut process_plan = plan::process(
             process,
             seccomp.as_ref(),
             personality.as_ref(),
             &request.user,
             &request.additional_groups,
         )?;
+        // What the configuration does not give, a container has not.
+        process_plan.capabilities.get_or_insert_default();
 
         let mut undo = Undo::new(self);
         for volume in &request.volumes {

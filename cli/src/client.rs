@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use crate::attach::Attached;
 use crate::endpoint::{Endpoint, OWN_SOCKET};
 use crate::error::{CliError, Result};
-use crate::transport::Transport;
+use crate::transport::{Stream, Transport};
 
 const API: &ClientVersion = &ClientVersion {
     major_version: 1,
@@ -84,6 +84,11 @@ impl Client {
                 host: self.transport.name(),
             }),
         }
+    }
+
+    /// A connection to which nothing was said yet.
+    pub(crate) async fn open(&self) -> Result<Box<dyn Stream>> {
+        self.transport.open().await.map_err(broken)
     }
 
     /// GETs a path of the API and returns its JSON as it came.

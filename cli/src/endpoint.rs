@@ -26,6 +26,21 @@ pub(crate) enum Endpoint {
         port: u16,
         tls: Option<TlsFiles>,
     },
+    /// A machine that ssh reaches, where `hull system dial-stdio` goes on to its engine.
+    Ssh(SshHost),
+}
+
+/// What `ssh://[USER@]HOST[:PORT][/SOCKET]` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SshHost {
+    /// As ssh's own configuration and name servers know it.
+    pub(crate) host: String,
+    /// The user there; None: ssh's own choice.
+    pub(crate) user: Option<String>,
+    /// The port there; None: ssh's own choice.
+    pub(crate) port: Option<u16>,
+    /// The engine's socket there; None: the engine of that machine.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// Files in PEM; those that are not there are not used.
@@ -42,8 +57,9 @@ pub(crate) struct TlsFiles {
 /// Flags of every command that say where the engine is.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct EngineArgs {
-    /// Engine to talk to: unix:///path or tcp://host[:port] [default: $HULL_HOST, $DOCKER_HOST, the
-    /// context in use, else the engine of this machine, which is started where it does not run]
+    /// Engine to talk to: unix:///path, tcp://host[:port] or ssh://[user@]host[:port] [default:
+    /// $HULL_HOST, $DOCKER_HOST, the context in use, else the engine of this machine, which is started
+    /// where it does not run]
     #[arg(short = 'H', long, global = true, value_name = "HOST")]
     host: Option<String>,
     /// Context to use, in the place of $DOCKER_CONTEXT and of what `hull context use` chose
@@ -161,7 +177,7 @@ fn of_context(contexts: &Contexts, name: &str) -> Result<Endpoint> {
     }
 }
 
-/// Reads `unix:///path` and `tcp://host[:port]`.
+/// Reads `unix:///path`, `tcp://host[:port]` and `ssh://[user@]host[:port][/socket]`.
 pub(crate) fn parse(text: &str, tls: Option<TlsFiles>) -> Result<Endpoint> {
     let bad = |why: &str| CliError::usage(format!("host {text:?}: {why}"));
     if let Some(path) = text.strip_prefix("unix://") {
@@ -170,31 +186,69 @@ pub(crate) fn parse(text: &str, tls: Option<TlsFiles>) -> Result<Endpoint> {
             path => Ok(Endpoint::Unix(Path::new(path).to_owned())),
         };
     }
+    if let Some(rest) = text.strip_prefix("ssh://") {
+        return ssh(rest).map(Endpoint::Ssh).map_err(|why| bad(&why));
+    }
     let rest = text
         .strip_prefix("tcp://")
-        .ok_or_else(|| bad("want unix:///path or tcp://host[:port]"))?;
+        .ok_or_else(|| bad("want unix:///path, tcp://host[:port] or ssh://[user@]host[:port]"))?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let default = match tls {
         Some(_) => TLS_PORT,
         None => PLAIN_PORT,
     };
-    let (host, port) = match rest.rsplit_once(':') {
-        // The colons of an IPv6 address are in brackets.
-        Some((host, port)) if !port.contains(']') => {
-            let port = port.parse().map_err(|_| bad("its port is no number"))?;
-            (host, port)
-        }
-        _ => (rest, default),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    match host.is_empty() || host.contains('/') {
+    let (host, port) = host_and_port(rest).map_err(|why| bad(&why))?;
+    match host.contains('/') {
         true => Err(bad("it names no host")),
         false => Ok(Endpoint::Tcp {
-            host: host.to_owned(),
-            port,
+            host,
+            port: port.unwrap_or(default),
             tls,
         }),
     }
+}
+
+/// `HOST[:PORT]`; the colons of an IPv6 address are in brackets.
+fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => {
+            let port = port.parse().map_err(|_| "its port is no number")?;
+            (host, Some(port))
+        }
+        _ => (text, None),
+    };
+    match host.trim_start_matches('[').trim_end_matches(']') {
+        "" => Err("it names no host".to_owned()),
+        host => Ok((host.to_owned(), port)),
+    }
+}
+
+/// What follows `ssh://`.
+fn ssh(text: &str) -> Result<SshHost, String> {
+    let (authority, path) = match text.split_once('/') {
+        Some((authority, path)) => (authority, Some(path)),
+        None => (text, None),
+    };
+    let (user, rest) = match authority.rsplit_once('@') {
+        Some((user, rest)) => (Some(user), rest),
+        None => (None, authority),
+    };
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err("a password is not taken in it: ssh asks, or has a key".to_owned());
+    }
+    let (host, port) = host_and_port(rest)?;
+    let is_option = |word: &str| word.is_empty() || word.starts_with('-');
+    if user.is_some_and(is_option) || is_option(&host) {
+        return Err("ssh would take its user or host for an option".to_owned());
+    }
+    Ok(SshHost {
+        host,
+        user: user.map(str::to_owned),
+        port,
+        socket: path
+            .filter(|path| !path.is_empty())
+            .map(|path| Path::new("/").join(path)),
+    })
 }
 
 #[cfg(test)]
@@ -254,7 +308,38 @@ mod tests {
         assert_eq!(parse("tcp://h/", tls.clone()).unwrap(), tcp("h", 2376, tls));
         assert_eq!(parse("tcp://[::1]:9", None).unwrap(), tcp("::1", 9, None));
         assert_eq!(parse("tcp://[::1]", None).unwrap(), tcp("::1", 2375, None));
-        for bad in ["tcp://", "tcp://h:x", "h:1", "ssh://h", "tcp://h/p"] {
+        for bad in ["tcp://", "tcp://h:x", "h:1", "npipe://h", "tcp://h/p"] {
+            assert!(parse(bad, None).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_ssh_are_read() {
+        let ssh = |host: &str, user: Option<&str>, port, socket: Option<&str>| {
+            Endpoint::Ssh(SshHost {
+                host: host.to_owned(),
+                user: user.map(str::to_owned),
+                port,
+                socket: socket.map(PathBuf::from),
+            })
+        };
+        assert_eq!(parse("ssh://h", None).unwrap(), ssh("h", None, None, None));
+        assert_eq!(
+            parse("ssh://me@h:2222/run/x.sock", None).unwrap(),
+            ssh("h", Some("me"), Some(2222), Some("/run/x.sock"))
+        );
+        assert_eq!(
+            parse("ssh://[fe80::1]:22/", None).unwrap(),
+            ssh("fe80::1", None, Some(22), None)
+        );
+        for bad in [
+            "ssh://",
+            "ssh://me:secret@h",
+            "ssh://-oProxyCommand=x",
+            "ssh://-l@h",
+            "ssh://@h",
+            "ssh://h:x",
+        ] {
             assert!(parse(bad, None).is_err(), "{bad}");
         }
     }

@@ -72,7 +72,10 @@ fn main() -> ExitCode {
     let args = match arguments() {
         Ok(args) => args,
         Err(error) => {
-            let _ = error.print();
+            match commands::absent::explain(&error) {
+                Some(text) => eprintln!("hull: {text}"),
+                None => drop(error.print()),
+            }
             return if error.use_stderr() {
                 ExitCode::from(OWN_ERROR)
             } else {

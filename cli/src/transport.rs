@@ -11,8 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::endpoint::{Endpoint, TlsFiles, OWN_SOCKET};
+use crate::endpoint::{Endpoint, SshHost, TlsFiles, OWN_SOCKET};
 use crate::error::{CliError, Result};
+
+mod ssh;
 
 /// What a connection can do.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -28,6 +30,7 @@ pub(crate) enum Transport {
         port: u16,
         tls: Option<Tls>,
     },
+    Ssh(SshHost),
 }
 
 #[derive(Clone)]
@@ -50,6 +53,7 @@ impl Transport {
                     .map(|files| Tls::new(host, files))
                     .transpose()?,
             },
+            Endpoint::Ssh(host) => Self::Ssh(host.clone()),
         })
     }
 
@@ -59,12 +63,14 @@ impl Transport {
             Self::Unix(path) => format!("unix://{}", path.display()),
             Self::Tcp { host, port, .. } if host.contains(':') => format!("tcp://[{host}]:{port}"),
             Self::Tcp { host, port, .. } => format!("tcp://{host}:{port}"),
+            Self::Ssh(host) => format!("ssh://{}", host.host),
         }
     }
 
     /// A new connection.
     pub(crate) async fn open(&self) -> io::Result<Box<dyn Stream>> {
         match self {
+            Self::Ssh(host) => Ok(Box::new(ssh::open(host)?)),
             Self::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
             Self::Tcp { host, port, tls } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;

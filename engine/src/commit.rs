@@ -84,7 +84,9 @@ impl Engine {
             name: name.as_ref().map(ToString::to_string),
         };
         let reader = archive.stream(layer)?;
-        self.images.load(reader, &hull_image::NoProgress).await?;
+        self.images
+            .load(reader, None, &hull_image::NoProgress)
+            .await?;
         let named = name.as_ref().map(Reference::familiar).unwrap_or_default();
         self.publish_commit(container, &id.to_string(), &named, request.comment);
         Ok(id.to_string())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim_protos::cgroups_v2::metrics::Metrics;
+use hull_shim::cpu_list::CpuList;
 use serde_json::{json, Value};
 
 use crate::container::{joins, live_task, Container};
@@ -95,7 +96,7 @@ impl Engine {
             networks: networks(&container.record()),
             metrics,
             host_cpu: host_cpu().unwrap_or_default(),
-            online_cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            online_cpus: CpuList::of_host().count(),
         })
     }
 }

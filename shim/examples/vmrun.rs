@@ -145,6 +145,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
         inline: Vec::new(),
         disks: Vec::new(),
         host_disks: Vec::new(),
+        memory: None,
         nodes: Vec::new(),
         sockets: Vec::new(),
     };

@@ -88,6 +88,12 @@ pub(crate) enum SystemCommand {
     Info(system::FormatArgs),
     /// Remove all containers that have ended, and networks and images that nothing needs
     Prune(PruneArgs),
+    /// Join stdin and stdout to the engine's socket: what ssh:// runs on the other machine
+    #[command(hide = true)]
+    DialStdio,
+    /// Stop all containers before this machine goes down: what hull-containers.service runs
+    #[command(hide = true)]
+    Shutdown,
 }
 
 impl ContainerVerb {
@@ -139,6 +145,8 @@ impl SystemCommand {
             Self::Events(args) => Command::Events(args),
             Self::Info(args) => Command::Info(args),
             Self::Prune(args) => Command::Prune(What::All, args),
+            Self::DialStdio => Command::DialStdio,
+            Self::Shutdown => Command::Shutdown,
         }
     }
 }

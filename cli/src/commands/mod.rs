@@ -1,6 +1,7 @@
 //! The sub-commands. Each takes its arguments, the client and where to write, and returns the exit
 //! status; only `main` ends the process.
 
+pub(crate) mod absent;
 mod context;
 mod cp;
 mod disk_usage;
@@ -116,6 +117,12 @@ pub(crate) enum Command {
     /// `system df`.
     #[command(skip)]
     DiskUsage(disk_usage::DiskUsageArgs),
+    /// `system dial-stdio`.
+    #[command(skip)]
+    DialStdio,
+    /// `system shutdown`.
+    #[command(skip)]
+    Shutdown,
 }
 
 impl Command {
@@ -185,6 +192,8 @@ pub(crate) async fn run(
         Command::System(command) => Box::pin(run(command.plain(), engine, out)).await,
         Command::Prune(what, args) => prune::prune(what, args, client, out).await,
         Command::DiskUsage(args) => disk_usage::run(&args, client, out).await,
+        Command::DialStdio => system::dial_stdio(client).await,
+        Command::Shutdown => system::shut_down(client).await,
         // Handled above: they must not start an engine.
         Command::Completion { shell } => completion(shell, out),
         Command::Man { directory } => manual(&directory),

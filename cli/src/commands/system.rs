@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use http_body_util::BodyExt as _;
 use hyper::Method;
 use serde_json::{json, Value};
+use tokio::io::AsyncWriteExt as _;
 
 use super::logs::point_in_time;
 use super::{filters, line};
-use crate::client::{broken, empty, encode, Client};
+use crate::client::{broken, empty, encode, read_json, Client};
 use crate::error::{CliError, Result};
 use crate::template;
 
@@ -39,6 +40,43 @@ pub(crate) struct EventsArgs {
     /// `json` or a template such as '{{.Action}}'
     #[arg(long)]
     format: Option<String>,
+}
+
+/// Stops all containers; those that come back with the engine do so after the machine's boot.
+pub(crate) async fn shut_down(client: &Client) -> Result<ExitCode> {
+    let answer = client.send(Method::POST, "/hull/shutdown", empty()).await?;
+    let answer = read_json(answer).await?;
+    let left = answer["NotStopped"].as_array().into_iter().flatten();
+    let left: Vec<_> = left.filter_map(Value::as_str).collect();
+    if left.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(CliError::Failed {
+        status: 1,
+        message: format!("not stopped: {}; hulld's log says why", left.join(", ")),
+    })
+}
+
+/// Joins this process's stdin and stdout to a connection of the engine's, until the engine ends it.
+pub(crate) async fn dial_stdio(client: &Client) -> Result<ExitCode> {
+    let (mut from_engine, mut to_engine) = tokio::io::split(client.open().await?);
+    let asked = async {
+        let copied = tokio::io::copy(&mut tokio::io::stdin(), &mut to_engine).await;
+        // What comes after this side's end is still an answer.
+        copied.and(to_engine.shutdown().await)
+    };
+    let mut stdout = tokio::io::stdout();
+    let answered = async {
+        tokio::io::copy(&mut from_engine, &mut stdout).await?;
+        stdout.flush().await
+    };
+    tokio::pin!(answered);
+    let ended = tokio::select! {
+        ended = &mut answered => ended,
+        Ok(()) = asked => answered.await,
+    };
+    ended.map_err(CliError::io("cannot pass on the engine's answers"))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) async fn version(

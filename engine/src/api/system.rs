@@ -13,6 +13,7 @@ use bollard_stubs::models::{
     SystemVersionComponents, SystemVersionPlatform,
 };
 use bytes::Bytes;
+use hull_shim::cpu_list::CpuList;
 use jiff::Timestamp;
 use serde_json::{json, Value};
 use tokio::sync::{broadcast, mpsc};
@@ -131,7 +132,7 @@ async fn system_info(engine: &Engine) -> Result<SystemInfo> {
     };
     let memory = rustix::system::sysinfo();
     let memory = u64::from(memory.mem_unit).saturating_mul(memory.totalram);
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = CpuList::of_host().count();
     let list = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     Ok(SystemInfo {
         id: Some(engine.id.clone()),

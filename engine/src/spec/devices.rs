@@ -84,23 +84,27 @@ pub fn host_disks(host: &HostConfig) -> Vec<HostDisk> {
 pub(super) struct Devices {
     /// The `devices` array.
     pub(super) nodes: Vec<Value>,
-    /// The `devices` array of `resources`; empty: nothing is confined.
+    /// The `devices` array of `resources`: of several rules about a device, the last one counts.
     pub(super) rules: Vec<Value>,
 }
 
 /// Lowers what a container asks for, of which `disks` are the host's.
 pub(super) fn devices(host: &HostConfig, disks: &[HostDisk]) -> Result<Devices> {
-    for rule in host.device_cgroup_rules.iter().flatten() {
-        check_rule(rule)?;
-    }
+    let privileged = host.privileged.unwrap_or(false);
     let mut all = Devices::default();
-    if host.privileged.unwrap_or(false) {
+    // What every container may use, the agent adds.
+    all.rules
+        .push(json!({ "allow": privileged, "access": "rwm" }));
+    if privileged {
         let more = DEVICES.iter().filter(|device| !device.usual);
         let nodes = more.map(|device| node(device, device.path));
         all.nodes.extend(nodes);
     }
     for asked in host.devices.iter().flatten() {
         all.ask_for(asked, disks)?;
+    }
+    for text in host.device_cgroup_rules.iter().flatten() {
+        all.rules.push(rule(text)?);
     }
     Ok(all)
 }
@@ -110,24 +114,20 @@ impl Devices {
         let disk = disks
             .iter()
             .find(|disk| Some(&disk.path) == asked.path_on_host.as_ref());
-        let Some(disk) = disk else {
-            self.nodes.push(asked_for(asked)?);
-            return Ok(());
-        };
         let access = permissions(asked)?;
-        let place = place(asked, &disk.path)?;
-        self.nodes.push(json!({
-            "path": place, "type": "b", "major": disk.major, "minor": disk.minor,
-            "fileMode": disk.mode, "uid": disk.uid, "gid": disk.gid,
-        }));
-        if self.rules.is_empty() {
-            // All of its own machine's.
-            self.rules.push(json!({ "allow": true, "access": "rwm" }));
-        }
+        let node = match disk {
+            None => asked_for(asked)?,
+            Some(disk) => json!({
+                "path": place(asked, &disk.path)?,
+                "type": "b", "major": disk.major, "minor": disk.minor,
+                "fileMode": disk.mode, "uid": disk.uid, "gid": disk.gid,
+            }),
+        };
         self.rules.push(json!({
-            "allow": true, "type": "b", "major": disk.major, "minor": disk.minor,
+            "allow": true, "type": node["type"], "major": node["major"], "minor": node["minor"],
             "access": access,
         }));
+        self.nodes.push(node);
         Ok(())
     }
 }
@@ -182,22 +182,31 @@ fn node(device: &Device, place: &str) -> Value {
     })
 }
 
-/// `TYPE MAJOR:MINOR ACCESS`. What it allows is allowed: nothing confines a container to some of
-/// the devices of its own machine.
-fn check_rule(rule: &str) -> Result<()> {
-    let bad = || EngineError::BadRequest(format!("invalid device cgroup rule format: '{rule}'"));
-    let words: Vec<&str> = rule.split(' ').collect();
+/// `TYPE MAJOR:MINOR ACCESS`.
+fn rule(text: &str) -> Result<Value> {
+    let bad = || EngineError::BadRequest(format!("invalid device cgroup rule format: '{text}'"));
+    let words: Vec<&str> = text.split(' ').collect();
     let [kind, numbers, access] = words[..] else {
         return Err(bad());
     };
     let (major, minor) = numbers.split_once(':').ok_or_else(bad)?;
-    let is_number = |text: &str| text == "*" || text.parse::<u32>().is_ok();
+    // None: any.
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        text => text.parse::<u32>().map(Some).map_err(|_| bad()),
+    };
     let is_access =
         (1..=3).contains(&access.len()) && access.chars().all(|letter| "rwm".contains(letter));
-    match ["a", "b", "c"].contains(&kind) && is_number(major) && is_number(minor) && is_access {
-        true => Ok(()),
-        false => Err(bad()),
+    if !["a", "b", "c"].contains(&kind) || !is_access {
+        return Err(bad());
     }
+    let mut rule = json!({ "allow": true, "type": kind, "access": access });
+    for (name, text) in [("major", major), ("minor", minor)] {
+        if let Some(number) = number(text)? {
+            rule[name] = json!(number);
+        }
+    }
+    Ok(rule)
 }
 
 #[cfg(test)]
@@ -246,10 +255,22 @@ mod tests {
         assert_eq!(made.rules[1]["access"], "rwm");
         assert!(asking_with("/dev/sda", "sda", "", &disks).is_err());
         assert!(asking_with("/dev/sda", "", "x", &disks).is_err());
-        assert!(asking_with("/dev/fuse", "", "", &disks)
-            .unwrap()
-            .rules
-            .is_empty());
+    }
+
+    #[test]
+    fn only_what_is_asked_for_may_be_used() {
+        let made = asking_with("/dev/fuse", "", "r", &[]).unwrap();
+        assert_eq!(made.rules[0], json!({ "allow": false, "access": "rwm" }));
+        assert_eq!(
+            made.rules[1],
+            json!({ "allow": true, "type": "c", "major": 10, "minor": 229, "access": "r" })
+        );
+        let privileged = HostConfig {
+            privileged: Some(true),
+            ..HostConfig::default()
+        };
+        let made = devices(&privileged, &[]).unwrap();
+        assert_eq!(made.rules, [json!({ "allow": true, "access": "rwm" })]);
     }
 
     #[test]
@@ -274,8 +295,8 @@ mod tests {
 
     #[test]
     fn device_rules_are_read_as_docker_reads_them() {
-        for good in ["c 7:128 rwm", "a *:* r", "b 8:* mw"] {
-            assert!(check_rule(good).is_ok(), "{good}");
+        for good in ["c 7:128 rwm", "a *:* r"] {
+            assert!(rule(good).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -286,7 +307,11 @@ mod tests {
             "c 1:1 rwmr",
             "c 1:1 x",
         ] {
-            assert!(check_rule(bad).is_err(), "{bad}");
+            assert!(rule(bad).is_err(), "{bad}");
         }
+        assert_eq!(
+            rule("b 8:* mw").unwrap(),
+            json!({ "allow": true, "type": "b", "major": 8, "access": "mw" })
+        );
     }
 }

@@ -94,7 +94,7 @@ pub(crate) const HOST: &[Field] = &[
     field("CpuShares", Honoured, Zero::Number, "between VMs, where the host has cgroup v2"),
     field("CpusetCpus", Honoured, Zero::Text, "the VM has so many processors, which run on these of the host"),
     field("CpusetMems", Refused, Zero::Text, "a VM has one memory node; `0` is accepted"),
-    field("DeviceCgroupRules", Guest, Zero::Null, "all of the guest's devices may be used"),
+    field("DeviceCgroupRules", Guest, Zero::Null, "they name devices by the guest's numbers"),
     field("DeviceRequests", Refused, Zero::Null, "GPUs can't be passed to a VM yet"),
     field("Devices", Guest, Zero::List, "what every guest has, such as `/dev/fuse` and `/dev/net/tun`, and disks of the host; other devices of the host are refused"),
     field("Dns", Honoured, Zero::List, ""),

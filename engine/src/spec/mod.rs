@@ -104,9 +104,7 @@ pub fn build(record: &Record, host: Host<'_>) -> Result<Value> {
     if !devices.nodes.is_empty() {
         linux["devices"] = json!(devices.nodes);
     }
-    if !devices.rules.is_empty() {
-        linux["resources"]["devices"] = json!(devices.rules);
-    }
+    linux["resources"]["devices"] = json!(devices.rules);
     let sysctls = sysctls::sysctls(&record.host);
     if !sysctls.is_empty() {
         linux["sysctl"] = json!(sysctls);

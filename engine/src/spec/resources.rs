@@ -1,6 +1,7 @@
 //! cgroup limits.
 
 use bollard_stubs::models::HostConfig;
+use hull_shim::cpu_list::CpuList;
 use serde_json::{json, Map, Value};
 
 use crate::error::{EngineError, Result};
@@ -28,14 +29,16 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Value> {
     Ok(Value::Object(all))
 }
 
-/// Refuses more CPUs than this host has.
+/// Refuses more CPUs than this host has, and less than a cgroup can be given.
 pub(crate) fn check_cpu_count(host: &HostConfig) -> Result<()> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let most = i64::try_from(cpus).unwrap_or(i64::MAX);
+    let cpus = CpuList::of_host().count();
+    let most = i64::try_from(cpus).unwrap_or(i64::MAX).saturating_mul(NANO);
     match host.nano_cpus {
-        Some(nano) if most.saturating_mul(NANO) < nano => Err(EngineError::BadRequest(format!(
-            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        ))),
+        Some(nano) if nano != 0 && !(NANO / 100..=most).contains(&nano) => {
+            Err(EngineError::BadRequest(format!(
+                "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+            )))
+        }
         _ => Ok(()),
     }
 }
@@ -64,7 +67,10 @@ fn memory(host: &HostConfig) -> Result<Map<String, Value>> {
     } else if 0 < limit {
         memory.insert("swap".to_owned(), json!(limit.saturating_mul(2)));
     }
-    if let Some(reservation) = host.memory_reservation.filter(|bytes| 0 < *bytes) {
+    if let Some(reservation) = host.memory_reservation.filter(|bytes| *bytes != 0) {
+        if reservation < MIN_MEMORY_BYTES {
+            return bad("Minimum memory reservation allowed is 6MB");
+        }
         if 0 < limit && limit < reservation {
             return bad(
                 "Minimum memory limit can not be less than memory reservation limit, see usage",
@@ -86,11 +92,6 @@ fn cpu(host: &HostConfig) -> Result<Map<String, Value>> {
     if nano != 0 && (period != 0 || quota != 0) {
         return Err(EngineError::BadRequest(
             "Conflicting options: Nano CPUs and CPU Period or Quota cannot both be set".to_owned(),
-        ));
-    }
-    if nano < 0 {
-        return Err(EngineError::BadRequest(
-            "range of CPUs is from 0.01 upwards".to_owned(),
         ));
     }
     if 0 < nano {
@@ -141,34 +142,19 @@ fn check_cpu(host: &HostConfig) -> Result<()> {
         return bad("CPU cfs quota can not be less than 1ms (i.e. 1000)".to_owned());
     }
     if let Some(text) = host.cpuset_cpus.as_deref().filter(|text| !text.is_empty()) {
-        let there = std::thread::available_parallelism().map_or(1, usize::from);
-        let Some(highest) = highest_cpu(text) else {
+        let Some(wanted) = CpuList::parse(text) else {
             return bad(format!(
                 "Invalid value {text} for cpuset cpus: invalid format: {text}"
             ));
         };
-        if there <= highest {
+        let there = CpuList::of_host();
+        if !there.holds(&wanted) {
             return bad(format!(
-                "Requested CPUs are not available - requested {text}, available: 0-{}",
-                there - 1
+                "Requested CPUs are not available - requested {text}, available: {there}"
             ));
         }
     }
     Ok(())
-}
-
-/// The highest number in a list such as `0-2,5`.
-fn highest_cpu(text: &str) -> Option<usize> {
-    let mut highest = 0;
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
-        if last < first {
-            return None;
-        }
-        highest = highest.max(last);
-    }
-    Some(highest)
 }
 
 #[cfg(test)]
@@ -191,6 +177,20 @@ mod tests {
             ..HostConfig::default()
         };
         assert!(refused(period(1)) && !refused(period(100_000)));
+        let nano = |cpus: i64| HostConfig {
+            nano_cpus: Some(cpus),
+            ..HostConfig::default()
+        };
+        for cpus in [1, 9_999_999, -1, i64::MAX] {
+            let refused = check_cpu_count(&nano(cpus)).unwrap_err().to_string();
+            assert!(
+                refused.starts_with("range of CPUs is from 0.01"),
+                "{refused}"
+            );
+        }
+        for cpus in [0, 10_000_000, 500_000_000] {
+            assert!(check_cpu_count(&nano(cpus)).is_ok(), "{cpus}");
+        }
     }
 
     #[test]
@@ -210,5 +210,13 @@ mod tests {
             json!(128 << 20)
         );
         assert_eq!(check(64 << 20, -1).unwrap()["memory"]["swap"], json!(-1));
+        let reservation = |bytes: i64| {
+            resources(&HostConfig {
+                memory_reservation: Some(bytes),
+                ..HostConfig::default()
+            })
+        };
+        assert!(reservation(1 << 20).is_err() && reservation(-5).is_err());
+        assert!(reservation(6 << 20).is_ok() && reservation(0).is_ok());
     }
 }

@@ -20,18 +20,26 @@ struct Profile {
     default_action: String,
     default_errno_ret: Option<u32>,
     flags: Option<Vec<String>>,
-    #[serde(default)]
-    syscalls: Vec<Call>,
+    /// An empty list of Go's is null.
+    syscalls: Option<Vec<Call>>,
+    architectures: Option<Vec<String>>,
+    arch_map: Option<Vec<Value>>,
+}
+
+impl Profile {
+    fn names_architectures_twice(&self) -> bool {
+        let some = |length: Option<usize>| length.is_some_and(|length| 0 < length);
+        some(self.architectures.as_ref().map(Vec::len))
+            && some(self.arch_map.as_ref().map(Vec::len))
+    }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Call {
     /// What profiles had before `names`.
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    names: Vec<String>,
+    name: Option<String>,
+    names: Option<Vec<String>>,
     action: String,
     errno_ret: Option<u32>,
     args: Option<Value>,
@@ -83,6 +91,12 @@ impl Conditions {
 }
 
 impl Call {
+    fn is_named_twice(&self) -> bool {
+        let name = self.name.as_deref().unwrap_or_default();
+        let names = self.names.as_deref().unwrap_or_default();
+        !name.is_empty() && !names.is_empty()
+    }
+
     fn counts(&self, held: &[&str]) -> bool {
         let included = self.includes.as_ref().is_none_or(|it| it.all(held));
         let excluded = self.excludes.as_ref().is_some_and(|it| it.any(held));
@@ -90,10 +104,8 @@ impl Call {
     }
 
     fn lower(self) -> Value {
-        let mut names = self.names;
-        if !self.name.is_empty() {
-            names.push(self.name);
-        }
+        let mut names = self.names.unwrap_or_default();
+        names.extend(self.name.filter(|name| !name.is_empty()));
         let mut call = json!({ "names": names, "action": self.action });
         if let Some(errno) = self.errno_ret {
             call["errnoRet"] = json!(errno);
@@ -125,8 +137,21 @@ pub(super) fn profile(host: &HostConfig) -> Result<Option<Value>> {
 }
 
 fn lower(text: &str, held: &[&str]) -> Result<Value, serde_json::Error> {
+    use serde::de::Error as _;
     let profile: Profile = serde_json::from_str(text)?;
-    let calls = profile.syscalls.into_iter();
+    let twice = |one: &str, other: &str| {
+        serde_json::Error::custom(format!(
+            "'{one}' and '{other}' were specified in the seccomp profile, use either '{one}' or '{other}'"
+        ))
+    };
+    if profile.names_architectures_twice() {
+        return Err(twice("architectures", "archMap"));
+    }
+    let calls = profile.syscalls.unwrap_or_default();
+    if calls.iter().any(Call::is_named_twice) {
+        return Err(twice("name", "names"));
+    }
+    let calls = calls.into_iter();
     let calls: Vec<Value> = calls
         .filter(|call| call.counts(held))
         .map(Call::lower)
@@ -173,6 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_may_be_null() {
+        let lowered = asking(
+            r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW","architectures":null,"syscalls":null}"#,
+        );
+        assert_eq!(lowered.unwrap().unwrap()["syscalls"], json!([]));
+        let lowered = asking(
+            r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+                {"name":"chmod","names":null,"action":"SCMP_ACT_ERRNO"}]}"#,
+        );
+        let lowered = lowered.unwrap().unwrap();
+        assert_eq!(lowered["syscalls"][0]["names"], json!(["chmod"]));
+    }
+
+    #[test]
     fn conditions_are_judged_by_the_container() {
         let counts = |conditions: &str| {
             let text = format!(
@@ -204,6 +243,10 @@ mod tests {
             "seccomp=x",
             "seccomp={}",
             r#"seccomp={"defaultAction":"SCMP_ACT_NOPE"}"#,
+            r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+                {"name":"read","names":["write"],"action":"SCMP_ACT_LOG"}]}"#,
+            r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],
+                "archMap":[{"architecture":"SCMP_ARCH_X86_64"}]}"#,
         ] {
             let text = asking(bad).unwrap_err().to_string();
             assert!(

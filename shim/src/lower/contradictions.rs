@@ -10,6 +10,7 @@ use oci_spec::runtime::{
 
 use super::LowerError;
 use crate::annotations;
+use crate::cpu_list::CpuList;
 
 /// `NGROUPS_MAX`.
 const MAX_GROUPS: usize = 65536;
@@ -220,15 +221,7 @@ fn cpu(cpu: &LinuxCpu) -> Result<(), LowerError> {
 
 /// The kernel's list format (cpuset(7)); empty: none is named.
 fn is_list(list: &str) -> bool {
-    let number = |text: &str| text.parse::<u32>().ok();
-    let mut ranges = list
-        .split(',')
-        .map(str::trim)
-        .filter(|range| !range.is_empty());
-    ranges.all(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        matches!((number(first), number(last)), (Some(first), Some(last)) if first <= last)
-    })
+    list.trim().is_empty() || CpuList::parse(list).is_some()
 }
 
 #[cfg(test)]

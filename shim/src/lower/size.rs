@@ -5,6 +5,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::LowerError;
 use crate::annotations::Annotations;
+use crate::cpu_list::CpuList;
 use crate::pod::Limits;
 
 /// Guest memory of a container without a limit, in bytes.
@@ -33,10 +34,9 @@ pub struct HostFacts {
 impl HostFacts {
     /// Asks the kernel.
     pub fn read() -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, |count| count.get());
         let info = rustix::system::sysinfo();
         Self {
-            cpus: u32::try_from(cpus).unwrap_or(1),
+            cpus: u32::try_from(CpuList::of_host().count()).unwrap_or(u32::MAX),
             memory_bytes: info.totalram.saturating_mul(u64::from(info.mem_unit)),
         }
     }
@@ -62,7 +62,7 @@ pub(super) fn of_pod(limits: Limits, host: HostFacts) -> Option<LinuxResources> 
 }
 
 /// Number of vCPUs: what the annotation says, else enough for the CPU quota and no more than the CPU set
-/// names, else as many as that names, else 1.
+/// names, else as many as that names, else 1. A quota may be more than the host has: it is a bound.
 pub(super) fn vcpus(
     annotations: &Annotations,
     resources: Option<&LinuxResources>,
@@ -72,7 +72,10 @@ pub(super) fn vcpus(
     let wanted = match annotations.vcpus {
         Some(count) => u64::from(count),
         None => {
-            let (quota, set) = (cpu.and_then(cpus_of_quota), cpu.and_then(cpus_of_set));
+            let quota = cpu.and_then(cpus_of_quota);
+            let quota = quota.map(|cpus| cpus.min(host.cpus.into()));
+            let set = cpu.and_then(|cpu| CpuList::parse(cpu.cpus().as_deref()?));
+            let set = set.map(|list| list.count());
             let least = quota.into_iter().chain(set).min();
             least.unwrap_or(1).max(1)
         }
@@ -94,18 +97,6 @@ fn cpus_of_quota(cpu: &LinuxCpu) -> Option<u64> {
     let period = cpu.period().filter(|period| 0 < *period);
     let period = period.unwrap_or(DEFAULT_PERIOD);
     Some(quota.div_ceil(period))
-}
-
-/// Number of CPUs in a list such as `0-2,7`; `None` if it is empty or no list.
-fn cpus_of_set(cpu: &LinuxCpu) -> Option<u64> {
-    let list = cpu.cpus().as_deref()?;
-    let mut count = 0u64;
-    for range in list.split(',').map(str::trim).filter(|r| !r.is_empty()) {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
-    }
-    Some(count).filter(|count| 0 < *count)
 }
 
 /// Guest memory, in bytes: so much that what the guest counts as its memory is about the
@@ -194,8 +185,16 @@ mod tests {
     }
 
     #[test]
-    fn more_cpus_than_the_host_has_are_refused_with_the_range() {
-        let error = vcpus(&Annotations::default(), Some(&with_quota(500_000)), HOST).unwrap_err();
+    fn a_quota_may_be_more_than_the_host_has_and_a_count_not() {
+        let none = Annotations::default();
+        for quota in [500_000, i64::MAX] {
+            assert_eq!(vcpus(&none, Some(&with_quota(quota)), HOST).unwrap(), 4);
+        }
+        let five = Annotations {
+            vcpus: Some(5),
+            ..Annotations::default()
+        };
+        let error = vcpus(&five, None, HOST).unwrap_err();
         assert!(error.to_string().contains("from 0.01 to 4"), "{error}");
     }
 
@@ -219,16 +218,6 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(size(large), (4, DEFAULT_MEMORY_BYTES));
-    }
-
-    #[test]
-    fn a_cpu_set_gives_as_many_vcpus_as_it_names() {
-        let cpu = |set: &str| LinuxCpuBuilder::default().cpus(set).build().unwrap();
-        assert_eq!(cpus_of_set(&cpu("0-2,7")), Some(4));
-        assert_eq!(cpus_of_set(&cpu("1")), Some(1));
-        for bad in ["", "3-1", "x", "0-18446744073709551615"] {
-            assert_eq!(cpus_of_set(&cpu(bad)), None, "{bad}");
-        }
     }
 
     #[test]

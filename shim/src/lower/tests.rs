@@ -9,7 +9,7 @@ use super::*;
 use crate::network::Attachments;
 use crate::spec::{
     BlockFile, DiskMount, HostDisk, HostSocket, InlineMount, LayerFile, RootfsMount, RootfsSource,
-    INLINE_OPTION, USER_PREFIX,
+    SharedMemory, INLINE_OPTION, USER_PREFIX,
 };
 
 fn options() -> TaskOptions {
@@ -57,6 +57,7 @@ fn bundle(config: serde_json::Value) -> Bundle {
         sockets: Vec::new(),
         disks: Vec::new(),
         host_disks: Vec::new(),
+        memory: None,
     }
 }
 
@@ -358,6 +359,7 @@ fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
                     id: id.into(),
                     host_pid,
                     guest_pid,
+                    memory: None,
                 })
                 .into(),
             turn: 1,
@@ -376,6 +378,50 @@ fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
     options.pod.as_mut().unwrap().members.pop();
     let error = lower_member(&bundle(config), &options).unwrap_err();
     assert!(error.to_string().contains("db"), "{error}");
+}
+
+#[test]
+fn memory_that_containers_share_is_the_guests() {
+    let mut config = config();
+    config["mounts"] = json!([{"destination": "/dev/shm", "type": "bind",
+        "source": "/run/pod/shm", "options": ["rbind", "ro"]}]);
+    let mut bundle = bundle(config);
+    bundle.memory = Some(SharedMemory {
+        mount: 0,
+        source: "/run/pod/shm".into(),
+        bytes: 64 << 20,
+    });
+    let mount = |create: &CreateContainerRequest| {
+        let spec: Spec = serde_json::from_slice(&create.spec).unwrap();
+        spec.mounts().as_ref().unwrap()[0].clone()
+    };
+    let plan = lower(&bundle, &options()).unwrap();
+    assert!(plan.shares.is_empty());
+    let first = mount(&plan.create);
+    assert_eq!(first.typ().as_deref(), Some("tmpfs"));
+    let words = first.options().clone().unwrap().join(",");
+    assert_eq!(words, "nosuid,noexec,nodev,mode=1777,size=67108864");
+
+    let member = |memory: &str| PodMember {
+        id: "web".into(),
+        host_pid: 5,
+        guest_pid: 70,
+        memory: Some(memory.into()),
+    };
+    let joining = |members| TaskOptions {
+        pod: Some(Pod { members, turn: 1 }),
+        slots: vec![Slot::VOLUMES[2], Slot::VOLUMES[3]],
+        ..options()
+    };
+    let members = vec![member("/run/other/shm"), member("/run/pod/shm")];
+    let joined = lower_member(&bundle, &joining(members)).unwrap();
+    let bound = mount(&joined.create);
+    assert_eq!(bound.source(), &Some("/proc/70/root/dev/shm".into()));
+    assert_eq!(bound.typ().as_deref(), Some("bind"));
+    assert!(joined.shares.is_empty());
+    let members = vec![member("/run/other/shm")];
+    let alone = lower_member(&bundle, &joining(members)).unwrap();
+    assert_eq!(mount(&alone.create).typ().as_deref(), Some("tmpfs"));
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::host_sockets::{self, Opened, Relays};
 use crate::lower::{PluggedDisk, Share};
 use crate::report::chain;
 use crate::sandbox::Sandbox;
+use crate::spec::Bundle;
 
 /// Most processes of a container that are being started at once.
 const MAX_STARTS: usize = 16;
@@ -38,6 +39,14 @@ pub(super) struct Booted {
     pub(super) extras: Extras,
     /// Groups of its processes beside those of their user, by name or number.
     pub(super) groups: Vec<String>,
+    /// The directory of the host in whose place it has memory of the guest.
+    pub(super) memory: Option<PathBuf>,
+}
+
+/// See [`Booted::memory`].
+pub(super) fn memory_of(bundle: &Bundle) -> Option<PathBuf> {
+    let memory = bundle.memory.as_ref();
+    memory.map(|memory| memory.source.clone())
 }
 
 /// What a running VM got for a container. It goes with this value, once the guest has let go of it.
@@ -156,6 +165,8 @@ pub(super) struct Container {
     pub(super) hooks: Subject,
     /// Groups of its processes beside those of their user, by name or number.
     pub(super) groups: Vec<String>,
+    /// The directory of the host in whose place it has memory of the guest.
+    pub(super) memory: Option<PathBuf>,
     /// Where the holders of its processes are.
     pub(super) place: Place,
     pub(super) paused: watch::Sender<bool>,
@@ -188,6 +199,7 @@ impl Container {
             network: booted.network,
             hooks,
             groups: booted.groups,
+            memory: booted.memory,
             place,
             paused: watch::Sender::new(false),
             oom_reported: AtomicBool::new(false),
@@ -263,8 +275,8 @@ impl Container {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// `true` the first time only.
-    pub(super) fn report_oom_once(&self) -> bool {
-        !self.oom_reported.swap(true, Ordering::Relaxed)
+    /// A kill for want of memory is being told; whether one was before.
+    pub(super) fn note_oom(&self) -> bool {
+        self.oom_reported.swap(true, Ordering::Relaxed)
     }
 }

@@ -143,6 +143,7 @@ impl Shim {
                 id: container.id.clone(),
                 host_pid: init.pid(),
                 guest_pid: init.guest_pid(),
+                memory: container.memory.clone(),
             };
             let runs = init.exit().is_none() && member.guest_pid != 0;
             runs.then_some(member)
@@ -259,8 +260,9 @@ impl Shim {
         });
         match ended.await {
             Ok(exit) => {
-                if exit.oom_killed {
-                    self.report_oom(container);
+                // The guest's own event may still be on its way.
+                if exit.oom_killed && !container.note_oom() {
+                    self.publish_oom(container);
                 }
                 exit.exit_status
             }
@@ -299,13 +301,11 @@ impl Shim {
         });
     }
 
-    fn report_oom(&self, container: &Container) {
-        if container.report_oom_once() {
-            self.publisher.publish(&TaskOOM {
-                container_id: container.id.clone(),
-                ..TaskOOM::default()
-            });
-        }
+    fn publish_oom(&self, container: &Container) {
+        self.publisher.publish(&TaskOOM {
+            container_id: container.id.clone(),
+            ..TaskOOM::default()
+        });
     }
 
     /// A VM that ends by itself ends all its processes, also those that never started.
@@ -351,7 +351,11 @@ impl Shim {
             match event.kind {
                 Some(event::Kind::Oom(oom)) => {
                     if let Ok(container) = self.container(&oom.container_id) {
-                        self.report_oom(&container);
+                        let told = container.note_oom();
+                        // Nothing comes after the end but what the end itself told already.
+                        if !told || container.init.exit().is_none() {
+                            self.publish_oom(&container);
+                        }
                     }
                 }
                 // Once: the connection lasts as long as the VM.

@@ -13,7 +13,7 @@ use hull_protocol::agent::{
     ContainerRef, CreateContainerRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
 };
 
-use super::container::{Booted, Container, Extras};
+use super::container::{memory_of, Booted, Container, Extras};
 use super::host_side::{self, HostSide, Place};
 use super::limits::Limits;
 use super::live_network::LiveNetwork;
@@ -174,6 +174,7 @@ impl Service {
         }
         Ok(Booted {
             groups,
+            memory: memory_of(bundle),
             extras,
             sandbox,
             init,

@@ -45,6 +45,11 @@ case_without_capabilities_a_user_has_none() {
     shell 'grep -E "Cap(Prm|Eff|Amb)" /proc/self/status | cut -f 2 | sort -u' '.process.user = {"uid": 1000, "gid": 1000} | .process.capabilities = {}'
     expect_out 0000000000000000
 }
+case_capabilities_that_are_not_given_are_not_there() {
+    shell 'grep Cap /proc/self/status | cut -f 2 | sort -u' 'del(.process.capabilities)'
+    # The exec gives root what is inheritable or bounding: nothing.
+    expect_out 0000000000000000
+}
 case_rlimits() {
     shell 'ulimit -n; ulimit -Hn; ulimit -c' '.process.rlimits = [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]'
     expect_out "$(printf '100\n200\n0')"

@@ -26,6 +26,17 @@ case_the_program_does_not_run_before_start() {
     runtime start "$ID"
     wait_for 10 test -e "$T/rootfs/ran" || fail "it did not run"
 }
+case_a_signal_ends_what_is_created() {
+    config '.process.args = ["touch", "/ran"]'
+    create
+    runtime kill "$ID" WINCH
+    sleep 1
+    expect "$(status_of)" created
+    runtime kill "$ID" TERM
+    wait_for 10 is_stopped || fail "$(status_of)"
+    [ ! -e "$T/rootfs/ran" ] || fail "it ran"
+    runtime delete "$ID"
+}
 case_an_id_is_used_once() {
     config '.process.args = ["sleep", "1000"]'
     create
