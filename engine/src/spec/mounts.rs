@@ -335,13 +335,14 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
             continue;
         }
         let data = there.data.to_string_lossy();
-        let read_only = volume.read_only || there.flags.iter().any(|flag| flag == "ro");
+        let of_volume = there.flags.iter().any(|flag| flag == "ro");
+        let read_only = volume.read_only || of_volume;
         let mut mount = bind(&volume.target, &data, "rbind", "rprivate", read_only);
         if there.disk {
             mount["type"] = json!("ext4");
         }
         // A disk that nobody writes to can be shared, so it is not filled either.
-        let never_written = read_only && (there.disk || !volume.read_only);
+        let never_written = of_volume || (there.disk && volume.read_only);
         let stays_empty = volume.no_copy || never_written;
         if let Some(options) = mount["options"].as_array_mut() {
             let flags = there.flags.iter().filter(|flag| *flag != "ro");
