@@ -94,6 +94,12 @@ impl Contexts {
         Ok(Self(docker_config::folder()?.join("contexts")))
     }
 
+    /// One in a folder of a test.
+    #[cfg(test)]
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
     /// The folder of a context's description.
     pub(crate) fn meta(&self, name: &str) -> PathBuf {
         self.0.join("meta").join(hash(name))
@@ -108,6 +114,15 @@ impl Contexts {
     pub(crate) fn tls_file(&self, name: &str, file: &str) -> Option<PathBuf> {
         let path = self.tls(name).join(DOCKER).join(file);
         path.exists().then_some(path)
+    }
+
+    /// Removes the file of a certificate or key, if it is there.
+    pub(crate) fn drop_tls(&self, name: &str, file: &str) -> Result<()> {
+        let Some(path) = self.tls_file(name, file) else {
+            return Ok(());
+        };
+        std::fs::remove_file(&path)
+            .map_err(CliError::io(format!("cannot remove {}", path.display())))
     }
 
     /// One context.
@@ -151,12 +166,6 @@ impl Contexts {
     pub(crate) fn put(&self, context: &Context) -> Result<()> {
         let text = serde_json::to_vec(context).map_err(crate::client::broken)?;
         docker_config::replace(&self.meta(&context.name).join("meta.json"), &text)
-    }
-
-    /// One in a folder.
-    #[cfg(test)]
-    pub(crate) fn at(folder: PathBuf) -> Self {
-        Self(folder)
     }
 
     /// Keeps a certificate or key.

@@ -1,8 +1,11 @@
 //! Signals that `run` passes on to the container, and changes of the terminal's size.
 
+use std::future::Future;
+
 use futures_util::StreamExt as _;
 use hyper::Method;
 use tokio::signal::unix::{signal, SignalKind};
+use tokio::sync::{mpsc, watch};
 
 use crate::client::{empty, encode, Client};
 use crate::terminal;
@@ -64,10 +67,30 @@ const FORWARDED: [(i32, &str); 16] = [
 /// Interrupts after which a command ends, whatever the engine or the container makes of them.
 const PATIENCE: u32 = 3;
 
-/// Passes this process's signals on to a container. Ends at the third that asks for the end, as docker's
-/// command does, with its exit status.
-pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
-    let (caught, mut signals) = tokio::sync::mpsc::unbounded_channel();
+/// What signals do to a command that is attached to a container: they go to the container once it has
+/// begun, or end the command, but never leave the terminal raw. From this call on, not from the first
+/// look at its result, which is the command's exit status.
+pub(crate) fn left<'a>(
+    client: &'a Client,
+    container: &'a str,
+    forwards: bool,
+    begun: watch::Receiver<bool>,
+) -> impl Future<Output = u8> + 'a {
+    let caught = forwards.then(catch);
+    async move {
+        match caught {
+            Some(caught) => forward(client, container, caught, begun).await,
+            None => ended().await,
+        }
+    }
+}
+
+/// A signal's number and name.
+type Caught = mpsc::UnboundedReceiver<(i32, &'static str)>;
+
+/// Catches the signals that are passed on.
+fn catch() -> Caught {
+    let (caught, signals) = mpsc::unbounded_channel();
     for (number, name) in FORWARDED {
         let Ok(mut arrivals) = signal(SignalKind::from_raw(number)) else {
             continue;
@@ -77,6 +100,17 @@ pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
             while arrivals.recv().await.is_some() && caught.send((number, name)).is_ok() {}
         });
     }
+    signals
+}
+
+/// Passes this process's signals on to a container. Ends at the third that asks for the end, as docker's
+/// command does, with its exit status.
+async fn forward(
+    client: &Client,
+    container: &str,
+    mut signals: Caught,
+    begun: watch::Receiver<bool>,
+) -> u8 {
     // Each is sent beside the others: an engine that does not answer must not hold the count up.
     let mut sending = futures_util::stream::FuturesUnordered::new();
     let mut asked = 0;
@@ -92,7 +126,9 @@ pub(crate) async fn forward(client: &Client, container: &str) -> u8 {
             return 1;
         }
         let path = format!("/containers/{}/kill?signal={name}", encode(container));
+        let mut begun = begun.clone();
         sending.push(async move {
+            let _ = begun.wait_for(|begun| *begun).await;
             let _ = client.send(Method::POST, &path, empty()).await;
         });
     }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -76,6 +77,7 @@ async fn gone(socket: &Path) {
 
 #[derive(Default)]
 struct Shim {
+    slow_end: AtomicBool,
     processes: Mutex<HashMap<String, Process>>,
     stop: Notify,
 }
@@ -90,12 +92,25 @@ struct Process {
     close: Arc<Notify>,
 }
 
+/// Whether a test wants this of it.
+fn has_env(process: &Process, wanted: &str) -> bool {
+    let env = process.config["env"].as_array();
+    env.is_some_and(|env| env.iter().any(|entry| entry == wanted))
+}
+
 fn send(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     // A process that never started has none.
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, signal);
     }
+}
+
+/// Whether a process has got SIGSTOP, which stands for a freezer here.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
 fn error(code: ttrpc::Code, text: impl Into<String>) -> ttrpc::Error {
@@ -257,6 +272,10 @@ impl Task for Shim {
         } else {
             &request.exec_id
         };
+        // Stands for the boot of a VM.
+        if self.with(key, "", |p| has_env(p, "SLOW_START=1"))? {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
         let pid = self.spawn(key)?;
         Ok(api::StartResponse {
             pid,
@@ -293,15 +312,26 @@ impl Task for Shim {
 
     async fn state(&self, _: &TtrpcContext, request: api::StateRequest) -> Rpc<api::StateResponse> {
         let ended = self.with(&request.id, "", |p| p.exit.borrow().is_some())?;
-        let status = if ended {
-            api::Status::STOPPED
-        } else {
-            api::Status::RUNNING
+        let pid = self.with(&request.id, "", |p| p.pid)?;
+        let status = match (ended, is_stopped(pid)) {
+            (true, _) => api::Status::STOPPED,
+            (false, true) => api::Status::PAUSED,
+            (false, false) => api::Status::RUNNING,
         };
         Ok(api::StateResponse {
             status: status.into(),
             ..api::StateResponse::new()
         })
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> Rpc<api::Empty> {
+        self.with(&request.id, "", |p| send(p.pid, Signal::STOP))?;
+        Ok(api::Empty::new())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> Rpc<api::Empty> {
+        self.with(&request.id, "", |p| send(p.pid, Signal::CONT))?;
+        Ok(api::Empty::new())
     }
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Rpc<api::PidsResponse> {
@@ -326,11 +356,18 @@ impl Task for Shim {
         } else {
             &request.exec_id
         };
-        self.processes.lock().expect("lock").remove(key);
+        let removed = self.processes.lock().expect("lock").remove(key);
+        if removed.is_some_and(|process| has_env(&process, "SLOW_END=1")) {
+            self.slow_end.store(true, Ordering::Relaxed);
+        }
         Ok(api::DeleteResponse::new())
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> Rpc<api::Empty> {
+        // Stands for a VM that takes its time.
+        if self.slow_end.load(Ordering::Relaxed) {
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        }
         self.stop.notify_one();
         Ok(api::Empty::new())
     }

@@ -117,7 +117,7 @@ mod tests {
         let (client, server) = tokio::io::duplex(4096);
         let busy = slot.begin();
         tokio::spawn(async move {
-            api::serve(server, Router::new(), busy).await;
+            api::serve(server, Router::new(), busy, api::Way::Unix).await;
             drop(slot);
         });
         client

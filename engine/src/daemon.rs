@@ -118,9 +118,10 @@ async fn accept(listener: &Listener, router: &axum::Router, connections: &Arc<Co
             Ok(accepted) => {
                 let router = router.clone();
                 tokio::spawn(async move {
+                    let way = accepted.way();
                     if let Some(stream) = accepted.open().await {
                         let busy = slot.begin();
-                        api::serve(stream, router, busy).await;
+                        api::serve(stream, router, busy, way).await;
                     }
                     drop(slot);
                 });

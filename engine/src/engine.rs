@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use hull_network::egress::Egress;
 use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::events::EventBus;
-use crate::exec::Exec;
+use crate::exec::Execs;
 use crate::images::Images;
 use crate::lifecycle::{self, Event};
 use crate::logs;
@@ -75,7 +76,9 @@ pub struct Engine {
     pub(crate) id: String,
     pub(crate) defaults: Defaults,
     containers: RwLock<HashMap<String, Arc<Container>>>,
-    execs: Mutex<HashMap<String, Arc<Exec>>>,
+    /// All are being stopped, since the host goes down.
+    pub(crate) stopping: AtomicUsize,
+    execs: Mutex<Execs>,
 }
 
 impl Engine {
@@ -112,6 +115,7 @@ impl Engine {
             id,
             defaults,
             containers: RwLock::default(),
+            stopping: AtomicUsize::new(0),
             execs: Mutex::default(),
             paths,
         });
@@ -136,18 +140,18 @@ impl Engine {
                 let Some(engine) = engine.upgrade() else {
                     return;
                 };
-                engine.take_shim_event(event);
+                engine.take_shim_event(event).await;
             }
         });
         Ok(())
     }
 
-    fn take_shim_event(&self, event: ShimEvent) {
+    async fn take_shim_event(&self, event: ShimEvent) {
         let by_id = |id: &str| self.containers().get(id).cloned();
         match event {
             ShimEvent::Oom(id) => {
                 if let Some(container) = by_id(&id) {
-                    container.note_oom();
+                    self.note_oom(&container).await;
                     self.publish(&container, "oom", []);
                 }
             }
@@ -157,6 +161,20 @@ impl Engine {
                 }
             }
             ShimEvent::Exit { .. } => {}
+        }
+    }
+
+    /// It is in the record before anybody hears of it, and whatever becomes of the container or of this
+    /// daemon.
+    async fn note_oom(&self, container: &Container) {
+        if container.lock().state.oom_killed {
+            return;
+        }
+        let written = self
+            .update(container, |record| record.state.oom_killed = true)
+            .await;
+        if let Err(error) = written {
+            tracing::error!(id = container.id(), error = error.message(), "store");
         }
     }
 
@@ -177,7 +195,7 @@ impl Engine {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
-    pub(crate) fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Exec>>> {
+    pub(crate) fn execs(&self) -> MutexGuard<'_, Execs> {
         self.execs
             .lock()
             .unwrap_or_else(|poison| poison.into_inner())

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard_stubs::models::{ExecInspectResponse, ProcessConfig};
 use hull_protocol::agent::files_job::Kind;
@@ -26,6 +26,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// Most rows or columns of a terminal.
 const MAX_SIZE: u32 = u16::MAX as u32;
+/// For how long an exec that has ended is known.
+const KNOWN: Duration = Duration::from_secs(5 * 60);
+/// For how long one is kept that nobody starts.
+const NOT_STARTED: Duration = Duration::from_secs(60 * 60);
+/// How often is looked for those.
+const LOOK: Duration = Duration::from_secs(60);
 /// Exit code of a process that SIGKILL ended.
 const KILLED: i64 = 137;
 
@@ -58,7 +64,34 @@ pub(crate) struct Exec {
     /// Height and width that its terminal begins with, unless its start says others.
     pub(crate) size: Option<(u32, u32)>,
     pub(crate) hub: Arc<Hub>,
+    created: Instant,
     state: Mutex<ExecState>,
+}
+
+/// The execs that are known.
+#[derive(Default)]
+pub(crate) struct Execs {
+    by_id: HashMap<String, Arc<Exec>>,
+    looked: Option<Instant>,
+}
+
+impl Execs {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Arc<Exec>> {
+        self.by_id.values()
+    }
+
+    /// Adds one. Those that nobody will ask for any more make room: a container may run for years, with a
+    /// check of its health or a probe each second.
+    fn insert(&mut self, exec: Arc<Exec>, now: Instant) {
+        let looked = self.looked.replace(now);
+        if looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK) {
+            self.looked = looked;
+        } else {
+            self.by_id
+                .retain(|_, exec| !exec.lock().is_over(exec.created, now));
+        }
+        self.by_id.insert(exec.id.clone(), exec);
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -67,6 +100,24 @@ struct ExecState {
     running: bool,
     pid: u32,
     exit_code: Option<i64>,
+    ended: Option<Instant>,
+}
+
+impl ExecState {
+    /// Whether nobody will ask for it any more.
+    fn is_over(&self, created: Instant, now: Instant) -> bool {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        match self.ended {
+            Some(ended) => KNOWN <= since(ended),
+            None => !self.started && NOT_STARTED <= since(created),
+        }
+    }
+
+    fn end(&mut self, code: i64) {
+        self.running = false;
+        self.exit_code = Some(code);
+        self.ended = Some(Instant::now());
+    }
 }
 
 impl Exec {
@@ -113,6 +164,7 @@ impl Engine {
         container: &Arc<Container>,
         request: ExecCreate,
     ) -> Result<Arc<Exec>> {
+        self.await_start(container).await;
         check_live(container)?;
         let argv = request.cmd.unwrap_or_default();
         if argv.is_empty() {
@@ -145,9 +197,10 @@ impl Engine {
             detach_keys: request.detach_keys.unwrap_or_default(),
             size: console_size(request.console_size.as_deref()),
             hub: Hub::new(),
+            created: Instant::now(),
             state: Mutex::default(),
         });
-        self.execs().insert(exec.id.clone(), Arc::clone(&exec));
+        self.execs().insert(Arc::clone(&exec), Instant::now());
         self.publish_exec(
             &exec,
             &format!("exec_create: {}", exec.spec.argv.join(" ")),
@@ -178,6 +231,7 @@ impl Engine {
     /// The exec with this id.
     pub(crate) fn exec(&self, id: &str) -> Result<Arc<Exec>> {
         self.execs()
+            .by_id
             .get(id)
             .cloned()
             .ok_or_else(|| EngineError::NoSuchExec(id.to_owned()))
@@ -224,7 +278,7 @@ impl Engine {
                     EngineError::StartExec(failure) => failure.exit_code(),
                     _ => 126,
                 };
-                exec.lock().exit_code = Some(code);
+                exec.lock().end(code);
                 exec.hub.close();
                 self.publish_exec(exec, "exec_die", Some(code));
                 Err(error)
@@ -295,11 +349,7 @@ impl Engine {
         if code == KILLED {
             self.await_end_of(&exec.container, task).await;
         }
-        {
-            let mut state = exec.lock();
-            state.running = false;
-            state.exit_code = Some(code);
-        }
+        exec.lock().end(code);
         self.publish_exec(exec, "exec_die", Some(code));
         exec.hub.close();
     }
@@ -329,6 +379,7 @@ impl Engine {
     /// Forgets the execs of an ended container that have ended too.
     pub(crate) fn drop_execs(&self, container_id: &str) {
         self.execs()
+            .by_id
             .retain(|_, exec| exec.container.id() != container_id || exec.is_running());
     }
 
@@ -363,5 +414,28 @@ fn check_live(container: &Container) -> Result<()> {
             container.name()
         ))),
         _ => Err(not_running(container)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_long_ago_is_forgotten_while_its_container_runs() {
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let never = ExecState::default();
+        let runs = ExecState {
+            started: true,
+            running: true,
+            ..never
+        };
+        let mut ended = runs;
+        ended.end(0);
+        ended.ended = Some(after(1000));
+        assert!(!never.is_over(begin, after(3599)) && never.is_over(begin, after(3600)));
+        assert!(!runs.is_over(begin, after(1_000_000)));
+        assert!(!ended.is_over(begin, after(1299)) && ended.is_over(begin, after(1300)));
     }
 }

@@ -3,10 +3,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use rustix::process::Signal;
+use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Value};
 use support::{body_of, demultiplex, Home, LIMIT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -463,4 +464,254 @@ async fn a_killed_container_has_ended_when_the_answer_comes() {
         (&state["Running"], &state["ExitCode"]),
         (&json!(false), &json!(137))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_during_a_start_is_asked_of_the_one_that_runs() {
+    let home = Home::new();
+    let daemon = Arc::new(home.start_with_image().await);
+    let more = || json!({ "Env": ["SLOW_START=1"] });
+    for (name, action, code) in [("stopped", "stop", 143), ("killed", "kill", 137)] {
+        let id = daemon.create(name, &["sleep", "60"], more()).await;
+        let starting = tokio::spawn({
+            let (daemon, id) = (Arc::clone(&daemon), id.clone());
+            async move { daemon.start(&id).await }
+        });
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let waiting = tokio::spawn({
+            let (daemon, id) = (Arc::clone(&daemon), id.clone());
+            async move {
+                daemon
+                    .post(&format!("/containers/{id}/wait"), Value::Null)
+                    .await
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let path = format!("/containers/{id}/{action}");
+        let (status, answer) = daemon.post(&path, Value::Null).await;
+        assert_eq!(status, 204, "{action}: {answer}");
+        starting.await.unwrap();
+        daemon.until(&id, "/State/Status", json!("exited")).await;
+        assert_eq!(waiting.await.unwrap().1["StatusCode"], code, "{action}");
+    }
+    // Those of ended ones do not wait for anything.
+    let (status, _) = daemon.post("/containers/stopped/stop", Value::Null).await;
+    assert_eq!(status, 304);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_user_asked_for_outlives_a_daemon_that_is_killed_meanwhile() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let script = "trap 'sleep 2; exit 0' TERM; while :; do sleep 0.05; done";
+    let policy = json!({ "Name": "unless-stopped" });
+    let more = json!({ "StopTimeout": 20, "HostConfig": { "RestartPolicy": policy } });
+    let id = daemon.create("stops", &["sh", "-c", script], more).await;
+    daemon.start(&id).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let path = format!("/containers/{id}/stop");
+    let asked = daemon.post(&path, Value::Null);
+    assert!(tokio::time::timeout(Duration::from_millis(500), asked)
+        .await
+        .is_err());
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    let inspect = daemon.until(&id, "/State/Running", json!(false)).await;
+    assert_eq!(
+        (&inspect["State"]["Status"], &inspect["RestartCount"]),
+        (&json!("exited"), &json!(0))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_whose_record_was_never_written_is_found() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("frozen", &["sleep", "60"], Value::Null).await;
+    daemon.start(&id).await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    let pid = inspect["State"]["Pid"].as_i64().unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    daemon.kill(Signal::KILL);
+    kill_process(pid, Signal::STOP).unwrap();
+    let daemon = home.start().await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["Status"], "paused");
+    let go_on = format!("/containers/{id}/unpause");
+    assert_eq!(daemon.post(&go_on, Value::Null).await.0, 204);
+    assert_eq!(
+        daemon
+            .post(&format!("/containers/{id}/pause"), Value::Null)
+            .await
+            .0,
+        204
+    );
+    // The other way round.
+    daemon.kill(Signal::KILL);
+    kill_process(pid, Signal::CONT).unwrap();
+    let daemon = home.start().await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["Status"], "running");
+    kill(&daemon, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_are_stopped_before_the_host_goes_down_and_come_back_after_it() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let script = "trap 'exit 7' TERM; while :; do sleep 0.05; done";
+    let with = |policy: &str| json!({ "HostConfig": { "RestartPolicy": { "Name": policy } } });
+    let mut ids = Vec::new();
+    for policy in ["no", "unless-stopped", "always"] {
+        let id = daemon
+            .create(policy, &["sh", "-c", script], with(policy))
+            .await;
+        daemon.start(&id).await;
+        ids.push(id);
+    }
+    let failing = daemon
+        .create("fails", &["sh", "-c", "exit 1"], with("unless-stopped"))
+        .await;
+    daemon.start(&failing).await;
+    daemon.until(&failing, "/RestartCount", json!(3)).await;
+    let (status, answer) = daemon.post("/hull/shutdown", Value::Null).await;
+    assert_eq!((status, &answer["NotStopped"]), (200, &json!([])));
+    for id in &ids {
+        let state = daemon.get(&format!("/containers/{id}/json")).await["State"].clone();
+        assert_eq!(
+            (&state["Status"], &state["ExitCode"]),
+            (&json!("exited"), &json!(7))
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let state = daemon.get(&format!("/containers/{failing}/json")).await["State"].clone();
+    assert_eq!(state["Status"], "exited");
+    daemon.kill(Signal::TERM);
+    let daemon = home.start().await;
+    daemon.until(&ids[1], "/State/Running", json!(true)).await;
+    daemon.until(&ids[2], "/State/Running", json!(true)).await;
+    let state = daemon.get(&format!("/containers/{}/json", ids[0])).await["State"].clone();
+    assert_eq!(state["Status"], "exited");
+    for id in ids.iter().chain([&failing]) {
+        kill(&daemon, id).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_that_ask_for_something_else_do_not_end_the_daemon() {
+    let home = Home::new();
+    let daemon = home.start().await;
+    daemon.signal(Signal::HUP);
+    daemon.signal(Signal::USR1);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(daemon.send(Method::GET, "/_ping", "").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_to_go_with_its_end_goes_though_the_daemon_was_killed_before() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let more = json!({
+        "Env": ["SLOW_END=1"],
+        "HostConfig": { "AutoRemove": true, "Mounts": [{ "Type": "volume", "Target": "/data" }] },
+    });
+    let id = daemon.create("brief", &["true"], more).await;
+    daemon.start(&id).await;
+    daemon.until(&id, "/State/Status", json!("exited")).await;
+    assert_eq!(
+        daemon.get("/volumes").await["Volumes"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    assert_eq!(
+        daemon
+            .send(Method::GET, &format!("/containers/{id}/json"), "")
+            .await
+            .0,
+        404
+    );
+    assert_eq!(daemon.get("/volumes").await["Volumes"], json!([]));
+    daemon.create("brief", &["true"], Value::Null).await;
+}
+
+/// Says what a shim says when the kernel of its VM has killed a process for its memory.
+async fn tell_oom(daemon: &support::Daemon, id: &str) {
+    use containerd_shim_protos::events::task::TaskOOM;
+    use containerd_shim_protos::protobuf::well_known_types::any::Any;
+    use containerd_shim_protos::protobuf::{Message as _, MessageField};
+    use containerd_shim_protos::shim::event::Envelope;
+    use containerd_shim_protos::shim::events::ForwardRequest;
+    use containerd_shim_protos::shim_async::{Client, EventsClient};
+    use containerd_shim_protos::ttrpc::context;
+
+    let event = TaskOOM {
+        container_id: id.to_owned(),
+        ..TaskOOM::default()
+    };
+    let mut envelope = Envelope {
+        topic: "/tasks/oom".to_owned(),
+        ..Envelope::default()
+    };
+    envelope.event = MessageField::some(Any {
+        value: event.write_to_bytes().unwrap(),
+        ..Default::default()
+    });
+    let request = ForwardRequest {
+        envelope: MessageField::some(envelope),
+        ..ForwardRequest::default()
+    };
+    let socket = daemon.socket().with_file_name("events.sock");
+    let client = Client::connect(&format!("unix://{}", socket.display()))
+        .await
+        .unwrap();
+    let events = EventsClient::new(client);
+    events
+        .forward(context::with_timeout(5_000_000_000), &request)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oom_kill_is_told_of_while_the_container_runs_and_over_the_daemons_death() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("hungry", &["sleep", "60"], Value::Null).await;
+    daemon.start(&id).await;
+    tell_oom(&daemon, &id).await;
+    let inspect = daemon.until(&id, "/State/OOMKilled", json!(true)).await;
+    assert_eq!(inspect["State"]["Status"], "running");
+    tell_oom(&daemon, &id).await;
+    let (_, events) = daemon
+        .send(
+            Method::GET,
+            &format!("/events?since=0&until={}", now() + 0.2),
+            "",
+        )
+        .await;
+    let told = String::from_utf8_lossy(&events)
+        .matches(r#""Action":"oom""#)
+        .count();
+    assert_eq!(told, 2);
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["OOMKilled"], true);
+    assert_eq!(
+        daemon
+            .post(&format!("/containers/{id}/stop?t=0"), Value::Null)
+            .await
+            .0,
+        204
+    );
+    let inspect = daemon.until(&id, "/State/Status", json!("exited")).await;
+    assert_eq!(inspect["State"]["OOMKilled"], true);
+    // The next run begins without.
+    daemon.start(&id).await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["OOMKilled"], false);
+    kill(&daemon, &id).await;
 }

@@ -245,6 +245,14 @@ fn update(args: &CreateArgs, store: &Contexts, out: &mut dyn Write) -> Result<()
         }
     };
     keep(store, &context, &fields)?;
+    if args.docker.is_some() {
+        // Those of the old endpoint say nothing of the new one.
+        let old = TLS_FILES
+            .iter()
+            .filter(|file| !fields.tls.contains_key(*file));
+        old.into_iter()
+            .try_for_each(|file| store.drop_tls(&args.name, file))?;
+    }
     line(out, &args.name)?;
     eprintln!("Successfully updated context \"{}\"", args.name);
     Ok(())
@@ -442,5 +450,30 @@ mod tests {
             assert!(Fields::parse(bad).is_err(), "{bad}");
         }
         assert!(Fields::parse("host=unix:///s,skip-tls-verify=true").is_err());
+    }
+
+    #[test]
+    fn another_endpoint_has_none_of_the_old_ones_certificates() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Contexts::at(dir.path().join("contexts"));
+        let [ca, key] = ["ca", "key"].map(|name| dir.path().join(name));
+        std::fs::write(&ca, "A").unwrap();
+        std::fs::write(&key, "K").unwrap();
+        let args = |docker: Option<String>| CreateArgs {
+            description: Some("d".to_owned()),
+            docker,
+            name: "c".to_owned(),
+        };
+        let both = format!("host=tcp://h:1,ca={},key={}", ca.display(), key.display());
+        create(&args(Some(both)), &store, &mut Vec::new()).unwrap();
+        let there = || TLS_FILES.map(|file| store.tls_file("c", file).is_some());
+        update(&args(None), &store, &mut Vec::new()).unwrap();
+        assert_eq!(there(), [true, false, true]);
+        let one = format!("host=tcp://h:2,ca={}", ca.display());
+        update(&args(Some(one)), &store, &mut Vec::new()).unwrap();
+        assert_eq!(there(), [true, false, false]);
+        let plain = "host=tcp://127.0.0.1:2375".to_owned();
+        update(&args(Some(plain)), &store, &mut Vec::new()).unwrap();
+        assert_eq!(there(), [false; 3]);
     }
 }

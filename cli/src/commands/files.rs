@@ -1,6 +1,8 @@
 //! `diff`, `export` and `commit`.
 
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,6 +13,7 @@ use hyper::{Method, Response};
 use super::line;
 use crate::client::{broken, empty, encode, read_json, Client};
 use crate::error::{CliError, Result};
+use crate::signals;
 
 /// `diff`
 #[derive(Debug, clap::Args)]
@@ -77,23 +80,79 @@ pub(super) async fn write_body(
     output: Option<&Path>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let what = "cannot write the archive";
-    let mut file = match output {
-        Some(path) => Some(std::fs::File::create(path).map_err(CliError::io(what))?),
-        None => None,
+    let Some(path) = output else {
+        return copy_body(answer, out).await;
     };
+    let mut file = Output::open(path).map_err(CliError::io(WRITING))?;
+    tokio::select! {
+        copied = copy_body(answer, file.writer()) => copied?,
+        // What there is of it goes with this command.
+        status = signals::ended() => {
+            return Err(CliError::Failed {
+                status,
+                message: format!("interrupted: {} is as it was", path.display()),
+            });
+        }
+    }
+    file.finish().map_err(CliError::io(WRITING))
+}
+
+const WRITING: &str = "cannot write the archive";
+
+async fn copy_body(answer: Response<Incoming>, out: &mut (dyn Write + '_)) -> Result<()> {
     let mut body = answer.into_body();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(broken)?.into_data() else {
             continue;
         };
-        let written = match &mut file {
-            Some(file) => file.write_all(&data),
-            None => out.write_all(&data),
-        };
-        written.map_err(CliError::io(what))?;
+        out.write_all(&data).map_err(CliError::io(WRITING))?;
     }
     Ok(())
+}
+
+/// A file that an archive goes to. What was there is as it was until the new one is whole.
+enum Output {
+    /// Beside its place, which it takes at the end.
+    Beside(tempfile::NamedTempFile, PathBuf),
+    /// No file of a disk, such as /dev/null or a pipe.
+    Itself(File),
+}
+
+impl Output {
+    fn open(path: &Path) -> std::io::Result<Self> {
+        // A link's file is what is replaced, not the link.
+        let place = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let old = std::fs::metadata(&place);
+        if old.as_ref().is_ok_and(|old| !old.is_file()) || path.is_symlink() && old.is_err() {
+            return File::create(path).map(Self::Itself);
+        }
+        let folder = place
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let permissions = Permissions::from_mode(0o666);
+        let new = tempfile::Builder::new()
+            .prefix(".hull-")
+            .permissions(permissions)
+            .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        if let Ok(old) = old {
+            new.as_file().set_permissions(old.permissions())?;
+        }
+        Ok(Self::Beside(new, place))
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Beside(file, _) => file,
+            Self::Itself(file) => file,
+        }
+    }
+
+    fn finish(self) -> std::io::Result<()> {
+        match self {
+            Self::Beside(file, place) => file.persist(place).map(drop).map_err(|error| error.error),
+            Self::Itself(_) => Ok(()),
+        }
+    }
 }
 
 /// Prints what a container changed: A added, C changed, D deleted.
@@ -147,4 +206,44 @@ pub(crate) async fn commit(
     let answer = read_json(client.send(Method::POST, &path, empty()).await?).await?;
     line(out, answer["Id"].as_str().unwrap_or_default())?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn an_archive_takes_its_place_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("a.tar"), dir.path().join("link"));
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("a.tar", &link).unwrap();
+        let begin = || {
+            let mut file = Output::open(&link).unwrap();
+            file.writer().write_all(b"new").unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"old");
+            file
+        };
+        drop(begin());
+        assert_eq!(dir.path().read_dir().unwrap().count(), 2);
+        begin().finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert!(link.is_symlink() && mode(&path) == 0o640);
+        assert_eq!(dir.path().read_dir().unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_file_is_written_as_it_is() {
+        assert!(matches!(
+            Output::open(Path::new("/dev/null")),
+            Ok(Output::Itself(_))
+        ));
+        assert!(Output::open(Path::new("/")).is_err());
+        assert!(Output::open(Path::new("/no/such/folder/a.tar")).is_err());
+    }
 }

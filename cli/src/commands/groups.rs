@@ -91,6 +91,9 @@ pub(crate) enum SystemCommand {
     /// Join stdin and stdout to the engine's socket: what ssh:// runs on the other machine
     #[command(hide = true)]
     DialStdio,
+    /// Stop all containers before this machine goes down: what hull-containers.service runs
+    #[command(hide = true)]
+    Shutdown,
 }
 
 impl ContainerVerb {
@@ -143,6 +146,7 @@ impl SystemCommand {
             Self::Info(args) => Command::Info(args),
             Self::Prune(args) => Command::Prune(What::All, args),
             Self::DialStdio => Command::DialStdio,
+            Self::Shutdown => Command::Shutdown,
         }
     }
 }

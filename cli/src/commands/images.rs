@@ -109,34 +109,55 @@ pub(crate) async fn list(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The names of an image as its rows have them: repository, tag, digest. Each tag has the digests of its
+/// own repository; a repository without tags is named by its digests.
+fn names(item: &Value, with_digests: bool) -> Vec<[&str; 3]> {
+    const NONE: &str = "<none>";
+    let of = |key: &str| item[key].as_array().into_iter().flatten();
+    let digests: Vec<(&str, &str)> = of("RepoDigests")
+        .filter_map(|text| text.as_str()?.split_once('@'))
+        .collect();
+    let of_repository = |repository: &str| {
+        let all = digests.iter().filter(|(of, _)| *of == repository);
+        let mut all: Vec<&str> = all.map(|(_, digest)| *digest).collect();
+        if all.is_empty() {
+            all.push(NONE);
+        }
+        all.truncate(if with_digests { all.len() } else { 1 });
+        all
+    };
+    let tags = of("RepoTags").filter_map(Value::as_str);
+    let mut named: Vec<(&str, &str)> = tags
+        .map(|name| name.rsplit_once(':').unwrap_or((name, NONE)))
+        .collect();
+    for (repository, _) in &digests {
+        if !named.iter().any(|(of, _)| of == repository) {
+            named.push((repository, NONE));
+        }
+    }
+    if named.is_empty() {
+        named.push((NONE, NONE));
+    }
+    let rows = named.into_iter().flat_map(|(repository, tag)| {
+        let digests = of_repository(repository).into_iter();
+        digests.map(move |digest| [repository, tag, digest])
+    });
+    rows.collect()
+}
+
 /// One row for each name of an image.
 fn rows(item: &Value, args: &ImagesArgs) -> Vec<Value> {
     let id = item["Id"].as_str().unwrap_or_default();
     let short = id.trim_start_matches("sha256:");
     let created = item["Created"].as_i64().unwrap_or(0);
-    let names = |key: &str| -> Vec<&str> {
-        item[key]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect()
-    };
-    let digest = names("RepoDigests")
-        .first()
-        .and_then(|text| text.split_once('@'))
-        .map(|d| d.1);
-    let mut tags = names("RepoTags");
-    if tags.is_empty() {
-        tags.push("<none>:<none>");
-    }
-    tags.into_iter()
-        .map(|name| {
-            let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
+    let format = args.format.as_deref().unwrap_or_default();
+    names(item, args.digests || format.contains(".Digest"))
+        .into_iter()
+        .map(|[repository, tag, digest]| {
             json!({
                 "Repository": repository,
                 "Tag": tag,
-                "Digest": digest.unwrap_or("<none>"),
+                "Digest": digest,
                 "ID": if args.no_trunc { id } else { short.get(..12).unwrap_or(short) },
                 "CreatedSince": ago(jiff::Timestamp::now().as_second() - created),
                 "CreatedAt": local_time(created),
@@ -168,7 +189,10 @@ pub(crate) async fn rmi(args: RmiArgs, client: &Client, out: &mut dyn Write) -> 
             }
             Err(error) => {
                 eprintln!("hull: {error}");
-                status = ExitCode::from(error.exit_status());
+                // Of what is not there, what was wanted is so.
+                if !(args.force && error.is_not_found()) {
+                    status = ExitCode::from(error.exit_status());
+                }
             }
         }
     }
@@ -202,4 +226,33 @@ pub(crate) async fn tag(args: TagArgs, client: &Client) -> Result<ExitCode> {
     );
     client.send(Method::POST, &path, empty()).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_repository_has_its_own_digests() {
+        let item = json!({
+            "RepoTags": ["a:1", "a:2", "r:5000/b:1"],
+            "RepoDigests": ["r:5000/b@sha256:bb", "a@sha256:aa", "c@sha256:cc", "c@sha256:dd"],
+        });
+        assert_eq!(
+            names(&item, false),
+            [
+                ["a", "1", "sha256:aa"],
+                ["a", "2", "sha256:aa"],
+                ["r:5000/b", "1", "sha256:bb"],
+                ["c", "<none>", "sha256:cc"],
+            ]
+        );
+        assert_eq!(
+            names(&item, true)[3..],
+            [["c", "<none>", "sha256:cc"], ["c", "<none>", "sha256:dd"],]
+        );
+        let pulled = json!({ "RepoTags": [], "RepoDigests": ["busybox@sha256:aa"] });
+        assert_eq!(names(&pulled, false), [["busybox", "<none>", "sha256:aa"]]);
+        assert_eq!(names(&json!({}), true), [["<none>", "<none>", "<none>"]]);
+    }
 }

@@ -120,6 +120,9 @@ async fn find(client: &Client, name: &str, args: &InspectArgs) -> Result<Value> 
         match client.get_json(&candidate.path(name, args)).await {
             // Of the one kind that is asked for, the engine knows best what is missing.
             Err(error) if error.is_not_found() && args.kind.is_none() => {}
+            // What can be no image's name may be another thing's.
+            Err(CliError::Engine { status: 400, .. })
+                if candidate == Kind::Image && args.kind.is_none() => {}
             other => return other,
         }
     }

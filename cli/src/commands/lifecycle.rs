@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 
+use futures_util::StreamExt as _;
 use hyper::Method;
 
 use super::line;
@@ -82,15 +83,26 @@ pub(crate) struct RenameArgs {
     new_name: String,
 }
 
-/// Does it for each name. Failures are told as they come; the exit status tells of any.
-async fn each<F>(names: &Names, out: &mut dyn Write, call: impl Fn(String) -> F) -> Result<ExitCode>
+/// How many containers are asked something of at once: each may take its time to end.
+const AT_ONCE: usize = 50;
+
+/// Does it for each name, for so many at once, and tells of them in the names' order; the exit status
+/// tells of any failure.
+async fn each<F>(
+    names: &Names,
+    at_once: usize,
+    out: &mut dyn Write,
+    call: impl Fn(String) -> F,
+) -> Result<ExitCode>
 where
-    F: Future<Output = Result<String>>,
+    F: Future<Output = Result<Option<String>>>,
 {
     let mut status = ExitCode::SUCCESS;
-    for name in &names.containers {
-        match call(name.clone()).await {
-            Ok(text) => line(out, text)?,
+    let calls = futures_util::stream::iter(names.containers.iter().cloned().map(call));
+    let mut results = std::pin::pin!(calls.buffered(at_once));
+    while let Some(result) = results.next().await {
+        match result {
+            Ok(text) => text.map_or(Ok(()), |text| line(out, text))?,
             Err(error) => {
                 eprintln!("hull: {error}");
                 status = ExitCode::from(error.exit_status());
@@ -103,14 +115,15 @@ where
 /// POSTs to each container, and prints its name.
 async fn post_each(
     names: &Names,
+    at_once: usize,
     client: &Client,
     out: &mut dyn Write,
     action: &str,
 ) -> Result<ExitCode> {
-    each(names, out, |name| async move {
+    each(names, at_once, out, |name| async move {
         let path = format!("/containers/{}/{action}", encode(&name));
         client.send(Method::POST, &path, empty()).await?;
-        Ok(name)
+        Ok(Some(name))
     })
     .await
 }
@@ -121,7 +134,7 @@ pub(crate) async fn start(
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
     if !args.attach && !args.interactive {
-        return post_each(&args.names, client, out, "start").await;
+        return post_each(&args.names, 1, client, out, "start").await;
     }
     let [container] = &args.names.containers[..] else {
         return Err(CliError::usage(
@@ -149,7 +162,8 @@ fn stop_action(action: &str, args: &StopArgs) -> String {
 }
 
 pub(crate) async fn stop(args: StopArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    post_each(&args.names, client, out, &stop_action("stop", &args)).await
+    let action = stop_action("stop", &args);
+    post_each(&args.names, AT_ONCE, client, out, &action).await
 }
 
 pub(crate) async fn restart(
@@ -157,16 +171,17 @@ pub(crate) async fn restart(
     client: &Client,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
-    post_each(&args.names, client, out, &stop_action("restart", &args)).await
+    let action = stop_action("restart", &args);
+    post_each(&args.names, AT_ONCE, client, out, &action).await
 }
 
 pub(crate) async fn kill(args: KillArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     let action = format!("kill?signal={}", encode(&args.signal));
-    post_each(&args.names, client, out, &action).await
+    post_each(&args.names, AT_ONCE, client, out, &action).await
 }
 
 pub(crate) async fn pause(names: Names, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    post_each(&names, client, out, "pause").await
+    post_each(&names, AT_ONCE, client, out, "pause").await
 }
 
 pub(crate) async fn unpause(
@@ -174,14 +189,14 @@ pub(crate) async fn unpause(
     client: &Client,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
-    post_each(&names, client, out, "unpause").await
+    post_each(&names, AT_ONCE, client, out, "unpause").await
 }
 
 pub(crate) async fn wait(names: Names, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    each(&names, out, |name| async move {
+    each(&names, 1, out, |name| async move {
         let path = format!("/containers/{}/wait", encode(&name));
         let answer = read_json(client.send(Method::POST, &path, empty()).await?).await?;
-        Ok(answer["StatusCode"].to_string())
+        Ok(Some(answer["StatusCode"].to_string()))
     })
     .await
 }
@@ -189,10 +204,16 @@ pub(crate) async fn wait(names: Names, client: &Client, out: &mut dyn Write) -> 
 pub(crate) async fn rm(args: RmArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     let query = format!("force={}&v={}&link={}", args.force, args.volumes, args.link);
     let query = &query;
-    each(&args.names, out, |name| async move {
+    each(&args.names, AT_ONCE, out, |name| async move {
         let path = format!("/containers/{}?{query}", encode(&name));
-        client.send(Method::DELETE, &path, empty()).await?;
-        Ok(name)
+        match client.send(Method::DELETE, &path, empty()).await {
+            // What was wanted is so.
+            Err(error) if args.force && error.is_not_found() => {
+                eprintln!("hull: {error}");
+                Ok(None)
+            }
+            removed => removed.map(|_| Some(name)),
+        }
     })
     .await
 }

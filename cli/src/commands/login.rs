@@ -9,7 +9,7 @@ use hull_image::credentials::{
     self, Credentials, DockerConfig, DOCKER_HUB_KEY, REGISTRY_TOKEN_USER, TOKEN_USER,
 };
 use hyper::Method;
-use serde_json::json;
+use serde_json::{json, Value};
 
 use super::line;
 use crate::client::{json_body, Client};
@@ -41,11 +41,31 @@ pub(crate) struct LogoutArgs {
     server: String,
 }
 
+/// Names of Docker Hub.
+const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+
+/// The key that a registry's credentials are kept by, however it is spelt: its host.
+fn key_of(server: &str) -> Result<&str> {
+    let host = ["https://", "http://"]
+        .into_iter()
+        .find_map(|scheme| server.strip_prefix(scheme))
+        .unwrap_or(server);
+    match host.split('/').next().unwrap_or_default() {
+        "" if server.is_empty() => Ok(DOCKER_HUB_KEY),
+        "" => Err(CliError::usage(format!(
+            "{server:?} names no registry's host"
+        ))),
+        host if DOCKER_HUB.contains(&host) => Ok(DOCKER_HUB_KEY),
+        host => Ok(host),
+    }
+}
+
 pub(crate) async fn login(
     args: LoginArgs,
     client: &Client,
     out: &mut dyn Write,
 ) -> Result<ExitCode> {
+    let server = key_of(&args.server)?;
     let username = args
         .username
         .ok_or_else(|| CliError::usage("name the user with --username"))?;
@@ -73,10 +93,10 @@ pub(crate) async fn login(
     let auth = json!({
         "username": username,
         "password": password,
-        "serveraddress": args.server,
+        "serveraddress": server,
     });
     client.send(Method::POST, "/auth", json_body(&auth)).await?;
-    keep(&args.server, Credentials { username, password }).await?;
+    keep(server, Credentials { username, password }).await?;
     line(out, "Login Succeeded")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -99,23 +119,33 @@ async fn keep(server: &str, credentials: Credentials) -> Result<()> {
 }
 
 pub(crate) async fn logout(args: LogoutArgs, out: &mut dyn Write) -> Result<ExitCode> {
+    let server = key_of(&args.server)?;
     let mut config = docker_config::read()?;
-    let removed = config["auths"]
-        .as_object_mut()
-        .and_then(|auths| auths.remove(&args.server));
-    if removed.is_none() {
-        line(out, format!("Not logged in to {}", args.server))?;
+    let removed = remove(&mut config, server);
+    if removed.is_empty() {
+        line(out, format!("Not logged in to {server}"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(helper) = DockerConfig::read(&docker_config::path()?)?.helper(&args.server) {
-        credentials::forget(helper, &args.server).await?;
+    let helpers = DockerConfig::read(&docker_config::path()?)?;
+    for key in &removed {
+        if let Some(helper) = helpers.helper(key) {
+            credentials::forget(helper, key).await?;
+        }
     }
     docker_config::write(&config)?;
-    line(
-        out,
-        format!("Removing login credentials for {}", args.server),
-    )?;
+    line(out, format!("Removing login credentials for {server}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes every spelling of a registry. The result are those that were there.
+fn remove(config: &mut Value, server: &str) -> Vec<String> {
+    let Some(auths) = config["auths"].as_object_mut() else {
+        return Vec::new();
+    };
+    let is_it = |key: &&String| key_of(key).is_ok_and(|of| of == server);
+    let keys: Vec<String> = auths.keys().filter(is_it).cloned().collect();
+    keys.iter().for_each(|key| drop(auths.remove(key)));
+    keys
 }
 
 /// The header for a pull or push of an image; `None`: hulld's own credentials count.
@@ -147,4 +177,51 @@ pub(super) async fn registry_auth(image: &str) -> Result<Option<String>> {
         }
     };
     Ok(Some(URL_SAFE.encode(value.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_has_one_key_however_it_is_spelt() {
+        for text in [
+            "r.example",
+            "https://r.example/",
+            "http://r.example/v2/",
+            "r.example/x",
+        ] {
+            assert_eq!(key_of(text).unwrap(), "r.example", "{text}");
+        }
+        assert_eq!(
+            key_of("https://r.example:5000/v2").unwrap(),
+            "r.example:5000"
+        );
+        for text in [
+            "",
+            "docker.io",
+            "https://index.docker.io/v1/",
+            "registry-1.docker.io",
+        ] {
+            assert_eq!(key_of(text).unwrap(), DOCKER_HUB_KEY, "{text}");
+        }
+        for text in ["https:///repository/docker/", "http://", "https://", "/x"] {
+            assert!(key_of(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_logout_forgets_every_spelling() {
+        let mut config = json!({ "auths": {
+            "r.example": {}, "https://r.example/": {}, "https://r.example/v2/": {},
+            "other.example": {}, "/odd": {},
+        } });
+        assert_eq!(remove(&mut config, "r.example").len(), 3);
+        assert_eq!(
+            config,
+            json!({ "auths": { "other.example": {}, "/odd": {} } })
+        );
+        assert!(remove(&mut config, "r.example").is_empty());
+        assert!(remove(&mut json!({}), "r.example").is_empty());
+    }
 }

@@ -120,6 +120,9 @@ pub(crate) enum Command {
     /// `system dial-stdio`.
     #[command(skip)]
     DialStdio,
+    /// `system shutdown`.
+    #[command(skip)]
+    Shutdown,
 }
 
 impl Command {
@@ -190,6 +193,7 @@ pub(crate) async fn run(
         Command::Prune(what, args) => prune::prune(what, args, client, out).await,
         Command::DiskUsage(args) => disk_usage::run(&args, client, out).await,
         Command::DialStdio => system::dial_stdio(client).await,
+        Command::Shutdown => system::shut_down(client).await,
         // Handled above: they must not start an engine.
         Command::Completion { shell } => completion(shell, out),
         Command::Man { directory } => manual(&directory),

@@ -9,13 +9,18 @@ mod proxies;
 mod publish;
 mod values;
 
+use std::fs::File;
+use std::future::Future;
 use std::io::Write;
+use std::path::Path;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use bollard::models::ContainerCreateBody;
 use hyper::body::Incoming;
 use hyper::{Method, Response};
 use serde_json::Value;
+use tokio::sync::watch;
 
 pub(crate) use options::CreateArgs;
 use options::Streams;
@@ -131,6 +136,7 @@ async fn create_container(
     client: &Client,
 ) -> Result<String> {
     let image = args.image()?;
+    let id_file = args.cidfile.as_deref().map(IdFile::make).transpose()?;
     let quiet = if args.quiet { To::Quiet } else { To::Stderr };
     if args.pull == options::Pull::Always {
         pull::pull(client, image, args.platform.as_deref(), quiet).await?;
@@ -159,8 +165,8 @@ async fn create_container(
         eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
     }
     let id = answer["Id"].as_str().unwrap_or_default().to_owned();
-    if let Some(path) = &args.cidfile {
-        write_cidfile(path, &id)?;
+    if let Some(file) = id_file {
+        file.write(&id)?;
     }
     Ok(id)
 }
@@ -182,13 +188,49 @@ fn is_missing_image(error: &CliError) -> bool {
     error.is_not_found() && missing.iter().any(|words| text.contains(words))
 }
 
-fn write_cidfile(path: &std::path::Path, id: &str) -> Result<()> {
-    std::fs::File::create_new(path)
-        .and_then(|mut file| file.write_all(id.as_bytes()))
-        .map_err(CliError::io(format!(
+/// The file of `--cidfile`: made before the container, so that there is none where it can't be made, and
+/// removed where no container came of it.
+struct IdFile<'a> {
+    path: &'a Path,
+    file: File,
+    written: bool,
+}
+
+impl<'a> IdFile<'a> {
+    fn make(path: &'a Path) -> Result<Self> {
+        let file = File::create_new(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => CliError::usage(format!(
+                "container ID file found, make sure the other container isn't running or delete {}",
+                path.display()
+            )),
+            _ => CliError::io(format!(
+                "cannot make the container ID file {}",
+                path.display()
+            ))(error),
+        })?;
+        Ok(Self {
+            path,
+            file,
+            written: false,
+        })
+    }
+
+    fn write(mut self, id: &str) -> Result<()> {
+        let written = self.file.write_all(id.as_bytes());
+        self.written = written.is_ok();
+        written.map_err(CliError::io(format!(
             "cannot write the container id to {}",
-            path.display()
+            self.path.display()
         )))
+    }
+}
+
+impl Drop for IdFile<'_> {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }
 
 async fn start(client: &Client, id: &str) -> Result<()> {
@@ -240,21 +282,35 @@ impl Session<'_> {
                 empty(),
             )
             .await?;
+        // Before the start, which takes as long as a VM's boot: what comes meanwhile is for the container.
+        let begun = watch::Sender::new(!starts);
+        let signal = signals::left(client, self.id, self.sig_proxy, begun.subscribe());
+        tokio::pin!(signal);
         if starts {
-            if let Err(error) = start(client, self.id).await {
+            let started = tokio::select! {
+                started = start(client, self.id) => started,
+                status = signal.as_mut() => return Ok(ExitCode::from(status)),
+            };
+            if let Err(error) = started {
                 if condition == "removed" {
                     let _ = read_json(waiting).await;
                 }
                 return Err(start_error(error));
             }
+            begun.send_replace(true);
         }
-        match self.stay(client, attached).await? {
+        match self.stay(client, attached, signal).await? {
             Stayed::ToTheEnd => exit_code(waiting).await,
             Stayed::Until(status) => Ok(status),
         }
     }
 
-    async fn stay(self, client: &Client, attached: Attached) -> Result<Stayed> {
+    async fn stay(
+        self,
+        client: &Client,
+        attached: Attached,
+        signal: Pin<&mut impl Future<Output = u8>>,
+    ) -> Result<Stayed> {
         let _raw = match self.tty && self.streams.stdin {
             true => RawMode::enter()?,
             false => None,
@@ -268,13 +324,6 @@ impl Session<'_> {
             match self.tty {
                 true => signals::follow_size(client, sized).await,
                 false => std::future::pending().await,
-            }
-        };
-        // Signals go to the container, or end this command, but never leave the terminal raw.
-        let signal = async {
-            match self.sig_proxy {
-                true => signals::forward(client, self.id).await,
-                false => signals::ended().await,
             }
         };
         Ok(tokio::select! {

@@ -1,6 +1,6 @@
 //! `stats`.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use serde_json::{json, Value};
 use super::ps;
 use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
-use crate::terminal;
 use crate::units::binary_size;
 
 /// `stats`
@@ -45,7 +44,7 @@ const COLUMNS: [(&str, &str); 8] = [
 pub(crate) async fn run(args: StatsArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     loop {
         let rows = look(&args, client).await?;
-        if !args.no_stream && terminal::size().is_some() {
+        if !args.no_stream && std::io::stdout().is_terminal() {
             // Clears the screen, as docker does.
             write!(out, "\x1b[2J\x1b[H").map_err(CliError::io("cannot write the output"))?;
         }

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::logs::point_in_time;
 use super::{filters, line};
-use crate::client::{broken, empty, encode, Client};
+use crate::client::{broken, empty, encode, read_json, Client};
 use crate::error::{CliError, Result};
 use crate::template;
 
@@ -40,6 +40,21 @@ pub(crate) struct EventsArgs {
     /// `json` or a template such as '{{.Action}}'
     #[arg(long)]
     format: Option<String>,
+}
+
+/// Stops all containers; those that come back with the engine do so after the machine's boot.
+pub(crate) async fn shut_down(client: &Client) -> Result<ExitCode> {
+    let answer = client.send(Method::POST, "/hull/shutdown", empty()).await?;
+    let answer = read_json(answer).await?;
+    let left = answer["NotStopped"].as_array().into_iter().flatten();
+    let left: Vec<_> = left.filter_map(Value::as_str).collect();
+    if left.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(CliError::Failed {
+        status: 1,
+        message: format!("not stopped: {}; hulld's log says why", left.join(", ")),
+    })
 }
 
 /// Joins this process's stdin and stdout to a connection of the engine's, until the engine ends it.

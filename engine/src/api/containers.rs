@@ -56,6 +56,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/containers/{id}/top", get(top))
         .route("/containers/{id}/pause", post(pause))
         .route("/containers/{id}/unpause", post(unpause))
+        .route("/hull/shutdown", post(shut_down))
         .route("/hull/containers/{id}/trace", get(trace))
         .route("/hull/containers/{id}/vm", get(vm))
 }
@@ -400,6 +401,12 @@ async fn top(
         ),
         processes: Some(processes.iter().map(row).collect()),
     }))
+}
+
+/// Stops all containers before the host goes down.
+async fn shut_down(engine: Shared) -> Answer<Json<Value>> {
+    let left = engine.stop_all().await;
+    Ok(Json(serde_json::json!({ "NotStopped": left })))
 }
 
 /// The boot timeline that the container's shim wrote down.

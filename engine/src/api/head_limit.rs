@@ -224,7 +224,12 @@ mod tests {
         };
         let router = Router::new().route("/slow", get(slow));
         let (mut client, server) = tokio::io::duplex(4096);
-        let served = tokio::spawn(super::super::serve(server, router, Busy::default()));
+        let served = tokio::spawn(super::super::serve(
+            server,
+            router,
+            Busy::default(),
+            super::super::Way::Unix,
+        ));
         for _ in 0..3 {
             sleep(10 * LIMIT).await;
             let head = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n";

@@ -13,6 +13,7 @@ mod logs;
 mod metrics;
 mod networks;
 mod older_images;
+mod pages;
 mod platform;
 mod progress;
 mod read_to_end;
@@ -51,6 +52,7 @@ use crate::{API_VERSION, MIN_API_VERSION};
 pub(crate) use head_limit::Busy;
 use head_limit::HeadLimit;
 pub(crate) use networks::Named;
+pub(crate) use pages::Way;
 use read_to_end::ReadToEnd;
 pub(crate) use respond::ApiError;
 
@@ -86,14 +88,14 @@ pub fn router(engine: Arc<Engine>) -> Router {
 }
 
 /// Serves one connection to its end, or until it is to be closed.
-pub(crate) async fn serve(stream: impl Stream, router: Router, busy: Busy) {
+pub(crate) async fn serve(stream: impl Stream, router: Router, busy: Busy, way: Way) {
     let closed = busy.clone();
     let stream = HeadLimit::new(stream, busy.clone());
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let (router, busy) = (router.clone(), busy.clone());
         let request = request.map(|body| Body::new(ReadToEnd::new(body)));
         busy.begin();
-        async move { Ok::<_, Infallible>(busy.until_gone(answer(request, router).await)) }
+        async move { Ok::<_, Infallible>(busy.until_gone(answer(request, router, way).await)) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -109,9 +111,10 @@ pub(crate) async fn serve(stream: impl Stream, router: Router, busy: Busy) {
     }
 }
 
-async fn answer(mut request: Request, router: Router) -> Response {
+async fn answer(mut request: Request, router: Router, way: Way) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let checked = strip_version(request.uri()).and_then(|(uri, version)| {
+        pages::check(&request, way)?;
         check_content_type(&request, uri.path())?;
         Ok((uri, version))
     });
@@ -221,24 +224,27 @@ fn reads_json(method: &Method, path: &str) -> bool {
     method == Method::POST && !of_container && (whole.contains(&path) || named)
 }
 
-/// Refuses a body that says of itself that it is no JSON where that is wanted.
+/// Refuses a body that is not called JSON where that is wanted, also one that is called nothing: a web
+/// page may send such a one to anybody, without asking first.
 fn check_content_type(request: &Request, path: &str) -> Result<(), EngineError> {
     let headers = request.headers();
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(());
-    };
-    let text = String::from_utf8_lossy(value.as_bytes());
-    let kind = text.split(';').next().unwrap_or_default().trim();
     let empty = match headers.get(header::CONTENT_LENGTH) {
         Some(length) => length == "0",
         None => !headers.contains_key(header::TRANSFER_ENCODING),
     };
-    match kind.eq_ignore_ascii_case("application/json") || empty {
-        false if reads_json(request.method(), path) => Err(EngineError::BadRequest(format!(
-            "unsupported Content-Type header ({text}): must be 'application/json'"
-        ))),
-        _ => Ok(()),
+    if empty || !reads_json(request.method(), path) {
+        return Ok(());
     }
+    let value = headers.get(header::CONTENT_TYPE);
+    let text = value.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let text = text.unwrap_or_default();
+    let kind = text.split(';').next().unwrap_or_default().trim();
+    let why = match kind {
+        "" => format!("malformed Content-Type header ({text}): mime: no media type"),
+        json if json.eq_ignore_ascii_case("application/json") => return Ok(()),
+        _ => format!("unsupported Content-Type header ({text}): must be 'application/json'"),
+    };
+    Err(EngineError::BadRequest(why))
 }
 
 /// The version of the API that a client speaks, such as (1, 44).
@@ -438,6 +444,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_body_that_is_called_nothing_is_no_json() {
+        let check = |path: &str, body: Option<(&str, &str)>| {
+            let mut request = hyper::Request::post(path);
+            if let Some((header, value)) = body {
+                request = request.header(header, value);
+            }
+            check_content_type(&request.body(Body::empty()).unwrap(), path)
+        };
+        for path in [
+            "/auth",
+            "/commit",
+            "/containers/create",
+            "/containers/x/exec",
+            "/containers/x/update",
+            "/exec/1/start",
+            "/networks/create",
+            "/networks/x/connect",
+            "/volumes/create",
+        ] {
+            for body in [("content-length", "2"), ("transfer-encoding", "chunked")] {
+                let text = check(path, Some(body)).unwrap_err().to_string();
+                assert!(text.ends_with("(): mime: no media type"), "{path}: {text}");
+            }
+            check(path, None).unwrap();
+            check(path, Some(("content-length", "0"))).unwrap();
+        }
+        check("/images/load", Some(("content-length", "2"))).unwrap();
+    }
+
     #[tokio::test]
     async fn a_change_goes_on_without_its_client() {
         use std::time::Duration;
@@ -461,7 +497,7 @@ mod tests {
             .route("/look", get(work));
         for (request, finishes) in [("POST /change", true), ("GET /look", false)] {
             let (mut client, server) = tokio::net::UnixStream::pair().unwrap();
-            let served = tokio::spawn(serve(server, router.clone(), Busy::default()));
+            let served = tokio::spawn(serve(server, router.clone(), Busy::default(), Way::Unix));
             let head = format!("{request} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
             client.write_all(head.as_bytes()).await.unwrap();
             begins.recv().await.unwrap();
@@ -490,6 +526,7 @@ mod tests {
             server,
             Router::new().fallback(not_built),
             Busy::default(),
+            Way::Unix,
         ));
         let length = 4 << 20;
         let head = format!("POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");

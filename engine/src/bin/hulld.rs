@@ -269,10 +269,18 @@ fn run(args: &Args, settings: Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("failed to catch SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("failed to catch SIGINT")?;
+        let mut hangup = signal(SignalKind::hangup()).context("failed to catch SIGHUP")?;
+        let mut user = signal(SignalKind::user_defined1()).context("failed to catch SIGUSR1")?;
         let stop = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+            loop {
+                // Other daemons read their configuration anew or tell of themselves; neither ends them.
+                let ignored = tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    _ = hangup.recv() => "SIGHUP",
+                    _ = user.recv() => "SIGUSR1",
+                };
+                tracing::warn!("{ignored} changes nothing: the configuration is read at the start; restart hulld, containers go on");
             }
         };
         // In a task: children are then spawned by the runtime's own threads, which live as long

@@ -98,7 +98,6 @@ impl Engine {
         error: String,
     ) -> Option<Duration> {
         let now = Timestamp::now();
-        let oom_killed = container.oom_killed.load(Ordering::Relaxed);
         let mut restart = None;
         let ran = container.ran();
         let written = self
@@ -107,7 +106,7 @@ impl Engine {
                     record.restart_policy(),
                     Exit {
                         code,
-                        by_user: record.state.stopped_by_user,
+                        by_user: record.state.stopped_by_user || self.is_stopping_all(),
                         ran,
                         restarts: record.state.restarts,
                         last_delay: record.state.last_delay,
@@ -123,7 +122,6 @@ impl Engine {
                 state.pid = 0;
                 state.exit_code = code;
                 state.error = error;
-                state.oom_killed = oom_killed;
                 state.health.iter_mut().for_each(Health::stop);
                 state.finished = Some(now);
                 if let Some(delay) = restart {
@@ -161,22 +159,39 @@ impl Engine {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         let span = container.span();
         let restarted = async move {
-            tokio::time::sleep(delay).await;
-            let _operation = container.operate().await;
-            if container.status() != Status::Restarting {
-                return;
-            }
-            // Boxed: the future of a start holds, by way of this, that of the next start.
-            let started = Box::pin(engine.start_locked(&container));
-            if let Err(error) = started.await {
-                tracing::warn!(
-                    id = container.id(),
-                    error = error.message(),
-                    "restart failed"
-                );
+            let mut progress = container.progress.subscribe();
+            loop {
+                tokio::time::sleep(delay).await;
+                let called_off = progress.wait_for(|progress| !progress.restarting);
+                tokio::select! {
+                    _ = called_off => return,
+                    () = engine.await_joined(&container) => {}
+                }
+                if engine.restart_now(&container).await {
+                    return;
+                }
             }
         };
         tokio::spawn(restarted.instrument(span));
+    }
+
+    /// Starts a container that waits for that. `false`: the one that it joins ended meanwhile, and it waits
+    /// on.
+    async fn restart_now(self: &Arc<Self>, container: &Arc<Container>) -> bool {
+        let _operation = container.operate().await;
+        if container.status() != Status::Restarting {
+            return true;
+        }
+        // Boxed: the future of a start holds, by way of this, that of the next start.
+        let started = Box::pin(self.start_locked(container));
+        if let Err(error) = started.await {
+            tracing::warn!(
+                id = container.id(),
+                error = error.message(),
+                "restart failed"
+            );
+        }
+        container.status() != Status::Restarting
     }
 
     async fn free(&self, container: &Container, task: &Task, ended: Ended) {

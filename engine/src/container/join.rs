@@ -168,24 +168,42 @@ impl Engine {
     }
 
     /// Waits, when the daemon begins, for the container that this one joins.
+    pub(super) async fn await_joined_for_a_while(&self, container: &Container) {
+        let waited = self.await_joined(container);
+        // What is wrong is told by the start that follows.
+        let _ = tokio::time::timeout(DAEMON_START_LIMIT, waited).await;
+    }
+
+    /// Waits until the container that this one joins runs, or is gone.
     pub(super) async fn await_joined(&self, container: &Container) {
-        let host = container.record().host;
-        let other = other_of(&host.network_mode).and_then(|other| self.container(other).ok());
-        let Some(other) = other else { return };
+        let Some(other) = self.joined_by(container) else {
+            return;
+        };
         let running = async {
             while !other.status().is_live() {
                 tokio::time::sleep(DAEMON_START_POLL).await;
             }
         };
         let gone = other.wait(WaitCondition::Removed);
-        let waited = async {
-            tokio::select! {
-                () = running => {}
-                _ = gone => {}
-            }
-        };
-        // What is wrong is told by the start that follows.
-        let _ = tokio::time::timeout(DAEMON_START_LIMIT, waited).await;
+        tokio::select! {
+            () = running => {}
+            _ = gone => {}
+        }
+    }
+
+    /// The container whose network this one has.
+    fn joined_by(&self, container: &Container) -> Option<Arc<Container>> {
+        let mode = container.lock().host.network_mode.clone();
+        self.container(other_of(&mode)?).ok()
+    }
+
+    /// Whether a container waits for its next start, and the one that it joins does not run: it has ended
+    /// with that one's VM, and comes back after it.
+    pub(super) fn lacks_its_vm(&self, container: &Container) -> bool {
+        container.status() == Status::Restarting
+            && self
+                .joined_by(container)
+                .is_some_and(|other| !other.status().is_live())
     }
 }
 

@@ -14,6 +14,7 @@ mod request;
 mod restore;
 mod start;
 mod stop;
+mod stop_all;
 mod trust;
 mod turn;
 mod update;
@@ -22,7 +23,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,6 @@ pub struct Container {
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: Arc<Log>,
     pub(crate) progress: watch::Sender<Progress>,
-    oom_killed: AtomicBool,
     /// A user restarts it: its end does not remove it, though it was made to be removed.
     restarted: AtomicBool,
     exit_event: Notify,
@@ -75,6 +75,8 @@ pub(crate) struct Progress {
     pub(crate) live: bool,
     /// The next one is about to be started, by its restart policy.
     pub(crate) restarting: bool,
+    /// It is being started: its VM boots.
+    pub(crate) starting: bool,
     /// The container is gone.
     pub(crate) removed: bool,
     /// Why its removal failed.
@@ -114,7 +116,6 @@ impl Container {
             hub: Hub::new(),
             log: Arc::new(Log::new(paths.log(&record.id))),
             progress,
-            oom_killed: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             exit_event: Notify::new(),
             began: Mutex::new(ago(record.state.started)),
@@ -169,10 +170,6 @@ impl Container {
             .task
             .lock()
             .unwrap_or_else(|poison| poison.into_inner()) = task;
-    }
-
-    pub(crate) fn note_oom(&self) {
-        self.oom_killed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn note_exit_event(&self) {
@@ -234,7 +231,7 @@ impl Container {
                             // Between two starts it counts as one that runs, but each end is
                             // one for who waited before.
                             WaitCondition::NotRunning => {
-                                exits < now.exits || !(now.live || now.restarting)
+                                exits < now.exits || !(now.live || now.restarting || now.starting)
                             }
                             WaitCondition::NextExit => exits < now.exits,
                             WaitCondition::Removed => now.not_removed.is_some(),

@@ -17,7 +17,7 @@ use crate::health::Health;
 use crate::lifecycle::{self, Event, Status};
 use crate::logs::{self, LogOptions};
 use crate::network;
-use crate::shim::{self, Task};
+use crate::shim::{self, RunState, Task};
 use crate::streams::{Fifos, Pumps};
 
 /// As [`DRAIN_LIMIT`], for a container that ended while no hulld read its output.
@@ -55,7 +55,7 @@ impl Engine {
         for container in to_start.into_iter().flatten() {
             let (engine, turns) = (Arc::clone(self), Arc::clone(&turns));
             tokio::spawn(async move {
-                engine.await_joined(&container).await;
+                engine.await_joined_for_a_while(&container).await;
                 // After that: who waits for another's start takes no turn from it.
                 let _turn = turns.acquire().await;
                 if let Err(error) = engine.start_container(&container).await {
@@ -85,6 +85,12 @@ impl Engine {
                 self.release_later(container);
                 true
             }
+            // The daemon was killed between its end and its removal.
+            Status::Exited if record.auto_remove() => {
+                let _operation = container.operate().await;
+                self.remove_ended(container).await;
+                false
+            }
             Status::Created | Status::Exited => {
                 // A start may have been cut off before its record was written.
                 self.clean_runtime(container.id()).await;
@@ -93,8 +99,9 @@ impl Engine {
             }
             Status::Running | Status::Paused => {
                 match self.find_shim(container).await {
-                    Ok((task, pumps, running)) => {
+                    Ok((task, pumps, found)) => {
                         container.set_task(Some(Arc::clone(&task)));
+                        self.correct_pause(container, found).await;
                         let exposed = record.config.exposed_ports.as_deref();
                         let ports = network::parse_bindings(&record.host, exposed);
                         let ports = ports.unwrap_or_default();
@@ -103,10 +110,9 @@ impl Engine {
                             .await;
                         self.settle_interfaces(container, &task).await;
                         // FIFOs without a writer never tell their end.
-                        let limit = if running {
-                            DRAIN_LIMIT
-                        } else {
-                            ENDED_DRAIN_LIMIT
+                        let limit = match found {
+                            RunState::Ended => ENDED_DRAIN_LIMIT,
+                            RunState::Running | RunState::Paused => DRAIN_LIMIT,
                         };
                         self.follow_health(container, &task);
                         self.follow_host_ports(container, &task);
@@ -141,12 +147,27 @@ impl Engine {
         });
     }
 
-    async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps, bool)> {
+    /// A pause, or its end, whose record the earlier daemon did not come to write.
+    async fn correct_pause(&self, container: &Container, found: RunState) {
+        let event = match (container.status(), found) {
+            (Status::Running, RunState::Paused) => Event::Paused,
+            (Status::Paused, RunState::Running) => Event::Unpaused,
+            _ => return,
+        };
+        let written = self
+            .update(container, |record| Self::advance(record, event))
+            .await;
+        if let Err(error) = written {
+            tracing::error!(id = container.id(), error = error.message(), "store");
+        }
+    }
+
+    async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps, RunState)> {
         let record = container.record();
         let address = record.shim.clone().unwrap_or_default();
         let task = shim::connect(container.id(), &address).await?;
         let task = Arc::new(task.joining(super::joins(&record.host)));
-        let running = task.is_running().await?;
+        let found = task.run_state().await?;
         let bundle = self.paths.bundle(container.id());
         let opened = Fifos::new(
             &bundle,
@@ -164,7 +185,7 @@ impl Engine {
         let pumps = container
             .span()
             .in_scope(|| opened.pump(&container.hub, log, close));
-        Ok((task, pumps, running))
+        Ok((task, pumps, found))
     }
 
     /// Writes down that a container ended while no hulld looked. Restart policies are applied by

@@ -3,7 +3,6 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,6 +37,7 @@ impl Engine {
         container: &Arc<Container>,
     ) -> Result<()> {
         let _operation = container.operate().await;
+        self.check_not_stopping()?;
         match container.status() {
             Status::Running => {
                 return Err(EngineError::NotModified(
@@ -66,7 +66,10 @@ impl Engine {
 
     /// As [`Engine::start_container`], with the operation lock held and the state checked.
     pub(super) async fn start_locked(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
-        container.oom_killed.store(false, Ordering::Relaxed);
+        container.lock().state.oom_killed = false;
+        container
+            .progress
+            .send_modify(|progress| progress.starting = true);
         match self.boot(container).await {
             Ok((task, pid, pumps)) => {
                 self.mark_running(container, &task, pid).await;
@@ -76,6 +79,14 @@ impl Engine {
                 self.follow_host_ports(container, &task);
                 self.watch(container, task, pumps, DRAIN_LIMIT);
                 Ok(())
+            }
+            // Its policy goes on to wait for that one.
+            Err(error) if self.lacks_its_vm(container) => {
+                container.log.end();
+                container
+                    .progress
+                    .send_modify(|progress| progress.starting = false);
+                Err(error)
             }
             Err(error) => {
                 self.start_failed(container, &error).await;
@@ -95,7 +106,6 @@ impl Engine {
                 state.pid = pid;
                 state.error.clear();
                 state.exit_code = 0;
-                state.oom_killed = false;
                 state.stopped_by_user = false;
                 state.started = Some(Timestamp::now());
                 let checked = Check::of(record).is_some();
@@ -109,6 +119,7 @@ impl Engine {
         container.progress.send_modify(|progress| {
             progress.live = true;
             progress.restarting = false;
+            progress.starting = false;
         });
     }
 
@@ -133,6 +144,7 @@ impl Engine {
         container.hub.close();
         container.progress.send_modify(|progress| {
             progress.restarting = false;
+            progress.starting = false;
             progress.exit_code = code;
         });
         if container.lock().auto_remove() {

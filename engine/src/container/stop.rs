@@ -42,6 +42,7 @@ impl Engine {
             .map_err(|error| EngineError::BadRequest(refused(error.message())))?;
         let stop_number = parse_signal(container.lock().stop_signal()).ok();
         let ends = number == SIGKILL || Some(number) == stop_number;
+        self.await_start(container).await;
         // Between two starts there is nothing to signal; the next start is called off.
         if ends && self.cancel_restart(container).await? {
             return Ok(());
@@ -53,11 +54,14 @@ impl Engine {
             )))
         })?;
         // Before the signal: the end that it brings about asks for it.
-        let before = ends.then(|| note_stop(container));
+        let before = match ends {
+            true => Some(self.note_stop(container).await),
+            false => None,
+        };
         let ended = container.wait(WaitCondition::NotRunning);
         let sent = self.signal(container, &task, number).await;
-        if let (Err(_), Some(before)) = (&sent, before) {
-            container.lock().state.stopped_by_user = before;
+        if let (Err(_), Some(false)) = (&sent, before) {
+            self.note(container, false).await;
         }
         sent?;
         if ends {
@@ -84,12 +88,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks a container to end, and kills it if it does not.
+    /// Stops a container for a user.
     pub(crate) async fn stop_container(
         &self,
         container: &Container,
         options: &StopOptions,
     ) -> Result<()> {
+        self.await_start(container).await;
         if self.cancel_restart(container).await? {
             self.publish(container, "stop", []);
             return Ok(());
@@ -99,19 +104,55 @@ impl Engine {
                 "container already stopped".to_owned(),
             ));
         }
+        self.note_stop(container).await;
         self.stop_live(container, options).await?;
         self.publish(container, "stop", []);
         Ok(())
     }
 
-    async fn stop_live(&self, container: &Container, options: &StopOptions) -> Result<()> {
+    /// Waits for a start that is under way: whoever asks something of the container meanwhile means one that
+    /// runs.
+    pub(crate) async fn await_start(&self, container: &Container) {
+        let starting = container.progress.borrow().starting;
+        if starting {
+            drop(container.operate().await);
+        }
+    }
+
+    /// Notes that a user ends the container, so that its policy does not start it again: written down, since
+    /// the end may come when another daemon looks. Returns whether one had before.
+    async fn note_stop(&self, container: &Container) -> bool {
+        let before = container.lock().state.stopped_by_user;
+        if !before {
+            self.note(container, true).await;
+        }
+        before
+    }
+
+    async fn note(&self, container: &Container, stopped_by_user: bool) {
+        let written = self
+            .update(container, |record| {
+                record.state.stopped_by_user = stopped_by_user
+            })
+            .await;
+        // It is in memory, and what was asked for is done also where nothing can be written.
+        if let Err(error) = written {
+            tracing::error!(id = container.id(), error = error.message(), "store");
+        }
+    }
+
+    /// Asks a container to end, and kills it if it does not.
+    pub(super) async fn stop_live(
+        &self,
+        container: &Container,
+        options: &StopOptions,
+    ) -> Result<()> {
         let (signal, timeout) = {
             let record = container.lock();
             let signal = options.signal.as_deref().unwrap_or(record.stop_signal());
             let timeout = options.timeout.map_or(record.stop_timeout(), timeout_of);
             (parse_signal(signal)?, timeout)
         };
-        note_stop(container);
         let ended = container.wait(WaitCondition::NotRunning);
         tokio::pin!(ended);
         let Some(task) = container.task() else {
@@ -163,6 +204,11 @@ impl Engine {
 
     /// Calls off a pending automatic restart. `true` if there was one.
     async fn cancel_restart(&self, container: &Container) -> Result<bool> {
+        self.end_restart(container, true).await
+    }
+
+    /// The same; `by_user`: it does not start with the daemon either, if its policy listens to users.
+    pub(super) async fn end_restart(&self, container: &Container, by_user: bool) -> Result<bool> {
         if container.status() != Status::Restarting {
             return Ok(false);
         }
@@ -172,7 +218,7 @@ impl Engine {
         }
         self.update(container, |record| {
             Self::advance(record, Event::RestartCancelled);
-            record.state.stopped_by_user = true;
+            record.state.stopped_by_user |= by_user;
         })
         .await?;
         container
@@ -261,12 +307,6 @@ impl Engine {
         self.publish(container, "unpause", []);
         Ok(())
     }
-}
-
-/// Notes that a user ends the container, so that its policy does not start it again. Returns whether
-/// one had before.
-fn note_stop(container: &Container) -> bool {
-    std::mem::replace(&mut container.lock().state.stopped_by_user, true)
 }
 
 /// The shim of a container that runs or is paused.

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 pub use address::Address;
 pub use tls::TlsFiles;
 
+use crate::api::Way;
 use crate::error::{EngineError, Result};
 use socket::Socket;
 
@@ -148,6 +149,15 @@ fn prepare(stream: &tokio::net::TcpStream) -> std::io::Result<()> {
 }
 
 impl Accepted {
+    /// By which way it has come.
+    pub(crate) fn way(&self) -> Way {
+        match self {
+            Self::Unix(_) => Way::Unix,
+            Self::Tcp(_, None) => Way::Open,
+            Self::Tcp(_, Some(_)) => Way::Tls,
+        }
+    }
+
     /// Shakes hands where that is due, and passes the stream on.
     pub(crate) async fn open(self) -> Option<Box<dyn Stream>> {
         match self {

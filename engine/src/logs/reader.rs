@@ -17,6 +17,9 @@ const BLOCK_BYTES: u64 = 64 << 10;
 /// container.
 const QUEUE: usize = 2;
 
+/// Longest record that is read. Whatever is longer is none: a hole in a file that was cut off, say.
+const MAX_RECORD_BYTES: usize = 1 << 20;
+
 /// Most records of a batch: what is read at the end of a file may be long.
 const MAX_BATCH: usize = 1024;
 
@@ -83,11 +86,15 @@ async fn read_into(
         return Ok(());
     }
     let mut place = Place::new(file, begun.generation, start);
+    place.cuts = begun.cuts;
     loop {
         let now = match options.follow {
             true => *progress.borrow_and_update(),
             false => begun,
         };
+        if now.generation == place.generation && now.cuts != place.cuts {
+            place.begin_again(now.cuts);
+        }
         // A file that is not the present one any more has its end.
         let end = (now.generation == place.generation).then_some(now.length);
         let goes_on = place.send_until(end, options, sender).await;
@@ -149,8 +156,12 @@ struct Place {
     file: File,
     generation: i64,
     position: u64,
+    /// How often the file had been cut off.
+    cuts: u64,
     /// The beginning of a record that is not yet whole.
     pending: Vec<u8>,
+    /// What comes up to the next line end is no record.
+    skips: bool,
 }
 
 impl Place {
@@ -159,12 +170,33 @@ impl Place {
             file,
             generation,
             position,
+            cuts: 0,
             pending: Vec::new(),
+            skips: false,
         }
     }
 
-    /// Sends the records up to a position, or up to the file's end. `false`: nobody wants more, or
-    /// there is less than there should be.
+    /// From the beginning: what is there is all new.
+    fn begin_again(&mut self, cuts: u64) {
+        self.cuts = cuts;
+        self.position = 0;
+        self.pending.clear();
+        self.skips = false;
+    }
+
+    /// Drops what is no record, since it is too long.
+    fn drop_too_long(&mut self) {
+        if self.skips {
+            let end = self.pending.iter().position(|byte| *byte == b'\n');
+            let end = end.map_or(self.pending.len(), |at| {
+                self.skips = false;
+                at + 1
+            });
+            self.pending.drain(..end);
+        }
+    }
+
+    /// Sends the records up to a position, or up to the file's end. `false`: nobody wants more.
     async fn send_until(
         &mut self,
         end: Option<u64>,
@@ -179,11 +211,17 @@ impl Place {
                 .read_to_end(&mut self.pending)
                 .await?;
             if read == 0 {
-                return Ok(end.is_none());
+                // Cut off by somebody; the next record tells how much.
+                return Ok(true);
             }
             self.position += read as u64;
+            self.drop_too_long();
             if !emit(&mut self.pending, options, sender).await {
                 return Ok(false);
+            }
+            if MAX_RECORD_BYTES < self.pending.len() {
+                self.pending.clear();
+                self.skips = true;
             }
         }
         Ok(true)

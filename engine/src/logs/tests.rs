@@ -252,3 +252,80 @@ async fn a_log_that_begins_anew_while_it_is_read_is_read_without_a_gap() {
     }
     writer.join().unwrap();
 }
+
+#[tokio::test]
+async fn a_log_that_somebody_empties_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    let follow = ReadOptions {
+        follow: true,
+        ..ReadOptions::default()
+    };
+    let mut follower = read(Arc::clone(&log), follow.clone());
+    for number in 0..100 {
+        log.write(Stream::Stdout, format!("{number}\n").as_bytes());
+    }
+    let mut seen = Vec::new();
+    while seen.len() < 100 {
+        seen.extend(numbers(&follower.recv().await.unwrap().unwrap()));
+    }
+    let file = std::fs::File::options()
+        .write(true)
+        .open(log.path())
+        .unwrap();
+    file.set_len(0).unwrap();
+    // One that comes before the next record, and waits for it.
+    let mut later = read(Arc::clone(&log), follow);
+    let last = ReadOptions {
+        tail: Some(1),
+        ..ReadOptions::default()
+    };
+    assert!(all(&log, last.clone()).await.is_empty());
+    log.write(Stream::Stdout, b"100\n");
+    assert_eq!(numbers(&all(&log, last.clone()).await), [100]);
+    for follower in [&mut follower, &mut later] {
+        assert_eq!(numbers(&follower.recv().await.unwrap().unwrap()), [100]);
+    }
+    // In the middle of a record.
+    log.write(Stream::Stdout, b"101\n102\n");
+    file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+    log.write(Stream::Stdout, b"103\n");
+    assert_eq!(
+        numbers(&all(&log, ReadOptions::default()).await),
+        [100, 101, 103]
+    );
+    log.end();
+}
+
+#[tokio::test]
+async fn a_hole_in_a_log_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.log");
+    let record = |text: &str| {
+        serde_json::to_string(&LogRecord {
+            log: text.to_owned(),
+            stream: Stream::Stdout,
+            attrs: Default::default(),
+            time: jiff::Timestamp::now(),
+        })
+        .unwrap()
+    };
+    let mut bytes = format!("{}\n", record("1\n")).into_bytes();
+    bytes.resize(bytes.len() + (8 << 20), 0);
+    bytes.extend(format!("\n{}\n", record("2\n")).bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let log = Arc::new(Log::new(path));
+    assert_eq!(numbers(&all(&log, ReadOptions::default()).await), [1, 2]);
+}
+
+#[test]
+fn a_full_disk_does_not_make_an_emptied_log_long_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.log");
+    std::fs::write(&path, b"short\n").unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    writer::shorten(&file, 1 << 30).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 6);
+    writer::shorten(&file, 3).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 3);
+}

@@ -16,6 +16,9 @@ use crate::error::{EngineError, Result};
 /// Who may read a log: its owner, and the group that reads logs. As dockerd has it.
 const MODE: u32 = 0o640;
 
+/// How much is read at once.
+const BLOCK_BYTES: u64 = 64 << 10;
+
 /// How far the file reaches and whether it may grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Progress {
@@ -23,6 +26,8 @@ pub(super) struct Progress {
     pub(super) length: u64,
     /// A container writes to it.
     pub(super) live: bool,
+    /// How often somebody else has cut it off.
+    pub(super) cuts: u64,
     /// How often it has begun anew. Files from before this daemon are of generations below 0.
     pub(super) generation: i64,
 }
@@ -142,9 +147,12 @@ impl Log {
     /// The present file, and how far it reached when it was opened. `None`: there is none.
     pub(super) fn present(&self) -> std::io::Result<Option<(File, Progress)>> {
         // It does not begin anew meanwhile.
-        let _writer = self.lock();
+        let writer = self.lock();
         match File::open(&self.path) {
-            Ok(file) => Ok(Some((file, *self.progress.borrow()))),
+            Ok(file) => {
+                self.notice_cut(&file, writer.file.as_ref())?;
+                Ok(Some((file, *self.progress.borrow())))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -185,9 +193,12 @@ impl Log {
             tracing::error!(path = ?self.path, %error, "the log can't begin anew");
         }
         let Some(file) = &mut writer.file else { return };
+        if let Err(error) = self.notice_cut(file, Some(file)) {
+            tracing::error!(path = ?self.path, %error, "looking at the log");
+        }
         if let Err(error) = file.write_all(records) {
             // A record is there as a whole or not at all.
-            let cut = file.set_len(self.progress.borrow().length);
+            let cut = shorten(file, self.progress.borrow().length);
             if writer.lost == 0 {
                 tracing::error!(path = ?self.path, %error, "output of a container is lost: its log can't be written");
             }
@@ -204,6 +215,21 @@ impl Log {
         let more = records.len() as u64;
         self.progress
             .send_modify(|progress| progress.length += more);
+    }
+
+    /// Looks whether somebody has cut the file off, as those do who keep a copy of it, or whose disk is full:
+    /// it goes on from where it ends now.
+    fn notice_cut(&self, present: &File, own: Option<&File>) -> std::io::Result<()> {
+        if self.progress.borrow().length <= present.metadata()?.len() {
+            return Ok(());
+        }
+        let length = whole_records(&self.path)?;
+        own.map_or(Ok(()), |file| shorten(file, length))?;
+        self.progress.send_modify(|progress| {
+            progress.length = length;
+            progress.cuts += 1;
+        });
+        Ok(())
     }
 
     /// Begins anew where the next records would make the file too large.
@@ -253,21 +279,31 @@ impl Log {
     }
 }
 
+/// Cuts a file off; it is never made longer.
+pub(super) fn shorten(file: &File, length: u64) -> std::io::Result<()> {
+    match length < file.metadata()?.len() {
+        true => file.set_len(length),
+        false => Ok(()),
+    }
+}
+
 /// Length of the file up to the end of its last whole record.
 fn whole_records(path: &Path) -> std::io::Result<u64> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    // A record is at most six bytes of JSON for each byte of a part, and some words.
-    let tail = length.min(6 * MAX_PART_BYTES as u64 + 4096);
-    file.seek(SeekFrom::Start(length - tail))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let kept = bytes
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at as u64 + 1);
-    Ok(length - tail + kept)
+    let mut end = file.metadata()?.len();
+    let mut block = Vec::new();
+    while 0 < end {
+        let start = end.saturating_sub(BLOCK_BYTES);
+        file.seek(SeekFrom::Start(start))?;
+        block.clear();
+        (&mut file).take(end - start).read_to_end(&mut block)?;
+        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
 }
 
 fn slot(stream: Stream) -> usize {

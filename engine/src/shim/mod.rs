@@ -15,7 +15,7 @@ use hull_protocol::sandbox_ttrpc::SandboxClient;
 
 pub(crate) use events::{serve_events, ShimEvent};
 pub(crate) use launch::{delete, launch};
-pub(crate) use task::{is_of_user, Ended};
+pub(crate) use task::{is_of_user, Ended, RunState};
 
 use crate::error::{EngineError, Result};
 

@@ -34,6 +34,17 @@ pub(crate) enum Ended {
     ShimLost,
 }
 
+/// What an init process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunState {
+    /// It runs, or has not begun yet.
+    Running,
+    /// It is frozen.
+    Paused,
+    /// It has ended.
+    Ended,
+}
+
 impl Task {
     /// Boots the VM and makes the container in it.
     pub(crate) async fn create(
@@ -335,6 +346,11 @@ impl Task {
 
     /// Whether the init process has not ended.
     pub(crate) async fn is_running(&self) -> Result<bool> {
+        Ok(self.run_state().await? != RunState::Ended)
+    }
+
+    /// What the init process does.
+    pub(crate) async fn run_state(&self) -> Result<RunState> {
         let request = api::StateRequest {
             id: self.id.clone(),
             ..api::StateRequest::default()
@@ -344,7 +360,11 @@ impl Task {
             .state(context::with_duration(END_LIMIT), &request)
             .await
             .map_err(self.failed("state"))?;
-        Ok(reply.status.enum_value() != Ok(api::Status::STOPPED))
+        Ok(match reply.status.enum_value() {
+            Ok(api::Status::STOPPED) => RunState::Ended,
+            Ok(api::Status::PAUSED) => RunState::Paused,
+            _ => RunState::Running,
+        })
     }
 }
 

@@ -102,13 +102,18 @@ fn shim_program() -> PathBuf {
 }
 
 impl Daemon {
-    /// Ends the daemon.
-    pub(crate) fn kill(mut self, signal: Signal) {
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.id())
             .ok()
             .and_then(Pid::from_raw)
             .unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Ends the daemon.
+    pub(crate) fn kill(mut self, signal: Signal) {
+        self.signal(signal);
         self.process.wait().unwrap();
     }
 
@@ -132,7 +137,8 @@ impl Daemon {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header("host", "x");
+            .header("host", "x")
+            .header("content-type", "application/json");
         if upgrade {
             request = request
                 .header("connection", "Upgrade")

@@ -88,3 +88,52 @@ case_environment_files_and_names_alone() {
     hull create --name t-range --expose 80-82/udp --add-host 'six=[::1]' --kernel-memory 10m "$BUSYBOX" true >/dev/null
     expect_eq "$(hull inspect -f '{{len .Config.ExposedPorts}}' t-range)" 3 'exposed ports'
 }
+
+# Docker's command line where a script depends on it.
+case_removals_stops_and_id_files_are_those_of_docker() {
+    local verb count file=$T/id
+    for verb in rm rmi 'network rm' 'volume rm'; do
+        capture hull $verb -f nosuch
+        expect_status 0
+    done
+    for verb in rm rmi; do
+        capture hull $verb nosuch
+        expect_status 1
+    done
+    hull create --name t-there "$BUSYBOX" true >/dev/null
+    capture hull rm -f nosuch t-there
+    expect_status 0
+    expect_out $'t-there\n'
+    # A container is made only where its id can be written down.
+    echo other >"$file"
+    count=$(hull ps -aq | wc -l)
+    capture hull run --rm --cidfile "$file" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has 'container ID file found'
+    capture hull create --cidfile "$T/none/id" "$BUSYBOX" true
+    expect_status 1
+    expect_eq "$(hull ps -aq | wc -l)" "$count" 'containers'
+    rm "$file"
+    capture hull create --cidfile "$file" --memory 1m "$BUSYBOX" true
+    [ ! -e "$file" ] || fail 'a file for no container'
+    hull create --name t-id --cidfile "$file" "$BUSYBOX" true >"$T/printed"
+    expect_eq "$(cat "$file")" "$(cat "$T/printed")" 'the id'
+    # What can be no image's name.
+    hull network create t-Net >/dev/null
+    expect_eq "$(hull inspect -f '{{.Name}}' t-Net)" t-Net 'a network'
+    hull network rm t-Net >/dev/null
+    capture hull inspect My_Gone
+    expect_err_has 'No such object: My_Gone'
+    # Nothing but what is printed.
+    hull run -d --name t-one "$BUSYBOX" sh -c 'trap "" TERM; while :; do sleep 1; done' >/dev/null
+    hull stats | head -n 2 >"$T/stats"
+    if grep -q "$(printf '\033')" "$T/stats"; then fail 'escape codes in a pipe'; fi
+    # Side by side.
+    for count in two three; do
+        hull run -d --name t-$count "$BUSYBOX" sh -c 'trap "" TERM; while :; do sleep 1; done' >/dev/null
+    done
+    SECONDS=0
+    expect_eq "$(hull stop -t 15 t-one t-two t-three | tr '\n' ' ')" 't-one t-two t-three ' 'the order'
+    [ $SECONDS -lt 35 ] || fail "three stops took $SECONDS s"
+    hull rm t-one t-two t-three t-id >/dev/null
+}

@@ -98,6 +98,21 @@ case_a_log_that_begins_anew_is_followed_without_a_gap() {
     expect_eq "$(hull logs --tail 3 t-rot | tr '\n' ' ')" '7998 7999 8000 ' 'the last lines'
 }
 
+# Whoever keeps a copy of a log, or needs its room, cuts it off.
+case_a_log_that_is_emptied_goes_on() {
+    local log
+    hull run -d --name t-cut "$BUSYBOX" sh -c 'i=0; while :; do i=$((i+1)); echo "$i"; sleep 0.2; done' >/dev/null
+    hull logs -f t-cut >"$T/followed" &
+    wait_for 20 grep -qx 20 "$T/followed"
+    log=$(hull inspect -f '{{.LogPath}}' t-cut)
+    truncate -s0 "$log"
+    wait_for 20 sh -c '[ -n "$(hull logs --tail 1 t-cut)" ]' || fail 'no last line'
+    wait_for 20 grep -qx 60 "$T/followed" || fail "followed: $(tail -n 1 "$T/followed")"
+    [ "$(hull logs t-cut | head -n 1)" -ge 20 ] || fail 'what was cut off is still there'
+    hull rm -f t-cut >/dev/null
+    wait $!
+}
+
 case_a_host_name_may_be_as_long_as_linux_has_it() {
     local name
     name=$(printf 'h%.0s' $(seq 64))

@@ -183,3 +183,17 @@ case_a_guest_that_takes_more_room_than_there_is_harms_itself_alone() {
     wait_for 20 hull exec t-near sh -c 'echo more >/g && sync' || hull restart -t 0 t-near >/dev/null
     expect_eq "$(hull exec t-near sh -c 'cat /f; echo again >/h && sync && cat /h')" $'whole\nagain' 'the neighbour afterwards'
 }
+
+# An archive that the client has no room for leaves the one that is there.
+case_an_archive_is_written_as_a_whole_or_not_at_all() {
+    mkdir "$T/small"
+    mount -t tmpfs -o size=1m none "$T/small"
+    echo old >"$T/small/a.tar"
+    capture hull save -o "$T/small/a.tar" "$BUSYBOX"
+    local left
+    left=$(ls -A "$T/small") out=$(cat "$T/small/a.tar")
+    umount "$T/small"
+    expect_status 1
+    expect_err_has 'No space left on device'
+    expect_eq "$left $out" 'a.tar old' 'what is there'
+}

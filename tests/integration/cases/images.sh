@@ -284,3 +284,13 @@ case_layers_are_what_umoci_unpacks() {
         hull rmi "$name" >/dev/null
     done
 }
+
+case_containers_are_found_by_what_their_image_is_made_of() {
+    hull run --name t-base "$BUSYBOX" touch /f
+    hull commit t-base t-made >/dev/null
+    hull create --name t-of-made t-made true >/dev/null
+    expect_eq "$(hull ps -a -f ancestor="$BUSYBOX" --format '{{.Names}}' | sort | tr '\n' ' ')" 't-base t-of-made ' 'of the image'
+    expect_eq "$(hull ps -a -f ancestor=t-made --format '{{.Names}}')" t-of-made 'of what is made of it'
+    hull rm t-base t-of-made >/dev/null
+    hull rmi t-made >/dev/null
+}

@@ -164,3 +164,26 @@ PY
     hull volume rm t-disk t-vol >/dev/null
     expect_clean_host
 }
+
+# Whoever is in the VM of one that is started again comes back after it.
+case_a_joined_container_with_a_policy_comes_back_with_the_vm() {
+    state() { hull inspect -f '{{.State.Status}}' "$1"; }
+    is() { [ "$(state "$1")" = "$2" ]; }
+    hull run -d --name t-own --restart always "$BUSYBOX" sh -c 'mkdir /w; echo there >/w/index.html; exec httpd -f -p 127.0.0.1:80 -h /w' >/dev/null
+    hull run -d --name t-in --restart always --network container:t-own "$BUSYBOX" sleep 600 >/dev/null
+    hull restart -t 0 t-own >/dev/null
+    wait_for 60 is t-in running || fail "it is $(state t-in)"
+    wait_for 20 hull exec t-in wget -qO- http://127.0.0.1/ >"$T/page"
+    grep -q there "$T/page" || fail 'the network is not the same'
+    # As long as that one is down, it waits; and a stop ends that.
+    hull stop -t 0 t-own >/dev/null
+    wait_for 30 is t-in restarting || fail "it is $(state t-in)"
+    sleep 3
+    is t-in restarting || fail "it gave up: $(state t-in)"
+    hull stop t-in >/dev/null
+    hull start t-own >/dev/null
+    sleep 2
+    expect_eq "$(state t-in)" exited 'after its stop'
+    hull rm -f t-in t-own >/dev/null
+    expect_clean_host
+}

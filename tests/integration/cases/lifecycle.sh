@@ -274,3 +274,21 @@ case_restart_policies_hold_over_the_engines_end() {
     expect_eq "$(hull inspect -f '{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}' t-failing)" 'exited 2 1' on-failure
     hull rm -f t-always t-stopped t-unless t-failing t-once >/dev/null
 }
+
+# What hull-containers.service does before the machine goes down.
+case_all_containers_stop_in_order_before_the_machine_goes_down() {
+    hull run -d --restart unless-stopped --name t-up "$BUSYBOX" sh -c 'trap "echo bye >>/w; exit 3" TERM; while :; do sleep 0.2; done' >/dev/null
+    hull run -d --name t-once "$BUSYBOX" sh -c 'trap "exit 4" TERM; while :; do sleep 0.2; done' >/dev/null
+    hull run -d --name t-in --network container:t-once "$BUSYBOX" sh -c 'trap "exit 5" TERM; while :; do sleep 0.2; done' >/dev/null
+    sleep 2
+    hull system shutdown
+    expect_eq "$(hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' t-up t-once t-in | tr '\n' ' ')" 'exited 3 exited 4 exited 5 ' 'the ends'
+    expect_clean_host
+    kill "$(cat "$HARNESS/hulld.pid")"
+    while kill -0 "$(cat "$HARNESS/hulld.pid")" 2>/dev/null; do sleep 0.1; done
+    hulld_start
+    wait_for 30 hull exec t-up cat /w >"$T/w" 2>/dev/null || fail "it is not started again: $(hull ps -a)"
+    expect_eq "$(cat "$T/w")" bye 'its signal'
+    expect_eq "$(hull inspect -f '{{.State.Status}}' t-once)" exited 'one without a policy'
+    hull rm -f t-up t-once t-in >/dev/null
+}

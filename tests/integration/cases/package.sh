@@ -14,7 +14,7 @@ case_package_leaves_nothing_behind() {
     }
     own_dpkg -i "$deb"
     grep -q '^hull:' "$root/etc/group" || fail 'no group hull'
-    for file in usr/bin/hull usr/bin/hulld usr/libexec/hull/hull-vmm usr/share/man/man1/hull-run.1.gz usr/share/man/man8/hulld.8.gz lib/systemd/system/hull.socket; do
+    for file in usr/bin/hull usr/bin/hulld usr/libexec/hull/hull-vmm usr/share/man/man1/hull-run.1.gz usr/share/man/man8/hulld.8.gz lib/systemd/system/hull.socket lib/systemd/system/hull-containers.service; do
         [ -s "$root/$file" ] || fail "no $file"
     done
     zcat "$root/usr/share/man/man1/hull-run.1.gz" | grep -q 'Make and start a container' || fail 'a page without its text'
@@ -22,7 +22,7 @@ case_package_leaves_nothing_behind() {
     expect_status 0
     if command -v systemd-analyze >/dev/null; then
         # The units of the system, which ours name, are not in this root.
-        systemd-analyze verify --root="$root" "$root/lib/systemd/system/hull.service" "$root/lib/systemd/system/hull.socket" >"$T/verified" 2>&1 || true
+        systemd-analyze verify --root="$root" "$root/lib/systemd/system/hull.service" "$root/lib/systemd/system/hull.socket" "$root/lib/systemd/system/hull-containers.service" >"$T/verified" 2>&1 || true
         if grep 'hull\.' "$T/verified" | grep -v 'Unit [a-z-]*\.target not found'; then fail 'the units'; fi
         echo 'Bogus=1' >>"$root/lib/systemd/system/hull.socket"
         systemd-analyze verify --root="$root" "$root/lib/systemd/system/hull.socket" 2>&1 | grep -q Bogus || fail 'units are not looked at'
@@ -60,9 +60,10 @@ case_package_starts_at_boot_and_ends_its_own_containers_alone() {
     in_a_system env DPKG_ROOT= PATH="$T/fake:$PATH" "$T/scripts/postinst" configure
     grep -q 'systemctl enable --now hull.socket' "$T/told" || fail "the socket: $(cat "$T/told")"
     grep -q 'systemctl enable hull.service' "$T/told" || fail "the service: $(cat "$T/told")"
+    grep -q 'systemctl enable --now hull-containers.service' "$T/told" || fail "the stop at the end: $(cat "$T/told")"
     : >"$T/told"
     in_a_system env DPKG_ROOT= DOCKER_HOST=tcp://elsewhere:1 PATH="$T/fake:$PATH" "$T/scripts/prerm" remove
     expect_eq "$(grep ^hull "$T/told")" "hull -H unix:///run/hull/hull.sock ps -q
 hull -H unix:///run/hull/hull.sock stop one" 'what is stopped'
-    grep -q 'systemctl disable --now hull.socket hull.service' "$T/told" || fail "at the end: $(cat "$T/told")"
+    grep -q 'systemctl disable --now hull-containers.service hull.socket hull.service' "$T/told" || fail "at the end: $(cat "$T/told")"
 }

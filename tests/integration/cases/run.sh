@@ -226,3 +226,31 @@ case_dockerenv() {
     expect_eq "$(hull diff t-env)" '' 'what the container has changed'
     hull rm t-env >/dev/null
 }
+
+# A VM's boot takes a moment: what is asked for meanwhile is not lost.
+case_who_interrupts_a_start_ends_the_container() {
+    gone() { ! hull ps -aq --filter "name=^$1\$" | grep -q .; }
+    local signal
+    for signal in INT TERM; do
+        # With a handler of its own, since a shell's background job ignores SIGINT.
+        python3 - "$signal" "$BUSYBOX" <<'PY'
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(["hull", "run", "--rm", "--name", "t-s", sys.argv[2], "sh", "-c", "trap 'exit 0' INT TERM; while :; do sleep 0.2; done"],
+                         preexec_fn=lambda: [signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGTERM)])
+while subprocess.run(["hull", "inspect", "t-s"], capture_output=True).returncode:
+    time.sleep(0.05)
+time.sleep(0.5)
+child.send_signal(getattr(signal, "SIG" + sys.argv[1]))
+child.wait(60)
+PY
+        wait_for 20 gone t-s || fail "$signal: it runs on: $(hull ps -a)"
+    done
+    # The engine's own side: a stop that comes during a start.
+    hull create --name t-c "$BUSYBOX" sleep 600 >/dev/null
+    hull start t-c >/dev/null &
+    sleep 1
+    hull stop -t 1 t-c >/dev/null
+    wait $!
+    expect_eq "$(hull inspect -f '{{.State.Running}}' t-c)" false 'after a stop'
+    hull rm t-c >/dev/null
+}

@@ -22,6 +22,10 @@ pub(super) fn parse(text: &str) -> Result<Mount> {
         };
         set(&mut mount, &key.to_ascii_lowercase(), value).map_err(bad)?;
     }
+    if mount.typ == Some(MountType::BIND) {
+        let whole = mount.source.as_deref().and_then(super::values::absolute);
+        mount.source = whole.or(mount.source);
+    }
     if mount.target.is_none() {
         return Err(bad("target is required".to_owned()));
     }
@@ -211,6 +215,15 @@ mod tests {
         let mount = parse("type=image,source=tools:1,target=/t,image-subpath=usr/bin").unwrap();
         let subpath = mount.image_options.and_then(|options| options.subpath);
         assert_eq!(subpath.as_deref(), Some("usr/bin"));
+    }
+
+    #[test]
+    fn a_binds_source_with_a_dot_is_a_path_of_here() {
+        let here = std::env::current_dir().unwrap().display().to_string();
+        let source = |text: &str| parse(text).unwrap().source.unwrap();
+        assert_eq!(source("type=bind,src=.,dst=/x"), here);
+        assert_eq!(source("src=./a,dst=/x,type=bind"), format!("{here}/a"));
+        assert_eq!(source("type=volume,src=a,dst=/x"), "a");
     }
 
     #[test]

@@ -49,11 +49,25 @@ pub(super) fn sysctls(words: &[String]) -> Result<HashMap<String, String>> {
 /// A relative source is relative to here.
 pub(super) fn absolute_bind(text: &str) -> String {
     let (source, rest) = text.split_once(':').unwrap_or((text, ""));
-    let relative = source.starts_with("./") || source.starts_with("../") || source == ".";
-    match std::path::absolute(source) {
-        Ok(path) if relative => format!("{}:{rest}", path.display()),
-        _ => text.to_owned(),
+    match absolute(source) {
+        Some(path) => format!("{path}:{rest}"),
+        None => text.to_owned(),
     }
+}
+
+/// The whole path of one that begins with a dot; a volume's name never does.
+pub(super) fn absolute(source: &str) -> Option<String> {
+    let whole = std::path::absolute(source.starts_with('.').then_some(source)?).ok()?;
+    let mut clean = std::path::PathBuf::new();
+    for part in whole.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+    }
+    Some(clean.display().to_string())
 }
 
 pub(super) fn swap(text: &str) -> Result<i64> {
@@ -100,6 +114,23 @@ pub(super) fn restart_policy(text: &str) -> Result<RestartPolicy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_with_a_dot_is_a_path_of_here() {
+        let here = std::env::current_dir().unwrap();
+        let there = here.parent().unwrap().display().to_string();
+        let here = here.display().to_string();
+        for (text, want) in [
+            (".:/c", format!("{here}:/c")),
+            ("..:/c:ro", format!("{there}:/c:ro")),
+            ("../x:/c", format!("{there}/x:/c")),
+            (".cache:/c", format!("{here}/.cache:/c")),
+            ("name:/c", "name:/c".to_owned()),
+            ("/a:/c", "/a:/c".to_owned()),
+        ] {
+            assert_eq!(absolute_bind(text), want);
+        }
+    }
 
     #[test]
     fn a_wrong_policy_is_refused() {
