@@ -21,9 +21,45 @@ const PARKED_PREFIX: &str = "parked";
 pub(crate) fn configure(request: &ConfigureNetworkRequest) -> Result<()> {
     let netlink = Netlink::open().map_err(failed)?;
     for interface in &request.interfaces {
+        take_away(&netlink, interface)?;
+    }
+    for interface in &request.interfaces {
         configure_one(&netlink, interface)?;
     }
     Ok(())
+}
+
+/// What an interface has no longer.
+fn take_away(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
+    let (addresses, routes) = (&wanted.gone_addresses, &wanted.gone_routes);
+    let neighbours = &wanted.gone_neighbours;
+    if addresses.is_empty() && routes.is_empty() && neighbours.is_empty() {
+        return Ok(());
+    }
+    let links = netlink.links().map_err(failed)?;
+    let index = find(&links, wanted)?.index;
+    for route in routes {
+        let removed = netlink.remove_route(index, &parse_route(route)?);
+        removed.map_err(failed)?;
+    }
+    for neighbour in neighbours {
+        let removed = netlink.remove_neighbour(index, &parse_neighbour(neighbour)?);
+        removed.map_err(failed)?;
+    }
+    for address in addresses {
+        let removed = netlink.remove_address(index, prefix(address)?);
+        removed.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn find<'a>(links: &'a [Link], wanted: &NetworkInterface) -> Result<&'a Link> {
+    let address = &wanted.hardware_address;
+    let found = links.iter().find(|link| link.address == *address);
+    found.ok_or_else(|| {
+        let text = format!("no interface has the hardware address {address:02x?}");
+        AgentError::new(Kind::NotFound, text)
+    })
 }
 
 fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
@@ -31,18 +67,7 @@ fn configure_one(netlink: &Netlink, wanted: &NetworkInterface) -> Result<()> {
         device::bind(wanted.slot)?;
     }
     let links = netlink.links().map_err(failed)?;
-    let link = links
-        .iter()
-        .find(|link| link.address == wanted.hardware_address)
-        .ok_or_else(|| {
-            AgentError::new(
-                Kind::NotFound,
-                format!(
-                    "no interface has the hardware address {:02x?}",
-                    wanted.hardware_address
-                ),
-            )
-        })?;
+    let link = find(&links, wanted)?;
     if let Some(other) = in_the_way(&links, link, &wanted.name) {
         let name = format!("{PARKED_PREFIX}{}", other.index);
         netlink.set_name(other.index, &name).map_err(failed)?;

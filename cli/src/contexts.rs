@@ -162,12 +162,6 @@ impl Contexts {
         docker_config::replace(&self.meta(&context.name).join("meta.json"), &text)
     }
 
-    /// One in a folder.
-    #[cfg(test)]
-    pub(crate) fn at(folder: PathBuf) -> Self {
-        Self(folder)
-    }
-
     /// Keeps a certificate or key.
     pub(crate) fn put_tls_content(&self, name: &str, file: &str, content: &[u8]) -> Result<()> {
         docker_config::replace(&self.tls(name).join(DOCKER).join(file), content)

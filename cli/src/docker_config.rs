@@ -7,6 +7,9 @@ use serde_json::{json, Value};
 
 use crate::error::{CliError, Result};
 
+/// As many links as the kernel follows.
+const MOST_LINKS: usize = 40;
+
 /// `$DOCKER_CONFIG`, else `~/.docker`.
 pub(crate) fn folder() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()) {
@@ -48,9 +51,22 @@ pub(crate) fn write(config: &Value) -> Result<()> {
     replace(&path()?, &text)
 }
 
+/// The file that a path leads to by links, there or not: who keeps it elsewhere wants it changed there.
+fn behind_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = std::fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(&path).join(target);
+    }
+    path
+}
+
 /// Puts a file for this user alone in the place of what is there, and makes its folder.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
+    let path = &behind_links(path);
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
@@ -62,4 +78,33 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
         })
         .and_then(|()| std::fs::rename(&new, path));
     written.map_err(CliError::io(format!("cannot write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("kept")).unwrap();
+        symlink("kept/a", at("relative")).unwrap();
+        symlink(at("kept/b"), at("absolute")).unwrap();
+        symlink("relative", at("chain")).unwrap();
+        std::fs::write(at("kept/a"), "before").unwrap();
+        for (link, target) in [
+            ("relative", "kept/a"),
+            ("absolute", "kept/b"),
+            ("chain", "kept/a"),
+        ] {
+            replace(&at(link), link.as_bytes()).unwrap();
+            assert!(at(link).is_symlink(), "{link}");
+            assert_eq!(std::fs::read(at(target)).unwrap(), link.as_bytes());
+        }
+        symlink("round", at("round")).unwrap();
+        replace(&at("round"), b"x").unwrap();
+    }
 }

@@ -145,11 +145,12 @@ impl Images {
     pub(crate) async fn load(
         &self,
         archive: impl tokio::io::AsyncRead + Send + Unpin,
+        platform: Option<&Platform>,
         progress: &dyn Progress,
     ) -> Result<Vec<LoadedImage>> {
         let loaded = self
             .store
-            .load(archive, progress)
+            .load(archive, platform, progress)
             .await
             .map_err(|error| failure(&error))?;
         // One without layers is there to be looked at; who runs it brings its program along.
@@ -418,6 +419,16 @@ fn failure(error: &ImageError) -> EngineError {
         kind,
         text: chain(error),
     })
+}
+
+/// The labels of an image. One that another version took in and that can't be read now keeps no list from
+/// being shown.
+pub(crate) fn labels(image: &Image) -> HashMap<String, String> {
+    let config = container_config(image).unwrap_or_else(|error| {
+        tracing::warn!(image = %image.id, error = error.message(), "its labels are not read");
+        ContainerConfig::default()
+    });
+    config.labels.unwrap_or_default()
 }
 
 /// The `config` object of the image's configuration, in Docker's type.

@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         ("load", [path]) => {
             for loaded in store
-                .load(tokio::fs::File::open(path).await?, &Print)
+                .load(tokio::fs::File::open(path).await?, None, &Print)
                 .await?
             {
                 println!("{} {:?}", loaded.image.id, loaded.names);

@@ -15,12 +15,15 @@ use tokio::io::AsyncWriteExt as _;
 pub const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 /// The user name that stands beside an identity token.
 pub const TOKEN_USER: &str = "<token>";
+/// The user name that stands beside a token for the registry itself.
+pub const REGISTRY_TOKEN_USER: &str = "<registrytoken>";
 const MAX_CONFIG: u64 = 4 << 20;
 
 /// A user name and a password (or token) for one registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// User name; [`TOKEN_USER`] if `password` is an identity token (docker's convention).
+    /// User name; [`TOKEN_USER`] if `password` is an identity token (docker's convention),
+    /// [`REGISTRY_TOKEN_USER`] if the registry takes it as it is.
     pub username: String,
     /// Password or token.
     pub password: String,
@@ -62,6 +65,7 @@ struct DockerAuth {
     username: Option<String>,
     password: Option<String>,
     identitytoken: Option<String>,
+    registrytoken: Option<String>,
 }
 
 impl DockerConfig {
@@ -166,15 +170,17 @@ fn auth_keys(registry: &str) -> Vec<String> {
 }
 
 fn decode_auth(auth: &DockerAuth) -> io::Result<Option<Credentials>> {
-    if let Some(token) = auth
-        .identitytoken
-        .as_ref()
-        .filter(|token| !token.is_empty())
-    {
-        return Ok(Some(Credentials {
-            username: TOKEN_USER.into(),
-            password: token.clone(),
-        }));
+    let tokens = [
+        (REGISTRY_TOKEN_USER, &auth.registrytoken),
+        (TOKEN_USER, &auth.identitytoken),
+    ];
+    for (user, token) in tokens {
+        if let Some(token) = token.as_ref().filter(|token| !token.is_empty()) {
+            return Ok(Some(Credentials {
+                username: user.into(),
+                password: token.clone(),
+            }));
+        }
     }
     if let (Some(username), Some(password)) = (&auth.username, &auth.password) {
         return Ok(Some(Credentials {
@@ -223,7 +229,9 @@ async fn ask_helper(helper: &str, server: &str) -> io::Result<Option<Credentials
         return Ok(None);
     }
     let answer: HelperAnswer = serde_json::from_slice(&output.stdout)?;
-    Ok(Some(Credentials {
+    // So some say that they have none.
+    let none = answer.username.is_empty() && answer.secret.is_empty();
+    Ok((!none).then_some(Credentials {
         username: answer.username,
         password: answer.secret,
     }))
@@ -281,7 +289,7 @@ mod tests {
     async fn docker_config_gives_credentials_by_registry() {
         let auth = STANDARD.encode("user:pass:word");
         let (_folder, path) = config(&format!(
-            r#"{{"auths":{{"reg.io:5000":{{"auth":"{auth}"}},"{DOCKER_HUB_KEY}":{{"identitytoken":"t"}}}}}}"#
+            r#"{{"auths":{{"reg.io:5000":{{"auth":"{auth}"}},"{DOCKER_HUB_KEY}":{{"identitytoken":"t"}},"tokens.io":{{"registrytoken":"r"}}}}}}"#
         ));
         let config = DockerConfig::read(&path).unwrap();
         let found = async |registry| {
@@ -295,6 +303,10 @@ mod tests {
         assert_eq!(
             found("docker.io").await,
             Some((TOKEN_USER.into(), "t".into()))
+        );
+        assert_eq!(
+            found("tokens.io").await,
+            Some((REGISTRY_TOKEN_USER.into(), "r".into()))
         );
         assert_eq!(found("other.io").await, None);
     }

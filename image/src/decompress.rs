@@ -62,12 +62,7 @@ pub(crate) fn open<'a>(
     );
     // A device gives far more than these few bytes at its first read, if it has them.
     let head = input.fill_buf()?;
-    if let Some(name) = unsupported(head) {
-        return Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("its compression ({name}) is not supported: use gzip or zstd, or decompress it first"),
-        ));
-    }
+    check_known(head)?;
     let reader: Box<dyn Read + 'a> = match magic(head) {
         Magic::Gzip => Box::new(MultiGzDecoder::new(input)),
         Magic::Zstd => Box::new(ZstdReader {
@@ -78,6 +73,19 @@ pub(crate) fn open<'a>(
         Magic::Other => Box::new(input),
     };
     Ok((reader, state))
+}
+
+/// Refuses a compression by name.
+pub(crate) fn check_known(head: &[u8]) -> io::Result<()> {
+    let Some(name) = unsupported(head) else {
+        return Ok(());
+    };
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "its compression ({name}) is not supported: use gzip or zstd, or decompress it first"
+        ),
+    ))
 }
 
 /// Whether what was read of a blob is at fault, rather than the reading.
@@ -98,7 +106,7 @@ enum Magic {
 
 /// How many of the first bytes tell what a stream is compressed with.
 #[cfg(feature = "host")]
-pub(crate) const MAGIC_BYTES: usize = 4;
+pub(crate) const MAGIC_BYTES: usize = 10;
 
 /// The name of a compression that docker knows and this does not. As much of the head is looked at as
 /// no tar begins with: the name of a tar's first file may be `BZh`.

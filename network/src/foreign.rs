@@ -12,6 +12,7 @@
 mod loopback;
 mod redirect;
 mod survey;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -22,6 +23,8 @@ use std::sync::Arc;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
 pub use loopback::Loopback;
+pub use survey::Surveyed;
+pub use watch::Watch;
 
 use crate::netlink::{Neighbour, Netlink, NetlinkError, Route};
 use crate::tap::{self, TapError};
@@ -144,9 +147,18 @@ pub struct Interface {
 #[derive(Debug)]
 pub struct Foreign {
     namespace: Arc<Namespace>,
-    /// What they are, and the descriptors of the tap of each.
-    pub interfaces: Vec<(Interface, Vec<OwnedFd>)>,
-    redirected: Vec<u32>,
+    /// Descriptors of each tap.
+    queues: usize,
+    /// Programs of the host answer in the namespace.
+    host_side: bool,
+    redirected: Vec<Redirected>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Redirected {
+    interface: u32,
+    /// Once it is there.
+    tap: Option<u32>,
 }
 
 /// What tells a namespace from all others that exist. The kernel gives it anew when the namespace
@@ -243,34 +255,97 @@ impl Namespace {
 }
 
 impl Foreign {
-    /// Takes all interfaces of a namespace that have addresses. An empty list is no error: the
-    /// namespace has only its loopback interface.
-    ///
-    /// At most `most` are taken; more are an error, and so is the namespace of this process.
+    /// Of a namespace, which is not that of this process. No interface is taken yet.
     ///
     /// `queues`: so many descriptors of each tap are wanted.
     ///
     /// `host_side`: programs of the host (a resolver) answer in the namespace, and need to reach
     /// their own servers from there.
-    pub fn take(
-        namespace: Namespace,
-        most: usize,
-        queues: usize,
-        host_side: bool,
-    ) -> Result<Self, ForeignError> {
+    pub fn new(namespace: Namespace, queues: usize, host_side: bool) -> Result<Self, ForeignError> {
         if namespace.is_own() {
             let path = namespace.path.clone();
             return Err(ForeignError::Hosts { path });
         }
-        let namespace = Arc::new(namespace);
         let mut foreign = Self {
-            namespace: Arc::clone(&namespace),
-            interfaces: Vec::new(),
+            namespace: Arc::new(namespace),
+            queues,
+            host_side: false,
             redirected: Vec::new(),
         };
-        // What is half done is undone by the value's drop.
-        namespace.run(|| foreign.take_all(most, queues, host_side))?;
+        if host_side {
+            foreign.serve_host_side()?;
+        }
         Ok(foreign)
+    }
+
+    /// The interfaces that it has now.
+    pub fn survey(&self) -> Result<Surveyed, ForeignError> {
+        let namespace = &self.namespace;
+        namespace.run(|| {
+            let netlink = namespace.netlink(Netlink::open())?;
+            namespace.netlink(survey::interfaces(&netlink))
+        })
+    }
+
+    /// Redirects an interface to a new tap; the tap's descriptors.
+    pub fn take(&mut self, interface: &Interface) -> Result<Vec<OwnedFd>, ForeignError> {
+        let namespace = Arc::clone(&self.namespace);
+        namespace.run(|| {
+            let netlink = namespace.netlink(Netlink::open())?;
+            let taken = self.redirect(&netlink, interface);
+            // What another VM redirects is not ours to end.
+            let begun = self
+                .redirected
+                .iter()
+                .any(|it| it.interface == interface.index);
+            if taken.is_err() && begun {
+                self.clear(&netlink, interface.index)?;
+            }
+            taken
+        })
+    }
+
+    /// Ends the redirection of an interface, which may have left the namespace.
+    pub fn give_back(&mut self, index: u32) -> Result<(), ForeignError> {
+        let namespace = Arc::clone(&self.namespace);
+        namespace.run(|| {
+            let netlink = namespace.netlink(Netlink::open())?;
+            self.clear(&netlink, index)
+        })
+    }
+
+    /// Programs of the host answer in the namespace from here on.
+    pub fn serve_host_side(&mut self) -> Result<(), ForeignError> {
+        if self.host_side {
+            return Ok(());
+        }
+        let namespace = Arc::clone(&self.namespace);
+        namespace.run(|| {
+            let (first, last) = HOST_SIDE_PORTS.into_inner();
+            self.set("ipv4/ip_local_port_range", &format!("{first} {last}"))?;
+            let netlink = namespace.netlink(Netlink::open())?;
+            for taken in &self.redirected {
+                let Some(tap) = taken.tap else { continue };
+                namespace.netlink(redirect::host_side(&netlink, taken.interface, tap))?;
+            }
+            Ok(())
+        })?;
+        self.host_side = true;
+        Ok(())
+    }
+
+    /// More interfaces than a VM can have.
+    pub fn too_many(&self, count: usize, most: usize) -> ForeignError {
+        let path = self.namespace.path.clone();
+        ForeignError::TooMany { path, count, most }
+    }
+
+    /// An interface that no VM can have.
+    pub fn not_ethernet(&self, name: &str) -> ForeignError {
+        ForeignError::NotEthernet {
+            path: self.namespace.path.clone(),
+            name: name.to_owned(),
+        }
     }
 
     /// The namespace.
@@ -278,46 +353,15 @@ impl Foreign {
         Arc::clone(&self.namespace)
     }
 
-    fn take_all(
-        &mut self,
-        most: usize,
-        queues: usize,
-        host_side: bool,
-    ) -> Result<(), ForeignError> {
-        let namespace = Arc::clone(&self.namespace);
-        let netlink = namespace.netlink(Netlink::open())?;
-        let surveyed = namespace.netlink(survey::interfaces(&netlink))?;
-        if let Some(name) = surveyed.strange.into_iter().next() {
-            let path = namespace.path.clone();
-            return Err(ForeignError::NotEthernet { path, name });
-        }
-        let count = surveyed.interfaces.len();
-        if most < count {
-            let path = namespace.path.clone();
-            return Err(ForeignError::TooMany { path, count, most });
-        }
-        if host_side && !surveyed.interfaces.is_empty() {
-            let (first, last) = HOST_SIDE_PORTS.into_inner();
-            self.set("ipv4/ip_local_port_range", &format!("{first} {last}"))?;
-        }
-        for interface in surveyed.interfaces {
-            let tap = self.redirect(&netlink, &interface, queues, host_side)?;
-            self.interfaces.push((interface, tap));
-        }
-        Ok(())
-    }
-
     fn redirect(
         &mut self,
         netlink: &Netlink,
         interface: &Interface,
-        queues: usize,
-        host_side: bool,
     ) -> Result<Vec<OwnedFd>, ForeignError> {
         let namespace = Arc::clone(&self.namespace);
         let path = || namespace.path.clone();
         let name = format!("{TAP_PREFIX}{}", interface.index);
-        let tap = tap::open_new(&name, queues).map_err(|source| match source.is_busy() {
+        let tap = tap::open_new(&name, self.queues).map_err(|source| match source.is_busy() {
             true => ForeignError::Shared {
                 path: path(),
                 name: interface.name.clone(),
@@ -332,19 +376,34 @@ impl Foreign {
         if Path::new("/proc/sys/net").join(&setting).exists() {
             self.set(&setting, "1")?;
         }
+        let mut taken = Redirected {
+            interface: interface.index,
+            tap: None,
+        };
         let made = netlink.link(&name).and_then(|link| {
             let link = link.ok_or_else(|| NetlinkError::Answer {
                 action: format!("make the tap {name}"),
                 reason: "it is not there".into(),
             })?;
+            taken.tap = Some(link.index);
             netlink.set_name_and_mtu(link.index, &name, interface.mtu)?;
             netlink.set_up(link.index)?;
             redirect::clear(netlink, interface.index)?;
-            redirect::both_ways(netlink, interface.index, link.index, host_side)
+            redirect::both_ways(netlink, interface.index, link.index)?;
+            match self.host_side {
+                true => redirect::host_side(netlink, interface.index, link.index),
+                false => Ok(()),
+            }
         });
-        self.redirected.push(interface.index);
+        self.redirected.push(taken);
         namespace.netlink(made)?;
         Ok(tap)
+    }
+
+    fn clear(&mut self, netlink: &Netlink, index: u32) -> Result<(), ForeignError> {
+        self.redirected.retain(|taken| taken.interface != index);
+        // The interface may be gone with its other end.
+        self.namespace.netlink(redirect::clear(netlink, index))
     }
 
     fn set(&self, setting: &str, value: &str) -> Result<(), ForeignError> {
@@ -360,18 +419,20 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        let redirected = std::mem::take(&mut self.redirected);
+        let redirected: Vec<u32> = self
+            .redirected
+            .iter()
+            .map(|taken| taken.interface)
+            .collect();
         if redirected.is_empty() {
             return;
         }
         let namespace = Arc::clone(&self.namespace);
         let cleared = namespace.run(|| {
             let netlink = namespace.netlink(Netlink::open())?;
-            for index in redirected {
-                // The interface may be gone with its other end.
-                namespace.netlink(redirect::clear(&netlink, index))?;
-            }
-            Ok(())
+            redirected
+                .into_iter()
+                .try_for_each(|index| self.clear(&netlink, index))
         });
         if let Err(error) = cleared {
             tracing::debug!(%error, path = ?self.namespace.path, "the redirection stays");

@@ -135,6 +135,16 @@ fn read_answers(
     Ok(false)
 }
 
+/// What is removed may be gone already, as the kernel says by an error with this number.
+fn gone<T>(removed: Result<T, NetlinkError>, number: i32) -> Result<(), NetlinkError> {
+    match removed {
+        Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(number) => {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
+}
+
 fn family(address: IpAddr) -> AddressFamily {
     match address {
         IpAddr::V4(_) => AddressFamily::Inet,

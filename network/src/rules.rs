@@ -100,6 +100,8 @@ pub struct Network {
     pub internal: bool,
     /// Containers on it reach each other.
     pub icc: bool,
+    /// They reach others under the host's address.
+    pub masquerade: bool,
     /// Containers on it reach those of other networks, as the host does.
     pub host: bool,
 }
@@ -237,7 +239,8 @@ fn kept_inside(network: &Network) -> Vec<Rule> {
 }
 
 fn masquerade(network: &Network) -> Vec<Rule> {
-    let subnets = network.subnets.iter().filter(|_| !network.internal);
+    let masked = network.masquerade && !network.internal;
+    let subnets = network.subnets.iter().filter(|_| masked);
     subnets
         .map(|subnet| Rule {
             tests: vec![
@@ -440,6 +443,7 @@ mod tests {
             subnets: subnet.split(' ').map(|one| one.parse().unwrap()).collect(),
             internal,
             icc: true,
+            masquerade: true,
             host: false,
         }
     }
@@ -482,6 +486,16 @@ mod tests {
             assert!(v6.tests.contains(&not_to(inside)), "{inside}");
         }
         assert_eq!((v4.tests.len(), v6.tests.len()), (4, 6));
+    }
+
+    #[test]
+    fn a_network_is_masked_unless_it_is_asked_not_to_be() {
+        let masked = network("hull0", "172.17.0.1/16", false);
+        let bare = Network {
+            masquerade: false,
+            ..masked.clone()
+        };
+        assert_eq!((masquerade(&masked).len(), masquerade(&bare).len()), (1, 0));
     }
 
     #[test]

@@ -88,7 +88,7 @@ async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         device_nodes: plan.device_nodes,
         taps: Vec::new(),
         vhost_net: false,
-        foreign: None,
+        namespace: None,
         network: plan.network.clone(),
         sandbox: plan.sandbox.clone(),
         home: Home::Own(Vec::new()),
@@ -145,6 +145,7 @@ fn plan(args: &Args, id: &str, uid: &UidLease) -> anyhow::Result<Plan> {
         inline: Vec::new(),
         disks: Vec::new(),
         host_disks: Vec::new(),
+        memory: None,
         nodes: Vec::new(),
         sockets: Vec::new(),
     };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hull_network::foreign::Foreign;
+use hull_network::foreign::Namespace;
 use hull_protocol::agent::{
     ConfigureNetworkRequest, ConfigureSandboxRequest, ReleaseDeviceRequest,
 };
@@ -95,7 +95,7 @@ pub struct Boot<'a> {
     /// The host's kernel may serve them.
     pub vhost_net: bool,
     /// The namespace that they are in, if it is not the engine's; kept as long as the VM.
-    pub foreign: Option<Foreign>,
+    pub namespace: Option<Arc<Namespace>>,
     /// Their interfaces in the guest.
     pub network: ConfigureNetworkRequest,
     /// First request to the agent.
@@ -137,7 +137,7 @@ pub struct Sandbox {
     dir: RuntimeDir,
     oom_score: OomScore,
     vhost_net: bool,
-    foreign: Mutex<Vec<Foreign>>,
+    namespace: Option<Arc<Namespace>>,
     disks: Disks,
     /// Slots for disks that are empty.
     free: Mutex<Vec<Slot>>,
@@ -176,7 +176,7 @@ impl Sandbox {
     pub async fn boot_plan(
         assets: &Assets,
         plan: &Plan,
-        (taps, foreign): (Vec<Vec<OwnedFd>>, Option<Foreign>),
+        (taps, namespace): (Vec<Vec<OwnedFd>>, Option<Arc<Namespace>>),
         home: Home,
         dir: RuntimeDir,
         uid: UidLease,
@@ -193,7 +193,7 @@ impl Sandbox {
             device_nodes: plan.device_nodes,
             taps,
             vhost_net: plan.vhost_net,
-            foreign,
+            namespace,
             network: plan.network.clone(),
             sandbox: plan.sandbox.clone(),
             home,
@@ -261,7 +261,7 @@ impl Sandbox {
         tokio::spawn(clock::follow(agent.clone()));
         tokio::spawn(space::follow(disks.clone(), agent.clone(), spaces));
         if boot.network != ConfigureNetworkRequest::default() {
-            set_up(&vm, &agent, boot.network, boot.foreign.as_ref()).await?;
+            set_up(&vm, &agent, boot.network, boot.namespace.as_ref()).await?;
         }
         let sandbox = Self {
             vm,
@@ -272,7 +272,7 @@ impl Sandbox {
             dir,
             oom_score: OomScore::new(boot.oom_score),
             vhost_net: boot.vhost_net,
-            foreign: Mutex::new(boot.foreign.into_iter().collect()),
+            namespace: boot.namespace,
             disks,
             free,
             turns: AtomicU64::new(0),
@@ -307,7 +307,6 @@ impl Sandbox {
         first: usize,
         attachments: &Attachments,
         taps: Vec<Vec<OwnedFd>>,
-        foreign: Option<Foreign>,
     ) -> Result<(), SandboxError> {
         let mut lowered = attachments.lower().map_err(LowerError::from)?;
         let interfaces = lowered.request.interfaces.iter_mut();
@@ -323,16 +322,34 @@ impl Sandbox {
                 .await?;
             interface.slot = slot_number(slot);
         }
-        set_up(&self.vm, &self.agent, lowered.request, foreign.as_ref()).await?;
-        let mut kept = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(foreign);
-        Ok(())
+        self.set_up(lowered.request).await
+    }
+
+    async fn set_up(&self, request: ConfigureNetworkRequest) -> Result<(), SandboxError> {
+        set_up(&self.vm, &self.agent, request, self.namespace.as_ref()).await
     }
 
     /// Adds addresses and routes to interfaces that are plugged in.
     pub async fn extend_network(&self, attachments: &Attachments) -> Result<(), SandboxError> {
         let lowered = attachments.lower().map_err(LowerError::from)?;
-        set_up(&self.vm, &self.agent, lowered.request, None).await
+        self.set_up(lowered.request).await
+    }
+
+    /// Changes interfaces that are plugged in: what each has `lost`, and, in the same order, what it
+    /// has got.
+    pub(crate) async fn change_network(
+        &self,
+        lost: &Attachments,
+        got: &Attachments,
+    ) -> Result<(), SandboxError> {
+        let lost = lost.lower().map_err(LowerError::from)?.request.interfaces;
+        let mut request = got.lower().map_err(LowerError::from)?.request;
+        for (interface, lost) in request.interfaces.iter_mut().zip(lost) {
+            interface.gone_addresses = lost.addresses;
+            interface.gone_routes = lost.routes;
+            interface.gone_neighbours = lost.neighbours;
+        }
+        self.set_up(request).await
     }
 
     /// Pulls the interface in a network slot out.
@@ -412,8 +429,8 @@ impl Sandbox {
 
     /// Whether its interfaces are those of the network namespace at a path.
     pub fn is_in(&self, path: &Path) -> bool {
-        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        foreign.iter().any(|it| it.namespace().is_at(path))
+        let namespace = self.namespace.as_ref();
+        namespace.is_some_and(|namespace| namespace.is_at(path))
     }
 
     /// How large the VM is.
@@ -534,7 +551,7 @@ async fn set_up(
     vm: &Vm,
     agent: &Agent,
     request: ConfigureNetworkRequest,
-    foreign: Option<&Foreign>,
+    namespace: Option<&Arc<Namespace>>,
 ) -> Result<(), SandboxError> {
     let servers: Vec<_> = request
         .resolvers
@@ -548,8 +565,8 @@ async fn set_up(
             |client, context| async move { client.configure_network(context, &request).await },
         )
         .await?;
-    if let Some(foreign) = foreign.filter(|_| !servers.is_empty()) {
-        tokio::spawn(resolver::serve(vm.clone(), foreign.namespace(), servers));
+    if let Some(namespace) = namespace.filter(|_| !servers.is_empty()) {
+        tokio::spawn(resolver::serve(vm.clone(), Arc::clone(namespace), servers));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod devices;
 mod disks;
 pub(crate) mod json;
 mod locked;
+mod memory;
 mod nodes;
 
 use std::collections::HashSet;
@@ -42,6 +43,7 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub use devices::HostDisk;
 pub use disks::DiskMount;
 pub use json::JsonError;
+pub use memory::SharedMemory;
 pub use nodes::{GuestNode, HostSocket};
 
 /// An OCI bundle, read.
@@ -63,6 +65,8 @@ pub struct Bundle {
     pub disks: Vec<DiskMount>,
     /// Block devices of the host.
     pub host_disks: Vec<HostDisk>,
+    /// Memory that it shares with other containers.
+    pub memory: Option<SharedMemory>,
 }
 
 /// A mount as containerd's snapshotters describe it.
@@ -219,6 +223,7 @@ impl Bundle {
         let special = nodes::find(directory, spec.mounts().as_deref().unwrap_or_default())?;
         let disks = disks::find(spec.mounts().as_deref().unwrap_or_default())?;
         let host_disks = devices::find(&spec)?;
+        let memory = memory::find(spec.mounts().as_deref().unwrap_or_default());
         Ok(Self {
             directory: directory.to_owned(),
             spec,
@@ -228,6 +233,7 @@ impl Bundle {
             sockets: special.sockets,
             disks,
             host_disks,
+            memory,
         })
     }
 }

@@ -1,10 +1,14 @@
-//! Standard streams: between FIFOs of the host and vsock streams of the guest.
+//! Standard streams: between what the host has for them and vsock streams of the guest.
 //!
 //! Nothing is buffered here beyond one small buffer per stream: a reader that does not read fills
 //! the FIFO, then the sockets, then blocks the process in the guest, as a pipe would.
 
+mod logger;
+mod open;
+mod target;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +16,13 @@ use std::time::Duration;
 use hull_protocol::agent::{self, Stdio};
 use hull_protocol::{stdio_preamble, STDIO_PORT};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::unix::pipe;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+pub use logger::Logger;
+pub(crate) use logger::Owner;
 
 use crate::preserved::{Direction, Preserved};
 use crate::vmm::{Vm, VmmError};
@@ -37,24 +43,35 @@ const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 /// Why standard streams can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum StdioError {
-    /// A FIFO can't be opened.
-    #[error("failed to open the FIFO {path:?} for {stream}")]
+    /// A FIFO or file can't be opened.
+    #[error("failed to open {path:?} for {stream}")]
     Open {
         /// Which stream.
         stream: &'static str,
-        /// The FIFO.
+        /// The path.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// Another way to take output.
-    #[error("not supported yet: {uri:?} for {stream} (want the path of a FIFO)")]
+    /// A name that says nothing.
+    #[error("the URI {uri:?} for {stream}")]
     Uri {
         /// Which stream.
         stream: &'static str,
         /// What was given.
         uri: String,
+        /// What is wrong.
+        source: target::UriError,
     },
+    /// Input from a file or a program.
+    #[error("stdin is read from a FIFO: give its path")]
+    NoInput,
+    /// A logger that would have half of the output.
+    #[error("a logger takes both streams: name it for stdout")]
+    LoggerOfStderr,
+    /// A logger.
+    #[error(transparent)]
+    Logger(#[from] logger::LoggerError),
     /// No connection to the guest.
     #[error(transparent)]
     Connect(#[from] VmmError),
@@ -88,6 +105,8 @@ pub struct Endpoints {
     pub stdout: Option<Output>,
     /// Standard error; unused with a terminal.
     pub stderr: Option<Output>,
+    /// What takes them, if it is a program.
+    pub logger: Option<Logger>,
     /// Descriptors from 3 on.
     pub preserved: Vec<Preserved>,
     /// How many of them `LISTEN_FDS` counts.
@@ -96,65 +115,13 @@ pub struct Endpoints {
     pub plain_newlines: bool,
 }
 
-impl Endpoints {
-    /// Opens the FIFOs that containerd names; an empty path is a stream not attached.
-    ///
-    /// Output FIFOs are opened for reading too, so that a reader may go away and another one come
-    /// without an error or a loss. Input ends when the last writer has closed the FIFO.
-    pub fn open(stdin: &str, stdout: &str, stderr: &str) -> Result<Self, StdioError> {
-        Ok(Self {
-            stdin: path_of("stdin", stdin)?.map(open_input).transpose()?,
-            stdout: path_of("stdout", stdout)?
-                .map(|path| open_output("stdout", path))
-                .transpose()?,
-            stderr: path_of("stderr", stderr)?
-                .map(|path| open_output("stderr", path))
-                .transpose()?,
-            ..Self::default()
-        })
-    }
-}
-
-fn path_of<'a>(stream: &'static str, text: &'a str) -> Result<Option<&'a Path>, StdioError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let path = text.strip_prefix("fifo://").unwrap_or(text);
-    if path.contains("://") {
-        return Err(StdioError::Uri {
-            stream,
-            uri: text.into(),
-        });
-    }
-    Ok(Some(Path::new(path)))
-}
-
-fn open_input(path: &Path) -> Result<Input, StdioError> {
-    let opened = pipe::OpenOptions::new().open_receiver(path);
-    let receiver = opened.map_err(|source| StdioError::Open {
-        stream: "stdin",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Box::new(receiver))
-}
-
-fn open_output(stream: &'static str, path: &Path) -> Result<Output, StdioError> {
-    let opened = pipe::OpenOptions::new().read_write(true).open_sender(path);
-    let sender = opened.map_err(|source| StdioError::Open {
-        stream,
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Box::new(sender))
-}
-
 /// Standard streams of one process, connected to the guest.
 pub struct Connected {
     tokens: Stdio,
     stdin: Option<(Input, UnixStream)>,
     outputs: Vec<(UnixStream, Output)>,
     preserved: Vec<(UnixStream, Preserved)>,
+    logger: Option<Logger>,
     terminal: bool,
 }
 
@@ -166,6 +133,7 @@ impl Connected {
             stdin: None,
             outputs: Vec::new(),
             preserved: Vec::new(),
+            logger: endpoints.logger,
             terminal,
         };
         connected.tokens.listen_fds = endpoints.listen_fds;
@@ -224,6 +192,7 @@ impl Connected {
             outputs,
             inputs,
             stdin,
+            logger: self.logger,
             close,
             forwarded,
             terminal: self.terminal,
@@ -259,6 +228,7 @@ pub struct ProcessIo {
     /// Of preserved descriptors.
     inputs: Vec<JoinHandle<()>>,
     outputs: Vec<JoinHandle<()>>,
+    logger: Option<Logger>,
     close: Arc<Notify>,
     terminal: bool,
     /// Bytes of output so far.
@@ -296,14 +266,19 @@ impl ProcessIo {
         }
     }
 
-    /// Waits for the rest of the output, for a bounded time, and closes the FIFOs.
+    /// Waits for the rest of the output, for a bounded time, closes the FIFOs and ends the logger.
     pub async fn finish(mut self) {
         let outputs = std::mem::take(&mut self.outputs);
         let until = Instant::now() + DRAIN_LIMIT;
         for mut output in outputs {
             if tokio::time::timeout_at(until, &mut output).await.is_err() {
                 output.abort();
+                // Its end of what it wrote to is closed then.
+                let _ = output.await;
             }
+        }
+        if let Some(logger) = self.logger.take() {
+            logger.end().await;
         }
     }
 
@@ -398,18 +373,31 @@ async fn forward_output(
     forwarded: Arc<AtomicU64>,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut lost = false;
     loop {
         match stream.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(length) => {
-                if output.write_all(&buffer[..length]).await.is_err() {
-                    return;
+                match output.write_all(&buffer[..length]).await {
+                    // A file has no room: what does not fit is lost, and the process goes on.
+                    Err(error) if is_full(&error) && !lost => {
+                        lost = true;
+                        tracing::warn!(%error, "output of a process is lost");
+                    }
+                    Err(error) if is_full(&error) => {}
+                    Err(_) => return,
+                    Ok(()) => lost = false,
                 }
                 forwarded.fetch_add(length as u64, Ordering::Relaxed);
             }
         }
     }
     let _ = output.flush().await;
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -422,6 +410,7 @@ mod tests {
             stdin: None,
             outputs,
             preserved: Vec::new(),
+            logger: None,
             terminal: false,
         }
         .start()
@@ -461,6 +450,7 @@ mod tests {
             stdin: Some((Box::new(input), host)),
             outputs: Vec::new(),
             preserved: Vec::new(),
+            logger: None,
             terminal: false,
         }
         .start();
@@ -469,31 +459,5 @@ mod tests {
         let mut text = String::new();
         guest.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "last words");
-    }
-
-    #[tokio::test]
-    async fn fifos_survive_a_reader_that_comes_late() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("stdout");
-        let mode = rustix::fs::Mode::from_raw_mode(0o600);
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
-        let endpoints = Endpoints::open("", path.to_str().unwrap(), "").unwrap();
-        let mut output = endpoints.stdout.unwrap();
-        output.write_all(b"early").await.unwrap();
-        let mut reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
-        drop(output);
-        let mut text = String::new();
-        reader.read_to_string(&mut text).await.unwrap();
-        assert_eq!(text, "early");
-    }
-
-    #[test]
-    fn other_uris_are_named() {
-        let error = path_of("stdout", "binary:///bin/logger?x=y").unwrap_err();
-        assert!(
-            error.to_string().contains("binary:///bin/logger"),
-            "{error}"
-        );
-        assert!(path_of("stdout", "").unwrap().is_none());
     }
 }

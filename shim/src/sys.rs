@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -42,6 +42,50 @@ pub(crate) fn hand_over(command: &mut Command, fds: Vec<RawFd>, door: Option<Raw
     // SAFETY: the closure runs in the forked child before exec. It makes system calls only: it
     // takes no lock and allocates nothing (`fds` was moved in, and `last_os_error` reads errno).
     unsafe { command.pre_exec(in_child) };
+}
+
+/// Makes the child of `command` have `fds` under the numbers from 3 on, and die when the thread that
+/// spawned it ends. What this returns is kept until the command is spawned, as are `fds`.
+pub(crate) fn hand_over_from_3(
+    command: &mut Command,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<Vec<OwnedFd>> {
+    let beyond = RawFd::try_from(3 + fds.len()).map_err(io::Error::other)?;
+    let mut held = Vec::new();
+    // Copies beyond those numbers, so that no copy is overwritten by another one.
+    for fd in fds {
+        held.push(rustix::io::fcntl_dupfd_cloexec(fd, beyond)?);
+    }
+    let places = held.iter().map(OwnedFd::as_raw_fd).zip(3..);
+    let places: Vec<(RawFd, RawFd)> = places.collect();
+    // None of those numbers is free when the command is spawned: the standard library would take it
+    // for what tells that the child failed.
+    if let Some(any) = fds.first() {
+        while {
+            let taken = rustix::io::fcntl_dupfd_cloexec(any, 3)?;
+            let is_one = taken.as_raw_fd() < beyond;
+            held.push(taken);
+            is_one
+        } {}
+    }
+    let in_child = move || {
+        for (from, to) in &places {
+            // SAFETY: the call takes two integers and touches no memory; a closed `from` gives
+            // EBADF, which ends the child. What is at `to` in the child is nobody's there.
+            if unsafe { libc::dup2(*from, *to) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: PR_SET_PDEATHSIG takes one integer and touches no memory.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs in the forked child before exec. It makes system calls only: it
+    // takes no lock and allocates nothing (`places` was moved in).
+    unsafe { command.pre_exec(in_child) };
+    Ok(held)
 }
 
 /// Makes a mount, and all mounts below it, read-only.

@@ -6,6 +6,7 @@
 //! on the layer run outside, where the image and the writable layer lie side by side.
 
 mod changes;
+mod holes;
 mod pack;
 mod scaffold;
 mod stat;

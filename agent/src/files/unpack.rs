@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{lsetxattr, mknodat, FileType, Mode, XattrFlags, CWD};
 use tar::{Archive, Entry, EntryType};
 
+use super::holes::Holes;
 use super::pack::path_of;
 use super::stat;
 
@@ -34,12 +35,17 @@ pub(super) fn into(
     let mut directories = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let name = path_of(&entry.path_bytes());
+        if is_about_all(&entry) {
+            continue;
+        }
+        let holes = Holes::of(&mut entry)?;
+        let name = holes.as_ref().and_then(|holes| holes.name.clone());
+        let name = name.unwrap_or_else(|| path_of(&entry.path_bytes()));
         let Some(target) = target(&root, &name)? else {
             continue;
         };
-        make_room(&target, &entry, keep_kinds)?;
-        extract(&mut entry, &root, &target)
+        make_room(&target, &entry, &name, keep_kinds)?;
+        extract(&mut entry, holes, &root, &target)
             .map_err(|error| io::Error::new(error.kind(), format!("{name:?}: {error}")))?;
         let mut attributes = Attributes::of(&mut entry)?;
         if let Some((uid, gid)) = owner {
@@ -60,6 +66,11 @@ pub(super) fn into(
     Ok(())
 }
 
+/// Whether an entry is no file: a header for all that follow, or a volume's label. Docker passes them over.
+fn is_about_all<R: Read>(entry: &Entry<'_, R>) -> bool {
+    matches!(entry.header().entry_type().as_byte(), b'g' | b'V')
+}
+
 /// Where an entry goes; `None` for the directory itself.
 fn target(root: &Path, name: &Path) -> io::Result<Option<PathBuf>> {
     let mut target = root.to_owned();
@@ -76,7 +87,12 @@ fn target(root: &Path, name: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(target).filter(|target| target != root))
 }
 
-fn make_room<R: Read>(target: &Path, entry: &Entry<'_, R>, keep_kinds: bool) -> io::Result<()> {
+fn make_room<R: Read>(
+    target: &Path,
+    entry: &Entry<'_, R>,
+    name: &Path,
+    keep_kinds: bool,
+) -> io::Result<()> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -96,7 +112,7 @@ fn make_room<R: Read>(target: &Path, entry: &Entry<'_, R>, keep_kinds: bool) -> 
             "cannot overwrite {} {target:?} with {} {:?}",
             kind(there.is_dir()),
             kind(directory),
-            path_of(&entry.path_bytes())
+            name
         );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
@@ -107,7 +123,12 @@ fn make_room<R: Read>(target: &Path, entry: &Entry<'_, R>, keep_kinds: bool) -> 
     }
 }
 
-fn extract<R: Read>(entry: &mut Entry<'_, R>, root: &Path, target: &Path) -> io::Result<()> {
+fn extract<R: Read>(
+    entry: &mut Entry<'_, R>,
+    holes: Option<Holes>,
+    root: &Path,
+    target: &Path,
+) -> io::Result<()> {
     let header = entry.header().clone();
     let link = entry.link_name_bytes().map(|name| path_of(&name));
     let link = || link.clone().ok_or(io::ErrorKind::InvalidData);
@@ -122,7 +143,11 @@ fn extract<R: Read>(entry: &mut Entry<'_, R>, root: &Path, target: &Path) -> io:
             fs::hard_link(first, target)
         }
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            crate::sparse::write(entry, &File::create_new(target)?)
+            let file = File::create_new(target)?;
+            match holes {
+                Some(holes) => holes.write(entry, &file),
+                None => crate::sparse::write(entry, &file),
+            }
         }
         kind @ (EntryType::Fifo | EntryType::Char | EntryType::Block) => {
             let kind = match kind {
@@ -213,7 +238,7 @@ impl Attributes {
         for (name, value) in &self.extended {
             let name = OsStr::from_bytes(name);
             match lsetxattr(path, name, value, XattrFlags::empty()) {
-                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -279,6 +304,94 @@ mod tests {
         let metadata = fs::metadata(dir.path().join("file")).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o640);
         assert_eq!(metadata.modified().unwrap(), SystemTime::UNIX_EPOCH);
+    }
+
+    /// By GNU tar, in each of its formats with holes.
+    #[test]
+    fn files_with_holes_are_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut content = vec![0; 3 << 20];
+        content[1 << 20..(1 << 20) + 5000].fill(b'a');
+        content[(2 << 20) + 4096..(2 << 20) + 8192].fill(b'b');
+        let source = File::create(dir.path().join("holes")).unwrap();
+        crate::sparse::write(&mut &content[..], &source).unwrap();
+        let formats: [&[&str]; 4] = [
+            &["--format=gnu"],
+            &["--format=posix", "--sparse-version=0.0"],
+            &["--format=posix", "--sparse-version=0.1"],
+            &["--format=posix", "--sparse-version=1.0"],
+        ];
+        for format in formats {
+            let mut tar = std::process::Command::new("tar");
+            tar.args(format).arg("-ScC").arg(dir.path()).arg("holes");
+            let Ok(output) = tar.output() else {
+                return;
+            };
+            assert!(output.status.success(), "{output:?}");
+            assert!(
+                output.stdout.len() < content.len() / 2,
+                "nothing is left out"
+            );
+            let to = tempfile::tempdir().unwrap();
+            let own = fs::metadata(to.path()).unwrap();
+            let own = Some((own.uid(), own.gid()));
+            into(to.path(), true, own, &output.stdout[..]).unwrap();
+            let names: Vec<_> = fs::read_dir(to.path()).unwrap().collect();
+            assert_eq!(names.len(), 1, "{format:?}");
+            let found = fs::read(to.path().join("holes")).unwrap();
+            assert!(found == content, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn a_map_of_holes_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        for (map, size) in [
+            ("0,9", 3),
+            ("5,1,2,1", 9),
+            ("1", 9),
+            ("x,1", 9),
+            ("0,99", 999),
+        ] {
+            let mut archive = tar::Builder::new(Vec::new());
+            let size = size.to_string();
+            let records = [
+                ("GNU.sparse.size", size.as_bytes()),
+                ("GNU.sparse.map", map.as_bytes()),
+            ];
+            archive.append_pax_extensions(records).unwrap();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(2);
+            archive.append_data(&mut header, "f", &b"hi"[..]).unwrap();
+            let tar = archive.into_inner().unwrap();
+            assert!(into(dir.path(), true, None, &tar[..]).is_err(), "{map}");
+        }
+    }
+
+    #[test]
+    fn headers_for_all_and_labels_are_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        let comment = b"18 comment=abcdef\n";
+        for (kind, content) in [(b'g', &comment[..]), (b'V', b"")] {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(EntryType::new(kind));
+            header.set_size(content.len() as u64);
+            archive
+                .append_data(&mut header, "pax_global_header", content)
+                .unwrap();
+        }
+        let mut header = tar::Header::new_ustar();
+        header.set_size(2);
+        header.set_mode(0o644);
+        archive
+            .append_data(&mut header, "file", &b"hi"[..])
+            .unwrap();
+        let own = fs::metadata(dir.path()).unwrap();
+        let own = Some((own.uid(), own.gid()));
+        into(dir.path(), true, own, &archive.into_inner().unwrap()[..]).unwrap();
+        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"hi");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

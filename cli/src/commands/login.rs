@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use base64::Engine as _;
-use hull_image::credentials::{self, Credentials, DockerConfig, DOCKER_HUB_KEY, TOKEN_USER};
+use hull_image::credentials::{
+    self, Credentials, DockerConfig, DOCKER_HUB_KEY, REGISTRY_TOKEN_USER, TOKEN_USER,
+};
 use hyper::Method;
 use serde_json::{json, Value};
 
@@ -151,11 +153,24 @@ pub(super) async fn registry_auth(image: &str) -> Result<Option<String>> {
     let first = image.split('/').next().unwrap_or_default();
     let is_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
     let registry = if is_host { first } else { "docker.io" };
-    let config = DockerConfig::read(&docker_config::path()?)?;
-    let Some(found) = config.credentials(registry).await? else {
+    let path = docker_config::path()?;
+    let found = match DockerConfig::read(&path) {
+        Ok(config) => config.credentials(registry).await,
+        Err(error) => Err(error),
+    };
+    // Much is to be had without: a helper that is gone must not keep that from anybody.
+    let found = found.unwrap_or_else(|error| {
+        let error = CliError::from(error);
+        eprintln!("WARNING: going on without credentials for {registry}: {error}");
+        None
+    });
+    let Some(found) = found else {
         return Ok(None);
     };
     let value = match found.username.as_str() {
+        REGISTRY_TOKEN_USER => {
+            json!({ "registrytoken": found.password, "serveraddress": registry })
+        }
         TOKEN_USER => json!({ "identitytoken": found.password, "serveraddress": registry }),
         username => {
             json!({ "username": username, "password": found.password, "serveraddress": registry })

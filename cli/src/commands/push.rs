@@ -11,7 +11,7 @@ use super::login::registry_auth;
 use super::pull::with_tag;
 use super::{line, platform};
 use crate::client::{empty, encode, Client};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::progress::{self, To};
 
 /// `push`
@@ -49,6 +49,7 @@ pub(crate) struct SaveArgs {
 
 pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     let to = if args.quiet { To::Quiet } else { To::Stdout };
+    check_name(&args.image, args.all_tags)?;
     let (name, tag) = match args.all_tags {
         true => (args.image.clone(), "?".to_owned()),
         false => {
@@ -72,6 +73,18 @@ pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -
     Ok(ExitCode::SUCCESS)
 }
 
+fn check_name(image: &str, all_tags: bool) -> Result<()> {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains('@') {
+        return Err(CliError::Usage("cannot push a digest reference".to_owned()));
+    }
+    if all_tags && last.contains(':') {
+        let text = "tag can't be used with --all-tags/-a";
+        return Err(CliError::Usage(text.to_owned()));
+    }
+    Ok(())
+}
+
 pub(crate) async fn save(args: SaveArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
     refuse_terminal(args.output.as_deref())?;
     let names: Vec<String> = args
@@ -84,4 +97,22 @@ pub(crate) async fn save(args: SaveArgs, client: &Client, out: &mut dyn Write) -
     let answer = client.send(Method::GET, &path, empty()).await?;
     write_body(answer, args.output.as_deref(), out).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_is_of_a_tag_or_of_all() {
+        assert!(check_name("reg:5000/x:a", false).is_ok());
+        assert!(check_name("reg:5000/x", true).is_ok());
+        for (image, all) in [
+            ("x@sha256:ab", false),
+            ("reg/x:a@sha256:ab", true),
+            ("x:a", true),
+        ] {
+            assert!(check_name(image, all).is_err(), "{image}");
+        }
+    }
 }

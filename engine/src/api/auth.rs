@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
 use base64::Engine as _;
-use hull_image::credentials::{Credentials, TOKEN_USER};
+use hull_image::credentials::{Credentials, REGISTRY_TOKEN_USER, TOKEN_USER};
 use serde::Deserialize;
 use serde_json::{json, Value};
 
@@ -31,15 +31,20 @@ struct AuthConfig {
     password: String,
     serveraddress: String,
     identitytoken: String,
+    registrytoken: String,
 }
 
 impl AuthConfig {
     /// `None` if it has none.
     fn credentials(&self) -> Option<Credentials> {
-        if !self.identitytoken.is_empty() {
+        let tokens = [
+            (REGISTRY_TOKEN_USER, &self.registrytoken),
+            (TOKEN_USER, &self.identitytoken),
+        ];
+        if let Some((user, token)) = tokens.into_iter().find(|(_, token)| !token.is_empty()) {
             return Some(Credentials {
-                username: TOKEN_USER.to_owned(),
-                password: self.identitytoken.clone(),
+                username: user.to_owned(),
+                password: token.clone(),
             });
         }
         (!self.username.is_empty()).then(|| Credentials {
@@ -134,6 +139,10 @@ mod tests {
         assert!(header("%%%").is_err());
         let token = base64::engine::general_purpose::STANDARD.encode(r#"{"identitytoken":"t"}"#);
         assert_eq!(header(&token).unwrap().unwrap().username, TOKEN_USER);
+        let token = base64::engine::general_purpose::STANDARD.encode(r#"{"registrytoken":"r"}"#);
+        let token = header(&token).unwrap().unwrap();
+        let found = (token.username.as_str(), token.password.as_str());
+        assert_eq!(found, (REGISTRY_TOKEN_USER, "r"));
     }
 
     #[test]

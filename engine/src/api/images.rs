@@ -24,7 +24,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
 use crate::filters;
-use crate::images::container_config;
+use crate::images::labels as labels_of;
 use crate::json::{Filters, Params};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -83,7 +83,7 @@ async fn list(engine: Shared, version: Version, Query(query): Query) -> Answer<J
         let in_time = before.is_none_or(|bound| time < bound)
             && since.is_none_or(|bound| bound < time)
             && until.is_none_or(|bound| time.is_some_and(|time| time < bound));
-        let labels = container_config(&image)?.labels.unwrap_or_default();
+        let labels = labels_of(&image);
         if in_time && matches(&image, &labels, &filters) {
             keep_named(&mut image, &filters);
             let summary = summary(&users, &image, labels);
@@ -145,7 +145,7 @@ pub(super) async fn summaries(engine: &Engine) -> Result<Vec<ImageSummary>> {
     let users = users(engine);
     let mut found = Vec::new();
     for image in engine.images.list().await? {
-        let labels = container_config(&image)?.labels.unwrap_or_default();
+        let labels = labels_of(&image);
         found.push(ImageSummary {
             shared_size: 0,
             ..summary(&users, &image, labels)
@@ -417,7 +417,7 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
     let mut kept: BTreeSet<Digest> = images_in_use(&engine).into_keys().collect();
     // What the filters spare is kept as what is in use.
     for image in engine.images.list().await? {
-        let labels = container_config(&image)?.labels.unwrap_or_default();
+        let labels = labels_of(&image);
         // An image that does not tell when it was made is as old as can be, as docker has it.
         let is_old = |until| created(&image).is_none_or(|created| created < until);
         if !until.is_none_or(is_old) || !filters::labels_pass(&filters, &labels) {

@@ -266,7 +266,7 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
         }
         _ => "",
     };
-    let network = engine.networks.create(&CreateNetwork {
+    let wanted = CreateNetwork {
         name: request.name,
         driver: request.driver.unwrap_or_default(),
         families,
@@ -276,7 +276,12 @@ async fn create(engine: Shared, body: Bytes) -> Answer<(StatusCode, Json<Value>)
         options,
         ipam_options,
         labels: request.labels.unwrap_or_default(),
-    })?;
+    };
+    let network = engine.networks.create(&wanted)?;
+    let warnings = network::option_warnings(&wanted, &engine.networks.bridge_name(&network));
+    let warnings: Vec<_> = [warning.to_owned()].into_iter().chain(warnings).collect();
+    let warning = warnings.join(" ");
+    let warning = warning.trim_start();
     publish(&engine, "create", &network);
     let answer = json!({ "Id": network.id, "Warning": warning });
     Ok((StatusCode::CREATED, Json(answer)))

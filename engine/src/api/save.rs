@@ -113,12 +113,15 @@ fn is_of(tag: &Reference, repository: &Reference) -> bool {
 }
 
 pub(super) async fn load(engine: Shared, Query(query): Query, body: Body) -> Answer<Response> {
-    platform::check_own(&query)?;
+    let platform = platform::asked_once(&query)?;
     let engine = Arc::clone(&engine);
     let operation = move |progress: ProgressLines| async move {
         let pieces = body.into_data_stream().map_err(std::io::Error::other);
         let archive = tokio_util::io::StreamReader::new(Box::pin(pieces));
-        let loaded = engine.images.load(archive, &progress).await?;
+        let loaded = engine
+            .images
+            .load(archive, platform.as_ref(), &progress)
+            .await?;
         let mut lines = Vec::new();
         for image in loaded {
             let id = image.image.id.to_string();

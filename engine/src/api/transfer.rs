@@ -27,12 +27,15 @@ fn wanted(
     headers: &HeaderMap,
 ) -> Result<(Reference, Option<Credentials>)> {
     let credentials = auth::of_headers(headers)?;
-    let text = match query.get("tag") {
+    Ok((named(name, query.get("tag"))?, credentials))
+}
+
+fn named(name: &str, tag: Option<&str>) -> Result<Reference> {
+    parse_reference(&match tag {
         Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
         Some(tag) => format!("{name}:{tag}"),
         None => name.to_owned(),
-    };
-    Ok((parse_reference(&text)?, credentials))
+    })
 }
 
 pub(super) async fn create(
@@ -92,6 +95,16 @@ fn says_which(name: &str) -> bool {
     last.contains([':', '@'])
 }
 
+/// The tag that a push is of; `None`: all of the repository, which is meant where neither the name nor the
+/// request has one.
+fn pushed_tag<'a>(name: &str, tag: Option<&str>, wanted: &'a Reference) -> Result<Option<&'a str>> {
+    if wanted.digest().is_some() {
+        let text = "cannot push a digest reference";
+        return Err(EngineError::BadRequest(text.to_owned()));
+    }
+    Ok(wanted.tag().filter(|_| tag.is_some() || says_which(name)))
+}
+
 pub(super) async fn push(
     engine: &Arc<Engine>,
     name: &str,
@@ -99,8 +112,7 @@ pub(super) async fn push(
     headers: &HeaderMap,
 ) -> Answer<Response> {
     let (wanted, credentials) = wanted(name, query, headers)?;
-    // Without a tag, all tags of the repository are meant.
-    let of_tag = query.get("tag").and_then(|_| wanted.tag());
+    let of_tag = pushed_tag(name, query.get("tag"), &wanted)?;
     let all = engine.images.list().await?;
     let tags = all.iter().flat_map(|image| &image.repo_tags);
     let references: Vec<_> = tags
@@ -142,4 +154,38 @@ pub(super) async fn push(
         Ok(lines)
     };
     with_progress(operation, false).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_is_of_what_is_named() {
+        let of = |name: &str, tag| {
+            let wanted = named(name, tag)?;
+            pushed_tag(name, tag, &wanted).map(|tag| tag.map(str::to_owned))
+        };
+        for (name, tag, pushed) in [
+            ("reg:5000/x:a", None, Some("a")),
+            ("reg:5000/x", Some("a"), Some("a")),
+            ("reg:5000/x", Some("latest"), Some("latest")),
+            ("reg:5000/x", None, None),
+            ("x", None, None),
+        ] {
+            assert_eq!(of(name, tag).unwrap().as_deref(), pushed, "{name} {tag:?}");
+        }
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let by_name = format!("reg:5000/x@{digest}");
+        let by_both = format!("reg:5000/x:a@{digest}");
+        for (name, tag) in [
+            (by_name.as_str(), None),
+            (&by_both, None),
+            ("reg:5000/x", Some(digest.as_str())),
+            ("reg:5000/x@sha256", Some(&digest[7..])),
+        ] {
+            let error = of(name, tag).unwrap_err().to_string();
+            assert!(error.contains("digest reference"), "{error}");
+        }
+    }
 }

@@ -131,7 +131,11 @@ impl Networks {
     ) {
         let mut bound = Vec::new();
         let reachable = endpoints.iter().any(|end| !end.on_uplink);
+        let networks = endpoints.iter().map(|end| end.network_id.as_str());
+        let by = self.publishes(networks).ok().flatten();
+        let usual = by.and_then(|network| network.host_binding);
         for port in ports.iter().filter(|_| reachable) {
+            let port = port.at(usual);
             match port.bind_again(published).await {
                 Ok(all) => bound.extend(all.into_iter().map(|one| (port.clone(), one))),
                 Err(error) => tracing::warn!(id, error = %error, "a port is lost"),

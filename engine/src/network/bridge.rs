@@ -20,7 +20,7 @@ const LEAST_MTU: [u32; 2] = [1280, 68];
 /// Bytes that fit the largest packet.
 const MOST_MTU: u32 = 65_521;
 /// Option of a network: its MTU.
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+pub(super) const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 impl Networks {
     /// The bridge of a network: made, addressed and fenced if it is not there. The result is its

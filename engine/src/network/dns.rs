@@ -7,10 +7,11 @@
 
 mod directory;
 mod sockets;
+mod upstream;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,12 +26,8 @@ pub(super) use directory::{Asker, Content, Directory, Zone};
 
 /// Where names are asked for.
 const PORT: u16 = 53;
-/// Where the kernel tells of interfaces.
-const INTERFACES: &str = "/sys/class/net";
 /// Largest message, in bytes.
 const MAX_MESSAGE: usize = 65_535;
-/// How long a name server of the host has to answer.
-const UPSTREAM_LIMIT: Duration = Duration::from_secs(4);
 /// How long all of them have for a name of one label: most likely it is a container that is gone.
 const SHORT_NAME_LIMIT: Duration = Duration::from_millis(900);
 /// How long a client may keep a connection without asking, or without reading its answer.
@@ -244,16 +241,21 @@ impl Server {
         let name = name_of(&message);
         let short = !name.contains('.');
         let closed = asker.closed || !asker.egress.may_ask(&name);
-        let no_answer = match (short, closed) {
-            (true, _) => ResponseCode::NXDomain,
-            (false, true) => ResponseCode::Refused,
-            (false, false) => ResponseCode::ServFail,
+        let servers = if closed {
+            Vec::new()
+        } else {
+            self.upstreams(&asker)
         };
-        let passed_on = match (closed, short) {
-            (true, _) => None,
-            (false, false) => self.pass_on(question, &asker, tcp).await,
-            (false, true) => {
-                let asked = self.pass_on(question, &asker, tcp);
+        let no_answer = match (short, closed) {
+            (true, _) if servers.is_empty() => ResponseCode::NXDomain,
+            (_, true) => ResponseCode::Refused,
+            // Somebody may know it who is slow: that it is not there is not for us to say.
+            (_, false) => ResponseCode::ServFail,
+        };
+        let passed_on = match short {
+            false => upstream::ask(&servers, question, tcp).await,
+            true => {
+                let asked = upstream::ask(&servers, question, tcp);
                 tokio::time::timeout(SHORT_NAME_LIMIT, asked)
                     .await
                     .ok()
@@ -269,23 +271,12 @@ impl Server {
         }
     }
 
-    async fn pass_on(&self, question: &[u8], asker: &Asker, tcp: bool) -> Option<Vec<u8>> {
-        let servers = match asker.upstreams.as_slice() {
-            [] => upstreams(&self.resolv_conf),
+    /// Whom to ask what is not known here.
+    fn upstreams(&self, asker: &Asker) -> Vec<SocketAddr> {
+        match asker.upstreams.as_slice() {
+            [] => upstream::of_host(&self.resolv_conf),
             own => own.iter().map(|at| SocketAddr::new(*at, PORT)).collect(),
-        };
-        for address in servers {
-            let asked = async {
-                match tcp {
-                    true => ask_tcp(address, question).await,
-                    false => ask_udp(address, question).await,
-                }
-            };
-            if let Ok(Some(answer)) = tokio::time::timeout(UPSTREAM_LIMIT, asked).await {
-                return Some(answer);
-            }
         }
-        None
     }
 }
 
@@ -294,54 +285,6 @@ fn name_of(message: &Message) -> String {
     let query = message.queries.first();
     let name = query.map(|query| query.name.to_ascii().to_ascii_lowercase());
     name.unwrap_or_default().trim_end_matches('.').to_owned()
-}
-
-/// The host's name servers.
-fn upstreams(resolv_conf: &Path) -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|rest| upstream(rest.trim()))
-        .collect()
-}
-
-/// A name server, which may be at a link-local address of an interface: `fe80::1%eth0`.
-fn upstream(text: &str) -> Option<SocketAddr> {
-    let Some((address, interface)) = text.split_once('%') else {
-        return Some(SocketAddr::new(text.parse().ok()?, PORT));
-    };
-    let index = || {
-        let known = (!interface.contains('/')).then(|| Path::new(INTERFACES).join(interface))?;
-        let text = std::fs::read_to_string(known.join("ifindex")).ok()?;
-        text.trim().parse().ok()
-    };
-    let scope = interface.parse().ok().or_else(index)?;
-    Some(SocketAddrV6::new(address.parse().ok()?, PORT, 0, scope).into())
-}
-
-async fn ask_udp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
-    let any: IpAddr = match server {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await.ok()?;
-    socket.connect(server).await.ok()?;
-    socket.send(question).await.ok()?;
-    let mut buffer = vec![0; MAX_MESSAGE];
-    loop {
-        let length = socket.recv(&mut buffer).await.ok()?;
-        // Only an answer to this question counts.
-        if question.get(..2) == buffer.get(..2) && 2 <= length {
-            buffer.truncate(length);
-            return Some(buffer);
-        }
-    }
-}
-
-async fn ask_tcp(server: SocketAddr, question: &[u8]) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await.ok()?;
-    write_message(&mut stream, question).await?;
-    read_message(&mut stream).await
 }
 
 /// Answers a question as a server with two names does.
@@ -368,6 +311,8 @@ pub(crate) fn answer_for_fuzzing(question: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use hickory_proto::op::{OpCode, Query};
     use hickory_proto::rr::{Name, RecordType};
@@ -421,18 +366,6 @@ mod tests {
     }
 
     #[test]
-    fn name_servers_of_the_host_may_be_on_an_interface() {
-        let at = |text: &str| upstream(text).map(|server| server.to_string());
-        assert_eq!(at("192.0.2.1").unwrap(), "192.0.2.1:53");
-        assert_eq!(at("2001:db8::1").unwrap(), "[2001:db8::1]:53");
-        assert_eq!(at("fe80::1%7").unwrap(), "[fe80::1%7]:53");
-        assert_eq!(at("fe80::1%lo").unwrap(), "[fe80::1%1]:53");
-        for bad in ["", "x", "fe80::1%", "fe80::1%../lo", "192.0.2.1%lo"] {
-            assert_eq!(at(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn one_that_asks_too_much_leaves_room_for_others() {
         let server = server(Asker::default());
         let mut all: Vec<_> = (0..MAX_OF_ONE).map(|_| server.leave(PEER)).collect();
@@ -443,6 +376,18 @@ mod tests {
         assert!(server.leave(PEER).is_some());
         drop(all);
         assert!(server.busy.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_name_of_which_nobody_says_anything_may_be_there() {
+        let server = server(Asker {
+            // Nobody answers at the name servers' port there.
+            upstreams: vec![[127, 0, 0, 254].into()],
+            ..Asker::default()
+        });
+        let answer = server.answer(&question("printer."), PEER, false).await;
+        let answer = Message::from_vec(&answer.unwrap()).unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     }
 
     #[tokio::test]

@@ -31,6 +31,7 @@ impl Networks {
                     subnets: network.subnets().collect(),
                     internal: network.internal,
                     icc: network.icc,
+                    masquerade: !network.unmasked,
                     host: network.host,
                 })
             })

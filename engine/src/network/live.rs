@@ -7,7 +7,7 @@ use hull_network::ports::{Bound, PortError, Protocol, Published, Room};
 use super::manage::Networks;
 use super::owner::Owner;
 use super::ports::{BoundAddress, PublishedPort};
-use super::records::{Endpoint, Wanted};
+use super::records::{Endpoint, NetworkRecord, Wanted};
 use crate::error::{EngineError, Result};
 
 /// What a running container has of the host's network.
@@ -80,15 +80,25 @@ pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
 }
 
 impl Networks {
-    /// Whether ports can be published: the host reaches the container by one of these networks.
-    fn is_reachable(&self, wanted: &[Wanted]) -> Result<bool> {
-        let mut reachable = false;
-        for one in wanted {
-            let network = self.find(&one.network)?;
+    /// The network of these by which ports are published: the first one that has a way out, or by which the
+    /// host reaches the container at all. `None`: they can't be.
+    pub(super) fn publishes<'a>(
+        &self,
+        networks: impl Iterator<Item = &'a str>,
+    ) -> Result<Option<NetworkRecord>> {
+        let mut inside = None;
+        for name in networks {
+            let network = self.find(name)?;
             // On the network `host` they follow what the container does.
-            reachable |= network.uplink.is_none() && !network.host;
+            if network.uplink.is_some() || network.host {
+                continue;
+            }
+            if !network.internal {
+                return Ok(Some(network));
+            }
+            inside.get_or_insert(network);
         }
-        Ok(reachable)
+        Ok(inside)
     }
 
     /// Takes those ports that can be published.
@@ -99,10 +109,12 @@ impl Networks {
         ports: &[PublishedPort],
     ) -> Result<Vec<BoundPort>> {
         let mut bound = Vec::new();
-        if !self.is_reachable(wanted)? {
+        let networks = wanted.iter().map(|one| one.network.as_str());
+        let Some(by) = self.publishes(networks)? else {
             return Ok(bound);
-        }
+        };
         for port in ports {
+            let port = port.at(by.host_binding);
             let taken = port.bind().await.map_err(|error| EngineError::Publish {
                 container: owner.name.to_owned(),
                 why: self.why_not_bound(&error),

@@ -17,6 +17,7 @@ use super::dns::{Directory, Dns};
 use super::learned::{self, Learned, Lessons};
 use super::live::Live;
 use super::names::Tag;
+use super::options::NetworkOptions;
 use super::pools::PoolRequest;
 use super::records::NetworkRecord;
 use super::{kept, parent, uplink, DEFAULT, HOST, HOST_ID, NONE};
@@ -25,8 +26,6 @@ use crate::ids;
 
 /// Hexadecimal digits of the engine's id that make a global id of 40 bits (RFC 4193).
 const GLOBAL_ID_DIGITS: usize = 10;
-/// Option of a network: whether containers reach each other.
-const ICC_OPTION: &str = "com.docker.network.bridge.enable_icc";
 
 /// Which addresses a network has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -228,6 +227,7 @@ impl Networks {
     }
 
     pub(super) fn add(&self, wanted: &CreateNetwork) -> Result<NetworkRecord> {
+        let options = NetworkOptions::parse(wanted)?;
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let mut state = self.lock();
         if let Some(made) = state.networks.iter().find(|n| n.name == wanted.name) {
@@ -254,7 +254,9 @@ impl Networks {
             // What leads nowhere has no gateway.
             internal: wanted.internal || uplink.as_ref().is_some_and(parent::is_dummy),
             // On the host's network they meet at the host's ports.
-            icc: !is_host && wanted.options.get(ICC_OPTION).is_none_or(|v| v != "false"),
+            icc: !is_host && options.icc,
+            unmasked: !options.masquerade,
+            host_binding: options.host_binding,
             mtu: checked_mtu(wanted)?,
             options: wanted.options.clone(),
             ipam_options: wanted.ipam_options.clone(),

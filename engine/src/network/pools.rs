@@ -185,7 +185,7 @@ impl Pool {
                  ({network} has {subnet})"
             )));
         }
-        if taken(fixed) {
+        if taken(fixed) || reserved(fixed) {
             return Err(EngineError::Forbidden(format!(
                 "Address already in use: {fixed} on network {network}"
             )));
@@ -329,7 +329,13 @@ mod tests {
         };
         assert_eq!(take(None).unwrap(), "10.0.0.129");
         assert_eq!(take(Some("10.0.0.7")).unwrap(), "10.0.0.7");
-        for bad in ["10.0.0.0", "10.0.0.255", "10.0.0.1", "10.1.0.1"] {
+        for bad in [
+            "10.0.0.0",
+            "10.0.0.255",
+            "10.0.0.1",
+            "10.0.0.128",
+            "10.1.0.1",
+        ] {
             assert!(take(Some(bad)).is_err(), "{bad}");
         }
         let full = pool.take(None, &|_| true, None, "n").unwrap_err();

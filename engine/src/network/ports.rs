@@ -29,6 +29,14 @@ pub(crate) struct PublishedPort {
 }
 
 impl PublishedPort {
+    /// As it is published on a network that has an address for ports that name none.
+    pub(super) fn at(&self, usual: Option<IpAddr>) -> Self {
+        Self {
+            host_ip: self.host_ip.or(usual),
+            ..self.clone()
+        }
+    }
+
     /// Docker's key, such as `80/tcp`.
     pub(crate) fn key(&self) -> String {
         format!("{}/{}", self.container_port, self.protocol)
@@ -285,6 +293,20 @@ mod tests {
         assert_eq!(at("127.0.0.1", "8080-8090"), [8081]);
         assert_eq!(at("", "9000"), [9000]);
         assert_eq!(at("::1", ""), [0u16; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_networks_address_holds_for_ports_that_name_none() {
+        let usual = "127.0.0.1".parse().ok();
+        let bound = parse_bindings(&bindings("80/tcp", "", ""), None).unwrap()[0]
+            .at(usual)
+            .bind()
+            .await
+            .unwrap();
+        assert_eq!(bound.len(), 1);
+        assert_eq!(Some(bound[0].address().ip()), usual);
+        let named = &parse_bindings(&bindings("80/tcp", "::1", ""), None).unwrap()[0];
+        assert_eq!(named.at(usual), *named);
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub(crate) struct NetworkRecord {
     pub(crate) internal: bool,
     /// Containers reach each other.
     pub(crate) icc: bool,
+    /// They reach others under their own addresses.
+    #[serde(default)]
+    pub(crate) unmasked: bool,
+    /// Where ports are published that name no address; `None`: on all of the host's.
+    #[serde(default)]
+    pub(crate) host_binding: Option<IpAddr>,
     /// Bytes; 0: as on the host's way out.
     pub(crate) mtu: u16,
     #[serde(default)]
@@ -262,6 +268,14 @@ impl Wanted {
                 let v4 = self.address.map(IpAddr::V4).zip(network.v4.as_ref());
                 let v6 = self.address_v6.map(IpAddr::V6).zip(network.v6.as_ref());
                 let mut fixed = v4.into_iter().chain(v6);
+                let kept = |address, pool: &Pool| pool.reserved.values().any(|one| *one == address);
+                if let Some((address, _)) =
+                    fixed.clone().find(|(address, pool)| kept(*address, pool))
+                {
+                    return Err(EngineError::Forbidden(format!(
+                        "Address already in use: {address} on network {name}"
+                    )));
+                }
                 match fixed.find(|(address, pool)| !pool.subnet.0.contains(*address)) {
                     Some((address, pool)) => bad(format!(
                         "invalid address {address}: it is not in the subnet {} of network {name}",

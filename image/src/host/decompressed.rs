@@ -23,6 +23,7 @@ pub async fn decompressed(
     let mut head = Vec::with_capacity(decompress::MAGIC_BYTES);
     let limit = decompress::MAGIC_BYTES as u64;
     (&mut input).take(limit).read_to_end(&mut head).await?;
+    decompress::check_known(&head)?;
     let plain = !decompress::is_compressed(&head);
     let input = tokio::io::AsyncReadExt::chain(io::Cursor::new(head), input);
     if plain {
@@ -88,6 +89,14 @@ mod tests {
         assert_eq!(read(text.clone()).await.unwrap(), text);
         for short in ["", "x", "xyz"] {
             assert_eq!(read(short.into()).await.unwrap(), short.as_bytes());
+        }
+        for (head, name) in [
+            (&b"\xfd7zXZ\0\0\x04...."[..], "xz"),
+            (b"BZh91AY&SY...", "bzip2"),
+        ] {
+            let error = read(head.to_vec()).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            assert!(error.to_string().contains(name), "{error}");
         }
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed.write_all(&text).unwrap();

@@ -23,6 +23,8 @@ pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(super) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub(super) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// What configurations were called before that was settled, in Docker's manifests; dockerd takes them.
+const OLD_CONFIGS: [&str; 3] = ["application/octet-stream", "application/json", "text/html"];
 
 /// What a registry is told that it may answer.
 pub(super) const ACCEPT: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
@@ -88,6 +90,14 @@ pub(super) struct Index {
     pub(super) manifests: Vec<OciDescriptor>,
 }
 
+impl Index {
+    /// Its entries without those that vouch for others.
+    pub(super) fn images(&self) -> impl Iterator<Item = &OciDescriptor> {
+        let entries = self.manifests.iter();
+        entries.filter(|entry| entry.annotation("vnd.docker.reference.type").is_none())
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
@@ -130,6 +140,17 @@ struct Head {
     manifests: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     layers: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    config: Option<serde::de::IgnoredAny>,
+}
+
+/// Whether a media type is of an index; `None`: it does not say.
+fn is_index(media_type: &str) -> Option<bool> {
+    match media_type {
+        OCI_INDEX | DOCKER_LIST => Some(true),
+        OCI_MANIFEST | DOCKER_MANIFEST => Some(false),
+        _ => None,
+    }
 }
 
 /// Parses an index or a manifest. `declared` is the media type it came with, if any; the
@@ -157,12 +178,24 @@ pub(super) fn parse(
         let hint = " (manifest schema 1 is obsolete: push the image again with a current tool)";
         return Err(unsupported(media_type, hint));
     }
-    let is_index = match media_type {
-        OCI_INDEX | DOCKER_LIST => true,
-        OCI_MANIFEST | DOCKER_MANIFEST => false,
+    // What can be read in two ways is another image to somebody else, under the same digest.
+    if head.manifests.is_some() && (head.layers.is_some() || head.config.is_some()) {
+        return Err(bad("it is both an index and a manifest".to_owned()));
+    }
+    let own = head.media_type.as_deref().and_then(is_index);
+    if let (Some(own), Some(other)) = (own, declared.and_then(is_index)) {
+        if own != other {
+            return Err(bad(format!(
+                "it is called {} and says that it is {media_type}",
+                declared.unwrap_or_default()
+            )));
+        }
+    }
+    let is_index = match is_index(media_type) {
+        Some(is_index) => is_index,
         // Some tools leave it out, or serve it as plain JSON.
-        _ if head.manifests.is_some() != head.layers.is_some() => head.manifests.is_some(),
-        other => return Err(unsupported(other, "")),
+        None if head.manifests.is_some() != head.layers.is_some() => head.manifests.is_some(),
+        None => return Err(unsupported(media_type, "")),
     };
     if is_index {
         return serde_json::from_slice(content)
@@ -185,7 +218,8 @@ pub(super) fn parse(
         )));
     }
     let config = manifest.config.media_type.as_str();
-    if !matches!(config, OCI_CONFIG | DOCKER_CONFIG | "") {
+    let old = manifest.media_type == DOCKER_MANIFEST && OLD_CONFIGS.contains(&config);
+    if !matches!(config, OCI_CONFIG | DOCKER_CONFIG | "") && !old {
         return Err(unsupported(config, ARTIFACT));
     }
     Ok(Document::Manifest(manifest))
@@ -274,6 +308,13 @@ pub(super) fn parse_config(
     if let Some(ids @ Value::Null) = document.pointer_mut("/rootfs/diff_ids") {
         *ids = Value::Array(Vec::new());
     }
+    if let Some(config @ Value::Object(_)) = document.get("config") {
+        let fields = DockerFields::deserialize(config).map(drop);
+        fields.map_err(|error| bad(format!("config: {error}")))?;
+    }
+    if let Some(whole) = document.as_object_mut() {
+        fill_platform(whole);
+    }
     let config: ImageConfiguration =
         serde_json::from_value(document).map_err(|error| bad(error.to_string()))?;
     let diff_ids: Vec<DiffId> = config
@@ -292,6 +333,56 @@ pub(super) fn parse_config(
         )));
     }
     Ok((config, diff_ids))
+}
+
+/// What Docker has in an image's `config` beside what OCI has: it must be of the right types, as others
+/// read it.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[allow(dead_code, reason = "only the types count")]
+struct DockerFields {
+    hostname: Option<String>,
+    domainname: Option<String>,
+    image: Option<String>,
+    mac_address: Option<String>,
+    attach_stdin: Option<bool>,
+    attach_stdout: Option<bool>,
+    attach_stderr: Option<bool>,
+    tty: Option<bool>,
+    open_stdin: Option<bool>,
+    stdin_once: Option<bool>,
+    network_disabled: Option<bool>,
+    args_escaped: Option<bool>,
+    on_build: Option<Vec<String>>,
+    shell: Option<Vec<String>>,
+    stop_timeout: Option<i64>,
+    healthcheck: Option<HealthFields>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[allow(dead_code, reason = "only the types count")]
+struct HealthFields {
+    test: Option<Vec<String>>,
+    interval: Option<i64>,
+    timeout: Option<i64>,
+    start_period: Option<i64>,
+    start_interval: Option<i64>,
+    retries: Option<i64>,
+}
+
+/// Who says nothing of a platform means this machine's, as dockerd takes it.
+fn fill_platform(config: &mut serde_json::Map<String, Value>) {
+    let own = Platform::default();
+    for (key, own) in [
+        ("os", own.os.as_str()),
+        ("architecture", own.architecture.as_str()),
+    ] {
+        let value = config.entry(key).or_insert(Value::Null);
+        if value.is_null() || value.as_str() == Some("") {
+            *value = own.into();
+        }
+    }
 }
 
 /// The platform a configuration is for.
@@ -314,10 +405,7 @@ pub(super) fn choose<'a>(
 ) -> Result<&'a OciDescriptor, ImageError> {
     let mut best: Option<(u32, &OciDescriptor)> = None;
     let mut offered = Vec::new();
-    for entry in &index.manifests {
-        if entry.annotation("vnd.docker.reference.type").is_some() {
-            continue;
-        }
+    for entry in index.images() {
         offered.extend(entry.platform().map(|found| found.to_string()));
         let rank = entry.rank(platform);
         if let Some(rank) = rank.filter(|rank| best.is_none_or(|(best, _)| best < *rank)) {
@@ -336,4 +424,109 @@ pub(super) fn choose<'a>(
                 offered.join(", ")
             },
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(document: &Value, declared: Option<&str>) -> Result<Document, ImageError> {
+        let content = serde_json::to_vec(document).unwrap();
+        parse(&content, declared, &Digest::of(&content), "app")
+    }
+
+    fn manifest(media_type: &str, config: &str) -> Value {
+        let digest = Digest::of(b"x").to_string();
+        serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type, "layers": [],
+            "config": { "mediaType": config, "digest": digest, "size": 1 },
+        })
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        for kind in [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST] {
+            let mut both = manifest(kind, OCI_CONFIG);
+            both["manifests"] = serde_json::json!([]);
+            for without in ["", "layers", "config"] {
+                let mut both = both.clone();
+                both.as_object_mut().unwrap().remove(without);
+                let error = parsed(&both, Some(kind)).unwrap_err();
+                let ImageError::BadDocument { reason, .. } = error else {
+                    panic!("{error}");
+                };
+                assert!(reason.contains("both an index"), "{reason}");
+            }
+        }
+        let one = manifest(OCI_MANIFEST, OCI_CONFIG);
+        assert!(parsed(&one, Some(OCI_INDEX)).is_err());
+        for declared in [None, Some(DOCKER_MANIFEST), Some("application/json")] {
+            assert!(parsed(&one, declared).is_ok(), "{declared:?}");
+        }
+    }
+
+    #[test]
+    fn configurations_of_old_are_taken_from_docker() {
+        for old in OLD_CONFIGS {
+            assert!(
+                parsed(&manifest(DOCKER_MANIFEST, old), None).is_ok(),
+                "{old}"
+            );
+            let error = parsed(&manifest(OCI_MANIFEST, old), None).unwrap_err();
+            assert!(error.to_string().contains("artifact"), "{error}");
+        }
+        assert!(parsed(&manifest(DOCKER_MANIFEST, "application/x-wasm"), None).is_err());
+    }
+
+    fn configuration(change: impl FnOnce(&mut Value)) -> Result<Platform, ImageError> {
+        let mut config = serde_json::json!({
+            "os": "linux", "architecture": "arm64", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [] },
+        });
+        change(&mut config);
+        let content = serde_json::to_vec(&config).unwrap();
+        let (config, _) = parse_config(&content, 0, &Digest::of(&content), "app")?;
+        Ok(config_platform(&config))
+    }
+
+    #[test]
+    fn who_names_no_platform_means_this_one() {
+        let own = Platform::default();
+        let without = |config: &mut Value| {
+            let config = config.as_object_mut().unwrap();
+            config.remove("os");
+            config.remove("architecture");
+        };
+        assert_eq!(configuration(without).unwrap(), own);
+        let empty = |config: &mut Value| {
+            config["os"] = "".into();
+            config["architecture"] = Value::Null;
+        };
+        assert_eq!(configuration(empty).unwrap(), own);
+        let said = configuration(|_| {}).unwrap();
+        assert_eq!(said.architecture, "arm64");
+    }
+
+    #[test]
+    fn what_docker_adds_must_be_of_its_types() {
+        let health = serde_json::json!({ "Test": ["CMD", "x"], "Interval": 1, "Retries": null });
+        let good = configuration(|config| {
+            config["config"] = serde_json::json!({ "Healthcheck": health, "Shell": null });
+        });
+        assert!(good.is_ok());
+        for (key, value) in [
+            ("Healthcheck", serde_json::json!({ "Interval": "30s" })),
+            ("StopTimeout", "10".into()),
+            ("Shell", "sh".into()),
+            ("OnBuild", 1.into()),
+            ("Tty", "yes".into()),
+        ] {
+            let error = configuration(|config| config["config"][key] = value).unwrap_err();
+            assert!(
+                matches!(error, ImageError::BadDocument { .. }),
+                "{key}: {error}"
+            );
+        }
+        assert!(configuration(|config| config["config"] = Value::Null).is_ok());
+    }
 }

@@ -69,7 +69,22 @@ impl SparseMap {
         })
     }
 
-    #[cfg(feature = "unpack")]
+    /// Of a file without holes.
+    #[cfg(feature = "host")]
+    pub(crate) fn whole(size: u64) -> Self {
+        Self(if size == 0 {
+            Vec::new()
+        } else {
+            vec![(0, size)]
+        })
+    }
+
+    /// Bytes that are in the archive.
+    #[cfg(feature = "host")]
+    pub(crate) fn stored(&self) -> u64 {
+        self.0.iter().map(|(_, length)| length).sum()
+    }
+
     pub(crate) fn ranges(&self) -> &[(u64, u64)] {
         &self.0
     }

@@ -13,9 +13,7 @@ mod stream;
 
 use std::io::Read;
 
-#[cfg(feature = "unpack")]
-pub(crate) use entry::SparseMap;
-pub(crate) use entry::{Entry, EntryKind};
+pub(crate) use entry::{Entry, EntryKind, SparseMap};
 pub(crate) use error::TarError;
 pub(crate) use stream::TarStream;
 

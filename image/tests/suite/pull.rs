@@ -192,6 +192,57 @@ async fn unknown_image_is_not_found() {
 }
 
 #[tokio::test]
+async fn a_token_for_the_registry_itself_is_sent_as_it_is() {
+    let f = fixture().await;
+    f.registry.image("app", "1", "linux/amd64", &[layer("a")]);
+    f.registry.require_token("dTpw", true);
+    let credentials = Credentials {
+        username: hull_image::credentials::REGISTRY_TOKEN_USER.into(),
+        password: "secret".into(),
+    };
+    let credentials = BTreeMap::from([(f.registry.address.to_string(), credentials)]);
+    let folder = tempfile::tempdir().expect("tempdir");
+    let config = RegistryConfig {
+        credentials,
+        ..config()
+    };
+    let store = Store::open(folder.path(), config).expect("open");
+    let reference = f.registry.reference("app:1");
+    store
+        .pull(&reference, &amd64(), &NoProgress)
+        .await
+        .expect("with the token");
+    assert!(f.registry.seen("/token").is_empty());
+}
+
+/// Runs in a process of its own, whose environment names a proxy that is not there.
+#[tokio::test]
+async fn no_proxy_is_asked_for_a_registry_of_this_host() {
+    const INSIDE: &str = "HULL_TEST_BEHIND_PROXY";
+    if std::env::var_os(INSIDE).is_some() {
+        let f = fixture().await;
+        f.registry.image("app", "1", "linux/amd64", &[layer("a")]);
+        f.pull("app:1").await.expect("pull");
+        return;
+    }
+    let own = std::env::current_exe().expect("own path");
+    let mut inside = tokio::process::Command::new(own);
+    inside.args([
+        "--exact",
+        "pull::no_proxy_is_asked_for_a_registry_of_this_host",
+    ]);
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"] {
+        inside.env(name, "http://127.0.0.1:1");
+    }
+    let output = inside.env(INSIDE, "1").output().await.expect("run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn token_flow_works_with_and_without_credentials() {
     let user = "dTpw"; // u:p
     let f = fixture().await;

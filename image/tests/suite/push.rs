@@ -95,3 +95,72 @@ async fn every_request_of_a_push_is_tried_again() {
     fixture.push("to:v1").await.expect("push");
     assert_eq!(fixture.registry.seen("/to/manifests/v1").len(), 3);
 }
+
+#[tokio::test]
+async fn where_a_blob_of_another_repository_is_refused_it_is_sent() {
+    for refusal in [
+        Fault::Status(403, vec![]),
+        Fault::Status(404, vec![]),
+        Fault::Status(405, vec![]),
+        Fault::Status(401, vec![]),
+        Fault::Status(500, vec![]),
+    ] {
+        let fixture = Fixture::with_layer_of(1000).await;
+        fixture.registry.fault("/to/blobs/uploads/", vec![refusal]);
+        fixture.push("to:v1").await.expect("push");
+        // Configuration and layer, once each.
+        assert_eq!(fixture.registry.seen("/to/blobs/uploads/1").len(), 2);
+    }
+    // Whoever gives tokens may refuse one for both.
+    let fixture = Fixture::with_layer_of(1000).await;
+    fixture
+        .registry
+        .fault("/token", vec![Fault::Status(403, vec![])]);
+    let realm = format!("Bearer realm=\"http://{}/token\"", fixture.registry.address);
+    let challenged = Fault::Status(401, vec![("www-authenticate", realm)]);
+    fixture
+        .registry
+        .fault("/to/blobs/uploads/", vec![challenged]);
+    fixture.push("to:v1").await.expect("push");
+    assert_eq!(fixture.registry.seen("/token").len(), 1);
+}
+
+#[tokio::test]
+async fn who_stores_for_a_registry_is_not_told_its_token() {
+    let fixture = Fixture::with_layer_of(1000).await;
+    let storage = FakeRegistry::start().await;
+    fixture.registry.require_token("dTpw", false);
+    let place = format!(
+        "http://{}/v2/to/blobs/uploads/elsewhere?signed=1",
+        storage.address
+    );
+    let told = Fault::Status(202, vec![("location", place)]);
+    fixture
+        .registry
+        .fault("/to/blobs/uploads/", vec![told.clone(), told]);
+    fixture.push("to:v1").await.expect("push");
+    let asked = fixture.registry.seen("/to/blobs/uploads/");
+    assert!(asked.iter().any(|seen| seen.authorization.is_some()));
+    let stored = storage.seen("/elsewhere");
+    assert_eq!(stored.len(), 2);
+    assert!(
+        stored.iter().all(|seen| seen.authorization.is_none()),
+        "{stored:?}"
+    );
+    // One that wants a login gets none of the registry's.
+    let asks = (
+        "www-authenticate",
+        format!("Bearer realm=\"http://{}/token\"", storage.address),
+    );
+    storage.fault("/elsewhere", vec![Fault::Status(401, vec![asks]); 9]);
+    let place = format!(
+        "http://{}/v2/again/blobs/uploads/elsewhere",
+        storage.address
+    );
+    let told = Fault::Status(202, vec![("location", place)]);
+    fixture
+        .registry
+        .fault("/again/blobs/uploads/", vec![told; 4]);
+    fixture.push("again:v1").await.expect_err("unauthorized");
+    assert!(storage.seen("/token").is_empty());
+}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::tarball::{gzip, Tarball};
+use crate::support::tarball::{gzip, Header, Tarball};
 use async_trait::async_trait;
 use hull_image::{
     Digest, ErrorKind, ImageError, LayerLengths, Leftovers, NoProgress, Reference, RegistryConfig,
@@ -137,7 +137,7 @@ fn layout_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
 }
 
 async fn load(store: &Store, archive: &[u8]) -> Result<Vec<(Digest, Vec<String>)>, ImageError> {
-    let loaded = store.load(archive, &NoProgress).await?;
+    let loaded = store.load(archive, None, &NoProgress).await?;
     Ok(loaded
         .into_iter()
         .map(|one| (one.image.id, one.names))
@@ -235,11 +235,96 @@ async fn what_is_for_others_is_passed_over() {
     let loaded = load(&store, &archive).await.expect("load");
     assert_eq!(loaded.len(), 1);
     assert_eq!(loaded[0].1, ["app:1"]);
-    // Nothing else is there: the first of them is named.
-    let error = load(&store, &layout.finish(&others))
-        .await
-        .expect_err("others");
+    // Nothing else is there: what is whole is taken.
+    let archive = Layout(layout.0.clone()).finish(&others);
+    assert_eq!(load(&store, &archive).await.expect("load").len(), 1);
+    let other = store.list().await.expect("list").into_iter();
+    let mut other = other.filter(|image| image.platform().architecture == "s390x");
+    assert!(other.next().is_some());
+    // Nothing at all: the first is named.
+    let archive = layout.finish(&[others[0].clone(), others[2].clone()]);
+    let error = load(&store, &archive).await.expect_err("others");
     assert!(error.to_string().contains("arm64"), "{error}");
+}
+
+#[tokio::test]
+async fn an_archive_for_another_platform_is_taken_to_be_passed_on() {
+    let folder = tempfile::tempdir().expect("tempdir");
+    let store = open(folder.path());
+    let theirs = config(&[layer("a")], "x");
+    let theirs = String::from_utf8(theirs).expect("text");
+    let theirs = theirs.replace("amd64", "arm64");
+    let manifest = json!([{"Config": "c.json", "RepoTags": ["app:arm"], "Layers": ["l"]}]);
+    let docker = Tarball::new()
+        .file("c.json", theirs.as_bytes())
+        .file("l", &layer("a"))
+        .file("manifest.json", manifest.to_string().as_bytes())
+        .finish();
+    let mut layout = Layout::new();
+    let arm = of_platform(layout.image("arm64", &[layer("b")]), "arm64");
+    let ppc = of_platform(Layout::new().image("ppc64le", &[layer("c")]), "ppc64le");
+    let index = layout.index(&[ppc, arm]);
+    let layout = layout.finish(&[named(index, "app:arm")]);
+    for archive in [&docker, &layout] {
+        let loaded = load(&store, archive).await.expect("load");
+        assert_eq!(loaded[0].1, ["app:arm"]);
+        let image = store.get("app:arm").await.expect("by name");
+        assert_eq!(image.platform().to_string(), "linux/arm64");
+        // Who names one gets no other.
+        let other: hull_image::Platform = "linux/s390x".parse().expect("platform");
+        let error = store.load(&archive[..], Some(&other), &NoProgress).await;
+        let error = error.expect_err("another").to_string();
+        assert!(
+            error.contains("arm64") && error.contains("s390x"),
+            "{error}"
+        );
+        let arm: hull_image::Platform = "linux/arm64".parse().expect("platform");
+        let loaded = store.load(&archive[..], Some(&arm), &NoProgress).await;
+        assert_eq!(loaded.expect("load").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn layers_that_were_packed_as_sparse_files_are_whole() {
+    // Zeros before, between and behind what is stored.
+    let mut content = vec![0; 40_000];
+    content[1024..1536].fill(b'a');
+    content[30_720..31_000].fill(b'b');
+    let layer = Tarball::new().file("hollow", &content).finish();
+    let ranges = [(0, 512), (1536, 512), (31_232, 512)];
+    let mut map = format!("{}\n", ranges.len());
+    let mut stored = Vec::new();
+    for (offset, length) in ranges {
+        map.push_str(&format!("{offset}\n{length}\n"));
+        stored.extend_from_slice(&layer[offset..offset + length]);
+    }
+    let mut packed = map.into_bytes();
+    packed.resize(512, 0);
+    packed.extend(stored);
+    let record = |text: &str| format!("{} {text}\n", text.len() + 4);
+    let records = [
+        record("GNU.sparse.major=1"),
+        record("GNU.sparse.minor=0"),
+        record("GNU.sparse.name=layer"),
+        record(&format!("GNU.sparse.realsize={}", layer.len())),
+    ];
+    let header = Header {
+        kind: b'x',
+        ..Header::default()
+    };
+    let config = config(std::slice::from_ref(&layer), "x");
+    let manifest = json!([{"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["layer"]}]);
+    let archive = Tarball::new()
+        .entry(b"pax", &header, records.concat().as_bytes())
+        .file("GNUSparseFile.1/layer", &packed)
+        .file("c.json", &config)
+        .file("manifest.json", manifest.to_string().as_bytes())
+        .finish();
+    let folder = tempfile::tempdir().expect("tempdir");
+    let store = open(folder.path());
+    // That the layer has its digest is checked where it is loaded.
+    let loaded = load(&store, &archive).await.expect("load");
+    assert_eq!(loaded[0].1, ["app:1"]);
 }
 
 #[tokio::test]

@@ -42,29 +42,27 @@ pub(super) fn clear(netlink: &Netlink, index: u32) -> Result<(), NetlinkError> {
     }
 }
 
-/// Redirects `interface` to `tap` and back. With `host_side` the namespace's own stack still hears
-/// ARP and the answers of name servers to [`HOST_SIDE_PORTS`].
-pub(super) fn both_ways(
-    netlink: &Netlink,
-    interface: u32,
-    tap: u32,
-    host_side: bool,
-) -> Result<(), NetlinkError> {
+/// Redirects `interface` to `tap` and back.
+pub(super) fn both_ways(netlink: &Netlink, interface: u32, tap: u32) -> Result<(), NetlinkError> {
     for index in [interface, tap] {
         let action = format!("prepare interface {index} for redirection");
         let request = RouteNetlinkMessage::NewQueueDiscipline(discipline(index));
         netlink.ask(request, NLM_F_CREATE | NLM_F_EXCL, &action)?;
     }
-    if host_side {
-        let mirror = action(TcMirrorActionType::EgressMirror, TcActionType::Pipe, tap);
-        add(netlink, match_all(interface, 1, ARP, mirror))?;
-        for (priority, protocol) in [(2, UDP), (3, TCP)] {
-            add(netlink, answers(interface, priority, protocol))?;
-        }
-    }
     for (from, to) in [(interface, tap), (tap, interface)] {
         let redirect = action(TcMirrorActionType::EgressRedir, TcActionType::Stolen, to);
         add(netlink, match_all(from, 10, ALL, redirect))?;
+    }
+    Ok(())
+}
+
+/// Of what is redirected from `interface` to `tap`, the namespace's own stack still hears ARP and
+/// the answers of name servers to [`HOST_SIDE_PORTS`].
+pub(super) fn host_side(netlink: &Netlink, interface: u32, tap: u32) -> Result<(), NetlinkError> {
+    let mirror = action(TcMirrorActionType::EgressMirror, TcActionType::Pipe, tap);
+    add(netlink, match_all(interface, 1, ARP, mirror))?;
+    for (priority, protocol) in [(2, UDP), (3, TCP)] {
+        add(netlink, answers(interface, priority, protocol))?;
     }
     Ok(())
 }

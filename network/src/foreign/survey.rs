@@ -19,11 +19,12 @@ use crate::netlink::{Neighbour, Netlink, NetlinkError, Route};
 use crate::Prefix;
 
 /// The interfaces of a namespace.
-pub(super) struct Surveyed {
-    /// Ethernet interfaces with an address or in use.
-    pub(super) interfaces: Vec<Interface>,
+#[derive(Debug, Default)]
+pub struct Surveyed {
+    /// Ethernet interfaces that are up and have an address.
+    pub interfaces: Vec<Interface>,
     /// Names of others that have addresses.
-    pub(super) strange: Vec<String>,
+    pub strange: Vec<String>,
 }
 
 pub(super) fn interfaces(netlink: &Netlink) -> Result<Surveyed, NetlinkError> {

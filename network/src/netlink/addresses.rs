@@ -11,7 +11,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::{family, Netlink, NetlinkError};
+use super::{family, gone, Netlink, NetlinkError};
 use crate::Prefix;
 
 /// A permanent neighbour.
@@ -61,19 +61,24 @@ impl Netlink {
         Ok(())
     }
 
+    /// Takes an address from an interface; that it has not got it is no error.
+    pub fn remove_address(&self, index: u32, prefix: Prefix) -> Result<(), NetlinkError> {
+        let (mut message, _) = address_message(index, prefix);
+        let is_address = |it: &AddressAttribute| {
+            matches!(
+                it,
+                AddressAttribute::Local(_) | AddressAttribute::Address(_)
+            )
+        };
+        message.attributes.retain(is_address);
+        let action = format!("take the address {prefix} from interface {index}");
+        let request = RouteNetlinkMessage::DelAddress(message);
+        gone(self.ask(request, 0, &action), libc::EADDRNOTAVAIL)
+    }
+
     /// Adds a permanent neighbour.
     pub fn add_neighbour(&self, index: u32, neighbour: &Neighbour) -> Result<(), NetlinkError> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family(neighbour.address);
-        message.header.ifindex = index;
-        message.header.state = NeighbourState::Permanent;
-        message.attributes = vec![
-            NeighbourAttribute::Destination(match neighbour.address {
-                IpAddr::V4(address) => NeighbourAddress::Inet(address),
-                IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-            }),
-            NeighbourAttribute::LinkLayerAddress(neighbour.hardware_address.to_vec()),
-        ];
+        let message = neighbour_message(index, neighbour);
         let action = format!(
             "add the neighbour {} on interface {index}",
             neighbour.address
@@ -82,6 +87,32 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::NewNeighbour(message), flags, &action)?;
         Ok(())
     }
+
+    /// Forgets a neighbour; one that is not known is no error.
+    pub fn remove_neighbour(&self, index: u32, neighbour: &Neighbour) -> Result<(), NetlinkError> {
+        let message = neighbour_message(index, neighbour);
+        let action = format!(
+            "remove the neighbour {} on interface {index}",
+            neighbour.address
+        );
+        let request = RouteNetlinkMessage::DelNeighbour(message);
+        gone(self.ask(request, 0, &action), libc::ENOENT)
+    }
+}
+
+fn neighbour_message(index: u32, neighbour: &Neighbour) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(neighbour.address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(match neighbour.address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        }),
+        NeighbourAttribute::LinkLayerAddress(neighbour.hardware_address.to_vec()),
+    ];
+    message
 }
 
 /// The request that gives an interface an address, and what it is for.

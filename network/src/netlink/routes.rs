@@ -11,7 +11,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{family, Netlink, NetlinkError};
+use super::{family, gone, Netlink, NetlinkError};
 use crate::Prefix;
 
 /// The table of what is this host's own (`RT_TABLE_LOCAL`).
@@ -47,36 +47,21 @@ impl Netlink {
         self.make_route(index, route, NLM_F_REPLACE)
     }
 
+    /// Removes a route through an interface; that it is not there is no error.
+    pub fn remove_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
+        let mut message = route_message(index, route);
+        // Whoever made it, with whatever scope.
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.scope = RouteScope::NoWhere;
+        let to = shown(route);
+        let action = format!("remove the route to {to} on interface {index}");
+        let request = RouteNetlinkMessage::DelRoute(message);
+        gone(self.ask(request, 0, &action), libc::ESRCH)
+    }
+
     fn make_route(&self, index: u32, route: &Route, how: u16) -> Result<(), NetlinkError> {
-        let some = route.destination.map(|prefix| prefix.address);
-        let mut message = RouteMessage::default();
-        message.header.address_family = some.or(route.gateway).map_or(AddressFamily::Inet, family);
-        message.header.destination_prefix_length =
-            route.destination.map_or(0, |prefix| prefix.length);
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.header.protocol = RouteProtocol::Boot;
-        message.header.scope = match route.gateway {
-            Some(_) => RouteScope::Universe,
-            None => RouteScope::Link,
-        };
-        message.header.kind = RouteType::Unicast;
-        if route.onlink {
-            message.header.flags = RouteFlags::Onlink;
-        }
-        message.attributes.push(RouteAttribute::Oif(index));
-        let destination = route.destination.filter(|prefix| 0 < prefix.length);
-        let attributes = [
-            destination.map(|prefix| RouteAttribute::Destination(route_address(prefix.address))),
-            route
-                .gateway
-                .map(|by| RouteAttribute::Gateway(route_address(by))),
-            route
-                .source
-                .map(|from| RouteAttribute::PrefSource(route_address(from))),
-            route.metric.map(RouteAttribute::Priority),
-        ];
-        message.attributes.extend(attributes.into_iter().flatten());
-        let to = destination.map_or("default".to_owned(), |prefix| prefix.to_string());
+        let message = route_message(index, route);
+        let to = shown(route);
         let action = format!("add the route to {to} on interface {index}");
         let flags = NLM_F_CREATE | how;
         self.ask(RouteNetlinkMessage::NewRoute(message), flags, &action)?;
@@ -145,6 +130,44 @@ impl Netlink {
         }
         Ok(routes)
     }
+}
+
+fn shown(route: &Route) -> String {
+    match route.destination.filter(|prefix| 0 < prefix.length) {
+        Some(prefix) => prefix.to_string(),
+        None => "default".to_owned(),
+    }
+}
+
+fn route_message(index: u32, route: &Route) -> RouteMessage {
+    let some = route.destination.map(|prefix| prefix.address);
+    let mut message = RouteMessage::default();
+    message.header.address_family = some.or(route.gateway).map_or(AddressFamily::Inet, family);
+    message.header.destination_prefix_length = route.destination.map_or(0, |prefix| prefix.length);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = match route.gateway {
+        Some(_) => RouteScope::Universe,
+        None => RouteScope::Link,
+    };
+    message.header.kind = RouteType::Unicast;
+    if route.onlink {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    message.attributes.push(RouteAttribute::Oif(index));
+    let destination = route.destination.filter(|prefix| 0 < prefix.length);
+    let attributes = [
+        destination.map(|prefix| RouteAttribute::Destination(route_address(prefix.address))),
+        route
+            .gateway
+            .map(|by| RouteAttribute::Gateway(route_address(by))),
+        route
+            .source
+            .map(|from| RouteAttribute::PrefSource(route_address(from))),
+        route.metric.map(RouteAttribute::Priority),
+    ];
+    message.attributes.extend(attributes.into_iter().flatten());
+    message
 }
 
 fn destination_of(route: &RouteMessage) -> Option<Prefix> {

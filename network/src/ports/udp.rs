@@ -119,7 +119,8 @@ impl Port {
         let (socket, others) = (Arc::clone(&self.socket), Arc::clone(&self.peers));
         let from = Arc::clone(&upstream);
         let answers = answers.spawn(async move {
-            answer(&socket, &from, way).await;
+            let used = || lock(&others).get(&way).map(|peer| peer.used);
+            answer(&socket, &from, way, IDLE, used).await;
             lock(&others).remove(&way);
         });
         let new = Peer {
@@ -162,10 +163,29 @@ async fn connect(target: SocketAddr) -> Option<Arc<UdpSocket>> {
     Some(Arc::new(socket))
 }
 
-/// Passes answers back until the container is silent for long.
-async fn answer(socket: &UdpSocket, from: &UdpSocket, way: Way) {
+/// Passes answers back until both sides are silent for long; `used`: when the peer was heard last.
+async fn answer(
+    socket: &UdpSocket,
+    from: &UdpSocket,
+    way: Way,
+    idle: Duration,
+    used: impl Fn() -> Option<Instant>,
+) {
     let mut packet = vec![0; MAX_PACKET];
-    while let Ok(received) = tokio::time::timeout(IDLE, from.recv(&mut packet)).await {
+    let mut left = idle;
+    loop {
+        let received = match tokio::time::timeout(left, from.recv(&mut packet)).await {
+            Ok(received) => received,
+            // A peer that only sends keeps its way, too.
+            Err(_) => match used().and_then(|used| idle.checked_sub(used.elapsed())) {
+                Some(rest) if !rest.is_zero() => {
+                    left = rest;
+                    continue;
+                }
+                _ => return,
+            },
+        };
+        left = idle;
         match received {
             // It may have gone.
             Ok(length) => drop(send(socket, &packet[..length], way).await),
@@ -188,6 +208,22 @@ async fn send(socket: &UdpSocket, packet: &[u8], (peer, own): Way) -> io::Result
 mod tests {
     use super::super::room::Room;
     use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_only_sends_keeps_its_way() {
+        let idle = Duration::from_millis(100);
+        let [socket, from] = [
+            UdpSocket::bind(("127.0.0.1", 0)).await.unwrap(),
+            UdpSocket::bind(("127.0.0.1", 0)).await.unwrap(),
+        ];
+        let start = Instant::now();
+        let way = (from.local_addr().unwrap(), None);
+        // It sends for three times as long as a silent one is kept.
+        let used = || Some(Instant::now().min(start + 3 * idle));
+        answer(&socket, &from, way, idle, used).await;
+        assert!(4 * idle <= start.elapsed(), "{:?}", start.elapsed());
+        answer(&socket, &from, way, idle, || None).await;
+    }
 
     #[tokio::test]
     async fn the_longest_silent_udp_peers_make_room() {

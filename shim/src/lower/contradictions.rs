@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Linux, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxResources, PosixRlimit, Process, Spec,
+    Linux, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, PosixRlimit,
+    Process, Spec,
 };
 
 use super::LowerError;
+use crate::annotations;
 use crate::cpu_list::CpuList;
 
 /// `NGROUPS_MAX`.
@@ -18,6 +20,11 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
     let linux = spec.linux().as_ref();
     let process = spec.process().as_ref();
     namespaces(linux.and_then(|linux| linux.namespaces().as_deref()))?;
+    // hulld's containers without a UTS namespace have that of a VM whose name is theirs.
+    let annotations = spec.annotations().as_ref();
+    if !annotations.is_some_and(|all| all.contains_key(annotations::NETWORK)) {
+        names(spec)?;
+    }
     rlimits(process.and_then(|process| process.rlimits().as_deref()))?;
     process.map_or(Ok(()), ranges)?;
     linux.map_or(Ok(()), paths)?;
@@ -35,6 +42,27 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
     match resources.rdma().as_ref().and_then(|all| all.keys().min()) {
         Some(name) => refused(format!(
             "linux.resources.rdma names {name:?}, but a microVM has no RDMA devices"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A name is its UTS namespace's: with runc's words.
+pub(crate) fn names(spec: &Spec) -> Result<(), LowerError> {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
+    let own = namespaces
+        .unwrap_or_default()
+        .iter()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
+    let is_given = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
+    let names = [
+        ("hostname", spec.hostname()),
+        ("domainname", spec.domainname()),
+    ];
+    match names.iter().find(|(_, name)| !own && is_given(name)) {
+        Some((what, _)) => refused(format!(
+            "unable to set {what} without a private UTS namespace"
         )),
         None => Ok(()),
     }

@@ -9,8 +9,8 @@ use oci_spec::runtime::{Hooks, LinuxBlockIo, LinuxNamespaceType, LinuxResources,
 
 use super::disks::Disk;
 use super::{
-    id_mapped, slot_number, LowerError, Pod, Share, ShareSource, Socket, TaskOptions, SHARE_TAG,
-    VOLUME_ROOT,
+    id_mapped, slot_number, LowerError, Pod, PodMember, Share, ShareSource, Socket, TaskOptions,
+    SHARE_TAG, VOLUME_ROOT,
 };
 use crate::spec::{
     self, is_bind, Bundle, RootfsMount, INLINE_OPTION, LAYER_OPTION, MEMBER_ROOT, WITHIN_OPTION,
@@ -164,6 +164,8 @@ impl GuestSpec {
                 let pod = options.pod.as_ref();
                 let path = pod.and_then(|pod| pod.path(other));
                 mount.set_source(Some(path.ok_or_else(|| not_there(other))?));
+            } else if let Some(memory) = bundle.memory.as_ref().filter(|of| of.mount == index) {
+                show_memory(&mut mount, memory, options.pod.as_ref());
             } else if is_bind(&mount) {
                 self.share(&mut mount, bundle, container)?;
             } else if mount.typ().as_deref() == Some(OVERLAY) {
@@ -365,6 +367,27 @@ pub(crate) fn drop_host_numbers(resources: &mut LinuxResources) {
     }
 }
 
+/// Replaces memory of the host by memory of the guest: that of a container of the VM that shares it, or
+/// else its own.
+fn show_memory(mount: &mut Mount, memory: &spec::SharedMemory, pod: Option<&Pod>) {
+    if let Some(path) = pod.and_then(|pod| pod.memory(mount.destination(), &memory.source)) {
+        mount.set_source(Some(path));
+        return;
+    }
+    // Without `ro`: it would be so for all, and containerd's first container of a pod, which writes
+    // nothing, has it.
+    let mut options: Vec<String> = ["nosuid", "noexec", "nodev", "mode=1777"]
+        .map(str::to_owned)
+        .into();
+    if memory.bytes != 0 {
+        options.push(format!("size={}", memory.bytes));
+    }
+    mount
+        .set_typ(Some("tmpfs".to_owned()))
+        .set_source(Some("shm".into()))
+        .set_options(Some(options));
+}
+
 /// What a path names of another container of the VM.
 fn of_member(path: &Path) -> Option<&Path> {
     path.strip_prefix(MEMBER_ROOT).ok()
@@ -383,6 +406,14 @@ impl Pod {
         let id = parts.next()?.as_os_str();
         let member = self.members.iter().find(|member| *id == *member.id)?;
         Some(PathBuf::from(format!("/proc/{}", member.guest_pid)).join(parts.as_path()))
+    }
+
+    /// Where in the guest a container has what is at `destination` in place of a directory of the host.
+    fn memory(&self, destination: &Path, directory: &Path) -> Option<PathBuf> {
+        let shares = |member: &&PodMember| member.memory.as_deref() == Some(directory);
+        let member = self.members.iter().find(shares)?;
+        let root = PathBuf::from(format!("/proc/{}/root", member.guest_pid));
+        Some(root.join(destination.strip_prefix("/").ok()?))
     }
 
     /// The path in the guest of a namespace of the pod.

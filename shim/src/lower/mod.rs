@@ -23,9 +23,11 @@ use protobuf::MessageField;
 
 use self::rootfs::{image_device, lower_rootfs};
 use crate::annotations::Annotations;
+use crate::cgroup::IO_MAX;
 use crate::pod::Limits;
 use crate::spec::{wanted_user, Bundle};
 
+pub(crate) use contradictions::names as check_names;
 pub use error::LowerError;
 pub(crate) use guest_spec::drop_host_numbers;
 pub use id_mapped::IdMapped;
@@ -66,13 +68,19 @@ fn resources(bundle: &Bundle) -> Option<&LinuxResources> {
 
 /// The processes that use the host's devices are those of the whole VM.
 fn refuse_throttles(bundle: &Bundle) -> Result<(), LowerError> {
-    let io = resources(bundle).and_then(|resources| resources.block_io().as_ref());
-    match io.is_some_and(|io| !crate::cgroup::throttles(io).is_empty()) {
-        true => Err(LowerError::NotSupportedYet {
-            what: "linux.resources.blockIO.throttle*Device of a container that joins a VM".into(),
-        }),
-        false => Ok(()),
-    }
+    let resources = resources(bundle);
+    let io = resources.and_then(|resources| resources.block_io().as_ref());
+    let unified = resources.and_then(|resources| resources.unified().as_ref());
+    let what = if io.is_some_and(|io| !crate::cgroup::throttles(io).is_empty()) {
+        "blockIO.throttle*Device"
+    } else if unified.is_some_and(|files| files.contains_key(IO_MAX)) {
+        "unified[\"io.max\"]"
+    } else {
+        return Ok(());
+    };
+    Err(LowerError::NotSupportedYet {
+        what: format!("linux.resources.{what} of a container that joins a VM"),
+    })
 }
 
 /// Pairs of queues that the network interfaces of a bundle's VM are to have: one for each vCPU, up

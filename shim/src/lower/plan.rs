@@ -68,6 +68,8 @@ pub struct PodMember {
     pub host_pid: u32,
     /// PID of the process in the guest.
     pub guest_pid: u32,
+    /// The directory of the host in whose place it has memory of the guest.
+    pub memory: Option<PathBuf>,
 }
 
 /// A further container of a VM.

@@ -9,7 +9,7 @@ use super::*;
 use crate::network::Attachments;
 use crate::spec::{
     BlockFile, DiskMount, HostDisk, HostSocket, InlineMount, LayerFile, RootfsMount, RootfsSource,
-    INLINE_OPTION, USER_PREFIX,
+    SharedMemory, INLINE_OPTION, USER_PREFIX,
 };
 
 fn options() -> TaskOptions {
@@ -57,6 +57,7 @@ fn bundle(config: serde_json::Value) -> Bundle {
         sockets: Vec::new(),
         disks: Vec::new(),
         host_disks: Vec::new(),
+        memory: None,
     }
 }
 
@@ -78,7 +79,7 @@ fn config() -> serde_json::Value {
              "options": ["rbind", "ro", INLINE_OPTION]},
         ],
         "linux": {
-            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}],
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "uts"}],
             "resources": {
                 "cpu": {"quota": 150_000, "period": 100_000, "cpus": "2-3"},
                 "memory": {"limit": 134_217_728},
@@ -148,6 +149,28 @@ fn numbers_of_the_hosts_devices_stay_on_the_host() {
     assert_eq!(resources["unified"], json!({"memory.high": "1000"}));
     let error = lower_member(&bundle, &options()).unwrap_err().to_string();
     assert!(error.contains("throttle"), "{error}");
+}
+
+#[test]
+fn a_member_has_no_bounds_of_the_hosts_devices() {
+    let mut config = config();
+    config["linux"]["resources"]["unified"] = json!({"io.max": "254:0 wiops=5"});
+    let error = lower_member(&bundle(config), &options()).unwrap_err();
+    assert!(error.to_string().contains("io.max"), "{error}");
+}
+
+#[test]
+fn a_name_needs_a_namespace_of_its_own() {
+    let mut config = config();
+    config["linux"]["namespaces"] = json!([{"type": "network"}]);
+    let error = |config| lower(&bundle(config), &options()).unwrap_err().to_string();
+    let refused = |what| format!("unable to set {what} without a private UTS namespace");
+    assert_eq!(error(config.clone()), refused("hostname"));
+    config["hostname"] = json!("");
+    config["domainname"] = json!("example");
+    assert_eq!(error(config.clone()), refused("domainname"));
+    config["linux"]["namespaces"] = json!([{"type": "uts"}]);
+    lower(&bundle(config), &options()).unwrap();
 }
 
 #[test]
@@ -336,6 +359,7 @@ fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
                     id: id.into(),
                     host_pid,
                     guest_pid,
+                    memory: None,
                 })
                 .into(),
             turn: 1,
@@ -354,6 +378,50 @@ fn what_a_container_shares_with_another_of_its_vm_is_the_guests() {
     options.pod.as_mut().unwrap().members.pop();
     let error = lower_member(&bundle(config), &options).unwrap_err();
     assert!(error.to_string().contains("db"), "{error}");
+}
+
+#[test]
+fn memory_that_containers_share_is_the_guests() {
+    let mut config = config();
+    config["mounts"] = json!([{"destination": "/dev/shm", "type": "bind",
+        "source": "/run/pod/shm", "options": ["rbind", "ro"]}]);
+    let mut bundle = bundle(config);
+    bundle.memory = Some(SharedMemory {
+        mount: 0,
+        source: "/run/pod/shm".into(),
+        bytes: 64 << 20,
+    });
+    let mount = |create: &CreateContainerRequest| {
+        let spec: Spec = serde_json::from_slice(&create.spec).unwrap();
+        spec.mounts().as_ref().unwrap()[0].clone()
+    };
+    let plan = lower(&bundle, &options()).unwrap();
+    assert!(plan.shares.is_empty());
+    let first = mount(&plan.create);
+    assert_eq!(first.typ().as_deref(), Some("tmpfs"));
+    let words = first.options().clone().unwrap().join(",");
+    assert_eq!(words, "nosuid,noexec,nodev,mode=1777,size=67108864");
+
+    let member = |memory: &str| PodMember {
+        id: "web".into(),
+        host_pid: 5,
+        guest_pid: 70,
+        memory: Some(memory.into()),
+    };
+    let joining = |members| TaskOptions {
+        pod: Some(Pod { members, turn: 1 }),
+        slots: vec![Slot::VOLUMES[2], Slot::VOLUMES[3]],
+        ..options()
+    };
+    let members = vec![member("/run/other/shm"), member("/run/pod/shm")];
+    let joined = lower_member(&bundle, &joining(members)).unwrap();
+    let bound = mount(&joined.create);
+    assert_eq!(bound.source(), &Some("/proc/70/root/dev/shm".into()));
+    assert_eq!(bound.typ().as_deref(), Some("bind"));
+    assert!(joined.shares.is_empty());
+    let members = vec![member("/run/other/shm")];
+    let alone = lower_member(&bundle, &joining(members)).unwrap();
+    assert_eq!(mount(&alone.create).typ().as_deref(), Some("tmpfs"));
 }
 
 #[test]
@@ -493,6 +561,7 @@ fn a_namespace_of_another_vm_is_named() {
     for kind in ["ipc", "user"] {
         let path = format!("/proc/1/ns/{kind}");
         let mut config = config();
+        config["hostname"] = json!("");
         config["linux"]["namespaces"] = json!([{"type": kind, "path": path}]);
         let error = lower(&bundle(config), &options()).unwrap_err().to_string();
         let want = format!("the {kind} namespace {path:?} can't be joined");
@@ -507,7 +576,8 @@ fn what_the_host_does_itself_is_not_in_the_guests_configuration() {
         "prestart": [{"path": "/host/hook"}],
         "startContainer": [{"path": "/guest/hook"}],
     });
-    config["linux"]["namespaces"] = json!([{"type": "network", "path": "/run/netns/x"}]);
+    config["linux"]["namespaces"] =
+        json!([{"type": "network", "path": "/run/netns/x"}, {"type": "uts"}]);
     let plan = lower(&bundle(config), &options()).unwrap();
     let guest = String::from_utf8(plan.create.spec).unwrap();
     assert!(!guest.contains("/host/hook"), "{guest}");
@@ -530,7 +600,7 @@ fn a_scratch_file_that_is_no_block_device_is_refused() {
 fn a_user_namespace_is_virtiofsds() {
     let mut config = config();
     let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
-    config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "user"}]);
+    config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "user"}, {"type": "uts"}]);
     let lowered = |config: &serde_json::Value| {
         let mut bundle = bundle(config.clone());
         bundle.rootfs = RootfsSource::Directory("/b/rootfs".into());
@@ -552,7 +622,7 @@ fn a_user_namespace_is_virtiofsds() {
     );
     let error = lower(&bundle(config.clone()), &options()).unwrap_err();
     assert!(error.to_string().contains("block devices"), "{error}");
-    config["linux"]["namespaces"] = json!([{"type": "pid"}]);
+    config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "uts"}]);
     let error = lowered(&config).unwrap_err();
     assert!(error.to_string().contains("no user namespace"), "{error}");
 }

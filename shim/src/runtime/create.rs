@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 
 use super::cgroup::{self, Home};
 use super::cli::{CreateArgs, RunArgs};
@@ -14,6 +14,7 @@ use super::streams::{random_name, send_pidfd, write_pid_file, Offer, Place, Size
 use super::Context;
 use crate::cgroup::Cgroup;
 use crate::holder::Network;
+use crate::lower::check_names;
 use crate::shared_network;
 use crate::spec::{capabilities, RootfsMount};
 
@@ -253,7 +254,7 @@ fn check_spec(spec: &Spec) -> Result<()> {
     let Some(process) = spec.process() else {
         return refused("process property must not be empty".into());
     };
-    check_names(spec)?;
+    check_names(spec).map_err(|error| RuntimeError::Usage(error.to_string()))?;
     check_process(process)
 }
 
@@ -262,27 +263,6 @@ fn is_version_1(version: &str) -> bool {
     let numbers = version.split(['-', '+']).next().unwrap_or_default();
     let numbers: Vec<Option<u32>> = numbers.split('.').map(|it| it.parse().ok()).collect();
     matches!(numbers[..], [Some(1), Some(_), Some(_)])
-}
-
-/// A name is its UTS namespace's.
-fn check_names(spec: &Spec) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
-    let own = namespaces
-        .unwrap_or_default()
-        .iter()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
-    let is_given = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
-    let names = [
-        ("hostname", spec.hostname()),
-        ("domainname", spec.domainname()),
-    ];
-    match names.iter().find(|(_, name)| !own && is_given(name)) {
-        Some((what, _)) => Err(RuntimeError::Usage(format!(
-            "unable to set {what} without a private UTS namespace"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// The same for a process.

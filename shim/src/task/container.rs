@@ -13,13 +13,14 @@ use tokio::sync::{watch, Semaphore};
 use super::errors;
 use super::host_side::Place;
 use super::limits::Limits;
-use super::network::Source;
+use super::live_network::LiveNetwork;
 use super::process::Process;
 use crate::hooks::Subject;
 use crate::host_sockets::{self, Opened, Relays};
 use crate::lower::{PluggedDisk, Share};
 use crate::report::chain;
 use crate::sandbox::Sandbox;
+use crate::spec::Bundle;
 
 /// Most processes of a container that are being started at once.
 const MAX_STARTS: usize = 16;
@@ -32,12 +33,20 @@ const TOLD_LIMIT: Duration = Duration::from_secs(3);
 pub(super) struct Booted {
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) init: Arc<Process>,
-    /// Where to look for interfaces again at the start, if there are none yet.
-    pub(super) network: Option<Source>,
+    /// The namespace whose interfaces the VM has, of the container that it was booted for.
+    pub(super) network: Option<Arc<LiveNetwork>>,
     /// What the VM got for it after the boot.
     pub(super) extras: Extras,
     /// Groups of its processes beside those of their user, by name or number.
     pub(super) groups: Vec<String>,
+    /// The directory of the host in whose place it has memory of the guest.
+    pub(super) memory: Option<PathBuf>,
+}
+
+/// See [`Booted::memory`].
+pub(super) fn memory_of(bundle: &Bundle) -> Option<PathBuf> {
+    let memory = bundle.memory.as_ref();
+    memory.map(|memory| memory.source.clone())
 }
 
 /// What a running VM got for a container. It goes with this value, once the guest has let go of it.
@@ -149,13 +158,15 @@ pub(super) struct Container {
     pub(super) bundle: PathBuf,
     pub(super) sandbox: Arc<Sandbox>,
     pub(super) init: Arc<Process>,
-    /// Where to look for interfaces again at the start, if there are none yet.
-    pub(super) network: Option<Source>,
+    /// The namespace whose interfaces the VM has, of the container that it was booted for.
+    pub(super) network: Option<Arc<LiveNetwork>>,
     /// What the VM got for it after the boot.
     extras: tokio::sync::Mutex<Extras>,
     pub(super) hooks: Subject,
     /// Groups of its processes beside those of their user, by name or number.
     pub(super) groups: Vec<String>,
+    /// The directory of the host in whose place it has memory of the guest.
+    pub(super) memory: Option<PathBuf>,
     /// Where the holders of its processes are.
     pub(super) place: Place,
     pub(super) paused: watch::Sender<bool>,
@@ -188,6 +199,7 @@ impl Container {
             network: booted.network,
             hooks,
             groups: booted.groups,
+            memory: booted.memory,
             place,
             paused: watch::Sender::new(false),
             oom_reported: AtomicBool::new(false),

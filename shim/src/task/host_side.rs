@@ -15,7 +15,7 @@ use crate::handover::{self, Handover};
 use crate::holder::{Holder, HolderConfig, Network, Request};
 use crate::hooks::Subject;
 use crate::spec::{Bundle, RootfsSource};
-use crate::stdio::Endpoints;
+use crate::stdio::{Endpoints, Owner};
 
 /// Where the holders of a container's processes are.
 #[derive(Debug, Clone, Default)]
@@ -81,6 +81,7 @@ impl HostSide {
         stdio: &StdioPaths,
         place: &Place,
         hooks: bool,
+        owner: Owner<'_>,
     ) -> ttrpc::Result<Self> {
         let failed = |error: &dyn std::error::Error| errors::failed(error);
         let mut handover = take(stdio).await?;
@@ -97,7 +98,8 @@ impl HostSide {
             .map(|it| std::mem::take(&mut it.sub_cgroup));
         let endpoints = match handover {
             Some(handover) => handover.into_endpoints().map_err(|error| failed(&error))?,
-            None => Endpoints::open(&stdio.stdin, &stdio.stdout, &stdio.stderr)
+            None => Endpoints::open(&stdio.stdin, &stdio.stdout, &stdio.stderr, owner)
+                .await
                 .map_err(|error| failed(&error))?,
         };
         Ok(Self {

@@ -7,7 +7,7 @@ use containerd_shim_protos::ttrpc;
 use hull_network::foreign::Namespace;
 use hull_vm_config::JailConfig;
 
-use super::container::{Booted, Container, Extras};
+use super::container::{memory_of, Booted, Container, Extras};
 use super::errors;
 use super::host_side::HostSide;
 use super::process::StdioPaths;
@@ -86,6 +86,7 @@ impl Service {
         sandbox.join_oom_score(&request.id, oom_score(bundle));
         Ok(Booted {
             groups,
+            memory: memory_of(bundle),
             extras,
             sandbox,
             init,

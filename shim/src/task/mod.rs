@@ -10,6 +10,7 @@ mod events;
 mod host_side;
 mod join;
 mod limits;
+mod live_network;
 mod metrics;
 #[cfg(feature = "fuzz")]
 pub(crate) use metrics::pack as fuzz_metrics;

@@ -1,14 +1,14 @@
-//! The network of a sandbox: the engine's own taps, or the namespace that somebody prepared.
+//! The network of a sandbox: the engine's own taps, or the namespace that somebody prepares.
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::ttrpc;
-use hull_network::foreign::{Foreign, Interface, Namespace};
-use hull_vm_config::Slot;
+use hull_network::foreign::{ForeignError, Interface};
 
 use super::errors;
+use super::live_network::LiveNetwork;
 use crate::annotations::Annotations;
 use crate::holder::{Holder, Network};
 use crate::network::{Attachment, Attachments, Neighbour, Route};
@@ -27,13 +27,7 @@ pub(super) struct Prepared {
     /// The descriptors of the tap of each, one for each pair of queues.
     pub(super) taps: Vec<Vec<OwnedFd>>,
     /// The namespace that they are in, unless they are the engine's.
-    pub(super) foreign: Option<Foreign>,
-}
-
-impl Prepared {
-    pub(super) fn is_empty(&self) -> bool {
-        self.taps.is_empty()
-    }
+    pub(super) live: Option<LiveNetwork>,
 }
 
 /// Where a sandbox's network comes from.
@@ -70,8 +64,7 @@ impl Source {
         })
     }
 
-    /// What there is now: a namespace may get its interfaces later. `pairs`: of queues that each
-    /// interface is to have.
+    /// What there is now. `pairs`: of queues that each interface is to have.
     pub(super) async fn prepare(&self, pairs: usize) -> ttrpc::Result<Prepared> {
         match self {
             Self::Engine(attachments) => engines_own(attachments.clone(), pairs),
@@ -107,36 +100,34 @@ fn engines_own(attachments: Attachments, pairs: usize) -> ttrpc::Result<Prepared
     Ok(Prepared {
         taps: taps.collect::<ttrpc::Result<_>>()?,
         attachments,
-        foreign: None,
+        live: None,
     })
 }
 
 fn take(path: &Path, resolv_conf: Option<&PathBuf>, pairs: usize) -> ttrpc::Result<Prepared> {
-    let text = resolv_conf.and_then(read_small);
-    let resolvers = text.map(|text| resolver::on_loopback(&text));
-    let resolvers = resolvers.unwrap_or_default();
-    let namespace = Namespace::open(path).map_err(|error| errors::failed(&error))?;
-    if namespace.is_own() {
-        return Err(hosts_network());
-    }
-    let taken = Foreign::take(namespace, Slot::NETS.len(), pairs, !resolvers.is_empty());
-    let mut foreign = taken.map_err(|error| errors::failed(&error))?;
-    let (interfaces, taps): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut foreign.interfaces).into_iter().unzip();
-    for interface in &interfaces {
-        tracing::info!(?path, ?interface, "an interface goes into the guest");
-    }
+    let (live, first) =
+        LiveNetwork::take(path, resolv_conf, pairs).map_err(|error| match error {
+            ForeignError::Hosts { .. } => hosts_network(),
+            error => errors::failed(&error),
+        })?;
     Ok(Prepared {
         attachments: Attachments {
-            interfaces: interfaces.iter().map(attachment).collect(),
-            resolvers: resolvers.iter().map(Ipv4Addr::to_string).collect(),
+            interfaces: first.interfaces.iter().map(attachment).collect(),
+            resolvers: first.servers.iter().map(Ipv4Addr::to_string).collect(),
         },
-        taps,
-        foreign: Some(foreign),
+        taps: first.taps,
+        live: Some(live),
     })
 }
 
-fn attachment(interface: &Interface) -> Attachment {
+/// Name servers on loopback addresses that a `resolv.conf` of the host names.
+pub(super) fn name_servers(resolv_conf: Option<&PathBuf>) -> Vec<Ipv4Addr> {
+    let text = resolv_conf.and_then(read_small);
+    text.map(|text| resolver::on_loopback(&text))
+        .unwrap_or_default()
+}
+
+pub(super) fn attachment(interface: &Interface) -> Attachment {
     let route = |route: &hull_network::netlink::Route| Route {
         destination: route.destination.map(|to| to.to_string()),
         gateway: route.gateway.map(|by| by.to_string()),

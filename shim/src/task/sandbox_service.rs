@@ -86,7 +86,7 @@ impl Sandbox for SandboxService {
         let pairs = crate::network::queue_pairs(sandbox.size().vcpus);
         let tap = hull_network::tap::open(&tap, pairs).map_err(|e| errors::failed(&e))?;
         let first = request.index as usize;
-        let attached = sandbox.attach_network(first, &attachments, vec![tap], None);
+        let attached = sandbox.attach_network(first, &attachments, vec![tap]);
         attached.await.map_err(|error| errors::failed(&error))?;
         Ok(InterfaceResponse::default())
     }

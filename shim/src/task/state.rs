@@ -22,6 +22,7 @@ use crate::lower::PodMember;
 use crate::pace::Pace;
 use crate::report::chain;
 use crate::sandbox::Sandbox;
+use crate::stdio::Owner;
 
 /// How long the guest has to sync and power off when its last container goes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -83,6 +84,12 @@ impl Shim {
         }
     }
 
+    /// Whose output a logger takes: a container's or an exec's.
+    pub(super) fn owner<'a>(&'a self, id: &'a str) -> Owner<'a> {
+        let namespace = &self.namespace;
+        Owner { id, namespace }
+    }
+
     /// Nobody has put this process into another cgroup since it began: who does manages the VM's
     /// cgroup too.
     pub(super) fn is_on_its_own(&self) -> bool {
@@ -136,6 +143,7 @@ impl Shim {
                 id: container.id.clone(),
                 host_pid: init.pid(),
                 guest_pid: init.guest_pid(),
+                memory: container.memory.clone(),
             };
             let runs = init.exit().is_none() && member.guest_pid != 0;
             runs.then_some(member)

@@ -8,14 +8,15 @@ use std::time::Duration;
 use containerd_shim_protos::api;
 use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
 use containerd_shim_protos::ttrpc;
-use hull_network::foreign::{Foreign, Namespace};
+use hull_network::foreign::Namespace;
 use hull_protocol::agent::{
     ContainerRef, CreateContainerRequest, ProcessRef, ResizePtyRequest, SignalProcessRequest,
 };
 
-use super::container::{Booted, Container, Extras};
+use super::container::{memory_of, Booted, Container, Extras};
 use super::host_side::{self, HostSide, Place};
 use super::limits::Limits;
+use super::live_network::LiveNetwork;
 use super::network::Source;
 use super::process::{Phase, Process, StdioPaths};
 use super::service::Service;
@@ -71,7 +72,9 @@ impl Service {
         let place = Place::of(&bundle);
         let own_pid = network::wants_pid(&bundle);
         let hooks = host_side::subject(&request.id, &bundle);
-        let mut side = HostSide::open(&stdio, &place, hooks.has_any() || own_pid).await?;
+        let needs_pid = hooks.has_any() || own_pid;
+        let owner = self.shim.owner(&request.id);
+        let mut side = HostSide::open(&stdio, &place, needs_pid, owner).await?;
         let pid = side.pid().unwrap_or_default();
         let made = async {
             for moment in [
@@ -128,7 +131,6 @@ impl Service {
         let source = Source::of(bundle, side.holder.as_ref())?;
         let host = HostFacts::read();
         let prepared = source.prepare(queue_pairs(bundle, host)).await?;
-        let later = prepared.is_empty().then_some(source);
         let options = TaskOptions {
             sandbox_id: self.shim.sandbox_id.clone(),
             container_id: request.id.clone(),
@@ -149,8 +151,8 @@ impl Service {
             None if self.shim.is_on_its_own() => Home::Own(plan.host_share.clone()),
             None => Home::OfShim,
         };
-        let namespace = prepared.foreign.as_ref().map(Foreign::namespace);
-        let network = (prepared.taps, prepared.foreign);
+        let namespace = prepared.live.as_ref().map(LiveNetwork::namespace);
+        let network = (prepared.taps, namespace.clone());
         let sandbox = Sandbox::boot_plan(&assets, &plan, network, home, dir, uid)
             .await
             .map_err(|error| fail(&error))?;
@@ -166,12 +168,17 @@ impl Service {
         let sandbox = Arc::new(sandbox);
         let mut extras = Extras::new(&sandbox, 0);
         extras.serve(sockets);
+        let network = prepared.live.map(Arc::new);
+        if let Some(live) = &network {
+            live.follow(&sandbox);
+        }
         Ok(Booted {
             groups,
+            memory: memory_of(bundle),
             extras,
             sandbox,
             init,
-            network: later,
+            network,
         })
     }
 
@@ -200,25 +207,6 @@ impl Service {
         Ok(init)
     }
 
-    /// Engines that want a process first prepare its network between `create` and `start`.
-    async fn attach_late_network(&self, container: &Container) -> ttrpc::Result<()> {
-        let Some(source) = &container.network else {
-            return Ok(());
-        };
-        let vcpus = container.sandbox.size().vcpus;
-        let prepared = source.prepare(crate::network::queue_pairs(vcpus)).await?;
-        if prepared.is_empty() {
-            return Ok(());
-        }
-        let attached = container.sandbox.attach_network(
-            0,
-            &prepared.attachments,
-            prepared.taps,
-            prepared.foreign,
-        );
-        attached.await.map_err(|error| errors::failed(&error))
-    }
-
     pub(super) async fn start_exec(
         &self,
         container: &Container,
@@ -228,7 +216,8 @@ impl Service {
         let Some(mut request) = request.map_err(|error| errors::failed(&error))? else {
             return Ok(HostSide::default());
         };
-        let mut side = HostSide::open(&process.stdio, &container.place, false).await?;
+        let owner = self.shim.owner(&process.exec_id);
+        let mut side = HostSide::open(&process.stdio, &container.place, false, owner).await?;
         let endpoints = side.take_endpoints();
         let connected = connect(&container.sandbox, endpoints, process.stdio.terminal).await?;
         request.stdio = protobuf::MessageField::some(connected.tokens());
@@ -256,8 +245,11 @@ impl Service {
             let mut paused = container.paused.subscribe();
             let _ = paused.wait_for(|paused| !paused).await;
         }
-        if process.exec_id.is_empty() {
-            self.attach_late_network(container).await?;
+        let live = container.network.as_ref();
+        if let Some(live) = live.filter(|_| process.exec_id.is_empty()) {
+            // Engines that want a process first prepare its network between `create` and `start`.
+            let completed = live.complete(&container.sandbox).await;
+            completed.map_err(|error| errors::failed(&error))?;
         }
         let turn = container.starts.acquire().await;
         let _turn = turn.map_err(|error| errors::failed(&error))?;

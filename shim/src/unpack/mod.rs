@@ -175,7 +175,7 @@ async fn boot(
         device_nodes: false,
         taps: Vec::new(),
         vhost_net: false,
-        foreign: None,
+        namespace: None,
         network: Default::default(),
         sandbox: Default::default(),
         home: Home::Own(Default::default()),

@@ -160,6 +160,7 @@ fn oci_spec(data: &[u8]) {
         sockets: Vec::new(),
         disks: Vec::new(),
         host_disks: Vec::new(),
+        memory: None,
     };
     let options = TaskOptions {
         sandbox_id: "s".into(),

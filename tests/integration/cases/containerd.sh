@@ -215,6 +215,75 @@ case_events_have_containerds_order() {
     expect_clean_host
 }
 
+# A program that takes both streams, as nerdctl has one: told of by a URI, ready when it closes
+# descriptor 5, and ended with its process.
+case_containerd_loggers_and_log_files() {
+    containerd_start
+    cat >"$C/logger" <<'X'
+#!/bin/sh
+log=$2
+[ "$1" = log ] || exit 1
+echo "of $CONTAINER_NAMESPACE/$CONTAINER_ID $4" >"$log"
+exec 5>&-
+cat <&4 | sed -u 's/^/err /' >>"$log" &
+sed -u 's/^/out /' <&3 >>"$log"
+wait
+echo ended >>"$log"
+X
+    # One that hangs, whatever it is told, and one that dies at once.
+    printf '#!/bin/sh\ntrap "" TERM; exec 5>&-; while :; do sleep 1000; done\n' >"$C/hangs"
+    printf '#!/bin/sh\nexec 5>&-; exit 3\n' >"$C/dies"
+    chmod +x "$C/logger" "$C/hangs" "$C/dies"
+    hull_ctr -d --log-uri "$(logger_uri c1)" "$IMAGE" c1 sh -c 'echo hello; echo wrong >&2; sleep 600'
+    log_has c1 'of default/c1 a b'
+    log_has c1 'out hello'
+    log_has c1 'err wrong'
+    # Execs have their own.
+    ctr task exec --exec-id e1 --detach --log-uri "$(logger_uri e1)" c1 echo inside
+    log_has e1 'of default/e1 a b'
+    log_has e1 'out inside'
+    log_has e1 ended
+    pgrep -f "$C/logger log $C/c1.log" >/dev/null || fail 'the logger ended with an exec'
+    logger_end c1
+    log_has c1 ended
+    # Neither holds the shim up, nor is left.
+    hull_ctr -d --log-uri "binary://$C/hangs" "$IMAGE" c2 sh -c 'while :; do echo x; done'
+    hull_ctr -d --log-uri "binary://$C/dies" "$IMAGE" c3 sh -c 'while echo x; do sleep 0.1; done; sleep 600'
+    capture timeout 30 ctr task exec --exec-id e1 c2 echo goes on
+    expect_out $'goes on\n'
+    logger_end c2
+    logger_end c3
+    expect_eq "$(pgrep -f "$C/hangs|$C/dies")" '' 'loggers that are left'
+    # With its owner killed nobody else would end it.
+    hull_ctr -d --log-uri "binary://$C/hangs" "$IMAGE" c4 sleep 600
+    pgrep -f "$C/hangs" >/dev/null || fail 'no logger'
+    pkill -9 -f '[s]him-hull-v2.*-id c4'
+    wait_for 20 sh -c "! pgrep -f '[h]ull/containerd.*/hangs' >/dev/null" || fail 'a logger outlives a killed shim'
+    ctr task rm -f c4 >/dev/null 2>&1 || true
+    ctr container rm c4
+    # Files are made with their directories, and appended to.
+    for id in f1 f2; do
+        capture timeout 90 ctr run --rm --runtime io.containerd.hull.v2 --log-uri "file://$C/new/log" "$IMAGE" "$id" sh -c "echo $id; echo err >&2"
+        expect_status 0
+    done
+    expect_eq "$(sort "$C/new/log" | tr '\n' ' ')" 'err err f1 f2 ' 'the log file'
+    for uri in syslog:///x binary:///nonexistent "binary://$C/new"; do
+        capture timeout 60 ctr run --rm --runtime io.containerd.hull.v2 --log-uri "$uri" "$IMAGE" wrong true
+        [ "$status" != 0 ] || fail "$uri is taken"
+        expect_err_has "${uri#binary://}"
+        ctr container rm wrong 2>/dev/null || true
+    done
+    expect_clean_host
+}
+logger_uri() { echo "binary://$C/logger?log=$C/$1.log&flag=a+b"; }
+log_has() { wait_for 20 grep -qx "$2" "$C/$1.log" || fail "$1 has no '$2': $(cat "$C/$1.log")"; }
+logger_end() {
+    ctr task kill -s KILL "$1"
+    wait_for 20 sh -c "ctr task ls | grep '^$1 ' | grep -q STOPPED" || fail "$(ctr task ls)"
+    ctr task rm "$1" >/dev/null 2>&1 || true
+    ctr container rm "$1"
+}
+
 # The host's OOM killer takes a VM, not the engine that it belongs to.
 case_a_vm_is_told_of_to_the_hosts_oom_killer() {
     containerd_start -500

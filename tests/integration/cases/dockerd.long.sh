@@ -72,3 +72,81 @@ a_third_task_runs() { [ "$(docker service ps -q web | wc -l)" = 3 ] && two_tasks
 both_answer() {
     "$@" >"$T/names" 2>/dev/null && "$@" >>"$T/names" 2>/dev/null && [ "$(sort -u "$T/names" | wc -l)" = 2 ]
 }
+
+# What libnetwork moves into a container's namespace while it runs is plugged into its VM, and what it
+# takes out is unplugged.
+case_docker_networks_come_and_go_while_a_container_runs() {
+    docker_start
+    docker network create one >/dev/null
+    docker network create --subnet 10.66.0.0/24 two >/dev/null
+    docker run -d --name peer --network one hull-test sh -c 'nc -l -p 5000 >/tmp/got' >/dev/null
+    docker run -d --name there --network two hull-test sleep 1000 >/dev/null
+    docker run -d --name main --network one hull-test sh -c 'while :; do echo x; sleep 0.2; done | nc peer 5000' >/dev/null
+    # One without names of containers so far.
+    docker run -d --name late hull-test sleep 1000 >/dev/null
+    docker network connect two main
+    wait_for 60 in_guest main 'ip addr show dev eth1' 'inet 10.66.0.' || fail "not plugged: $(docker exec main ip addr)"
+    reach main there
+    reach there main
+    docker exec there ping -c 1 -W 10 "$(address_of main two)" >/dev/null || fail 'by its address'
+    docker network disconnect two main
+    wait_for 60 without main eth1 || fail "not unplugged: $(docker exec main ip addr)"
+    expect_eq "$(taps_of main)" 1 'taps beside the one interface'
+    docker exec there ping -c 1 -W 2 10.66.0.3 >/dev/null && fail 'it answers still'
+    docker network connect --ip 10.66.0.77 --alias other two main
+    wait_for 60 in_guest main 'ip addr show dev eth1' 'inet 10.66.0.77/24' || fail "again: $(docker exec main ip addr)"
+    docker exec there ping -c 1 -W 10 other >/dev/null || fail 'by its alias'
+    # All the while its first network works.
+    carries_on
+    docker network connect two late
+    wait_for 60 in_guest late 'ip addr show dev eth1' 'inet 10.66.0.' || fail "late: $(docker exec late ip addr)"
+    reach late there
+    docker rm -f late there >/dev/null
+    # Whoever else changes something there is followed as well.
+    in_netns main ip addr add 10.66.0.78/24 dev eth1
+    in_netns main ip route add 10.99.0.0/16 via 10.66.0.1
+    wait_for 30 in_guest main 'ip addr; ip route' '10.66.0.78/24' || fail "$(docker exec main ip addr)"
+    wait_for 30 in_guest main 'ip route' '10.99.0.0/16 via 10.66.0.1' || fail "$(docker exec main ip route)"
+    in_netns main ip addr del 10.66.0.78/24 dev eth1
+    in_netns main ip route del 10.99.0.0/16
+    wait_for 30 without_text main 10.66.0.78 || fail "$(docker exec main ip addr)"
+    wait_for 30 without_text main 10.99.0.0 || fail "$(docker exec main ip route)"
+    # A VM has four interfaces, of Ethernet: what is beyond waits for its turn.
+    in_netns main ip tuntap add dev tun9 mode tun
+    in_netns main ip addr add 10.97.0.1/24 dev tun9
+    in_netns main ip link set tun9 up
+    local number
+    for number in 1 2 3; do
+        in_netns main ip link add "d$number" type veth peer name "p$number"
+        in_netns main ip addr add "10.98.$number.1/24" dev "d$number"
+        in_netns main ip link set "d$number" up
+    done
+    wait_for 60 in_guest main 'ip addr' 10.98.2.1 || fail "$(docker exec main ip addr)"
+    without main d3 && without main tun9 || fail "more than there is room for: $(docker exec main ip addr)"
+    in_netns main ip link del d1
+    wait_for 60 in_guest main 'ip addr' 10.98.3.1 || fail "no room was made: $(docker exec main ip addr)"
+    without main d1 || fail 'one that is gone'
+    carries_on
+    docker rm -f main peer >/dev/null
+    docker network rm one two >/dev/null
+    expect_clean_host
+}
+# in_guest CONTAINER COMMANDS TEXT: whether they print it.
+in_guest() { docker exec "$1" sh -c "$2" 2>/dev/null | grep -qF "$3"; }
+without() { ! docker exec "$1" ip link show dev "$2" >/dev/null 2>&1; }
+without_text() { ! docker exec "$1" sh -c 'ip addr; ip route' | grep -qF "$2"; }
+reach() { wait_for 30 docker exec "$1" ping -c 1 -W 5 "$2" >/dev/null 2>&1 || fail "$1 does not reach $2: $(docker exec "$1" ping -c 1 -W 5 "$2" 2>&1)"; }
+address_of() { docker inspect -f "{{.NetworkSettings.Networks.$2.IPAddress}}" "$1"; }
+in_netns() {
+    local container=$1
+    shift
+    nsenter -t "$(docker inspect -f '{{.State.Pid}}' "$container")" -n "$@"
+}
+taps_of() { in_netns "$1" ip -o link show | grep -c ': hull'; }
+# carries_on: whether what main sends still arrives at its peer.
+carries_on() {
+    local before
+    before=$(docker exec peer wc -c /tmp/got | cut -d' ' -f1)
+    wait_for 20 more_than "$before" || fail "nothing arrives at the peer any more"
+}
+more_than() { [ "$(docker exec peer wc -c /tmp/got | cut -d' ' -f1)" -gt "$1" ]; }

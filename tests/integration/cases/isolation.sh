@@ -151,3 +151,29 @@ case_magic_links_of_the_host_lead_nowhere() {
     kill $pid
     [[ $out != *secret* ]] || fail 'a file of the host was read'
 }
+
+# A VM may be another container's, too: `mknod` alone must not open its disks.
+case_a_container_opens_only_devices_that_it_asked_for() {
+    local disk joined
+    hull run -d --name t-first "$BUSYBOX" sleep 600 >/dev/null
+    # A major number of disks, and the minor of the first: what the guest has is what an unconfined one sees.
+    disk=$(hull run --rm --privileged "$BUSYBOX" sh -c 'cat /sys/block/vd*/dev | head -n 1')
+    for joined in none container:t-first; do
+        capture hull run --rm --network "$joined" "$BUSYBOX" sh -c "mknod /d b ${disk%:*} ${disk#*:} && cat /d"
+        expect_status 1
+        expect_err_has 'Operation not permitted'
+    done
+    capture hull run --rm "$BUSYBOX" sh -c 'mknod /k c 1 11; : </k'
+    expect_err_has 'not permitted'
+    capture hull exec t-first sh -c 'mknod /k c 1 11; : </k'
+    expect_err_has 'not permitted'
+    capture hull run --rm --device /dev/kmsg:/dev/kmsg:r "$BUSYBOX" sh -c ': </dev/kmsg && echo read; : >/dev/kmsg'
+    expect_out $'read\n'
+    expect_err_has 'not permitted'
+    capture hull run --rm --device-cgroup-rule 'c 1:11 r' "$BUSYBOX" sh -c 'mknod /k c 1 11; : </k && echo read'
+    expect_out $'read\n'
+    capture hull run --rm -t "$BUSYBOX" sh -c 'for d in null zero full random urandom tty ptmx; do : </dev/$d || echo $d; done; echo x >/dev/tty'
+    expect_out $'x\r\n'
+    capture hull run --rm --privileged "$BUSYBOX" sh -c 'mknod /k c 1 11; : </k && echo read'
+    expect_out $'read\n'
+}

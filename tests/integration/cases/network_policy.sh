@@ -163,7 +163,7 @@ case_networks_have_no_path_to_each_other() {
 
 # Containers that do not reach each other, but by what is published.
 case_containers_apart_on_one_network() {
-    hull network create --subnet 10.254.4.0/24 --opt com.docker.network.bridge.enable_icc=false t-alone >/dev/null
+    hull network create --subnet 10.254.4.0/24 --opt com.docker.network.bridge.enable_icc=0 t-alone >/dev/null
     web t-first --network t-alone -p 18261:80
     capture hull run --rm --network t-alone "$BUSYBOX" sh -c 'timeout 3 wget -q -O- http://10.254.4.2/ || echo apart; ping -c 1 -W 2 t-first >/dev/null || echo apart; timeout 9 wget -q -O- http://10.254.4.1:18261/'
     expect_out $'apart\napart\nserved\n'

@@ -48,6 +48,49 @@ while True:
     expect_clean_host
 }
 
+# A network may have an address for ports that name none, and one that breaks off does so for the other side, too.
+case_ports_at_a_networks_own_address() {
+    local here=192.0.2.1
+    python_image
+    other_machine
+    capture hull network create -o com.docker.network.bridge.gateway_mode_ipv4=isolated t-refused
+    expect_err_has 'gateway_mode_ipv4=isolated'
+    hull network create --subnet 10.247.9.0/24 -o com.docker.network.bridge.host_binding_ipv4=127.0.0.1 t-local >/dev/null
+    hull run -d --name t-breaks --network t-local -p 18227:80 "$PYTHON" python3 -c '
+import socket, struct
+server = socket.create_server(("", 80))
+while True:
+    one, _ = server.accept()
+    one.recv(9)
+    one.sendall(b"ten bytes.")
+    one.recv(9)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.close()' >/dev/null
+    capture hull port t-breaks
+    expect_out $'80/tcp -> 127.0.0.1:18227\n'
+    there curl -s --max-time 3 "http://$here:18227/" >/dev/null && fail 'it is open to others'
+    capture python3 -c '
+import socket, subprocess, time
+for _ in range(50):
+    one = socket.create_connection(("127.0.0.1", 18227))
+    one.sendall(b"go")
+    try: first = one.recv(99)
+    except ConnectionResetError: first = b""
+    if first: break
+    time.sleep(0.2)
+print(first)
+seen = subprocess.run(["ss", "-tno", "state", "established", "sport = :18227"], capture_output=True, text=True).stdout
+print("timer:(keepalive" in seen)
+one.sendall(b"on")
+try: print(one.recv(99))
+except ConnectionResetError: print("broken off")'
+    expect_out $'b\'ten bytes.\'\nTrue\nbroken off\n'
+    hull rm -f t-breaks >/dev/null
+    hull network rm t-local >/dev/null
+    other_machine_gone
+    expect_clean_host
+}
+
 case_published_ports_of_all_kinds() {
     local one here=192.0.2.1
     other_machine

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Credentials, RegistryConfig, RegistryError};
+use super::{Credentials, RegistryConfig};
 use crate::credentials::DockerConfig;
 
 /// What a registry asks for with a 401.
@@ -65,27 +65,44 @@ fn quoted_string(text: &str) -> (String, &str) {
 }
 
 /// The credentials for `registry`, from the configuration, docker's file or a credential helper.
-pub(super) async fn credentials(
-    config: &RegistryConfig,
-    registry: &str,
-) -> Result<Option<Credentials>, RegistryError> {
+pub(super) async fn credentials(config: &RegistryConfig, registry: &str) -> Option<Credentials> {
     if let Some(own) = config.credentials.get(registry) {
-        return Ok(Some(own.clone()));
+        return Some(own.clone());
     }
-    let Some(path) = &config.docker_config else {
-        return Ok(None);
+    let path = config.docker_config.as_ref()?;
+    // Much is to be had without: a helper that is gone must not keep that from anybody.
+    let found = match DockerConfig::read(path) {
+        Ok(docker) => docker.credentials(registry).await,
+        Err(error) => Err(error),
     };
-    let failed = |source| RegistryError::Credentials {
-        registry: registry.to_owned(),
-        source,
-    };
-    let docker = DockerConfig::read(path).map_err(failed)?;
-    docker.credentials(registry).await.map_err(failed)
+    found.unwrap_or_else(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(registry, %error, cause, "credentials are not to be had: going on without");
+        None
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn without_credentials_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let config = RegistryConfig {
+            docker_config: Some(path.clone()),
+            ..RegistryConfig::default()
+        };
+        for text in [
+            r#"{"credsStore":"hull-has-none"}"#,
+            "{",
+            r#"{"auths":{"r":{"auth":"%"}}}"#,
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(credentials(&config, "r").await, None, "{text}");
+        }
+    }
 
     #[test]
     fn challenges_are_parsed_with_commas_and_quotes_inside() {

@@ -10,7 +10,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 
 use super::answer::check;
 use super::mirror::Resting;
-use super::request::{authority, protocol, Request, Sent};
+use super::request::{authority, host, is_loopback, protocol, Request, Sent};
 use super::tls::{Clients, Trust, Waits};
 use super::{Credentials, Mirror, RegistryConfig, RegistryError};
 
@@ -204,7 +204,7 @@ impl RegistryClient {
         sent: &Sent,
     ) -> Result<Response, RegistryError> {
         let first = self.send_once(request, sent).await?;
-        if first.status() != StatusCode::UNAUTHORIZED {
+        if first.status() != StatusCode::UNAUTHORIZED || self.is_elsewhere(request, sent)? {
             return check(request, first, self.config.attempts).await;
         }
         self.authorize(request, first.headers()).await?;
@@ -264,7 +264,9 @@ impl RegistryClient {
         for (name, value) in &sent.headers {
             builder = builder.header(name, value);
         }
-        if let Some(value) = self.token(request) {
+        // What is for the registry is for nobody that it names.
+        let elsewhere = self.is_elsewhere(request, sent)?;
+        if let Some(value) = self.token(request).filter(|_| !elsewhere) {
             builder = builder.header(AUTHORIZATION, value);
         }
         if let Some(make) = &sent.body {
@@ -288,6 +290,14 @@ impl RegistryClient {
             what,
             source,
         })
+    }
+
+    /// Whether a request goes to another than the registry.
+    fn is_elsewhere(&self, request: &Request<'_>, sent: &Sent) -> Result<bool, RegistryError> {
+        match &sent.url {
+            Some(url) => Ok(url.origin() != self.url(request)?.origin()),
+            None => Ok(false),
+        }
     }
 
     pub(super) fn http(&self, registry: &str, waits: Waits) -> Result<Client, RegistryError> {
@@ -345,19 +355,11 @@ impl RegistryClient {
             return true;
         }
         let registry = authority(registry);
-        let host = match registry.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
-            None => registry.split_once(':').map_or(registry, |(host, _)| host),
-        };
-        let loopback = host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback());
-        loopback
+        is_loopback(registry)
             || self
                 .config
                 .insecure
                 .iter()
-                .any(|entry| entry == registry || entry == host)
+                .any(|entry| entry == registry || entry == host(registry))
     }
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use super::super::ErrorKind;
-use crate::credentials::CredentialsError;
 
 /// Why a request to a registry failed. Each message names the image or blob and the registry.
 #[derive(Debug, thiserror::Error)]
@@ -72,11 +71,6 @@ pub enum RegistryError {
         what: String,
         detail: String,
     },
-    #[error("failed to get the credentials for registry {registry}")]
-    Credentials {
-        registry: String,
-        source: CredentialsError,
-    },
     #[error("registry {registry} offers no search")]
     NoSearch { registry: String },
     #[error("failed to set up the HTTPS client")]
@@ -90,6 +84,17 @@ fn wait_hint(retry_after: &Option<Duration>) -> String {
 }
 
 impl RegistryError {
+    /// Whether the registry was heard, and said no.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::Unauthorized { .. }
+                | Self::NotFound { .. }
+                | Self::Status { .. }
+                | Self::Protocol { .. }
+        )
+    }
+
     /// The sort of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -104,9 +109,7 @@ impl RegistryError {
             Self::TooLarge { .. } | Self::DigestMismatch { .. } | Self::Protocol { .. } => {
                 ErrorKind::BadImage
             }
-            Self::Certificates { .. } | Self::Credentials { .. } | Self::Client { .. } => {
-                ErrorKind::Host
-            }
+            Self::Certificates { .. } | Self::Client { .. } => ErrorKind::Host,
         }
     }
 }

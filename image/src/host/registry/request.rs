@@ -72,6 +72,23 @@ pub(super) fn protocol(request: &Request<'_>, detail: String) -> RegistryError {
     }
 }
 
+/// Whether it is this host's own, `HOST[:PORT]`.
+pub(super) fn is_loopback(authority: &str) -> bool {
+    let host = host(authority);
+    let address = host.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// The host alone.
+pub(super) fn host(authority: &str) -> &str {
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or(rest, |(host, _)| host),
+        None => authority
+            .split_once(':')
+            .map_or(authority, |(host, _)| host),
+    }
+}
+
 /// Host and port of a registry that may be named with its scheme.
 pub(super) fn authority(registry: &str) -> &str {
     registry

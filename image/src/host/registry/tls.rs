@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::{redirect, Certificate, Client, Identity};
 
+use super::request::is_loopback;
 use super::RegistryError;
 
 const USER_AGENT: &str = concat!("hull/", env!("CARGO_PKG_VERSION"));
@@ -85,7 +86,7 @@ impl Clients {
                 return Ok(client.clone());
             }
         }
-        let client = self.make(&files, trust, waits, failed)?;
+        let client = self.make(host, &files, trust, waits, failed)?;
         made.insert(key, (files, client.clone()));
         Ok(client)
     }
@@ -114,6 +115,7 @@ impl Clients {
 
     fn make(
         &self,
+        host: &str,
         files: &Files,
         trust: Trust,
         waits: Waits,
@@ -126,6 +128,10 @@ impl Clients {
             .tls_danger_accept_invalid_certs(trust == Trust::Anybody);
         if waits == Waits::ForAnswer {
             builder = builder.read_timeout(self.stall_timeout);
+        }
+        // No proxy reaches what is this host's own.
+        if is_loopback(host) {
+            builder = builder.no_proxy();
         }
         let paths: Vec<&Path> = files.iter().map(|(path, ..)| path.as_path()).collect();
         let authorities = authorities(&paths).map_err(&failed)?;

@@ -12,6 +12,7 @@ use super::client::RegistryClient;
 use super::request::{authority, protocol, Request};
 use super::tls::Waits;
 use super::{Credentials, RegistryError};
+use crate::credentials::{REGISTRY_TOKEN_USER, TOKEN_USER};
 
 const MAX_TOKEN_BODY: usize = 1 << 20;
 
@@ -22,6 +23,11 @@ impl RegistryClient {
         tokens
             .get(&(request.registry.to_owned(), request.repository.to_owned()))
             .cloned()
+    }
+
+    pub(super) fn forget_token(&self, request: &Request<'_>) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.remove(&(request.registry.to_owned(), request.repository.to_owned()));
     }
 
     /// Answers a 401's challenge and keeps the `Authorization` value.
@@ -41,8 +47,13 @@ impl RegistryClient {
             .filter_map(|value| value.to_str().ok())
             .find_map(auth::parse_challenge)
             .ok_or_else(|| denied("it names no way to log in that is supported"))?;
-        let credentials = auth::credentials(self.config(), authority(request.registry)).await?;
+        let credentials = auth::credentials(self.config(), authority(request.registry)).await;
         let value = match (challenge, credentials) {
+            (_, Some(credentials)) if credentials.username == REGISTRY_TOKEN_USER => {
+                bearer(&credentials.password).ok_or_else(|| {
+                    denied("the registry token is not one line of plain characters")
+                })?
+            }
             (Challenge::Basic, None) => return Err(denied("it wants a user name and a password")),
             (Challenge::Basic, Some(credentials)) => basic(&credentials),
             (
@@ -59,10 +70,8 @@ impl RegistryClient {
                 });
                 let also = request.mounts.map(|from| format!("repository:{from}:pull"));
                 let scopes: Vec<String> = [scope].into_iter().chain(also).collect();
-                let token = self
-                    .fetch_token(request, &realm, service.as_deref(), &scopes, credentials)
-                    .await?;
-                format!("Bearer {token}")
+                self.fetch_token(request, &realm, service.as_deref(), &scopes, credentials)
+                    .await?
             }
         };
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +82,7 @@ impl RegistryClient {
         Ok(())
     }
 
-    /// The token flow (distribution, "Token Authentication Specification").
+    /// The token flow (distribution, "Token Authentication Specification"): the value of a header.
     async fn fetch_token(
         &self,
         request: &Request<'_>,
@@ -94,7 +103,7 @@ impl RegistryClient {
         let http = self.http(request.registry, Waits::ForAnswer)?;
         let service = service.unwrap_or_default();
         let builder = match &credentials {
-            Some(credentials) if credentials.username == "<token>" => {
+            Some(credentials) if credentials.username == TOKEN_USER => {
                 let mut form =
                     Url::parse("form:").map_err(|error| protocol(request, error.to_string()))?;
                 form.query_pairs_mut()
@@ -133,11 +142,9 @@ impl RegistryClient {
         let body = read_limited(response, MAX_TOKEN_BODY).await;
         let answer: TokenAnswer = serde_json::from_slice(&body)
             .map_err(|error| protocol(request, format!("the token is not valid: {error}")))?;
-        let token = answer.token.or(answer.access_token).filter(|token| {
-            // It becomes a header's value.
-            !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
-        });
-        token.ok_or_else(|| protocol(request, "the token answer has no token".into()))
+        let token = answer.token.or(answer.access_token);
+        let value = token.as_deref().and_then(bearer);
+        value.ok_or_else(|| protocol(request, "the token answer has no token".into()))
     }
 }
 
@@ -145,6 +152,12 @@ impl RegistryClient {
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
+}
+
+/// The value of a header, if the token fits one.
+fn bearer(token: &str) -> Option<String> {
+    let fits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    fits.then(|| format!("Bearer {token}"))
 }
 
 fn basic(credentials: &Credentials) -> String {

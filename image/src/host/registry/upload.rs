@@ -70,6 +70,34 @@ impl RegistryClient {
             .await
     }
 
+    /// Begins an upload. Another repository's blob is a short cut: a registry, or who gives tokens for it,
+    /// that refuses it may well take the blob itself.
+    async fn begin(
+        &self,
+        reference: &Reference,
+        blob: Blob<'_>,
+        what: &str,
+    ) -> Result<Response, RegistryError> {
+        let post = Sent::empty(Method::POST);
+        let plain = request(reference, "blobs/uploads/".to_owned(), what);
+        if let Some(from) = blob.from {
+            let mount = Request {
+                mounts: blob.from,
+                path: format!("{}?mount={}&from={from}", plain.path, blob.digest),
+                ..plain.clone()
+            };
+            match self.exchange(&mount, &post).await {
+                Err(error) if error.is_answer() => {
+                    tracing::debug!(from, error = %error, "a blob is not taken from there");
+                    // It may be of the wrong repository.
+                    self.forget_token(&mount);
+                }
+                other => return other,
+            }
+        }
+        self.exchange(&plain, &post).await
+    }
+
     async fn upload_once(
         &self,
         reference: &Reference,
@@ -77,15 +105,8 @@ impl RegistryClient {
         what: &str,
         progress: impl Fn(u64) + Send + Sync + Clone + 'static,
     ) -> Result<Uploaded, RegistryError> {
-        let mut path = "blobs/uploads/".to_owned();
-        if let Some(from) = blob.from {
-            path.push_str(&format!("?mount={}&from={from}", blob.digest));
-        }
-        let start = Request {
-            mounts: blob.from,
-            ..request(reference, path, what)
-        };
-        let started = self.exchange(&start, &Sent::empty(Method::POST)).await?;
+        let started = self.begin(reference, blob, what).await?;
+        let start = request(reference, "blobs/uploads/".to_owned(), what);
         if started.status() == StatusCode::CREATED {
             return Ok(Uploaded::Mounted);
         }

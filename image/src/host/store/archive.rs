@@ -13,14 +13,17 @@ use super::content::ContentStore;
 use crate::decompress;
 use crate::host::manifest::MAX_DOCUMENT;
 use crate::host::ImageError;
-use crate::tar::{EntryKind, TarError, TarReader};
+use crate::tar::{EntryKind, SparseMap, TarError, TarReader};
 use crate::{Compression, Digest};
 
 /// Bytes that are passed on at once.
 const CHUNK: usize = 256 << 10;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Chunks between the archive's reader and its parser.
 pub(super) const QUEUE: usize = 4;
 const MAX_ENTRIES: usize = 100_000;
+/// Most bytes that an archive may have of sparse files, and that are not in it: they are written as zeros.
+const MAX_HOLES: u64 = 16 << 30;
 const MAX_LINKS: usize = 8;
 
 /// Passes the archive to the parser's thread. Ends early, without error, when the parser has.
@@ -126,6 +129,7 @@ impl Archive {
         content: &ContentStore,
         mut tar: TarReader<impl Read>,
     ) -> Result<(), ImageError> {
+        let mut holes = 0_u64;
         while let Some(entry) = tar.next_entry().map_err(tar_error)? {
             if self.files.len() + self.links.len() >= MAX_ENTRIES {
                 return Err(not_an_image(format!(
@@ -136,8 +140,15 @@ impl Archive {
                 continue;
             };
             match entry.kind {
-                EntryKind::File { sparse: None, .. } => {
-                    let blob = ingest(content, &mut tar)?;
+                EntryKind::File { size, sparse } => {
+                    let map = sparse.unwrap_or_else(|| SparseMap::whole(size));
+                    holes += size - map.stored();
+                    if MAX_HOLES < holes {
+                        return Err(not_an_image(format!(
+                            "its sparse files have holes of more than {MAX_HOLES} bytes"
+                        )));
+                    }
+                    let blob = ingest(content, &mut tar, &map, size)?;
                     check_name(&path, &blob)?;
                     self.files.insert(path, blob);
                 }
@@ -187,23 +198,42 @@ impl Archive {
     }
 }
 
-/// Stores the current entry's content.
-fn ingest(content: &ContentStore, tar: &mut TarReader<impl Read>) -> Result<Blob, ImageError> {
+/// Stores the current entry's content, of `size` bytes with its holes.
+fn ingest(
+    content: &ContentStore,
+    tar: &mut TarReader<impl Read>,
+    map: &SparseMap,
+    size: u64,
+) -> Result<Blob, ImageError> {
     let mut ingest = content.ingest()?;
     let mut head = Vec::with_capacity(4);
-    loop {
-        let chunk = tar.content().map_err(tar_error)?;
-        if chunk.is_empty() {
-            break;
-        }
-        let missing = 4_usize.saturating_sub(head.len()).min(chunk.len());
-        head.extend_from_slice(&chunk[..missing]);
-        let count = chunk.len();
-        ingest.write_all(chunk).map_err(ImageError::file(
+    let mut at = 0;
+    let mut write = |bytes: &[u8], ingest: &mut dyn Write| {
+        let missing = 4_usize.saturating_sub(head.len()).min(bytes.len());
+        head.extend_from_slice(&bytes[..missing]);
+        ingest.write_all(bytes).map_err(ImageError::file(
             "write a blob in",
             content.temporary_folder(),
-        ))?;
-        tar.consume(count);
+        ))
+    };
+    for (offset, length) in map.ranges().iter().chain([&(size, 0)]) {
+        while at < *offset {
+            let count = (offset - at).min(ZEROS.len() as u64);
+            write(&ZEROS[..count as usize], &mut ingest)?;
+            at += count;
+        }
+        let end = offset + length;
+        while at < end {
+            let chunk = tar.content().map_err(tar_error)?;
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let count = chunk.len().min(room);
+            write(&chunk[..count], &mut ingest)?;
+            tar.consume(count);
+            at += count as u64;
+            if count == 0 {
+                return Err(not_an_image("a file of it is cut off".to_owned()));
+            }
+        }
     }
     let (digest, size) = ingest.commit()?;
     let compression = match head.as_slice() {

@@ -19,6 +19,7 @@ use crate::{Compression, Digest};
 pub(super) async fn load(
     store: &Inner,
     archive: impl AsyncRead + Send + Unpin,
+    platform: Option<&Platform>,
     progress: &dyn Progress,
 ) -> Result<Vec<LoadedImage>, ImageError> {
     let _lease = store.lease().await?;
@@ -32,10 +33,7 @@ pub(super) async fn load(
     // Reading failed first, if it did: the parser only saw the end.
     fed.map_err(|source| ImageError::ReadArchive { source })?;
     let archive = archive?;
-    let found = match archive.files.get("manifest.json") {
-        Some(_) => docker_images(store, &archive)?,
-        None => layout_images(store, &archive)?,
-    };
+    let found = images(store, &archive, platform)?;
     let mut loaded = Vec::new();
     for image in found {
         for layer in &image.variant.layers {
@@ -52,6 +50,69 @@ pub(super) async fn load(
         });
     }
     Ok(loaded)
+}
+
+/// The images of an archive that are for a platform; where none is named, for this machine's, or else
+/// whatever there is: to be looked at and passed on.
+fn images(
+    store: &Inner,
+    archive: &Archive,
+    platform: Option<&Platform>,
+) -> Result<Vec<Found>, ImageError> {
+    let own = Platform::default();
+    let of = |wanted: Wanted<'_>| match archive.files.get("manifest.json") {
+        Some(_) => docker_images(store, archive, wanted),
+        None => layout_images(store, archive, wanted),
+    };
+    match of(Wanted(Some(platform.unwrap_or(&own)))) {
+        Err(error @ (ImageError::WrongPlatform { .. } | ImageError::NoMatchingPlatform { .. }))
+            if platform.is_none() =>
+        {
+            of(Wanted(None)).map_err(|_| error)
+        }
+        found => found,
+    }
+}
+
+/// A platform that an image has to be for; `None`: any.
+#[derive(Clone, Copy)]
+struct Wanted<'a>(Option<&'a Platform>);
+
+impl Wanted<'_> {
+    /// How well a platform fits; `None`: it does not.
+    fn rank(self, found: &Platform) -> Option<u32> {
+        self.0.map_or(Some(0), |wanted| wanted.rank(found))
+    }
+
+    /// For messages.
+    fn name(self) -> String {
+        self.0.map_or_else(|| "any".to_owned(), ToString::to_string)
+    }
+
+    /// The entry of an index that is meant.
+    fn choose<'a>(
+        self,
+        archive: &Archive,
+        list: &'a Index,
+        name: &str,
+    ) -> Result<&'a OciDescriptor, ImageError> {
+        if let Some(platform) = self.0 {
+            return manifest::choose(list, platform, name);
+        }
+        // Not all that an index names is in an archive, and what vouches for an image is none.
+        let is_there = |entry: &&OciDescriptor| {
+            let digest = entry.digest("manifest", name);
+            digest.is_ok_and(|digest| archive.find(&blob_name(&digest)).is_some())
+        };
+        let mut entries = list.images();
+        entries
+            .find(is_there)
+            .ok_or_else(|| ImageError::NoMatchingPlatform {
+                reference: name.to_owned(),
+                wanted: self.name(),
+                offered: "nothing".to_owned(),
+            })
+    }
 }
 
 /// An image of the archive, all of whose blobs are in the store.
@@ -72,7 +133,11 @@ struct DockerImage {
     layers: Option<Vec<String>>,
 }
 
-fn docker_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageError> {
+fn docker_images(
+    store: &Inner,
+    archive: &Archive,
+    wanted: Wanted<'_>,
+) -> Result<Vec<Found>, ImageError> {
     let text = archive.document(&store.content, "manifest.json")?;
     let images: Vec<DockerImage> = serde_json::from_slice(&text)
         .map_err(|error| not_an_image(format!("manifest.json: {error}")))?;
@@ -82,11 +147,11 @@ fn docker_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageEr
     fitting(
         images
             .iter()
-            .map(|image| docker_image(store, archive, image)),
+            .map(|image| docker_image(store, archive, wanted, image)),
     )
 }
 
-/// Of the images of an archive, those that can run here: others, of other platforms, and what is no
+/// Of the images of an archive, those that are wanted: others, of other platforms, and what is no
 /// image are passed over, unless there is nothing else.
 fn fitting(
     found: impl Iterator<Item = Result<Found, ImageError>>,
@@ -118,6 +183,7 @@ fn is_for_others(error: &ImageError) -> bool {
 fn docker_image(
     store: &Inner,
     archive: &Archive,
+    wanted: Wanted<'_>,
     image: &DockerImage,
 ) -> Result<Found, ImageError> {
     let name = image
@@ -129,7 +195,7 @@ fn docker_image(
     let content = archive.document(&store.content, &image.config)?;
     let config = Digest::of(&content);
     let paths = image.layers.as_deref().unwrap_or_default();
-    let (_, diff_ids) = parse_config(&content, paths.len(), &config, name)?;
+    let (_, diff_ids) = parse_config(&content, wanted, paths.len(), &config, name)?;
     let mut layers = Vec::new();
     for (path, diff_id) in paths.iter().zip(diff_ids) {
         let blob = archive
@@ -188,14 +254,15 @@ fn check_plain_layers(layers: &[ImageLayer]) -> Result<(), ImageError> {
 
 fn parse_config(
     content: &[u8],
+    wanted: Wanted<'_>,
     layers: usize,
     digest: &Digest,
     name: &str,
 ) -> Result<(oci_spec::image::ImageConfiguration, Vec<crate::DiffId>), ImageError> {
     let (config, diff_ids) = manifest::parse_config(content, layers, digest, name)?;
-    let (found, wanted) = (manifest::config_platform(&config), Platform::default());
+    let found = manifest::config_platform(&config);
     if wanted.rank(&found).is_none() {
-        let (found, wanted) = (found.to_string(), wanted.to_string());
+        let (found, wanted) = (found.to_string(), wanted.name());
         return Err(ImageError::WrongPlatform {
             reference: name.to_owned(),
             found,
@@ -206,7 +273,11 @@ fn parse_config(
 }
 
 /// `index.json` of an OCI image layout.
-fn layout_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageError> {
+fn layout_images(
+    store: &Inner,
+    archive: &Archive,
+    wanted: Wanted<'_>,
+) -> Result<Vec<Found>, ImageError> {
     if archive.find("index.json").is_none() {
         return Err(not_an_image(
             "it has neither manifest.json (docker save) nor index.json (OCI layout)".into(),
@@ -215,18 +286,16 @@ fn layout_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageEr
     let text = archive.document(&store.content, "index.json")?;
     let index: Index = serde_json::from_slice(&text)
         .map_err(|error| not_an_image(format!("index.json: {error}")))?;
-    let mut entries: Vec<_> = index
-        .manifests
-        .iter()
-        .filter(|entry| entry.annotation("vnd.docker.reference.type").is_none())
-        .collect();
+    let mut entries: Vec<_> = index.images().collect();
     // The last of one name has it: what fits best.
-    let platform = Platform::default();
-    entries.sort_by_key(|entry| entry.rank(&platform));
+    entries.sort_by_key(|entry| match entry.platform() {
+        None => Some(0),
+        Some(found) => wanted.rank(&found),
+    });
     let images = fitting(
         entries
             .into_iter()
-            .map(|entry| layout_image(store, archive, entry)),
+            .map(|entry| layout_image(store, archive, wanted, entry)),
     )?;
     if images.is_empty() {
         return Err(not_an_image("index.json names no image".into()));
@@ -237,34 +306,43 @@ fn layout_images(store: &Inner, archive: &Archive) -> Result<Vec<Found>, ImageEr
 fn layout_image(
     store: &Inner,
     archive: &Archive,
+    wanted: Wanted<'_>,
     entry: &OciDescriptor,
 ) -> Result<Found, ImageError> {
     let names = layout_name(entry).into_iter().collect();
-    let (name, platform) = (entry.digest.clone(), Platform::default());
+    let name = entry.digest.clone();
     // What is for others need not be in the archive.
     if let Some(found) = entry
         .platform()
-        .filter(|found| platform.rank(found).is_none())
+        .filter(|found| wanted.rank(found).is_none())
     {
         return Err(ImageError::NoMatchingPlatform {
             reference: name,
-            wanted: platform.to_string(),
+            wanted: wanted.name(),
             offered: found.to_string(),
         });
     }
     let mut digest = entry.digest("manifest", &name)?;
+    let missing = archive.find(&blob_name(&digest)).is_none();
+    if wanted.0.is_none() && missing {
+        return Err(ImageError::NoMatchingPlatform {
+            reference: name,
+            wanted: wanted.name(),
+            offered: "nothing".to_owned(),
+        });
+    }
     let (mut media_type, mut index) = (entry.media_type.clone(), None);
     for _ in 0..4 {
         let content = archive.document(&store.content, &blob_name(&digest))?;
         match manifest::parse(&content, Some(&media_type), &digest, &name)? {
             Document::Index(list) => {
                 index.get_or_insert(digest);
-                let chosen = manifest::choose(&list, &platform, &name)?;
+                let chosen = wanted.choose(archive, &list, &name)?;
                 digest = chosen.digest("manifest", &name)?;
                 media_type.clone_from(&chosen.media_type);
             }
             Document::Manifest(manifest) => {
-                let (config, layers) = layout_manifest(store, archive, &manifest, &name)?;
+                let (config, layers) = layout_manifest(store, archive, wanted, &manifest, &name)?;
                 return Ok(Found {
                     config,
                     variant: Variant {
@@ -283,12 +361,13 @@ fn layout_image(
 fn layout_manifest(
     store: &Inner,
     archive: &Archive,
+    wanted: Wanted<'_>,
     manifest: &Manifest,
     name: &str,
 ) -> Result<(Digest, Vec<ImageLayer>), ImageError> {
     let config = manifest.config.digest("configuration", name)?;
     let content = archive.document(&store.content, &blob_name(&config))?;
-    let (_, diff_ids) = parse_config(&content, manifest.layers.len(), &config, name)?;
+    let (_, diff_ids) = parse_config(&content, wanted, manifest.layers.len(), &config, name)?;
     let mut layers = Vec::new();
     for (descriptor, diff_id) in manifest.layers.iter().zip(diff_ids) {
         let compression = manifest::layer_compression(&descriptor.media_type, name)?;

@@ -116,16 +116,18 @@ impl Store {
         pull::pull(&self.inner, reference, platform, progress).await
     }
 
-    /// Takes every image of a `docker save` or OCI layout archive, plain or gzip, read to its end.
+    /// Takes every image of a `docker save` or OCI layout archive, plain or gzip, read to its end, that is
+    /// for `platform`; without one, for this machine's, or else whatever there is.
     ///
     /// # Errors
     /// [`ImageError::NotAnImage`] names what is wrong with the archive.
     pub async fn load(
         &self,
         archive: impl AsyncRead + Send + Unpin,
+        platform: Option<&Platform>,
         progress: &dyn Progress,
     ) -> Result<Vec<LoadedImage>, ImageError> {
-        let result = load::load(&self.inner, archive, progress).await;
+        let result = load::load(&self.inner, archive, platform, progress).await;
         // Files of the archive that no image needs.
         remove::collect_unreferenced(&self.inner)?;
         result

@@ -37,6 +37,7 @@ pub(crate) enum Fault {
 pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) range: Option<String>,
+    pub(crate) authorization: Option<String>,
     pub(crate) at: Instant,
 }
 
@@ -211,6 +212,7 @@ pub(crate) async fn answer(
         held.seen.push(Seen {
             path: path.clone(),
             range: range.clone(),
+            authorization: authorization.clone(),
             at: Instant::now(),
         });
         let key = held

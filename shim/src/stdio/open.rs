@@ -1,0 +1,186 @@
+//! Opening what containerd names for a process's streams.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use tokio::net::unix::pipe;
+use tokio::process::Command;
+
+use super::logger::{Logger, Owner};
+use super::target::Target;
+use super::{Endpoints, Input, Output, StdioError};
+use crate::fd_stream;
+
+/// Of a file that is made for output.
+const FILE_MODE: u32 = 0o644;
+
+impl Endpoints {
+    /// Opens what containerd names; an empty name is a stream not attached.
+    ///
+    /// FIFOs for output are opened for reading too, so that a reader may go away and another one
+    /// come without an error or a loss. Input ends when the last writer has closed the FIFO. A
+    /// logger has both streams, whatever `stderr` says, as with containerd's own shim.
+    pub(crate) async fn open(
+        stdin: &str,
+        stdout: &str,
+        stderr: &str,
+        owner: Owner<'_>,
+    ) -> Result<Self, StdioError> {
+        let parse = |stream, text: &str| {
+            Target::parse(text).map_err(|source| StdioError::Uri {
+                stream,
+                uri: text.to_owned(),
+                source,
+            })
+        };
+        let (input, output) = (parse("stdin", stdin)?, parse("stdout", stdout)?);
+        let errors = parse("stderr", stderr)?;
+        let mut endpoints = Self {
+            stdin: input.map(open_input).transpose()?,
+            ..Self::default()
+        };
+        if let Some(Target::Logger { program, arguments }) = output {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            let (logger, stdout, stderr) = Logger::start(command, owner).await?;
+            endpoints.logger = Some(logger);
+            endpoints.stdout = Some(stdout);
+            endpoints.stderr = Some(stderr);
+            return Ok(endpoints);
+        }
+        let open = |stream, target: Option<Target>| {
+            target.map(|target| open_output(stream, target)).transpose()
+        };
+        endpoints.stdout = open("stdout", output)?;
+        endpoints.stderr = open("stderr", errors)?;
+        Ok(endpoints)
+    }
+}
+
+fn open_input(target: Target) -> Result<Input, StdioError> {
+    let Target::Path(path) = target else {
+        return Err(StdioError::NoInput);
+    };
+    let opened = pipe::OpenOptions::new().open_receiver(&path);
+    let receiver = opened.map_err(|source| StdioError::Open {
+        stream: "stdin",
+        path,
+        source,
+    })?;
+    Ok(Box::new(receiver))
+}
+
+fn open_output(stream: &'static str, target: Target) -> Result<Output, StdioError> {
+    let (path, opened) = match target {
+        Target::Path(path) => {
+            let opened = open_path(&path);
+            (path, opened)
+        }
+        Target::File(path) => {
+            let opened = open_file(&path);
+            (path, opened)
+        }
+        Target::Logger { .. } => return Err(StdioError::LoggerOfStderr),
+    };
+    opened.map_err(|source| StdioError::Open {
+        stream,
+        path,
+        source,
+    })
+}
+
+fn open_path(path: &Path) -> io::Result<Output> {
+    if fs::metadata(path)?.file_type().is_fifo() {
+        let mut options = pipe::OpenOptions::new();
+        let sender = options.read_write(true).open_sender(path)?;
+        return Ok(Box::new(sender));
+    }
+    append(path, &mut OpenOptions::new())
+}
+
+fn open_file(path: &Path) -> io::Result<Output> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    append(path, OpenOptions::new().create(true).mode(FILE_MODE))
+}
+
+fn append(path: &Path, options: &mut OpenOptions) -> io::Result<Output> {
+    // Opening what is no file must not wait.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = options.append(true).custom_flags(flags).open(path)?;
+    fd_stream::output(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const OWNER: Owner<'_> = Owner {
+        id: "c1",
+        namespace: "ns",
+    };
+
+    async fn open(stdout: &str, stderr: &str) -> Result<Endpoints, StdioError> {
+        Endpoints::open("", stdout, stderr, OWNER).await
+    }
+
+    async fn put(output: &mut Option<Output>, text: &str) {
+        let output = output.as_mut().unwrap();
+        output.write_all(text.as_bytes()).await.unwrap();
+        output.flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn fifos_survive_a_reader_that_comes_late() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("stdout");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        let endpoints = open(path.to_str().unwrap(), "").await.unwrap();
+        let mut output = endpoints.stdout.unwrap();
+        output.write_all(b"early").await.unwrap();
+        let mut reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
+        drop(output);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "early");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_made_and_appended_to_by_both_streams() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/log");
+        let uri = format!("file://{}", path.display());
+        let mut endpoints = open(&uri, &uri).await.unwrap();
+        put(&mut endpoints.stdout, "out\n").await;
+        put(&mut endpoints.stderr, "err\n").await;
+        // A path that is there is appended to as well.
+        let mut endpoints = open(path.to_str().unwrap(), "").await.unwrap();
+        put(&mut endpoints.stdout, "more\n").await;
+        assert_eq!(fs::read_to_string(&path).unwrap(), "out\nerr\nmore\n");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_opened_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let fifo = directory.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+        for (stdout, stderr, named) in [
+            (missing.to_str().unwrap(), "", "missing"),
+            ("syslog:///x", "", "syslog"),
+            ("", "binary:///bin/cat", "stdout"),
+            // Without a reader it would wait.
+            (&format!("file://{}", fifo.display()), "", "fifo"),
+        ] {
+            let error = open(stdout, stderr).await.err().unwrap();
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+}
