@@ -94,6 +94,12 @@ impl Contexts {
         Ok(Self(docker_config::folder()?.join("contexts")))
     }
 
+    /// One in a folder of a test.
+    #[cfg(test)]
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
     /// The folder of a context's description.
     pub(crate) fn meta(&self, name: &str) -> PathBuf {
         self.0.join("meta").join(hash(name))
