@@ -776,3 +776,18 @@ async fn no_image_is_pruned_that_a_container_takes_at_the_moment() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_is_refused_leaves_the_restart_policy() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let more = json!({ "HostConfig": { "RestartPolicy": { "Name": "always" } } });
+    let id = daemon
+        .create("goes-on", &["sh", "-c", "sleep 1; exit 1"], more)
+        .await;
+    daemon.start(&id).await;
+    let path = format!("/containers/{id}/stop?signal=BOGUS");
+    assert_eq!(daemon.post(&path, Value::Null).await.0, 400);
+    daemon.until(&id, "/RestartCount", json!(1)).await;
+    kill(&daemon, &id).await;
+}
