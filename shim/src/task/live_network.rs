@@ -240,8 +240,8 @@ impl State {
     /// Says once of each interface why the guest has not got it.
     fn tell(&mut self, names: &[String], why: &'static str) {
         // One that comes again is told of again.
-        let is_there = |name| names.contains(name);
-        self.told.retain(|(of, name)| *of != why || is_there(name));
+        self.told
+            .retain(|(of, name)| *of != why || names.contains(name));
         for name in names {
             if self.told.insert((why, name.clone())) {
                 tracing::warn!(name, "an interface is not given to the guest: {why}");
