@@ -42,6 +42,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Where the engine is, as docker names it.
+    pub(crate) fn host(&self) -> String {
+        self.transport.name()
+    }
+
     /// Connects to an engine; this machine's own is started if it does not run.
     pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Self> {
         let transport = Transport::new(endpoint)?;

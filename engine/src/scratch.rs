@@ -193,6 +193,8 @@ mod tests {
             })
         };
         assert_eq!(wanted("size", "1G").unwrap(), Some(1 << 30));
+        assert_eq!(wanted("size", "1T").unwrap(), Some(1 << 40));
+        assert_eq!(wanted("size", "1.5GiB").unwrap(), Some(3 << 29));
         assert_eq!(wanted_bytes(&HostConfig::default()).unwrap(), None);
         for (key, text) in [
             ("size", "1m"),

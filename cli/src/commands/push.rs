@@ -76,11 +76,11 @@ pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -
 fn check_name(image: &str, all_tags: bool) -> Result<()> {
     let last = image.rsplit('/').next().unwrap_or(image);
     if last.contains('@') {
-        return Err(CliError::Usage("cannot push a digest reference".to_owned()));
+        return Err(CliError::usage("cannot push a digest reference"));
     }
     if all_tags && last.contains(':') {
         let text = "tag can't be used with --all-tags/-a";
-        return Err(CliError::Usage(text.to_owned()));
+        return Err(CliError::usage(text));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ mod limits;
 mod mount;
 mod networks;
 mod options;
+mod proxies;
 mod publish;
 mod values;
 
@@ -27,6 +28,7 @@ use options::Streams;
 use super::{line, pull};
 use crate::attach::{Attached, Ended};
 use crate::client::{empty, encode, json_body, read_json, Client};
+use crate::docker_config;
 use crate::error::{CliError, Result};
 use crate::progress::To;
 use crate::signals::{self, Sized};
@@ -130,7 +132,7 @@ pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> 
 /// Makes the container; an image that is not there is pulled first.
 async fn create_container(
     args: &CreateArgs,
-    body: ContainerCreateBody,
+    mut body: ContainerCreateBody,
     client: &Client,
 ) -> Result<String> {
     let image = args.image()?;
@@ -139,6 +141,7 @@ async fn create_container(
     if args.pull == options::Pull::Always {
         pull::pull(client, image, args.platform.as_deref(), quiet).await?;
     }
+    add_proxies(&mut body, client);
     let body = serde_json::to_value(body).map_err(crate::client::broken)?;
     let mut path = "/containers/create?".to_owned();
     for (key, value) in [("name", &args.name), ("platform", &args.platform)] {
@@ -166,6 +169,17 @@ async fn create_container(
         file.write(&id)?;
     }
     Ok(id)
+}
+
+/// The proxies of docker's configuration, as docker's client has them.
+fn add_proxies(body: &mut ContainerCreateBody, client: &Client) {
+    let config = docker_config::read().unwrap_or_else(|error| {
+        eprintln!("WARNING: docker's configuration is left out: {error}");
+        serde_json::Value::Null
+    });
+    let mut env = body.env.take().unwrap_or_default();
+    proxies::add(&config, &client.host(), &mut env);
+    body.env = values::some(env);
 }
 
 fn is_missing_image(error: &CliError) -> bool {

@@ -21,18 +21,31 @@ impl Default for Rotation {
     }
 }
 
-/// A size with an optional suffix b, k, m or g (powers of 1024).
+/// A size in docker's form for memory and disks: a number with or without a fraction, then one of `k`, `m`,
+/// `g`, `t`, `p` (powers of 1024) with `b` or `ib` behind it.
 pub(crate) fn bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
-    let lower = lower.strip_suffix('b').unwrap_or(&lower);
-    let (digits, shift) = match lower.chars().last()? {
-        'k' => (&lower[..lower.len() - 1], 10),
-        'm' => (&lower[..lower.len() - 1], 20),
-        'g' => (&lower[..lower.len() - 1], 30),
-        _ => (lower, 0),
+    let end = lower.rfind(|c: char| c.is_ascii_digit())?;
+    let (number, unit) = lower.split_at(end + 1);
+    let unit = unit.strip_prefix(' ').unwrap_or(unit);
+    let shift = match unit.strip_suffix("ib").or(unit.strip_suffix('b')) {
+        Some("") if unit == "ib" => return None,
+        stem => match stem.unwrap_or(unit) {
+            "" => 0,
+            "k" => 10,
+            "m" => 20,
+            "g" => 30,
+            "t" => 40,
+            "p" => 50,
+            _ => return None,
+        },
     };
-    let number: u64 = digits.parse().ok()?;
-    number.checked_mul(1 << shift).filter(|bytes| 0 < *bytes)
+    let plain = number
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number: f64 = number.parse().ok().filter(|_| plain)?;
+    let bytes = number * (1_u64 << shift) as f64;
+    (1.0..=MOST).contains(&bytes).then_some(bytes as u64)
 }
 
 /// A size in docker's form for logs: a number with or without a fraction, then `b`, or one of `k`, `m`,
@@ -92,6 +105,14 @@ mod tests {
     fn sizes_have_suffixes() {
         assert_eq!(bytes("1kb"), Some(1024));
         assert_eq!(bytes("77"), Some(77));
-        assert_eq!(bytes("x"), None);
+        assert_eq!(bytes("2t"), Some(2 << 40));
+        assert_eq!(bytes("1.5G"), Some(3 << 29));
+        assert_eq!(bytes("10GiB"), Some(10 << 30));
+        assert_eq!(bytes("10 mb"), Some(10 << 20));
+        for bad in [
+            "", "x", "0", "-1", "1ib", "1e3", "1..2", "inf", "k", "1kk", "9999p",
+        ] {
+            assert_eq!(bytes(bad), None, "{bad}");
+        }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) use mounts::{bind_targets, image_mounts, leads_out, mount_point, pars
 pub use mounts::{binds_of, Bind};
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::{check_cpu_count, resources};
-pub(crate) use tmpfs::{tmpfs_of, wrong_option as wrong_tmpfs_option};
+pub(crate) use tmpfs::{is_flag as is_mount_flag, tmpfs_of, wrong_option as wrong_tmpfs_option};
 
 use crate::container::{PREFIX, UNTRUSTED_ANNOTATION};
 use crate::engine::Defaults;
@@ -85,6 +85,8 @@ pub struct VolumePlace {
     pub disk: bool,
     /// It is memory of the guest, mounted with these options.
     pub tmpfs: Option<String>,
+    /// Of its mount, such as `ro` and `noexec`.
+    pub flags: Vec<String>,
 }
 
 /// The OCI runtime configuration of a container.

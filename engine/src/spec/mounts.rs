@@ -191,10 +191,18 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
                 )));
             }
             let options = mount.bind_options.clone().unwrap_or_default();
+            let read_only = mount.read_only.unwrap_or(false);
+            if read_only && options.read_only_non_recursive.unwrap_or(false) {
+                return Err(EngineError::NotBuilt(
+                    "a read-only bind mount with writable ones below it (ReadOnlyNonRecursive, \
+                     bind-recursive=writable)"
+                        .to_owned(),
+                ));
+            }
             Ok(Some(Bind {
                 source,
                 target,
-                read_only: mount.read_only.unwrap_or(false),
+                read_only,
                 create: options.create_mountpoint.unwrap_or(false),
                 follow: follows(options.propagation)?,
                 non_recursive: options.non_recursive.unwrap_or(false),
@@ -207,6 +215,7 @@ fn bind_of_mount(mount: &Mount) -> Result<Option<Bind>> {
             if !source.is_empty() {
                 return Err(bad("field Source must not be specified".to_owned()));
             }
+            tmpfs::asked(mount).map_err(bad)?;
             mount_point(&target).map_err(bad).map(|_| None)
         }
         // Read where they are looked for.
@@ -318,18 +327,26 @@ pub(super) fn mounts(record: &Record, host: Host<'_>) -> Result<Vec<Value>> {
         };
         if let Some(options) = &there.tmpfs {
             let options = options.split(',').filter(|option| !option.is_empty());
-            let read_only = volume.read_only.then_some("ro");
-            own.push(tmpfs::tmpfs(&volume.target, options.chain(read_only)));
+            // As the volume says, and no more: docker's usual ones are those of --tmpfs.
+            let options: Vec<_> = options.chain(volume.read_only.then_some("ro")).collect();
+            own.push(json!({
+                "destination": volume.target, "type": "tmpfs", "source": "tmpfs", "options": options,
+            }));
             continue;
         }
         let data = there.data.to_string_lossy();
-        let mut mount = bind(&volume.target, &data, "rbind", "rprivate", volume.read_only);
+        let of_volume = there.flags.iter().any(|flag| flag == "ro");
+        let read_only = volume.read_only || of_volume;
+        let mut mount = bind(&volume.target, &data, "rbind", "rprivate", read_only);
         if there.disk {
             mount["type"] = json!("ext4");
         }
         // A disk that nobody writes to can be shared, so it is not filled either.
-        let stays_empty = volume.no_copy || (there.disk && volume.read_only);
+        let never_written = of_volume || (there.disk && volume.read_only);
+        let stays_empty = volume.no_copy || never_written;
         if let Some(options) = mount["options"].as_array_mut() {
+            let flags = there.flags.iter().filter(|flag| *flag != "ro");
+            options.extend(flags.map(|flag| json!(flag)));
             let empty = match &volume.subpath {
                 Some(part) => there.empty_parts.contains(part),
                 None => there.empty,

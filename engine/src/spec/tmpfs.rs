@@ -34,6 +34,11 @@ const FLAGS: [&str; 22] = [
     "nostrictatime",
 ];
 
+/// Whether a word is an option of any mount.
+pub(crate) fn is_flag(word: &str) -> bool {
+    FLAGS.contains(&word)
+}
+
 /// The first option, of several with commas between them, that the guest would refuse.
 pub(crate) fn wrong_option(options: &str) -> Option<&str> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -62,15 +67,7 @@ pub(super) fn mounts(record: &Record) -> Result<Vec<Value>> {
         mounts.push(tmpfs(&target, options));
     }
     for mount in tmpfs_of(record) {
-        let mut options = Vec::new();
-        if let Some(asked) = &mount.tmpfs_options {
-            if let Some(size) = asked.size_bytes.filter(|size| 0 < *size) {
-                options.push(format!("size={size}"));
-            }
-            if let Some(mode) = asked.mode.filter(|mode| *mode != 0) {
-                options.push(format!("mode={mode:o}"));
-            }
-        }
+        let mut options = asked(mount).map_err(EngineError::BadRequest)?;
         if mount.read_only.unwrap_or(false) {
             options.push("ro".to_owned());
         }
@@ -78,6 +75,33 @@ pub(super) fn mounts(record: &Record) -> Result<Vec<Value>> {
         mounts.push(tmpfs(&target, options.iter().map(String::as_str)));
     }
     Ok(mounts)
+}
+
+/// The options of a mount of the API.
+pub(super) fn asked(mount: &Mount) -> Result<Vec<String>, String> {
+    let Some(asked) = &mount.tmpfs_options else {
+        return Ok(Vec::new());
+    };
+    let mut options = Vec::new();
+    match asked.size_bytes.unwrap_or(0) {
+        0 => {}
+        size if size < 0 => return Err(format!("TmpfsOptions.SizeBytes {size} is below zero")),
+        size => options.push(format!("size={size}")),
+    }
+    match asked.mode.unwrap_or(0) {
+        0 => {}
+        mode if mode < 0 => return Err(format!("TmpfsOptions.Mode {mode} is below zero")),
+        mode => options.push(format!("mode={mode:o}")),
+    }
+    for words in asked.options.iter().flatten() {
+        let option = words.join("=");
+        let is_one = matches!(words.len(), 1 | 2) && !option.is_empty() && !option.contains(',');
+        if !is_one || wrong_option(&option).is_some() {
+            return Err(format!("invalid option in TmpfsOptions.Options: {words:?}"));
+        }
+        options.push(option);
+    }
+    Ok(options)
 }
 
 /// What `--mount type=tmpfs` asks for, and `--volumes-from` brings along.
@@ -102,6 +126,34 @@ pub(super) fn tmpfs<'a>(target: &str, asked: impl Iterator<Item = &'a str>) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_of_the_api_are_taken() {
+        let of = |json: Value| {
+            let mount = json!({ "Type": "tmpfs", "Target": "/t", "TmpfsOptions": json });
+            asked(&serde_json::from_value(mount).unwrap())
+        };
+        let options = [["exec"].as_slice(), &["uid", "1000"]];
+        let all = json!({ "SizeBytes": 4096, "Mode": 0o700, "Options": options });
+        assert_eq!(
+            of(all).unwrap(),
+            ["size=4096", "mode=700", "exec", "uid=1000"]
+        );
+        assert_eq!(of(json!({})).unwrap(), [""; 0]);
+        for bad in [
+            json!({ "SizeBytes": -1 }),
+            json!({ "Mode": -1 }),
+            json!({ "Options": [["bogus"]] }),
+            json!({ "Options": [["uid", "1", "2"]] }),
+            json!({ "Options": [["exec,dev"]] }),
+            json!({ "Options": [[]] }),
+        ] {
+            assert!(of(bad.clone()).is_err(), "{bad}");
+        }
+        // What is asked for undoes the usual.
+        let mount = tmpfs("/t", ["exec"].into_iter());
+        assert_eq!(mount["options"], json!(["nosuid", "nodev", "exec"]));
+    }
 
     #[test]
     fn options_that_the_guest_would_refuse_are_found() {

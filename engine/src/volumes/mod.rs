@@ -83,6 +83,14 @@ impl VolumeRecord {
         device.filter(|_| self.tmpfs().is_none())
     }
 
+    /// Options of the mount of a directory.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        match self.bound() {
+            Some(_) => options::flags(self.options.get("o").map(String::as_str)),
+            None => Vec::new(),
+        }
+    }
+
     /// It is a disk, which only guests look into.
     pub(crate) fn is_disk(&self) -> bool {
         self.options.get("type").is_some_and(|kind| kind == BLOCK)
@@ -527,6 +535,17 @@ mod tests {
         assert!(volumes
             .create(with(&[("o", "bind"), ("device", "/no/such/directory")]))
             .is_err());
+        let bound = |name: &str, o: &str| {
+            volumes.create(CreateVolume {
+                name: name.into(),
+                ..with(&[("type", "none"), ("o", o), ("device", &path)])
+            })
+        };
+        let (record, _) = bound("b1", "ro,bind,noexec,private,defaults,rw").unwrap();
+        assert_eq!(record.flags(), ["ro", "noexec"]);
+        assert!(bound("b2", "rbind").unwrap().0.flags().is_empty());
+        let error = bound("b3", "bind,bogus").unwrap_err().to_string();
+        assert!(error.contains("bogus"), "{error}");
         let tmpfs = |o: &str| {
             volumes.create(CreateVolume {
                 name: format!("t{}", o.len()),

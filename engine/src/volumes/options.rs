@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{BLOCK, TMPFS};
 use crate::error::{EngineError, Result};
+use crate::spec::is_mount_flag;
 
 const SIZE: &str = "size";
 
@@ -23,7 +24,7 @@ pub(super) fn check(options: &HashMap<String, String>) -> Result<()> {
     let kind = value("type");
     let binds = value("o").split(',').any(|o| matches!(o, "bind" | "rbind"));
     if matches!(kind, "" | "none" | "bind") && binds && value("device").starts_with('/') {
-        return Ok(());
+        return check_bind(value("o"));
     }
     Err(match kind {
         "" | "none" | "bind" => EngineError::BadRequest(
@@ -56,6 +57,41 @@ pub(super) fn disk_bytes(options: &HashMap<String, String>) -> Result<Option<u64
         _ => bad(&format!(
             "invalid size of a volume: {size:?}; want 128 MiB to 16 TiB"
         )),
+    }
+}
+
+/// What says how mounts spread on the host, and changes nothing in a container.
+const PROPAGATION: [&str; 8] = [
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "shared",
+    "rshared",
+    "unbindable",
+    "runbindable",
+];
+
+/// Options of a directory's mount that mean something in a container.
+pub(super) fn flags(options: Option<&str>) -> Vec<String> {
+    let options = options.unwrap_or_default().split(',');
+    // What is so anyway must not undo what the container asks for.
+    let usual = ["defaults", "rw"];
+    let flags = options.filter(|option| !usual.contains(option) && is_mount_flag(option));
+    flags.map(str::to_owned).collect()
+}
+
+fn check_bind(options: &str) -> Result<()> {
+    let known = |option: &str| {
+        matches!(option, "" | "bind" | "rbind")
+            || is_mount_flag(option)
+            || PROPAGATION.contains(&option)
+    };
+    match options.split(',').find(|option| !known(option)) {
+        None => Ok(()),
+        Some(option) => Err(EngineError::BadRequest(format!(
+            "invalid option of a volume: {option:?} (in o={options})"
+        ))),
     }
 }
 

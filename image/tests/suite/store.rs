@@ -382,20 +382,24 @@ async fn layers_shared_by_symbolic_link_are_found() {
     let layers = [layer("a"), layer("a")];
     let config = config(&layers, "x");
     let manifest = serde_json::json!([{"Config": "c.json", "RepoTags": ["app:1"], "Layers": ["one/layer.tar", "two/layer.tar"]}]);
-    let archive = Tarball::new()
-        .file(
-            "manifest.json",
-            &serde_json::to_vec(&manifest).expect("JSON"),
-        )
-        .file("c.json", &config)
-        .file("./one/layer.tar", &layers[0])
-        .symlink("two/layer.tar", "../one/layer.tar")
-        .finish();
-    let folder = tempfile::tempdir().expect("tempdir");
-    let store = open(folder.path());
-    load(&store, &archive).await.expect("load");
-    let image = store.get("app:1").await.expect("get");
-    assert_eq!(image.layers[0], image.layers[1]);
+    // Beside the link; some mean the root.
+    for target in ["../one/layer.tar", "one/layer.tar"] {
+        let archive = Tarball::new()
+            .file(
+                "manifest.json",
+                &serde_json::to_vec(&manifest).expect("JSON"),
+            )
+            .file("c.json", &config)
+            .file("./one/layer.tar", &layers[0])
+            .symlink("two/layer.tar", target)
+            .symlink("round", "round")
+            .finish();
+        let folder = tempfile::tempdir().expect("tempdir");
+        let store = open(folder.path());
+        load(&store, &archive).await.expect("load");
+        let image = store.get("app:1").await.expect("get");
+        assert_eq!(image.layers[0], image.layers[1]);
+    }
 }
 
 #[tokio::test]

@@ -196,6 +196,34 @@ case_a_compressed_archive_is_copied_in() {
     hull exec t-gz true
 }
 
+case_archives_of_all_kinds_are_copied_in() {
+    hull run -d --name t-kinds --network none "$BUSYBOX" sleep 600 >/dev/null
+    truncate -s 16M "$T/holes"
+    echo end >>"$T/holes"
+    local format
+    for format in gnu posix; do
+        tar -C "$T" --format=$format -Sc holes | hull cp - t-kinds:/tmp
+        expect_eq "$(hull exec t-kinds sh -c 'ls /tmp; md5sum </tmp/holes; rm /tmp/holes')" "holes
+$(md5sum <"$T/holes")" "with holes, $format"
+    done
+    mkdir "$T/tree"
+    echo both >"$T/tree/a"
+    ln "$T/tree/a" "$T/tree/b"
+    setcap cap_net_raw+ep "$T/tree/a"
+    # As git archive has it: a header for all entries.
+    tar -C "$T" --format=posix --pax-option=comment=abc -c tree | hull cp - t-kinds:/tmp
+    expect_eq "$(hull exec t-kinds cat /tmp/tree/b)" both 'behind a global header'
+    hull cp -q "$T/tree" t-kinds:/opt
+    expect_eq "$(hull exec t-kinds stat -c %h /opt/a)" 2 'a hard link'
+    hull cp -q -a t-kinds:/opt/a "$T/back"
+    getcap "$T/back" | grep -q cap_net_raw || fail 'capabilities are lost'
+    tar -C "$T" -cJ tree >"$T/tree.xz"
+    capture hull cp - t-kinds:/tmp <"$T/tree.xz"
+    [ "$status" != 0 ] || fail 'xz was taken'
+    expect_err_has 'compression (xz)'
+    hull rm -f t-kinds >/dev/null
+}
+
 # What a container removes, its host has back.
 case_room_of_removed_files_returns_to_the_host() {
     local layer before

@@ -256,6 +256,13 @@ case_an_image_for_another_platform_is_named() {
     capture hull pull --platform windows/amd64 "$REGISTRY/platforms"
     expect_err_has 'no matching manifest for windows/amd64'
     hull save "$(hull images -q "$REGISTRY/platforms")" | tar -xO manifest.json | grep -q '"RepoTags":null' || fail 'an image saved by its id has names'
+    # To be passed on.
+    hull save -o "$T/arm.tar" "$REGISTRY/platforms"
+    hull rmi "$REGISTRY/platforms" >/dev/null
+    capture hull load -i "$T/arm.tar" --platform linux/amd64
+    [ "$status" != 0 ] || fail 'an image for another platform than the one that is named was taken'
+    hull load -q -i "$T/arm.tar" >/dev/null
+    expect_eq "$(hull image inspect -f '{{.Architecture}}' "$REGISTRY/platforms")" arm64 'what was loaded'
     hull rmi "$REGISTRY/platforms" >/dev/null
 }
 

@@ -92,9 +92,21 @@ case_a_part_of_a_volume_and_memory_as_a_volume() {
     expect_err_has 'within the volume'
     hull volume create -o type=tmpfs -o device=tmpfs -o o=size=2m,uid=1000 t-mem >/dev/null
     expect_eq "$(hull run --rm -v t-mem:/m "$BUSYBOX" sh -c 'stat -c %u /m; df -k /m | tail -n 1 | awk "{print \$2}"')" $'1000\n2048' 'memory as a volume'
+    expect_eq "$(hull run --rm -v t-mem:/m "$BUSYBOX" sh -c 'cp /bin/busybox /m/b && /m/b echo runs')" runs 'a program in memory'
+    mkdir "$T/bound"
+    hull volume create -o type=none -o o=bind,ro,noexec -o device="$T/bound" t-bound >/dev/null
+    capture hull run --rm -v t-bound:/v "$BUSYBOX" sh -c 'touch /v/x || grep -o "^[^ ]* /v .*noexec" /proc/mounts | grep -c noexec'
+    expect_out $'1\n'
+    expect_err_has 'Read-only file system'
+    capture hull volume create -o type=none -o o=bind,bogus -o device="$T/bound" t-bad
+    expect_err_has bogus
+    local made
+    made=$(curl -s --unix-socket "${HULL_HOST#unix://}" -H 'Content-Type: application/json' -d '{"Image":"'"$BUSYBOX"'","Cmd":["grep","-c","/t tmpfs.*noexec","/proc/mounts"],"HostConfig":{"Mounts":[{"Type":"tmpfs","Target":"/t","TmpfsOptions":{"Options":[["exec"]]}}]}}' http://x/containers/create | sed 's/.*"Id":"\([^"]*\)".*/\1/')
+    expect_eq "$(hull start -a "$made" || true)" 0 'memory that may be executed'
+    hull rm "$made" >/dev/null
     capture hull volume create -o type=tmpfs -o o=size=big t-bad
     expect_err_has 'size=big'
-    hull volume rm t-part t-mem >/dev/null
+    hull volume rm t-part t-mem t-bound >/dev/null
 }
 
 case_a_volume_that_is_a_disk() {

@@ -45,6 +45,18 @@ case_unknown_image_and_tag() {
     pull_fails "$REGISTRY/busybox:no-such-tag" no-such-tag
 }
 
+case_a_configuration_of_docker_that_names_no_helper_and_proxies() {
+    export DOCKER_CONFIG=$T/docker
+    mkdir "$DOCKER_CONFIG"
+    echo '{"credsStore": "hull-none", "proxies": {"default": {"httpProxy": "http://proxy:1", "noProxy": "own"}}}' >"$DOCKER_CONFIG/config.json"
+    capture hull pull -q "$REGISTRY/busybox"
+    expect_status 0
+    expect_err_has 'docker-credential-hull-none'
+    expect_eq "$(hull run --rm -e NO_PROXY=mine "$BUSYBOX" env | grep -i proxy | sort)" "$(printf 'HTTP_PROXY=http://proxy:1\nNO_PROXY=mine\nhttp_proxy=http://proxy:1\nno_proxy=own')" 'proxies'
+    capture hull push "$REGISTRY/busybox@sha256:$(printf '%064d' 0)"
+    expect_err_has 'cannot push a digest reference'
+}
+
 case_refusals_are_named() {
     bad_registry
     fresh_image

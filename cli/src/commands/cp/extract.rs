@@ -8,7 +8,7 @@ use std::os::unix::fs::{lchown, symlink, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{mknodat, FileType, Mode, CWD};
+use rustix::fs::{lsetxattr, mknodat, FileType, Mode, XattrFlags, CWD};
 use tar::{Archive, Entry, EntryType};
 
 use super::{ends_as_directory, means_content};
@@ -108,12 +108,14 @@ pub(super) fn extract(input: impl Read, place: &Place, owners: bool) -> Result<(
             continue;
         }
         let modified = modified(&mut entry).map_err(failed)?;
-        write(&mut entry, place, &target, owners).map_err(|source| CliError::Io {
+        let cannot_write = |source| CliError::Io {
             what: format!("cannot write {}", target.display()),
             source,
-        })?;
+        };
+        write(&mut entry, place, &target, owners).map_err(cannot_write)?;
         if entry.header().entry_type().is_dir() {
-            directories.push((target, modified));
+            let mode = mode(entry.header(), owners).map_err(cannot_write)?;
+            directories.push((target, modified, mode));
         } else if entry.header().entry_type().is_file() {
             // A time that can't be set harms nobody.
             let _ = fs::File::options()
@@ -122,10 +124,21 @@ pub(super) fn extract(input: impl Read, place: &Place, owners: bool) -> Result<(
                 .and_then(|file| file.set_modified(modified));
         }
     }
-    for (directory, modified) in directories.into_iter().rev() {
-        let _ = fs::File::open(directory).and_then(|file| file.set_modified(modified));
+    // The deepest first: into what has its mode there may be no way.
+    for (directory, modified, mode) in directories.into_iter().rev() {
+        let _ = fs::File::open(&directory).and_then(|file| file.set_modified(modified));
+        let set = fs::set_permissions(&directory, fs::Permissions::from_mode(mode));
+        set.map_err(CliError::io(format!(
+            "cannot write {}",
+            directory.display()
+        )))?;
     }
     Ok(())
+}
+
+/// The mode that an entry gets; the container's set-user-id bits are taken with its owners alone.
+fn mode(header: &tar::Header, owners: bool) -> io::Result<u32> {
+    Ok(header.mode()? & if owners { 0o7777 } else { 0o777 })
 }
 
 /// Where an entry goes. No link on the way is followed.
@@ -224,8 +237,30 @@ fn write<R: Read>(
         lchown(target, Some(id(header.uid()?)?), Some(id(header.gid()?)?))?;
     }
     if !kind.is_symlink() {
-        let mode = header.mode()? & if owners { 0o7777 } else { 0o777 };
+        // A directory is filled first, by whoever runs this.
+        let filled = if kind.is_dir() { 0o700 } else { 0 };
+        let mode = mode(&header, owners)? | filled;
         fs::set_permissions(target, fs::Permissions::from_mode(mode))?;
+        set_attributes(entry, target, owners)?;
+    }
+    Ok(())
+}
+
+/// Users' attributes, and with its owner what a program may do. A file system without them harms nobody.
+fn set_attributes<R: Read>(
+    entry: &mut Entry<'_, R>,
+    target: &Path,
+    owners: bool,
+) -> io::Result<()> {
+    for record in entry.pax_extensions()?.into_iter().flatten() {
+        let record = record?;
+        let key = record.key().unwrap_or_default();
+        let Some(name) = key.strip_prefix("SCHILY.xattr.") else {
+            continue;
+        };
+        if name.starts_with("user.") || (owners && name == "security.capability") {
+            let _ = lsetxattr(target, name, record.value_bytes(), XattrFlags::empty());
+        }
     }
     Ok(())
 }
@@ -337,6 +372,43 @@ mod tests {
         tar.append_data(&mut header, "x", io::empty()).unwrap();
         let tar = tar.into_inner().unwrap();
         assert!(extract(&tar[..], &into(dir.path(), "x", true), false).is_err());
+    }
+
+    #[test]
+    fn a_directory_is_filled_before_it_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, kind, mode) in [
+            ("x", EntryType::Directory, 0o555),
+            ("x/deep", EntryType::Directory, 0o111),
+            ("x/deep/file", EntryType::Regular, 0o444),
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_size(0);
+            tar.append_data(&mut header, name, io::empty()).unwrap();
+        }
+        let tar = tar.into_inner().unwrap();
+        let all = [("y", 0o555), ("y/deep", 0o111), ("y/deep/file", 0o444)];
+        // As root, who may write anywhere, this is seen by the order alone.
+        let place = into(dir.path(), "y", true);
+        let mut archive = Archive::new(&tar[..]);
+        let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
+        write(&mut entry, &place, &dir.path().join("y"), false).unwrap();
+        let filled = fs::metadata(dir.path().join("y"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(filled & 0o777, 0o755);
+        extract(&tar[..], &place, false).unwrap();
+        for (name, mode) in all {
+            let found = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!(found.permissions().mode() & 0o777, mode, "{name}");
+        }
+        fs::set_permissions(dir.path().join("y"), fs::Permissions::from_mode(0o755)).unwrap();
+        let deep = dir.path().join("y/deep");
+        fs::set_permissions(deep, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     #[test]

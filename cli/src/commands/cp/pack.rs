@@ -1,8 +1,9 @@
 //! Files of this machine as a tar for a container.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,10 @@ use super::{ends_as_directory, means_content, Found};
 use crate::client::RequestBody;
 use crate::commands::load::body_of;
 use crate::error::{CliError, Result};
+
+/// Where the kernel keeps what a program may do, and as many bytes as that has at most.
+const CAPABILITY: &str = "security.capability";
+const MAX_CAPABILITY: usize = 64;
 
 /// What goes where.
 #[derive(Debug)]
@@ -110,72 +115,106 @@ fn pack(plan: &Plan, owners: bool, out: &mut impl Write) -> std::io::Result<()> 
         true => fs::metadata(&plan.source)?,
         false => fs::symlink_metadata(&plan.source)?,
     };
-    add(&mut tar, &plan.source, name, &metadata, owners)?;
-    tar.into_inner()?.flush()
+    let mut pack = Pack {
+        tar,
+        owners,
+        links: HashMap::new(),
+    };
+    pack.add(&plan.source, name, &metadata)?;
+    pack.tar.into_inner()?.flush()
 }
 
-/// With its target as it is: the library would write `a//b` as `a/b`, but for those that are too
-/// long for a header.
-fn add_symlink(
-    tar: &mut tar::Builder<&mut impl Write>,
-    mut header: tar::Header,
-    name: &Path,
-    target: &Path,
-) -> std::io::Result<()> {
-    header.set_entry_type(tar::EntryType::Symlink);
-    match header.set_link_name_literal(target.as_os_str().as_bytes()) {
-        Ok(()) => tar.append_data(&mut header, name, std::io::empty()),
-        Err(_) => tar.append_link(&mut header, name, target),
-    }
-}
-
-fn add(
-    tar: &mut tar::Builder<&mut impl Write>,
-    path: &Path,
-    name: &Path,
-    metadata: &fs::Metadata,
+struct Pack<W: Write> {
+    tar: tar::Builder<W>,
+    /// Files keep their owners.
     owners: bool,
-) -> std::io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(metadata);
-    header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
-    header.set_size(0);
-    if !owners {
-        header.set_uid(0);
-        header.set_gid(0);
+    /// Names of files with several links, by device and inode.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+impl<W: Write> Pack<W> {
+    /// With its target as it is: the library would write `a//b` as `a/b`, but for those that are too
+    /// long for a header.
+    fn add_symlink(
+        &mut self,
+        mut header: tar::Header,
+        name: &Path,
+        target: &Path,
+    ) -> std::io::Result<()> {
+        header.set_entry_type(tar::EntryType::Symlink);
+        match header.set_link_name_literal(target.as_os_str().as_bytes()) {
+            Ok(()) => self.tar.append_data(&mut header, name, std::io::empty()),
+            Err(_) => self.tar.append_link(&mut header, name, target),
+        }
     }
-    if metadata.mtime() < 0 && (metadata.is_symlink() || metadata.is_file() || metadata.is_dir()) {
-        // The header's field has no sign.
-        let mtime = metadata.mtime().to_string();
-        tar.append_pax_extensions([("mtime", mtime.as_bytes())])?;
+
+    /// What the plain header has no room for: a time before 1970, a file's capabilities.
+    fn add_extensions(&mut self, path: &Path, metadata: &fs::Metadata) -> std::io::Result<()> {
+        let mut all = Vec::new();
+        if metadata.mtime() < 0 {
+            all.push((
+                "mtime".to_owned(),
+                metadata.mtime().to_string().into_bytes(),
+            ));
+        }
+        let mut value = vec![0; MAX_CAPABILITY];
+        if let Ok(length) = rustix::fs::lgetxattr(path, CAPABILITY, &mut value[..]) {
+            value.truncate(length);
+            all.push((format!("SCHILY.xattr.{CAPABILITY}"), value));
+        }
+        match all.is_empty() {
+            true => Ok(()),
+            false => self.tar.append_pax_extensions(
+                all.iter()
+                    .map(|(name, value)| (name.as_str(), value.as_slice())),
+            ),
+        }
     }
-    if metadata.is_symlink() {
-        return add_symlink(tar, header, name, &fs::read_link(path)?);
+
+    fn add(&mut self, path: &Path, name: &Path, metadata: &fs::Metadata) -> std::io::Result<()> {
+        if !(metadata.is_symlink() || metadata.is_file() || metadata.is_dir()) {
+            // Sockets and devices of this machine mean nothing in a container.
+            return Ok(());
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(metadata);
+        header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
+        header.set_size(0);
+        if !self.owners {
+            header.set_uid(0);
+            header.set_gid(0);
+        }
+        if metadata.nlink() > 1 && !metadata.is_dir() {
+            let key = (metadata.dev(), metadata.ino());
+            if let Some(first) = self.links.get(&key) {
+                header.set_entry_type(tar::EntryType::Link);
+                return self.tar.append_link(&mut header, name, first);
+            }
+            self.links.insert(key, name.to_owned());
+        }
+        self.add_extensions(path, metadata)?;
+        if metadata.is_symlink() {
+            return self.add_symlink(header, name, &fs::read_link(path)?);
+        }
+        if metadata.is_file() {
+            header.set_size(metadata.size());
+            // A file that has become shorter ends in zeros: the header has its size already.
+            let content = fs::File::open(path)?.chain(std::io::repeat(0));
+            let content = content.take(metadata.size());
+            return self.tar.append_data(&mut header, name, content);
+        }
+        self.tar.append_data(&mut header, name, std::io::empty())?;
+        let mut children: Vec<OsString> = fs::read_dir(path)?
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<std::io::Result<_>>()?;
+        children.sort();
+        for child in children {
+            let path = path.join(&child);
+            let metadata = fs::symlink_metadata(&path)?;
+            self.add(&path, &name.join(&child), &metadata)?;
+        }
+        Ok(())
     }
-    if metadata.is_file() {
-        header.set_size(metadata.size());
-        let file = fs::File::open(path)?;
-        return tar.append_data(
-            &mut header,
-            name,
-            std::io::Read::take(file, metadata.size()),
-        );
-    }
-    if !metadata.is_dir() {
-        // Sockets and devices of this machine mean nothing in a container.
-        return Ok(());
-    }
-    tar.append_data(&mut header, name, std::io::empty())?;
-    let mut children: Vec<OsString> = fs::read_dir(path)?
-        .map(|entry| entry.map(|entry| entry.file_name()))
-        .collect::<std::io::Result<_>>()?;
-    children.sort();
-    for child in children {
-        let path = path.join(&child);
-        let metadata = fs::symlink_metadata(&path)?;
-        add(tar, &path, &name.join(&child), &metadata, owners)?;
-    }
-    Ok(())
 }
 
 struct Counted<W: Write> {
@@ -246,5 +285,44 @@ mod tests {
             .map(|entry| entry.unwrap().path().unwrap().into_owned())
             .collect();
         assert_eq!(names, [Path::new("new"), Path::new("new/file")]);
+    }
+
+    #[test]
+    fn links_stay_links_and_a_file_that_shrinks_breaks_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
+        fs::create_dir(&top).unwrap();
+        fs::write(top.join("a"), "content").unwrap();
+        fs::hard_link(top.join("a"), top.join("b")).unwrap();
+        let plan = Plan {
+            source: top.clone(),
+            directory: "/".into(),
+            name: Some("new".into()),
+        };
+        let mut out = Vec::new();
+        pack(&plan, false, &mut out).unwrap();
+        let mut tar = tar::Archive::new(&out[..]);
+        let entries = tar.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            let link = entry.link_name().unwrap().map(|link| link.into_owned());
+            (entry.path().unwrap().into_owned(), link)
+        });
+        let entries: Vec<_> = entries.collect();
+        assert_eq!(entries[2], ("new/b".into(), Some("new/a".into())));
+        // As it was when it was looked at.
+        let metadata = fs::symlink_metadata(top.join("a")).unwrap();
+        fs::write(top.join("a"), "con").unwrap();
+        let mut pack = Pack {
+            tar: tar::Builder::new(Vec::new()),
+            owners: false,
+            links: HashMap::new(),
+        };
+        pack.add(&top.join("a"), Path::new("a"), &metadata).unwrap();
+        let out = pack.tar.into_inner().unwrap();
+        let mut tar = tar::Archive::new(&out[..]);
+        let mut entry = tar.entries().unwrap().next().unwrap().unwrap();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        assert_eq!(content, b"con\0\0\0\0");
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn parse(text: &str) -> Result<Mount> {
     if mount.target.is_none() {
         return Err(bad("target is required".to_owned()));
     }
+    check_recursion(&mount).map_err(bad)?;
     let parts = [
         (mount.bind_options.is_some(), MountType::BIND, "bind"),
         (mount.volume_options.is_some(), MountType::VOLUME, "volume"),
@@ -44,6 +45,25 @@ pub(super) fn parse(text: &str) -> Result<Mount> {
         }
     }
     Ok(mount)
+}
+
+/// Docker's conditions for what becomes of the mounts below a read-only one.
+fn check_recursion(mount: &Mount) -> std::result::Result<(), String> {
+    let options = mount.bind_options.clone().unwrap_or_default();
+    let read_only = mount.read_only.unwrap_or(false);
+    let needs = |kind: &str, what: &str| {
+        Err(format!(
+            "option 'bind-recursive={kind}' requires '{what}' to be specified in conjunction"
+        ))
+    };
+    let forced = options.read_only_force_recursive.unwrap_or(false);
+    let private = options.propagation == Some(MountBindOptionsPropagationEnum::RPRIVATE);
+    match (options.read_only_non_recursive.unwrap_or(false), forced) {
+        (true, _) if !read_only => needs("writable", "readonly"),
+        (_, true) if !read_only => needs("readonly", "readonly"),
+        (_, true) if !private => needs("readonly", "bind-propagation=rprivate"),
+        _ => Ok(()),
+    }
 }
 
 /// The fields of a line of comma-separated values, as RFC 4180 has it: a field with a comma in it
@@ -222,6 +242,14 @@ mod tests {
             ("type=tmpfs,target=/t,volume-nocopy", "volume-"),
             ("type=bind,src=/a,target=/t,bind-recursive=some", "some"),
             ("type=bind,source=/a,target=/b,image-subpath=x", "image-"),
+            (
+                "type=bind,src=/a,dst=/b,bind-recursive=writable",
+                "requires 'readonly'",
+            ),
+            (
+                "type=bind,src=/a,dst=/b,ro,bind-recursive=readonly",
+                "rprivate",
+            ),
             ("type=bind,source=/a", "target"),
             ("type=nfs,target=/a", "nfs"),
             ("target=/a,colour=red", "colour"),

@@ -21,7 +21,8 @@ pub(super) fn parse_all(words: &[String]) -> Result<PortMap> {
 fn parse(text: &str, map: &mut PortMap) -> Result<()> {
     let bad = |why: &str| CliError::usage(format!("invalid --publish {text:?}: {why}"));
     let (ports, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
-    if !matches!(protocol, "tcp" | "udp" | "sctp") {
+    let protocol = protocol.to_ascii_lowercase();
+    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(bad("the protocol has to be tcp, udp or sctp"));
     }
     let (address, rest) = match ports.strip_prefix('[') {
@@ -31,13 +32,14 @@ fn parse(text: &str, map: &mut PortMap) -> Result<()> {
         None => match ports.matches(':').count() {
             0 | 1 => ("", ports),
             2 => ports.split_once(':').unwrap_or_default(),
-            _ => return Err(bad("an IPv6 address has to be in brackets")),
+            _ => bare_v6(ports).ok_or_else(|| bad("what is before the ports is no address"))?,
         },
     };
     let (host, inside) = rest.split_once(':').unwrap_or(("", rest));
     let inside = range(inside).ok_or_else(|| bad("no valid container port"))?;
     let host = match host {
-        "" => None,
+        // Any that is free.
+        "" | "0" => None,
         host => Some(range(host).ok_or_else(|| bad("no valid host port"))?),
     };
     let count = inside.1 - inside.0;
@@ -58,6 +60,15 @@ fn parse(text: &str, map: &mut PortMap) -> Result<()> {
             });
     }
     Ok(())
+}
+
+/// An IPv6 address without brackets, and the two ports behind it.
+fn bare_v6(text: &str) -> Option<(&str, &str)> {
+    let inside = text.rfind(':')?;
+    let host = text[..inside].rfind(':')?;
+    let address = &text[..host];
+    address.parse::<std::net::Ipv6Addr>().ok()?;
+    Some((address, &text[host + 1..]))
 }
 
 fn range(text: &str) -> Option<(u16, u16)> {
@@ -93,6 +104,11 @@ mod tests {
         );
         assert_eq!(one("127.0.0.1::80"), want("80/tcp", "127.0.0.1", ""));
         assert_eq!(one("[::1]:8080:80"), want("80/tcp", "::1", "8080"));
+        assert_eq!(one("::1:8080:80"), want("80/tcp", "::1", "8080"));
+        assert_eq!(one("fe80::2::80"), want("80/tcp", "fe80::2", ""));
+        assert_eq!(one("0:80"), want("80/tcp", "", ""));
+        assert_eq!(one("[::1]:0:80"), want("80/tcp", "::1", ""));
+        assert_eq!(one("53:53/UDP"), want("53/udp", "", "53"));
         assert_eq!(one("8000-8010:80"), want("80/tcp", "", "8000-8010"));
         let map = parse_all(&["7000-7002:8000-8002".to_owned()]).unwrap();
         assert_eq!(map.len(), 3);
@@ -101,7 +117,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_refused() {
         for bad in [
-            "", "x", "80:x", "0:80", "1:2:3:4", "80/icmp", "1-2:1-3", "9-1:80", "[::1:80",
+            "", "x", "80:x", "80:0", "0-1:80", "1:2:3:4", "::1:80", "80/icmp", "1-2:1-3", "9-1:80",
+            "[::1:80",
         ] {
             assert!(parse_all(&[bad.to_owned()]).is_err(), "{bad}");
         }

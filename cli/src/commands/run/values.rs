@@ -24,6 +24,7 @@ pub(super) fn pairs(words: &[String]) -> HashMap<String, String> {
 /// `--expose PORT[-PORT][/PROTOCOL]`.
 pub(super) fn exposed(text: &str) -> Result<Vec<String>> {
     let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     match (first.parse::<u16>(), last.parse::<u16>()) {
         (Ok(first), Ok(last)) if first <= last => Ok((first..=last)

@@ -102,8 +102,9 @@ pub(super) struct Blob {
 /// The outer archive, read to its end.
 pub(super) struct Archive {
     pub(super) files: BTreeMap<String, Blob>,
-    /// Symbolic and hard links (old versions of docker share layers so), to paths in the archive.
-    links: BTreeMap<String, String>,
+    /// Symbolic and hard links (old versions of docker share layers so), to paths in the archive: where
+    /// each may lead, the likely one first.
+    links: BTreeMap<String, Vec<String>>,
 }
 
 impl Archive {
@@ -154,13 +155,15 @@ impl Archive {
                 }
                 EntryKind::Symlink { target } => {
                     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    let target = [folder.as_bytes(), b"/", &target].concat();
+                    // Some mean the archive's root.
+                    let beside = [folder.as_bytes(), b"/", &target].concat();
+                    let targets = [normalize(&beside), normalize(&target)];
                     self.links
-                        .extend(normalize(&target).map(|target| (path, target)));
+                        .insert(path, targets.into_iter().flatten().collect());
                 }
                 EntryKind::HardLink { target } => {
                     self.links
-                        .extend(normalize(&target).map(|target| (path, target)));
+                        .insert(path, normalize(&target).into_iter().collect());
                 }
                 _ => {}
             }
@@ -169,15 +172,17 @@ impl Archive {
     }
 
     pub(super) fn find(&self, path: &str) -> Option<Blob> {
-        let mut path = normalize(path.as_bytes())?;
-        for _ in 0..MAX_LINKS {
-            match (self.files.get(&path), self.links.get(&path)) {
-                (Some(blob), _) => return Some(*blob),
-                (None, Some(target)) => path.clone_from(target),
-                (None, None) => return None,
-            }
+        self.behind(&normalize(path.as_bytes())?, MAX_LINKS)
+    }
+
+    /// The file that a path leads to, over so many links at most.
+    fn behind(&self, path: &str, links: usize) -> Option<Blob> {
+        if let Some(blob) = self.files.get(path) {
+            return Some(*blob);
         }
-        None
+        let links = links.checked_sub(1)?;
+        let mut targets = self.links.get(path)?.iter();
+        targets.find_map(|target| self.behind(target, links))
     }
 
     pub(super) fn document(
