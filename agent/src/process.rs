@@ -369,7 +369,10 @@ impl Process {
             return Err(wrong_phase("signalled"));
         }
         let signal = match &self.state().phase {
-            Phase::Ready(_) if ends_by_default(signal) => libc::SIGKILL as u32,
+            Phase::Ready(_) => match before_the_program(signal) {
+                Some(signal) => signal,
+                None => return Ok(()),
+            },
             _ => signal,
         };
         sys::kill(pid as i32, signal)
@@ -418,20 +421,28 @@ impl Process {
     }
 }
 
-/// Whether a process that handles no signal is ended by it (signal(7)). Before it executes its program the
-/// first process of a PID namespace would not be: the kernel keeps from it what it does not handle.
-fn ends_by_default(signal: u32) -> bool {
-    const LIVED_THROUGH: [i32; 8] = [
-        libc::SIGCHLD,
-        libc::SIGCONT,
-        libc::SIGSTOP,
-        libc::SIGTSTP,
-        libc::SIGTTIN,
-        libc::SIGTTOU,
-        libc::SIGURG,
-        libc::SIGWINCH,
+/// What a signal does to a process that has not executed its program yet. One that asks it to end does: the
+/// kernel would keep it from the first of a PID namespace, which handles none. What means something to a
+/// program alone (SIGUSR1, SIGALRM and so on) does nothing, as with runc.
+fn before_the_program(signal: u32) -> Option<u32> {
+    const ENDS: [i32; 11] = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGILL,
+        libc::SIGABRT,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGKILL,
+        libc::SIGSEGV,
+        libc::SIGTERM,
+        libc::SIGSYS,
     ];
-    i32::try_from(signal).is_ok_and(|signal| signal != 0 && !LIVED_THROUGH.contains(&signal))
+    match i32::try_from(signal).ok()? {
+        0 | libc::SIGSTOP | libc::SIGCONT => Some(signal),
+        known if ENDS.contains(&known) => u32::try_from(libc::SIGKILL).ok(),
+        _ => None,
+    }
 }
 
 fn wrong_phase(wanted: &str) -> AgentError {

@@ -70,7 +70,7 @@ impl Engine {
         let config = wanted_config(&request, &record.config)?;
         let layer = self.layer_at_rest(container, request.pause).await?;
         let parent = self.images.find(&record.image.id).await?;
-        let config_json = image_config(&parent.config_json, &config, &layer, &request)?;
+        let config_json = image_config(&parent.config_json, &config, &layer, &request, &record.id)?;
         let mut layers: Vec<Value> = parent.layers.iter().map(layer_descriptor).collect();
         layers.push(json!({
             "mediaType": LAYER_TYPE,
@@ -190,6 +190,7 @@ fn image_config(
     config: &ContainerConfig,
     layer: &Layer,
     request: &CommitRequest,
+    container: &str,
 ) -> Result<Vec<u8>> {
     let coding = |what| move |source| EngineError::Json { what, source };
     let mut image: Value =
@@ -198,6 +199,11 @@ fn image_config(
     image["config"] = config_json(config)?;
     image["created"] = json!(now);
     image["author"] = json!(request.author);
+    // The parent's are about another one.
+    image["container"] = json!(container);
+    if let Some(fields) = image.as_object_mut() {
+        fields.remove("container_config");
+    }
     push(
         &mut image["history"],
         json!({
@@ -366,7 +372,7 @@ mod tests {
             length: 3,
             file,
         };
-        let parent = br#"{"os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
+        let parent = br#"{"os":"linux","container":"c0","container_config":{"Cmd":["x"]},"rootfs":{"type":"layers","diff_ids":["sha256:a"]}}"#;
         let config = ContainerConfig {
             cmd: Some(vec!["x".into()]),
             volumes: Some(vec!["/v".into()]),
@@ -377,12 +383,14 @@ mod tests {
             author: "me".into(),
             ..CommitRequest::default()
         };
-        let json = image_config(parent, &config, &layer, &request).unwrap();
+        let json = image_config(parent, &config, &layer, &request, "c1").unwrap();
         let image: Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(image["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
         assert_eq!(image["config"]["Volumes"], json!({"/v": {}}));
         assert_eq!(image["config"].get("Hostname"), None);
         assert_eq!(image["history"][0]["author"], "me");
+        assert_eq!(image["container"], "c1");
+        assert_eq!(image.get("container_config"), None);
         let archive = Archive {
             config: json,
             layers: Vec::new(),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use bollard_stubs::models::{EventMessageTypeEnum, HostConfigLogConfig};
+use tokio::sync::RwLock as AsyncRwLock;
 
 use hull_network::egress::Egress;
 
@@ -76,6 +77,8 @@ pub struct Engine {
     pub(crate) id: String,
     pub(crate) defaults: Defaults,
     containers: RwLock<HashMap<String, Arc<Container>>>,
+    /// Read while a container takes its images into use, written while some are removed that none uses.
+    pub(crate) image_uses: AsyncRwLock<()>,
     /// All are being stopped, since the host goes down.
     pub(crate) stopping: AtomicUsize,
     execs: Mutex<Execs>,
@@ -115,6 +118,7 @@ impl Engine {
             id,
             defaults,
             containers: RwLock::default(),
+            image_uses: AsyncRwLock::default(),
             stopping: AtomicUsize::new(0),
             execs: Mutex::default(),
             paths,

@@ -1,7 +1,7 @@
 //! Further processes in a running container.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::ids;
 use crate::lifecycle::Status;
 use crate::shim::{is_of_user, Ended, Task};
 use crate::spec::{exec_process, ExecSpec};
-use crate::streams::{Fifos, Hub, Pumps};
+use crate::streams::{Fifos, Hub, Input, Pumps};
 
 /// How long output may take to arrive after the process ended.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -305,7 +305,7 @@ impl Engine {
         }
         let fifos = Fifos::new(
             &dir,
-            &format!("{}-", ids::short(&exec.id)),
+            &format!("{}-", exec.id),
             exec.attach_stdin,
             !exec.spec.tty,
         );
@@ -333,6 +333,36 @@ impl Engine {
         let close = crate::container::close_stdin(&task, &exec.id);
         let pumps = opened.pump(&exec.hub, None, close);
         Ok((task, fifos, pumps))
+    }
+
+    /// Goes on with the execs that an earlier daemon has started in a container, for nobody any more: what
+    /// they write is taken, or they would stand still, and each is forgotten by the shim when it has ended.
+    pub(crate) fn finish_execs(&self, container: &Arc<Container>, task: &Arc<Task>) {
+        let dir = self.paths.bundle(container.id());
+        for id in exec_ids(&dir) {
+            let there = |name: &str| dir.join(format!("{id}-{name}")).exists();
+            let fifos = Fifos::new(&dir, &format!("{id}-"), there("stdin"), there("stderr"));
+            let opened = match fifos.clone().open() {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::warn!(exec = id, error = error.message(), "an earlier exec");
+                    continue;
+                }
+            };
+            let task = Arc::clone(task);
+            container.while_live(async move {
+                let hub = Hub::new();
+                let pumps = opened.pump(&hub, None, crate::container::close_stdin(&task, &id));
+                // Its client is gone.
+                let _ = hub.stdin().send(Input::Close).await;
+                let _ = task.wait(&id).await;
+                let (deleted, ()) = tokio::join!(task.delete(&id), pumps.drain(DRAIN_LIMIT));
+                if let Err(error) = deleted {
+                    tracing::debug!(exec = id, error = error.message(), "freeing the exec");
+                }
+                fifos.remove();
+            });
+        }
     }
 
     async fn watch_exec(&self, exec: &Exec, task: &Task, fifos: &Fifos, pumps: Pumps) {
@@ -396,6 +426,15 @@ impl Engine {
             attributes,
         );
     }
+}
+
+/// The ids of execs whose FIFOs are in a bundle.
+fn exec_ids(bundle: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(bundle).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter_map(|name| name.strip_suffix("-stdout").map(str::to_owned))
+        .collect()
 }
 
 /// Height and width; zeroes are none, and so is what no terminal can have.

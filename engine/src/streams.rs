@@ -5,11 +5,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
@@ -20,6 +21,9 @@ use crate::logs::{Log, Stream};
 const CHUNK_BYTES: usize = 32 << 10;
 /// Chunks on their way to one client.
 const CLIENT_QUEUE: usize = 32;
+/// How long a client may take nothing once the process has ended: others wait for the end, and the log for
+/// the rest of the output.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Chunks of input on their way to the process.
 const STDIN_QUEUE: usize = 32;
 
@@ -41,6 +45,8 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) struct Hub {
     clients: Mutex<Vec<Client>>,
+    /// The process has ended, and its last output is passed on.
+    ending: watch::Sender<bool>,
     stdin: mpsc::Sender<Input>,
     stdin_end: tokio::sync::Mutex<mpsc::Receiver<Input>>,
 }
@@ -57,6 +63,7 @@ impl Hub {
         let (stdin, stdin_end) = mpsc::channel(STDIN_QUEUE);
         Arc::new(Self {
             clients: Mutex::default(),
+            ending: watch::Sender::new(false),
             stdin,
             stdin_end: stdin_end.into(),
         })
@@ -93,9 +100,26 @@ impl Hub {
                 Stream::Stdout => client.stdout,
                 Stream::Stderr => client.stderr,
             };
-            if wants && client.sender.send(chunk.clone()).await.is_err() {
+            if wants && !self.takes(&client, chunk).await {
                 self.lock()
                     .retain(|other| !other.sender.same_channel(&client.sender));
+            }
+        }
+    }
+
+    /// Hands a chunk to a client, however long it takes; at the end of the process not if it stands still.
+    async fn takes(&self, client: &Client, chunk: &Chunk) -> bool {
+        let mut ending = self.ending.subscribe();
+        let stands_still = async {
+            let _ = ending.wait_for(|ending| *ending).await;
+            tokio::time::sleep(PATIENCE).await;
+        };
+        tokio::select! {
+            biased;
+            sent = client.sender.send(chunk.clone()) => sent.is_ok(),
+            () = stands_still => {
+                tracing::warn!("a client that does not read its output is left behind");
+                false
             }
         }
     }
@@ -211,6 +235,7 @@ pub(crate) struct Taken {
 pub(crate) struct Pumps {
     outputs: Vec<JoinHandle<()>>,
     stdin: Option<JoinHandle<()>>,
+    hub: Arc<Hub>,
 }
 
 impl Opened {
@@ -235,6 +260,7 @@ impl Opened {
     /// Starts to move bytes. To be called once the shim has opened its ends: only then does an
     /// end-of-file mean the end.
     pub(crate) fn pump(self, hub: &Arc<Hub>, log: Option<&Arc<Log>>, close: CloseStdin) -> Pumps {
+        hub.ending.send_replace(false);
         let output = |receiver, stream| {
             let pump = pump_output(receiver, stream, Arc::clone(hub), log.cloned());
             tokio::spawn(pump.in_current_span())
@@ -249,13 +275,18 @@ impl Opened {
             drop(self.stdin_keeper);
             sender.map(|sender| tokio::spawn(pump_stdin(sender, Arc::clone(hub), close)))
         });
-        Pumps { outputs, stdin }
+        Pumps {
+            outputs,
+            stdin,
+            hub: Arc::clone(hub),
+        }
     }
 }
 
 impl Pumps {
     /// Waits until all output has been passed on, but not longer than `limit`.
-    pub(crate) async fn drain(self, limit: std::time::Duration) {
+    pub(crate) async fn drain(self, limit: Duration) {
+        self.hub.ending.send_replace(true);
         if let Some(stdin) = self.stdin {
             stdin.abort();
             let _ = stdin.await;
@@ -335,7 +366,6 @@ async fn pump_stdin(mut fifo: pipe::Sender, hub: Arc<Hub>, close: CloseStdin) {
 mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
-    use std::time::Duration;
 
     fn nothing() -> CloseStdin {
         Box::new(|| Box::pin(async {}))
@@ -376,6 +406,32 @@ mod tests {
         let (stdout_only, both) = counts.await.unwrap();
         assert_eq!((stdout_only, both), (1_024_000, 1_024_005));
         assert!(1_024_000 < std::fs::metadata(log.path()).unwrap().len());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stands_still_holds_up_neither_the_end_nor_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let hub = Hub::new();
+        let log = Arc::new(Log::new(dir.path().join("log")));
+        log.begin(Default::default()).unwrap();
+        let opened = Fifos::new(dir.path(), "", false, false).create().unwrap();
+        let path = opened.fifos().stdout.clone().unwrap();
+        let _deaf = hub.attach(true, true);
+        let mut fifo = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        let writer = std::thread::spawn(move || {
+            for _ in 0..3000 {
+                fifo.write_all(&line).unwrap();
+            }
+        });
+        let pumps = opened.pump(&hub, Some(&log), nothing());
+        let begun = std::time::Instant::now();
+        pumps.drain(Duration::from_secs(60)).await;
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        writer.join().unwrap();
+        log.end();
+        let kept = std::fs::read(log.path()).unwrap();
+        assert_eq!(kept.iter().filter(|byte| **byte == b'\n').count(), 3000);
     }
 
     #[tokio::test]

@@ -715,3 +715,79 @@ async fn an_oom_kill_is_told_of_while_the_container_runs_and_over_the_daemons_de
     assert_eq!(inspect["State"]["OOMKilled"], false);
     kill(&daemon, &id).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_of_an_earlier_daemon_ends_and_leaves_nothing() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("execs", &["sleep", "60"], Value::Null).await;
+    daemon.start(&id).await;
+    let argv = json!({ "Cmd": ["sh", "-c", "sleep 1; echo done"], "AttachStdout": true });
+    let (_, made) = daemon.post(&format!("/containers/{id}/exec"), argv).await;
+    let start = format!("/exec/{}/start", made["Id"].as_str().unwrap());
+    assert_eq!(daemon.post(&start, json!({ "Detach": true })).await.0, 200);
+    let bundle = daemon.socket().with_file_name("bundles").join(&id);
+    let fifos = || {
+        let names = bundle
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().ends_with("-stdout"))
+            .count()
+    };
+    assert_eq!(fifos(), 1);
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    let deadline = Instant::now() + LIMIT;
+    while fifos() != 0 {
+        assert!(
+            Instant::now() < deadline,
+            "what the exec was connected by is left"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    kill(&daemon, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_image_is_pruned_that_a_container_takes_at_the_moment() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let unused = "/images/prune?filters={%22dangling%22:[%22false%22]}";
+    for round in 0..20 {
+        let load = daemon.send(Method::POST, "/images/load", support::image_archive());
+        assert_eq!(load.await.0, 200);
+        let body =
+            json!({ "Image": "box", "Cmd": ["true"], "HostConfig": { "NetworkMode": "none" } });
+        let path = format!("/containers/create?name=c{round}");
+        let (made, pruned) =
+            tokio::join!(daemon.post(&path, body), daemon.post(unused, Value::Null));
+        assert_eq!(pruned.0, 200);
+        let (status, answer) = made;
+        let image = daemon.send(Method::GET, "/images/box/json", "").await.0;
+        match status {
+            201 => {
+                assert_eq!(image, 200, "its image is gone");
+                kill(&daemon, answer["Id"].as_str().unwrap()).await;
+            }
+            404 => assert_eq!(image, 404),
+            other => panic!("{other}: {answer}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_is_refused_leaves_the_restart_policy() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let more = json!({ "HostConfig": { "RestartPolicy": { "Name": "always" } } });
+    let id = daemon
+        .create("goes-on", &["sh", "-c", "sleep 1; exit 1"], more)
+        .await;
+    daemon.start(&id).await;
+    let path = format!("/containers/{id}/stop?signal=BOGUS");
+    assert_eq!(daemon.post(&path, Value::Null).await.0, 400);
+    daemon.until(&id, "/RestartCount", json!(1)).await;
+    kill(&daemon, &id).await;
+}

@@ -12,7 +12,7 @@ docker_start() {
     export DOCKER_HOST=unix://$S/docker.sock
     dockerd --config-file "$S/daemon.json" -H "$DOCKER_HOST" --data-root "$D" --exec-root "$S/exec" -p "$S/pid" >"$D/log" 2>&1 &
     DOCKERD=$!
-    trap 'docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1 || true; kill $DOCKERD; wait $DOCKERD 2>/dev/null || true; umount "$S"/exec/netns/* 2>/dev/null || true; rm -rf "$S" "$T" "$D" 2>/dev/null || true' EXIT
+    trap 'docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1 || true; docker network prune -f >/dev/null 2>&1 || true; kill $DOCKERD; wait $DOCKERD 2>/dev/null || true; umount "$S"/exec/netns/* 2>/dev/null || true; rm -rf "$S" "$T" "$D" 2>/dev/null || true' EXIT
     wait_for 60 docker version >/dev/null 2>&1 || fail "dockerd did not start: $(tail -n 5 "$D/log")"
     mkdir -p "$T/root"/{bin,dev,etc,proc,sys,tmp,root}
     cp /bin/busybox "$T/root/bin/"

@@ -462,11 +462,11 @@ mod tests {
         let args = |docker: Option<String>| CreateArgs {
             description: Some("d".to_owned()),
             docker,
-            name: "c".to_owned(),
+            name: "lab".to_owned(),
         };
         let both = format!("host=tcp://h:1,ca={},key={}", ca.display(), key.display());
         create(&args(Some(both)), &store, &mut Vec::new()).unwrap();
-        let there = || TLS_FILES.map(|file| store.tls_file("c", file).is_some());
+        let there = || TLS_FILES.map(|file| store.tls_file("lab", file).is_some());
         update(&args(None), &store, &mut Vec::new()).unwrap();
         assert_eq!(there(), [true, false, true]);
         let one = format!("host=tcp://h:2,ca={}", ca.display());

@@ -28,6 +28,8 @@ pub(super) fn open(host: &SshHost) -> io::Result<SshStream> {
         .args(arguments(host))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        // A Ctrl-C is this program's to pass on, by this very connection.
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| io::Error::new(error.kind(), format!("cannot run ssh: {error}")))?;

@@ -53,14 +53,20 @@ impl AuthConfig {
         })
     }
 
-    /// The registry that is meant, as references name it.
-    fn registry(&self) -> &str {
+    /// The registry that is meant, as references name it. Docker Hub is meant by no address at all, but not by
+    /// one whose host is missing: the credentials are somebody else's.
+    fn registry(&self) -> Result<&str> {
         let address = self.serveraddress.as_str();
-        let address = address.strip_prefix("https://").unwrap_or(address);
-        let address = address.strip_prefix("http://").unwrap_or(address);
-        match address.split('/').next().unwrap_or_default() {
-            "" | "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
-            host => host,
+        let host = ["https://", "http://"]
+            .into_iter()
+            .find_map(|scheme| address.strip_prefix(scheme))
+            .unwrap_or(address);
+        match host.split('/').next().unwrap_or_default() {
+            "" if !address.is_empty() => Err(EngineError::BadRequest(format!(
+                "the registry's address {address:?} names no host"
+            ))),
+            "" | "index.docker.io" | "registry-1.docker.io" => Ok(DOCKER_HUB),
+            host => Ok(host),
         }
     }
 }
@@ -86,6 +92,7 @@ pub(super) fn of_headers(headers: &HeaderMap) -> Result<Option<Credentials>> {
         return Ok(None);
     }
     let config: AuthConfig = as_go_does(&decoded).map_err(|_| bad())?;
+    config.registry()?;
     Ok(config.credentials())
 }
 
@@ -94,7 +101,8 @@ async fn log_in(engine: Shared, body: Body) -> Answer<Json<Value>> {
     let credentials = config.credentials().ok_or_else(|| {
         EngineError::BadRequest("a user name and a password are needed".to_owned())
     })?;
-    engine.images.log_in(config.registry(), credentials).await?;
+    let registry = config.registry()?;
+    engine.images.log_in(registry, credentials).await?;
     Ok(Json(
         json!({ "Status": "Login Succeeded", "IdentityToken": "" }),
     ))
@@ -144,10 +152,29 @@ mod tests {
                 serveraddress: address.to_owned(),
                 ..AuthConfig::default()
             };
-            config.registry().to_owned()
+            config.registry().map(str::to_owned)
         };
-        assert_eq!(registry("https://index.docker.io/v1/"), "docker.io");
-        assert_eq!(registry("127.0.0.1:5000"), "127.0.0.1:5000");
-        assert_eq!(registry("https://reg.example/v2/"), "reg.example");
+        for (address, host) in [
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("", "docker.io"),
+            ("127.0.0.1:5000", "127.0.0.1:5000"),
+            ("https://reg.example/v2/", "reg.example"),
+        ] {
+            assert_eq!(registry(address).unwrap(), host);
+        }
+        for address in [
+            "https:///repository/docker/",
+            "http:///x",
+            "http://",
+            "https://",
+            "/x",
+            "/",
+        ] {
+            let text = registry(address).unwrap_err().to_string();
+            assert!(text.contains(address), "{text}");
+        }
+        let elsewhere = r#"{"username":"me","password":"p","serveraddress":"https:///x"}"#;
+        let elsewhere = base64::engine::general_purpose::STANDARD.encode(elsewhere);
+        assert!(header(&elsewhere).is_err());
     }
 }

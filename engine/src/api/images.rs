@@ -363,6 +363,7 @@ fn images_in_use(engine: &Engine) -> BTreeMap<Digest, String> {
 async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
     platform::check(engine, name, query, "platforms").await?;
     let (id, tags) = engine.images.resolve(name).await?;
+    let _uses = engine.image_uses.write().await;
     let in_use = images_in_use(engine);
     let user = in_use.get(&id).and_then(|id| engine.container(id).ok());
     // Not even with force: a running container needs its file system.
@@ -412,6 +413,7 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
             .iter()
             .any(|value| matches!(value.as_str(), "true" | "1"))
     });
+    let _uses = engine.image_uses.write().await;
     let mut kept: BTreeSet<Digest> = images_in_use(&engine).into_keys().collect();
     // What the filters spare is kept as what is in use.
     for image in engine.images.list().await? {

@@ -16,7 +16,7 @@ use crate::container::Container;
 use crate::error::{EngineError, Result};
 use crate::filters;
 use crate::json::Params;
-use crate::logs::{self, LogRecord, ReadOptions};
+use crate::logs::{self, LogRecord, ReadOptions, Stream, MAX_PART_BYTES};
 
 /// A time; `0` is none.
 fn time_of(query: &Params, key: &str) -> Result<Option<Timestamp>> {
@@ -104,13 +104,14 @@ pub(super) fn framed_log(
     let (sender, receiver) = mpsc::channel(1);
     let id = container.id().to_owned();
     tokio::spawn(async move {
+        let mut lines = Lines::default();
         loop {
             let batch = tokio::select! {
                 batch = batches.recv() => batch,
                 () = sender.closed() => return,
             };
             let piece = match batch {
-                Some(Ok(batch)) => framed(&batch, form),
+                Some(Ok(batch)) => framed(&batch, form, &mut lines),
                 Some(Err(error)) => {
                     tracing::error!(id, error = error.message(), "reading a log");
                     return;
@@ -125,25 +126,39 @@ pub(super) fn framed_log(
     receiver
 }
 
-fn framed(batch: &[LogRecord], form: Form) -> Bytes {
+/// Which streams are in the middle of a line: what a record of theirs goes on with has no time of its own.
+#[derive(Default)]
+struct Lines([bool; 2]);
+
+impl Lines {
+    /// Whether a record begins a line.
+    fn begins(&mut self, record: &LogRecord) -> bool {
+        let is_open = &mut self.0[usize::from(record.stream == Stream::Stderr)];
+        // A shorter one without a line end is the last of a run.
+        let goes_on = !record.log.ends_with('\n') && MAX_PART_BYTES - 4 <= record.log.len();
+        !std::mem::replace(is_open, goes_on)
+    }
+}
+
+fn framed(batch: &[LogRecord], form: Form, lines: &mut Lines) -> Bytes {
     let mut bytes = BytesMut::new();
     for record in batch {
         put_framed(
             &mut bytes,
             form.tty,
             record.stream,
-            text_of(record, form).as_bytes(),
+            text_of(record, form, lines.begins(record)).as_bytes(),
         );
     }
     bytes.freeze()
 }
 
-fn text_of(record: &LogRecord, form: Form) -> String {
+fn text_of(record: &LogRecord, form: Form, begins: bool) -> String {
     let mut text = String::new();
-    if form.timestamps {
+    if form.timestamps && begins {
         text.push_str(&format!("{:.9} ", record.time));
     }
-    if form.details {
+    if form.details && begins {
         text.push_str(&details(&record.attrs));
         text.push(' ');
     }
@@ -166,7 +181,6 @@ fn details(attributes: &BTreeMap<String, String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logs::Stream;
 
     #[test]
     fn details_stand_between_time_and_text() {
@@ -184,7 +198,10 @@ mod tests {
                 details,
                 tty: true,
             };
-            String::from_utf8(framed(std::slice::from_ref(&record), form).to_vec()).unwrap()
+            String::from_utf8(
+                framed(std::slice::from_ref(&record), form, &mut Lines::default()).to_vec(),
+            )
+            .unwrap()
         };
         assert_eq!(shown(false, false), "hello\n");
         assert_eq!(shown(false, true), "com.x=1%2C2,tag=a+b hello\n");
@@ -192,5 +209,34 @@ mod tests {
             shown(true, true),
             "1970-01-01T00:00:00.000000000Z com.x=1%2C2,tag=a+b hello\n"
         );
+    }
+
+    #[test]
+    fn a_long_line_has_one_time() {
+        let record = |stream, log: String| LogRecord {
+            log,
+            stream,
+            attrs: Default::default(),
+            time: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let part = "x".repeat(MAX_PART_BYTES - 1);
+        let batch = [
+            record(Stream::Stdout, part.clone()),
+            record(Stream::Stderr, "between\n".to_owned()),
+            record(Stream::Stdout, part.clone()),
+            record(Stream::Stdout, "end\n".to_owned()),
+            // The end of a run.
+            record(Stream::Stdout, "no line end".to_owned()),
+            record(Stream::Stdout, "next run\n".to_owned()),
+        ];
+        let form = Form {
+            timestamps: true,
+            details: false,
+            tty: true,
+        };
+        let mut lines = Lines::default();
+        let pieces = batch.map(|record| framed(std::slice::from_ref(&record), form, &mut lines));
+        let stamped = pieces.map(|piece| piece.starts_with(b"1970-"));
+        assert_eq!(stamped, [true, true, false, false, true, true]);
     }
 }

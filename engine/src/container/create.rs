@@ -78,7 +78,7 @@ impl Engine {
             },
         )?;
         check_bind_sources(&record)?;
-        let container = self.reserve(name, record)?;
+        let container = self.take_images(name, record).await?;
         // Others see it already, and may want to start or remove it.
         let _operation = container.operate().await;
         let made = match self.take_volumes(&container).await {
@@ -157,6 +157,19 @@ impl Engine {
                 tracing::debug!(volume = volume.name, error = error.message(), "stays");
             }
         }
+    }
+
+    /// As [`Engine::reserve`], if the images are still there: unpacking takes its time, and until the container
+    /// is seen nobody knows that it needs them.
+    async fn take_images(&self, name: Option<&str>, record: Record) -> Result<Arc<Container>> {
+        let _uses = self.image_uses.read().await;
+        for image in record.images() {
+            let missing = self.images.resolve(&image.id).await.is_err() || !image.rootfs.exists();
+            if missing {
+                return Err(EngineError::NoSuchImage(image.reference.clone()));
+            }
+        }
+        self.reserve(name, record)
     }
 
     /// Takes the name (a random one if there is none) and shows the container to lookups.

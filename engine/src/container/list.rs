@@ -99,14 +99,28 @@ impl Engine {
         Ok(copies.collect())
     }
 
-    /// The ids of the images that the filter `ancestor` names, whatever it calls them by; names of
-    /// none are no error.
+    /// The ids of the images that the filter `ancestor` names, whatever it calls them by, and of those that
+    /// are made from them; names of none are no error.
     async fn ancestors(&self, filters: &Filters) -> Option<HashSet<String>> {
         let mut ids = HashSet::new();
         for name in filters.get("ancestor")? {
             let found = self.images.resolve(name).await;
             ids.extend(found.map(|(id, _)| id.to_string()));
         }
+        let all = self.images.list().await.unwrap_or_default();
+        let (named, others): (Vec<_>, Vec<_>) = all
+            .iter()
+            .partition(|image| ids.contains(&image.id.to_string()));
+        let bases: Vec<_> = named
+            .iter()
+            .map(|image| image.config.rootfs().diff_ids())
+            .collect();
+        let made = others.iter().filter(|image| {
+            let layers = image.config.rootfs().diff_ids();
+            bases.iter().any(|base| is_made_from(layers, base))
+        });
+        let made: Vec<_> = made.map(|image| image.id.to_string()).collect();
+        ids.extend(made);
         Some(ids)
     }
 
@@ -358,9 +372,22 @@ fn port_range(text: &str) -> Option<(RangeInclusive<u16>, &str)> {
     Some((first.parse().ok()?..=last.parse().ok()?, protocol))
 }
 
+/// Whether an image of these layers is made from one of those, by more on top of them.
+fn is_made_from(layers: &[String], base: &[String]) -> bool {
+    !base.is_empty() && base.len() < layers.len() && layers.starts_with(base)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_made_from_one_whose_layers_it_begins_with() {
+        let list = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        let is = |layers, base| is_made_from(&list(layers), &list(base));
+        assert!(is("ab", "a") && is("abc", "ab"));
+        assert!(!is("a", "a") && !is("a", "ab") && !is("ba", "a") && !is("a", ""));
+    }
 
     #[test]
     fn durations_read_as_dockers() {

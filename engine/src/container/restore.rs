@@ -114,6 +114,7 @@ impl Engine {
                             RunState::Ended => ENDED_DRAIN_LIMIT,
                             RunState::Running | RunState::Paused => DRAIN_LIMIT,
                         };
+                        self.finish_execs(container, &task);
                         self.follow_health(container, &task);
                         self.follow_host_ports(container, &task);
                         self.watch(container, task, pumps, limit);

@@ -104,8 +104,7 @@ impl Engine {
                 "container already stopped".to_owned(),
             ));
         }
-        self.note_stop(container).await;
-        self.stop_live(container, options).await?;
+        self.stop_live(container, options, true).await?;
         self.publish(container, "stop", []);
         Ok(())
     }
@@ -146,6 +145,7 @@ impl Engine {
         &self,
         container: &Container,
         options: &StopOptions,
+        by_user: bool,
     ) -> Result<()> {
         let (signal, timeout) = {
             let record = container.lock();
@@ -153,6 +153,10 @@ impl Engine {
             let timeout = options.timeout.map_or(record.stop_timeout(), timeout_of);
             (parse_signal(signal)?, timeout)
         };
+        // A stop that is refused changes nothing.
+        if by_user {
+            self.note_stop(container).await;
+        }
         let ended = container.wait(WaitCondition::NotRunning);
         tokio::pin!(ended);
         let Some(task) = container.task() else {

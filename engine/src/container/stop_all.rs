@@ -65,7 +65,8 @@ impl Engine {
             if self.end_restart(container, false).await? || !container.status().is_live() {
                 return Ok(());
             }
-            self.stop_live(container, &StopOptions::default()).await?;
+            self.stop_live(container, &StopOptions::default(), false)
+                .await?;
             self.publish(container, "stop", []);
             // Its VM is ended and its volumes are given back after its program is.
             drop(container.operate().await);

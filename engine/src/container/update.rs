@@ -1,13 +1,21 @@
 //! Changing limits and the restart policy of a container.
 
+use std::time::Duration;
+
 use bollard_stubs::models::HostConfig;
-use serde_json::Value;
+use hull_shim::lower::{memory_of_limits, vcpus_of_limits, HostFacts};
+use oci_spec::runtime::LinuxResources;
+use serde_json::{json, Value};
 
 use super::Container;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::lifecycle::Status;
+use crate::shim::Task;
 use crate::spec::{self, is_set};
+
+/// How long a VM may take to tell how large it is.
+const VM_LIMIT: Duration = Duration::from_secs(5);
 
 /// Fields of the body that change something where they are set.
 const CHANGEABLE: [&str; 12] = [
@@ -74,6 +82,45 @@ fn unchangeable(body: &Value) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
+/// The warning of what a container's VM has not got.
+async fn beyond(task: &Task, now: &Value, before: &Value) -> Option<String> {
+    let asked = tokio::time::timeout(VM_LIMIT, task.vm()).await;
+    let vm = match asked {
+        Ok(Ok(vm)) => vm,
+        // It has taken the change; how large it is it does not say.
+        Ok(Err(_)) | Err(_) => return None,
+    };
+    let has = Size {
+        cpus: vm.vcpus,
+        memory: vm.memory_bytes,
+    };
+    goes_beyond(now, before, has, HostFacts::read()).then(|| {
+        "The container's VM keeps the size that it was started with: what goes beyond is there after \
+         the next start."
+            .to_owned()
+    })
+}
+
+/// How large a VM is.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    cpus: u32,
+    memory: u64,
+}
+
+/// Whether limits that have changed are more than a VM has, and than it would have after a start on this
+/// host.
+fn goes_beyond(now: &Value, before: &Value, has: Size, host: HostFacts) -> bool {
+    let changed = |name: &str| {
+        let part = (now[name] != before[name]).then(|| json!({ name: now[name] }))?;
+        serde_json::from_value::<LinuxResources>(part).ok()
+    };
+    let cpus = changed("cpu").and_then(|limits| vcpus_of_limits(&limits, host).ok());
+    let memory = changed("memory").and_then(|limits| memory_of_limits(&limits, host).ok());
+    cpus.is_some_and(|cpus| has.cpus < cpus.into())
+        || memory.is_some_and(|bytes| has.memory < bytes)
+}
+
 impl Engine {
     /// Changes a container. Returns warnings for the user.
     pub(crate) async fn update_container(
@@ -107,16 +154,7 @@ impl Engine {
             let before = spec::resources(&record.host)?;
             if resources != before {
                 task.update(&resources).await?;
-            }
-            let grows = |new: Option<i64>, old: Option<i64>| old.unwrap_or(0) < new.unwrap_or(0);
-            if grows(host.memory, record.host.memory)
-                || grows(host.nano_cpus, record.host.nano_cpus)
-            {
-                warnings.push(
-                    "The container's VM keeps the size that it was started with: what goes beyond \
-                     is there after the next start."
-                        .to_owned(),
-                );
+                warnings.extend(beyond(&task, &resources, &before).await);
             }
         }
         self.update(container, |record| record.host = host).await?;
@@ -171,6 +209,56 @@ mod tests {
         // The docker command line sends all that it could.
         let zeroes = json!({ "Devices": [], "CpuRealtimePeriod": 0, "OomKillDisable": null });
         assert!(unchangeable(&zeroes).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_goes_beyond_the_vm_is_told() {
+        let none = || HostConfig::default();
+        let memory = |mib: i64| HostConfig {
+            memory: Some(mib << 20),
+            ..none()
+        };
+        let nano = |cpus: i64| HostConfig {
+            nano_cpus: Some(cpus * 1_000_000_000),
+            ..none()
+        };
+        let quota = |quota| HostConfig {
+            cpu_quota: Some(quota),
+            ..none()
+        };
+        let set = |text: &str| HostConfig {
+            cpuset_cpus: Some(text.to_owned()),
+            ..none()
+        };
+        // The VM of a container without limits, on a host of four CPUs.
+        let has = Size {
+            cpus: 1,
+            memory: 512 << 20,
+        };
+        let host = HostFacts {
+            cpus: 4,
+            memory_bytes: 8 << 30,
+        };
+        let one = HostFacts { cpus: 1, ..host };
+        for (old, new, warns) in [
+            (none(), memory(256), false),
+            (none(), memory(1024), true),
+            (memory(1024), memory(512), true),
+            (memory(256), memory(128), false),
+            (none(), nano(1), false),
+            (none(), quota(50_000), false),
+            (none(), quota(400_000), true),
+            (none(), set("0"), false),
+            (memory(1024), memory(1024), false),
+        ] {
+            let [old, new] = [&old, &new].map(|host| spec::resources(host).unwrap());
+            assert_eq!(goes_beyond(&new, &old, has, host), warns, "{new}");
+            // A host with one CPU would give no more after a start.
+            let [old, new] = [&old["cpu"], &new["cpu"]].map(|cpu| json!({ "cpu": cpu }));
+            assert!(!goes_beyond(&new, &old, has, one), "{new}");
+        }
+        let two = json!({ "cpu": { "cpus": "0-1" } });
+        assert!(goes_beyond(&two, &json!({}), has, host));
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub use plan::{
     Member, Plan, PluggedDisk, Pod, PodMember, Resource, Share, ShareSource, Socket, TaskOptions,
 };
 pub(crate) use rootfs::{resource, single_file};
-pub use size::{HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES};
+pub use size::{
+    memory_of_limits, vcpus_of_limits, HostFacts, DEFAULT_MEMORY_BYTES, MIN_LIMIT_BYTES,
+};
 
 /// Name of the guest kernel's descriptor.
 pub const KERNEL_FD: &str = "kernel";

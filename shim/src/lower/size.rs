@@ -61,6 +61,16 @@ pub(super) fn of_pod(limits: Limits, host: HostFacts) -> Option<LinuxResources> 
     Some(resources)
 }
 
+/// Number of vCPUs of a container's VM, by its limits alone.
+pub fn vcpus_of_limits(limits: &LinuxResources, host: HostFacts) -> Result<u8, LowerError> {
+    vcpus(&Annotations::default(), Some(limits), host)
+}
+
+/// Guest memory of a container's VM, by its limits alone, in bytes.
+pub fn memory_of_limits(limits: &LinuxResources, host: HostFacts) -> Result<u64, LowerError> {
+    memory_bytes(&Annotations::default(), Some(limits), host)
+}
+
 /// Number of vCPUs: what the annotation says, else enough for the CPU quota and no more than the CPU set
 /// names, else as many as that names, else 1. A quota may be more than the host has: it is a bound.
 pub(super) fn vcpus(

@@ -1,11 +1,10 @@
 //! The streams of a process: this program's own, or a terminal for whoever listens at a console
 //! socket.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -21,6 +20,7 @@ use super::error::{io_error, system, Result, RuntimeError};
 use super::inherited::Preserved;
 use crate::handover::{Handover, Listener, Stream};
 use crate::holder::{self, HolderConfig, Network};
+use crate::private;
 use crate::report::chain;
 
 /// A size in characters.
@@ -208,10 +208,7 @@ pub(super) struct Offer {
 impl Offer {
     fn new(exec_root: &Path, handover: Handover, terminal: bool, holder: Child) -> Result<Self> {
         let directory = exec_root.join("handover");
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory);
+        let made = private::directory(&directory);
         made.map_err(io_error("make", &directory))?;
         let path = directory.join(random_name()?);
         let listener = Listener::bind(path.clone()).map_err(io_error("listen on", &path))?;

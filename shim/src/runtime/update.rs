@@ -133,7 +133,7 @@ fn parse_bytes(text: &str) -> Option<i64> {
     let end = text.rfind(|c: char| c.is_ascii_digit() || c == '.')? + 1;
     let (number, unit) = text.split_at(end);
     let unit = unit.strip_prefix(' ').unwrap_or(unit);
-    let (prefix, rest) = unit.split_at(unit.len().min(1));
+    let (prefix, rest) = unit.split_at_checked(unit.len().min(1))?;
     let shift = match prefix {
         "" => 0,
         "b" if rest.is_empty() => 0,
@@ -208,6 +208,7 @@ mod tests {
             "1mbb",
             "1kiii",
             "1.5.5g",
+            "5µ",
             "1  g",
             "-2",
             "1e3",

@@ -3,10 +3,9 @@
 //! The socket lies in `<exec root>/shims/`, under a short hash: the path of a UNIX socket has at
 //! most 107 bytes, and container ids alone may have 64.
 
-use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +13,8 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{getpid, pidfd_open, pidfd_send_signal, PidfdFlags, Signal};
 use sha2::{Digest as _, Sha256};
+
+use crate::private;
 
 /// Bytes of the hash in a socket's name.
 const HASH_BYTES: usize = 16;
@@ -56,10 +57,7 @@ fn directory(exec_root: &Path) -> PathBuf {
 /// Listens on `path`. A socket that a dead shim left is replaced.
 pub(crate) fn listen(path: &Path) -> io::Result<Listening> {
     if let Some(parent) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(parent)?;
+        private::directory(parent)?;
     }
     match UnixListener::bind(path) {
         Ok(listener) => Ok(Listening::New(listener)),

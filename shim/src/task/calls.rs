@@ -317,19 +317,27 @@ impl Service {
     ) -> ttrpc::Result<api::Empty> {
         let container = self.shim.container(&request.id)?;
         let resources = request.resources.into_option().unwrap_or_default().value;
+        let update = Update::parse(&resources)
+            .map_err(|error| errors::invalid(format!("resources: {}", chain(&error))))?;
+        let is_first = self.shim.is_first(&container);
+        if !is_first && update.bounds_disks() {
+            return Err(errors::invalid(
+                "not supported yet: bounds of disks (blockIO.throttle*Device, io.max) of a container \
+                 that has joined a VM: its processes on the host are the whole VM's",
+            ));
+        }
         let Update {
             guest,
             host,
             limits,
-        } = Update::parse(&resources)
-            .map_err(|error| errors::invalid(format!("resources: {}", chain(&error))))?;
+        } = update;
         let before = container.limits();
         let limits = before.changed(&limits);
         if !request.annotations.contains_key(BEYOND_VM) {
             let checked = limits.check(before, container.sandbox.size());
             checked.map_err(|error| errors::invalid(error.to_string()))?;
         }
-        let update = UpdateContainerRequest {
+        let request = UpdateContainerRequest {
             container_id: request.id,
             resources: guest,
             ..UpdateContainerRequest::default()
@@ -340,12 +348,12 @@ impl Service {
             .call(
                 "UpdateContainer",
                 CALL_LIMIT,
-                |client, context| async move { client.update_container(context, &update).await },
+                |client, context| async move { client.update_container(context, &request).await },
             )
             .await
             .map_err(|error| errors::of_agent(&error))?;
         container.set_limits(limits);
-        if self.shim.is_first(&container) {
+        if is_first {
             let shared = container.sandbox.set_share(&host);
             shared.map_err(|error| errors::failed(&error))?;
         }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +40,14 @@ pub(super) struct Booted {
     pub(super) groups: Vec<String>,
     /// The directory of the host in whose place it has memory of the guest.
     pub(super) memory: Option<PathBuf>,
+}
+
+/// What has been told of kills for want of memory.
+#[derive(Debug, Default)]
+struct Oom {
+    told: bool,
+    /// The end of a process came before the event of the same kill.
+    before_its_event: bool,
 }
 
 /// See [`Booted::memory`].
@@ -170,7 +177,7 @@ pub(super) struct Container {
     /// Where the holders of its processes are.
     pub(super) place: Place,
     pub(super) paused: watch::Sender<bool>,
-    oom_reported: AtomicBool,
+    oom: Mutex<Oom>,
     /// How many execs have been started whose end has not been told.
     untold: watch::Sender<usize>,
     /// What it may use.
@@ -202,7 +209,7 @@ impl Container {
             memory: booted.memory,
             place,
             paused: watch::Sender::new(false),
-            oom_reported: AtomicBool::new(false),
+            oom: Mutex::default(),
             untold: watch::Sender::new(0),
             limits: Mutex::new(limits),
             starts: Semaphore::new(MAX_STARTS),
@@ -275,8 +282,19 @@ impl Container {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
-    /// A kill for want of memory is being told; whether one was before.
+    /// The guest tells of a kill for want of memory; whether that is news.
     pub(super) fn note_oom(&self) -> bool {
-        self.oom_reported.swap(true, Ordering::Relaxed)
+        let mut oom = self.oom.lock().unwrap_or_else(PoisonError::into_inner);
+        oom.told = true;
+        !std::mem::take(&mut oom.before_its_event)
+    }
+
+    /// The end of a process tells that there was one, of which the guest's own event may still be on its
+    /// way; whether that is news.
+    pub(super) fn note_oom_by_exit(&self) -> bool {
+        let mut oom = self.oom.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = !std::mem::replace(&mut oom.told, true);
+        oom.before_its_event |= news;
+        news
     }
 }

@@ -104,12 +104,22 @@ async fn send_all(address: Option<String>, mut receiver: mpsc::UnboundedReceiver
         while let Some(envelope) = waiting.pop_front() {
             send(address, &mut client, envelope).await;
             while let Ok(next) = receiver.try_recv() {
-                waiting.push_back(next);
+                enqueue(&mut waiting, next);
             }
             let excess = waiting.len().saturating_sub(MAX_WAITING);
             waiting.drain(..excess);
         }
     }
+}
+
+/// A container decides how often it is short of memory: one word of that waits for each, so that it pushes
+/// nothing else out.
+fn enqueue(waiting: &mut VecDeque<Envelope>, next: Envelope) {
+    let same = |other: &Envelope| (&other.topic, &other.event) == (&next.topic, &next.event);
+    if next.topic == TaskOOM::TOPIC && waiting.iter().any(same) {
+        return;
+    }
+    waiting.push_back(next);
 }
 
 async fn send(address: &str, client: &mut Option<EventsClient>, envelope: Envelope) {
@@ -152,4 +162,34 @@ async fn try_send(
     let sent = connected.forward(context::with_duration(SEND_LIMIT), request);
     let _: api::Empty = sent.await.map_err(|e| e.to_string())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_word_of_a_container_short_of_memory_waits() {
+        let oom = |id: &str| Envelope {
+            topic: TaskOOM::TOPIC.to_owned(),
+            event: MessageField::some(Any {
+                value: id.as_bytes().to_vec(),
+                ..Any::default()
+            }),
+            ..Envelope::default()
+        };
+        let exit = Envelope {
+            topic: TaskExit::TOPIC.to_owned(),
+            ..Envelope::default()
+        };
+        let mut waiting = VecDeque::new();
+        for next in [oom("a"), exit.clone(), oom("a"), oom("b"), exit, oom("a")] {
+            enqueue(&mut waiting, next);
+        }
+        let topics: Vec<_> = waiting.iter().map(|it| it.topic.as_str()).collect();
+        assert_eq!(
+            topics,
+            ["/tasks/oom", "/tasks/exit", "/tasks/oom", "/tasks/exit"]
+        );
+    }
 }

@@ -260,8 +260,7 @@ impl Shim {
         });
         match ended.await {
             Ok(exit) => {
-                // The guest's own event may still be on its way.
-                if exit.oom_killed && !container.note_oom() {
+                if exit.oom_killed && container.note_oom_by_exit() {
                     self.publish_oom(container);
                 }
                 exit.exit_status
@@ -351,9 +350,8 @@ impl Shim {
             match event.kind {
                 Some(event::Kind::Oom(oom)) => {
                     if let Ok(container) = self.container(&oom.container_id) {
-                        let told = container.note_oom();
-                        // Nothing comes after the end but what the end itself told already.
-                        if !told || container.init.exit().is_none() {
+                        // Nothing comes after the end.
+                        if container.note_oom() && container.init.exit().is_none() {
                             self.publish_oom(&container);
                         }
                     }

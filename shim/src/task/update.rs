@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use super::limits::Limits;
-use crate::cgroup::{share, HostShare};
+use crate::cgroup::{share, HostShare, IO_MAX};
 use crate::lower::drop_host_numbers;
 use crate::spec::JsonError;
 
@@ -31,6 +31,11 @@ impl Update {
             host,
         })
     }
+
+    /// Whether it says how fast disks of the host may be used: that is the whole VM's to say.
+    pub(super) fn bounds_disks(&self) -> bool {
+        self.host.iter().any(|(file, _)| *file == IO_MAX)
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +56,18 @@ mod tests {
         let want =
             serde_json::json!({"cpu": {"shares": 1024, "quota": 7000}, "pids": {"limit": 9}});
         assert_eq!(guest, want);
+    }
+
+    #[test]
+    fn bounds_of_disks_are_seen() {
+        let bounds = |text: &[u8]| Update::parse(text).unwrap().bounds_disks();
+        assert!(bounds(br#"{"unified": {"io.max": "8:0 rbps=1"}}"#));
+        let throttle =
+            br#"{"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 1}]}}"#;
+        assert!(bounds(throttle));
+        assert!(!bounds(
+            br#"{"blockIO": {"weight": 100}, "cpu": {"shares": 2}}"#
+        ));
     }
 
     #[test]

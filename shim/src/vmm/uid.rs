@@ -3,9 +3,9 @@
 //! A byte of one lock file stands for each id. The lock belongs to the open file description, so
 //! it is gone with the process that holds it, however that ends.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use hull_vm_config::JailConfig;
@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg};
 
 use super::VmmError;
+use crate::private;
 
 /// First user id of VMMs; far above those of people, services and user namespaces.
 const FIRST_UID: u32 = 0x5000_0000;
@@ -34,11 +35,7 @@ impl UidLease {
             path: path.clone(),
             source,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(exec_root)
-            .map_err(failed)?;
+        private::passage(exec_root).map_err(failed)?;
         let lock = OpenOptions::new()
             .read(true)
             .write(true)

@@ -30,6 +30,7 @@ case_a_signal_ends_what_is_created() {
     config '.process.args = ["touch", "/ran"]'
     create
     runtime kill "$ID" WINCH
+    runtime kill "$ID" USR1
     sleep 1
     expect "$(status_of)" created
     runtime kill "$ID" TERM

@@ -79,7 +79,7 @@ case_docker_networks_come_and_go_while_a_container_runs() {
     docker_start
     docker network create one >/dev/null
     docker network create --subnet 10.66.0.0/24 two >/dev/null
-    docker run -d --name peer --network one hull-test sh -c 'nc -l -p 5000 >/tmp/got' >/dev/null
+    docker run -d --name peer --network one hull-test sh -c 'sleep 10000 | nc -l -p 5000 >/tmp/got' >/dev/null
     docker run -d --name there --network two hull-test sleep 1000 >/dev/null
     docker run -d --name main --network one hull-test sh -c 'while :; do echo x; sleep 0.2; done | nc peer 5000' >/dev/null
     # One without names of containers so far.
@@ -94,7 +94,7 @@ case_docker_networks_come_and_go_while_a_container_runs() {
     expect_eq "$(taps_of main)" 1 'taps beside the one interface'
     docker exec there ping -c 1 -W 2 10.66.0.3 >/dev/null && fail 'it answers still'
     docker network connect --ip 10.66.0.77 --alias other two main
-    wait_for 60 in_guest main 'ip addr show dev eth1' 'inet 10.66.0.77/24' || fail "again: $(docker exec main ip addr)"
+    wait_for 60 in_guest main 'ip addr' 'inet 10.66.0.77/24' || fail "again: $(docker exec main ip addr)"
     docker exec there ping -c 1 -W 10 other >/dev/null || fail 'by its alias'
     # All the while its first network works.
     carries_on
@@ -103,11 +103,14 @@ case_docker_networks_come_and_go_while_a_container_runs() {
     reach late there
     docker rm -f late there >/dev/null
     # Whoever else changes something there is followed as well.
-    in_netns main ip addr add 10.66.0.78/24 dev eth1
+    # dockerd counts on: it is another name than before.
+    local again
+    again=$(in_netns main ip -o -4 addr | awk '$4 == "10.66.0.77/24" {print $2}')
+    in_netns main ip addr add 10.66.0.78/24 dev "$again"
     in_netns main ip route add 10.99.0.0/16 via 10.66.0.1
     wait_for 30 in_guest main 'ip addr; ip route' '10.66.0.78/24' || fail "$(docker exec main ip addr)"
     wait_for 30 in_guest main 'ip route' '10.99.0.0/16 via 10.66.0.1' || fail "$(docker exec main ip route)"
-    in_netns main ip addr del 10.66.0.78/24 dev eth1
+    in_netns main ip addr del 10.66.0.78/24 dev "$again"
     in_netns main ip route del 10.99.0.0/16
     wait_for 30 without_text main 10.66.0.78 || fail "$(docker exec main ip addr)"
     wait_for 30 without_text main 10.99.0.0 || fail "$(docker exec main ip route)"

@@ -159,8 +159,9 @@ case_a_container_opens_only_devices_that_it_asked_for() {
     # A major number of disks, and the minor of the first: what the guest has is what an unconfined one sees.
     disk=$(hull run --rm --privileged "$BUSYBOX" sh -c 'cat /sys/block/vd*/dev | head -n 1')
     for joined in none container:t-first; do
-        capture hull run --rm --network "$joined" "$BUSYBOX" sh -c "mknod /d b ${disk%:*} ${disk#*:} && cat /d"
+        capture hull run --rm --network "$joined" "$BUSYBOX" sh -c "mknod /d b ${disk%:*} ${disk#*:} && test -b /d && echo made && cat /d"
         expect_status 1
+        expect_out $'made\n'
         expect_err_has 'Operation not permitted'
     done
     capture hull run --rm "$BUSYBOX" sh -c 'mknod /k c 1 11; : </k'

@@ -39,6 +39,21 @@ case_listening_tcp_wants_certificates() {
     fi
 }
 
+# A browser on this machine sends what a page asks it to.
+case_listening_tcp_is_nothing_for_web_pages() {
+    local url=http://127.0.0.1:24375
+    own_hulld -H tcp://127.0.0.1:24375
+    wait_for 20 curl -sf -o /dev/null $url/_ping || fail "$(cat "$T/hulld.log")"
+    asked() { curl -s -o "$T/answer" -w '%{http_code}' -X POST "$@"; }
+    expect_eq "$(asked -H 'Origin: http://page.example' $url/containers/prune)" 403 'a page'
+    expect_eq "$(asked -H 'Content-Type:' -d '{"Name":"t-page"}' $url/volumes/create)" 400 'a body without a name'
+    grep -q 'mime: no media type' "$T/answer" || fail "$(cat "$T/answer")"
+    expect_eq "$(asked $url/containers/prune)" 200 'a client'
+    # hull itself.
+    hull -H tcp://127.0.0.1:24375 volume create t-own >/dev/null
+    hull -H tcp://127.0.0.1:24375 volume rm t-own >/dev/null
+}
+
 case_listening_is_refused_where_it_is_unsafe() {
     capture timeout 20 hulld --root "$T/r" --exec-root "$T/e" -H tcp://0.0.0.0:24377
     expect_status 1

@@ -176,3 +176,18 @@ case_podman_a_read_only_container_has_memory_where_it_asks_for_it() {
     expect_out $'/tmp\n/run\n/var/tmp\n/opt\n'
     expect_err_has 'Read-only file system'
 }
+
+# The ids of a user namespace on the host are those of its virtiofsd, which passes through the runtime
+# directory as any other user.
+case_podman_files_have_the_ids_of_a_user_namespace() {
+    podman_setup
+    mkdir -m 777 "$T/volume"
+    echo secret >"$T/volume/of-root"
+    chmod 600 "$T/volume/of-root"
+    capture podman_hull run --rm --uidmap 0:100000:65536 --gidmap 0:200000:65536 -v "$T/volume:/v" localhost/hull-test \
+        sh -c 'touch /v/made && stat -c %u:%g /v/made; cat /v/of-root || stat -c %u /v/of-root; ip -o addr show dev eth0 | grep -c "inet "'
+    expect_status 0
+    expect_out $'0:0\n65534\n1\n'
+    expect_err_has 'Permission denied'
+    expect_eq "$(stat -c %u:%g "$T/volume/made")" 100000:200000 'ids on the host'
+}
