@@ -92,7 +92,7 @@ case_a_part_of_a_volume_and_memory_as_a_volume() {
     expect_err_has 'within the volume'
     hull volume create -o type=tmpfs -o device=tmpfs -o o=size=2m,uid=1000 t-mem >/dev/null
     expect_eq "$(hull run --rm -v t-mem:/m "$BUSYBOX" sh -c 'stat -c %u /m; df -k /m | tail -n 1 | awk "{print \$2}"')" $'1000\n2048' 'memory as a volume'
-    expect_eq "$(hull run --rm -v t-mem:/m "$BUSYBOX" sh -c 'cp /bin/busybox /m/b && /m/b echo runs')" runs 'a program in memory'
+    expect_eq "$(hull run --rm -v t-mem:/m "$BUSYBOX" sh -c 'cp /bin/busybox /m/busybox && /m/busybox echo runs')" runs 'a program in memory'
     mkdir "$T/bound"
     hull volume create -o type=none -o o=bind,ro,noexec -o device="$T/bound" t-bound >/dev/null
     capture hull run --rm -v t-bound:/v "$BUSYBOX" sh -c 'touch /v/x || grep -o "^[^ ]* /v .*noexec" /proc/mounts | grep -c noexec'
