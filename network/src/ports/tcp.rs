@@ -109,9 +109,28 @@ mod tests {
 
     #[tokio::test]
     async fn ends_are_asked_whether_they_are_there() {
-        let (client, _server) = joined().await;
+        let (client, server) = joined().await;
         prepare(&client).unwrap();
-        assert!(sockopt::socket_keepalive(&client).unwrap());
         assert_eq!(sockopt::tcp_keepidle(&client).unwrap(), KEEPALIVE);
+        // The kernel shows the timers of the two ends between.
+        for other in [&client, &server] {
+            let (own, peer) = (other.peer_addr().unwrap(), other.local_addr().unwrap());
+            let mut looks = 0;
+            while timer(own.port(), peer.port()).as_deref() != Some("02") {
+                looks += 1;
+                assert!(looks < 500, "{own} {:?}", timer(own.port(), peer.port()));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// The kind of timer that the end with these ports waits for: 02 is that of keepalives.
+    fn timer(own: u16, peer: u16) -> Option<String> {
+        let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+        let ends = [own, peer].map(|port| format!("0100007F:{port:04X}"));
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect());
+        let line =
+            lines.find(|fields: &Vec<&str>| fields.get(1..3) == Some(&[&*ends[0], &*ends[1]]))?;
+        line.get(5)?.split(':').next().map(str::to_owned)
     }
 }
