@@ -245,6 +245,69 @@ mod tests {
         assert_eq!(found("eth2"), None);
     }
 
+    /// In a network namespace of its own, where it may be made.
+    fn in_own_namespace(work: impl FnOnce(&Netlink) + Send) {
+        std::thread::scope(|scope| {
+            let thread =
+                scope.spawn(
+                    || match crate::sys::unshare(rustix::thread::UnshareFlags::NEWNET) {
+                        Ok(()) => work(&Netlink::open().unwrap()),
+                        Err(error) => eprintln!("passed over: {error}"),
+                    },
+                );
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_address_is_replaced_with_the_routes_that_need_one() {
+        in_own_namespace(|netlink| {
+            let index = netlink.add_bridge("eth0", 1500).unwrap();
+            let link = netlink.link("eth0").unwrap().unwrap();
+            let default = NetworkRoute {
+                gateway: "192.0.2.1".into(),
+                ..Default::default()
+            };
+            let interface = |addresses: &[&str], gone: &[&str]| NetworkInterface {
+                hardware_address: link.address.clone(),
+                name: "eth0".into(),
+                mtu: 1500,
+                addresses: addresses.iter().map(ToString::to_string).collect(),
+                routes: vec![default.clone()],
+                gone_addresses: gone.iter().map(ToString::to_string).collect(),
+                gone_routes: gone.first().map(|_| default.clone()).into_iter().collect(),
+                ..Default::default()
+            };
+            let configured = |interface| {
+                configure(&ConfigureNetworkRequest {
+                    interfaces: vec![interface],
+                    ..Default::default()
+                })
+            };
+            let has = |address: &str| {
+                // What an interface has can't be added.
+                let added = netlink.add_address(index, address.parse().unwrap());
+                let had = added.is_err();
+                if !had {
+                    let taken = netlink.remove_address(index, address.parse().unwrap());
+                    taken.unwrap();
+                }
+                had
+            };
+            let (one, two) = ("192.0.2.7/24", "192.0.2.8/24");
+            configured(interface(&[one, two], &[])).unwrap();
+            // The second one goes with the first, whose subnet it is in: what goes is gone already.
+            configured(interface(&[two], &[one, two])).unwrap();
+            assert!(!has(one) && has(two));
+            let route = parse_route(&default).unwrap();
+            // It is there, so it can't be added.
+            assert!(netlink.add_route(index, &route).is_err());
+            configured(interface(&["192.0.2.9/24"], &[two])).unwrap();
+            assert!(!has(two) && has("192.0.2.9/24"));
+            assert!(netlink.add_route(index, &route).is_err());
+        });
+    }
+
     #[test]
     fn an_interface_that_is_not_there_is_named_by_its_address() {
         let request = ConfigureNetworkRequest {

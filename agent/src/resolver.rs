@@ -38,34 +38,62 @@ struct Question {
 
 type Pending = Arc<Mutex<HashMap<u32, oneshot::Sender<Vec<u8>>>>>;
 
-/// Listens on all `addresses`, and for the host.
-pub(crate) async fn serve(addresses: &[String]) -> Result<()> {
-    if addresses.is_empty() {
-        return Ok(());
+/// What is served.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// The addresses at which it is, for as long as the VM lives.
+    served: tokio::sync::Mutex<Vec<String>>,
+}
+
+impl Names {
+    /// Listens on all `addresses`, and for the host, or on none. The host may ask again, when it has
+    /// not heard the answer.
+    pub(crate) async fn serve(&self, addresses: &[String]) -> Result<()> {
+        let mut served = self.served.lock().await;
+        if addresses.is_empty() || *served == addresses {
+            return Ok(());
+        }
+        if !served.is_empty() {
+            let text = format!("names are served at {served:?} already, not at {addresses:?}");
+            return Err(AgentError::new(Kind::FailedPrecondition, text));
+        }
+        let servers = bind(addresses, DNS_PORT).await?;
+        let host = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, RESOLVER_PORT))
+            .map_err(failed("failed to wait for the host's resolver".into()))?;
+        let (ask, asked) = mpsc::channel(MAX_PENDING);
+        for (server, (udp, tcp)) in (0..).zip(servers) {
+            tokio::spawn(serve_udp(Arc::new(udp), server, ask.clone()));
+            tokio::spawn(serve_tcp(tcp, server, ask.clone()));
+        }
+        tokio::spawn(relay(host, asked));
+        addresses.clone_into(&mut served);
+        Ok(())
     }
-    let failed = |what: String| {
-        move |error: std::io::Error| AgentError::new(Kind::Internal, format!("{what}: {error}"))
-    };
-    let (ask, asked) = mpsc::channel(MAX_PENDING);
-    for (index, text) in addresses.iter().enumerate() {
+}
+
+fn failed(what: String) -> impl FnOnce(std::io::Error) -> AgentError {
+    move |error| AgentError::new(Kind::Internal, format!("{what}: {error}"))
+}
+
+/// The sockets of all `addresses`. Nothing of it stays where one can't be had.
+async fn bind(addresses: &[String], port: u16) -> Result<Vec<(UdpSocket, TcpListener)>> {
+    if usize::from(u8::MAX) < addresses.len() {
+        return Err(AgentError::invalid("too many name servers".to_string()));
+    }
+    let mut servers = Vec::new();
+    for text in addresses {
         let address: Ipv4Addr = text
             .parse()
             .ok()
             .filter(Ipv4Addr::is_loopback)
             .ok_or_else(|| AgentError::invalid(format!("{text:?} is no IPv4 loopback address")))?;
-        let server = u8::try_from(index)
-            .map_err(|_| AgentError::invalid("too many name servers".to_string()))?;
-        let at = SocketAddr::from((address, DNS_PORT));
+        let at = SocketAddr::from((address, port));
         let what = || failed(format!("failed to serve names at {at}"));
         let udp = UdpSocket::bind(at).await.map_err(what())?;
         let tcp = TcpListener::bind(at).await.map_err(what())?;
-        tokio::spawn(serve_udp(Arc::new(udp), server, ask.clone()));
-        tokio::spawn(serve_tcp(tcp, server, ask.clone()));
+        servers.push((udp, tcp));
     }
-    let host = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, RESOLVER_PORT))
-        .map_err(failed("failed to wait for the host's resolver".into()))?;
-    tokio::spawn(relay(host, asked));
-    Ok(())
+    Ok(servers)
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, server: u8, ask: mpsc::Sender<Question>) {
@@ -199,5 +227,33 @@ async fn read_answers(mut host: tokio::io::ReadHalf<VsockStream>, pending: &Pend
         if let Some(answer) = lock(pending).remove(&header.number) {
             let _ = answer.send(message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_second_server_that_fails_leaves_the_first_one_free() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let both = ["127.0.0.2", "127.0.0.1"].map(str::to_owned);
+        let error = bind(&both, port).await.unwrap_err();
+        assert!(error.to_string().contains("127.0.0.1:"), "{error}");
+        drop(taken);
+        assert_eq!(bind(&both, port).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_served_may_be_asked_for_again() {
+        let addresses = ["127.0.0.11".to_owned()];
+        let names = Names {
+            served: tokio::sync::Mutex::new(addresses.to_vec()),
+        };
+        names.serve(&addresses).await.unwrap();
+        names.serve(&[]).await.unwrap();
+        let other = names.serve(&["127.0.0.12".to_owned()]).await.unwrap_err();
+        assert!(other.to_string().contains("127.0.0.12"), "{other}");
     }
 }

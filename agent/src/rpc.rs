@@ -19,14 +19,16 @@ use ttrpc::r#async::TtrpcContext;
 use crate::error::{AgentError, Kind, Result};
 use crate::host_ports::HostPorts;
 use crate::process::Exit;
+use crate::resolver::Names;
 use crate::sandbox::Sandbox;
-use crate::{device, diagnose, network, open_ports, power, ps, resolver, sys};
+use crate::{device, diagnose, network, open_ports, power, ps, sys};
 
 /// The service.
 pub(crate) struct Service {
     sandbox: Sandbox,
     greeted: AtomicBool,
     host_ports: HostPorts,
+    names: Names,
 }
 
 impl Service {
@@ -36,6 +38,7 @@ impl Service {
             sandbox,
             greeted: AtomicBool::new(false),
             host_ports: HostPorts::default(),
+            names: Names::default(),
         }
     }
 }
@@ -103,7 +106,7 @@ impl agent_ttrpc::Agent for Service {
         request: ConfigureNetworkRequest,
     ) -> ttrpc::Result<Empty> {
         network::configure(&request)?;
-        resolver::serve(&request.resolvers).await?;
+        self.names.serve(&request.resolvers).await?;
         Ok(Empty::default())
     }
 

@@ -12,6 +12,8 @@
 mod loopback;
 mod redirect;
 mod survey;
+#[cfg(test)]
+mod test_namespace;
 mod watch;
 
 use std::fs::File;
@@ -137,6 +139,9 @@ pub struct Interface {
     pub mtu: u32,
     /// Without link-local ones, which each end has by itself.
     pub addresses: Vec<Prefix>,
+    /// Those among them that a router's advertisements gave: the guest hears further ones, and the
+    /// namespace does not.
+    pub advertised: Vec<Prefix>,
     /// Those straight through the interface first.
     pub routes: Vec<Route>,
     /// Permanent ones.
@@ -159,6 +164,8 @@ struct Redirected {
     interface: u32,
     /// Once it is there.
     tap: Option<u32>,
+    /// What is for programs of the host stays here.
+    host_side: bool,
 }
 
 /// What tells a namespace from all others that exist. The kernel gives it anew when the namespace
@@ -287,7 +294,9 @@ impl Foreign {
         })
     }
 
-    /// Redirects an interface to a new tap; the tap's descriptors.
+    /// Redirects an interface to a new tap; the tap's descriptors. One that is redirected may be
+    /// taken again when its tap is gone: until then what comes in is dropped, and the namespace's
+    /// own stack hears nothing of it.
     pub fn take(&mut self, interface: &Interface) -> Result<Vec<OwnedFd>, ForeignError> {
         let namespace = Arc::clone(&self.namespace);
         namespace.run(|| {
@@ -314,7 +323,8 @@ impl Foreign {
         })
     }
 
-    /// Programs of the host answer in the namespace from here on.
+    /// Programs of the host answer in the namespace from here on. Where it fails it can be tried
+    /// again.
     pub fn serve_host_side(&mut self) -> Result<(), ForeignError> {
         if self.host_side {
             return Ok(());
@@ -324,9 +334,17 @@ impl Foreign {
             let (first, last) = HOST_SIDE_PORTS.into_inner();
             self.set("ipv4/ip_local_port_range", &format!("{first} {last}"))?;
             let netlink = namespace.netlink(Netlink::open())?;
-            for taken in &self.redirected {
+            for taken in self.redirected.iter_mut().filter(|it| !it.host_side) {
                 let Some(tap) = taken.tap else { continue };
-                namespace.netlink(redirect::host_side(&netlink, taken.interface, tap))?;
+                match redirect::host_side(&netlink, taken.interface, tap) {
+                    // It left a moment ago.
+                    Err(NetlinkError::Refused { source, .. })
+                        if source.raw_os_error() == Some(libc::ENODEV) => {}
+                    served => {
+                        namespace.netlink(served)?;
+                        taken.host_side = true;
+                    }
+                }
             }
             Ok(())
         })?;
@@ -338,6 +356,17 @@ impl Foreign {
     pub fn too_many(&self, count: usize, most: usize) -> ForeignError {
         let path = self.namespace.path.clone();
         ForeignError::TooMany { path, count, most }
+    }
+
+    /// Its changes can't be read.
+    pub fn unwatched(&self, source: io::Error) -> ForeignError {
+        ForeignError::Netlink {
+            path: self.namespace.path.clone(),
+            source: NetlinkError::Refused {
+                action: "watch for changes".into(),
+                source,
+            },
+        }
     }
 
     /// An interface that no VM can have.
@@ -379,6 +408,7 @@ impl Foreign {
         let mut taken = Redirected {
             interface: interface.index,
             tap: None,
+            host_side: self.host_side,
         };
         let made = netlink.link(&name).and_then(|link| {
             let link = link.ok_or_else(|| NetlinkError::Answer {
@@ -395,6 +425,7 @@ impl Foreign {
                 false => Ok(()),
             }
         });
+        self.redirected.retain(|it| it.interface != taken.interface);
         self.redirected.push(taken);
         namespace.netlink(made)?;
         Ok(tap)
@@ -437,5 +468,74 @@ impl Drop for Foreign {
         if let Err(error) = cleared {
             tracing::debug!(%error, path = ?self.namespace.path, "the redirection stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::test_namespace::TestNamespace;
+    use super::*;
+
+    /// `None` where the kernel can't redirect.
+    fn take(foreign: &mut Foreign, interface: &Interface) -> Option<Vec<OwnedFd>> {
+        match foreign.take(interface) {
+            Ok(tap) => Some(tap),
+            Err(error) => {
+                let cause = std::error::Error::source(&error);
+                eprintln!("passed over: {error}: {cause:?}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_host_hears_is_completed_after_a_failure() {
+        let Some(test) = TestNamespace::new() else {
+            return;
+        };
+        let mut foreign = Foreign::new(test.again(), 1, false).unwrap();
+        let gone = test.add_interface("one", "192.0.2.1/24");
+        test.add_interface("two", "198.51.100.1/24");
+        let mut taps = Vec::new();
+        for interface in &foreign.survey().unwrap().interfaces {
+            let Some(tap) = take(&mut foreign, interface) else {
+                return;
+            };
+            taps.push(tap);
+        }
+        assert_eq!(taps.len(), 2);
+        test.remove(gone);
+        foreign.serve_host_side().unwrap();
+        let served = |foreign: &Foreign| {
+            let all = foreign.redirected.iter();
+            all.map(|it| (it.interface == gone, it.host_side))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(served(&foreign), [(true, false), (false, true)]);
+        // As if it had failed after what it did.
+        foreign.host_side = false;
+        foreign.redirected[1].host_side = false;
+        foreign.serve_host_side().unwrap();
+        assert_eq!(served(&foreign), [(true, false), (false, true)]);
+    }
+
+    #[test]
+    fn an_interface_is_taken_again_when_its_tap_is_gone() {
+        let Some(test) = TestNamespace::new() else {
+            return;
+        };
+        let mut foreign = Foreign::new(test.again(), 1, false).unwrap();
+        test.add_interface("one", "192.0.2.1/24");
+        let one = foreign.survey().unwrap().interfaces.remove(0);
+        let Some(tap) = take(&mut foreign, &one) else {
+            return;
+        };
+        drop(tap);
+        let tap = take(&mut foreign, &one);
+        assert!(tap.is_some() && foreign.redirected.len() == 1);
+        let surveyed = foreign.survey().unwrap();
+        // The tap is none of the interfaces that are to be given away.
+        assert_eq!(surveyed.interfaces, [one]);
+        assert_eq!(surveyed.bare.len(), 1);
     }
 }

@@ -31,10 +31,11 @@ pub(crate) fn directory(path: &Path) -> io::Result<()> {
 pub(crate) fn passage(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o711).create(path)?;
     let mode = std::fs::metadata(path)?.permissions().mode();
-    match mode & 0o011 {
-        0o011 => Ok(()),
-        _ => std::fs::set_permissions(path, Permissions::from_mode(mode | 0o011)),
+    if mode & 0o011 == 0o011 {
+        return Ok(());
     }
+    tracing::info!(?path, mode = %format_args!("{:o}", mode & 0o7777), "others may pass through it from now on");
+    std::fs::set_permissions(path, Permissions::from_mode(mode | 0o011))
 }
 
 #[cfg(test)]

@@ -18,11 +18,12 @@ use hull_protocol::{stdio_preamble, STDIO_PORT};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 pub use logger::Logger;
 pub(crate) use logger::Owner;
+pub(crate) use open::Named;
 
 use crate::preserved::{Direction, Preserved};
 use crate::vmm::{Vm, VmmError};
@@ -282,6 +283,30 @@ impl ProcessIo {
         }
     }
 
+    /// Waits for the rest of all, side by side.
+    pub async fn finish_all(all: Vec<Self>) {
+        let mut finishing: JoinSet<()> = all.into_iter().map(Self::finish).collect();
+        while finishing.join_next().await.is_some() {}
+    }
+
+    /// With one output, that the process's end of keeps open.
+    #[cfg(test)]
+    pub(crate) fn of_open_stream() -> (UnixStream, Self) {
+        let Ok((guest, host)) = UnixStream::pair() else {
+            panic!("no sockets");
+        };
+        let output: Output = Box::new(tokio::io::sink());
+        let connected = Connected {
+            tokens: Stdio::default(),
+            stdin: None,
+            outputs: vec![(host, output)],
+            preserved: Vec::new(),
+            logger: None,
+            terminal: false,
+        };
+        (guest, connected.start())
+    }
+
     fn outputs_done(&self) -> bool {
         self.outputs.iter().all(JoinHandle::is_finished)
     }
@@ -429,6 +454,14 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "hello");
+    }
+
+    #[tokio::test]
+    async fn streams_that_stay_open_are_waited_for_side_by_side() {
+        let (_guests, all): (Vec<_>, Vec<_>) = (0..3).map(|_| ProcessIo::of_open_stream()).unzip();
+        let start = Instant::now();
+        ProcessIo::finish_all(all).await;
+        assert!(start.elapsed() < DRAIN_LIMIT * 2);
     }
 
     #[tokio::test]

@@ -73,9 +73,15 @@ fn add(netlink: &Netlink, message: TcMessage) -> Result<(), NetlinkError> {
         message.header.index
     );
     let request = RouteNetlinkMessage::NewTrafficFilter(message);
-    netlink
-        .ask(request, NLM_F_CREATE | NLM_F_EXCL, &action)
-        .map(drop)
+    match netlink.ask(request, NLM_F_CREATE | NLM_F_EXCL, &action) {
+        // The discipline is ours, and so is what is at this place of it: an attempt before got so far.
+        Err(NetlinkError::Refused { source, .. })
+            if source.raw_os_error() == Some(libc::EEXIST) =>
+        {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
 }
 
 fn message(index: u32, parent: TcHandle) -> TcMessage {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use netlink_packet_core::NLM_F_DUMP;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -23,6 +25,8 @@ use crate::Prefix;
 pub struct Surveyed {
     /// Ethernet interfaces that are up and have an address.
     pub interfaces: Vec<Interface>,
+    /// Those that are up and have none.
+    pub bare: Vec<Interface>,
     /// Names of others that have addresses.
     pub strange: Vec<String>,
 }
@@ -36,10 +40,7 @@ pub(super) fn interfaces(netlink: &Netlink) -> Result<Surveyed, NetlinkError> {
         NLM_F_DUMP,
         "list the interfaces",
     )?;
-    let mut all = Surveyed {
-        interfaces: Vec::new(),
-        strange: Vec::new(),
-    };
+    let mut all = Surveyed::default();
     for answer in links {
         let RouteNetlinkMessage::NewLink(link) = answer else {
             continue;
@@ -47,17 +48,22 @@ pub(super) fn interfaces(netlink: &Netlink) -> Result<Surveyed, NetlinkError> {
         let index = link.header.index;
         let own = addresses.get(&index).cloned().unwrap_or_default();
         let up = link.header.flags.contains(LinkFlags::Up);
-        if link.header.flags.contains(LinkFlags::Loopback) || !up || own.is_empty() {
+        if link.header.flags.contains(LinkFlags::Loopback) || !up {
             continue;
         }
-        match interface(&link) {
-            Some(interface) => all.interfaces.push(Interface {
-                addresses: own,
-                routes: routes.get(&index).cloned().unwrap_or_default(),
-                neighbours: neighbours.get(&index).cloned().unwrap_or_default(),
-                ..interface
-            }),
-            None => all.strange.push(name_of(&link)),
+        let has_addresses = !own.all.is_empty();
+        let found = interface(&link).map(|interface| Interface {
+            addresses: own.all,
+            advertised: own.advertised,
+            routes: routes.get(&index).cloned().unwrap_or_default(),
+            neighbours: neighbours.get(&index).cloned().unwrap_or_default(),
+            ..interface
+        });
+        match found {
+            Some(interface) if has_addresses => all.interfaces.push(interface),
+            Some(interface) => all.bare.push(interface),
+            None if has_addresses => all.strange.push(name_of(&link)),
+            None => {}
         }
     }
     Ok(all)
@@ -91,41 +97,63 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
         hardware_address: address?,
         mtu,
         addresses: Vec::new(),
+        advertised: Vec::new(),
         routes: Vec::new(),
         neighbours: Vec::new(),
     })
 }
 
-fn addresses(netlink: &Netlink) -> Result<HashMap<u32, Vec<Prefix>>, NetlinkError> {
+/// The addresses of an interface.
+#[derive(Debug, Clone, Default)]
+struct Addresses {
+    all: Vec<Prefix>,
+    advertised: Vec<Prefix>,
+}
+
+fn addresses(netlink: &Netlink) -> Result<HashMap<u32, Addresses>, NetlinkError> {
     let answers = netlink.ask(
         RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         NLM_F_DUMP,
         "list the addresses",
     )?;
-    let mut by_link: HashMap<u32, Vec<Prefix>> = HashMap::new();
+    let mut by_link: HashMap<u32, Addresses> = HashMap::new();
     for answer in answers {
         let RouteNetlinkMessage::NewAddress(message) = answer else {
             continue;
         };
-        if message.header.scope != AddressScope::Universe {
+        let Some(prefix) = address(&message) else {
             continue;
-        }
-        let mut address = None;
-        for attribute in &message.attributes {
-            match attribute {
-                // Of a point-to-point interface the other end is the `Address`.
-                AddressAttribute::Local(local) => address = Some(*local),
-                AddressAttribute::Address(other) => address = address.or(Some(*other)),
-                _ => {}
-            }
-        }
-        if let Some(address) = address {
-            let length = message.header.prefix_len;
-            let own = by_link.entry(message.header.index).or_default();
-            own.push(Prefix { address, length });
+        };
+        let own = by_link.entry(message.header.index).or_default();
+        own.all.push(prefix);
+        if is_advertised(&message) {
+            own.advertised.push(prefix);
         }
     }
     Ok(by_link)
+}
+
+/// `None` for one that is not to be seen beyond its link.
+fn address(message: &AddressMessage) -> Option<Prefix> {
+    if message.header.scope != AddressScope::Universe {
+        return None;
+    }
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // Of a point-to-point interface the other end is the `Address`.
+            AddressAttribute::Local(local) => address = Some(*local),
+            AddressAttribute::Address(other) => address = address.or(Some(*other)),
+            _ => {}
+        }
+    }
+    let length = message.header.prefix_len;
+    address.map(|address| Prefix { address, length })
+}
+
+fn is_advertised(message: &AddressMessage) -> bool {
+    let header = &message.header;
+    header.family == AddressFamily::Inet6 && !header.flags.contains(AddressHeaderFlags::Permanent)
 }
 
 fn routes(netlink: &Netlink) -> Result<HashMap<u32, Vec<Route>>, NetlinkError> {
@@ -256,6 +284,25 @@ mod tests {
         for interface in surveyed.interfaces {
             assert!(!interface.addresses.is_empty() && 0 < interface.mtu);
         }
+    }
+
+    #[test]
+    fn addresses_of_a_routers_word_are_told_apart() {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.prefix_len = 64;
+        let own: IpAddr = "2001:db8::7".parse().unwrap();
+        message.attributes = vec![AddressAttribute::Address(own)];
+        assert_eq!(address(&message), "2001:db8::7/64".parse().ok());
+        assert!(is_advertised(&message));
+        message.header.flags = AddressHeaderFlags::Permanent;
+        assert!(!is_advertised(&message));
+        message.header.scope = AddressScope::Link;
+        assert_eq!(address(&message), None);
+        // Those of IPv4 that run out are renewed by who asked for them.
+        message.header.family = AddressFamily::Inet;
+        message.header.flags = AddressHeaderFlags::empty();
+        assert!(!is_advertised(&message));
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! Notices that interfaces, addresses or routes of a namespace change.
+//! Notices that interfaces, addresses or routes of a namespace change. Neighbours are not watched: each
+//! that the kernel learns would be told of.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{RecvFlags, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
@@ -31,6 +34,8 @@ const LATEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Watch {
     socket: AsyncFd<OwnedFd>,
+    /// Indexes of interfaces that left and were not taken yet.
+    left: Mutex<BTreeSet<u32>>,
 }
 
 impl Watch {
@@ -42,45 +47,68 @@ impl Watch {
         };
         let socket = namespace.run(|| namespace.netlink(listen().map_err(failed)))?;
         let socket = namespace.netlink(async_fd(socket).map_err(failed))?;
-        Ok(Self { socket })
+        let left = Mutex::default();
+        Ok(Self { socket, left })
     }
 
-    /// Waits for changes, and until they pause. The interfaces that left meanwhile, by their index;
-    /// others may have come under the same one since.
-    pub async fn changed(&self) -> io::Result<BTreeSet<u32>> {
-        let mut gone = BTreeSet::new();
-        self.next(&mut gone).await?;
+    /// Waits for changes, and until they pause. Nothing is lost where it is dropped before.
+    pub async fn changed(&self) -> io::Result<()> {
+        self.next().await?;
         let latest = Instant::now() + LATEST;
         while Instant::now() < latest {
-            match tokio::time::timeout(QUIET, self.next(&mut gone)).await {
+            match tokio::time::timeout(QUIET, self.next()).await {
                 Ok(next) => next?,
                 Err(_quiet) => break,
             }
         }
-        Ok(gone)
+        Ok(())
+    }
+
+    /// The interfaces that left up to now, by their index; others may have come under the same one
+    /// since. Each is told once. What changed up to now is not waited for any more.
+    pub fn take_left(&self) -> io::Result<BTreeSet<u32>> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            match self.receive(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                received => received?,
+            }
+        }
+        Ok(std::mem::take(&mut *self.left()))
+    }
+
+    /// They are to be told again.
+    pub fn put_back(&self, left: BTreeSet<u32>) {
+        self.left().extend(left);
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the next datagram.
-    async fn next(&self, gone: &mut BTreeSet<u32>) -> io::Result<()> {
+    async fn next(&self) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             let mut ready = self.socket.readable().await?;
-            let received = ready.try_io(|socket| {
-                let (length, _) =
-                    rustix::net::recv(socket.get_ref(), &mut buffer[..], RecvFlags::empty())?;
-                Ok(length)
-            });
-            match received {
-                Ok(Ok(length)) => {
-                    gone.extend(links_that_left(buffer.get(..length).unwrap_or_default()));
-                    return Ok(());
-                }
-                // More happened than it can tell of: that something did is enough.
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(()),
-                Ok(Err(error)) => return Err(error),
-                // It was not ready after all.
-                Err(_) => {}
+            // An error says that it was not ready after all.
+            if let Ok(received) = ready.try_io(|_| self.receive(&mut buffer)) {
+                return received;
             }
+        }
+    }
+
+    /// Reads a datagram, if one is there.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<()> {
+        match rustix::net::recv(self.socket.get_ref(), &mut buffer[..], RecvFlags::empty()) {
+            Ok((length, _)) => {
+                let read = buffer.get(..length).unwrap_or_default();
+                self.left().extend(links_that_left(read));
+                Ok(())
+            }
+            // More happened than it can tell of: that something did is enough.
+            Err(Errno::NOBUFS) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
     }
 }
@@ -117,6 +145,7 @@ fn links_that_left(mut bytes: &[u8]) -> Vec<u32> {
 mod tests {
     use netlink_packet_route::link::LinkMessage;
 
+    use super::super::test_namespace::TestNamespace;
     use super::*;
 
     fn message(family: AddressFamily, index: u32) -> Vec<u8> {
@@ -141,13 +170,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_quiet_namespace_has_no_changes() {
-        let own = Namespace::open(std::path::Path::new("/proc/thread-self/ns/net")).unwrap();
-        let watch = Watch::open(&own).unwrap();
-        // Another test may change something here.
-        let changed = tokio::time::timeout(Duration::from_millis(50), watch.changed()).await;
-        if let Ok(changed) = changed {
-            changed.unwrap();
-        }
+    async fn what_comes_and_goes_is_noticed() {
+        let Some(test) = TestNamespace::new() else {
+            return;
+        };
+        let watch = Watch::open(test.namespace()).unwrap();
+        let index = test.add_interface("one", "192.0.2.1/24");
+        let patience = Duration::from_secs(10);
+        let changed = || tokio::time::timeout(patience, watch.changed());
+        changed().await.unwrap().unwrap();
+        assert_eq!(watch.take_left().unwrap(), BTreeSet::new());
+        test.remove(index);
+        // One who stops to wait loses nothing.
+        let _ = tokio::time::timeout(QUIET / 2, watch.changed()).await;
+        let left = BTreeSet::from([index]);
+        assert_eq!(watch.take_left().unwrap(), left);
+        assert_eq!(watch.take_left().unwrap(), BTreeSet::new());
+        watch.put_back(left.clone());
+        assert_eq!(watch.take_left().unwrap(), left);
+        // What was taken is no change any more.
+        let quiet = tokio::time::timeout(QUIET * 2, watch.changed()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
     }
 }

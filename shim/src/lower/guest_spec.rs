@@ -370,10 +370,15 @@ pub(crate) fn drop_host_numbers(resources: &mut LinuxResources) {
 /// Replaces memory of the host by memory of the guest: that of a container of the VM that shares it, or
 /// else its own.
 fn show_memory(mount: &mut Mount, memory: &spec::SharedMemory, pod: Option<&Pod>) {
-    if let Some(path) = pod.and_then(|pod| pod.memory(mount.destination(), &memory.source)) {
+    let source = &memory.source;
+    if let Some(path) = pod.and_then(|pod| pod.memory(mount.destination(), source)) {
         mount.set_source(Some(path));
         return;
     }
+    tracing::info!(
+        ?source,
+        "memory of the guest takes the place of an engine's"
+    );
     // Without `ro`: it would be so for all, and containerd's first container of a pod, which writes
     // nothing, has it.
     let mut options: Vec<String> = ["nosuid", "noexec", "nodev", "mode=1777"]

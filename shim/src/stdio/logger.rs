@@ -125,6 +125,8 @@ fn spawn(mut command: Command) -> io::Result<Spawned> {
         .stderr(Stdio::null())
         .process_group(0)
         .kill_on_drop(true);
+    // On this thread, though executing a program of a file system that does not answer takes it up: a
+    // child dies with the thread that made it, and other threads end when they are idle.
     let _held = sys::hand_over_from_3(command.as_std_mut(), &its.each_ref().map(OwnedFd::as_fd))?;
     Ok((command.spawn()?, [stdout, stderr], ready))
 }

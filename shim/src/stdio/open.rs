@@ -1,8 +1,8 @@
 //! Opening what containerd names for a process's streams.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use tokio::net::unix::pipe;
@@ -15,19 +15,27 @@ use crate::fd_stream;
 
 /// Of a file that is made for output.
 const FILE_MODE: u32 = 0o644;
+/// Of the directories that are made for it.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// What containerd names for a process's streams; an empty name is a stream not attached.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Named<'a> {
+    pub(crate) stdin: &'a str,
+    pub(crate) stdout: &'a str,
+    pub(crate) stderr: &'a str,
+    /// All output is one, and goes to `stdout`.
+    pub(crate) terminal: bool,
+}
 
 impl Endpoints {
-    /// Opens what containerd names; an empty name is a stream not attached.
+    /// Opens what is named.
     ///
     /// FIFOs for output are opened for reading too, so that a reader may go away and another one
     /// come without an error or a loss. Input ends when the last writer has closed the FIFO. A
-    /// logger has both streams, whatever `stderr` says, as with containerd's own shim.
-    pub(crate) async fn open(
-        stdin: &str,
-        stdout: &str,
-        stderr: &str,
-        owner: Owner<'_>,
-    ) -> Result<Self, StdioError> {
+    /// logger and a file by its URI have both streams, whatever `stderr` says, as with containerd's
+    /// own shim.
+    pub(crate) async fn open(named: Named<'_>, owner: Owner<'_>) -> Result<Self, StdioError> {
         let parse = |stream, text: &str| {
             Target::parse(text).map_err(|source| StdioError::Uri {
                 stream,
@@ -35,8 +43,13 @@ impl Endpoints {
                 source,
             })
         };
-        let (input, output) = (parse("stdin", stdin)?, parse("stdout", stdout)?);
-        let errors = parse("stderr", stderr)?;
+        let input = parse("stdin", named.stdin)?;
+        let output = parse("stdout", named.stdout)?;
+        let errors = match &output {
+            _ if named.terminal => None,
+            Some(file @ Target::File(_)) => Some(file.clone()),
+            _ => parse("stderr", named.stderr)?,
+        };
         let mut endpoints = Self {
             stdin: input.map(open_input).transpose()?,
             ..Self::default()
@@ -47,14 +60,11 @@ impl Endpoints {
             let (logger, stdout, stderr) = Logger::start(command, owner).await?;
             endpoints.logger = Some(logger);
             endpoints.stdout = Some(stdout);
-            endpoints.stderr = Some(stderr);
+            endpoints.stderr = Some(stderr).filter(|_| !named.terminal);
             return Ok(endpoints);
         }
-        let open = |stream, target: Option<Target>| {
-            target.map(|target| open_output(stream, target)).transpose()
-        };
-        endpoints.stdout = open("stdout", output)?;
-        endpoints.stderr = open("stderr", errors)?;
+        endpoints.stdout = open_output("stdout", output).await?;
+        endpoints.stderr = open_output("stderr", errors).await?;
         Ok(endpoints)
     }
 }
@@ -72,19 +82,22 @@ fn open_input(target: Target) -> Result<Input, StdioError> {
     Ok(Box::new(receiver))
 }
 
-fn open_output(stream: &'static str, target: Target) -> Result<Output, StdioError> {
-    let (path, opened) = match target {
-        Target::Path(path) => {
-            let opened = open_path(&path);
-            (path, opened)
-        }
-        Target::File(path) => {
-            let opened = open_file(&path);
-            (path, opened)
-        }
-        Target::Logger { .. } => return Err(StdioError::LoggerOfStderr),
+/// On a thread of its own: a file may be on a file system that does not answer, and all containers of
+/// a pod are served by one thread.
+async fn open_output(
+    stream: &'static str,
+    target: Option<Target>,
+) -> Result<Option<Output>, StdioError> {
+    let (path, open): (_, fn(&Path) -> io::Result<Output>) = match target {
+        None => return Ok(None),
+        Some(Target::Path(path)) => (path, open_path),
+        Some(Target::File(path)) => (path, open_file),
+        Some(Target::Logger { .. }) => return Err(StdioError::LoggerOfStderr),
     };
-    opened.map_err(|source| StdioError::Open {
+    let its = path.clone();
+    let opened = tokio::task::spawn_blocking(move || open(&its)).await;
+    let opened = opened.map_err(io::Error::other).flatten();
+    opened.map(Some).map_err(|source| StdioError::Open {
         stream,
         path,
         source,
@@ -102,7 +115,9 @@ fn open_path(path: &Path) -> io::Result<Output> {
 
 fn open_file(path: &Path) -> io::Result<Output> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        let mut directories = DirBuilder::new();
+        directories.recursive(true).mode(DIRECTORY_MODE);
+        directories.create(directory)?;
     }
     append(path, OpenOptions::new().create(true).mode(FILE_MODE))
 }
@@ -126,7 +141,22 @@ mod tests {
     };
 
     async fn open(stdout: &str, stderr: &str) -> Result<Endpoints, StdioError> {
-        Endpoints::open("", stdout, stderr, OWNER).await
+        let named = Named {
+            stdout,
+            stderr,
+            ..Named::default()
+        };
+        Endpoints::open(named, OWNER).await
+    }
+
+    async fn open_for_terminal(stdout: &str, stderr: &str) -> Endpoints {
+        let named = Named {
+            stdout,
+            stderr,
+            terminal: true,
+            ..Named::default()
+        };
+        Endpoints::open(named, OWNER).await.unwrap()
     }
 
     async fn put(output: &mut Option<Output>, text: &str) {
@@ -156,13 +186,44 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/log");
         let uri = format!("file://{}", path.display());
-        let mut endpoints = open(&uri, &uri).await.unwrap();
+        // Whatever is said of the second one.
+        let mut endpoints = open(&uri, "").await.unwrap();
         put(&mut endpoints.stdout, "out\n").await;
         put(&mut endpoints.stderr, "err\n").await;
         // A path that is there is appended to as well.
         let mut endpoints = open(path.to_str().unwrap(), "").await.unwrap();
         put(&mut endpoints.stdout, "more\n").await;
+        assert!(endpoints.stderr.is_none());
         assert_eq!(fs::read_to_string(&path).unwrap(), "out\nerr\nmore\n");
+    }
+
+    #[tokio::test]
+    async fn a_terminals_output_goes_to_what_takes_stdout() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let uri = format!("file://{}", path("log").display());
+        // What is said of the other stream is not asked.
+        for stderr in ["", &uri, "syslog:///x", "binary:///bin/cat"] {
+            let mut endpoints = open_for_terminal(&uri, stderr).await;
+            put(&mut endpoints.stdout, "out\n").await;
+            assert!(endpoints.stderr.is_none(), "{stderr}");
+        }
+        assert_eq!(fs::read_to_string(path("log")).unwrap(), "out\n".repeat(4));
+        let script = "#!/bin/sh\nexec 5>&-; cat <&4 >$2.err; cat <&3 >$2.out\n";
+        fs::write(path("logger"), script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(path("logger"), mode).unwrap();
+        let uri = format!(
+            "binary://{}?to={}",
+            path("logger").display(),
+            path("to").display()
+        );
+        let mut endpoints = open_for_terminal(&uri, &uri).await;
+        put(&mut endpoints.stdout, "shown\n").await;
+        drop(endpoints.stdout);
+        endpoints.logger.unwrap().end().await;
+        assert_eq!(fs::read_to_string(path("to.out")).unwrap(), "shown\n");
+        assert_eq!(fs::read_to_string(path("to.err")).unwrap(), "");
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub enum UriError {
 }
 
 /// Where a stream goes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// A FIFO, or a file that is there.
     Path(PathBuf),

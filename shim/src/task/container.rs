@@ -20,6 +20,7 @@ use crate::lower::{PluggedDisk, Share};
 use crate::report::chain;
 use crate::sandbox::Sandbox;
 use crate::spec::Bundle;
+use crate::stdio::ProcessIo;
 
 /// Most processes of a container that are being started at once.
 const MAX_STARTS: usize = 16;
@@ -255,6 +256,15 @@ impl Container {
     pub(super) fn processes(&self) -> Vec<Arc<Process>> {
         let mut all = vec![Arc::clone(&self.init)];
         all.extend(self.execs().values().cloned());
+        all
+    }
+
+    /// Takes the streams of all its processes out.
+    pub(super) async fn take_all_io(&self) -> Vec<ProcessIo> {
+        let mut all = Vec::new();
+        for process in self.processes() {
+            all.extend(process.take_io().await);
+        }
         all
     }
 

@@ -98,7 +98,7 @@ impl HostSide {
             .map(|it| std::mem::take(&mut it.sub_cgroup));
         let endpoints = match handover {
             Some(handover) => handover.into_endpoints().map_err(|error| failed(&error))?,
-            None => Endpoints::open(&stdio.stdin, &stdio.stdout, &stdio.stderr, owner)
+            None => Endpoints::open(stdio.named(), owner)
                 .await
                 .map_err(|error| failed(&error))?,
         };

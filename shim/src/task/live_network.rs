@@ -6,6 +6,7 @@
 //! goes on.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub(super) enum LiveError {
     Guest { name: String, source: SandboxError },
     #[error("failed to have the guest ask for names")]
     Names(#[source] SandboxError),
+    #[error("failed to read what left the namespace")]
+    Watch(#[source] io::Error),
     #[error("the namespace is lost")]
     Lost(#[from] tokio::task::JoinError),
 }
@@ -63,8 +66,8 @@ struct State {
     asks_names: bool,
     /// What the guest has, by the number of its slot.
     plugged: Plugged,
-    /// Names of interfaces that were told of.
-    told: HashSet<String>,
+    /// Why, and names of the interfaces that this was told of.
+    told: HashSet<(&'static str, String)>,
 }
 
 type Plugged = BTreeMap<usize, Interface>;
@@ -87,6 +90,12 @@ impl LiveNetwork {
             taps.push(foreign.take(interface)?);
             tracing::info!(?path, ?interface, "an interface goes into the guest");
         }
+        // What was done here is no change. Whatever else came meanwhile is found before the container
+        // starts.
+        let left = watch
+            .take_left()
+            .map_err(|source| foreign.unwatched(source))?;
+        watch.put_back(left);
         let state = State {
             foreign: Arc::new(std::sync::Mutex::new(foreign)),
             resolv_conf: resolv_conf.cloned(),
@@ -116,13 +125,8 @@ impl LiveNetwork {
     /// is an error.
     pub(super) async fn complete(&self, sandbox: &Sandbox) -> Result<(), LiveError> {
         let mut state = self.state.lock().await;
-        let surveyed = state.in_kernel(|foreign| {
-            let surveyed = foreign.survey()?;
-            refuse(foreign, &surveyed)?;
-            Ok(surveyed)
-        });
-        let interfaces = surveyed.await?.interfaces;
-        let problems = state.apply(sandbox, interfaces, &BTreeSet::new()).await;
+        let (surveyed, left) = self.survey(&state, refuse).await?;
+        let problems = state.apply(sandbox, surveyed, &left).await;
         problems.into_iter().next().map_or(Ok(()), Err)
     }
 
@@ -142,23 +146,20 @@ impl LiveNetwork {
     async fn follow_changes(&self, sandbox: Weak<Sandbox>) {
         let mut attempts = 0;
         loop {
-            let left = match attempts {
+            let changed = match attempts {
                 0 => self.watch.changed().await,
                 _ => tokio::time::timeout(RETRY, self.watch.changed())
                     .await
-                    .unwrap_or_else(|_elapsed| Ok(BTreeSet::new())),
+                    .unwrap_or(Ok(())),
             };
-            let left = match left {
-                Ok(left) => left,
-                Err(error) => {
-                    let error = chain(&error);
-                    return tracing::warn!(error, "changes of the network are not followed");
-                }
-            };
+            if let Err(error) = changed {
+                let error = chain(&error);
+                return tracing::warn!(error, "changes of the network are not followed");
+            }
             let Some(sandbox) = sandbox.upgrade() else {
                 return;
             };
-            let done = self.look(&sandbox, &left).await;
+            let done = self.look(&sandbox).await;
             attempts = match done {
                 true => 0,
                 false => (attempts + 1) % MAX_ATTEMPTS,
@@ -168,12 +169,12 @@ impl LiveNetwork {
 
     /// Gives the guest what the namespace has now, as far as it can have it. `false`: something may
     /// work the next time.
-    async fn look(&self, sandbox: &Sandbox, left: &BTreeSet<u32>) -> bool {
+    async fn look(&self, sandbox: &Sandbox) -> bool {
         let mut state = self.state.lock().await;
-        let problems = match state.in_kernel(|foreign| foreign.survey()).await {
-            Ok(surveyed) => {
+        let problems = match self.survey(&state, |_, _| Ok(())).await {
+            Ok((surveyed, left)) => {
                 state.tell(&surveyed.strange, "it is no Ethernet interface");
-                state.apply(sandbox, surveyed.interfaces, left).await
+                state.apply(sandbox, surveyed, &left).await
             }
             Err(error) => vec![error],
         };
@@ -185,6 +186,29 @@ impl LiveNetwork {
             );
         }
         problems.is_empty()
+    }
+
+    /// What the namespace has, and what left it since the last time. Where it is not known or refused
+    /// by `may`, the next time knows of it, too.
+    async fn survey(
+        &self,
+        state: &State,
+        may: fn(&Foreign, &Surveyed) -> Result<(), ForeignError>,
+    ) -> Result<(Surveyed, BTreeSet<u32>), LiveError> {
+        // First: what leaves after it is read the next time.
+        let left = self.watch.take_left().map_err(LiveError::Watch)?;
+        let surveyed = state.in_kernel(move |foreign| {
+            let surveyed = foreign.survey()?;
+            may(foreign, &surveyed)?;
+            Ok(surveyed)
+        });
+        match surveyed.await {
+            Ok(surveyed) => Ok((surveyed, left)),
+            Err(error) => {
+                self.watch.put_back(left);
+                Err(error)
+            }
+        }
     }
 }
 
@@ -214,9 +238,12 @@ impl State {
     }
 
     /// Says once of each interface why the guest has not got it.
-    fn tell(&mut self, names: &[String], why: &str) {
+    fn tell(&mut self, names: &[String], why: &'static str) {
+        // One that comes again is told of again.
+        self.told
+            .retain(|(of, name)| *of != why || names.contains(name));
         for name in names {
-            if self.told.insert(name.clone()) {
+            if self.told.insert((why, name.clone())) {
                 tracing::warn!(name, "an interface is not given to the guest: {why}");
             }
         }
@@ -226,13 +253,15 @@ impl State {
     async fn apply(
         &mut self,
         sandbox: &Sandbox,
-        now: Vec<Interface>,
+        surveyed: Surveyed,
         left: &BTreeSet<u32>,
     ) -> Vec<LiveError> {
+        let now = with_advertised(&self.plugged, surveyed);
         let steps = steps(&self.plugged, now, left);
         let mut problems = Vec::new();
-        for slot in steps.unplug {
-            problems.extend(self.unplug(sandbox, slot).await.err());
+        for slot in &steps.unplug {
+            let again = steps.is_plugged_again(&self.plugged, *slot);
+            problems.extend(self.unplug(sandbox, *slot, again).await.err());
         }
         problems.extend(self.ask_names(sandbox).await.err());
         for (slot, interface) in steps.plug {
@@ -243,15 +272,28 @@ impl State {
         problems
     }
 
-    async fn unplug(&mut self, sandbox: &Sandbox, slot: usize) -> Result<(), LiveError> {
+    /// `again`: it is plugged in again at once.
+    async fn unplug(
+        &mut self,
+        sandbox: &Sandbox,
+        slot: usize,
+        again: bool,
+    ) -> Result<(), LiveError> {
         let Some(interface) = self.plugged.remove(&slot) else {
             return Ok(());
         };
         let (name, index) = (interface.name, interface.index);
         tracing::info!(name, slot, "an interface is taken from the guest");
-        let given_back = self.in_kernel(move |foreign| foreign.give_back(index));
-        let given_back = given_back.await;
+        // As long as it is redirected the namespace's own stack hears nothing: it would refuse what
+        // comes for the guest's connections.
         let detached = sandbox.detach_network(slot).await;
+        let given_back = match again {
+            true => Ok(()),
+            false => {
+                self.in_kernel(move |foreign| foreign.give_back(index))
+                    .await
+            }
+        };
         detached.map_err(|source| LiveError::Guest { name, source })?;
         given_back
     }
@@ -274,7 +316,7 @@ impl State {
         self.plugged.insert(slot, interface);
         if let Err(source) = attached {
             // What is half done is undone, so that it can be tried again.
-            if let Err(error) = self.unplug(sandbox, slot).await {
+            if let Err(error) = self.unplug(sandbox, slot, false).await {
                 tracing::debug!(error = chain(&error), "an interface that was not taken");
             }
             return Err(LiveError::Guest { name, source });
@@ -296,8 +338,9 @@ impl State {
                 continue;
             };
             tracing::info!(?before, ?now, slot, "an interface of the guest is changed");
-            lost.interfaces.push(attachment(&beyond(&before, &now)));
-            got.interfaces.push(attachment(&beyond(&now, &before)));
+            let (gone, came) = difference(&before, &now);
+            lost.interfaces.push(attachment(&gone));
+            got.interfaces.push(attachment(&came));
             names.push(now.name);
         }
         if names.is_empty() {
@@ -344,17 +387,48 @@ struct Steps {
     beyond: Vec<String>,
 }
 
+impl Steps {
+    /// Whether what is in a slot comes to one again, as another one.
+    fn is_plugged_again(&self, plugged: &Plugged, slot: usize) -> bool {
+        let index = plugged.get(&slot).map(|it| it.index);
+        self.plug.iter().any(|(_, it)| Some(it.index) == index)
+    }
+}
+
+/// Whether an interface is the one that was there before, with whatever addresses and routes.
+fn is_same(before: &Interface, now: &Interface) -> bool {
+    now.index == before.index
+        && now.name == before.name
+        && now.hardware_address == before.hardware_address
+        && now.mtu == before.mtu
+}
+
+/// What is there now, with the addresses that routers gave: the namespace does not hear them any more, so
+/// they run out there, while the guest's own stack has them renewed.
+fn with_advertised(plugged: &Plugged, surveyed: Surveyed) -> Vec<Interface> {
+    let mut now = surveyed.interfaces;
+    for before in plugged.values().filter(|it| !it.advertised.is_empty()) {
+        let bare = surveyed.bare.iter().find(|bare| is_same(before, bare));
+        now.extend(bare.cloned());
+        if let Some(now) = now.iter_mut().find(|now| is_same(before, now)) {
+            for address in &before.advertised {
+                if !now.addresses.contains(address) {
+                    now.addresses.push(*address);
+                }
+                if !now.advertised.contains(address) {
+                    now.advertised.push(*address);
+                }
+            }
+        }
+    }
+    now
+}
+
 /// `left`: interfaces that left the namespace, whatever is there under their index now.
 fn steps(plugged: &Plugged, now: Vec<Interface>, left: &BTreeSet<u32>) -> Steps {
     let mut steps = Steps::default();
     let is_kept = |before: &Interface| {
-        let same = |now: &Interface| {
-            now.index == before.index
-                && now.name == before.name
-                && now.hardware_address == before.hardware_address
-                && now.mtu == before.mtu
-        };
-        !left.contains(&before.index) && now.iter().any(same)
+        !left.contains(&before.index) && now.iter().any(|now| is_same(before, now))
     };
     let mut kept: BTreeMap<u32, usize> = BTreeMap::new();
     for (slot, before) in plugged {
@@ -378,6 +452,31 @@ fn steps(plugged: &Plugged, now: Vec<Interface>, left: &BTreeSet<u32>) -> Steps 
     steps
 }
 
+/// What an interface has no longer, and what it has got. Where an IPv4 address is gone all of IPv4 is given
+/// anew: the guest's kernel takes its routes and neighbours away with the last address, and with the
+/// first one of a subnet the others of that, whatever the namespace's does.
+fn difference(before: &Interface, now: &Interface) -> (Interface, Interface) {
+    let gone = beyond(before, now);
+    if gone.addresses.iter().all(|it| it.address.is_ipv6()) {
+        return (gone, beyond(now, before));
+    }
+    (
+        beyond(before, &without_v4(now)),
+        beyond(now, &without_v4(before)),
+    )
+}
+
+fn without_v4(interface: &Interface) -> Interface {
+    let mut rest = interface.clone();
+    rest.addresses.retain(|it| it.address.is_ipv6());
+    rest.routes.retain(|route| {
+        let to = route.destination.map(|prefix| prefix.address);
+        to.or(route.gateway).is_some_and(|to| to.is_ipv6())
+    });
+    rest.neighbours.retain(|it| it.address.is_ipv6());
+    rest
+}
+
 /// What one has that the other has not.
 fn beyond(one: &Interface, other: &Interface) -> Interface {
     fn rest<T: Clone + PartialEq>(one: &[T], other: &[T]) -> Vec<T> {
@@ -394,6 +493,9 @@ fn beyond(one: &Interface, other: &Interface) -> Interface {
 
 #[cfg(test)]
 mod tests {
+    use hull_network::netlink::{Neighbour, Route};
+    use hull_network::Prefix;
+
     use super::*;
 
     fn interface(index: u32) -> Interface {
@@ -403,6 +505,7 @@ mod tests {
             hardware_address: [2, 0, 0, 0, 0, index.try_into().unwrap()],
             mtu: 1500,
             addresses: vec![format!("10.0.{index}.2/24").parse().unwrap()],
+            advertised: Vec::new(),
             routes: Vec::new(),
             neighbours: Vec::new(),
         }
@@ -473,5 +576,82 @@ mod tests {
         assert!(changed.plug.is_empty() && changed.unplug.is_empty());
         assert_eq!(beyond(&now, &before).addresses, now.addresses[1..]);
         assert!(beyond(&before, &now).addresses.is_empty());
+    }
+
+    #[test]
+    fn with_an_ipv4_address_that_is_gone_all_of_ipv4_is_given_anew() {
+        let route = |to: &str| Route {
+            destination: to.parse().ok(),
+            ..Route::default()
+        };
+        let neighbour = |address: &str| Neighbour {
+            address: address.parse().unwrap(),
+            hardware_address: [2; 6],
+        };
+        let mut before = interface(1);
+        before.addresses.push("2001:db8::2/64".parse().unwrap());
+        before.routes = vec![route("0.0.0.0/0"), route("2001:db8:1::/48")];
+        before.neighbours = vec![neighbour("10.0.1.1"), neighbour("2001:db8::1")];
+        let mut now = before.clone();
+        now.addresses[0] = "10.0.1.9/24".parse().unwrap();
+        let (gone, came) = difference(&before, &now);
+        assert_eq!(gone.addresses, before.addresses[..1]);
+        assert_eq!(came.addresses, now.addresses[..1]);
+        for half in [&gone, &came] {
+            assert_eq!(half.routes, before.routes[..1]);
+            assert_eq!(half.neighbours, before.neighbours[..1]);
+        }
+        // Of IPv6, and where nothing is gone, only the difference.
+        let more = |address: &str| {
+            let mut more = before.clone();
+            more.addresses.push(address.parse().unwrap());
+            more
+        };
+        let (other, third) = (more("2001:db8::3/64"), more("10.0.1.3/24"));
+        let (gone, came) = difference(&other, &before);
+        assert_eq!(gone.addresses, other.addresses[2..]);
+        assert!(gone.routes.is_empty() && came.addresses.is_empty());
+        let (gone, came) = difference(&before, &third);
+        assert!(gone.addresses.is_empty() && came.routes.is_empty());
+        assert_eq!(came.addresses, third.addresses[2..]);
+    }
+
+    #[test]
+    fn what_routers_gave_stays_when_it_runs_out_in_the_namespace() {
+        let given: Prefix = "2001:db8::7/64".parse().unwrap();
+        let mut before = interface(1);
+        before.addresses.push(given);
+        before.advertised.push(given);
+        let plugged = Plugged::from([(0, before.clone())]);
+        let others = |interfaces, bare| Surveyed {
+            interfaces,
+            bare,
+            ..Surveyed::default()
+        };
+        let now = with_advertised(&plugged, others(vec![interface(1)], vec![interface(9)]));
+        assert_eq!(now, [before]);
+        // Also where it was the only one.
+        let mut bare = interface(1);
+        bare.addresses.clear();
+        let mut only = bare.clone();
+        (only.addresses, only.advertised) = (vec![given], vec![given]);
+        let plugged = Plugged::from([(0, only.clone())]);
+        let now = with_advertised(&plugged, others(Vec::new(), vec![bare.clone()]));
+        assert_eq!(now, [only]);
+        // One without any at all is unplugged, as is one that has changed.
+        bare.mtu = 1400;
+        let now = with_advertised(&plugged, others(Vec::new(), vec![bare]));
+        assert_eq!(now, []);
+    }
+
+    #[test]
+    fn one_that_comes_again_at_once_is_not_given_back() {
+        let mut other = interface(1);
+        other.mtu = 1400;
+        let before = plugged(&[1, 2]);
+        let steps = steps(&before, vec![other], &BTreeSet::new());
+        assert_eq!(steps.unplug, [0, 1]);
+        assert!(steps.is_plugged_again(&before, 0));
+        assert!(!steps.is_plugged_again(&before, 1));
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::state::now;
 use crate::spec::{capabilities, json, wanted_user, JsonError};
-use crate::stdio::ProcessIo;
+use crate::stdio::{Named, ProcessIo};
 
 /// Exit status of a process whose VM ended under it, as if it had been killed.
 pub(super) const KILLED_STATUS: u32 = 128 + libc::SIGKILL as u32;
@@ -48,6 +48,17 @@ pub(super) struct StdioPaths {
     pub(super) terminal: bool,
 }
 
+impl StdioPaths {
+    pub(super) fn named(&self) -> Named<'_> {
+        Named {
+            stdin: &self.stdin,
+            stdout: &self.stdout,
+            stderr: &self.stderr,
+            terminal: self.terminal,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Mutable {
     phase: Phase,
@@ -71,6 +82,8 @@ pub(super) struct Process {
     /// A job on files in the place of a program.
     job: Option<FilesJob>,
     mutable: Mutex<Mutable>,
+    /// Whether the output that was on its way at the end has been waited for; held meanwhile.
+    settled: tokio::sync::Mutex<bool>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -124,6 +137,7 @@ impl Process {
                 first_size: None,
                 io: None,
             }),
+            settled: tokio::sync::Mutex::new(false),
             exit: watch::Sender::new(None),
         }
     }
@@ -223,7 +237,9 @@ impl Process {
         self.lock().io = Some(io);
     }
 
-    pub(super) fn take_io(&self) -> Option<ProcessIo> {
+    /// Takes the streams out: for good, once nobody waits for them.
+    pub(super) async fn take_io(&self) -> Option<ProcessIo> {
+        let _nobody_settles = self.settled.lock().await;
         self.lock().io.take()
     }
 
@@ -234,12 +250,19 @@ impl Process {
         }
     }
 
-    /// After the end: the output on its way is waited for, a bounded time.
+    /// After the end: the output on its way is waited for, a bounded time. Whoever comes second waits
+    /// for the first.
     pub(super) async fn settle(&self) {
+        let mut settled = self.settled.lock().await;
+        if *settled {
+            return;
+        }
         // Taken out meanwhile: the lock is not for waiting.
-        let Some(io) = self.take_io() else { return };
+        let taken = self.lock().io.take();
+        let Some(io) = taken else { return };
         io.settle().await;
         self.set_io(io);
+        *settled = true;
     }
 
     /// Writes down the end. `None` if it was known already.
@@ -300,6 +323,23 @@ mod tests {
         assert_eq!(exec.take_first_size(), Some((8, 5)));
         assert!(!exec.keep_first_size(9, 6));
         assert_eq!(exec.take_first_size(), None);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_output_of_an_end_waits_with_the_others() {
+        let process = Process::init(StdioPaths::default());
+        let (open, io) = ProcessIo::of_open_stream();
+        process.set_io(io);
+        let first = process.settle();
+        let second = async {
+            tokio::task::yield_now().await;
+            process.settle().await;
+            process.take_io().await.is_some()
+        };
+        let ((), found) = tokio::join!(first, second);
+        assert!(found, "the streams are lost");
+        drop(open);
+        assert!(process.take_io().await.is_none());
     }
 
     #[test]

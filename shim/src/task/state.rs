@@ -22,7 +22,7 @@ use crate::lower::PodMember;
 use crate::pace::Pace;
 use crate::report::chain;
 use crate::sandbox::Sandbox;
-use crate::stdio::Owner;
+use crate::stdio::{Owner, ProcessIo};
 
 /// How long the guest has to sync and power off when its last container goes.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
@@ -192,10 +192,16 @@ impl Shim {
     /// Ends everything: the process is about to.
     pub(super) async fn end_all(&self) {
         // Nothing is taken out of a VM that ends.
-        let any = self.lock().by_id.values().next().cloned();
-        if let Some(container) = any {
-            self.end_vm(&container).await;
+        let all: Vec<_> = self.lock().by_id.values().cloned().collect();
+        if let Some(container) = all.first() {
+            self.end_vm(container).await;
         }
+        // What is still on its way to loggers: they die with this process.
+        let mut io = Vec::new();
+        for container in all {
+            io.extend(container.take_all_io().await);
+        }
+        ProcessIo::finish_all(io).await;
     }
 
     async fn end_vm(&self, container: &Container) {

@@ -33,7 +33,7 @@ use crate::report::chain;
 use crate::runtime_dir::RuntimeDir;
 use crate::sandbox::{Home, Sandbox};
 use crate::spec::Bundle;
-use crate::stdio::{Connected, Endpoints};
+use crate::stdio::{Connected, Endpoints, ProcessIo};
 use crate::vmm::UidLease;
 
 /// Making a container, whose new volumes are filled, and starting a process: many at once on a busy
@@ -395,9 +395,12 @@ impl Service {
             // An exec that never ran is not known there, and a VM that ended knows nothing.
             tracing::debug!(error = chain(&error), "delete in the guest");
         }
-        if let Some(io) = process.take_io() {
-            io.finish().await;
-        }
+        // With the container its execs end, which nobody may ever delete.
+        let ended = match process.exec_id.is_empty() {
+            true => container.take_all_io().await,
+            false => process.take_io().await.into_iter().collect(),
+        };
+        ProcessIo::finish_all(ended).await;
     }
 
     pub(super) async fn call_container<T, F>(

@@ -136,8 +136,17 @@ case_docker_networks_come_and_go_while_a_container_runs() {
 }
 # in_guest CONTAINER COMMANDS TEXT: whether they print it.
 in_guest() { docker exec "$1" sh -c "$2" 2>/dev/null | grep -qF "$3"; }
-without() { ! docker exec "$1" ip link show dev "$2" >/dev/null 2>&1; }
-without_text() { ! docker exec "$1" sh -c 'ip addr; ip route' | grep -qF "$2"; }
+# without CONTAINER INTERFACE, without_text CONTAINER TEXT: whether it has none. One that can't be asked is none.
+without() {
+    local links
+    links=$(docker exec "$1" ip link) || return 1
+    ! grep -qE "^[0-9]+: $2[@:]" <<<"$links"
+}
+without_text() {
+    local all
+    all=$(docker exec "$1" sh -c 'ip addr && ip route') || return 1
+    ! grep -qF "$2" <<<"$all"
+}
 reach() { wait_for 30 docker exec "$1" ping -c 1 -W 5 "$2" >/dev/null 2>&1 || fail "$1 does not reach $2: $(docker exec "$1" ping -c 1 -W 5 "$2" 2>&1)"; }
 address_of() { docker inspect -f "{{.NetworkSettings.Networks.$2.IPAddress}}" "$1"; }
 in_netns() {
