@@ -1,5 +1,6 @@
 //! Docker's folder of this user: `config.json`, and the contexts beside it.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -12,12 +13,14 @@ const MOST_LINKS: usize = 40;
 
 /// `$DOCKER_CONFIG`, else `~/.docker`.
 pub(crate) fn folder() -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()) {
-        return Ok(PathBuf::from(folder));
-    }
-    let home = std::env::var_os("HOME")
-        .ok_or_else(|| CliError::usage("neither DOCKER_CONFIG nor HOME is set"))?;
-    Ok(PathBuf::from(home).join(".docker"))
+    folder_of(|name| std::env::var_os(name))
+        .ok_or_else(|| CliError::usage("neither DOCKER_CONFIG nor HOME is set"))
+}
+
+fn folder_of(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let given = variable("DOCKER_CONFIG").filter(|folder| !folder.is_empty());
+    let usual = || variable("HOME").map(|home| PathBuf::from(home).join(".docker"));
+    given.map(PathBuf::from).or_else(usual)
 }
 
 /// Of `config.json`.
@@ -25,11 +28,17 @@ pub(crate) fn path() -> Result<PathBuf> {
     Ok(folder()?.join("config.json"))
 }
 
-/// `config.json`; one that is not there is empty.
+/// `config.json`; one that is not there is empty, and so is that of a user without a home, such as a service.
 pub(crate) fn read() -> Result<Value> {
-    let path = path()?;
+    let Ok(path) = path() else {
+        return Ok(json!({}));
+    };
+    read_from(&path)
+}
+
+fn read_from(path: &Path) -> Result<Value> {
     let failed = || format!("cannot read {}", path.display());
-    let text = match std::fs::read(&path) {
+    let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(json!({})),
         Err(error) => return Err(CliError::io(failed())(error)),
@@ -85,6 +94,19 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn a_user_without_a_home_has_no_folder() {
+        let of = |config: Option<&str>, home: Option<&str>| {
+            folder_of(|name| match name {
+                "DOCKER_CONFIG" => config.map(OsString::from),
+                _ => home.map(OsString::from),
+            })
+        };
+        assert_eq!(of(Some("/c"), None), Some("/c".into()));
+        assert_eq!(of(Some(""), Some("/h")), Some("/h/.docker".into()));
+        assert_eq!(of(None, None), None);
+    }
 
     #[test]
     fn a_link_stays_and_what_it_leads_to_is_replaced() {

@@ -68,8 +68,8 @@ const FORWARDED: [(i32, &str); 16] = [
 const PATIENCE: u32 = 3;
 
 /// What signals do to a command that is attached to a container: they go to the container once it has
-/// begun, or end the command, but never leave the terminal raw. From this call on, not from the first
-/// look at its result, which is the command's exit status.
+/// begun, or end the command, but never leave the terminal raw. With `forwards` they are caught from this
+/// call on, not from the first look at its result, which is the command's exit status.
 pub(crate) fn left<'a>(
     client: &'a Client,
     container: &'a str,

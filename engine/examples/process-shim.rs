@@ -297,9 +297,20 @@ impl Task for Shim {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> Rpc<api::Empty> {
-        let pid = self.with(&request.id, &request.exec_id, |p| p.pid)?;
+        let (pid, slow) = self.with(&request.id, &request.exec_id, |p| {
+            (p.pid, has_env(p, "SLOW_KILL=1"))
+        })?;
         let signal = i32::try_from(request.signal).expect("signal");
-        if let Some(signal) = Signal::from_named_raw(signal) {
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            return Ok(api::Empty::new());
+        };
+        if slow {
+            // Also where nobody waits for it any more.
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                send(pid, signal);
+            });
+        } else {
             send(pid, signal);
         }
         Ok(api::Empty::new())

@@ -84,6 +84,9 @@ pub struct Engine {
     execs: Mutex<Execs>,
 }
 
+/// What is being written down of containers, by their ids.
+type Noting = HashMap<String, tokio::task::JoinHandle<()>>;
+
 impl Engine {
     /// Opens the state directory. The caller holds its lock.
     pub async fn open(
@@ -140,28 +143,40 @@ impl Engine {
         let engine = Arc::downgrade(self);
         tokio::spawn(async move {
             let _server = server;
+            let mut noting = Noting::default();
             while let Some(event) = events.recv().await {
                 let Some(engine) = engine.upgrade() else {
                     return;
                 };
-                engine.take_shim_event(event).await;
+                engine.take_shim_event(event, &mut noting);
             }
         });
         Ok(())
     }
 
-    async fn take_shim_event(&self, event: ShimEvent) {
+    /// Waits for nothing: one container's disk must not hold up what happens to the others.
+    fn take_shim_event(self: &Arc<Self>, event: ShimEvent, noting: &mut Noting) {
         let by_id = |id: &str| self.containers().get(id).cloned();
+        noting.retain(|_, task| !task.is_finished());
         match event {
             ShimEvent::Oom(id) => {
-                if let Some(container) = by_id(&id) {
-                    self.note_oom(&container).await;
+                let Some(container) = by_id(&id) else { return };
+                let told = std::mem::replace(&mut container.lock().state.oom_killed, true);
+                if told {
                     self.publish(&container, "oom", []);
+                } else {
+                    noting.insert(id, tokio::spawn(Arc::clone(self).note_oom(container)));
                 }
             }
             ShimEvent::Exit { id, exec_id } if exec_id.is_empty() => {
-                if let Some(container) = by_id(&id) {
-                    container.note_exit_event();
+                let Some(container) = by_id(&id) else { return };
+                match noting.remove(&id) {
+                    // What was before the end is told before it.
+                    Some(task) => drop(tokio::spawn(async move {
+                        let _ = task.await;
+                        container.note_exit_event();
+                    })),
+                    None => container.note_exit_event(),
                 }
             }
             ShimEvent::Exit { .. } => {}
@@ -170,16 +185,11 @@ impl Engine {
 
     /// It is in the record before anybody hears of it, and whatever becomes of the container or of this
     /// daemon.
-    async fn note_oom(&self, container: &Container) {
-        if container.lock().state.oom_killed {
-            return;
-        }
-        let written = self
-            .update(container, |record| record.state.oom_killed = true)
-            .await;
-        if let Err(error) = written {
+    async fn note_oom(self: Arc<Self>, container: Arc<Container>) {
+        if let Err(error) = self.update(&container, |_| ()).await {
             tracing::error!(id = container.id(), error = error.message(), "store");
         }
+        self.publish(&container, "oom", []);
     }
 
     /// All containers.

@@ -14,6 +14,8 @@ use serde_json::json;
 use crate::container::{not_running, Container, WaitCondition};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
+use crate::files::JOB;
+use crate::health::{Check, CHECK};
 use crate::ids;
 use crate::lifecycle::Status;
 use crate::shim::{is_of_user, Ended, Task};
@@ -32,6 +34,9 @@ const KNOWN: Duration = Duration::from_secs(5 * 60);
 const NOT_STARTED: Duration = Duration::from_secs(60 * 60);
 /// How often is looked for those.
 const LOOK: Duration = Duration::from_secs(60);
+/// How long an exec of an older daemon is listened to, at most.
+const OLDER_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+const SIGKILL: u32 = 9;
 /// Exit code of a process that SIGKILL ended.
 const KILLED: i64 = 137;
 
@@ -339,26 +344,29 @@ impl Engine {
     /// they write is taken, or they would stand still, and each is forgotten by the shim when it has ended.
     pub(crate) fn finish_execs(&self, container: &Arc<Container>, task: &Arc<Task>) {
         let dir = self.paths.bundle(container.id());
-        for id in exec_ids(&dir) {
-            let there = |name: &str| dir.join(format!("{id}-{name}")).exists();
-            let fifos = Fifos::new(&dir, &format!("{id}-"), there("stdin"), there("stderr"));
+        let limit = Check::of(&container.record()).map(|check| check.timeout);
+        for prefix in exec_prefixes(&dir) {
+            let there = |name: &str| dir.join(format!("{prefix}-{name}")).exists();
+            let fifos = Fifos::new(&dir, &format!("{prefix}-"), there("stdin"), there("stderr"));
             let opened = match fifos.clone().open() {
                 Ok(opened) => opened,
                 Err(error) => {
-                    tracing::warn!(exec = id, error = error.message(), "an earlier exec");
+                    tracing::warn!(exec = prefix, error = error.message(), "an earlier exec");
                     continue;
                 }
             };
             let task = Arc::clone(task);
             container.while_live(async move {
+                let (id, is_check) = id_in(&prefix);
                 let hub = Hub::new();
-                let pumps = opened.pump(&hub, None, crate::container::close_stdin(&task, &id));
+                let pumps = opened.pump(&hub, None, crate::container::close_stdin(&task, id));
                 // Its client is gone.
                 let _ = hub.stdin().send(Input::Close).await;
-                let _ = task.wait(&id).await;
-                let (deleted, ()) = tokio::join!(task.delete(&id), pumps.drain(DRAIN_LIMIT));
-                if let Err(error) = deleted {
-                    tracing::debug!(exec = id, error = error.message(), "freeing the exec");
+                if ids::is_whole(id) {
+                    finish_exec(&task, id, pumps, limit.filter(|_| is_check)).await;
+                } else {
+                    // An older daemon's, which the shim knows by an id that is not told: it ends with its output.
+                    pumps.drain(OLDER_LIMIT).await;
                 }
                 fifos.remove();
             });
@@ -428,8 +436,34 @@ impl Engine {
     }
 }
 
-/// The ids of execs whose FIFOs are in a bundle.
-fn exec_ids(bundle: &Path) -> Vec<String> {
+/// Waits for the end of an exec, which is killed at the end of its time if it has one, and frees it.
+async fn finish_exec(task: &Task, id: &str, pumps: Pumps, limit: Option<Duration>) {
+    let ended = task.wait(id);
+    tokio::pin!(ended);
+    if let Some(limit) = limit {
+        if tokio::time::timeout(limit, &mut ended).await.is_err() {
+            let _ = task.kill(id, SIGKILL, false).await;
+            ended.await;
+        }
+    } else {
+        ended.await;
+    }
+    let (deleted, ()) = tokio::join!(task.delete(id), pumps.drain(DRAIN_LIMIT));
+    if let Err(error) = deleted {
+        tracing::debug!(exec = id, error = error.message(), "freeing the exec");
+    }
+}
+
+/// The id in the name of FIFOs, and whether it is that of a check of the container's health.
+fn id_in(prefix: &str) -> (&str, bool) {
+    match prefix.strip_prefix(CHECK) {
+        Some(id) => (id, true),
+        None => (prefix.strip_prefix(JOB).unwrap_or(prefix), false),
+    }
+}
+
+/// What the names of execs' FIFOs in a bundle begin with.
+fn exec_prefixes(bundle: &Path) -> Vec<String> {
     let names = std::fs::read_dir(bundle).into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
     names
@@ -459,6 +493,54 @@ fn check_live(container: &Container) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn exec(container: &Arc<Container>, id: &str, created: Instant) -> Arc<Exec> {
+        Arc::new(Exec {
+            id: id.to_owned(),
+            container: Arc::clone(container),
+            spec: ExecSpec::default(),
+            attach_stdin: false,
+            attach_stdout: false,
+            attach_stderr: false,
+            detach_keys: String::new(),
+            size: None,
+            hub: Hub::new(),
+            created,
+            state: Mutex::default(),
+        })
+    }
+
+    #[test]
+    fn a_new_exec_takes_the_place_of_forgotten_ones_now_and_then() {
+        let paths = crate::paths::Paths::new("/nonexistent", "/nonexistent");
+        let container = Container::new(crate::record::tests::record(), &paths);
+        let begin = Instant::now();
+        let mut execs = Execs::default();
+        let mut known_after = |id: &str, seconds| {
+            let now = begin + Duration::from_secs(seconds);
+            execs.insert(exec(&container, id, now), now);
+            let mut known: Vec<_> = execs.by_id.keys().cloned().collect();
+            known.sort();
+            known.join(" ")
+        };
+        assert_eq!(known_after("a", 0), "a");
+        assert_eq!(known_after("b", 3590), "a b");
+        // Looked for a moment ago.
+        assert_eq!(known_after("c", 3610), "a b c");
+        assert_eq!(known_after("d", 3650), "b c d");
+    }
+
+    #[test]
+    fn fifos_tell_what_they_are_of() {
+        let id = "0a".repeat(32);
+        assert_eq!(id_in(&id), (id.as_str(), false));
+        assert_eq!(id_in(&format!("{CHECK}{id}")), (id.as_str(), true));
+        assert_eq!(id_in(&format!("{JOB}{id}")), (id.as_str(), false));
+        assert!(ids::is_whole(&id));
+        for older in ["0123456789ab", "", "zz"] {
+            assert!(!ids::is_whole(older));
+        }
+    }
 
     #[test]
     fn what_ended_long_ago_is_forgotten_while_its_container_runs() {

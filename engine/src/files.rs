@@ -33,6 +33,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// How long a VM that was booted for a session waits for the next one.
 const KEEP: Duration = Duration::from_secs(3);
+/// Before its id in the names of a job's FIFOs.
+pub(crate) const JOB: &str = "files-";
 const SIGKILL: u32 = 9;
 
 /// What a client reads.
@@ -211,7 +213,7 @@ impl Session {
     async fn begin(&self, job: &FilesJob, input: bool) -> Result<Running> {
         let id = ids::new_id();
         let dir = self.engine.paths.bundle(self.container.id());
-        let fifos = Fifos::new(&dir, &format!("files-{}-", ids::short(&id)), input, true);
+        let fifos = Fifos::new(&dir, &format!("{JOB}{id}-"), input, true);
         let opened = fifos.clone().create()?;
         let started = async {
             self.task.files_job(&id, job, &fifos).await?;

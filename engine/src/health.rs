@@ -32,6 +32,8 @@ const MAX_OUTPUT: u64 = 4096;
 const SHORTEST: i64 = 1_000_000;
 /// Exit code of a check that can't be run, as of one that takes too long.
 const FAILED: i64 = -1;
+/// Before its id in the names of a check's FIFOs.
+pub(crate) const CHECK: &str = "health-";
 /// How long a killed check may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -40,7 +42,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Check {
     argv: Vec<String>,
     interval: Duration,
-    timeout: Duration,
+    /// How long one may take.
+    pub(crate) timeout: Duration,
     retries: u32,
     start_period: Duration,
     start_interval: Duration,
@@ -267,7 +270,7 @@ impl Engine {
         let process = exec_process(&container.record(), &spec)?;
         let id = ids::new_id();
         let dir = self.paths.bundle(container.id());
-        let fifos = Fifos::new(&dir, &format!("health-{}-", ids::short(&id)), false, true);
+        let fifos = Fifos::new(&dir, &format!("{CHECK}{id}-"), false, true);
         let opened = fifos.clone().create()?;
         let started = async {
             task.exec(&id, &process, false, &fifos).await?;

@@ -13,6 +13,11 @@ pub(crate) fn new_id() -> String {
     }
 }
 
+/// Whether a text is a whole one.
+pub(crate) fn is_whole(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The first twelve digits.
 pub(crate) fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)

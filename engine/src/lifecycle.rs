@@ -146,7 +146,8 @@ pub struct Exit {
     pub last_delay: Option<Duration>,
 }
 
-const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// Back-off of the first restart.
+pub const FIRST_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(60);
 /// A container that ran so long is taken for healthy: its back-off starts afresh.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
@@ -166,13 +167,31 @@ pub fn restart_after(policy: RestartPolicy, exit: Exit) -> Option<Duration> {
     })
 }
 
+/// How a container was left when an earlier hulld ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// It ran, or waited for its next start.
+    pub was_live: bool,
+    /// A user asked for its end.
+    pub by_user: bool,
+    /// Exit code of its last run; `None`: there was none.
+    pub code: Option<i64>,
+    /// Restarts in a row before that.
+    pub restarts: u32,
+}
+
 /// Whether hulld starts the container when it starts itself.
-pub fn start_with_daemon(policy: RestartPolicy, was_live: bool, stopped_by_user: bool) -> bool {
+pub fn start_with_daemon(policy: RestartPolicy, left: Left) -> bool {
     match policy {
         RestartPolicy::No => false,
         RestartPolicy::Always => true,
-        RestartPolicy::UnlessStopped => !stopped_by_user,
-        RestartPolicy::OnFailure { .. } => was_live,
+        RestartPolicy::UnlessStopped => !left.by_user,
+        // What an orderly end of the host has stopped has failed, unless it ended well by then.
+        RestartPolicy::OnFailure { retries } => {
+            let failed = left.code.is_some_and(|code| code != 0);
+            let goes_on = retries == 0 || left.restarts < retries;
+            !left.by_user && (left.was_live || failed && goes_on)
+        }
     }
 }
 
@@ -243,6 +262,42 @@ mod tests {
             restart_after(OnFailure { retries: 2 }, exit(1, false, 2)),
             None
         );
+    }
+
+    #[test]
+    fn what_failed_starts_with_the_daemon_where_its_policy_has_it_so() {
+        use RestartPolicy::{Always, No, OnFailure, UnlessStopped};
+        let ended = |code, by_user| Left {
+            was_live: false,
+            by_user,
+            code,
+            restarts: 1,
+        };
+        let lost = |by_user| Left {
+            was_live: true,
+            ..ended(Some(255), by_user)
+        };
+        let on_failure = |retries| OnFailure { retries };
+        for (policy, left, starts) in [
+            (No, lost(false), false),
+            (Always, ended(Some(0), true), true),
+            (UnlessStopped, ended(Some(0), false), true),
+            (UnlessStopped, ended(Some(1), true), false),
+            (on_failure(0), ended(Some(143), false), true),
+            (on_failure(0), ended(Some(143), true), false),
+            (on_failure(0), ended(Some(0), false), false),
+            (on_failure(0), ended(None, false), false),
+            (on_failure(2), ended(Some(1), false), true),
+            (on_failure(1), ended(Some(1), false), false),
+            (on_failure(1), lost(false), true),
+            (on_failure(1), lost(true), false),
+        ] {
+            assert_eq!(
+                start_with_daemon(policy, left),
+                starts,
+                "{policy:?} {left:?}"
+            );
+        }
     }
 
     #[test]

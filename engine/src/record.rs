@@ -129,6 +129,10 @@ pub struct State {
     /// A user asked for the end of the last run.
     #[serde(default)]
     pub stopped_by_user: bool,
+    /// A user restarts it, and it has yet to start: its end does not remove it, though it was made to be
+    /// removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restarting_by_user: bool,
 }
 
 impl State {
@@ -146,6 +150,7 @@ impl State {
             last_delay: None,
             health: None,
             stopped_by_user: false,
+            restarting_by_user: false,
         }
     }
 }
@@ -183,6 +188,11 @@ impl Record {
     /// Whether it is removed when it ends.
     pub fn auto_remove(&self) -> bool {
         self.host.auto_remove.unwrap_or(false)
+    }
+
+    /// Whether its present end removes it.
+    pub fn goes_with_its_end(&self) -> bool {
+        self.auto_remove() && !self.state.restarting_by_user
     }
 
     /// The signal that asks it to end.

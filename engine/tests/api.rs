@@ -537,6 +537,9 @@ async fn a_pause_whose_record_was_never_written_is_found() {
     let daemon = home.start().await;
     let inspect = daemon.get(&format!("/containers/{id}/json")).await;
     assert_eq!(inspect["State"]["Status"], "paused");
+    let path = format!("/events?since=0&until={}", now() + 0.2);
+    let (_, events) = daemon.send(Method::GET, &path, "").await;
+    assert!(String::from_utf8_lossy(&events).contains(r#""Action":"pause""#));
     let go_on = format!("/containers/{id}/unpause");
     assert_eq!(daemon.post(&go_on, Value::Null).await.0, 204);
     assert_eq!(
@@ -562,7 +565,7 @@ async fn all_are_stopped_before_the_host_goes_down_and_come_back_after_it() {
     let script = "trap 'exit 7' TERM; while :; do sleep 0.05; done";
     let with = |policy: &str| json!({ "HostConfig": { "RestartPolicy": { "Name": policy } } });
     let mut ids = Vec::new();
-    for policy in ["no", "unless-stopped", "always"] {
+    for policy in ["no", "unless-stopped", "always", "on-failure"] {
         let id = daemon
             .create(policy, &["sh", "-c", script], with(policy))
             .await;
@@ -574,8 +577,22 @@ async fn all_are_stopped_before_the_host_goes_down_and_come_back_after_it() {
         .await;
     daemon.start(&failing).await;
     daemon.until(&failing, "/RestartCount", json!(3)).await;
-    let (status, answer) = daemon.post("/hull/shutdown", Value::Null).await;
-    assert_eq!((status, &answer["NotStopped"]), (200, &json!([])));
+    let slow = "trap 'sleep 1; exit 7' TERM; while :; do sleep 0.05; done";
+    let slow = daemon.create("slow", &["sh", "-c", slow], with("no")).await;
+    daemon.start(&slow).await;
+    let late = daemon.create("late", &["true"], with("no")).await;
+    let path = format!("/containers/{late}/start");
+    let (shutdown, (status, refused)) =
+        tokio::join!(daemon.post("/hull/shutdown", Value::Null), async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            daemon.post(&path, Value::Null).await
+        });
+    assert_eq!((shutdown.0, &shutdown.1["NotStopped"]), (200, &json!([])));
+    assert_eq!(status, 409);
+    assert!(refused["message"]
+        .as_str()
+        .unwrap()
+        .contains("this host goes down"));
     for id in &ids {
         let state = daemon.get(&format!("/containers/{id}/json")).await["State"].clone();
         assert_eq!(
@@ -590,6 +607,7 @@ async fn all_are_stopped_before_the_host_goes_down_and_come_back_after_it() {
     let daemon = home.start().await;
     daemon.until(&ids[1], "/State/Running", json!(true)).await;
     daemon.until(&ids[2], "/State/Running", json!(true)).await;
+    daemon.until(&ids[3], "/State/Running", json!(true)).await;
     let state = daemon.get(&format!("/containers/{}/json", ids[0])).await["State"].clone();
     assert_eq!(state["Status"], "exited");
     for id in ids.iter().chain([&failing]) {
@@ -751,6 +769,50 @@ async fn an_exec_of_an_earlier_daemon_ends_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_of_an_earlier_daemon_has_its_time_and_no_more() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let check = json!({
+        "Test": ["CMD", "sleep", "300"],
+        "Interval": 100_000_000,
+        "Timeout": 2_000_000_000_i64,
+    });
+    let id = daemon
+        .create("checked", &["sleep", "60"], json!({ "Healthcheck": check }))
+        .await;
+    daemon.start(&id).await;
+    let bundle = daemon.socket().with_file_name("bundles").join(&id);
+    let begun = || {
+        let mut names = bundle
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        names.find(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.starts_with("health-") && name.ends_with("-stdout")
+        })
+    };
+    let deadline = Instant::now() + LIMIT;
+    let fifo = loop {
+        assert!(Instant::now() < deadline, "no check begins");
+        if let Some(fifo) = begun() {
+            break fifo;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    let began = Instant::now();
+    while fifo.exists() {
+        assert!(began.elapsed() < Duration::from_secs(8), "it goes on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(Duration::from_secs(1) < began.elapsed(), "it had no time");
+    kill(&daemon, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_image_is_pruned_that_a_container_takes_at_the_moment() {
     let home = Home::new();
     let daemon = home.start_with_image().await;
@@ -790,4 +852,128 @@ async fn a_stop_that_is_refused_leaves_the_restart_policy() {
     assert_eq!(daemon.post(&path, Value::Null).await.0, 400);
     daemon.until(&id, "/RestartCount", json!(1)).await;
     kill(&daemon, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_removal_that_the_daemon_did_not_outlive_starts_nothing() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let policy = json!({ "Name": "always" });
+    let more = json!({ "Env": ["SLOW_KILL=1"], "HostConfig": { "RestartPolicy": policy } });
+    let id = daemon.create("goes", &["sleep", "60"], more).await;
+    daemon.start(&id).await;
+    let path = format!("/containers/{id}?force=1");
+    let asked = daemon.send(Method::DELETE, &path, "");
+    let asked = tokio::time::timeout(Duration::from_millis(400), asked).await;
+    assert!(asked.is_err());
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    let inspect = daemon.until(&id, "/State/Running", json!(false)).await;
+    assert_eq!(
+        (&inspect["State"]["Status"], &inspect["RestartCount"]),
+        (&json!("exited"), &json!(0))
+    );
+    assert_eq!(daemon.send(Method::DELETE, &path, "").await.0, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_the_daemon_did_not_outlive_removes_nothing() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let more = json!({ "Env": ["SLOW_START=1"], "HostConfig": { "AutoRemove": true } });
+    let id = daemon.create("stays", &["sleep", "60"], more).await;
+    daemon.start(&id).await;
+    let path = format!("/containers/{id}/restart?t=0");
+    let asked = daemon.post(&path, Value::Null);
+    let asked = tokio::time::timeout(Duration::from_millis(700), asked).await;
+    assert!(asked.is_err());
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    assert_eq!(inspect["State"]["Status"], "exited");
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    daemon.start(&id).await;
+    // Then it goes with its end as before.
+    let path = format!("/containers/{id}/kill");
+    assert_eq!(daemon.post(&path, Value::Null).await.0, 204);
+    let path = format!("/containers/{id}/json");
+    for _ in 0..200 {
+        if daemon.send(Method::GET, &path, "").await.0 == 404 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it is still there");
+}
+
+/// Another container in the VM of one.
+fn within(other: &str, more: Value) -> Value {
+    let mut host = json!({ "NetworkMode": format!("container:{other}") });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        host[key] = value.clone();
+    }
+    json!({ "HostConfig": host })
+}
+
+async fn still_waits(daemon: &support::Daemon) {
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let inspect = daemon.get("/containers/in/json").await;
+    assert_eq!(inspect["State"]["Status"], "restarting");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_waits_for_its_vm_over_the_daemons_end() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let own = daemon.create("own", &["sleep", "60"], Value::Null).await;
+    daemon.start(&own).await;
+    let policy = json!({ "RestartPolicy": { "Name": "always" } });
+    let joined = daemon
+        .create("in", &["sleep", "60"], within("own", policy))
+        .await;
+    daemon.start(&joined).await;
+    let path = format!("/containers/{own}/kill");
+    assert_eq!(daemon.post(&path, Value::Null).await.0, 204);
+    // As the end of the VM does.
+    let inspect = daemon.get(&format!("/containers/{joined}/json")).await;
+    let pid = inspect["State"]["Pid"].as_i64().unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    still_waits(&daemon).await;
+    daemon.kill(Signal::KILL);
+    let daemon = home.start().await;
+    still_waits(&daemon).await;
+    daemon.start(&own).await;
+    daemon
+        .until(&joined, "/State/Status", json!("running"))
+        .await;
+    kill(&daemon, &joined).await;
+    kill(&daemon, &own).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_a_vm_that_is_stopped_with_others_in_it_ends_last() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let script = |then: &str| format!("trap '{then}' TERM; while :; do sleep 0.05; done");
+    let own = script("exit 5");
+    let own = daemon.create("own", &["sh", "-c", &own], Value::Null).await;
+    daemon.start(&own).await;
+    let joined = script("sleep 1; exit 6");
+    let joined = daemon
+        .create("in", &["sh", "-c", &joined], within("own", Value::Null))
+        .await;
+    daemon.start(&joined).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stop = |name| daemon.post(name, Value::Null);
+    let (first, second) = tokio::join!(stop("/containers/own/stop"), stop("/containers/in/stop"));
+    assert_eq!((first.0, second.0), (204, 204));
+    let state = |inspect: Value| {
+        let state = &inspect["State"];
+        let finished = state["FinishedAt"].as_str().unwrap().to_owned();
+        (state["ExitCode"].clone(), finished)
+    };
+    let own = state(daemon.get("/containers/own/json").await);
+    let joined = state(daemon.get("/containers/in/json").await);
+    assert_eq!((&own.0, &joined.0), (&json!(5), &json!(6)));
+    assert!(joined.1 < own.1, "{} {}", joined.1, own.1);
 }

@@ -1,8 +1,7 @@
 //! `diff`, `export` and `commit`.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -129,10 +128,9 @@ impl Output {
         let folder = place
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty());
-        let permissions = Permissions::from_mode(0o666);
+        // For this user alone, as docker's: an archive may hold what is nobody else's business.
         let new = tempfile::Builder::new()
             .prefix(".hull-")
-            .permissions(permissions)
             .tempfile_in(folder.unwrap_or(Path::new(".")))?;
         if let Ok(old) = old {
             new.as_file().set_permissions(old.permissions())?;
@@ -149,7 +147,11 @@ impl Output {
 
     fn finish(self) -> std::io::Result<()> {
         match self {
-            Self::Beside(file, place) => file.persist(place).map(drop).map_err(|error| error.error),
+            Self::Beside(file, place) => {
+                // On the disk before the old one goes: a power cut leaves one of the two.
+                file.as_file().sync_all()?;
+                file.persist(place).map(drop).map_err(|error| error.error)
+            }
             Self::Itself(_) => Ok(()),
         }
     }
@@ -210,6 +212,9 @@ pub(crate) async fn commit(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -235,6 +240,9 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert!(link.is_symlink() && mode(&path) == 0o640);
         assert_eq!(dir.path().read_dir().unwrap().count(), 2);
+        let new = dir.path().join("new.tar");
+        Output::open(&new).unwrap().finish().unwrap();
+        assert_eq!(mode(&new), 0o600);
     }
 
     #[test]

@@ -153,7 +153,10 @@ pub(super) async fn registry_auth(image: &str) -> Result<Option<String>> {
     let first = image.split('/').next().unwrap_or_default();
     let is_host = image.contains('/') && (first.contains(['.', ':']) || first == "localhost");
     let registry = if is_host { first } else { "docker.io" };
-    let path = docker_config::path()?;
+    // A user without a home, such as a service, has none.
+    let Ok(path) = docker_config::path() else {
+        return Ok(None);
+    };
     let found = match DockerConfig::read(&path) {
         Ok(config) => config.credentials(registry).await,
         Err(error) => Err(error),

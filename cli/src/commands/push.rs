@@ -76,13 +76,20 @@ pub(crate) async fn push(args: PushArgs, client: &Client, out: &mut dyn Write) -
 fn check_name(image: &str, all_tags: bool) -> Result<()> {
     let last = image.rsplit('/').next().unwrap_or(image);
     if last.contains('@') {
-        return Err(CliError::usage("cannot push a digest reference"));
+        return refused("cannot push a digest reference");
     }
     if all_tags && last.contains(':') {
-        let text = "tag can't be used with --all-tags/-a";
-        return Err(CliError::usage(text));
+        return refused("tag can't be used with --all-tags/-a");
     }
     Ok(())
+}
+
+/// The command line is well formed, but can't be done.
+fn refused(text: &str) -> Result<()> {
+    Err(CliError::Failed {
+        status: 1,
+        message: text.to_owned(),
+    })
 }
 
 pub(crate) async fn save(args: SaveArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
@@ -112,7 +119,11 @@ mod tests {
             ("reg/x:a@sha256:ab", true),
             ("x:a", true),
         ] {
-            assert!(check_name(image, all).is_err(), "{image}");
+            let error = check_name(image, all).unwrap_err();
+            assert!(
+                matches!(error, CliError::Failed { status: 1, .. }),
+                "{image}"
+            );
         }
     }
 }

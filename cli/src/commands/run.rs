@@ -109,7 +109,17 @@ pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> 
     client.expect_hull().await?;
     let id = create_container(&args.create, body, client).await?;
     if !foreground {
-        start(client, &id).await.map_err(start_error)?;
+        let interrupted = async {
+            match args.create.cidfile {
+                // By itself a signal ends nothing any more where one was waited for before.
+                Some(_) => signals::ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            started = start(client, &id) => started.map_err(start_error)?,
+            status = interrupted => return Ok(ExitCode::from(status)),
+        }
         line(out, id)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -129,14 +139,38 @@ pub(crate) async fn run(args: RunArgs, client: &Client, out: &mut dyn Write) -> 
     session.run(client, condition, true).await
 }
 
-/// Makes the container; an image that is not there is pulled first.
+/// Makes the container, and the file that tells its id.
 async fn create_container(
+    args: &CreateArgs,
+    body: ContainerCreateBody,
+    client: &Client,
+) -> Result<String> {
+    let image = args.image()?;
+    let Some(path) = args.cidfile.as_deref() else {
+        return pull_and_create(image, args, body, client).await;
+    };
+    let file = IdFile::make(path)?;
+    let id = tokio::select! {
+        id = pull_and_create(image, args, body, client) => id?,
+        // The file goes with this command.
+        status = signals::ended() => {
+            return Err(CliError::Failed {
+                status,
+                message: "interrupted before the container was made".to_owned(),
+            });
+        }
+    };
+    file.write(&id)?;
+    Ok(id)
+}
+
+/// Makes the container; an image that is not there is pulled first.
+async fn pull_and_create(
+    image: &str,
     args: &CreateArgs,
     mut body: ContainerCreateBody,
     client: &Client,
 ) -> Result<String> {
-    let image = args.image()?;
-    let id_file = args.cidfile.as_deref().map(IdFile::make).transpose()?;
     let quiet = if args.quiet { To::Quiet } else { To::Stderr };
     if args.pull == options::Pull::Always {
         pull::pull(client, image, args.platform.as_deref(), quiet).await?;
@@ -164,11 +198,7 @@ async fn create_container(
     for warning in answer["Warnings"].as_array().into_iter().flatten() {
         eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
     }
-    let id = answer["Id"].as_str().unwrap_or_default().to_owned();
-    if let Some(file) = id_file {
-        file.write(&id)?;
-    }
-    Ok(id)
+    Ok(answer["Id"].as_str().unwrap_or_default().to_owned())
 }
 
 /// The proxies of docker's configuration, as docker's client has them.

@@ -163,10 +163,15 @@ impl Engine {
     /// is seen nobody knows that it needs them.
     async fn take_images(&self, name: Option<&str>, record: Record) -> Result<Arc<Container>> {
         let _uses = self.image_uses.read().await;
-        for image in record.images() {
+        for (index, image) in record.images().enumerate() {
             let missing = self.images.resolve(&image.id).await.is_err() || !image.rootfs.exists();
             if missing {
-                return Err(EngineError::NoSuchImage(image.reference.clone()));
+                let error = EngineError::NoSuchImage(image.reference.clone());
+                return Err(match index {
+                    0 => error,
+                    // A mounted one.
+                    _ => not_of_the_image(error),
+                });
             }
         }
         self.reserve(name, record)

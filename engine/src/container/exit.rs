@@ -1,6 +1,5 @@
 //! What follows the end of a container's init process.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,8 +70,7 @@ impl Engine {
         self.publish_given_back(container);
         match restart {
             Some(delay) => self.restart_later(container, delay),
-            None if container.restarted.load(Ordering::Relaxed) => {}
-            None if container.lock().auto_remove() => self.remove_ended(container).await,
+            None if container.lock().goes_with_its_end() => self.remove_ended(container).await,
             None => {}
         }
     }
@@ -155,7 +153,7 @@ impl Engine {
         restart
     }
 
-    fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {
+    pub(super) fn restart_later(self: &Arc<Self>, container: &Arc<Container>, delay: Duration) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         let span = container.span();
         let restarted = async move {

@@ -16,6 +16,8 @@ use crate::record::Record;
 pub(crate) const PREFIX: &str = "container:";
 /// How long a container that starts with the daemon waits for the one that it joins.
 const DAEMON_START_LIMIT: Duration = Duration::from_secs(120);
+/// How long after each other the stops of several containers come, which a client sends at once.
+const STOPS_COME_TOGETHER: Duration = Duration::from_millis(100);
 /// Between two looks at that.
 const DAEMON_START_POLL: Duration = Duration::from_millis(200);
 
@@ -165,6 +167,38 @@ impl Engine {
         Ok(Some(Joined {
             record: owner.record(),
         }))
+    }
+
+    /// Before the end of a container with others in its VM: waits for those that are asked to end too, as by a
+    /// client that stops several at once, since they would end with the VM.
+    pub(super) async fn await_stops_within(&self, container: &Container) {
+        let all: Vec<_> = self.containers().values().cloned().collect();
+        let is_within = |other: &Arc<Container>| {
+            joins(&other.lock().host)
+                && self
+                    .vm_of(other)
+                    .is_ok_and(|owner| owner.id() == container.id())
+        };
+        let within: Vec<_> = all.into_iter().filter(is_within).collect();
+        if !within.iter().any(|other| other.status().is_live()) {
+            return;
+        }
+        tokio::time::sleep(STOPS_COME_TOGETHER).await;
+        let ends = within.iter().map(|other| async move {
+            let (asked, limit) = {
+                let record = other.lock();
+                (record.state.stopped_by_user, record.stop_timeout())
+            };
+            if !(asked && other.status().is_live()) {
+                return;
+            }
+            let ended = other.wait(WaitCondition::NotRunning);
+            match limit {
+                Some(limit) => drop(tokio::time::timeout(limit, ended).await),
+                None => drop(ended.await),
+            }
+        });
+        futures_util::future::join_all(ends).await;
     }
 
     /// Waits, when the daemon begins, for the container that this one joins.

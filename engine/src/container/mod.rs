@@ -23,7 +23,6 @@ mod view;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -59,8 +58,6 @@ pub struct Container {
     pub(crate) hub: Arc<Hub>,
     pub(crate) log: Arc<Log>,
     pub(crate) progress: watch::Sender<Progress>,
-    /// A user restarts it: its end does not remove it, though it was made to be removed.
-    restarted: AtomicBool,
     exit_event: Notify,
     /// When the present run began, by the clock that nobody sets.
     began: Mutex<Option<Instant>>,
@@ -116,7 +113,6 @@ impl Container {
             hub: Hub::new(),
             log: Arc::new(Log::new(paths.log(&record.id))),
             progress,
-            restarted: AtomicBool::new(false),
             exit_event: Notify::new(),
             began: Mutex::new(ago(record.state.started)),
             record: Arc::new(Mutex::new(record)),

@@ -14,7 +14,7 @@ use crate::commit;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::health::Health;
-use crate::lifecycle::{self, Event, Status};
+use crate::lifecycle::{self, Event, Left, RestartPolicy, Status, FIRST_DELAY};
 use crate::logs::{self, LogOptions};
 use crate::network;
 use crate::shim::{self, RunState, Task};
@@ -41,13 +41,16 @@ impl Engine {
         let found = futures_util::stream::iter(all).map(|container| async move {
             let was_live = self.reattach(&container).await;
             let record = container.record();
-            let starts = lifecycle::start_with_daemon(
-                record.restart_policy(),
+            let state = &record.state;
+            let left = Left {
                 was_live,
-                record.state.stopped_by_user,
-            );
-            let ended = matches!(record.state.status, Status::Exited | Status::Restarting);
-            (ended && starts).then_some(container)
+                by_user: state.stopped_by_user,
+                code: state.finished.map(|_| state.exit_code),
+                restarts: state.restarts,
+            };
+            let starts = lifecycle::start_with_daemon(record.restart_policy(), left);
+            // One that is restarting has somebody who starts it.
+            (state.status == Status::Exited && starts).then_some(container)
         });
         let to_start: Vec<_> = found.buffer_unordered(AT_ONCE).collect().await;
         self.sweep().await;
@@ -76,6 +79,17 @@ impl Engine {
                 self.remove_ended(container).await;
                 false
             }
+            // It waits on: the other one may be down for long.
+            Status::Restarting
+                if self.lacks_its_vm(container) && record.restart_policy() != RestartPolicy::No =>
+            {
+                container
+                    .progress
+                    .send_modify(|progress| progress.restarting = true);
+                self.release_later(container);
+                self.restart_later(container, record.state.last_delay.unwrap_or(FIRST_DELAY));
+                true
+            }
             Status::Restarting => {
                 let _ = self
                     .update(container, |record| {
@@ -85,8 +99,9 @@ impl Engine {
                 self.release_later(container);
                 true
             }
-            // The daemon was killed between its end and its removal.
-            Status::Exited if record.auto_remove() => {
+            // The daemon was killed between its end and its removal. One whose start was to follow stays, as
+            // with dockerd.
+            Status::Exited if record.goes_with_its_end() => {
                 let _operation = container.operate().await;
                 self.remove_ended(container).await;
                 false
@@ -155,12 +170,19 @@ impl Engine {
             (Status::Paused, RunState::Running) => Event::Unpaused,
             _ => return,
         };
+        let paused = event == Event::Paused;
         let written = self
-            .update(container, |record| Self::advance(record, event))
+            .update(container, |record| {
+                Self::advance(record, event);
+                if paused {
+                    record.state.health.iter_mut().for_each(Health::stop);
+                }
+            })
             .await;
         if let Err(error) = written {
             tracing::error!(id = container.id(), error = error.message(), "store");
         }
+        self.publish(container, if paused { "pause" } else { "unpause" }, []);
     }
 
     async fn find_shim(&self, container: &Container) -> Result<(Arc<Task>, Pumps, RunState)> {
@@ -192,7 +214,7 @@ impl Engine {
     /// Writes down that a container ended while no hulld looked. Restart policies are applied by
     /// the caller, not here.
     async fn record_lost(self: &Arc<Self>, container: &Arc<Container>) {
-        let removes = container.lock().auto_remove();
+        let removes = container.lock().goes_with_its_end();
         let written = self
             .update(container, |record| {
                 Self::advance(record, Event::Exited);

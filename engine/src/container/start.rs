@@ -70,6 +70,13 @@ impl Engine {
         container
             .progress
             .send_modify(|progress| progress.starting = true);
+        // Looked at again: who stops all from here on waits for this start.
+        if let Err(error) = self.check_not_stopping() {
+            container
+                .progress
+                .send_modify(|progress| progress.starting = false);
+            return Err(error);
+        }
         match self.boot(container).await {
             Ok((task, pid, pumps)) => {
                 self.mark_running(container, &task, pid).await;
@@ -107,6 +114,7 @@ impl Engine {
                 state.error.clear();
                 state.exit_code = 0;
                 state.stopped_by_user = false;
+                state.restarting_by_user = false;
                 state.started = Some(Timestamp::now());
                 let checked = Check::of(record).is_some();
                 record.state.health = checked.then(Health::starting);
@@ -134,6 +142,7 @@ impl Engine {
                 Self::advance(record, Event::StartFailed);
                 record.state.exit_code = code;
                 record.state.error = text;
+                record.state.restarting_by_user = false;
                 record.state.finished = Some(Timestamp::now());
             })
             .await;

@@ -1,6 +1,5 @@
 //! Signals, stop, restart, pause.
 
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +103,7 @@ impl Engine {
                 "container already stopped".to_owned(),
             ));
         }
+        self.await_stops_within(container).await;
         self.stop_live(container, options, true).await?;
         self.publish(container, "stop", []);
         Ok(())
@@ -234,9 +234,9 @@ impl Engine {
     /// Ends a container for its removal.
     pub(super) async fn end_for_removal(&self, container: &Container) -> Result<()> {
         self.cancel_restart(container).await?;
-        container.lock().state.stopped_by_user = true;
         match container.task() {
             Some(task) if container.status().is_live() => {
+                self.note_stop(container).await;
                 let paused = container.status() == Status::Paused;
                 let killed = self.kill_hard(container, &task);
                 if paused {
@@ -254,12 +254,13 @@ impl Engine {
         container: &Arc<Container>,
         options: &StopOptions,
     ) -> Result<()> {
-        container.restarted.store(true, Ordering::Relaxed);
+        // Written down with the end.
+        container.lock().state.restarting_by_user = true;
         let restarted = match self.stop_container(container, options).await {
             Ok(()) | Err(EngineError::NotModified(_)) => self.start_container(container).await,
             Err(error) => Err(error),
         };
-        container.restarted.store(false, Ordering::Relaxed);
+        container.lock().state.restarting_by_user = false;
         restarted?;
         self.publish(container, "restart", []);
         Ok(())

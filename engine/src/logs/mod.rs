@@ -1,6 +1,7 @@
 //! Container logs: files in Docker's `json-file` format, one JSON object per line part of at most
 //! 16 KiB, and servers that get the same lines.
 
+mod cuts;
 mod facts;
 mod older;
 mod options;

@@ -9,6 +9,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
+use super::cuts::Cuts;
 use super::{Log, LogRecord, Stream};
 use crate::error::{EngineError, Result};
 
@@ -86,14 +87,14 @@ async fn read_into(
         return Ok(());
     }
     let mut place = Place::new(file, begun.generation, start);
-    place.cuts = begun.cuts;
+    place.cuts = begun.cuts.count();
     loop {
         let now = match options.follow {
             true => *progress.borrow_and_update(),
             false => begun,
         };
-        if now.generation == place.generation && now.cuts != place.cuts {
-            place.begin_again(now.cuts);
+        if now.generation == place.generation {
+            place.step_back(&now.cuts);
         }
         // A file that is not the present one any more has its end.
         let end = (now.generation == place.generation).then_some(now.length);
@@ -176,12 +177,15 @@ impl Place {
         }
     }
 
-    /// From the beginning: what is there is all new.
-    fn begin_again(&mut self, cuts: u64) {
-        self.cuts = cuts;
-        self.position = 0;
-        self.pending.clear();
-        self.skips = false;
+    /// What comes after a place at which the file was cut off is new.
+    fn step_back(&mut self, cuts: &Cuts) {
+        let least = cuts.least_since(self.cuts);
+        self.cuts = cuts.count();
+        if let Some(least) = least.filter(|least| *least < self.position) {
+            self.position = least;
+            self.pending.clear();
+            self.skips = false;
+        }
     }
 
     /// Drops what is no record, since it is too long.

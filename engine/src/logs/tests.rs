@@ -297,6 +297,61 @@ async fn a_log_that_somebody_empties_goes_on() {
     log.end();
 }
 
+/// Reads from a follower until a number comes.
+async fn up_to(
+    follower: &mut tokio::sync::mpsc::Receiver<crate::error::Result<Vec<LogRecord>>>,
+    last: usize,
+) -> Vec<usize> {
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        seen.extend(numbers(&follower.recv().await.unwrap().unwrap()));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn who_follows_a_log_whose_end_is_cut_off_sees_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    let follow = ReadOptions {
+        follow: true,
+        ..ReadOptions::default()
+    };
+    let mut follower = read(Arc::clone(&log), follow);
+    log.write(Stream::Stdout, b"0\n1\n2\n");
+    assert_eq!(up_to(&mut follower, 2).await, [0, 1, 2]);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(log.path())
+        .unwrap();
+    file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+    log.write(Stream::Stdout, b"3\n");
+    assert_eq!(up_to(&mut follower, 3).await, [3]);
+    log.end();
+}
+
+#[tokio::test]
+async fn a_log_that_somebody_moves_away_is_not_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = new_log(&dir);
+    log.write(Stream::Stdout, b"0\n1\n2\n");
+    let moved = dir.path().join("elsewhere");
+    std::fs::rename(log.path(), &moved).unwrap();
+    let before = std::fs::read(&moved).unwrap();
+    let everything = || all(&log, ReadOptions::default());
+    // With another file in its place, and without.
+    std::fs::File::create(log.path()).unwrap();
+    assert_eq!(numbers(&everything().await), [0, 1, 2]);
+    assert_eq!(std::fs::read(&moved).unwrap(), before);
+    std::fs::remove_file(log.path()).unwrap();
+    assert_eq!(numbers(&everything().await), [0, 1, 2]);
+    log.write(Stream::Stdout, b"3\n");
+    assert_eq!(numbers(&everything().await), [0, 1, 2, 3]);
+    let lines = std::fs::read_to_string(&moved).unwrap().lines().count();
+    assert_eq!(lines, 4);
+    log.end();
+}
+
 #[tokio::test]
 async fn a_hole_in_a_log_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,13 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::cuts::Cuts;
 use super::remote::Remote;
 use super::{older, LogOptions, LogRecord, Stream, MAX_PART_BYTES};
 use crate::error::{EngineError, Result};
@@ -17,7 +19,7 @@ use crate::error::{EngineError, Result};
 const MODE: u32 = 0o640;
 
 /// How much is read at once.
-const BLOCK_BYTES: u64 = 64 << 10;
+const BLOCK_BYTES: usize = 64 << 10;
 
 /// How far the file reaches and whether it may grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,8 +28,8 @@ pub(super) struct Progress {
     pub(super) length: u64,
     /// A container writes to it.
     pub(super) live: bool,
-    /// How often somebody else has cut it off.
-    pub(super) cuts: u64,
+    /// When somebody else has cut it off.
+    pub(super) cuts: Cuts,
     /// How often it has begun anew. Files from before this daemon are of generations below 0.
     pub(super) generation: i64,
 }
@@ -100,13 +102,8 @@ impl Log {
 
     fn open(&self) -> Result<(File, u64)> {
         let io = |what| move |source: std::io::Error| EngineError::io(what, &self.path, source);
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(MODE)
-            .open(&self.path)
-            .map_err(io("open the log"))?;
-        let length = whole_records(&self.path).map_err(io("read the log"))?;
+        let file = open_to_append(&self.path).map_err(io("open the log"))?;
+        let length = whole_records(&file).map_err(io("read the log"))?;
         file.set_len(length).map_err(io("truncate the log"))?;
         Ok((file, length))
     }
@@ -144,13 +141,19 @@ impl Log {
         }
     }
 
-    /// The present file, and how far it reached when it was opened. `None`: there is none.
+    /// The present file, and how far it reached when it was opened. `None`: there is none. Of a container that
+    /// runs it is the file that is written to, also where somebody has moved it or put another in its place.
     pub(super) fn present(&self) -> std::io::Result<Option<(File, Progress)>> {
         // It does not begin anew meanwhile.
         let writer = self.lock();
+        if let Some(own) = &writer.file {
+            self.notice_cut(own, Cut::Tidy)?;
+            let file = File::open(format!("/proc/self/fd/{}", own.as_raw_fd()))?;
+            return Ok(Some((file, *self.progress.borrow())));
+        }
         match File::open(&self.path) {
             Ok(file) => {
-                self.notice_cut(&file, writer.file.as_ref())?;
+                self.notice_cut(&file, Cut::Leave)?;
                 Ok(Some((file, *self.progress.borrow())))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -193,7 +196,7 @@ impl Log {
             tracing::error!(path = ?self.path, %error, "the log can't begin anew");
         }
         let Some(file) = &mut writer.file else { return };
-        if let Err(error) = self.notice_cut(file, Some(file)) {
+        if let Err(error) = self.notice_cut(file, Cut::Tidy) {
             tracing::error!(path = ?self.path, %error, "looking at the log");
         }
         if let Err(error) = file.write_all(records) {
@@ -219,15 +222,17 @@ impl Log {
 
     /// Looks whether somebody has cut the file off, as those do who keep a copy of it, or whose disk is full:
     /// it goes on from where it ends now.
-    fn notice_cut(&self, present: &File, own: Option<&File>) -> std::io::Result<()> {
-        if self.progress.borrow().length <= present.metadata()?.len() {
+    fn notice_cut(&self, file: &File, cut: Cut) -> std::io::Result<()> {
+        if self.progress.borrow().length <= file.metadata()?.len() {
             return Ok(());
         }
-        let length = whole_records(&self.path)?;
-        own.map_or(Ok(()), |file| shorten(file, length))?;
+        let length = whole_records(file)?;
+        if cut == Cut::Tidy {
+            shorten(file, length)?;
+        }
         self.progress.send_modify(|progress| {
             progress.length = length;
-            progress.cuts += 1;
+            progress.cuts.note(length);
         });
         Ok(())
     }
@@ -248,12 +253,7 @@ impl Log {
         if rotation.compress {
             writer.compressing = Some(self.compress());
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(MODE)
-            .open(&self.path)?;
-        writer.file = Some(file);
+        writer.file = Some(open_to_append(&self.path)?);
         self.progress.send_modify(|progress| {
             progress.length = 0;
             progress.generation += 1;
@@ -279,6 +279,21 @@ impl Log {
     }
 }
 
+/// What becomes of half a record at the end of a file that somebody has cut off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// It goes: what is written next begins a record.
+    Tidy,
+    /// It stays: nobody writes to the file.
+    Leave,
+}
+
+fn open_to_append(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).read(true).mode(MODE);
+    options.open(path)
+}
+
 /// Cuts a file off; it is never made longer.
 pub(super) fn shorten(file: &File, length: u64) -> std::io::Result<()> {
     match length < file.metadata()?.len() {
@@ -288,17 +303,14 @@ pub(super) fn shorten(file: &File, length: u64) -> std::io::Result<()> {
 }
 
 /// Length of the file up to the end of its last whole record.
-fn whole_records(path: &Path) -> std::io::Result<u64> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let mut file = File::open(path)?;
+fn whole_records(file: &File) -> std::io::Result<u64> {
     let mut end = file.metadata()?.len();
-    let mut block = Vec::new();
+    let mut block = vec![0; BLOCK_BYTES];
     while 0 < end {
-        let start = end.saturating_sub(BLOCK_BYTES);
-        file.seek(SeekFrom::Start(start))?;
-        block.clear();
-        (&mut file).take(end - start).read_to_end(&mut block)?;
-        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
+        let want = usize::try_from(end).map_or(BLOCK_BYTES, |end| end.min(BLOCK_BYTES));
+        let start = end - want as u64;
+        file.read_exact_at(&mut block[..want], start)?;
+        if let Some(at) = block[..want].iter().rposition(|byte| *byte == b'\n') {
             return Ok(start + at as u64 + 1);
         }
         end = start;

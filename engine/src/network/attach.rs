@@ -131,7 +131,9 @@ impl Networks {
     ) {
         let mut bound = Vec::new();
         let reachable = endpoints.iter().any(|end| !end.on_uplink);
-        let networks = endpoints.iter().map(|end| end.network_id.as_str());
+        let networks = endpoints
+            .iter()
+            .map(|end| (end.network_id.as_str(), end.priority));
         let by = self.publishes(networks).ok().flatten();
         let usual = by.and_then(|network| network.host_binding);
         for port in ports.iter().filter(|_| reachable) {

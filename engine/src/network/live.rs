@@ -79,26 +79,28 @@ pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// Of the networks that have a way out, or else of those by which the host reaches the container at all, the
+/// first one of the highest priority: the default route goes there too.
+fn publishing(networks: Vec<(NetworkRecord, i64)>) -> Option<NetworkRecord> {
+    // On the network `host` ports follow what the container does.
+    let reached = networks
+        .into_iter()
+        .filter(|(network, _)| network.uplink.is_none() && !network.host);
+    // The last of equals is taken.
+    let best = reached
+        .rev()
+        .max_by_key(|(network, priority)| (!network.internal, *priority));
+    best.map(|(network, _)| network)
+}
+
 impl Networks {
-    /// The network of these by which ports are published: the first one that has a way out, or by which the
-    /// host reaches the container at all. `None`: they can't be.
+    /// The network of these, each with its priority, by which ports are published. `None`: they can't be.
     pub(super) fn publishes<'a>(
         &self,
-        networks: impl Iterator<Item = &'a str>,
+        networks: impl Iterator<Item = (&'a str, i64)>,
     ) -> Result<Option<NetworkRecord>> {
-        let mut inside = None;
-        for name in networks {
-            let network = self.find(name)?;
-            // On the network `host` they follow what the container does.
-            if network.uplink.is_some() || network.host {
-                continue;
-            }
-            if !network.internal {
-                return Ok(Some(network));
-            }
-            inside.get_or_insert(network);
-        }
-        Ok(inside)
+        let found = networks.map(|(name, priority)| Ok((self.find(name)?, priority)));
+        Ok(publishing(found.collect::<Result<_>>()?))
     }
 
     /// Takes those ports that can be published.
@@ -109,7 +111,9 @@ impl Networks {
         ports: &[PublishedPort],
     ) -> Result<Vec<BoundPort>> {
         let mut bound = Vec::new();
-        let networks = wanted.iter().map(|one| one.network.as_str());
+        let networks = wanted
+            .iter()
+            .map(|one| (one.network.as_str(), one.priority));
         let Some(by) = self.publishes(networks)? else {
             return Ok(bound);
         };

@@ -119,7 +119,8 @@ pub(super) fn host(error: &(dyn std::error::Error + 'static)) -> EngineError {
 impl Networks {
     /// Reads what an earlier engine wrote.
     pub(crate) fn open(file: PathBuf, engine_id: &str) -> Result<Self> {
-        let networks = kept::read(&file)?;
+        let mut networks = kept::read(&file)?;
+        networks.iter_mut().for_each(NetworkOptions::apply_to);
         let (sender, lessons) = learned::channel();
         Ok(Self {
             tag: Tag::of(engine_id),
@@ -448,6 +449,61 @@ mod tests {
         assert_eq!(again.find("a").unwrap(), made);
         assert_eq!(again.find(&made.id[..10]).unwrap(), made);
         assert!(again.find("no-such-network").is_err());
+    }
+
+    #[test]
+    fn ports_are_published_where_the_default_route_is() {
+        let (_directory, networks) = networks();
+        for (name, subnet, internal) in [
+            ("a", "10.77.10.0/24", false),
+            ("b", "10.77.11.0/24", false),
+            ("in", "10.77.12.0/24", true),
+        ] {
+            let one = CreateNetwork {
+                internal,
+                ..wanted(name, Some(subnet))
+            };
+            networks.create(&one).unwrap();
+        }
+        let by = |all: &[(&str, i64)]| {
+            let found = networks.publishes(all.iter().copied()).unwrap();
+            found.map(|network| network.name).unwrap_or_default()
+        };
+        assert_eq!(by(&[("a", 0), ("b", 0)]), "a");
+        assert_eq!(by(&[("a", 0), ("b", 1)]), "b");
+        assert_eq!(by(&[("in", 9), ("a", -1)]), "a");
+        assert_eq!(by(&[("in", 0)]), "in");
+        assert_eq!(by(&[]), "");
+    }
+
+    #[test]
+    fn options_hold_for_networks_that_were_there_before_they_were_known() {
+        let (directory, networks) = networks();
+        let option = |key: &str, value: &str| {
+            let key = format!("com.docker.network.bridge.{key}");
+            (key, value.to_owned())
+        };
+        let options = [
+            option("host_binding_ipv4", "127.0.0.1"),
+            option("enable_ip_masquerade", "false"),
+        ];
+        let one = CreateNetwork {
+            options: options.into(),
+            ..wanted("a", Some("10.77.13.0/24"))
+        };
+        let made = networks.create(&one).unwrap();
+        let file = directory.path().join("networks.json");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let network = kept
+            .pointer_mut("/networks/0")
+            .unwrap()
+            .as_object_mut()
+            .unwrap();
+        assert!(network.remove("unmasked").is_some() && network.remove("host_binding").is_some());
+        std::fs::write(&file, kept.to_string()).unwrap();
+        let again = Networks::open(file, "abcdef").unwrap();
+        assert_eq!(again.find("a").unwrap(), made);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::manage::CreateNetwork;
+use super::records::NetworkRecord;
 use crate::error::{EngineError, Result};
 use crate::logs::flag;
 
@@ -44,6 +45,30 @@ pub(super) struct NetworkOptions {
 }
 
 impl NetworkOptions {
+    /// Has a network that was made before Hull knew these options be as they say.
+    pub(super) fn apply_to(network: &mut NetworkRecord) {
+        if network.driver() != super::DEFAULT {
+            return;
+        }
+        let wanted = CreateNetwork {
+            options: network.options.clone(),
+            ..CreateNetwork::default()
+        };
+        match Self::parse(&wanted) {
+            Ok(options) => {
+                network.unmasked |= !options.masquerade;
+                network.host_binding = network.host_binding.or(options.host_binding);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    network = network.name,
+                    error = error.message(),
+                    "its options"
+                );
+            }
+        }
+    }
+
     pub(super) fn parse(wanted: &CreateNetwork) -> Result<Self> {
         let option = |key: &str| wanted.options.get(key).map(String::as_str);
         if is_bridge(wanted) {
@@ -109,7 +134,7 @@ pub(crate) fn warnings(wanted: &CreateNetwork, bridge_name: &str) -> Vec<String>
         if key == BRIDGE_NAME && bridge {
             warnings.push(format!(
                 "The bridge is not called {value:?} but {bridge_name}: Hull names its bridges \
-                 itself, so that a firewall's rules by another name do not hold."
+                 itself, rules of a firewall that name it do not hold."
             ));
         } else if key.starts_with(NAMESPACE)
             && !(known && bridge)

@@ -544,8 +544,11 @@ mod tests {
         let (record, _) = bound("b1", "ro,bind,noexec,private,defaults,rw").unwrap();
         assert_eq!(record.flags(), ["ro", "noexec"]);
         assert!(bound("b2", "rbind").unwrap().0.flags().is_empty());
-        let error = bound("b3", "bind,bogus").unwrap_err().to_string();
-        assert!(error.contains("bogus"), "{error}");
+        let error = bound("b3", "bind,remount,ro").unwrap_err().to_string();
+        assert!(error.contains("remount"), "{error}");
+        // Of a file system, which takes none: dockerd's mount of a directory ignores them.
+        let (record, _) = bound("b4", "bind,uid=1000,size=10g,nofail,ro").unwrap();
+        assert_eq!(record.flags(), ["ro"]);
         let tmpfs = |o: &str| {
             volumes.create(CreateVolume {
                 name: format!("t{}", o.len()),

@@ -72,6 +72,9 @@ const PROPAGATION: [&str; 8] = [
     "runbindable",
 ];
 
+/// There is nothing to mount anew.
+const REMOUNT: &str = "remount";
+
 /// Options of a directory's mount that mean something in a container.
 pub(super) fn flags(options: Option<&str>) -> Vec<String> {
     let options = options.unwrap_or_default().split(',');
@@ -81,18 +84,23 @@ pub(super) fn flags(options: Option<&str>) -> Vec<String> {
     flags.map(str::to_owned).collect()
 }
 
+/// As with dockerd, what is no mount's flag is for the file system, and a directory's mount has none to hand
+/// it to.
 fn check_bind(options: &str) -> Result<()> {
-    let known = |option: &str| {
-        matches!(option, "" | "bind" | "rbind")
+    let known = |option: &&str| {
+        matches!(*option, "" | "bind" | "rbind")
             || is_mount_flag(option)
-            || PROPAGATION.contains(&option)
+            || PROPAGATION.contains(option)
     };
-    match options.split(',').find(|option| !known(option)) {
-        None => Ok(()),
-        Some(option) => Err(EngineError::BadRequest(format!(
-            "invalid option of a volume: {option:?} (in o={options})"
-        ))),
+    for option in options.split(',').filter(|option| !known(option)) {
+        if option == REMOUNT {
+            return Err(EngineError::BadRequest(format!(
+                "invalid option of a volume: {option:?} (in o={options})"
+            )));
+        }
+        tracing::warn!(option, "an option of a directory's mount changes nothing");
     }
+    Ok(())
 }
 
 /// Options of a tmpfs that the guest would refuse are refused now.

@@ -329,7 +329,9 @@ case_a_container_is_as_secure_as_its_context_says() {
 case_limits_are_kept_changed_and_told() {
     local pod id
     cri_start
-    pod=$(cri runp m)
+    # A kubelet makes the group of a pod, and takes it away.
+    mkdir -p /sys/fs/cgroup/t-pod
+    pod=$(cri runp m '{"linux": {"cgroup_parent": "/t-pod"}}')
     id=$(cri run "$pod" limited '{"linux": {"resources": {"memory_limit_in_bytes": 67108864, "cpu_quota": 50000, "cpu_period": 100000, "cpu_shares": 512, "oom_score_adj": 300}}}' -- sleep 600)
     # The host's OOM killer judges a pod by its containers, not by the protected first of it.
     [ "$CRI_HANDLER" != hull ] || expect_eq "$(for process in $(pgrep -x 'hull-vmm|virtiofsd'); do cat "/proc/$process/oom_score_adj"; done | sort -u)" 300 oom_score_adj
@@ -363,6 +365,7 @@ case_limits_are_kept_changed_and_told() {
     expect_eq "$(status_field "$id" state)" CONTAINER_RUNNING
     remove_pod "$pod"
     expect_no_pods
+    find /sys/fs/cgroup/t-pod -depth -type d -exec rmdir {} +
 }
 
 # As kubelet writes them: a link to a folder with the time, swapped when a ConfigMap changes.

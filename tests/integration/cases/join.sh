@@ -180,10 +180,23 @@ case_a_joined_container_with_a_policy_comes_back_with_the_vm() {
     wait_for 30 is t-in restarting || fail "it is $(state t-in)"
     sleep 3
     is t-in restarting || fail "it gave up: $(state t-in)"
+    # Also when another hulld goes on.
+    hull update --restart no t-own >/dev/null
+    kill -9 "$(cat "$HARNESS/hulld.pid")"
+    while kill -0 "$(cat "$HARNESS/hulld.pid")" 2>/dev/null; do sleep 0.1; done
+    hulld_start
+    sleep 3
+    is t-in restarting || fail "it gave up with hulld: $(state t-in)"
     hull stop t-in >/dev/null
     hull start t-own >/dev/null
     sleep 2
     expect_eq "$(state t-in)" exited 'after its stop'
+    # Those that are stopped at once have their own time each.
+    hull run -d --name t-ends --network container:t-own "$BUSYBOX" sh -c 'trap "sleep 1; exit 5" TERM; while :; do sleep 0.2; done' >/dev/null
+    sleep 2
+    hull stop -t 5 t-own t-ends >/dev/null
+    expect_eq "$(hull inspect -f '{{.State.ExitCode}}' t-ends)" 5 'its own end'
+    hull rm -f t-ends >/dev/null
     hull rm -f t-in t-own >/dev/null
     expect_clean_host
 }

@@ -279,10 +279,15 @@ case_restart_policies_hold_over_the_engines_end() {
 case_all_containers_stop_in_order_before_the_machine_goes_down() {
     hull run -d --restart unless-stopped --name t-up "$BUSYBOX" sh -c 'trap "echo bye >>/w; exit 3" TERM; while :; do sleep 0.2; done' >/dev/null
     hull run -d --name t-once "$BUSYBOX" sh -c 'trap "exit 4" TERM; while :; do sleep 0.2; done' >/dev/null
-    hull run -d --name t-in --network container:t-once "$BUSYBOX" sh -c 'trap "exit 5" TERM; while :; do sleep 0.2; done' >/dev/null
+    # It takes its time: with the VM of the other one it would be killed.
+    hull run -d --name t-in --network container:t-once "$BUSYBOX" sh -c 'trap "sleep 3; exit 5" TERM; while :; do sleep 0.2; done' >/dev/null
+    hull run -d --restart on-failure --name t-fails "$BUSYBOX" sh -c 'trap "exit 6" TERM; while :; do sleep 0.2; done' >/dev/null
+    hull run -d --name t-held --stop-timeout 1 "$BUSYBOX" sleep 600 >/dev/null
     sleep 2
+    hull pause t-held >/dev/null
     hull system shutdown
-    expect_eq "$(hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' t-up t-once t-in | tr '\n' ' ')" 'exited 3 exited 4 exited 5 ' 'the ends'
+    expect_eq "$(hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' t-up t-once t-in t-fails t-held | tr '\n' ' ')" \
+        'exited 3 exited 4 exited 5 exited 6 exited 137 ' 'the ends'
     expect_clean_host
     kill "$(cat "$HARNESS/hulld.pid")"
     while kill -0 "$(cat "$HARNESS/hulld.pid")" 2>/dev/null; do sleep 0.1; done
@@ -290,5 +295,6 @@ case_all_containers_stop_in_order_before_the_machine_goes_down() {
     wait_for 30 hull exec t-up cat /w >"$T/w" 2>/dev/null || fail "it is not started again: $(hull ps -a)"
     expect_eq "$(cat "$T/w")" bye 'its signal'
     expect_eq "$(hull inspect -f '{{.State.Status}}' t-once)" exited 'one without a policy'
-    hull rm -f t-up t-once t-in >/dev/null
+    wait_for 30 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-fails)" = running ]' || fail 'one that failed stays down'
+    hull rm -f t-up t-once t-in t-fails t-held >/dev/null
 }

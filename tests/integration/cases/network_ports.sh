@@ -85,7 +85,11 @@ one.sendall(b"on")
 try: print(one.recv(99))
 except ConnectionResetError: print("broken off")'
     expect_out $'b\'ten bytes.\'\nTrue\nbroken off\n'
-    hull rm -f t-breaks >/dev/null
+    # Of several networks the one with the default route says where.
+    hull run -d --name t-two --network bridge --network name=t-local,gw-priority=1 -p 18228:80 "$BUSYBOX" sleep 600 >/dev/null
+    capture hull port t-two
+    expect_out $'80/tcp -> 127.0.0.1:18228\n'
+    hull rm -f t-breaks t-two >/dev/null
     hull network rm t-local >/dev/null
     other_machine_gone
     expect_clean_host
