@@ -423,7 +423,6 @@ case_volumes_of_every_kind() {
     expect_no_pods
 }
 
-# Core.
 case_a_killed_vmm_ends_the_pod() {
     local pod one made
     cri_start
