@@ -114,7 +114,7 @@ fn cpu_time(cpu: &LinuxCpu) -> Vec<Setting> {
 fn block_io(resources: &LinuxResources) -> Option<Setting> {
     let io = resources.block_io().as_ref()?;
     let weight = io.weight().filter(|weight| *weight != 0)?;
-    let weight = 1 + (u64::from(weight).max(10) - 10) * 9999 / 990;
+    let weight = 1 + (u64::from(weight).clamp(10, 1000) - 10) * 9999 / 990;
     Some(Setting::new("io.weight", weight))
 }
 

@@ -136,21 +136,28 @@ impl Cgroup {
         let opened = OpenOptions::new().write(true).open(self.path().join(file));
         match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.failed("bound")(error))
+                let source = io::Error::new(error.kind(), format!("{file} {value:?}: {error}"));
+                Err(self.failed("bound")(source))
             }
             _ => Ok(()),
         }
     }
 
-    /// Sets what divides the host between cgroups. What the host does not have (CPUs, a scheduler
-    /// of I/O with weights) is left to it; a bound of a device that it can't keep is an error.
+    /// Sets what divides the host between cgroups. Weights that it can't keep (it may have no scheduler
+    /// of I/O with weights) are left to it; a set of CPUs or memory nodes, and a bound of a device, are
+    /// promises: what can't be set is an error.
     pub(crate) fn set_share(&self, share: &HostShare) -> Result<(), CgroupError> {
         for (file, value) in share {
             if *file == settings::IO_MAX {
                 self.throttle(value)?;
-            } else if let Err(error) = self.set(file, value) {
-                let error = crate::report::chain(&error);
-                tracing::warn!(file, value, error, "not shared as asked for");
+                continue;
+            }
+            match self.set(file, value) {
+                Err(error) if settings::is_weight(file) => {
+                    let error = crate::report::chain(&error);
+                    tracing::warn!(file, value, error, "not shared as asked for");
+                }
+                set => set?,
             }
         }
         Ok(())

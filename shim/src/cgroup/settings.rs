@@ -15,6 +15,11 @@ const UNIFIED: [&str; 6] = [
     IO_MAX,
 ];
 
+/// Whether what the file says is a wish among others' and no promise.
+pub(super) fn is_weight(file: &str) -> bool {
+    ["cpu.weight", "cpu.idle", "io.weight"].contains(&file)
+}
+
 /// Files of a cgroup and what to write.
 pub type HostShare = Vec<(&'static str, String)>;
 
@@ -65,8 +70,15 @@ fn unified(resources: &LinuxResources) -> HostShare {
 
 fn cpu_settings(cpu: &LinuxCpu) -> HostShare {
     let mut settings = Vec::new();
+    // In this order: a group that was idle takes its weight only when it is idle no more, and one that
+    // gives way to all others has no weight.
+    if let Some(idle) = cpu.idle() {
+        settings.push(("cpu.idle", idle.to_string()));
+    }
     if let Some(shares) = cpu.shares().filter(|shares| 0 < *shares) {
-        settings.push(("cpu.weight", cpu_weight(shares).to_string()));
+        if cpu.idle().is_none_or(|idle| idle == 0) {
+            settings.push(("cpu.weight", cpu_weight(shares).to_string()));
+        }
     }
     if let Some(cpus) = cpu.cpus().clone().filter(|cpus| !cpus.is_empty()) {
         settings.push(("cpuset.cpus", cpus));
@@ -107,17 +119,27 @@ mod tests {
     #[test]
     fn a_configuration_says_how_the_host_is_divided() {
         let resources = serde_json::from_value(serde_json::json!({
-            "cpu": {"shares": 512, "cpus": "0-1", "mems": ""},
+            "cpu": {"shares": 512, "cpus": "0-1", "mems": "", "idle": 0},
             "blockIO": {"weight": 500},
         }));
         let share = share(Some(&resources.unwrap()));
         let want = [
+            ("cpu.idle", "0"),
             ("cpu.weight", "59"),
             ("cpuset.cpus", "0-1"),
             ("io.weight", "4950"),
         ];
         assert_eq!(share, want.map(|(file, value)| (file, value.to_owned())));
         assert!(super::share(None).is_empty());
+    }
+
+    #[test]
+    fn what_is_idle_has_no_weight() {
+        let resources = serde_json::from_value(serde_json::json!({
+            "cpu": {"shares": 512, "idle": 1},
+        }));
+        let share = share(Some(&resources.unwrap()));
+        assert_eq!(share, [("cpu.idle", "1".to_owned())]);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Linux, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, PosixRlimit,
-    Process, Spec,
+    Linux, LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+    PosixRlimit, Process, Spec,
 };
 
 use super::LowerError;
@@ -37,7 +37,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
         return Ok(());
     };
     resources.memory().as_ref().map_or(Ok(()), memory)?;
-    resources.cpu().as_ref().map_or(Ok(()), cpu)?;
+    shares(resources)?;
     device_rules(resources)?;
     match resources.rdma().as_ref().and_then(|all| all.keys().min()) {
         Some(name) => refused(format!(
@@ -209,7 +209,26 @@ fn memory(memory: &LinuxMemory) -> Result<(), LowerError> {
     Ok(())
 }
 
+/// What changed limits say of the host.
+pub(crate) fn shares(resources: &LinuxResources) -> Result<(), LowerError> {
+    resources.cpu().as_ref().map_or(Ok(()), cpu)?;
+    resources.block_io().as_ref().map_or(Ok(()), block_io)
+}
+
+fn block_io(io: &LinuxBlockIo) -> Result<(), LowerError> {
+    // Zero: nothing is asked for.
+    match io.weight() {
+        Some(weight) if weight != 0 && !(10..=1000).contains(&weight) => {
+            refused(format!("blockIO.weight is {weight}: want 10 to 1000"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn cpu(cpu: &LinuxCpu) -> Result<(), LowerError> {
+    if let Some(idle) = cpu.idle().filter(|idle| ![0, 1].contains(idle)) {
+        return refused(format!("cpu.idle is {idle}: want 0 or 1"));
+    }
     for (name, list) in [("cpus", cpu.cpus()), ("mems", cpu.mems())] {
         let list = list.as_deref().unwrap_or_default();
         if !is_list(list) {
@@ -285,6 +304,17 @@ mod tests {
                 "/linux/resources/rdma",
                 json!({"mlx5_1": {"hcaHandles": 3}}),
                 "\"mlx5_1\"",
+            ),
+            ("/linux/resources/cpu/idle", json!(2), "cpu.idle is 2"),
+            (
+                "/linux/resources/blockIO",
+                json!({"weight": 9}),
+                "blockIO.weight is 9",
+            ),
+            (
+                "/linux/resources/blockIO",
+                json!({"weight": 1001}),
+                "blockIO.weight is 1001",
             ),
             ("/linux/resources/cpu/cpus", json!("a-b"), "cpu.cpus"),
             ("/linux/resources/cpu/cpus", json!("2-1"), "cpu.cpus"),

@@ -150,7 +150,7 @@ async fn dispatch(context: &Context, command: &Command, out: &mut impl Write) ->
         Command::Spec(args) => spec::spec(args),
         Command::Features => spec::features(out),
         Command::Checkpoint(_) | Command::Restore(_) => Err(RuntimeError::Usage(
-            "checkpoints of a container's processes are not supported; Hull has snapshots of whole microVMs".into(),
+            "checkpoints of a container's processes are not supported".into(),
         )),
     }
 }

@@ -337,6 +337,11 @@ impl Service {
             let checked = limits.check(before, container.sandbox.size());
             checked.map_err(|error| errors::invalid(error.to_string()))?;
         }
+        // The host refuses more often than the guest, and nothing has changed then.
+        if is_first {
+            let shared = container.sandbox.set_share(&host);
+            shared.map_err(|error| errors::failed(&error))?;
+        }
         let request = UpdateContainerRequest {
             container_id: request.id,
             resources: guest,
@@ -353,10 +358,6 @@ impl Service {
             .await
             .map_err(|error| errors::of_agent(&error))?;
         container.set_limits(limits);
-        if is_first {
-            let shared = container.sandbox.set_share(&host);
-            shared.map_err(|error| errors::failed(&error))?;
-        }
         Ok(api::Empty::default())
     }
 }

@@ -4,8 +4,17 @@ use oci_spec::runtime::LinuxResources;
 
 use super::limits::Limits;
 use crate::cgroup::{share, HostShare, IO_MAX};
-use crate::lower::drop_host_numbers;
+use crate::lower::{check_shares, drop_host_numbers, LowerError};
 use crate::spec::JsonError;
+
+/// Why resources can not be an update.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UpdateError {
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error(transparent)]
+    Contradiction(#[from] LowerError),
+}
 
 /// What an update means.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,14 +29,15 @@ pub(super) struct Update {
 
 impl Update {
     /// Reads resources (OCI `LinuxResources`, JSON).
-    pub(super) fn parse(text: &[u8]) -> Result<Self, JsonError> {
+    pub(super) fn parse(text: &[u8]) -> Result<Self, UpdateError> {
         let mut resources: LinuxResources = crate::spec::json::parse(text)?;
+        check_shares(&resources)?;
         let host = share(Some(&resources));
         let limits = Limits::of_resources(Some(&resources));
         drop_host_numbers(&mut resources);
         Ok(Self {
             limits,
-            guest: serde_json::to_vec(&resources)?,
+            guest: serde_json::to_vec(&resources).map_err(JsonError::from)?,
             host,
         })
     }
@@ -68,6 +78,18 @@ mod tests {
         assert!(!bounds(
             br#"{"blockIO": {"weight": 100}, "cpu": {"shares": 2}}"#
         ));
+    }
+
+    #[test]
+    fn what_the_host_can_not_do_is_refused() {
+        for (text, part) in [
+            (r#"{"cpu": {"cpus": "x"}}"#, "cpu.cpus \"x\""),
+            (r#"{"cpu": {"idle": 7}}"#, "cpu.idle is 7"),
+            (r#"{"blockIO": {"weight": 5}}"#, "blockIO.weight is 5"),
+        ] {
+            let error = Update::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

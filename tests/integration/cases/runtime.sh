@@ -47,6 +47,17 @@ case_runtime_a_container_goes_through_runcs_states() {
     expect_eq "$(runtime events --stats t2 | jq -r '.type, .id' | tr '\n' ' ')" "stats t2 " events
     runtime update --pids-limit 20 t2
     expect_eq "$(runtime events --stats t2 | jq .data.pids.limit)" 20 "pids limit"
+    # What divides the host is the host's cgroup's to keep, or to refuse.
+    local wish
+    for wish in '--cpuset-cpus x' '--cpuset-cpus 9999' '--cpuset-mems 9999' '--blkio-weight 5'; do
+        capture runtime update $wish t2
+        expect_status 1
+        expect_err_has "${wish##* }"
+    done
+    runtime update --cpuset-cpus 0 --cpu-idle 1 t2
+    expect_eq "$(cat /sys/fs/cgroup/hull-test/t2/cpuset.cpus /sys/fs/cgroup/hull-test/t2/cpu.idle | tr '\n' ' ')" '0 1 ' "the host's cgroup"
+    runtime update --cpu-idle 0 --cpu-share 512 t2
+    expect_eq "$(cat /sys/fs/cgroup/hull-test/t2/cpu.weight)" 59 'a weight after being idle'
 
     runtime pause t2
     expect_eq "$(status_of t2)" paused status
