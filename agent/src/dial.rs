@@ -5,25 +5,22 @@ use std::time::Duration;
 use hull_protocol::dial::{destination, DIAL_PORT, PREAMBLE_BYTES};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio_vsock::{VsockAddr, VsockListener, VsockStream, VMADDR_CID_ANY};
+use tokio_vsock::VsockStream;
+
+use crate::host;
 
 /// How long the host may take to say where to.
 const PREAMBLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Serves as long as the agent runs.
 pub(crate) fn serve() -> std::io::Result<()> {
-    let host = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, DIAL_PORT))?;
+    let mut host = host::listen(DIAL_PORT)?;
     tokio::spawn(async move {
-        loop {
-            match host.accept().await {
-                Ok((stream, _)) => {
-                    tokio::spawn(async move {
-                        // What fails closes the connection, which says it.
-                        let _ = connect(stream).await;
-                    });
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+        while let Some(stream) = host.accept().await {
+            tokio::spawn(async move {
+                // What fails closes the connection, which says it.
+                let _ = connect(stream).await;
+            });
         }
     });
     Ok(())

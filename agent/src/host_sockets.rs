@@ -13,10 +13,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_vsock::{VsockAddr, VsockListener, VMADDR_CID_ANY};
 
 use crate::console;
 use crate::error::{AgentError, Context, Kind, Result};
+use crate::host;
 use crate::stdio::BoxStream;
 
 /// How long the host may take to say which socket a connection is for.
@@ -80,7 +80,7 @@ impl HostSockets {
 
     /// Lets the host connect, from the first socket on.
     fn begin(&self) {
-        let host = match VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, SOCKET_PORT)) {
+        let mut host = match host::listen(SOCKET_PORT) {
             Ok(host) => host,
             Err(error) => {
                 return console::log(&format!("sockets lead to nobody on the host: {error}"))
@@ -88,13 +88,8 @@ impl HostSockets {
         };
         let sockets = self.clone();
         tokio::spawn(async move {
-            loop {
-                match host.accept().await {
-                    Ok((stream, _)) => {
-                        tokio::spawn(sockets.clone().admit(Box::new(stream)));
-                    }
-                    Err(_) => tokio::time::sleep(RETRY).await,
-                }
+            while let Some(stream) = host.accept().await {
+                tokio::spawn(sockets.clone().admit(Box::new(stream)));
             }
         });
     }

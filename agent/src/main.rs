@@ -28,6 +28,7 @@ mod dial;
 mod error;
 mod events;
 mod files;
+mod host;
 mod host_disks;
 mod host_ports;
 mod host_sockets;

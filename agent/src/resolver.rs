@@ -13,9 +13,10 @@ use hull_protocol::resolver::{Header, Transport, HEADER_BYTES, RESOLVER_PORT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
-use tokio_vsock::{VsockAddr, VsockListener, VsockStream, VMADDR_CID_ANY};
+use tokio_vsock::VsockStream;
 
 use crate::error::{AgentError, Kind, Result};
+use crate::host::{self, HostListener};
 
 /// Where name servers listen.
 const DNS_PORT: u16 = 53;
@@ -58,7 +59,7 @@ impl Names {
             return Err(AgentError::new(Kind::FailedPrecondition, text));
         }
         let servers = bind(addresses, DNS_PORT).await?;
-        let host = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, RESOLVER_PORT))
+        let host = host::listen(RESOLVER_PORT)
             .map_err(failed("failed to wait for the host's resolver".into()))?;
         let (ask, asked) = mpsc::channel(MAX_PENDING);
         for (server, (udp, tcp)) in (0..).zip(servers) {
@@ -164,12 +165,8 @@ fn length_of(message: &[u8]) -> u16 {
 }
 
 /// Carries questions to the host's connection, and takes a new one when it breaks.
-async fn relay(host: VsockListener, mut asked: mpsc::Receiver<Question>) {
-    loop {
-        let Ok((stream, _)) = host.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        };
+async fn relay(mut host: HostListener, mut asked: mpsc::Receiver<Question>) {
+    while let Some(stream) = host.accept().await {
         let pending = Pending::default();
         let (reader, writer) = tokio::io::split(stream);
         tokio::select! {

@@ -8,11 +8,13 @@ use std::time::Duration;
 use hull_protocol::{agent_ttrpc, TraceMark, AGENT_PORT, READY_PORT, STDIO_PORT};
 use rustix::process::{wait, WaitOptions};
 use tokio::signal::unix::{signal, SignalKind};
-use tokio_vsock::{VsockAddr, VsockListener, VsockStream, VMADDR_CID_ANY, VMADDR_CID_HOST};
+use tokio_vsock::{VsockAddr, VsockStream, VMADDR_CID_HOST};
+use ttrpc::r#async::transport::Listener;
 use ttrpc::r#async::Server;
 
 use crate::console;
 use crate::dial;
+use crate::host;
 use crate::rpc::Service;
 use crate::sandbox::Sandbox;
 use crate::stdio::BoxStream;
@@ -48,13 +50,14 @@ pub(crate) fn as_init() -> ExitCode {
 
 async fn serve_vsock() -> std::io::Result<()> {
     let sandbox = Sandbox::default();
+    host::reserve()?;
+    let orders = host::listen(AGENT_PORT)?;
     let mut server = Server::new()
-        .bind(&format!("vsock://-1:{AGENT_PORT}"))
-        .map_err(std::io::Error::other)?
+        .add_listener(Listener::new(orders.into_stream()))
         .register_service(agent_ttrpc::create_agent(Arc::new(Service::new(
             sandbox.clone(),
         ))));
-    let streams = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STDIO_PORT))?;
+    let mut streams = host::listen(STDIO_PORT)?;
     dial::serve()?;
     server.start().await.map_err(std::io::Error::other)?;
     sys::mark(TraceMark::AgentListening);
@@ -67,13 +70,8 @@ async fn serve_vsock() -> std::io::Result<()> {
 
     let registry = sandbox.streams.clone();
     tokio::spawn(async move {
-        loop {
-            match streams.accept().await {
-                Ok((stream, _)) => {
-                    tokio::spawn(registry.clone().admit(Box::new(stream) as BoxStream));
-                }
-                Err(_) => tokio::time::sleep(RETRY).await,
-            }
+        while let Some(stream) = streams.accept().await {
+            tokio::spawn(registry.clone().admit(Box::new(stream) as BoxStream));
         }
     });
     reap(&sandbox).await

@@ -15,9 +15,10 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
-use tokio_vsock::{VsockAddr, VsockListener, VsockStream, VMADDR_CID_ANY, VMADDR_CID_HOST};
+use tokio_vsock::VsockStream;
 
 use crate::events::Events;
+use crate::host::{self, HostListener};
 use crate::{console, sys};
 
 const DEVICE: &str = "/dev/fuse_watch";
@@ -41,7 +42,7 @@ pub(crate) fn begin(events: &Events) {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(CWD, DEVICE, flags, Mode::empty());
     let opened = opened.map_err(std::io::Error::from).and_then(sys::watch);
-    let listens = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, WATCH_PORT));
+    let listens = host::listen(WATCH_PORT);
     match (opened, listens) {
         (Ok(device), Ok(host)) => {
             tokio::spawn(serve(Arc::new(device), host, events.clone()));
@@ -52,17 +53,13 @@ pub(crate) fn begin(events: &Events) {
     }
 }
 
-async fn serve(device: Device, listener: VsockListener, events: Events) {
+async fn serve(device: Device, mut listener: HostListener, events: Events) {
     if device.readable().await.is_err() {
         return;
     }
     events.watched();
-    let host = loop {
-        match listener.accept().await {
-            Ok((host, peer)) if peer.cid() == VMADDR_CID_HOST => break host,
-            Ok(_) => {}
-            Err(error) => return console::log(&format!("failed to meet the host: {error}")),
-        }
+    let Some(host) = listener.accept().await else {
+        return;
     };
     let (reader, writer) = tokio::io::split(host);
     let (sender, gone) = mpsc::channel(GONE);

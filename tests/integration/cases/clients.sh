@@ -17,7 +17,6 @@ case_clients_that_say_nothing_keep_nobody_waiting() {
     hull version >/dev/null
 }
 
-# Core.
 case_clients_that_do_not_read_cost_little() {
     local before after pid
     pid=$(cat "$HARNESS/hulld.pid")
@@ -125,7 +124,6 @@ api() { curl -s --unix-socket "$SOCKET" "${@:2}" "http://x$1"; }
 status_of() { api "$1" -o /dev/null -w '%{http_code}' "${@:2}"; }
 
 # Clients of older versions find what they know.
-# Core.
 case_clients_of_old_find_what_they_know() {
     local id untagged
     api "/v1.38/images/$BUSYBOX/json" >"$T/old"

@@ -127,7 +127,6 @@ case_a_shim_killed_in_every_state_leaves_nothing() {
     done
 }
 
-# Core.
 case_killed_vmm_is_an_exit_for_containerd() {
     containerd_start
     hull_ctr -d "$IMAGE" four sleep 600

@@ -481,7 +481,6 @@ case_a_directory_of_two_containers_is_one() {
     expect_no_pods
 }
 
-# Core.
 case_a_killed_vmm_ends_the_pod() {
     local pod one made
     cri_start

@@ -61,7 +61,6 @@ case_diff_tells_what_changed() {
     if grep -q ' /bin' "$T/diff"; then fail 'more than changed'; fi
 }
 
-# Core.
 case_export_and_commit() {
     hull run --name t-exp "$BUSYBOX" sh -c 'echo made >/made; rm /etc/group; mknod /fifo p; mkdir -p /opt/x; ln /made /opt/x/hard' >/dev/null
     hull export -o "$T/root.tar" t-exp
@@ -86,7 +85,6 @@ case_export_and_commit() {
 }
 
 # What a client says of the new image is added to what the container is.
-# Core.
 case_a_commit_with_a_body_keeps_the_rest() {
     hull create --name t-base -e A=1 -w /srv "$BUSYBOX" echo kept >/dev/null
     curl -sf --unix-socket "${HULL_HOST#unix://}" -H 'content-type: application/json' -d '{"Labels":{"a":"b"},"AttachStdin":false}' 'http://x/commit?container=t-base&repo=t-labelled' >/dev/null

@@ -33,7 +33,6 @@ case_hard_and_symbolic_links() {
     expect_eq "$(inside links 'readlink out')" '/etc/../../../etc/passwd' 'link out of the root stays text'
 }
 
-# Core.
 case_modes_owners_times_and_attributes() {
     load attributes
     expect_eq "$(inside attributes 'stat -c "%n %a %u %g" ro ro/f suid sgid sticky nobody bigid')" \
@@ -79,7 +78,6 @@ case_strange_but_legal_layers() {
     [ ! -e /etc/x ] || fail 'a layer wrote on the host'
 }
 
-# Core.
 case_bad_layers_are_refused_by_name() {
     refused name_too_long 'name too long'
     refused deep_path 'path length limit'

@@ -141,6 +141,60 @@ for port in 1, 1024, 1029:
     expect_clean_host
 }
 
+# What serves the host in the guest serves nobody else: a container's process reaches the same ports by
+# the guest's own addresses, and would be root of the VM and in all that is shared with it.
+case_a_container_gives_the_agent_no_orders() {
+    registry_push "$IMAGES/python" "$REGISTRY/python:latest" && hull pull -q "$REGISTRY/python:latest" >/dev/null
+    hull run -d --name t-orders -u 1000 --cap-drop ALL --security-opt no-new-privileges "$REGISTRY/python:latest" sleep 600 >/dev/null
+    capture hull exec t-orders python3 -c '
+import fcntl, socket, struct
+own = struct.unpack("I", fcntl.ioctl(open("/dev/vsock", "rb"), 0x7b9, b"0000"))[0] if __import__("os").access("/dev/vsock", 4) else None
+# A request of ttrpc for a service that nobody has: who takes it answers that.
+body = b"\x0a\x05hello\x12\x05world"
+frame = struct.pack(">IIBB", len(body), 1, 1, 0) + body
+for cid in {1, 3, own} - {None}:
+    for port in range(1024, 1031):
+        s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        s.settimeout(10)
+        try:
+            s.connect((cid, port))
+            s.sendall(frame)
+            answer = s.recv(1)
+        except TimeoutError:
+            answer = b"nothing, but it is still open"
+        except OSError:
+            answer = b""
+        if answer:
+            raise SystemExit(f"{cid}:{port} answers {answer}")
+        s.close()
+held = []
+for _ in range(300):
+    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    s.settimeout(10)
+    try:
+        s.connect((1, 1025))
+    except OSError:
+        pass
+    held.append(s)
+for port in range(1024, 1030):
+    try:
+        socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).bind((0xffffffff, port))
+        raise SystemExit(f"a container can take port {port}")
+    except OSError:
+        pass
+# Among themselves processes may.
+server = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+server.bind((0xffffffff, 5000))
+server.listen()
+client = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+client.connect((1, 5000))
+server.accept()[0].sendall(b"hello")
+print(client.recv(5).decode())'
+    expect_status 0
+    expect_out $'hello\n'
+    expect_eq "$(timeout 60 hull exec t-orders echo here)" here 'the host is still served'
+}
+
 # Links of /proc in a share mean the guest's files, not the host's.
 case_magic_links_of_the_host_lead_nowhere() {
     echo secret >"$T/secret"

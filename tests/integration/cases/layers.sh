@@ -26,7 +26,6 @@ check() {
     expect_eq "$(hull run --rm "$name" cat last)" "${*: -1}" 'the topmost layer'
 }
 
-# Core.
 case_images_share_their_layers() {
     local store=$HARNESS/state/erofs/2
     layered shared-one a b

@@ -235,7 +235,6 @@ case_logs_are_compressed_and_carry_details() {
 }
 
 # A wish that is refused changes nothing.
-# Core.
 case_a_refused_stop_leaves_the_restart_policy() {
     local socket=${HULL_HOST#unix://}
     hull run -d --name t-goes-on --restart always "$BUSYBOX" sh -c 'trap "exit 1" TERM; while :; do sleep 0.1; done' >/dev/null

@@ -89,7 +89,6 @@ case_killed_engine_keeps_networks() {
     expect_clean_host
 }
 
-# Core.
 case_large_transfer() {
     web t-big
     hull exec t-big sh -c 'dd if=/dev/zero bs=1M count=64 2>/dev/null | tr "\0" x >/www/big'
@@ -328,7 +327,6 @@ case_mtu_of_the_way_out() {
 }
 
 # No container is started for any of these.
-# Core.
 case_networks_that_can_not_be() {
     hull network create --subnet 10.62.0.0/24 t-taken >/dev/null
     local wrong

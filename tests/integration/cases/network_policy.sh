@@ -22,7 +22,6 @@ case_long_policies() {
 }
 
 # Of the host's services a policy leaves the name server of the container's own network alone.
-# Core.
 case_a_policy_leaves_one_name_server() {
     local server one
     ip link add t-outside type dummy

@@ -72,7 +72,6 @@ case_podman_a_container_lives_and_stops() {
     podman_hull rm hull-test >/dev/null
 }
 
-# Core.
 case_podman_containers_have_their_network() {
     podman_setup
     podman_hull run -d --name hull-test -p 127.0.0.1:18098:80 localhost/hull-test \
@@ -98,7 +97,6 @@ podman_pod_setup() {
     export CONTAINERS_CONF=$T/containers.conf
 }
 
-# Core.
 case_podman_a_pod_is_one_vm() {
     podman_pod_setup
     podman_hull pod create --name hull-pod -p 127.0.0.1:18097:80 --hostname podhost >/dev/null

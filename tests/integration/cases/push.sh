@@ -1,6 +1,5 @@
 # Images out of the store: push, save.
 
-# Core.
 case_a_pushed_image_comes_back() {
     hull run --name t-push "$BUSYBOX" sh -c 'echo pushed >/pushed' >/dev/null
     hull commit t-push "$REGISTRY/pushed:one" >/dev/null

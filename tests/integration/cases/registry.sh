@@ -66,7 +66,6 @@ case_refusals_are_named() {
     pull_fails "$BAD/always429/fresh:latest" 'limits the rate' '429'
 }
 
-# Core.
 case_damaged_blobs_are_refused() {
     bad_registry
     fresh_image

@@ -120,7 +120,6 @@ case_stdin_reaches_its_end() {
     expect_eq "$(hull run -i --rm "$BUSYBOX" sha256sum <"$T/random" | cut -d' ' -f1)" "$(sha256sum <"$T/random" | cut -d' ' -f1)" "sum of 20 MB of stdin"
 }
 
-# Core.
 case_output_is_never_cut() {
     local i want
     want=$(seq 1 150000 | sha256sum)

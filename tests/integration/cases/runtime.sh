@@ -335,7 +335,6 @@ joining() {
     echo "$filter"
 }
 
-# Core.
 case_runtime_a_container_that_joins_anothers_network_is_made_in_its_vm() {
     make_bundle own '.process.args = ["sh", "-c", "mkdir /tmp/w; echo shared >/tmp/w/f; exec httpd -f -p 80 -h /tmp/w"]
         | .hostname = "owner" | .linux.cgroupsPath = "/hull-test/own"'
@@ -388,7 +387,6 @@ case_runtime_containers_of_one_vm_are_removed_one_by_one_when_their_shim_was_kil
     expect_nothing_left
 }
 
-# Core.
 case_runtime_a_poststart_hook_that_fails_ends_the_container() {
     make_bundle b '.process.args = ["sleep", "1000"]
         | .hooks.poststart = [{path: "/bin/true"}, {path: "/bin/sh", args: ["sh", "-c", "echo no >&2; exit 3"]}]'
@@ -406,7 +404,6 @@ case_runtime_a_poststart_hook_that_fails_ends_the_container() {
 }
 
 # podman's tmpfs mounts, which it puts before /proc.
-# Core.
 case_runtime_memory_that_has_what_it_hides_does_not_need_proc() {
     make_bundle b '.process.args = ["sh", "-c", "cat /etc/group /etc/passwd | wc -l; stat -c %a /root"]
         | .mounts = [{destination: "/etc", type: "tmpfs", source: "tmpfs", options: ["tmpcopyup", "nosuid"]},

@@ -150,7 +150,6 @@ case_input_that_ends_early_ends_for_the_process() {
     expect_nothing_left
 }
 
-# Core.
 case_many_execs_at_once_have_each_its_status() {
     local count=${EXECS:-60} number failed=0 pids=()
     make_bundle b '.process.args = ["sleep", "1000"] | .linux.resources = {} | .annotations = {"dev.hull.memory": "512m"}'

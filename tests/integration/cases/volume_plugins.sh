@@ -15,7 +15,6 @@ plugin_start() {
 holders() { hull volume inspect -f '{{json .Status.ids}}' "$1"; }
 calls() { grep -c "$1" "$T/plugin/calls" || true; }
 
-# Core.
 case_a_plugins_volume_is_mounted_and_given_back() {
     plugin_start
     expect_eq "$(hull volume create -d t-plugin --label a=b -o colour=red t-far)" t-far name

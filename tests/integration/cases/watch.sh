@@ -143,7 +143,6 @@ case_a_file_that_editors_replace() {
     expect_eq "$(hull exec t-watch cat /bound)" $'one\ntwo' 'a bound file after its replacement'
 }
 
-# Core.
 case_a_change_is_told_once_to_each_container() {
     watch_program
     hull volume create t-vol >/dev/null
