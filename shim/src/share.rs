@@ -141,7 +141,7 @@ pub(crate) fn bounded(socket: OwnedFd) -> Result<OwnedFd, ShareError> {
 enum Request {
     Attach(
         Share,
-        Option<Taken>,
+        Option<Box<Taken>>,
         oneshot::Sender<Result<(), ShareError>>,
     ),
     Detach(Vec<String>, oneshot::Sender<()>),
@@ -255,7 +255,7 @@ impl ShareServer {
         let (share, taken) = taken.await.map_err(|_| ShareError::Gone)??;
         let (done, answer) = oneshot::channel();
         self.requests
-            .send(Request::Attach(share, taken, done))
+            .send(Request::Attach(share, taken.map(Box::new), done))
             .map_err(|_| ShareError::Gone)?;
         answer.await.map_err(|_| ShareError::Gone)?
     }
@@ -305,7 +305,7 @@ fn serve(mut served: Served, requests: &mpsc::Receiver<Request>) {
     while let Ok(request) = requests.recv() {
         match request {
             Request::Attach(share, taken, done) => {
-                let attached = served.attach(&share, taken);
+                let attached = served.attach(&share, taken.map(|taken| *taken));
                 // Nobody waits for it any more, so nobody will give it back.
                 if let Err(Ok(())) = done.send(attached) {
                     served.detach(&share.subpath);

@@ -273,7 +273,7 @@ impl Block {
                 if symbol < 2 {
                     // A length, in digits of one and two, the smallest first.
                     run = run.saturating_add(digit << symbol);
-                    digit = digit << 1;
+                    digit <<= 1;
                     if most < run {
                         return Err(damaged("a block is too long"));
                     }

@@ -149,7 +149,7 @@ impl<R: BufRead> XzReader<R> {
         if blocks.finish() != std::mem::take(&mut self.blocks).finish() {
             return Err(damaged("its index is of other blocks"));
         }
-        while (index.input.count - begin) % 4 != 0 {
+        while !(index.input.count - begin).is_multiple_of(4) {
             if index.byte()? != 0 {
                 return Err(damaged("its index is not padded"));
             }
@@ -172,18 +172,15 @@ impl<R: BufRead> XzReader<R> {
         {
             return Err(damaged("its end is not of this stream"));
         }
-        let mut padding = 0;
         while let Some(0) = input.peek()? {
             input.array::<4>().and_then(|zeroes| match zeroes {
                 [0, 0, 0, 0] => Ok(()),
                 _ => Err(damaged("what is between streams is not padding")),
             })?;
-            padding += 4;
         }
         match input.peek()? {
             Some(_) => Ok(At::Start(input)),
-            None if padding % 4 == 0 => Ok(At::End),
-            None => Err(damaged("what is behind it is not padding")),
+            None => Ok(At::End),
         }
     }
 

@@ -162,26 +162,32 @@ pub(super) fn place(
     taken: Option<Taken>,
 ) -> Result<Option<OwnedFd>, ShareError> {
     let target = root.join(&share.subpath);
-    if let Some(taken) = &taken {
-        let failed = prepare("mount a share");
-        make_target(taken.is_directory, &target)
-            .and_then(|()| {
-                if share.read_only {
-                    // Before it is at its place: virtiofsd's namespace gets it as it is there.
-                    sys::mount_set_read_only(&taken.tree, true)?;
-                }
-                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-                Ok(move_mount(&taken.tree, "", CWD, &target, flags)?)
-            })
-            .map_err(failed)?;
-    }
-    if let ShareSource::Mounts(mounts) = &share.source {
-        make_target(true, &target).map_err(prepare("make a mount point"))?;
-        for mount in mounts {
-            mount_rootfs(mount, &target)?;
-        }
+    let is_directory = taken.as_ref().is_none_or(|taken| taken.is_directory);
+    make_target(is_directory, &target).map_err(prepare("make a mount point"))?;
+    if let Err(error) = mount_at(&target, share, taken.as_ref()) {
+        detach(&target);
+        return Err(error);
     }
     Ok(taken.map(|taken| taken.tree))
+}
+
+fn mount_at(target: &Path, share: &Share, taken: Option<&Taken>) -> Result<(), ShareError> {
+    if let Some(taken) = taken {
+        let failed = || prepare("mount a share");
+        if share.read_only {
+            // Before it is at its place: virtiofsd's namespace gets it as it is there.
+            sys::mount_set_read_only(&taken.tree, true).map_err(failed())?;
+        }
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        let moved = move_mount(&taken.tree, "", CWD, target, flags);
+        moved.map_err(|errno| failed()(errno.into()))?;
+    }
+    if let ShareSource::Mounts(mounts) = &share.source {
+        for mount in mounts {
+            mount_rootfs(mount, target)?;
+        }
+    }
+    Ok(())
 }
 
 /// What lies at `within` below a directory. Where that or a symbolic link leads out of it, whoever

@@ -48,17 +48,10 @@ impl Served {
                 return Ok(());
             }
         }
-        match place(&self.root, share, taken) {
-            Ok(mount) => {
-                let writes = !share.read_only;
-                self.places.add(&share.subpath, mount, identity, writes);
-                Ok(())
-            }
-            Err(error) => {
-                detach(&self.root.join(&share.subpath));
-                Err(error)
-            }
-        }
+        let mount = place(&self.root, share, taken)?;
+        self.places
+            .add(&share.subpath, mount, identity, !share.read_only);
+        Ok(())
     }
 
     /// Gives a source that is shown a further name; whether there is such a one.
