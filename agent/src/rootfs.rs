@@ -9,14 +9,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{symlink, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use hull_protocol::agent::{
     rootfs, volume, BlockRootfs, BlockVolume, InlineFile, Rootfs, SharedDirectory, Volume,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, CWD};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, CWD};
 use rustix::mount::{
     mount, mount_bind_recursive, mount_remount, unmount, MountFlags, UnmountFlags,
 };
@@ -100,7 +100,8 @@ impl ContainerFiles {
             Some(rootfs::Source::Block(block)) => self.mount_block(block),
             Some(rootfs::Source::Share(share)) => {
                 let target = self.rootfs();
-                bind_shared(share, &target)?;
+                let part = open_shared(share, OFlags::empty())?;
+                bind_opened(&part, &target)?;
                 self.mounted.push(target);
                 Ok(())
             }
@@ -264,8 +265,26 @@ fn mount_block(
         .context(|| format!("failed to mount the {fs_type} file system of slot {slot}"))
 }
 
-/// Mounts a shared directory, once, and binds a part of it to `target`.
-fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<()> {
+/// Binds a part of a shared directory to `target`; returns where it is a file system of its own.
+///
+/// The kernel makes one of each directory that is shared, of each mount by which it is come to. Here it is
+/// come to before it is bound, so that all who share it have the same one: the same pages, names and locks.
+fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<Option<PathBuf>> {
+    let failed = || format!("failed to find {:?}", share.subpath);
+    let part = open_shared(share, OFlags::empty())?;
+    let stat = rustix::fs::fstat(&part).context(failed)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        bind_opened(&part, target)?;
+        return Ok(None);
+    }
+    let part = open_shared(share, OFlags::DIRECTORY)?;
+    let place = fs::read_link(format!("/proc/self/fd/{}", part.as_raw_fd())).context(failed)?;
+    bind_opened(&part, target)?;
+    Ok(Some(place))
+}
+
+/// Mounts a shared directory, once, and opens a part of it.
+fn open_shared(share: &SharedDirectory, flags: OFlags) -> Result<OwnedFd> {
     let root = shared(share)?;
     let failed = || {
         format!(
@@ -279,11 +298,21 @@ fn bind_shared(share: &SharedDirectory, target: &Path) -> Result<()> {
     } else {
         &share.subpath
     };
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let flags = flags | OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let part =
-        rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve).context(failed)?;
-    bind_opened(&part, target)
+    rustix::fs::openat2(&root, subpath, flags, Mode::empty(), resolve).context(failed)
+}
+
+/// Takes down the file system that the kernel made of a shared directory, which nobody has any more.
+pub(crate) fn unmount_shared(place: &Path) {
+    // The directory of all of them is never that of one.
+    let root = Path::new(RUN).join("shared");
+    let is_one = place
+        .strip_prefix(&root)
+        .is_ok_and(|below| 1 < below.components().count());
+    if is_one && unmount(place, UnmountFlags::NOFOLLOW).is_err() {
+        let _ = unmount(place, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+    }
 }
 
 /// Binds what is open to `target`, which is made as what that is: a directory or a file.
@@ -344,24 +373,28 @@ pub(crate) fn has_shares() -> bool {
     Path::new(RUN).join("shared").is_dir()
 }
 
-/// Mounts a volume at its guest path.
-pub(crate) fn mount_volume(volume: &Volume) -> Result<()> {
+/// Mounts a volume at its guest path. For a shared directory, returns what [`unmount_shared`] takes once
+/// nobody has it.
+pub(crate) fn mount_volume(volume: &Volume) -> Result<Option<PathBuf>> {
     let target = volume_path(&volume.guest_path)?;
-    match &volume.source {
+    let place = match &volume.source {
         Some(volume::Source::Share(share)) => bind_shared(share, &target)?,
-        Some(volume::Source::Block(block)) => bind_disk(block, &target)?,
+        Some(volume::Source::Block(block)) => {
+            bind_disk(block, &target)?;
+            None
+        }
         Some(_) | None => {
             return Err(AgentError::invalid(format!(
                 "volume {} has no source",
                 volume.guest_path
             )))
         }
-    }
+    };
     if volume.read_only {
         mount_remount(&target, MountFlags::BIND | MountFlags::RDONLY, "")
             .context(|| format!("failed to make {} read-only", target.display()))?;
     }
-    Ok(())
+    Ok(place)
 }
 
 /// Mounts the file system of a disk, once, and binds the volume in it, or a part, to `target`.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_protocol::agent::{
@@ -78,8 +78,29 @@ struct State {
     containers: HashMap<String, Container>,
     /// Ids whose container is being made.
     reserved: std::collections::HashSet<String>,
-    /// Mounted volumes with the number of their users.
-    volumes: HashMap<String, usize>,
+    /// Mounted volumes.
+    volumes: HashMap<String, UsedVolume>,
+    /// Shared directories that they show, with the number of volumes.
+    shared: HashMap<PathBuf, usize>,
+}
+
+struct UsedVolume {
+    users: usize,
+    shared: Option<PathBuf>,
+}
+
+impl State {
+    /// A volume of it is gone.
+    fn leave_shared(&mut self, place: &Path) {
+        let Some(volumes) = self.shared.get_mut(place) else {
+            return;
+        };
+        *volumes -= 1;
+        if *volumes == 0 {
+            self.shared.remove(place);
+            rootfs::unmount_shared(place);
+        }
+    }
 }
 
 /// The sandbox. Cheap to clone.
@@ -252,36 +273,46 @@ impl Sandbox {
 
     fn use_volume(&self, volume: &hull_protocol::agent::Volume) -> Result<()> {
         let mut state = self.state();
-        if let Some(users) = state.volumes.get_mut(&volume.guest_path) {
-            *users += 1;
+        if let Some(used) = state.volumes.get_mut(&volume.guest_path) {
+            used.users += 1;
             return Ok(());
         }
-        match &volume.source {
+        let shared = match &volume.source {
             Some(volume::Source::Socket(socket)) => {
                 let path = rootfs::volume_path(&volume.guest_path)?;
                 self.sockets.listen(&path, socket)?;
+                None
             }
             Some(volume::Source::Block(block)) => {
                 rootfs::mount_volume(volume)?;
                 self.spaces
                     .mounted(block.slot, &rootfs::disk_directory(block.slot));
+                None
             }
             _ => rootfs::mount_volume(volume)?,
+        };
+        if let Some(place) = &shared {
+            *state.shared.entry(place.clone()).or_default() += 1;
         }
-        state.volumes.insert(volume.guest_path.clone(), 1);
+        let used = UsedVolume { users: 1, shared };
+        state.volumes.insert(volume.guest_path.clone(), used);
         Ok(())
     }
 
     fn release_volume(&self, path: &str) {
         let mut state = self.state();
-        let Some(users) = state.volumes.get_mut(path) else {
+        let Some(used) = state.volumes.get_mut(path) else {
             return;
         };
-        *users -= 1;
-        if *users == 0 {
-            state.volumes.remove(path);
-            self.sockets.close(path);
-            rootfs::unmount_volume(path);
+        used.users -= 1;
+        if 0 < used.users {
+            return;
+        }
+        let shared = state.volumes.remove(path).and_then(|used| used.shared);
+        self.sockets.close(path);
+        rootfs::unmount_volume(path);
+        if let Some(place) = shared {
+            state.leave_shared(&place);
         }
     }
 

@@ -2,31 +2,11 @@
 
 use crate::error::{CliError, Result};
 
-/// Parses a size: a number with an optional unit `b`, `k`, `m`, `g` or `t` (1024-based), as in
-/// `512m` or `1.5gb`.
+/// Parses a size of memory, such as `512m` or `1.5gb`.
 pub(crate) fn parse_bytes(text: &str) -> Result<i64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match lower[digits.len()..]
-        .trim_end_matches("ib")
-        .trim_end_matches('b')
-    {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return Err(format!("invalid size: '{text}'")),
-    };
-    let number: f64 = digits
-        .trim()
-        .parse()
-        .map_err(|_| format!("invalid size: '{text}'"))?;
-    let bytes = number * (1u64 << shift) as f64;
-    if !(0.0..9e18).contains(&bytes) {
-        return Err(format!("invalid size: '{text}'"));
-    }
-    Ok(bytes as i64)
+    let bytes = hull_units::binary(text, 0..=i64::MAX.unsigned_abs());
+    let bytes = bytes.and_then(|bytes| i64::try_from(bytes).ok());
+    bytes.ok_or_else(|| format!("invalid size: '{text}'"))
 }
 
 /// A size in powers of 1024, such as `1.91MiB`.

@@ -1,4 +1,7 @@
-//! Blob bytes to tar bytes: gzip of many members, zstd of many frames, plain.
+//! Blob bytes to tar bytes: gzip of many members, zstd of many frames, xz and bzip2 of many streams, plain.
+
+mod bzip2;
+mod xz;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, BufReader, Read};
@@ -7,6 +10,9 @@ use std::rc::Rc;
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use self::bzip2::Bzip2Reader;
+use self::xz::XzReader;
 
 const INPUT_BUFFER: usize = 256 << 10;
 /// RFC 8878: frames with these magic numbers carry no content.
@@ -62,7 +68,6 @@ pub(crate) fn open<'a>(
     );
     // A device gives far more than these few bytes at its first read, if it has them.
     let head = input.fill_buf()?;
-    check_known(head)?;
     let reader: Box<dyn Read + 'a> = match magic(head) {
         Magic::Gzip => Box::new(MultiGzDecoder::new(input)),
         Magic::Zstd => Box::new(ZstdReader {
@@ -70,28 +75,17 @@ pub(crate) fn open<'a>(
             decoder: FrameDecoder::new(),
             in_frame: false,
         }),
+        Magic::Xz => Box::new(XzReader::new(input)),
+        Magic::Bzip2 => Box::new(Bzip2Reader::new(input)),
         Magic::Other => Box::new(input),
     };
     Ok((reader, state))
 }
 
-/// Refuses a compression by name.
-pub(crate) fn check_known(head: &[u8]) -> io::Result<()> {
-    let Some(name) = unsupported(head) else {
-        return Ok(());
-    };
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        format!(
-            "its compression ({name}) is not supported: use gzip or zstd, or decompress it first"
-        ),
-    ))
-}
-
 /// Whether what was read of a blob is at fault, rather than the reading.
 #[cfg(feature = "host")]
 pub(crate) fn is_damage(error: &io::Error) -> bool {
-    // flate2 uses the first, ruzstd's reader here the second.
+    // flate2 and LZMA use the first, the readers here the second.
     matches!(
         error.kind(),
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
@@ -101,6 +95,8 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
 enum Magic {
     Gzip,
     Zstd,
+    Xz,
+    Bzip2,
     Other,
 }
 
@@ -108,23 +104,12 @@ enum Magic {
 #[cfg(feature = "host")]
 pub(crate) const MAGIC_BYTES: usize = 10;
 
-/// The name of a compression that docker knows and this does not. As much of the head is looked at as
-/// no tar begins with: the name of a tar's first file may be `BZh`.
-fn unsupported(head: &[u8]) -> Option<&'static str> {
-    const XZ: &[u8] = b"\xfd7zXZ\0";
-    const BZIP2_BLOCK: &[u8] = b"1AY&SY";
-    match head {
-        head if head.starts_with(XZ) => Some("xz"),
-        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] if rest.starts_with(BZIP2_BLOCK) => {
-            Some("bzip2")
-        }
-        _ => None,
-    }
-}
-
 fn magic(head: &[u8]) -> Magic {
     match head {
         [0x1f, 0x8b, 0x08, ..] => Magic::Gzip,
+        head if head.starts_with(&xz::MAGIC) => Magic::Xz,
+        // As much as no tar begins with: the name of its first file may be `BZh`.
+        [b'B', b'Z', b'h', b'1'..=b'9', rest @ ..] if bzip2::begins(rest) => Magic::Bzip2,
         [a, b, c, d, ..] => match u32::from_le_bytes([*a, *b, *c, *d]) {
             ZSTD_FRAME => Magic::Zstd,
             word if ZSTD_SKIPPABLE.contains(&word) => Magic::Zstd,
@@ -261,18 +246,121 @@ mod tests {
         assert_eq!(read_all(&blob).expect("read"), b"one two");
     }
 
+    /// By a program of the machine's; `None`: it has none.
+    fn packed(program: &[&str], content: &[u8]) -> Option<Vec<u8>> {
+        let mut child = std::process::Command::new(program[0])
+            .args(&program[1..])
+            .arg("-c")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let content = content.to_vec();
+        let writer = std::thread::spawn(move || stdin.write_all(&content));
+        let output = child.wait_with_output().expect("output");
+        writer.join().expect("a thread").expect("written");
+        Some(output.stdout)
+    }
+
+    fn mixed() -> Vec<u8> {
+        // What repeats near and far, what does not, and runs of every length around those that are coded.
+        let noise = (0..20_000_u32).flat_map(|n| n.wrapping_mul(0x9E37_79B1).to_le_bytes());
+        let runs = (0..600_usize).flat_map(|n| vec![n as u8; n]);
+        let text = b"some words, many times; ".repeat(10_000);
+        noise.chain(runs).chain(text).collect()
+    }
+
+    const PROGRAMS: [&[&str]; 9] = [
+        &["xz", "-0"],
+        &["xz", "-9"],
+        &["xz", "--check=none"],
+        &["xz", "--check=crc32"],
+        &["xz", "--check=sha256", "--block-size=100000"],
+        &["xz", "-T2", "--block-size=65536"],
+        &["bzip2", "-1"],
+        &["bzip2", "-9"],
+        &["gzip"],
+    ];
+
+    #[test]
+    fn what_programs_pack_is_read_also_one_after_the_other() {
+        for program in PROGRAMS {
+            for content in [mixed(), Vec::new(), b"x".to_vec(), vec![0; 1_000_000]] {
+                let Some(blob) = packed(program, &content) else {
+                    continue;
+                };
+                assert!(read_all(&blob).expect("read") == content, "{program:?}");
+                let twice = [&content[..], &content].concat();
+                assert!(read_all(&blob.repeat(2)).expect("read") == twice);
+                let trailing = [&blob[..], b"more"].concat();
+                let trailing = read_all(&trailing);
+                assert!(trailing.is_err() || program[0] == "gzip", "{program:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_an_error_wherever_it_is() {
+        // Nothing of it is the same when it is turned.
+        let numbers: Vec<String> = (0..300).map(|n| (n * n).to_string()).collect();
+        let content = numbers.join(" ").into_bytes();
+        let programs: [&[&str]; 5] = [
+            &["xz", "-0"],
+            &["xz", "-0", "--check=none"],
+            &["xz", "-0", "--check=crc32", "--block-size=1000"],
+            &["xz", "-0", "--check=sha256"],
+            &["bzip2", "-1"],
+        ];
+        for program in programs {
+            let Some(blob) = packed(program, &content) else {
+                continue;
+            };
+            for at in 10..blob.len() {
+                for flip in [1, 0x80] {
+                    let mut damaged = blob.clone();
+                    damaged[at] ^= flip;
+                    // Without a checksum of the content nothing tells that it is another; of a code not all
+                    // is used.
+                    let unseen = program.contains(&"--check=none");
+                    let other = read_all(&damaged).is_ok_and(|found| !unseen && found != content);
+                    assert!(!other, "{program:?} {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_takes_more_memory_than_is_given_is_refused_by_name() {
+        let Some(blob) = packed(&["xz", "--lzma2=dict=128MiB"], b"x") else {
+            return;
+        };
+        let error = read_all(&blob).expect_err("too much");
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("128 MiB"), "{error}");
+        let filtered = packed(&["xz", "--x86", "--lzma2"], b"x").expect("xz");
+        let error = read_all(&filtered).expect_err("a filter");
+        assert!(error.to_string().contains("filter (0x4)"), "{error}");
+    }
+
     #[test]
     fn cut_off_streams_are_errors() {
         let content: Vec<u8> = (0..100_000_u32)
             .flat_map(|n| n.wrapping_mul(0x9E37_79B1).to_le_bytes())
             .collect();
-        let (gz, zst) = (
+        let mut blobs = vec![
             gzip(&content),
             compress_to_vec(&content[..], CompressionLevel::Fastest),
+        ];
+        let programs = [&["xz"], &["bzip2"]];
+        blobs.extend(
+            programs
+                .iter()
+                .flat_map(|program| packed(*program, &content)),
         );
-        for blob in [gz, zst] {
+        for blob in blobs {
             assert_eq!(read_all(&blob).expect("whole"), content);
-            for cut in [5, 20, blob.len() * 6 / 10, blob.len() - 1] {
+            for cut in [12, 20, blob.len() * 6 / 10, blob.len() - 1] {
                 assert!(read_all(&blob[..cut]).is_err(), "cut at {cut}");
             }
         }

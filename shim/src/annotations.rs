@@ -235,17 +235,9 @@ fn parse_rates(text: &str) -> Option<NetRates> {
     Some(rates)
 }
 
-/// A positive number of bytes with an optional suffix k, m or g (powers of 1024).
+/// A positive number of bytes, as docker has sizes of memory.
 fn parse_bytes(text: &str) -> Option<u64> {
-    let lower = text.to_ascii_lowercase();
-    let (digits, shift) = match lower.strip_suffix(['k', 'm', 'g']) {
-        Some(digits) if lower.ends_with('k') => (digits, 10),
-        Some(digits) if lower.ends_with('m') => (digits, 20),
-        Some(digits) => (digits, 30),
-        None => (lower.as_str(), 0),
-    };
-    let number: u64 = digits.parse().ok()?;
-    number.checked_mul(1 << shift).filter(|bytes| 0 < *bytes)
+    hull_units::binary(text, 1..=u64::MAX)
 }
 
 #[cfg(test)]
@@ -319,7 +311,7 @@ mod tests {
         assert_eq!(parse_bytes("512m"), Some(512 << 20));
         assert_eq!(parse_bytes("1G"), Some(1 << 30));
         assert_eq!(parse_bytes("77"), Some(77));
-        for bad in ["", "m", "-1", "0", "99999999999g", "1t"] {
+        for bad in ["", "m", "-1", "0", "99999999999g", "1x"] {
             assert_eq!(parse_bytes(bad), None, "{bad}");
         }
     }

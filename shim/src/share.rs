@@ -4,10 +4,13 @@
 //! thread leaves the host's mount namespace, so nothing that it mounts is seen by others or
 //! outlives it; virtiofsd is its child, and ends with it. Shares can be added at any time: a copy of
 //! the host's mounts is taken in the host's namespace, which has what was mounted since, and the
-//! directory that virtiofsd serves passes new mounts on to virtiofsd's own namespace.
+//! directory that virtiofsd serves passes new mounts on to virtiofsd's own namespace. What is shared
+//! several times is mounted once (`places.rs`): further names of it are symbolic links.
 
 mod log;
 mod mounts;
+mod places;
+mod served;
 
 use std::fs::File;
 use std::io;
@@ -23,7 +26,8 @@ use rustix::mount::{mount_change, MountPropagationFlags};
 use rustix::process::{getrlimit, pidfd_open, Pid, PidfdFlags, Resource};
 use tokio::sync::oneshot;
 
-use self::mounts::{attach, detach, make_root, place, take, Taken};
+use self::mounts::{make_root, take, Taken};
+use self::served::Served;
 use crate::lower::Share;
 use crate::oom_score::OomScore;
 use crate::sys;
@@ -137,7 +141,7 @@ pub(crate) fn bounded(socket: OwnedFd) -> Result<OwnedFd, ShareError> {
 enum Request {
     Attach(
         Share,
-        Option<Taken>,
+        Option<Box<Taken>>,
         oneshot::Sender<Result<(), ShareError>>,
     ),
     Detach(Vec<String>, oneshot::Sender<()>),
@@ -211,18 +215,18 @@ impl ShareServer {
             .name("shares".into())
             .spawn(move || {
                 let id_maps = id_maps.as_ref();
-                let served = begin(&virtiofsd, &directory, &shares, id_maps, door.as_ref());
-                let (child, answer) = match served {
-                    Ok((mut child, socket, pidfd)) => {
+                let begun = begin(&virtiofsd, &directory, &shares, id_maps, door.as_ref());
+                let (begun, answer) = match begun {
+                    Ok((mut child, socket, pidfd, served)) => {
                         let (pid, messages) = (child.id(), child.stderr.take());
-                        (Some(child), Ok((socket, pidfd, pid, messages)))
+                        (Some((child, served)), Ok((socket, pidfd, pid, messages)))
                     }
                     Err(error) => (None, Err(error)),
                 };
                 let wanted = started_tx.send(answer).is_ok();
-                let Some(child) = child else { return };
+                let Some((child, served)) = begun else { return };
                 if wanted {
-                    serve(&directory.join(DIRECTORY), &receiver);
+                    serve(served, &receiver);
                 }
                 end(child);
             })
@@ -244,19 +248,20 @@ impl ShareServer {
     }
 
     /// Adds a share while the sandbox runs: what the host has at its path now, whether or not the
-    /// shares' own namespace was told of it.
+    /// shares' own namespace was told of it. What is shared already gets one more name.
     pub async fn attach(&self, share: Share) -> Result<(), ShareError> {
         // A file system that does not answer holds a thread of its own.
         let taken = tokio::task::spawn_blocking(move || take(&share).map(|taken| (share, taken)));
         let (share, taken) = taken.await.map_err(|_| ShareError::Gone)??;
         let (done, answer) = oneshot::channel();
         self.requests
-            .send(Request::Attach(share, taken, done))
+            .send(Request::Attach(share, taken.map(Box::new), done))
             .map_err(|_| ShareError::Gone)?;
         answer.await.map_err(|_| ShareError::Gone)?
     }
 
-    /// Removes shares by their names, after the guest has unmounted them.
+    /// Removes shares by their names, after the guest has unmounted them. What has no name any more is
+    /// not shared any more.
     pub async fn detach(&self, subpaths: Vec<String>) {
         let (done, answer) = oneshot::channel();
         if self.requests.send(Request::Detach(subpaths, done)).is_ok() {
@@ -295,22 +300,26 @@ impl ShareServer {
     }
 }
 
-fn serve(root: &Path, requests: &mpsc::Receiver<Request>) {
+fn serve(mut served: Served, requests: &mpsc::Receiver<Request>) {
     // It ends with the last sender.
     while let Ok(request) = requests.recv() {
         match request {
             Request::Attach(share, taken, done) => {
-                let _ = done.send(place(root, &share, taken));
+                let attached = served.attach(&share, taken.map(|taken| *taken));
+                // Nobody waits for it any more, so nobody will give it back.
+                if let Err(Ok(())) = done.send(attached) {
+                    served.detach(&share.subpath);
+                }
             }
             Request::Detach(subpaths, done) => {
                 for subpath in subpaths {
-                    detach(&root.join(subpath));
+                    served.detach(&subpath);
                 }
                 let _ = done.send(());
             }
             Request::Root(done) => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let opened = rustix::fs::open(root, flags, Mode::empty());
+                let opened = rustix::fs::open(served.root(), flags, Mode::empty());
                 let _ = done.send(opened.map_err(io::Error::from));
             }
         }
@@ -366,7 +375,7 @@ fn begin(
     shares: &[Share],
     id_maps: Option<&IdMaps>,
     door: Option<&OwnedFd>,
-) -> Result<(Child, OwnedFd, OwnedFd), ShareError> {
+) -> Result<(Child, OwnedFd, OwnedFd, Served), ShareError> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
         .map_err(|errno| prepare("make a mount namespace")(errno.into()))?;
     // What the host mounts later shows up here; nothing goes the other way.
@@ -375,10 +384,14 @@ fn begin(
         .map_err(|errno| prepare("leave the host's mount namespace")(errno.into()))?;
     let root = directory.join(DIRECTORY);
     make_root(&root)?;
+    let mut served = Served::new(root);
     for share in shares {
-        attach(&root, share)?;
+        served.attach(share, take(share)?)?;
     }
-    start_virtiofsd(virtiofsd, directory, &root, id_maps, door)
+    let started = start_virtiofsd(virtiofsd, directory, served.root(), id_maps, door);
+    let (child, connection, pidfd) = started?;
+    served.is_served_by(child.id());
+    Ok((child, connection, pidfd, served))
 }
 
 fn start_virtiofsd(

@@ -130,6 +130,19 @@ pub(crate) fn leave_peers(tree: &OwnedFd, follow: bool) -> io::Result<()> {
     set_attributes(tree, true, &attributes)
 }
 
+/// Makes what is opened by its mount read-only, with all mounts below it, or takes that back of it alone:
+/// what is below may be read-only by itself.
+pub(crate) fn mount_set_read_only(mount: &OwnedFd, read_only: bool) -> io::Result<()> {
+    let read_only_flag = libc::MOUNT_ATTR_RDONLY;
+    let attributes = libc::mount_attr {
+        attr_set: if read_only { read_only_flag } else { 0 },
+        attr_clr: if read_only { 0 } else { read_only_flag },
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attributes(mount, read_only, &attributes)
+}
+
 /// Makes a mount that is at no place yet, and with `recursive` those below it, show the ids of its
 /// files as `namespace` maps them.
 pub(crate) fn mount_id_mapped(
@@ -146,7 +159,7 @@ pub(crate) fn mount_id_mapped(
     set_attributes(tree, recursive, &attributes)
 }
 
-/// `mount_setattr(2)` for a mount at no place yet.
+/// `mount_setattr(2)` for a mount that is opened.
 fn set_attributes(
     tree: &OwnedFd,
     recursive: bool,

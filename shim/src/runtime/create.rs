@@ -255,6 +255,7 @@ fn check_spec(spec: &Spec) -> Result<()> {
         return refused("process property must not be empty".into());
     };
     check_names(spec).map_err(|error| RuntimeError::Usage(error.to_string()))?;
+    super::notify::check(spec)?;
     check_process(process)
 }
 

@@ -15,6 +15,7 @@ mod foreground;
 mod inherited;
 mod inspect;
 mod log;
+mod notify;
 mod ps;
 mod signals;
 mod spec;

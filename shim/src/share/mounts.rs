@@ -7,15 +7,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use rustix::fs::{openat2, FileType, Mode, OFlags, ResolveFlags, CWD};
+use rustix::fs::{openat2, FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{
     mount, mount_bind, mount_bind_recursive, mount_change, move_mount, open_tree, MountFlags,
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
+use super::places::Identity;
 use super::{prepare, ShareError};
 use crate::lower::{Share, ShareSource};
+use crate::runtime_dir::unescape_mountinfo;
 use crate::spec::RootfsMount;
 use crate::sys;
 
@@ -33,17 +35,12 @@ pub(super) fn make_root(root: &Path) -> Result<(), ShareError> {
     .map_err(failed)
 }
 
-/// Mounts one share below the served directory.
-pub(super) fn attach(root: &Path, share: &Share) -> Result<(), ShareError> {
-    let taken = take(share)?;
-    place(root, share, taken)
-}
-
 /// A copy of mounts that is at no place yet.
 #[derive(Debug)]
 pub(super) struct Taken {
     tree: OwnedFd,
     is_directory: bool,
+    pub(super) identity: Identity,
 }
 
 /// Copies what a share shows out of the caller's namespace of mounts. `None`: it is mounted for it.
@@ -85,6 +82,8 @@ pub(super) fn take(share: &Share) -> Result<Option<Taken>, ShareError> {
     };
     let tree = tree.map_err(failed)?;
     let stat = rustix::fs::fstat(&tree).map_err(|errno| failed(errno.into()))?;
+    let flags = rustix::fs::fstatvfs(&tree).map_err(|errno| failed(errno.into()))?;
+    let flags = flags.f_flag;
     // Before it is at a place: what is unmounted there must not be unmounted on the host.
     sys::leave_peers(&tree, *follow).map_err(failed)?;
     if let Some(mapped) = id_mapped {
@@ -99,7 +98,44 @@ pub(super) fn take(share: &Share) -> Result<Option<Taken>, ShareError> {
     Ok(Some(Taken {
         tree,
         is_directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        identity: Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            flags: flags.bits(),
+            is_read_only: flags.contains(StatVfsMountFlags::RDONLY),
+            follow: *follow,
+            id_mapped: id_mapped.clone(),
+            below: match recursive {
+                true => below(&whole()),
+                false => Vec::new(),
+            },
+        },
     }))
+}
+
+/// What is mounted below a directory, as the table of mounts tells it: where, and what.
+fn below(directory: &Path) -> Vec<String> {
+    let Ok(directory) = directory.canonicalize() else {
+        return Vec::new();
+    };
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let mut below: Vec<_> = table
+        .lines()
+        .filter_map(|line| below_by(line, &directory))
+        .collect();
+    below.sort_unstable();
+    below
+}
+
+/// The same of a line of the table.
+fn below_by(line: &str, directory: &Path) -> Option<String> {
+    let mut fields = line.split(' ').skip(2);
+    let (device, root) = (fields.next()?, fields.next()?);
+    let point = unescape_mountinfo(fields.next()?);
+    let options = fields.next()?;
+    let below = Path::new(&point).strip_prefix(directory).ok()?;
+    let is_below = !below.as_os_str().is_empty();
+    is_below.then(|| format!("{} {device} {root} {options}", below.display()))
 }
 
 /// A copy of the mount at a path, and with `recursive` of those below it.
@@ -119,26 +155,36 @@ fn clone_flags(recursive: bool) -> OpenTreeFlags {
     flags
 }
 
-/// Mounts a share at its place.
-pub(super) fn place(root: &Path, share: &Share, taken: Option<Taken>) -> Result<(), ShareError> {
+/// Mounts a share at its place; what is returned stands for the mount there, if it was taken.
+pub(super) fn place(
+    root: &Path,
+    share: &Share,
+    taken: Option<Taken>,
+) -> Result<Option<OwnedFd>, ShareError> {
     let target = root.join(&share.subpath);
-    if let Some(taken) = &taken {
-        let failed = prepare("mount a share");
-        make_target(taken.is_directory, &target)
-            .and_then(|()| {
-                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-                move_mount(&taken.tree, "", CWD, &target, flags)?;
-                match share.read_only {
-                    true => sys::mount_read_only(&target),
-                    false => Ok(()),
-                }
-            })
-            .map_err(failed)?;
+    let is_directory = taken.as_ref().is_none_or(|taken| taken.is_directory);
+    make_target(is_directory, &target).map_err(prepare("make a mount point"))?;
+    if let Err(error) = mount_at(&target, share, taken.as_ref()) {
+        detach(&target);
+        return Err(error);
+    }
+    Ok(taken.map(|taken| taken.tree))
+}
+
+fn mount_at(target: &Path, share: &Share, taken: Option<&Taken>) -> Result<(), ShareError> {
+    if let Some(taken) = taken {
+        let failed = || prepare("mount a share");
+        if share.read_only {
+            // Before it is at its place: virtiofsd's namespace gets it as it is there.
+            sys::mount_set_read_only(&taken.tree, true).map_err(failed())?;
+        }
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        let moved = move_mount(&taken.tree, "", CWD, target, flags);
+        moved.map_err(|errno| failed()(errno.into()))?;
     }
     if let ShareSource::Mounts(mounts) = &share.source {
-        make_target(true, &target).map_err(prepare("make a mount point"))?;
         for mount in mounts {
-            mount_rootfs(mount, &target)?;
+            mount_rootfs(mount, target)?;
         }
     }
     Ok(())
@@ -269,6 +315,23 @@ mod tests {
             assert_eq!(open(out), Some(Errno::XDEV), "{out}");
         }
         assert_eq!(open("none"), Some(Errno::NOENT));
+    }
+
+    #[test]
+    fn what_is_mounted_below_a_directory_is_told_by_place_and_content() {
+        let by = |point: &str| {
+            let line = format!("40 30 0:41 /sub {point} ro,nosuid shared:1 - tmpfs tmpfs rw");
+            below_by(&line, Path::new("/a b"))
+        };
+        assert_eq!(
+            by(r"/a\040b/c/d").as_deref(),
+            Some("c/d 0:41 /sub ro,nosuid")
+        );
+        assert_eq!(
+            [by(r"/a\040b"), by(r"/a\040bc"), by("/")],
+            [None, None, None]
+        );
+        assert_eq!(below_by("", Path::new("/")), None);
     }
 
     #[test]

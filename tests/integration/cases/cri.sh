@@ -423,6 +423,64 @@ case_volumes_of_every_kind() {
     expect_no_pods
 }
 
+# shown_as CONTAINER DIRECTORY: how virtiofsd has the places with this container's name that show it.
+shown_as() {
+    local pid
+    for pid in $(pgrep -x virtiofsd); do
+        awk -v name="/$1-" -v source="$2" 'index($5, name) == 1 && $4 ~ source "$" { print substr($6, 1, 2) }' "/proc/$pid/mountinfo"
+    done | sort -u | xargs
+}
+
+case_a_directory_of_two_containers_is_one() {
+    local pod reader writer later
+    [ "$CRI_HANDLER" = hull ] || skip 'asks for places of virtiofsd'
+    cri_start
+    mkdir "$T/d"
+    pod=$(cri runp one)
+    reader=$(cri run "$pod" reader "$(with_mounts "$(mounted /r "$T/d" '"readonly": true')")" -- httpd -f -p 127.0.0.1:8080 -h /r)
+    expect_eq "$(shown_as "$reader" "$T/d")" ro 'for reading alone'
+    writer=$(cri run "$pod" writer "$(with_mounts "$(mounted /w "$T/d")" "$(mounted /again "$T/d")")" -- sleep 600)
+    expect_eq "$(shown_as "$reader" "$T/d")" rw 'for both'
+    expect_eq "$(shown_as "$writer" "$T/d")" '' 'places of the second'
+    capture cri exec-sync "$writer" sh -c '
+        # What the reader answers is what it sees at that moment.
+        ask() { wget -q -O - "http://127.0.0.1:8080/$1"; }
+        echo begin >/w/f; ask f >/dev/null
+        for i in 1 2 3 4 5 6 7 8; do
+            echo "line $i" >/w/f; [ "$(ask f)" = "line $i" ] || echo "written $i: late"
+            echo "more" >>/w/f; [ "$(ask f | tail -n 1)" = more ] || echo "appended $i: late"
+            echo "new $i" >/w/g; mv /w/g /w/f; [ "$(ask f)" = "new $i" ] || echo "renamed $i: late"
+            : >/w/new-$i; ask new-$i || echo "made $i: late"
+            rm /w/new-$i; ask new-$i 2>/dev/null && echo "removed $i: late"
+            [ "$(cat /again/f)" = "new $i" ] || echo "own $i: late"
+        done
+        echo end'
+    expect_status 0
+    expect_out $'end\n'
+    capture cri exec-sync "$reader" touch /r/x
+    expect_err_has Read-only
+    # The place stays for who came later, by the name of who is gone.
+    cri stop "$reader" 0
+    cri rm "$reader"
+    capture cri exec-sync "$writer" sh -c 'echo still >/w/f; cat /again/f'
+    expect_out $'still\n'
+    expect_eq "$(shown_as "$reader" "$T/d")" rw 'the place of the first'
+    later=$(cri run "$pod" later "$(with_mounts "$(mounted /r "$T/d" '"readonly": true')")" -- sleep 600)
+    cri stop "$writer" 0
+    cri rm "$writer"
+    wait_for 20 test "$(shown_as "$reader" "$T/d")" = ro || fail "$(shown_as "$reader" "$T/d")"
+    capture cri exec-sync "$later" cat /r/f
+    expect_out $'still\n'
+    cri stop "$later" 0
+    cri rm "$later"
+    expect_eq "$(shown_as "$reader" "$T/d")$(shown_as "$later" "$T/d")" '' 'places left'
+    # One that writes makes it anew.
+    writer=$(cri run "$pod" writer2 "$(with_mounts "$(mounted /w "$T/d")")" -- sh -c 'echo 2 >/w/f; sleep 600')
+    expect_eq "$(shown_as "$writer" "$T/d")" rw
+    remove_pod "$pod"
+    expect_no_pods
+}
+
 case_a_killed_vmm_ends_the_pod() {
     local pod one made
     cri_start

@@ -216,9 +216,15 @@ $(md5sum <"$T/holes")" "with holes, $format"
     hull cp -q -a t-kinds:/opt/a "$T/back"
     getcap "$T/back" | grep -q cap_net_raw || fail 'capabilities are lost'
     tar -C "$T" -cJ tree >"$T/tree.xz"
-    capture hull cp - t-kinds:/tmp <"$T/tree.xz"
-    [ "$status" != 0 ] || fail 'xz was taken'
-    expect_err_has 'compression (xz)'
+    hull exec t-kinds mkdir /tmp/xz /tmp/bz2
+    hull cp - t-kinds:/tmp/xz <"$T/tree.xz"
+    tar -C "$T" -cj tree | hull cp - t-kinds:/tmp/bz2
+    expect_eq "$(hull exec t-kinds cat /tmp/xz/tree/b /tmp/bz2/tree/b)" $'both\nboth' 'xz and bzip2'
+    capture hull cp - t-kinds:/tmp < <(head -c 150 "$T/tree.xz")
+    [ "$status" != 0 ] || fail 'half an archive was taken'
+    capture hull cp - t-kinds:/tmp < <(tar -C "$T" -c tree | xz --lzma2=dict=128MiB)
+    [ "$status" != 0 ] || fail 'a large dictionary was taken'
+    expect_err_has 'dictionary of 128 MiB'
     hull rm -f t-kinds >/dev/null
 }
 

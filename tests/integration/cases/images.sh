@@ -170,7 +170,7 @@ case_a_tar_of_files_becomes_an_image() {
     cp /bin/busybox "$T/root/bin/busybox"
     ln "$T/root/bin/busybox" "$T/root/bin/sh"
     tar -C "$T/root" -cf "$T/root.tar" .
-    local id
+    local id layer
     id=$(hull import -m note -c 'CMD ["/bin/sh","-c","echo $A"]' -c 'ENV A=imported' "$T/root.tar" t-import:v1)
     [[ $id == sha256:* ]] || fail "import printed $id"
     expect_eq "$(hull run --rm t-import:v1)" imported 'its command'
@@ -182,9 +182,14 @@ case_a_tar_of_files_becomes_an_image() {
     # Nothing that has the label goes.
     hull image prune -f --filter label=none | grep -q 'Deleted' && fail 'pruned what the filter spares'
     hull image prune -f | grep -q "Deleted: $id" || fail 'the image without a name stays'
-    xz -c "$T/root.tar" >"$T/root.tar.xz"
-    capture hull import "$T/root.tar.xz"
-    expect_err_has xz
+    id=$(xz -c "$T/root.tar" | hull import -)
+    expect_eq "$(hull run --rm "$id" /bin/sh -c 'echo xz')" xz 'compressed by xz'
+    layer=$(hull image inspect -f '{{json .RootFS.Layers}}' "$id")
+    id=$(bzip2 -c "$T/root.tar" | hull import -)
+    expect_eq "$(hull image inspect -f '{{json .RootFS.Layers}}' "$id")" "$layer" 'the same by bzip2'
+    xz -c "$T/root.tar" | head -c 1000 >"$T/root.tar.xz"
+    capture hull import "$T/root.tar.xz" t-import:bad
+    [ "$status" != 0 ] || fail 'half an archive was imported'
     echo 'no tar at all, but long enough to be looked at' >"$T/text"
     capture hull import "$T/text" t-import:bad
     [ "$status" != 0 ] || fail 'a text was imported'

@@ -200,3 +200,33 @@ case_a_joined_container_with_a_policy_comes_back_with_the_vm() {
     hull rm -f t-in t-own >/dev/null
     expect_clean_host
 }
+
+case_a_directory_of_two_containers_of_a_vm_is_one() {
+    # The host's own programs, in the guest.
+    local tools='-v /usr:/usr:ro -v /usr/lib:/lib:ro -v /usr/lib64:/lib64:ro'
+    mkdir -p "$T/d/cgi-bin"
+    : >"$T/d/l"
+    printf 'old' >"$T/d/m"
+    printf '#!/bin/sh\necho\ncat /r/m; echo; flock -n /r/l echo free || echo held\n' >"$T/d/cgi-bin/look"
+    chmod 755 "$T/d/cgi-bin/look"
+    # shellcheck disable=SC2086 # several options
+    hull run -d --name t-one $tools -v "$T/d:/r:ro" "$BUSYBOX" httpd -f -p 127.0.0.1:8080 -h /r >/dev/null
+    # shellcheck disable=SC2086 # several options
+    hull run -d --name t-two --network container:t-one $tools -v "$T/d:/w" "$BUSYBOX" sleep 600 >/dev/null
+    cat >"$T/d/write.py" <<'PY'
+import mmap, urllib.request
+look = lambda: print(urllib.request.urlopen("http://127.0.0.1:8080/cgi-bin/look").read().decode(), end="")
+look()
+file = open("/w/m", "r+b")
+mmap.mmap(file.fileno(), 0)[0:3] = b"new"
+look()
+PY
+    capture hull exec t-two flock /w/l python3 /w/write.py
+    expect_out $'old\nheld\nnew\nheld\n'
+    capture hull exec t-two wget -q -O - http://127.0.0.1:8080/cgi-bin/look
+    expect_out $'new\nfree\n'
+    capture hull exec t-one touch /r/x
+    expect_err_has Read-only
+    hull rm -f t-two t-one >/dev/null
+    expect_clean_host
+}
