@@ -24,6 +24,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
 use crate::filters;
+use crate::glob::{BadGlob, Glob};
 use crate::images::labels as labels_of;
 use crate::json::{Filters, Params};
 
@@ -73,6 +74,7 @@ async fn list(engine: Shared, version: Version, Query(query): Query) -> Answer<J
     older::filter(&mut filters, &query, version);
     filters::check(&filters, &LIST_FILTERS)?;
     filters::booleans(&filters, "dangling")?;
+    let references = references(&filters)?;
     let until = filters::earliest_until(&filters)?;
     let before = bounds(&engine, &filters, "before").await?.into_iter().min();
     let since = bounds(&engine, &filters, "since").await?.into_iter().max();
@@ -84,8 +86,14 @@ async fn list(engine: Shared, version: Version, Query(query): Query) -> Answer<J
             && since.is_none_or(|bound| bound < time)
             && until.is_none_or(|bound| time.is_some_and(|time| time < bound));
         let labels = labels_of(&image);
-        if in_time && matches(&image, &labels, &filters) {
-            keep_named(&mut image, &filters);
+        let named = references.as_ref().is_none_or(|patterns| {
+            let mut tags = image.repo_tags.iter();
+            tags.any(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)))
+        });
+        if in_time && named && matches(&image, &labels, &filters) {
+            if let Some(patterns) = &references {
+                keep_named(&mut image, patterns);
+            }
             let summary = summary(&users, &image, labels);
             found.push(older::listed(json!(summary), version));
         }
@@ -116,26 +124,37 @@ async fn bounds(
     Ok(bounds)
 }
 
+/// The patterns of the filter `reference`, if it is there.
+fn references(filters: &Filters) -> Result<Option<Vec<Glob>>> {
+    let Some(patterns) = filters.get("reference") else {
+        return Ok(None);
+    };
+    let read = |pattern: &String| {
+        pattern.parse().map_err(|error: BadGlob| {
+            EngineError::BadRequest(format!("invalid filter 'reference={pattern}': {error}"))
+        })
+    };
+    patterns.iter().map(read).collect::<Result<_>>().map(Some)
+}
+
 /// Leaves of an image's names those that the filter `reference` asks for.
-fn keep_named(image: &mut Image, filters: &Filters) {
-    if let Some(patterns) = filters.get("reference") {
-        image
-            .repo_tags
-            .retain(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)));
-        image.repo_digests.retain(|digest| {
-            let name = digest.split('@').next().unwrap_or_default();
-            patterns.iter().any(|pattern| glob(pattern, name))
-        });
-    }
+fn keep_named(image: &mut Image, patterns: &[Glob]) {
+    image
+        .repo_tags
+        .retain(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)));
+    image.repo_digests.retain(|digest| {
+        let name = digest.split('@').next().unwrap_or_default();
+        patterns.iter().any(|pattern| pattern.matches(name))
+    });
 }
 
 /// Whether a pattern means a tag: with or without the tag, by its short name or the whole one.
-fn is_named(pattern: &str, tag: &str) -> bool {
+fn is_named(pattern: &Glob, tag: &str) -> bool {
     let whole = tag.parse::<hull_image::Reference>();
     let whole = whole.map_or_else(|_| tag.to_owned(), |reference| reference.to_string());
     let means = |name: &str| {
         let repository = name.rsplit_once(':').map_or(name, |(name, _)| name);
-        glob(pattern, name) || glob(pattern, repository)
+        pattern.matches(name) || pattern.matches(repository)
     };
     means(tag) || means(&whole)
 }
@@ -156,9 +175,6 @@ pub(super) async fn summaries(engine: &Engine) -> Result<Vec<ImageSummary>> {
 
 fn matches(image: &Image, labels: &HashMap<String, String>, filters: &Filters) -> bool {
     filters.iter().all(|(key, wanted)| match key.as_str() {
-        "reference" => wanted
-            .iter()
-            .any(|pattern| image.repo_tags.iter().any(|tag| is_named(pattern, tag))),
         "label" => wanted.iter().all(|text| label_matches(text, labels)),
         "label!" => !wanted.iter().any(|text| label_matches(text, labels)),
         "dangling" => wanted.iter().any(|text| {
@@ -167,22 +183,6 @@ fn matches(image: &Image, labels: &HashMap<String, String>, filters: &Filters) -
         }),
         _ => true,
     })
-}
-
-/// `*` stands for any text without a slash, `?` for one character.
-fn glob(pattern: &str, text: &str) -> bool {
-    let (mut pattern_chars, mut text_chars) = (pattern.chars(), text.chars());
-    match (pattern_chars.next(), text_chars.next()) {
-        (None, None) => true,
-        (Some('*'), first) => {
-            glob(pattern_chars.as_str(), text)
-                || first.is_some_and(|c| c != '/') && glob(pattern, text_chars.as_str())
-        }
-        (Some(want), Some(found)) if want == found || (want == '?' && found != '/') => {
-            glob(pattern_chars.as_str(), text_chars.as_str())
-        }
-        _ => false,
-    }
 }
 
 pub(super) fn created(image: &Image) -> Option<jiff::Timestamp> {
@@ -448,12 +448,15 @@ mod tests {
 
     #[test]
     fn globs_match_names_as_in_docker_images() {
-        assert!(glob("busybox*", "busybox:latest") && glob("b?sybox", "busybox"));
-        assert!(!glob("busy*", "localhost/busybox") && glob("*/busybox", "localhost/busybox"));
-        assert!(!glob("", "x") && glob("*", "x"));
+        let is_named = |pattern: &str, tag: &str| is_named(&pattern.parse().unwrap(), tag);
+        assert!(is_named("busybox*", "busybox:latest") && is_named("b?sybox", "busybox:1"));
+        assert!(is_named("busy[b]ox", "busybox:1") && is_named("*/busybox", "localhost/busybox:1"));
+        assert!(!is_named("busy*", "localhost/busybox:1") && !is_named("", "x:1"));
         assert!(
             is_named("docker.io/library/busybox", "busybox:1") && is_named("busybox", "busybox:1")
         );
         assert!(is_named("*5000*/*", "host:5000/app:2") && !is_named("busybox:2", "busybox:1"));
+        let bad = Filters::from([("reference".to_owned(), vec!["a[".to_owned()])]);
+        assert!(references(&bad).is_err());
     }
 }
