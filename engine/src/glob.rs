@@ -154,7 +154,9 @@ mod tests {
             let glob: Glob = pattern.parse().unwrap();
             assert_eq!(glob.matches(text), matches, "{pattern} {text}");
         }
-        for bad in ["[", "[]a]", "[-]", "[x-]", "[a-", "[^", "a[", "[^]", "\\", "[\\"] {
+        for bad in [
+            "[", "[]a]", "[-]", "[x-]", "[a-", "[^", "a[", "[^]", "\\", "[\\",
+        ] {
             assert_eq!(bad.parse::<Glob>(), Err(BadGlob), "{bad}");
         }
     }
@@ -163,7 +165,10 @@ mod tests {
     fn no_pattern_takes_long() {
         let begun = std::time::Instant::now();
         let text = "a".repeat(4000);
-        for pattern in [format!("{}b", "*a".repeat(1000)), format!("{}b", "*".repeat(4000))] {
+        for pattern in [
+            format!("{}b", "*a".repeat(1000)),
+            format!("{}b", "*".repeat(4000)),
+        ] {
             assert!(!pattern.parse::<Glob>().unwrap().matches(&text));
         }
         assert!(begun.elapsed() < std::time::Duration::from_secs(5));

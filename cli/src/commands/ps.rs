@@ -303,8 +303,14 @@ mod tests {
             print(&mut out, &rows, Some(format), &[("NAMES", "Names")]).unwrap();
             String::from_utf8(out).unwrap()
         };
-        assert_eq!(text("{{.Label \"a.my-app\"}}|{{.Label \"c\"}}|"), "x,b=2||\n");
-        assert_eq!(text("{{with .Label \"b\"}}{{.}}{{end}}{{$.Label \"b\"}}"), "11\n");
+        assert_eq!(
+            text("{{.Label \"a.my-app\"}}|{{.Label \"c\"}}|"),
+            "x,b=2||\n"
+        );
+        assert_eq!(
+            text("{{with .Label \"b\"}}{{.}}{{end}}{{$.Label \"b\"}}"),
+            "11\n"
+        );
         assert_eq!(text("{{if eq (.Label \"b\") \"1\"}}yes{{end}}"), "yes\n");
         assert_eq!(text("{{json .}}"), "{\"Names\":\"one\"}\n");
         assert_eq!(text("json"), "{\"Names\":\"one\"}\n");

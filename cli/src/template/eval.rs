@@ -213,7 +213,9 @@ impl State {
             }
             _ => None,
         };
-        let found = of.zip(name.as_str()).and_then(|(row, name)| labels::find(&row, name));
+        let found = of
+            .zip(name.as_str())
+            .and_then(|(row, name)| labels::find(&row, name));
         found
             .map(Value::from)
             .ok_or_else(|| "only a function has arguments".into())
@@ -243,9 +245,7 @@ fn printed(pipeline: &Pipeline, value: &Value) -> String {
     };
     let fields = match operand {
         Some(
-            Operand::Fields(fields)
-            | Operand::Variable(_, fields)
-            | Operand::Pipeline(_, fields),
+            Operand::Fields(fields) | Operand::Variable(_, fields) | Operand::Pipeline(_, fields),
         ) => fields.as_slice(),
         _ => &[],
     };
@@ -262,7 +262,9 @@ fn field_of(value: &Value, fields: &[String]) -> Result<Value, String> {
     let mut of_map = false;
     for field in fields {
         let unknown = || format!("there is no field {field:?} (in .{})", fields.join("."));
-        let found = value.get(field).or_else(|| in_docker_spelling(&value, field));
+        let found = value
+            .get(field)
+            .or_else(|| in_docker_spelling(&value, field));
         let found = match found {
             Some(found) => found.clone(),
             // In a map of the user's nothing is unknown.

@@ -41,7 +41,10 @@ pub(super) fn plain(value: &Value) -> String {
             format!("[{}]", words.join(" "))
         }
         Value::Object(map) => {
-            let mut items: Vec<_> = map.iter().filter(|(key, _)| labels::is_shown(key)).collect();
+            let mut items: Vec<_> = map
+                .iter()
+                .filter(|(key, _)| labels::is_shown(key))
+                .collect();
             items.sort_by_key(|(key, _)| *key);
             let words: Vec<String> = items
                 .iter()

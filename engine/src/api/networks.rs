@@ -437,7 +437,8 @@ fn is_on_none(container: &Container) -> bool {
 /// Nothing is put on the network `none`: who is on it stays on it.
 fn connect_to_none(engine: &Engine, container: &Container) -> Answer<StatusCode> {
     if !is_on_none(container) {
-        let text = "container cannot be connected to multiple networks with one of the networks in \
+        let text =
+            "container cannot be connected to multiple networks with one of the networks in \
                     private (none) mode";
         return Err(EngineError::Forbidden(text.to_owned()).into());
     }

@@ -122,13 +122,29 @@ mod tests {
                 "/containers/a:1/b:2/json?size=0",
                 "/containers/a:1%2Fb:2/json?size=0",
             ),
-            (Method::POST, "/containers/a/b/c/start", "/containers/a%2Fb%2Fc/start"),
-            (Method::GET, "/containers/a/b/attach/ws", "/containers/a%2Fb/attach/ws"),
-            (Method::HEAD, "/containers/a/b/archive", "/containers/a%2Fb/archive"),
+            (
+                Method::POST,
+                "/containers/a/b/c/start",
+                "/containers/a%2Fb%2Fc/start",
+            ),
+            (
+                Method::GET,
+                "/containers/a/b/attach/ws",
+                "/containers/a%2Fb/attach/ws",
+            ),
+            (
+                Method::HEAD,
+                "/containers/a/b/archive",
+                "/containers/a%2Fb/archive",
+            ),
             (Method::DELETE, "/containers/a/b/c", "/containers/a%2Fb%2Fc"),
             (Method::GET, "/exec/a/b/json", "/exec/a%2Fb/json"),
             (Method::GET, "/networks/a/b", "/networks/a%2Fb"),
-            (Method::POST, "/networks/a/b/connect", "/networks/a%2Fb/connect"),
+            (
+                Method::POST,
+                "/networks/a/b/connect",
+                "/networks/a%2Fb/connect",
+            ),
             (Method::DELETE, "/volumes/a/b/c", "/volumes/a%2Fb%2Fc"),
         ] {
             assert_eq!(path(method, given).as_deref(), Some(expected), "{given}");

@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn further_networks_come_by_their_names() {
         for _ in 0..50 {
-            let names = ["z", "a", "m", "b"].map(|name| (name.to_owned(), EndpointSettings::default()));
+            let names =
+                ["z", "a", "m", "b"].map(|name| (name.to_owned(), EndpointSettings::default()));
             let networks = HashMap::from(names);
             let order: Vec<&str> = by_name(&networks).map(|(name, _)| name.as_str()).collect();
             assert_eq!(order, ["a", "b", "m", "z"]);

@@ -39,7 +39,8 @@ impl Engine {
         let number = signal
             .map_or(Ok(SIGKILL), parse_signal)
             .map_err(|error| EngineError::BadRequest(refused(error.message())))?;
-        let ends = number == SIGKILL || asks_to_end(container.lock().config.stop_signal.as_deref(), number);
+        let ends = number == SIGKILL
+            || asks_to_end(container.lock().config.stop_signal.as_deref(), number);
         self.await_start(container).await;
         // Between two starts there is nothing to signal; the next start is called off.
         if ends && self.cancel_restart(container).await? {

@@ -298,7 +298,9 @@ impl Server {
 
 /// Too much is passed on already. The client hears of it at once, and may try again.
 fn refusal(foreign: &Foreign) -> Option<Vec<u8>> {
-    reply(&foreign.message, ResponseCode::ServFail).to_vec().ok()
+    reply(&foreign.message, ResponseCode::ServFail)
+        .to_vec()
+        .ok()
 }
 
 /// The name that is asked for, in lower case and without a last dot.

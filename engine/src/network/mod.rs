@@ -37,7 +37,7 @@ pub(crate) use manage::{CreateNetwork, Families, Networks};
 pub(crate) use options::warnings as option_warnings;
 pub(crate) use owner::Owner;
 pub(crate) use pools::{Pool, PoolRequest};
-pub(crate) use ports::{add_exposed, parse_bindings, port_map, BoundAddress};
+pub(crate) use ports::{add_exposed, exposed_keys, parse_bindings, port_map, BoundAddress};
 pub(crate) use records::{egress_of, Endpoint, Link, NetworkRecord, Wanted, EGRESS_ANNOTATION};
 pub(crate) use routes::choose_routes;
 
