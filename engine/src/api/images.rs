@@ -12,7 +12,7 @@ use bollard_stubs::models::{
     EventMessageTypeEnum, ImageConfig, ImageDeleteResponseItem, ImageHistoryResponseItem,
     ImageInspect, ImageInspectMetadata, ImageInspectRootFs, ImagePruneResponse, ImageSummary,
 };
-use hull_image::{Digest, Image, Removed};
+use hull_image::{DiffId, Digest, Image, Removed};
 use serde_json::{json, Value};
 
 use super::platform;
@@ -80,7 +80,10 @@ async fn list(engine: Shared, version: Version, Query(query): Query) -> Answer<J
     let since = bounds(&engine, &filters, "since").await?.into_iter().max();
     let users = users(&engine);
     let mut found = Vec::new();
-    for mut image in engine.images.list().await? {
+    let images = engine.images.list().await?;
+    let sharing = query.flag("shared-size").then(|| Sharing::of(&images));
+    for image in &images {
+        let mut image = image.clone();
         let time = created(&image);
         let in_time = before.is_none_or(|bound| time < bound)
             && since.is_none_or(|bound| bound < time)
@@ -94,7 +97,10 @@ async fn list(engine: Shared, version: Version, Query(query): Query) -> Answer<J
             if let Some(patterns) = &references {
                 keep_named(&mut image, patterns);
             }
-            let summary = summary(&users, &image, labels);
+            let summary = ImageSummary {
+                shared_size: sharing.as_ref().map_or(-1, |all| all.shared(&image)),
+                ..summary(&users, &image, labels)
+            };
             found.push(older::listed(json!(summary), version));
         }
     }
@@ -159,18 +165,60 @@ fn is_named(pattern: &Glob, tag: &str) -> bool {
     means(tag) || means(&whole)
 }
 
-/// All images.
-pub(super) async fn summaries(engine: &Engine) -> Result<Vec<ImageSummary>> {
-    let users = users(engine);
-    let mut found = Vec::new();
-    for image in engine.images.list().await? {
-        let labels = labels_of(&image);
-        found.push(ImageSummary {
-            shared_size: 0,
-            ..summary(&users, &image, labels)
-        });
+/// What images have in common: each layer is on disk once.
+struct Sharing<'a> {
+    /// Bytes of each layer, and how many images have it.
+    layers: HashMap<&'a DiffId, (u64, u64)>,
+}
+
+/// An image's layers, each once.
+fn layers_of(image: &Image) -> HashMap<&DiffId, u64> {
+    let ids = image.layers.iter().map(|layer| &layer.diff_id);
+    ids.zip(image.layer_sizes.iter().copied()).collect()
+}
+
+impl<'a> Sharing<'a> {
+    fn of(images: &'a [Image]) -> Self {
+        let mut layers: HashMap<_, (u64, u64)> = HashMap::new();
+        for (layer, bytes) in images.iter().flat_map(layers_of) {
+            let known = layers.entry(layer).or_default();
+            *known = (bytes, known.1 + 1);
+        }
+        Self { layers }
     }
-    Ok(found)
+
+    /// Bytes of an image that another has, too.
+    fn shared(&self, image: &Image) -> i64 {
+        let is_shared = |layer| {
+            self.layers
+                .get(layer)
+                .is_some_and(|(_, images)| 1 < *images)
+        };
+        let layers = layers_of(image).into_iter();
+        let shared = layers.filter(|(layer, _)| is_shared(*layer));
+        i64::try_from(shared.map(|(_, bytes)| bytes).sum::<u64>()).unwrap_or(i64::MAX)
+    }
+
+    /// Bytes that the images count more than once, all together.
+    fn repeated(&self) -> i64 {
+        let layers = self.layers.values();
+        let repeated = layers.map(|(bytes, images)| bytes.saturating_mul(images.saturating_sub(1)));
+        i64::try_from(repeated.fold(0, u64::saturating_add)).unwrap_or(i64::MAX)
+    }
+}
+
+/// All images, and the bytes that they take.
+pub(super) async fn summaries(engine: &Engine) -> Result<(Vec<ImageSummary>, i64)> {
+    let users = users(engine);
+    let images = engine.images.list().await?;
+    let sharing = Sharing::of(&images);
+    let summary = |image: &Image| ImageSummary {
+        shared_size: sharing.shared(image),
+        ..summary(&users, image, labels_of(image))
+    };
+    let found: Vec<_> = images.iter().map(summary).collect();
+    let all: i64 = found.iter().map(|image| image.size).sum();
+    Ok((found, (all - sharing.repeated()).max(0)))
 }
 
 fn matches(image: &Image, labels: &HashMap<String, String>, filters: &Filters) -> bool {
@@ -289,7 +337,7 @@ fn history(image: &Image) -> Result<Vec<ImageHistoryResponseItem>> {
         source,
     };
     let whole: Value = serde_json::from_slice(&image.config_json).map_err(decode)?;
-    let mut sizes = image.layers.iter().map(|layer| layer.size);
+    let mut sizes = image.layer_sizes.iter().copied();
     let mut items: Vec<ImageHistoryResponseItem> = whole["history"]
         .as_array()
         .into_iter()
