@@ -3,9 +3,12 @@
 
 mod expand;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bollard_stubs::models::{ContainerConfig, HealthConfig};
+
+use crate::network;
+use crate::spec::parse_signal;
 
 /// Applies instructions; `Err` says what is wrong with one.
 pub(crate) fn apply<'a>(
@@ -40,12 +43,28 @@ fn apply_one(config: &mut ContainerConfig, word: &str, rest: &str) -> Result<(),
         "ENTRYPOINT" => config.entrypoint = Some(command(rest)),
         "USER" => config.user = Some(expand(rest)?),
         "WORKDIR" => config.working_dir = Some(directory(config, &expand(rest)?)),
-        "STOPSIGNAL" => config.stop_signal = Some(expand(rest)?),
+        "STOPSIGNAL" => {
+            let signal = expand(rest)?;
+            parse_signal(&signal).map_err(|error| error.message())?;
+            config.stop_signal = Some(signal);
+        }
         "HEALTHCHECK" => config.healthcheck = Some(health_check(rest)?),
-        "ONBUILD" => config
-            .on_build
-            .get_or_insert_default()
-            .push(rest.to_owned()),
+        "ONBUILD" => {
+            let what = rest.split_whitespace().next().unwrap_or_default();
+            let what = what.to_ascii_uppercase();
+            match what.as_str() {
+                "ONBUILD" => {
+                    return Err("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".to_owned())
+                }
+                "MAINTAINER" | "FROM" => {
+                    return Err(format!("{what} isn't allowed as an ONBUILD trigger"))
+                }
+                _ => config
+                    .on_build
+                    .get_or_insert_default()
+                    .push(rest.to_owned()),
+            }
+        }
         "ENV" => {
             for (key, value) in pairs(rest, &environment)? {
                 let env = config.env.get_or_insert_default();
@@ -60,14 +79,11 @@ fn apply_one(config: &mut ContainerConfig, word: &str, rest: &str) -> Result<(),
         }
         "EXPOSE" => {
             let ports = config.exposed_ports.get_or_insert_default();
+            let mut known: HashSet<String> = ports.iter().cloned().collect();
             for port in expand::words(rest, &environment)? {
-                let port = match port.contains('/') {
-                    true => port,
-                    false => format!("{port}/tcp"),
-                };
-                if !ports.contains(&port) {
-                    ports.push(port);
-                }
+                let keys = network::exposed_keys(&port);
+                let keys = keys.map_err(|_| format!("Invalid containerPort: {port}"))?;
+                ports.extend(keys.filter(|key| known.insert(key.clone())));
             }
         }
         "VOLUME" => {
@@ -250,7 +266,7 @@ mod tests {
             "USER ${U:-me}",
             r#"VOLUME ["$D/data"]"#,
             "LABEL d=$D",
-            "EXPOSE ${N:-90} 91",
+            "EXPOSE ${N:-90} 91 90-92/UDP",
             "CMD echo $PATH",
         ] {
             apply(&mut config, [line]).unwrap();
@@ -263,7 +279,8 @@ mod tests {
         assert_eq!(config.user.unwrap(), "me");
         assert_eq!(config.volumes.unwrap(), ["/srv/data"]);
         assert_eq!(config.labels.unwrap()["d"], "/srv");
-        assert_eq!(config.exposed_ports.unwrap(), ["90/tcp", "91/tcp"]);
+        let ports = ["90/tcp", "91/tcp", "90/udp", "91/udp", "92/udp"];
+        assert_eq!(config.exposed_ports.unwrap(), ports);
         assert_eq!(config.cmd.unwrap()[2], "echo $PATH");
     }
 
@@ -279,6 +296,12 @@ mod tests {
             "HEALTHCHECK CMD",
             "HEALTHCHECK --interval=x CMD true",
             "HEALTHCHECK --odd=1 NONE",
+            "STOPSIGNAL BOGUS",
+            "ONBUILD onbuild RUN x",
+            "ONBUILD FROM x",
+            "EXPOSE foo",
+            "EXPOSE 90-80",
+            "EXPOSE 80/foo",
         ] {
             assert!(apply(&mut config, [line]).is_err(), "{line}");
         }

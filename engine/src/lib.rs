@@ -23,6 +23,7 @@ mod files;
 mod filters;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod glob;
 pub mod health;
 mod ids;
 pub mod images;

@@ -401,6 +401,20 @@ async fn what_is_not_there_is_named() {
         ("/containers/nope/json", 404, "No such container: nope"),
         ("/images/nope/json", 404, "No such image: nope:latest"),
         ("/networks/nope", 404, "nope"),
+        (
+            "/containers/h:5000/a/b:1/json",
+            404,
+            "No such container: h:5000/a/b:1",
+        ),
+        ("/containers/a/b/logs", 404, "No such container: a/b"),
+        (
+            "/containers/a/b/archive?path=/x",
+            404,
+            "No such container: a/b",
+        ),
+        ("/networks/a/b", 404, "network a/b not found"),
+        ("/volumes/a/b", 404, "get a/b: no such volume"),
+        ("/exec/a/b/json", 404, "No such exec instance: a/b"),
         ("/swarm", 503, "not a swarm manager"),
         ("/session", 501, "/session is not built yet"),
         ("/nowhere", 404, "page not found"),
@@ -418,6 +432,27 @@ async fn what_is_not_there_is_named() {
         assert_eq!(status, 400);
     }
     assert_eq!(daemon.get("/v1.24/version").await["ApiVersion"], "1.51");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_a_network_leaves_and_joins_none() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let more = json!({ "HostConfig": { "NetworkMode": "none" } });
+    let id = daemon.create("alone", &["true"], more).await;
+    for call in ["connect", "disconnect"] {
+        let path = format!("/networks/none/{call}");
+        let (status, answer) = daemon.post(&path, json!({ "Container": id })).await;
+        assert_eq!(status, 200, "{call}: {answer}");
+    }
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    let end = &inspect["NetworkSettings"]["Networks"]["none"];
+    assert!(end["NetworkID"]
+        .as_str()
+        .is_some_and(|id| id.starts_with("6e6f6e65")));
+    let start = format!("/containers/{id}/start");
+    let old = json!({ "Binds": ["/x:/y"] });
+    assert_eq!(daemon.post(&start, old).await.0, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]

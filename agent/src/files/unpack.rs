@@ -45,8 +45,7 @@ pub(super) fn into(
             continue;
         };
         make_room(&target, &entry, &name, keep_kinds)?;
-        extract(&mut entry, holes, &root, &target)
-            .map_err(|error| io::Error::new(error.kind(), format!("{name:?}: {error}")))?;
+        extract(&mut entry, holes, &root, &target).map_err(|error| of_entry(&name, &error))?;
         let mut attributes = Attributes::of(&mut entry)?;
         if let Some((uid, gid)) = owner {
             (attributes.uid, attributes.gid) = (uid, gid);
@@ -64,6 +63,15 @@ pub(super) fn into(
         }
     }
     Ok(())
+}
+
+/// An error of an entry. That something is not there is said of the destination alone.
+fn of_entry(name: &Path, error: &io::Error) -> io::Error {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => io::ErrorKind::Other,
+        kind => kind,
+    };
+    io::Error::new(kind, format!("{name:?}: {error}"))
 }
 
 /// Whether an entry is no file: a header for all that follow, or a volume's label. Docker passes them over.

@@ -161,7 +161,7 @@ async fn from_container(
     to: &Side,
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let mut path = path.to_owned();
+    let mut path = without_parents(path);
     if args.follow_link {
         if let Some(found) = look(client, container, &path, true).await? {
             path = found.path;
@@ -266,6 +266,35 @@ fn ends_as_directory(path: &Path) -> bool {
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b"."
 }
 
+/// A container's path whose last word is its name: `..` takes the word before it away, as docker has it.
+fn without_parents(path: &str) -> String {
+    if !path.split('/').any(|word| word == "..") {
+        return path.to_owned();
+    }
+    let mut words = Vec::new();
+    for word in path.split('/') {
+        match word {
+            "" | "." => {}
+            ".." => _ = words.pop(),
+            word => words.push(word),
+        }
+    }
+    let end = match means_content(Path::new(path)) {
+        true => "/.",
+        false => "",
+    };
+    match words.is_empty() && end.is_empty() {
+        true => "/".to_owned(),
+        false => {
+            words
+                .iter()
+                .map(|word| format!("/{word}"))
+                .collect::<String>()
+                + end
+        }
+    }
+}
+
 /// Whether a path means what is in a directory.
 fn means_content(path: &Path) -> bool {
     let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
@@ -275,6 +304,21 @@ fn means_content(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_has_a_name_of_its_own() {
+        for (path, clean) in [
+            ("/tmp/..", "/"),
+            ("/tmp/../", "/"),
+            ("/tmp/../.", "/."),
+            ("/etc/../etc/passwd", "/etc/passwd"),
+            ("../x/y/..", "/x"),
+            (".", "."),
+            ("a//b", "a//b"),
+        ] {
+            assert_eq!(without_parents(path), clean, "{path}");
+        }
+    }
 
     #[test]
     fn sides_are_told_apart() {

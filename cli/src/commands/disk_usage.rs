@@ -35,7 +35,7 @@ pub(crate) async fn run(
         return Ok(ExitCode::SUCCESS);
     }
     let rows = [
-        row("Images", &sizes(&usage, "Images", "Size", has_containers)),
+        images_row(&usage),
         row(
             "Containers",
             &sizes(&usage, "Containers", "SizeRw", is_live),
@@ -100,15 +100,35 @@ fn row(kind: &str, items: &[(i64, bool)]) -> Value {
         let wanted = items.iter().filter(|(_, used)| in_use || !used);
         wanted.map(|(bytes, _)| bytes.max(&0)).sum()
     };
-    let (all, free) = (sum(true), sum(false));
+    let active = items.iter().filter(|(_, used)| *used).count();
+    totals(kind, [items.len(), active], sum(true), sum(false))
+}
+
+/// Of images each layer counts once. A prune frees what no image in use has for itself, as docker counts.
+fn images_row(usage: &Value) -> Value {
+    let own = |image: &Value| {
+        let bytes = |key: &str| image[key].as_i64().unwrap_or_default().max(0);
+        bytes("Size") - bytes("SharedSize")
+    };
+    let images: Vec<_> = items(usage, "Images").collect();
+    let used: Vec<_> = images
+        .iter()
+        .filter(|image| has_containers(image))
+        .collect();
+    let all = usage["LayersSize"].as_i64().unwrap_or_default();
+    let free = all - used.iter().map(|image| own(image)).sum::<i64>();
+    totals("Images", [images.len(), used.len()], all, free.max(0))
+}
+
+fn totals(kind: &str, [count, active]: [usize; 2], all: i64, free: i64) -> Value {
     let share = match all {
         0 => String::new(),
         all => format!(" ({}%)", free * 100 / all),
     };
     json!({
         "Type": kind,
-        "TotalCount": items.len().to_string(),
-        "Active": items.iter().filter(|(_, used)| *used).count().to_string(),
+        "TotalCount": count.to_string(),
+        "Active": active.to_string(),
         "Size": human_size(all),
         "Reclaimable": format!("{}{share}", human_size(free)),
     })
@@ -214,6 +234,22 @@ mod tests {
             (&json!("3"), &json!("1"))
         );
         assert_eq!(row["Reclaimable"], "500B (33%)");
+    }
+
+    #[test]
+    fn a_shared_layer_counts_once() {
+        let usage = json!({
+            "LayersSize": 1500,
+            "Images": [{"Size": 1000, "SharedSize": 900, "Containers": 1},
+                       {"Size": 1400, "SharedSize": 900, "Containers": 0}],
+        });
+        let row = images_row(&usage);
+        assert_eq!(
+            (&row["TotalCount"], &row["Active"]),
+            (&json!("2"), &json!("1"))
+        );
+        assert_eq!(row["Size"], "1.5kB");
+        assert_eq!(row["Reclaimable"], "1.4kB (93%)");
     }
 
     #[test]

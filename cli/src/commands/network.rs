@@ -326,7 +326,7 @@ async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<(
             let labels =
                 labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
             let flag = |key: &str| (network[key] == true).to_string();
-            json!({
+            let row = json!({
                 "ID": id(network),
                 "Name": text(network, "Name"),
                 "Driver": text(network, "Driver"),
@@ -336,7 +336,8 @@ async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<(
                 "IPv6": flag("EnableIPv6"),
                 "Internal": flag("Internal"),
                 "Labels": labels.collect::<Vec<_>>().join(","),
-            })
+            });
+            template::with_labels(row, &network["Labels"])
         })
         .collect();
     let columns = [
@@ -375,7 +376,8 @@ async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Re
             }
         }
     }
-    match &args.format {
+    match args.format.as_deref() {
+        Some("json") => line(out, Value::from(found))?,
         Some(format) => {
             for network in &found {
                 line(out, template::render(format, network)?)?;

@@ -9,7 +9,7 @@ use super::{filters, line};
 use crate::client::{encode, Client};
 use crate::error::{CliError, Result};
 use crate::table;
-use crate::template::Template;
+use crate::template::{heads_of_labels, quoted, shown, with_labels, Template};
 use crate::units::{ago, human_size, local_time};
 
 /// Longest command that is shown, in characters.
@@ -102,8 +102,8 @@ pub(super) fn print(
     columns: &[(&str, &str)],
 ) -> Result<()> {
     match format {
-        Some("json") => rows.iter().try_for_each(|row| line(out, row)),
-        None | Some("table") => {
+        Some("json") => rows.iter().try_for_each(|row| line(out, shown(row))),
+        None | Some("" | "table") => {
             let heads: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
             let text =
                 |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
@@ -141,6 +141,7 @@ fn print_columns(
     let heads: serde_json::Map<String, Value> = named
         .chain(usual)
         .map(|(field, head)| (field, head.into()))
+        .chain([heads_of_labels()])
         .collect();
     let cells = |text: String| text.split('\t').map(str::to_owned).collect::<Vec<_>>();
     // A field is not known without rows, and a head may not be what a function takes.
@@ -198,10 +199,10 @@ pub(super) fn row(item: &Value, full: bool) -> Value {
         .collect();
     let created = item["Created"].as_i64().unwrap_or(0);
     let now = jiff::Timestamp::now().as_second();
-    json!({
+    let row = json!({
         "ID": if full { id.as_str() } else { id.get(..12).unwrap_or(&id) },
         "Image": text("Image"),
-        "Command": format!("\"{command}\""),
+        "Command": quoted(&command),
         "RunningFor": ago(now - created),
         "CreatedAt": local_time(created),
         "Status": text("Status"),
@@ -213,7 +214,8 @@ pub(super) fn row(item: &Value, full: bool) -> Value {
         "Mounts": mounts(item, full),
         "LocalVolumes": local_volumes(item).to_string(),
         "Size": size(item),
-    })
+    });
+    with_labels(row, &item["Labels"])
 }
 
 fn mounted(item: &Value) -> impl Iterator<Item = &Value> {
@@ -290,6 +292,39 @@ mod tests {
         );
         assert_eq!(shown("table {{.ID}}", &[]), "CONTAINER ID\n");
         assert_eq!(shown("{{.ID}}={{upper .Names}}", &rows), "abc=ONE\n");
+    }
+
+    #[test]
+    fn a_label_is_told_from_the_others() {
+        let labels = json!({"a.my-app": "x,b=2", "b": "1"});
+        let rows = [with_labels(json!({"Names": "one"}), &labels)];
+        let text = |format: &str| {
+            let mut out = Vec::new();
+            print(&mut out, &rows, Some(format), &[("NAMES", "Names")]).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            text("{{.Label \"a.my-app\"}}|{{.Label \"c\"}}|"),
+            "x,b=2||\n"
+        );
+        assert_eq!(
+            text("{{with .Label \"b\"}}{{.}}{{end}}{{$.Label \"b\"}}"),
+            "11\n"
+        );
+        assert_eq!(text("{{if eq (.Label \"b\") \"1\"}}yes{{end}}"), "yes\n");
+        assert_eq!(text("{{json .}}"), "{\"Names\":\"one\"}\n");
+        assert_eq!(text("json"), "{\"Names\":\"one\"}\n");
+        assert_eq!(text(""), "NAMES\none\n");
+        let table = text("table {{.Names}}\t{{.Label \"a.my-app\"}}");
+        assert_eq!(table, "NAMES     my app\none       x,b=2\n");
+        let mut out = Vec::new();
+        assert!(print(&mut out, &rows, Some("{{.Names \"b\"}}"), &[]).is_err());
+    }
+
+    #[test]
+    fn a_command_is_quoted_as_docker_does() {
+        let item = json!({"Command": "sh -c 'a \"b c\"'"});
+        assert_eq!(row(&item, true)["Command"], r#""sh -c 'a \"b c\"'""#);
     }
 
     #[test]

@@ -174,7 +174,7 @@ async fn list(args: &ListArgs, client: &Client, out: &mut dyn Write) -> Result<(
 fn row(volume: &Value) -> Value {
     let labels = volume["Labels"].as_object().into_iter().flatten();
     let labels = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
-    json!({
+    let row = json!({
         "Name": volume["Name"],
         "Driver": volume["Driver"],
         "Scope": volume["Scope"],
@@ -185,7 +185,8 @@ fn row(volume: &Value) -> Value {
         "Availability": "N/A",
         "Group": "N/A",
         "Status": "N/A",
-    })
+    });
+    template::with_labels(row, &volume["Labels"])
 }
 
 async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
@@ -200,7 +201,8 @@ async fn inspect(args: &InspectArgs, client: &Client, out: &mut dyn Write) -> Re
             }
         }
     }
-    match &args.format {
+    match args.format.as_deref() {
+        Some("json") => line(out, Value::from(found))?,
         Some(format) => {
             for volume in &found {
                 line(out, template::render(format, volume)?)?;

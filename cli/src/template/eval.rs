@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
+use super::absent;
 use super::functions;
+use super::labels;
 use super::parse::{Node, Operand, Pipeline};
 
 /// Fills a template.
@@ -54,7 +56,7 @@ impl State {
             Node::Print(pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
                 match pipeline.variables.is_empty() {
-                    true => self.out.push_str(&functions::plain(&value)),
+                    true => self.out.push_str(&printed(pipeline, &value)),
                     false => self.keep(pipeline, value)?,
                 }
             }
@@ -167,13 +169,56 @@ impl State {
         let Operand::Function(name) = first else {
             return match (arguments, last) {
                 ([], None) => self.operand(first, dot),
+                ([name], None) => self.label(first, self.operand(name, dot)?, dot),
+                ([], Some(name)) => self.label(first, name, dot),
                 _ => Err("only a function has arguments".into()),
             };
         };
+        if matches!(name.as_str(), "and" | "or") {
+            return self.first_that_decides(name == "or", arguments, last, dot);
+        }
         let values = arguments.iter().map(|argument| self.operand(argument, dot));
         let mut values = values.collect::<Result<Vec<_>, _>>()?;
         values.extend(last);
         functions::call(name, &values)
+    }
+
+    /// `and` and `or` look at no more arguments than they need.
+    fn first_that_decides(
+        &self,
+        decides: bool,
+        arguments: &[Operand],
+        last: Option<Value>,
+        dot: &Value,
+    ) -> Result<Value, String> {
+        let mut value = None;
+        for argument in arguments {
+            let next = self.operand(argument, dot)?;
+            if functions::is_true(&next) == decides {
+                return Ok(next);
+            }
+            value = Some(next);
+        }
+        let name = if decides { "or" } else { "and" };
+        last.or(value)
+            .ok_or_else(|| format!("wrong number or kind of arguments for {name}"))
+    }
+
+    /// `.Label "NAME"` of a row: the one thing with an argument that is no function.
+    fn label(&self, operand: &Operand, name: Value, dot: &Value) -> Result<Value, String> {
+        let of = match operand {
+            Operand::Fields(fields) if fields == &["Label"] => Some(dot.clone()),
+            Operand::Variable(variable, fields) if fields == &["Label"] => {
+                Some(self.operand(&Operand::Variable(variable.clone(), Vec::new()), dot)?)
+            }
+            _ => None,
+        };
+        let found = of
+            .zip(name.as_str())
+            .and_then(|(row, name)| labels::find(&row, name));
+        found
+            .map(Value::from)
+            .ok_or_else(|| "only a function has arguments".into())
     }
 
     fn operand(&self, operand: &Operand, dot: &Value) -> Result<Value, String> {
@@ -192,15 +237,44 @@ impl State {
     }
 }
 
-fn field_of(value: &Value, fields: &[String]) -> Result<Value, String> {
-    let mut value = value;
-    for field in fields {
-        value = value
-            .get(field)
-            .or_else(|| in_docker_spelling(value, field))
-            .ok_or_else(|| format!("there is no field {field:?} (in .{})", fields.join(".")))?;
+/// As an action prints it. Of nothing Go prints the kind of nothing that it is.
+fn printed(pipeline: &Pipeline, value: &Value) -> String {
+    let operand = match pipeline.commands.as_slice() {
+        [command] => command.first(),
+        _ => None,
+    };
+    let fields = match operand {
+        Some(
+            Operand::Fields(fields) | Operand::Variable(_, fields) | Operand::Pipeline(_, fields),
+        ) => fields.as_slice(),
+        _ => &[],
+    };
+    match (value, fields) {
+        (Value::Null, [.., map, _]) if absent::is_map(map) => functions::NO_VALUE.to_owned(),
+        (Value::Null, [.., name]) => absent::nothing(name).to_owned(),
+        (Value::Null, []) => functions::NO_VALUE.to_owned(),
+        _ => functions::plain(value),
     }
-    Ok(value.clone())
+}
+
+fn field_of(value: &Value, fields: &[String]) -> Result<Value, String> {
+    let mut value = std::borrow::Cow::Borrowed(value);
+    let mut of_map = false;
+    for field in fields {
+        let unknown = || format!("there is no field {field:?} (in .{})", fields.join("."));
+        let found = value
+            .get(field)
+            .or_else(|| in_docker_spelling(&value, field));
+        let found = match found {
+            Some(found) => found.clone(),
+            // In a map of the user's nothing is unknown.
+            None if of_map && (value.is_object() || value.is_null()) => Value::Null,
+            None => absent::member(&value, field).ok_or_else(unknown)?,
+        };
+        of_map = absent::is_map(field);
+        value = std::borrow::Cow::Owned(found);
+    }
+    Ok(value.into_owned())
 }
 
 /// The fields of docker's own types are spelt `ID` and `APIVersion` where the API has `Id` and

@@ -4,12 +4,17 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
+use super::{escape, labels};
+
+/// What an action prints that has no value at all.
+pub(super) const NO_VALUE: &str = "<no value>";
 /// Widest field of `printf` and `pad`.
 const MAX_WIDTH: usize = 10_000;
 
-const NAMES: [&str; 23] = [
-    "and", "eq", "ge", "gt", "index", "join", "json", "le", "len", "lower", "lt", "ne", "not",
-    "or", "pad", "print", "printf", "println", "slice", "split", "title", "truncate", "upper",
+const NAMES: [&str; 26] = [
+    "and", "eq", "ge", "gt", "html", "index", "join", "js", "json", "le", "len", "lower", "lt",
+    "ne", "not", "or", "pad", "print", "printf", "println", "slice", "split", "title", "truncate",
+    "upper", "urlquery",
 ];
 
 type Answer = Result<Value, String>;
@@ -30,17 +35,20 @@ pub(super) fn is_true(value: &Value) -> bool {
 pub(super) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Null => "<no value>".into(),
+        Value::Null => "<nil>".into(),
         Value::Array(items) => {
             let words: Vec<String> = items.iter().map(plain).collect();
             format!("[{}]", words.join(" "))
         }
         Value::Object(map) => {
-            let mut items: Vec<_> = map.iter().collect();
+            let mut items: Vec<_> = map
+                .iter()
+                .filter(|(key, _)| labels::is_shown(key))
+                .collect();
             items.sort_by_key(|(key, _)| *key);
             let words: Vec<String> = items
                 .iter()
-                .map(|(key, value)| format!("{key}:{}", plain(value)))
+                .map(|(key, value)| format!("{key}:{}", member(key, value)))
                 .collect();
             format!("map[{}]", words.join(" "))
         }
@@ -48,22 +56,34 @@ pub(super) fn plain(value: &Value) -> String {
     }
 }
 
+/// A value of a map: docker's sets, such as of ports and of volumes, are maps to nothing.
+fn member(key: &str, value: &Value) -> String {
+    let is_set = key.starts_with(|c: char| c.is_ascii_digit() || c == '/');
+    match value.as_object().is_some_and(|map| map.is_empty()) && is_set {
+        true => "{}".to_owned(),
+        false => plain(value),
+    }
+}
+
+/// Go's `Sprint`: a space stands between two that are no texts.
+fn print(values: &[Value]) -> String {
+    let mut out = String::new();
+    for (at, value) in values.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|before| values.get(before));
+        if before.is_some_and(|before| !before.is_string() && !value.is_string()) {
+            out.push(' ');
+        }
+        out.push_str(&plain(value));
+    }
+    out
+}
+
 /// Calls the function of this name.
 pub(super) fn call(name: &str, arguments: &[Value]) -> Answer {
     match (name, arguments) {
-        ("json", [value]) => Ok(value.to_string().into()),
+        ("json", [value]) => Ok(labels::shown(value).to_string().into()),
         ("len", [value]) => length(value),
         ("not", [value]) => Ok((!is_true(value)).into()),
-        ("and" | "or", [first, rest @ ..]) => {
-            let mut last = first;
-            for value in rest {
-                if is_true(last) == (name == "or") {
-                    break;
-                }
-                last = value;
-            }
-            Ok(last.clone())
-        }
         ("eq", [first, others @ ..]) if !others.is_empty() => {
             for other in others {
                 if compare(first, other)? == Some(Ordering::Equal) {
@@ -85,7 +105,10 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Answer {
         }
         ("index", [value, keys @ ..]) => index(value, keys),
         ("slice", [value, bounds @ ..]) if bounds.len() <= 2 => slice(value, bounds),
-        ("print", values) => Ok(values.iter().map(plain).collect::<String>().into()),
+        ("print", values) => Ok(print(values).into()),
+        ("html", values) => Ok(escape::html(&print(values)).into()),
+        ("js", values) => Ok(escape::js(&print(values)).into()),
+        ("urlquery", values) => Ok(escape::urlquery(&print(values)).into()),
         ("println", values) => {
             let words: Vec<String> = values.iter().map(plain).collect();
             Ok(format!("{}\n", words.join(" ")).into())
@@ -96,6 +119,9 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Answer {
             Ok(words.join(between).into())
         }
         ("join", [Value::Null, _]) => Ok("".into()),
+        ("split", [Value::String(text), Value::String(at)]) if at.is_empty() => {
+            Ok(text.chars().map(String::from).collect::<Vec<_>>().into())
+        }
         ("split", [Value::String(text), Value::String(at)]) => {
             Ok(text.split(at.as_str()).collect::<Vec<_>>().into())
         }
@@ -161,6 +187,8 @@ fn index(value: &Value, keys: &[Value]) -> Answer {
                 at.and_then(|at| items.get(at))
                     .ok_or_else(|| format!("index {number} is out of range"))?
             }
+            // A map that nobody has made has nothing.
+            (Value::Null, Value::String(_)) => MISSING,
             (Value::Null, _) => return Err("index of nothing".into()),
             (value, key) => return Err(format!("can't index {} by {}", plain(value), plain(key))),
         };
@@ -263,7 +291,7 @@ fn formatted(flags: &str, verb: char, value: &Value) -> Result<String, String> {
             )
         }
         ('t', Value::Bool(yes)) => yes.to_string(),
-        ('q', value) => format!("{:?}", plain(value)),
+        ('q', value) => escape::quoted(&plain(value)),
         ('s' | 'v', value) => {
             let text = plain(value);
             let end = precision.and_then(|count| text.char_indices().nth(count));

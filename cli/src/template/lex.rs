@@ -132,7 +132,18 @@ fn token(text: &str) -> Result<(Token, &str), String> {
             let (fields, rest) = fields(rest);
             Ok((Token::Variable(name.to_owned(), fields), rest))
         }
-        Some('"') => quoted(&text[1..]),
+        Some('"') => quoted(&text[1..], '"'),
+        // A character, which is a number.
+        Some('\'') => {
+            let (Token::Text(text), rest) = quoted(&text[1..], '\'')? else {
+                return Err("a character is missing between ' and '".into());
+            };
+            let mut characters = text.chars();
+            match (characters.next(), characters.next()) {
+                (Some(one), None) => Ok((Token::Integer(u32::from(one).into()), rest)),
+                _ => Err(format!("'{text}' is not one character")),
+            }
+        }
         Some('`') => {
             let (raw, rest) = text[1..].split_once('`').ok_or("a string is not closed")?;
             Ok((Token::Text(raw.to_owned()), rest))
@@ -185,12 +196,12 @@ fn number(text: &str) -> Result<(Token, &str), String> {
 }
 
 /// Go's string, behind its first quote.
-fn quoted(text: &str) -> Result<(Token, &str), String> {
+fn quoted(text: &str, quote: char) -> Result<(Token, &str), String> {
     let mut value = String::new();
     let mut characters = text.char_indices();
     while let Some((at, character)) = characters.next() {
         match character {
-            '"' => return Ok((Token::Text(value), &text[at + 1..])),
+            end if end == quote => return Ok((Token::Text(value), &text[at + 1..])),
             '\\' => match characters.next().map(|(_, escaped)| escaped) {
                 Some('n') => value.push('\n'),
                 Some('t') => value.push('\t'),

@@ -2,17 +2,23 @@
 //! `with`, trimmed space, and the functions of Go and of docker's command line. Templates in
 //! templates (`define`, `template`, `block`) are not built.
 //!
-//! Documents are JSON. So a field that is not there is an error, as in docker where it has no type
-//! for the document, and maps print as `map[key:value]`.
+//! Documents are JSON. So a field that is not there is an error, unless docker's types have it (see
+//! `absent`), and what is an object prints as `map[key:value]`.
 
+mod absent;
+mod escape;
 mod eval;
 mod functions;
+mod labels;
 mod lex;
 mod parse;
 
 use serde_json::Value;
 
 use crate::error::{CliError, Result};
+
+pub(crate) use escape::quoted;
+pub(crate) use labels::{heads_of_labels, shown, with_labels};
 
 /// A template that was read.
 #[derive(Debug)]
@@ -86,7 +92,7 @@ mod tests {
         assert_eq!(text("n={{.Name}}\\t{{json .L}}"), "n=/x\t[\"a\",\"b\"]");
         assert_eq!(
             text("{{.L}} {{.None}} {{.Big}} {{.F}}"),
-            "[a b] <no value> 1234567890123 1.5"
+            "[a b] <nil> 1234567890123 1.5"
         );
         assert_eq!(text("{{json .}}"), document().to_string());
         assert_eq!(text("{{.Config.Labels}}"), "map[a:1 b.c:2]");
@@ -98,7 +104,8 @@ mod tests {
         let document = json!({"Id": "x", "Server": {"ApiVersion": "1.51"}, "Labels": {"a": "1"}});
         let text = |template| render(template, &document);
         assert_eq!(text("{{.ID}} {{.Server.APIVersion}}").unwrap(), "x 1.51");
-        assert!(text("{{.id}}").is_err() && text("{{.Labels.A}}").is_err());
+        assert!(text("{{.id}}").is_err());
+        assert_eq!(text("{{.Labels.A}}").unwrap(), "<no value>");
     }
 
     #[test]
@@ -129,9 +136,53 @@ mod tests {
             ("{{json .Config.Labels | printf \"%s\"}}", "{\"a\":\"1\",\"b.c\":\"2\"}"),
             ("{{if and (gt .State.ExitCode 1) (le .F 1.5)}}yes{{end}}{{ne .Name `y`}}", "yestrue"),
             ("{{\"a\\\"b\"}}{{true}}{{-3}}", "a\"btrue-3"),
+            ("{{print 1 2 \"a\" \"b\" 3}} {{print}}{{'a'}}{{'\\n'}}", "1 2ab3 9710"),
+            ("{{html \"<a&'\\\"\"}} {{urlquery \"a b/ü\"}}", "&lt;a&amp;&#39;&#34; a+b%2F%C3%BC"),
+            ("{{js \"it's <b>\\n\"}}", "it\\'s \\u003Cb\\u003E\\u000A"),
+            ("{{len (split \"n1\" \"\")}} {{index .None \"x\"}}", "2 "),
+            ("{{and .None (eq .None.Status 1)}}|{{or .Name (eq .None.Status 1)}}", "<no value>|/x"),
+            ("{{printf \"%q %v\" \"a'\\\"\\\\ü\\t\" .None}}", "\"a'\\\"\\\\ü\\t\" <nil>"),
         ] {
             let shown = render(template, &document());
             assert_eq!(shown.map_err(|error| error.to_string()).as_deref(), Ok(expected), "{template}");
+        }
+    }
+
+    #[test]
+    fn what_docker_leaves_out_is_empty() {
+        let document = json!({
+            "HostConfig": {"RestartPolicy": {"Name": "no"}, "PidsLimit": null},
+            "State": {"OOMKilled": false},
+            "Config": {"AttachStdin": false, "Labels": {"a": "1"}, "Entrypoint": null, "Volumes": null},
+            "NetworkSettings": {"Networks": {"bridge": {"NetworkID": "1", "Aliases": null}}, "Ports": {}},
+            "Mounts": [{"Type": "bind", "Source": "/a", "Destination": "/b"}],
+        });
+        for (template, expected) in [
+            ("{{.State.Health}}", "<nil>"),
+            ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "none"),
+            ("{{with .State.Health}}{{.Status}}{{else}}none{{end}}", "none"),
+            ("{{if and .State.Health (eq .State.Health.Status \"healthy\")}}a{{else}}b{{end}}", "b"),
+            ("{{with .State}}{{.Health}}{{end}}", "<nil>"),
+            ("{{json .State.Health}}{{json .State}}", "null{\"OOMKilled\":false}"),
+            ("{{.Config.ExposedPorts}} {{.Config.Healthcheck}} {{.Config.StopTimeout}}", "map[] <nil> <nil>"),
+            ("{{.HostConfig.Init}} {{.SizeRw}}", "<nil> <nil>"),
+            ("{{.Config.StopSignal}}|{{.Config.Entrypoint}}|{{.Config.Volumes}}|{{.HostConfig.PidsLimit}}", "|[]|map[]|<nil>"),
+            ("{{json .Config.Entrypoint}}", "null"),
+            ("{{range .NetworkSettings.Networks}}{{.Aliases}}{{.IPAMConfig}}{{.MacAddress}}{{end}}", "[]<nil>"),
+            ("{{.NetworkSettings.Networks.bridge.NetworkID}}", "1"),
+            ("{{range .Mounts}}{{.Name}}{{.Source}}{{end}}", "/a"),
+            ("{{.Config.Labels.a}} {{.Config.Labels.b}}", "1 <no value>"),
+            ("{{range $port, $to := .Config.ExposedPorts}}x{{else}}none{{end}}", "none"),
+        ] {
+            let shown = render(template, &document);
+            assert_eq!(shown.map_err(|error| error.to_string()).as_deref(), Ok(expected), "{template}");
+        }
+        for bad in [
+            "{{.Health}}",
+            "{{.State.Healthy}}",
+            "{{.State.Health.Status}}",
+        ] {
+            assert!(render(bad, &document).is_err(), "{bad}");
         }
     }
 

@@ -44,11 +44,31 @@ fn path_of(query: &super::Query) -> Result<String> {
         .0
         .get("path")
         .ok_or_else(|| EngineError::BadRequest("bad parameter: path cannot be empty".to_owned()))?;
-    // Docker's paths are the container's, whether they begin with a slash or not.
-    Ok(match path.starts_with('/') {
-        true => path.to_owned(),
-        false => format!("/{path}"),
-    })
+    Ok(by_words(path))
+}
+
+/// Docker's paths are the container's, whether they begin with a slash or not, and `..` takes the word before
+/// it away, whatever that is in the container. What a path ends with stays: `/` and `/.` mean something.
+fn by_words(path: &str) -> String {
+    let mut words = Vec::new();
+    for word in path.split('/') {
+        match word {
+            "" | "." => {}
+            ".." => _ = words.pop(),
+            word => words.push(word),
+        }
+    }
+    let clean = format!("/{}", words.join("/"));
+    let end = match path.rsplit('/').next() {
+        Some("") => "/",
+        Some(".") => "/.",
+        _ => "",
+    };
+    match (clean.as_str(), end) {
+        ("/", "/") => clean,
+        ("/", end) if !end.is_empty() => end.to_owned(),
+        _ => clean + end,
+    }
 }
 
 /// The description as Docker sends it: JSON, in base 64.
@@ -190,4 +210,28 @@ async fn commit(engine: Shared, query: Query, body: Body) -> Answer<(StatusCode,
     };
     let id = engine.commit(&container, request).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_by_their_words() {
+        for (path, clean) in [
+            ("/tmp/..", "/"),
+            ("/tmp/../", "/"),
+            ("/tmp/../.", "/."),
+            ("/tmp/x/..", "/tmp"),
+            ("../../etc", "/etc"),
+            ("/", "/"),
+            (".", "/."),
+            ("a//b/./c", "/a/b/c"),
+            ("/a/", "/a/"),
+            ("/a/.", "/a/."),
+            ("", "/"),
+        ] {
+            assert_eq!(by_words(path), clean, "{path:?}");
+        }
+    }
 }

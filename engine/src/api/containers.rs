@@ -128,7 +128,17 @@ async fn update(
     }))
 }
 
-async fn start(engine: Shared, Path(id): Path<String>) -> Answer<StatusCode> {
+/// Longest body of a start that asks for nothing, such as `{}`.
+const EMPTY_BYTES: usize = 2;
+
+async fn start(engine: Shared, Path(id): Path<String>, body: Body) -> Answer<StatusCode> {
+    // Clients of old say here what dockerd takes at the creation alone. Some still say `null`.
+    let body = body_bytes(body).await?;
+    if EMPTY_BYTES < body.len() && body.trim_ascii() != b"null" {
+        let text = "starting container with non-empty request body was deprecated since API v1.22 \
+                    and removed in v1.24";
+        return Err(EngineError::BadRequest(text.to_owned()).into());
+    }
     let container = engine.container(&id)?;
     engine.start_container(&container).await?;
     Ok(NO_CONTENT)

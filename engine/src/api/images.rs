@@ -12,7 +12,7 @@ use bollard_stubs::models::{
     EventMessageTypeEnum, ImageConfig, ImageDeleteResponseItem, ImageHistoryResponseItem,
     ImageInspect, ImageInspectMetadata, ImageInspectRootFs, ImagePruneResponse, ImageSummary,
 };
-use hull_image::{Digest, Image, Removed};
+use hull_image::{DiffId, Digest, Image, Removed};
 use serde_json::{json, Value};
 
 use super::platform;
@@ -24,6 +24,7 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
 use crate::filters;
+use crate::glob::{BadGlob, Glob};
 use crate::images::labels as labels_of;
 use crate::json::{Filters, Params};
 
@@ -73,20 +74,33 @@ async fn list(engine: Shared, version: Version, Query(query): Query) -> Answer<J
     older::filter(&mut filters, &query, version);
     filters::check(&filters, &LIST_FILTERS)?;
     filters::booleans(&filters, "dangling")?;
+    let references = references(&filters)?;
     let until = filters::earliest_until(&filters)?;
     let before = bounds(&engine, &filters, "before").await?.into_iter().min();
     let since = bounds(&engine, &filters, "since").await?.into_iter().max();
     let users = users(&engine);
     let mut found = Vec::new();
-    for mut image in engine.images.list().await? {
+    let images = engine.images.list().await?;
+    let sharing = query.flag("shared-size").then(|| Sharing::of(&images));
+    for image in &images {
+        let mut image = image.clone();
         let time = created(&image);
         let in_time = before.is_none_or(|bound| time < bound)
             && since.is_none_or(|bound| bound < time)
             && until.is_none_or(|bound| time.is_some_and(|time| time < bound));
         let labels = labels_of(&image);
-        if in_time && matches(&image, &labels, &filters) {
-            keep_named(&mut image, &filters);
-            let summary = summary(&users, &image, labels);
+        let named = references.as_ref().is_none_or(|patterns| {
+            let mut tags = image.repo_tags.iter();
+            tags.any(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)))
+        });
+        if in_time && named && matches(&image, &labels, &filters) {
+            if let Some(patterns) = &references {
+                keep_named(&mut image, patterns);
+            }
+            let summary = ImageSummary {
+                shared_size: sharing.as_ref().map_or(-1, |all| all.shared(&image)),
+                ..summary(&users, &image, labels)
+            };
             found.push(older::listed(json!(summary), version));
         }
     }
@@ -116,49 +130,99 @@ async fn bounds(
     Ok(bounds)
 }
 
+/// The patterns of the filter `reference`, if it is there.
+fn references(filters: &Filters) -> Result<Option<Vec<Glob>>> {
+    let Some(patterns) = filters.get("reference") else {
+        return Ok(None);
+    };
+    let read = |pattern: &String| {
+        pattern.parse().map_err(|error: BadGlob| {
+            EngineError::BadRequest(format!("invalid filter 'reference={pattern}': {error}"))
+        })
+    };
+    patterns.iter().map(read).collect::<Result<_>>().map(Some)
+}
+
 /// Leaves of an image's names those that the filter `reference` asks for.
-fn keep_named(image: &mut Image, filters: &Filters) {
-    if let Some(patterns) = filters.get("reference") {
-        image
-            .repo_tags
-            .retain(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)));
-        image.repo_digests.retain(|digest| {
-            let name = digest.split('@').next().unwrap_or_default();
-            patterns.iter().any(|pattern| glob(pattern, name))
-        });
-    }
+fn keep_named(image: &mut Image, patterns: &[Glob]) {
+    image
+        .repo_tags
+        .retain(|tag| patterns.iter().any(|pattern| is_named(pattern, tag)));
+    image.repo_digests.retain(|digest| {
+        let name = digest.split('@').next().unwrap_or_default();
+        patterns.iter().any(|pattern| pattern.matches(name))
+    });
 }
 
 /// Whether a pattern means a tag: with or without the tag, by its short name or the whole one.
-fn is_named(pattern: &str, tag: &str) -> bool {
+fn is_named(pattern: &Glob, tag: &str) -> bool {
     let whole = tag.parse::<hull_image::Reference>();
     let whole = whole.map_or_else(|_| tag.to_owned(), |reference| reference.to_string());
     let means = |name: &str| {
         let repository = name.rsplit_once(':').map_or(name, |(name, _)| name);
-        glob(pattern, name) || glob(pattern, repository)
+        pattern.matches(name) || pattern.matches(repository)
     };
     means(tag) || means(&whole)
 }
 
-/// All images.
-pub(super) async fn summaries(engine: &Engine) -> Result<Vec<ImageSummary>> {
-    let users = users(engine);
-    let mut found = Vec::new();
-    for image in engine.images.list().await? {
-        let labels = labels_of(&image);
-        found.push(ImageSummary {
-            shared_size: 0,
-            ..summary(&users, &image, labels)
-        });
+/// What images have in common: each layer is on disk once.
+struct Sharing<'a> {
+    /// Bytes of each layer, and how many images have it.
+    layers: HashMap<&'a DiffId, (u64, u64)>,
+}
+
+/// An image's layers, each once.
+fn layers_of(image: &Image) -> HashMap<&DiffId, u64> {
+    let ids = image.layers.iter().map(|layer| &layer.diff_id);
+    ids.zip(image.layer_sizes.iter().copied()).collect()
+}
+
+impl<'a> Sharing<'a> {
+    fn of(images: &'a [Image]) -> Self {
+        let mut layers: HashMap<_, (u64, u64)> = HashMap::new();
+        for (layer, bytes) in images.iter().flat_map(layers_of) {
+            let known = layers.entry(layer).or_default();
+            *known = (bytes, known.1 + 1);
+        }
+        Self { layers }
     }
-    Ok(found)
+
+    /// Bytes of an image that another has, too.
+    fn shared(&self, image: &Image) -> i64 {
+        let is_shared = |layer| {
+            self.layers
+                .get(layer)
+                .is_some_and(|(_, images)| 1 < *images)
+        };
+        let layers = layers_of(image).into_iter();
+        let shared = layers.filter(|(layer, _)| is_shared(*layer));
+        i64::try_from(shared.map(|(_, bytes)| bytes).sum::<u64>()).unwrap_or(i64::MAX)
+    }
+
+    /// Bytes that the images count more than once, all together.
+    fn repeated(&self) -> i64 {
+        let layers = self.layers.values();
+        let repeated = layers.map(|(bytes, images)| bytes.saturating_mul(images.saturating_sub(1)));
+        i64::try_from(repeated.fold(0, u64::saturating_add)).unwrap_or(i64::MAX)
+    }
+}
+
+/// All images, and the bytes that they take.
+pub(super) async fn summaries(engine: &Engine) -> Result<(Vec<ImageSummary>, i64)> {
+    let users = users(engine);
+    let images = engine.images.list().await?;
+    let sharing = Sharing::of(&images);
+    let summary = |image: &Image| ImageSummary {
+        shared_size: sharing.shared(image),
+        ..summary(&users, image, labels_of(image))
+    };
+    let found: Vec<_> = images.iter().map(summary).collect();
+    let all: i64 = found.iter().map(|image| image.size).sum();
+    Ok((found, (all - sharing.repeated()).max(0)))
 }
 
 fn matches(image: &Image, labels: &HashMap<String, String>, filters: &Filters) -> bool {
     filters.iter().all(|(key, wanted)| match key.as_str() {
-        "reference" => wanted
-            .iter()
-            .any(|pattern| image.repo_tags.iter().any(|tag| is_named(pattern, tag))),
         "label" => wanted.iter().all(|text| label_matches(text, labels)),
         "label!" => !wanted.iter().any(|text| label_matches(text, labels)),
         "dangling" => wanted.iter().any(|text| {
@@ -167,22 +231,6 @@ fn matches(image: &Image, labels: &HashMap<String, String>, filters: &Filters) -
         }),
         _ => true,
     })
-}
-
-/// `*` stands for any text without a slash, `?` for one character.
-fn glob(pattern: &str, text: &str) -> bool {
-    let (mut pattern_chars, mut text_chars) = (pattern.chars(), text.chars());
-    match (pattern_chars.next(), text_chars.next()) {
-        (None, None) => true,
-        (Some('*'), first) => {
-            glob(pattern_chars.as_str(), text)
-                || first.is_some_and(|c| c != '/') && glob(pattern, text_chars.as_str())
-        }
-        (Some(want), Some(found)) if want == found || (want == '?' && found != '/') => {
-            glob(pattern_chars.as_str(), text_chars.as_str())
-        }
-        _ => false,
-    }
 }
 
 pub(super) fn created(image: &Image) -> Option<jiff::Timestamp> {
@@ -289,7 +337,7 @@ fn history(image: &Image) -> Result<Vec<ImageHistoryResponseItem>> {
         source,
     };
     let whole: Value = serde_json::from_slice(&image.config_json).map_err(decode)?;
-    let mut sizes = image.layers.iter().map(|layer| layer.size);
+    let mut sizes = image.layer_sizes.iter().copied();
     let mut items: Vec<ImageHistoryResponseItem> = whole["history"]
         .as_array()
         .into_iter()
@@ -448,12 +496,15 @@ mod tests {
 
     #[test]
     fn globs_match_names_as_in_docker_images() {
-        assert!(glob("busybox*", "busybox:latest") && glob("b?sybox", "busybox"));
-        assert!(!glob("busy*", "localhost/busybox") && glob("*/busybox", "localhost/busybox"));
-        assert!(!glob("", "x") && glob("*", "x"));
+        let is_named = |pattern: &str, tag: &str| is_named(&pattern.parse().unwrap(), tag);
+        assert!(is_named("busybox*", "busybox:latest") && is_named("b?sybox", "busybox:1"));
+        assert!(is_named("busy[b]ox", "busybox:1") && is_named("*/busybox", "localhost/busybox:1"));
+        assert!(!is_named("busy*", "localhost/busybox:1") && !is_named("", "x:1"));
         assert!(
             is_named("docker.io/library/busybox", "busybox:1") && is_named("busybox", "busybox:1")
         );
         assert!(is_named("*5000*/*", "host:5000/app:2") && !is_named("busybox:2", "busybox:1"));
+        let bad = Filters::from([("reference".to_owned(), vec!["a[".to_owned()])]);
+        assert!(references(&bad).is_err());
     }
 }

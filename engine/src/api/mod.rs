@@ -12,6 +12,7 @@ mod inspect;
 mod logs;
 mod metrics;
 mod networks;
+mod object_names;
 mod older_images;
 mod pages;
 mod platform;
@@ -120,7 +121,7 @@ async fn answer(mut request: Request, router: Router, way: Way) -> Response {
     });
     let mut response = match checked {
         Ok((uri, version)) => {
-            *request.uri_mut() = of_an_object(&method, &uri).unwrap_or(uri);
+            *request.uri_mut() = object_names::in_one_part(&method, &uri).unwrap_or(uri);
             request.extensions_mut().insert(version);
             let goes = goes_with_its_client(&method, request.uri().path());
             // Each line of the log that comes of it names the request, and with its path the container.
@@ -142,27 +143,6 @@ async fn answer(mut request: Request, router: Router, way: Way) -> Response {
         HeaderValue::from_static(concat!("Hull/", env!("CARGO_PKG_VERSION"), " (linux)")),
     );
     response
-}
-
-/// Words of the API that an object may be called by as well: of these methods they mean the object. Its
-/// path in another spelling, which is no word.
-fn of_an_object(method: &Method, uri: &Uri) -> Option<Uri> {
-    const WORDS: [&str; 6] = ["json", "create", "prune", "load", "search", "get"];
-    let (kind, word) = uri.path().strip_prefix('/')?.split_once('/')?;
-    let is_object = matches!(
-        (kind, method),
-        ("containers" | "images", &Method::DELETE)
-            | ("networks" | "volumes", &Method::DELETE | &Method::GET)
-    );
-    let first = word
-        .bytes()
-        .next()
-        .filter(|_| is_object && WORDS.contains(&word))?;
-    let query = uri.query().map(|query| format!("?{query}"));
-    let query = query.unwrap_or_default();
-    format!("/{kind}/%{first:02X}{}{query}", &word[1..])
-        .parse()
-        .ok()
 }
 
 /// Whether a request may be cut off when its client goes away: it changes nothing, or it asks a
@@ -401,25 +381,6 @@ mod tests {
         assert!(!version("/info").is_before(44));
         for bad in ["/v1.52/info", "/v1.23/info", "/v1/info", "/v9.9.9/info"] {
             assert!(strip(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn words_of_the_api_are_names_too() {
-        let path = |method: Method, path: &str| {
-            of_an_object(&method, &path.parse().unwrap()).map(|uri| uri.to_string())
-        };
-        let spelt = path(Method::DELETE, "/volumes/prune?force=1").unwrap();
-        assert_eq!(spelt, "/volumes/%70rune?force=1");
-        assert!(path(Method::GET, "/networks/create").is_some());
-        assert!(path(Method::DELETE, "/images/search").is_some());
-        for (method, other) in [
-            (Method::POST, "/volumes/prune"),
-            (Method::GET, "/images/json"),
-            (Method::GET, "/containers/json"),
-            (Method::DELETE, "/volumes/data"),
-        ] {
-            assert_eq!(path(method, other), None, "{other}");
         }
     }
 

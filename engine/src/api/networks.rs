@@ -26,7 +26,7 @@ use crate::json::{decode, Filters};
 use crate::logs::flag;
 use crate::network::{
     self, CreateNetwork, Families, NetworkRecord, Networks, Pool, PoolRequest, Wanted, DEFAULT,
-    HOST, HOST_ID, NONE,
+    HOST, HOST_ID, NONE, NONE_ID,
 };
 
 /// Filters of a list, and of what is pruned.
@@ -35,9 +35,6 @@ const LIST_FILTERS: [&str; 7] = ["name", "id", "driver", "scope", "type", "label
 const IPV4_OPTION: &str = "com.docker.network.enable_ipv4";
 const IPV6_OPTION: &str = "com.docker.network.enable_ipv6";
 const PRUNE_FILTERS: [&str; 3] = ["label", "label!", "until"];
-
-/// Id of the network `none`: the same in every engine.
-const NONE_ID: &str = "6e6f6e6500000000000000000000000000000000000000000000000000000000";
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
@@ -218,8 +215,7 @@ fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
 }
 
 async fn inspect(engine: Shared, Path(name): Path<String>) -> Answer<Json<Value>> {
-    let is_none_id = 3 < name.len() && NONE_ID.starts_with(&name);
-    if name == NONE || is_none_id {
+    if network::is_none(&name) {
         return Ok(Json(none()));
     }
     if Networks::is_host(&name) {
@@ -412,6 +408,9 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
     if joins(&container.lock().host) {
         return Err(EngineError::BadRequest(network::STAYS.to_owned()).into());
     }
+    if network::is_none(&name) {
+        return connect_to_none(&engine, &container);
+    }
     let of_host = network::is_host_mode(&container.lock().host);
     if of_host != Networks::is_host(&name) {
         return Err(stays_on_host().into());
@@ -427,6 +426,40 @@ async fn connect(engine: Shared, Path(name): Path<String>, body: Bytes) -> Answe
     engine.connect_network(&container, wanted).await?;
     publish_end(&engine, "connect", &network, &container);
     Ok(StatusCode::OK)
+}
+
+/// Whether a container is on no network, which is to be on the network `none`.
+fn is_on_none(container: &Container) -> bool {
+    let record = container.lock();
+    record.networks.is_empty() && !joins(&record.host)
+}
+
+/// Nothing is put on the network `none`: who is on it stays on it.
+fn connect_to_none(engine: &Engine, container: &Container) -> Answer<StatusCode> {
+    if !is_on_none(container) {
+        let text =
+            "container cannot be connected to multiple networks with one of the networks in \
+                    private (none) mode";
+        return Err(EngineError::Forbidden(text.to_owned()).into());
+    }
+    engine.publish_network("connect", Named::NONE, Some(container.id()));
+    Ok(StatusCode::OK)
+}
+
+/// Who is taken off the network `none` can be put on others, as before.
+fn disconnect_from_none(engine: &Engine, container: &Container) -> Answer<StatusCode> {
+    if !is_on_none(container) {
+        return Err(not_connected(container, NONE).into());
+    }
+    engine.publish_network("disconnect", Named::NONE, Some(container.id()));
+    Ok(StatusCode::OK)
+}
+
+fn not_connected(container: &Container, network: &str) -> EngineError {
+    EngineError::Forbidden(format!(
+        "container {} is not connected to network {network}",
+        container.id(),
+    ))
 }
 
 /// A container that does not run may be on a network that is gone: who names its id takes it off.
@@ -450,6 +483,9 @@ async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> An
     if network::is_host_mode(&container.lock().host) && Networks::is_host(&name) {
         return Err(stays_on_host().into());
     }
+    if network::is_none(&name) {
+        return disconnect_from_none(&engine, &container);
+    }
     let network = match engine.networks.find(&name) {
         Err(error @ EngineError::NoSuchNetwork(_)) => {
             return leave_what_is_gone(&engine, &container, &name, error).await;
@@ -462,12 +498,7 @@ async fn disconnect(engine: Shared, Path(name): Path<String>, body: Bytes) -> An
         .iter()
         .any(|w| w.network == network.id);
     if !there {
-        return Err(EngineError::Forbidden(format!(
-            "container {} is not connected to network {}",
-            container.id(),
-            network.name
-        ))
-        .into());
+        return Err(not_connected(&container, &network.name).into());
     }
     engine.disconnect_network(&container, &network.id).await?;
     publish_end(&engine, "disconnect", &network, &container);

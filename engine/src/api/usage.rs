@@ -46,9 +46,8 @@ async fn usage(engine: Shared, query: Query) -> Answer<Json<Value>> {
     for kind in kinds(query.0.all("type"))? {
         match kind {
             "image" => {
-                let images = super::images::summaries(&engine).await?;
-                let sizes = images.iter().map(|image| image.size);
-                answer["LayersSize"] = json!(sizes.sum::<i64>());
+                let (images, bytes) = super::images::summaries(&engine).await?;
+                answer["LayersSize"] = json!(bytes);
                 answer["Images"] = json!(images);
             }
             "container" => {

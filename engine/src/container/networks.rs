@@ -1,5 +1,7 @@
 //! The networks that a container is to be on.
 
+use std::collections::{BTreeMap, HashMap};
+
 use bollard_stubs::models::{EndpointSettings, HostConfig};
 
 use super::request::{has_text, CreateRequest};
@@ -33,7 +35,7 @@ impl Engine {
             network: main.id.clone(),
             ..Wanted::default()
         }];
-        for (name, settings) in &request.networks {
+        for (name, settings) in by_name(&request.networks) {
             let network = self.networks.find(name)?;
             let known = wanted
                 .iter()
@@ -90,6 +92,15 @@ impl Engine {
     }
 }
 
+/// In an order that is the same for each container: a map has none, and what comes first decides which
+/// interface is which, and by which network the world is reached.
+fn by_name(
+    networks: &HashMap<String, EndpointSettings>,
+) -> impl Iterator<Item = (&String, &EndpointSettings)> {
+    let sorted: BTreeMap<_, _> = networks.iter().collect();
+    sorted.into_iter()
+}
+
 /// Refuses what only a network could give.
 fn without_network(request: &CreateRequest) -> Result<()> {
     if request.host.links.iter().flatten().next().is_some() {
@@ -109,5 +120,21 @@ fn without_network(request: &CreateRequest) -> Result<()> {
                 .to_owned(),
         )),
         false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_networks_come_by_their_names() {
+        for _ in 0..50 {
+            let names =
+                ["z", "a", "m", "b"].map(|name| (name.to_owned(), EndpointSettings::default()));
+            let networks = HashMap::from(names);
+            let order: Vec<&str> = by_name(&networks).map(|(name, _)| name.as_str()).collect();
+            assert_eq!(order, ["a", "b", "m", "z"]);
+        }
     }
 }

@@ -39,8 +39,8 @@ impl Engine {
         let number = signal
             .map_or(Ok(SIGKILL), parse_signal)
             .map_err(|error| EngineError::BadRequest(refused(error.message())))?;
-        let stop_number = parse_signal(container.lock().stop_signal()).ok();
-        let ends = number == SIGKILL || Some(number) == stop_number;
+        let ends = number == SIGKILL
+            || asks_to_end(container.lock().config.stop_signal.as_deref(), number);
         self.await_start(container).await;
         // Between two starts there is nothing to signal; the next start is called off.
         if ends && self.cancel_restart(container).await? {
@@ -314,6 +314,15 @@ impl Engine {
     }
 }
 
+/// Whether a signal asks a container to end, which has a stop signal of its own or none. As with dockerd:
+/// without one, whoever sends any signal takes care of the container, and its policy does not.
+fn asks_to_end(stop_signal: Option<&str>, number: u32) -> bool {
+    match stop_signal {
+        None | Some("") => true,
+        Some(own) => parse_signal(own).is_ok_and(|own| own == number),
+    }
+}
+
 /// The shim of a container that runs or is paused.
 pub(crate) fn live_task(container: &Container) -> Result<Arc<Task>> {
     container
@@ -331,4 +340,16 @@ pub(crate) fn not_running(container: &Container) -> EngineError {
         ),
         _ => format!("container {} is not running", container.id()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_signal_asks_one_to_end_that_names_none() {
+        assert!(asks_to_end(None, 2) && asks_to_end(Some(""), 15) && asks_to_end(None, 1));
+        assert!(asks_to_end(Some("SIGQUIT"), 3) && !asks_to_end(Some("SIGQUIT"), 1));
+        assert!(!asks_to_end(Some("3"), 15));
+    }
 }

@@ -141,8 +141,11 @@ impl Engine {
             return HashMap::new();
         }
         if record.networks.is_empty() {
-            let none = EndpointSettings::default();
-            return HashMap::from([(crate::network::NONE.to_owned(), none)]);
+            let none = EndpointSettings {
+                network_id: Some(network::NONE_ID.to_owned()),
+                ..EndpointSettings::default()
+            };
+            return HashMap::from([(network::NONE.to_owned(), none)]);
         }
         let live = record.state.status.is_live();
         let mut all = HashMap::new();

@@ -3,26 +3,29 @@
 //! It answers for the containers of the networks that the asker is on and passes everything else on,
 //! as it came, to the servers that the asker wants or the host's. Packets come from guests: each is
 //! parsed by a library that is made for hostile input, bounded in size, and worked on for a bounded
-//! time.
+//! time. Names of containers are answered at once, whatever else is asked: only what is passed on waits, and
+//! of that there is a bounded number.
 
 mod directory;
+mod leave;
 mod sockets;
 mod upstream;
 
+#[cfg(any(test, feature = "fuzz"))]
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use directory::{fitted, reply, to_bytes};
 pub(super) use directory::{Asker, Content, Directory, Zone};
+use leave::{Leave, Leaves};
 
 /// Where names are asked for.
 const PORT: u16 = 53;
@@ -32,10 +35,12 @@ const MAX_MESSAGE: usize = 65_535;
 const SHORT_NAME_LIMIT: Duration = Duration::from_millis(900);
 /// How long a client may keep a connection without asking, or without reading its answer.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
-/// Questions that are worked on at the same time, in a network.
-const MAX_QUESTIONS: usize = 256;
-/// Of these, of one container: it leaves the others theirs.
-const MAX_OF_ONE: usize = 64;
+/// Questions that are passed on at the same time, in a network, and of these of one container.
+const MAX_QUESTIONS: usize = 1024;
+const MAX_QUESTIONS_OF_ONE: usize = 256;
+/// Connections at the same time, in a network, and of these of one container.
+const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS_OF_ONE: usize = 64;
 /// Until whoever has the address gives it back.
 const BIND_RETRY: Duration = Duration::from_millis(200);
 const BIND_ATTEMPTS: u32 = 25;
@@ -62,28 +67,15 @@ struct Server {
     directory: Directory,
     /// The host's resolver configuration, read for each question that is passed on.
     resolv_conf: PathBuf,
-    permits: Arc<Semaphore>,
-    /// Questions that are worked on, by asker.
-    busy: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// To pass a question on.
+    questions: Leaves,
+    connections: Leaves,
 }
 
-/// Leave to work on a question.
-struct Leave {
-    _permit: OwnedSemaphorePermit,
-    busy: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    peer: IpAddr,
-}
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        match busy.get_mut(&self.peer) {
-            Some(count) if 1 < *count => *count -= 1,
-            _ => {
-                busy.remove(&self.peer);
-            }
-        }
-    }
+/// A question that nobody here has the answer to.
+struct Foreign {
+    message: Message,
+    asker: Asker,
 }
 
 impl Dns {
@@ -99,8 +91,8 @@ impl Dns {
             address,
             directory,
             resolv_conf,
-            permits: Arc::new(Semaphore::new(MAX_QUESTIONS)),
-            busy: Arc::default(),
+            questions: Leaves::new(MAX_QUESTIONS, MAX_QUESTIONS_OF_ONE),
+            connections: Leaves::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE),
         };
         let at = SocketAddr::new(address, PORT);
         let bound = sockets::bind(at);
@@ -145,18 +137,26 @@ async fn serve_udp(server: &Server, socket: UdpSocket) {
         tokio::select! {
             received = socket.recv_from(&mut buffer) => {
                 let Ok((length, peer)) = received else { continue };
-                let Some(leave) = server.leave(peer.ip()) else {
-                    // Dropped, as on a busy network; the client asks again.
-                    continue;
+                let question = &buffer[..length];
+                let answer = match server.own_answer(question, peer.ip(), false) {
+                    Err(foreign) => match server.questions.take(peer.ip()) {
+                        Some(leave) => {
+                            let (server, socket) = (server.clone(), Arc::clone(&socket));
+                            let question = question.to_vec();
+                            questions.spawn(async move {
+                                let passed_on = server.pass_on(&foreign, &question, false, leave);
+                                if let Some(answer) = passed_on.await {
+                                    let _ = socket.send_to(&answer, peer).await;
+                                }
+                            });
+                            None
+                        }
+                        None => refusal(&foreign),
+                    },
+                    Ok(own) => own,
                 };
-                let (server, socket) = (server.clone(), Arc::clone(&socket));
-                let question = buffer[..length].to_vec();
-                questions.spawn(async move {
-                    let _leave = leave;
-                    if let Some(answer) = server.answer(&question, peer.ip(), false).await {
-                        let _ = socket.send_to(&answer, peer).await;
-                    }
-                });
+                // What there is no room for is lost, as on a busy network: the client asks again.
+                let _ = answer.map(|answer| socket.try_send_to(&answer, peer));
             }
             Some(_) = questions.join_next() => {}
         }
@@ -169,7 +169,7 @@ async fn serve_tcp(server: &Server, listener: TcpListener) {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, peer)) = accepted else { continue };
-                let Some(leave) = server.leave(peer.ip()) else {
+                let Some(leave) = server.connections.take(peer.ip()) else {
                     continue;
                 };
                 let server = server.clone();
@@ -212,39 +212,55 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> Option<()> {
 }
 
 impl Server {
-    /// `None`: too many questions are worked on already.
-    fn leave(&self, peer: IpAddr) -> Option<Leave> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = busy.entry(peer).or_default();
-        if MAX_OF_ONE <= *count {
-            return None;
+    async fn answer(&self, question: &[u8], peer: IpAddr, tcp: bool) -> Option<Vec<u8>> {
+        let foreign = match self.own_answer(question, peer, tcp) {
+            Ok(own) => return own,
+            Err(foreign) => foreign,
+        };
+        match self.questions.take(peer) {
+            Some(leave) => self.pass_on(&foreign, question, tcp, leave).await,
+            None => refusal(&foreign),
         }
-        *count += 1;
-        drop(busy);
-        Some(Leave {
-            _permit: permit,
-            busy: Arc::clone(&self.busy),
-            peer,
-        })
     }
 
-    async fn answer(&self, question: &[u8], peer: IpAddr, tcp: bool) -> Option<Vec<u8>> {
-        let message = Message::from_vec(question).ok()?;
+    /// What is answered here, which may be nothing; else what has to be passed on.
+    fn own_answer(
+        &self,
+        question: &[u8],
+        peer: IpAddr,
+        tcp: bool,
+    ) -> Result<Option<Vec<u8>>, Box<Foreign>> {
+        let Ok(message) = Message::from_vec(question) else {
+            return Ok(None);
+        };
         if message.metadata.message_type != MessageType::Query {
-            return None;
+            return Ok(None);
         }
-        let asker = self.directory.asker(peer, &self.network, self.address)?;
-        if let Some(own) = self.directory.answer(&message, &asker) {
-            return to_bytes(own, &message, tcp);
+        let Some(asker) = self.directory.asker(peer, &self.network, self.address) else {
+            return Ok(None);
+        };
+        match self.directory.answer(&message, &asker) {
+            Some(own) => Ok(to_bytes(own, &message, tcp)),
+            None => Err(Box::new(Foreign { message, asker })),
         }
-        let name = name_of(&message);
+    }
+
+    /// Asks others, which takes the leave of it.
+    async fn pass_on(
+        &self,
+        foreign: &Foreign,
+        question: &[u8],
+        tcp: bool,
+        _leave: Leave,
+    ) -> Option<Vec<u8>> {
+        let Foreign { message, asker } = foreign;
+        let name = name_of(message);
         let short = !name.contains('.');
         let closed = asker.closed || !asker.egress.may_ask(&name);
         let servers = if closed {
             Vec::new()
         } else {
-            self.upstreams(&asker)
+            self.upstreams(asker)
         };
         let no_answer = match (short, closed) {
             (true, _) if servers.is_empty() => ResponseCode::NXDomain,
@@ -263,11 +279,11 @@ impl Server {
             }
         };
         if let Some(answer) = &passed_on {
-            self.directory.teach(&asker, &name, answer).await;
+            self.directory.teach(asker, &name, answer).await;
         }
         match passed_on {
-            Some(answer) => fitted(answer, &message, tcp),
-            None => reply(&message, no_answer).to_vec().ok(),
+            Some(answer) => fitted(answer, message, tcp),
+            None => reply(message, no_answer).to_vec().ok(),
         }
     }
 
@@ -278,6 +294,13 @@ impl Server {
             own => own.iter().map(|at| SocketAddr::new(*at, PORT)).collect(),
         }
     }
+}
+
+/// Too much is passed on already. The client hears of it at once, and may try again.
+fn refusal(foreign: &Foreign) -> Option<Vec<u8>> {
+    reply(&foreign.message, ResponseCode::ServFail)
+        .to_vec()
+        .ok()
 }
 
 /// The name that is asked for, in lower case and without a last dot.
@@ -319,18 +342,23 @@ mod tests {
     use hull_network::egress::Egress;
 
     fn server(asker: Asker) -> Server {
+        let mut zone = Zone {
+            open: true,
+            ..Zone::default()
+        };
+        zone.add("web", [10, 0, 0, 9].into());
         let directory = Directory::new(crate::network::learned::channel().0);
         directory.set(Content {
             askers: HashMap::from([(PEER, asker)]),
-            ..Content::default()
+            zones: HashMap::from([("n".to_owned(), zone)]),
         });
         Server {
             network: "n".into(),
             address: [10, 0, 0, 1].into(),
             directory,
             resolv_conf: "/nonexistent".into(),
-            permits: Arc::new(Semaphore::new(MAX_QUESTIONS)),
-            busy: Arc::default(),
+            questions: Leaves::new(MAX_QUESTIONS, MAX_QUESTIONS_OF_ONE),
+            connections: Leaves::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE),
         }
     }
 
@@ -365,17 +393,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn one_that_asks_too_much_leaves_room_for_others() {
-        let server = server(Asker::default());
-        let mut all: Vec<_> = (0..MAX_OF_ONE).map(|_| server.leave(PEER)).collect();
-        assert!(all.iter().all(Option::is_some));
-        assert!(server.leave(PEER).is_none());
-        assert!(server.leave([10, 0, 0, 3].into()).is_some());
-        all.pop();
-        assert!(server.leave(PEER).is_some());
-        drop(all);
-        assert!(server.busy.lock().unwrap().is_empty());
+    #[tokio::test]
+    async fn names_of_containers_are_answered_whatever_else_is_asked() {
+        let server = server(Asker {
+            networks: vec!["n".into()],
+            ..Asker::default()
+        });
+        let code = |answer: Option<Vec<u8>>| {
+            let answer = Message::from_vec(&answer.unwrap()).unwrap();
+            (answer.metadata.response_code, answer.answers.len())
+        };
+        let waiting: Vec<_> = (0..MAX_QUESTIONS_OF_ONE)
+            .map(|_| server.questions.take(PEER))
+            .collect();
+        assert!(waiting.iter().all(Option::is_some));
+        let own = server.answer(&question("web."), PEER, false).await;
+        assert_eq!(code(own), (ResponseCode::NoError, 1));
+        // The servers outside are not asked, and that is told at once.
+        let foreign = server.answer(&question("example.org."), PEER, false).await;
+        assert_eq!(code(foreign), (ResponseCode::ServFail, 0));
+        let connections: Vec<_> = (0..MAX_CONNECTIONS_OF_ONE)
+            .map(|_| server.connections.take(PEER))
+            .collect();
+        assert!(connections.iter().all(Option::is_some));
+        assert!(server.connections.take(PEER).is_none());
+        drop(waiting);
+        assert!(server.questions.take(PEER).is_some());
     }
 
     #[tokio::test(start_paused = true)]

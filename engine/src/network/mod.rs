@@ -37,14 +37,15 @@ pub(crate) use manage::{CreateNetwork, Families, Networks};
 pub(crate) use options::warnings as option_warnings;
 pub(crate) use owner::Owner;
 pub(crate) use pools::{Pool, PoolRequest};
-pub(crate) use ports::{add_exposed, parse_bindings, port_map, BoundAddress};
+pub(crate) use ports::{add_exposed, exposed_keys, parse_bindings, port_map, BoundAddress};
 pub(crate) use records::{egress_of, Endpoint, Link, NetworkRecord, Wanted, EGRESS_ANNOTATION};
 pub(crate) use routes::choose_routes;
 
 /// Name of the network that containers have unless they say otherwise.
 pub(crate) const DEFAULT: &str = "bridge";
-/// Name of the network without interfaces.
+/// Name of the network without interfaces, and its id: the same in every engine.
 pub(crate) const NONE: &str = "none";
+pub(crate) const NONE_ID: &str = "6e6f6e6500000000000000000000000000000000000000000000000000000000";
 /// Name of the network whose containers have the host's ports, and its id: the same in every engine.
 pub(crate) const HOST: &str = "host";
 pub(crate) const HOST_ID: &str = "686f737400000000000000000000000000000000000000000000000000000000";
@@ -52,6 +53,11 @@ pub(crate) const HOST_ID: &str = "686f737400000000000000000000000000000000000000
 /// Whether a `NetworkMode` means the default network.
 pub(crate) fn is_default_mode(mode: &str) -> bool {
     matches!(mode, "" | "default" | DEFAULT)
+}
+
+/// Whether a reference means the network without interfaces.
+pub(crate) fn is_none(reference: &str) -> bool {
+    reference == NONE || 3 < reference.len() && NONE_ID.starts_with(reference)
 }
 
 /// Whether a container has the host's ports.

@@ -1,7 +1,8 @@
 //! Published ports, as Docker's API has them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use bollard_stubs::models::{HostConfig, PortBinding, PortMap};
 use hull_network::ports::{bind, Bound, PortError, Protocol};
@@ -125,39 +126,64 @@ pub(crate) fn parse_bindings(
         }
     }
     if host.publish_all_ports.unwrap_or(false) {
+        let known = ports
+            .iter()
+            .map(|port| (port.container_port, port.protocol));
+        let mut known: BTreeSet<_> = known.collect();
         for key in exposed.into_iter().flatten() {
-            let (container_port, protocol) = parse_key(key)?;
-            let known = |port: &PublishedPort| {
-                (port.container_port, port.protocol) == (container_port, protocol)
-            };
-            if !ports.iter().any(known) {
-                ports.push(PublishedPort {
-                    container_port,
-                    protocol,
-                    host_ip: None,
-                    host_ports: (0, 0),
-                });
-            }
+            let (numbers, protocol) = parse_keys(key)?;
+            let new = numbers.filter(|number| known.insert((*number, protocol)));
+            ports.extend(new.map(|container_port| PublishedPort {
+                container_port,
+                protocol,
+                host_ip: None,
+                host_ports: (0, 0),
+            }));
         }
     }
     ports.sort_by_key(|port| (port.container_port, port.protocol, port.host_ports));
     Ok(ports)
 }
 
+/// One port.
 fn parse_key(key: &str) -> Result<(u16, Protocol)> {
-    let bad = || EngineError::BadRequest(format!("invalid port specification: {key:?}"));
-    let (port, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
-    let port: u16 = port
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(bad)?;
-    match protocol {
-        "tcp" => Ok((port, Protocol::Tcp)),
-        "udp" => Ok((port, Protocol::Udp)),
-        "sctp" => Ok((port, Protocol::Sctp)),
-        _ => Err(bad()),
+    let (numbers, protocol) = parse_keys(key)?;
+    match numbers.start() == numbers.end() {
+        true => Ok((*numbers.start(), protocol)),
+        false => Err(bad_key(key)),
     }
+}
+
+/// A port, or a range of them: images have what their builders have written, such as `8000-8010/TCP`.
+fn parse_keys(key: &str) -> Result<(RangeInclusive<u16>, Protocol)> {
+    let bad = || bad_key(key);
+    let (ports, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
+    let number = |text: &str| {
+        let number = text.parse::<u16>().ok();
+        number.filter(|port| *port != 0).ok_or_else(bad)
+    };
+    let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
+    let (low, high) = (number(low)?, number(high)?);
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => return Err(bad()),
+    };
+    match low <= high {
+        true => Ok((low..=high, protocol)),
+        false => Err(bad()),
+    }
+}
+
+fn bad_key(key: &str) -> EngineError {
+    EngineError::BadRequest(format!("invalid port specification: {key:?}"))
+}
+
+/// Docker's keys of what `EXPOSE` names: one for each port of a range.
+pub(crate) fn exposed_keys(text: &str) -> Result<impl Iterator<Item = String>> {
+    let (numbers, protocol) = parse_keys(text)?;
+    Ok(numbers.map(move |number| format!("{number}/{protocol}")))
 }
 
 fn parse_ip(binding: &PortBinding) -> Result<Option<IpAddr>> {
@@ -212,8 +238,8 @@ pub(crate) fn port_map(published: &[BoundAddress]) -> PortMap {
 /// Puts ports into docker's map that are only exposed: they lead to nowhere on the host.
 pub(crate) fn add_exposed(map: &mut PortMap, exposed: Option<&[String]>) {
     for key in exposed.into_iter().flatten() {
-        if let Ok((port, protocol)) = parse_key(key) {
-            map.entry(format!("{port}/{protocol}")).or_insert(None);
+        for key in exposed_keys(key).into_iter().flatten() {
+            map.entry(key).or_insert(None);
         }
     }
 }
@@ -330,12 +356,21 @@ mod tests {
             publish_all_ports: Some(true),
             ..bindings("80/tcp", "", "8080")
         };
-        let exposed = ["80/tcp".to_owned(), "443/tcp".to_owned()];
-        let ports = parse_bindings(&host, Some(&exposed)).unwrap();
-        let seen: Vec<_> = ports
-            .iter()
-            .map(|p| (p.container_port, p.host_ports.0))
-            .collect();
-        assert_eq!(seen, [(80, 8080), (443, 0)]);
+        let seen = |exposed: &[&str]| -> Vec<_> {
+            let exposed: Vec<String> = exposed.iter().map(|key| (*key).to_owned()).collect();
+            let ports = parse_bindings(&host, Some(&exposed)).unwrap();
+            let seen = ports.iter();
+            seen.map(|p| (p.container_port, p.host_ports.0)).collect()
+        };
+        assert_eq!(seen(&["80/tcp", "443/tcp"]), [(80, 8080), (443, 0)]);
+        // As some builders write them.
+        let ranges = seen(&["79-81/TCP", "81", "90/UDP"]);
+        assert_eq!(ranges, [(79, 0), (80, 8080), (81, 0), (90, 0)]);
+        for bad in ["82-81/tcp", "0-1", "1-x", "80/foo"] {
+            assert!(
+                parse_bindings(&host, Some(&[bad.to_owned()])).is_err(),
+                "{bad}"
+            );
+        }
     }
 }

@@ -137,3 +137,14 @@ case_removals_stops_and_id_files_are_those_of_docker() {
     [ $SECONDS -lt 35 ] || fail "three stops took $SECONDS s"
     hull rm t-one t-two t-three t-id >/dev/null
 }
+
+# Scripts ask for what a container may not have: it is empty, as with docker.
+case_what_a_container_has_not_is_empty() {
+    hull create --name t-bare --network none --label 'c=a,b=2' "$BUSYBOX" true >/dev/null
+    expect_eq "$(hull inspect -f '{{.State.Health}} {{with .State.Health}}{{.Status}}{{else}}none{{end}} {{json .State.Health}}' t-bare)" '<nil> none null' 'health'
+    expect_eq "$(hull inspect -f '{{if and .State.Health (eq .State.Health.Status "healthy")}}yes{{else}}no{{end}}' t-bare)" no 'a look that stops'
+    expect_eq "$(hull inspect -f '{{.Config.ExposedPorts}} {{.Config.Healthcheck}} {{.Config.StopTimeout}} {{.HostConfig.Init}} {{.SizeRw}}|{{.Config.StopSignal}}|' t-bare)" 'map[] <nil> <nil> <nil> <nil>||' 'options'
+    expect_eq "$(hull inspect -f '{{range .NetworkSettings.Networks}}{{.MacAddress}}{{.IPAMConfig}}{{.Aliases}}{{end}}' t-bare)" '<nil>[]' 'an end'
+    expect_eq "$(hull ps -a --filter name=t-bare --format '{{.Label "c"}}|{{.Label "d"}}')" 'a,b=2|' 'a label'
+    hull rm t-bare >/dev/null
+}

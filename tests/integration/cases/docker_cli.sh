@@ -15,6 +15,15 @@ answers() {
     [[ $out$err == *"$text"* ]] || fail "docker $*: no $(printf %q "$text") in: $out$err"
 }
 
+# The command line asks for a container first, and for an image where there is none.
+case_docker_cli_a_name_with_slashes_is_an_images() {
+    docker_cli
+    answers 0 sha256: inspect -f '{{.Id}}' "$BUSYBOX"
+    answers 1 'No such container: a/b' logs a/b
+    answers 1 'network a/b not found' network inspect a/b
+    answers 1 'get a/b: no such volume' volume inspect a/b
+}
+
 # Core.
 case_docker_cli_bad_wishes_are_named() {
     docker_cli

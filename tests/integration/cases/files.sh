@@ -272,3 +272,13 @@ case_cp_by_dockers_rules_of_links_times_and_kinds() {
     [ "$status" != 0 ] || fail 'into a directory that is not there'
     hull rm -f t-cp >/dev/null
 }
+
+# A path that ends in `..` means the directory that it leads to, by its words.
+case_cp_of_a_parent_copies_what_it_is() {
+    hull create --name t-parent --network none "$BUSYBOX" true >/dev/null
+    hull cp -q t-parent:/home/../etc/. "$T/etc"
+    [ -f "$T/etc/passwd" ] || fail "no passwd: $(ls "$T/etc")"
+    hull cp -q t-parent:/etc/network/.. "$T/named"
+    [ -f "$T/named/passwd" ] || fail "no passwd: $(ls "$T/named")"
+    hull rm t-parent >/dev/null
+}

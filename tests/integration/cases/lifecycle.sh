@@ -249,6 +249,15 @@ case_a_refused_stop_leaves_the_restart_policy() {
     hull rm -f t-goes-on >/dev/null
 }
 
+# Whoever sends a container a signal takes care of it: its policy does not start it again.
+case_a_signal_of_a_user_takes_the_restart_policy_away() {
+    hull run -d --name t-int --network none --restart always "$BUSYBOX" sh -c 'trap "exit 3" INT; echo up; while :; do sleep 0.2; done' >/dev/null
+    wait_for 40 sh -c 'hull logs t-int | grep -q up' || fail 'it does not come up'
+    hull kill -s INT t-int >/dev/null
+    wait_for 40 sh -c '[ "$(hull inspect -f "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}" t-int)" = "exited 3 0" ]' || fail "$(hull inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}' t-int)"
+    hull rm t-int >/dev/null
+}
+
 # What was running and may go on does, what a user has stopped does not, whoever ended the engine.
 case_restart_policies_hold_over_the_engines_end() {
     local one ended

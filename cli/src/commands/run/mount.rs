@@ -6,6 +6,7 @@ use bollard::models::{
 };
 
 use crate::error::{CliError, Result};
+use crate::flags::boolean;
 use crate::units::parse_bytes;
 
 /// Reads one `--mount`.
@@ -95,9 +96,8 @@ fn set(mount: &mut Mount, key: &str, value: Option<&str>) -> std::result::Result
             .ok_or(format!("{key} needs a value"))
     };
     let switched = || match value {
-        None | Some("true" | "1") => Ok(true),
-        Some("false" | "0") => Ok(false),
-        Some(other) => Err(format!("{key}={other}: want true or false")),
+        None => Ok(true),
+        Some(text) => boolean(text).map_err(|why| format!("{key}={text}: {why}")),
     };
     match key {
         "type" => {
@@ -215,6 +215,22 @@ mod tests {
         let mount = parse("type=image,source=tools:1,target=/t,image-subpath=usr/bin").unwrap();
         let subpath = mount.image_options.and_then(|options| options.subpath);
         assert_eq!(subpath.as_deref(), Some("usr/bin"));
+    }
+
+    #[test]
+    fn a_switch_is_what_go_takes_for_one() {
+        let read_only = |value: &str| {
+            let mount = parse(&format!("type=bind,src=/a,dst=/b,readonly={value}"));
+            mount.unwrap().read_only
+        };
+        for value in ["1", "t", "T", "true", "TRUE", "True"] {
+            assert_eq!(read_only(value), Some(true), "{value}");
+        }
+        for value in ["0", "f", "F", "false", "FALSE", "False"] {
+            assert_eq!(read_only(value), Some(false), "{value}");
+        }
+        let mount = parse("src=v,dst=/x,volume-nocopy=T").unwrap();
+        assert_eq!(mount.volume_options.unwrap().no_copy, Some(true));
     }
 
     #[test]

@@ -415,6 +415,7 @@ impl Inner {
             manifest: variant.manifest,
             size: variant.layers.iter().map(|layer| layer.size).sum(),
             unpacked_size: self.unpacked.size(&variant.layers),
+            layer_sizes: self.unpacked.layer_sizes(&variant.layers),
             layers: variant.layers.clone(),
             last_tagged: tagged.max().unwrap_or(0),
         })

@@ -45,6 +45,8 @@ pub struct Image {
     pub size: u64,
     /// Length of the unpacked EROFS file in bytes, if there is one.
     pub unpacked_size: Option<u64>,
+    /// Bytes that each layer takes: unpacked, or as it came if it is not yet.
+    pub layer_sizes: Vec<u64>,
     /// When a name was last put on it, in seconds since the epoch.
     pub last_tagged: u64,
 }

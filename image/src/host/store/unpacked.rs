@@ -144,6 +144,12 @@ impl UnpackedFiles {
             .sum()
     }
 
+    /// Bytes of each of these layers: unpacked, or as it came if it is not yet.
+    pub(super) fn layer_sizes(&self, layers: &[ImageLayer]) -> Vec<u64> {
+        let size = |layer: &ImageLayer| self.known(&layer.diff_id).unwrap_or(layer.size);
+        layers.iter().map(size).collect()
+    }
+
     /// Files that the image of these layers needs.
     pub(super) fn needed(&self, layers: &[ImageLayer]) -> Vec<PathBuf> {
         let own = layers
