@@ -44,7 +44,9 @@ setup-demo:
 build: programs kernel virtiofsd ## everything into dist/
 
 # No path of this machine gets into a program, so the same source gives the same bytes anywhere.
-programs: export RUSTFLAGS := --remap-path-prefix=$(CURDIR)=/hull --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+programs: export RUSTFLAGS := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+programs: export RUSTC_WORKSPACE_WRAPPER := rustc-without-paths
+programs: export PATH := $(CURDIR)/packaging/rustc:$(PATH)
 AGENT_BUILD = cargo build --profile guest --locked -p hull-agent --target $(MUSL)
 programs: ## the Rust programs and the initramfs
 	cargo build --release --locked -p hull-vmm -p hull-shim -p hull-engine -p hull
