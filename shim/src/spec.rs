@@ -10,6 +10,7 @@ pub(crate) mod json;
 mod locked;
 mod memory;
 mod nodes;
+pub(crate) mod scheduler;
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};

@@ -69,11 +69,7 @@ fn writable(spec: &Spec, device: &LinuxDevice) -> Option<bool> {
 }
 
 /// `about` is the kernel's directory of the device; `None`: it holds nothing.
-fn disk(
-    about: &Path,
-    numbers: (i64, i64),
-    writable: bool,
-) -> Result<Option<HostDisk>, SpecError> {
+fn disk(about: &Path, numbers: (i64, i64), writable: bool) -> Result<Option<HostDisk>, SpecError> {
     let read = |name: &str| {
         let path = about.join(name);
         fs::read_to_string(&path).map_err(|source| SpecError::Read { path, source })
