@@ -33,16 +33,31 @@ pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -
     Ok(0)
 }
 
+/// How wide ps(1) makes a PID: the largest that there can be.
+const PID_WIDTH: usize = 7;
+
 fn table(columns: &[Column], processes: &[ProcessInfo]) -> String {
-    let head = columns.iter().map(|column| column.head().to_owned());
+    let head = columns
+        .iter()
+        .map(|column| flush(*column, column.head().to_owned()));
     let users = Users::read();
     let row = |process| {
-        let cells = columns.iter().map(|column| column.cell(process, &users));
+        let cells = columns
+            .iter()
+            .map(|column| flush(*column, column.cell(process, &users)));
         cells.collect()
     };
     let rows = processes.iter().map(row);
     let rows: Vec<Vec<String>> = std::iter::once(head.collect()).chain(rows).collect();
     aligned(&rows)
+}
+
+/// PIDs end below each other, as ps(1) has them.
+fn flush(column: Column, cell: String) -> String {
+    match column {
+        Column::Pid | Column::Ppid => format!("{cell:>PID_WIDTH$}"),
+        _ => cell,
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +72,6 @@ mod tests {
             ..ProcessInfo::default()
         };
         let text = table(&[Column::Pid, Column::Command], &[process]);
-        assert_eq!(text, "PID         CMD\n7           sleep 1\n");
+        assert_eq!(text, "    PID     CMD\n      7     sleep 1\n");
     }
 }
