@@ -123,8 +123,9 @@ throttled() {
     config ".process.args = [\"sleep\", \"1000\"] | .linux.cgroupsPath = \"/conformance/$ID\" | .linux.resources.blockIO = {throttleWriteBpsDevice: [{major: ${1%:*}, minor: ${1#*:}, rate: 1048576}], throttleReadIOPSDevice: [{major: ${1%:*}, minor: ${1#*:}, rate: 50}]}"
 }
 case_a_device_of_the_host_is_throttled() {
-    local loop numbers
+    local numbers
     truncate -s 16M "$T/disk"
+    # Not local: the trap runs when this function is over.
     loop=$(losetup --find --show "$T/disk")
     trap 'runtime delete --force "$ID" >/dev/null 2>&1; losetup --detach "$loop"; rm -rf "$T"' EXIT
     numbers=$(lsblk --noheadings --nodeps --output MAJ:MIN "$loop" | tr -d ' ')
