@@ -277,7 +277,7 @@ impl Engine {
         let exposed = record.config.exposed_ports.as_deref();
         let ports = network::parse_bindings(&record.host, exposed)?;
         let egress = network::egress_of(&record.host)?;
-        let owner = Owner::of(&record, &egress);
+        let owner = Owner::of(&record, &egress, &self.defaults);
         let endpoints = self
             .networks
             .attach(owner, &record.networks, &ports)
@@ -332,7 +332,10 @@ impl Engine {
             disks: &spec::host_disks(&record.host),
         };
         let spec = spec::build(&record, host)?;
-        let of_host = file_of_host("/etc/resolv.conf");
+        let of_host = self
+            .defaults
+            .resolving
+            .over(&file_of_host("/etc/resolv.conf"));
         let hosts = match network::is_host_mode(&named.host) {
             true => file_of_host("/etc/hosts"),
             false => String::new(),
