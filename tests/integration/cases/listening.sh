@@ -206,6 +206,6 @@ END
 import json, sys
 lines = [json.loads(line) for line in open(sys.argv[1])]
 assert lines and all("level" in line and "message" in line for line in lines)
-assert any("id" in line for line in lines), "no line has an id"
+assert [line["id"] for line in lines if line["message"] == "container start" and line["name"] == "one"], "no line of a start"
 END
 }
