@@ -326,6 +326,7 @@ pub(super) fn inspect(path: &Path) -> Found {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Found::Unreachable,
         Err(_) => Found::Missing,
         Ok(meta) if meta.is_dir() => Found::Directory,
+        Ok(meta) if is_own_program(&meta) => Found::Agent,
         // Root may execute what has any execute bit; access(2) knows the rest.
         Ok(meta) if meta.mode() & 0o111 == 0 => Found::NotExecutable,
         Ok(_) => match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
@@ -334,6 +335,11 @@ pub(super) fn inspect(path: &Path) -> Found {
             Ok(()) | Err(_) => Found::Executable,
         },
     }
+}
+
+fn is_own_program(file: &fs::Metadata) -> bool {
+    fs::metadata("/proc/self/exe")
+        .is_ok_and(|own| (own.dev(), own.ino()) == (file.dev(), file.ino()))
 }
 
 fn seccomp(plan: &ProcessPlan) -> Result<()> {
