@@ -26,8 +26,8 @@ pub const DEFAULT_EXEC_ROOT: &str = "/run/hull";
 const MAX_ID_BYTES: usize = 200;
 /// Beginning of the name of a directory that is not in place yet.
 const STAGING_PREFIX: &str = ".new-";
-/// How long a killed VMM has to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long a killed process has to be gone: a VMM, whose memory the host takes back first.
+const KILL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Hull's runtime directory: `$HULL_EXEC_ROOT`, else `/run/hull`.
 pub fn exec_root() -> PathBuf {

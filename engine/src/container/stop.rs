@@ -217,10 +217,11 @@ impl Engine {
                 return Ok(());
             }
         }
-        self.end_shim_by_force(container).await?;
+        let forced = self.end_shim_by_force(container).await;
+        // What is left of one that has ended is tried again with its files.
         match tokio::time::timeout(KILL_LIMIT, ended).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(not_ended(container, "the VM does not end".to_owned())),
+            Err(_) => forced.and(Err(not_ended(container, "the VM does not end".to_owned()))),
         }
     }
 
