@@ -594,6 +594,27 @@ async fn a_pause_whose_record_was_never_written_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_stands_still_is_ended_by_its_program() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("still", &["sleep", "30"], Value::Null).await;
+    daemon.start(&id).await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", inspect["State"]["Pid"])).unwrap();
+    let parent = stat.split(' ').nth(3).and_then(|pid| pid.parse().ok());
+    let shim = parent.and_then(Pid::from_raw).unwrap();
+    kill_process(shim, Signal::STOP).unwrap();
+    let begun = Instant::now();
+    kill(&daemon, &id).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(daemon.get("/containers/json?all=1").await, json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_are_stopped_before_the_host_goes_down_and_come_back_after_it() {
     let home = Home::new();
     let daemon = home.start_with_image().await;

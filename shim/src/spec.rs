@@ -10,6 +10,7 @@ pub(crate) mod json;
 mod locked;
 mod memory;
 mod nodes;
+mod proc;
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -216,6 +217,7 @@ impl Bundle {
             tracing::warn!("{}", capabilities::warning(&unknown));
         }
         if let Some(mounts) = spec.mounts_mut() {
+            proc::replace(mounts);
             locked::add(directory, mounts);
         }
         let rootfs = rootfs_source(directory, &spec, mounts)?;

@@ -124,7 +124,7 @@ pub(super) fn run(
         Err(error) if error.kind() == Kind::PermissionDenied => enter(&plan.cwd)?,
         entered => entered?,
     }
-    let env = environment(plan, &identity);
+    let env = environment(&plan.env, &identity.home);
     let program = lookup::executable(&plan.args[0], &env, inspect)?;
     let path = c_string(program.as_os_str().as_encoded_bytes())?;
     let args = plan
@@ -313,10 +313,12 @@ fn enter(cwd: &Path) -> Result<()> {
     }
 }
 
-fn environment(plan: &ProcessPlan, identity: &Identity) -> Vec<String> {
-    let mut env = plan.env.clone();
+/// With the user's home, unless it names another. One that is empty is none, as with runc.
+fn environment(given: &[String], home: &str) -> Vec<String> {
+    let mut env = given.to_vec();
+    env.retain(|variable| variable != "HOME=");
     if !env.iter().any(|variable| variable.starts_with("HOME=")) {
-        env.push(format!("HOME={}", identity.home));
+        env.push(format!("HOME={home}"));
     }
     env
 }
@@ -326,6 +328,7 @@ pub(super) fn inspect(path: &Path) -> Found {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Found::Unreachable,
         Err(_) => Found::Missing,
         Ok(meta) if meta.is_dir() => Found::Directory,
+        Ok(meta) if is_own_program(&meta) => Found::Agent,
         // Root may execute what has any execute bit; access(2) knows the rest.
         Ok(meta) if meta.mode() & 0o111 == 0 => Found::NotExecutable,
         Ok(_) => match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
@@ -334,6 +337,11 @@ pub(super) fn inspect(path: &Path) -> Found {
             Ok(()) | Err(_) => Found::Executable,
         },
     }
+}
+
+fn is_own_program(file: &fs::Metadata) -> bool {
+    fs::metadata("/proc/self/exe")
+        .is_ok_and(|own| (own.dev(), own.ino()) == (file.dev(), file.ino()))
 }
 
 fn seccomp(plan: &ProcessPlan) -> Result<()> {
@@ -406,4 +414,20 @@ fn set_capabilities(sets: &CapabilityPlan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_home_is_the_users() {
+        let env = |given: &[&str]| {
+            let given: Vec<_> = given.iter().map(|&variable| variable.to_owned()).collect();
+            environment(&given, "/root").join(" ")
+        };
+        assert_eq!(env(&["A=1"]), "A=1 HOME=/root");
+        assert_eq!(env(&["HOME=", "A=1"]), "A=1 HOME=/root");
+        assert_eq!(env(&["HOME=/x"]), "HOME=/x");
+    }
 }

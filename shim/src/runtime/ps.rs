@@ -10,7 +10,7 @@ use super::control::find;
 use super::error::{Result, RuntimeError};
 use super::inspect::{aligned, print, to_json};
 use super::Context;
-use crate::ps::{columns, Column, Users};
+use crate::ps::{columns, Column, Viewer};
 
 /// `ps`. The table shows the guest's processes, which the host does not see. As JSON the list is for
 /// programs that look its PIDs up on the host (`docker top` does): those that stand for the first
@@ -35,9 +35,9 @@ pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -
 
 fn table(columns: &[Column], processes: &[ProcessInfo]) -> String {
     let head = columns.iter().map(|column| column.head().to_owned());
-    let users = Users::read();
+    let viewer = Viewer::read();
     let row = |process| {
-        let cells = columns.iter().map(|column| column.cell(process, &users));
+        let cells = columns.iter().map(|column| column.cell(process, &viewer));
         cells.collect()
     };
     let rows = processes.iter().map(row);
@@ -56,7 +56,8 @@ mod tests {
             command: "sleep 1".into(),
             ..ProcessInfo::default()
         };
-        let text = table(&[Column::Pid, Column::Command], &[process]);
+        let columns = columns(&["-o".to_owned(), "pid,cmd".to_owned()]).unwrap();
+        let text = table(&columns, &[process]);
         assert_eq!(text, "PID         CMD\n7           sleep 1\n");
     }
 }

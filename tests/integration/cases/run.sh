@@ -88,7 +88,7 @@ case_user_by_name_and_number() {
     capture hull run --rm -u 7777 "$BUSYBOX" sh -c 'id -u; echo "$HOME"'
     expect_out $'7777\n/\n'
     capture hull run --rm -u 1000 -e HOME= "$BUSYBOX" sh -c 'echo "[$HOME]"'
-    expect_out $'[]\n'
+    expect_out $'[/home/app]\n'
 }
 
 # Core.
