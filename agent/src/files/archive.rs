@@ -95,11 +95,22 @@ mod tests {
     fn names_and_targets_are_literal_at_any_length() {
         let long = |length: usize| format!("./{}", "x".repeat(length));
         let mut archive = Archive::new(Vec::new());
-        let names = ["./".to_owned(), "/".into(), "./a//b".into(), long(98), long(99), long(300)];
+        let names = [
+            "./".to_owned(),
+            "/".into(),
+            "./a//b".into(),
+            long(98),
+            long(99),
+            long(300),
+        ];
         for name in &names {
             let mut header = Header::new_gnu();
             header.set_size(0);
-            let kind = if name.ends_with('/') { EntryType::Directory } else { EntryType::Regular };
+            let kind = if name.ends_with('/') {
+                EntryType::Directory
+            } else {
+                EntryType::Regular
+            };
             header.set_entry_type(kind);
             let records = vec![("mtime".to_owned(), b"1.5".to_vec())];
             archive
@@ -107,7 +118,12 @@ mod tests {
                 .unwrap();
             header.set_entry_type(EntryType::Symlink);
             archive
-                .append_link(&mut header, Path::new("l"), Path::new(name), &Records::new())
+                .append_link(
+                    &mut header,
+                    Path::new("l"),
+                    Path::new(name),
+                    &Records::new(),
+                )
                 .unwrap();
         }
         let tar = archive.tar.into_inner().unwrap();

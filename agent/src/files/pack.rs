@@ -227,9 +227,7 @@ impl<W: Write> Pack<W> {
         if kind.is_symlink() {
             header.set_entry_type(EntryType::Symlink);
             let target = fs::read_link(path)?;
-            return self
-                .tar
-                .append_link(&mut header, name, &target, &records);
+            return self.tar.append_link(&mut header, name, &target, &records);
         }
         if kind.is_file() {
             let mut file = File::open(path)?;
@@ -431,7 +429,11 @@ mod tests {
             ("link/.", "./"),
         ] {
             let mut out = Vec::new();
-            tree(Path::new(&format!("{}/{path}", dir.path().display())), &mut out).unwrap();
+            tree(
+                Path::new(&format!("{}/{path}", dir.path().display())),
+                &mut out,
+            )
+            .unwrap();
             let all = entries(&out);
             assert_eq!(all[0].0, first, "{path}");
             assert_eq!(all[1].0, format!("{first}f.x"), "{path}");
