@@ -108,7 +108,7 @@ case_docker_cli_execs_that_cannot_be() {
     answers 1 'must be in range 0-2147483647' exec -u 99999999999 t-ex true
     answers 0 1000:990 exec -u app:dock t-ex sh -c 'echo $(id -u):$(id -g)'
     answers 1 'Invalid escape keys (bogus) provided' exec --detach-keys bogus t-ex true
-    answers 1 'No exec command specified' exec t-ex ''
+    expect_eq "$(curl -s --unix-socket "${HULL_HOST#unix://}" -H 'Content-Type: application/json' -d '{"Cmd":[]}' http://x/containers/t-ex/exec)" '{"message":"No exec command specified"}' 'an empty command'
     # At its start.
     answers 128 'OCI runtime exec failed: Cwd must be an absolute path' exec -w etc t-ex true
     answers 127 'no such file or directory' exec -w /nosuch t-ex true
