@@ -519,6 +519,15 @@ mod tests {
     }
 
     #[test]
+    fn commands_are_shown_as_dockerd_does() {
+        let shown =
+            |argv: &[&str]| shown(&argv.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(shown(&["sh", "-c", "x"]), "sh -c x");
+        assert_eq!(shown(&["true"]), "true ");
+        assert_eq!(shown(&["ls", ""]), "ls ");
+    }
+
+    #[test]
     fn a_new_exec_takes_the_place_of_forgotten_ones_now_and_then() {
         let paths = crate::paths::Paths::new("/nonexistent", "/nonexistent");
         let container = Container::new(crate::record::tests::record(), &paths);
