@@ -260,7 +260,7 @@ pub(super) fn create_directory(cwd: &Path) -> Result<()> {
         Ok(meta) if meta.is_dir() => Ok(()),
         Ok(_) => Err(AgentError::new(
             Kind::PermissionDenied,
-            cwd_error(cwd, "not a directory"),
+            format!("Cannot mkdir: {} is not a directory", cwd.display()),
         )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let old = rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -116,8 +116,14 @@ impl Engine {
                 state.stopped_by_user = false;
                 state.restarting_by_user = false;
                 state.started = Some(Timestamp::now());
-                let checked = Check::of(record).is_some();
-                record.state.health = checked.then(Health::starting);
+                match Check::of(record) {
+                    Some(_) => record
+                        .state
+                        .health
+                        .get_or_insert_with(Health::starting)
+                        .begin(),
+                    None => record.state.health = None,
+                }
             })
             .await;
         if let Err(error) = written {
@@ -314,6 +320,9 @@ impl Engine {
             .find(|wanted| !places.iter().any(|there| there.name == wanted.name))
         {
             return Err(EngineError::NoSuchVolume(gone.name.clone()));
+        }
+        for wanted in &record.volumes {
+            self.volumes.find(&wanted.name)?.check_bound()?;
         }
         // Names and name servers go with the network.
         let named = joined.map_or(record, |joined| &joined.record);
