@@ -96,7 +96,7 @@ impl Cgroup {
                 }
                 Component::ParentDir => {
                     return Err(AgentError::invalid(format!(
-                        "bad sub cgroup path: {path} is not below the container's cgroup"
+                        "bad sub cgroup path: {path} is not a sub cgroup path"
                     )))
                 }
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}

@@ -73,6 +73,7 @@ pub(crate) fn confine(cgroup: &Path, rules: &[LinuxDeviceCgroup]) -> Result<()> 
 
 fn lower(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>> {
     let mut lowered = rules.iter().map(rule).collect::<Result<Vec<_>>>()?;
+    lowered.retain(|rule| rule.access != 0);
     lowered.extend(ALWAYS);
     Ok(lowered)
 }
@@ -97,19 +98,14 @@ fn rule(rule: &LinuxDeviceCgroup) -> Result<Rule> {
             ))
         }
     };
-    let mut access = 0;
-    for letter in rule.access().as_deref().unwrap_or_default().chars() {
-        access |= match letter {
-            'm' => MAKE,
-            'r' => READ,
-            'w' => WRITE,
-            _ => {
-                return Err(AgentError::invalid(format!(
-                    "access {letter:?} of a device rule: want some of \"rwm\""
-                )))
-            }
-        };
-    }
+    // Other letters ask for nothing, as with runc.
+    let letters = rule.access().as_deref().unwrap_or_default().chars();
+    let access = letters.fold(0, |access, letter| match letter {
+        'm' => access | MAKE,
+        'r' => access | READ,
+        'w' => access | WRITE,
+        _ => access,
+    });
     Ok(match kind {
         // Type "a" is all devices and all of an access, whatever else the rule says, as for the
         // controller of version 1.
@@ -319,15 +315,22 @@ mod tests {
     }
 
     #[test]
+    fn letters_that_are_no_access_ask_for_nothing() {
+        let program = program(serde_json::json!([
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rwa"},
+            {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "x"},
+        ]));
+        assert!(run(&program, CHAR, READ | WRITE, 1, 11));
+        assert!(!run(&program, CHAR, READ, 1, 12));
+    }
+
+    #[test]
     fn what_is_no_rule_is_refused() {
         let refused = |rule: serde_json::Value| {
             let rules: Vec<LinuxDeviceCgroup> =
                 serde_json::from_value(serde_json::json!([rule])).unwrap();
             lower(&rules).is_err()
         };
-        assert!(refused(
-            serde_json::json!({"allow": true, "type": "c", "access": "x"})
-        ));
         assert!(refused(
             serde_json::json!({"allow": true, "type": "p", "access": "r"})
         ));

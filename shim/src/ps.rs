@@ -122,6 +122,12 @@ pub struct Column {
 }
 
 impl Column {
+    /// Whether it shows numbers of processes, of groups or of sessions.
+    pub fn is_of_pids(&self) -> bool {
+        use What::{Group, Parent, Pid, Session};
+        matches!(self.what, Pid | Parent | Group | Session)
+    }
+
     fn named(name: &str) -> Result<Self, PsError> {
         if let Some((name, head, what)) = COLUMNS.iter().find(|(known, ..)| *known == name) {
             return Ok(Self {

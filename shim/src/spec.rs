@@ -11,6 +11,7 @@ mod locked;
 mod memory;
 mod nodes;
 mod proc;
+pub(crate) mod scheduler;
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};

@@ -117,8 +117,9 @@ pub(super) fn run(
         // Without no_new_privs a filter needs the privileges that end below.
         seccomp(plan)?;
     }
-    // The container's root may enter what the user may not: an image's WORKDIR may be root's own.
-    let entered = enter_as_root(&plan.cwd, plan.capabilities.as_ref());
+    // Root may enter what the user may not, whatever capabilities the process keeps: an image's
+    // WORKDIR may be somebody's own.
+    let entered = enter(&plan.cwd);
     become_user(&identity, plan.capabilities.as_ref())?;
     match entered {
         Err(error) if error.kind() == Kind::PermissionDenied => enter(&plan.cwd)?,
@@ -272,27 +273,6 @@ pub(super) fn create_directory(cwd: &Path) -> Result<()> {
     }
 }
 
-/// Enters it with the rights of the container's root: where its capabilities don't pass over modes,
-/// another user's private directory stays closed.
-fn enter_as_root(cwd: &Path, capabilities: Option<&CapabilityPlan>) -> Result<()> {
-    let passes = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
-    let bounding = capabilities.map_or(u64::MAX, |sets| sets.bounding);
-    let lacking = passes.difference(CapabilitySet::from_bits_retain(bounding));
-    if lacking.is_empty() {
-        return enter(cwd);
-    }
-    let failed = || "failed to take capabilities back".to_string();
-    let own = rustix::thread::capabilities(None).context(failed)?;
-    let less = CapabilitySets {
-        effective: own.effective.difference(lacking),
-        ..own
-    };
-    rustix::thread::set_capabilities(None, less).context(failed)?;
-    let entered = enter(cwd);
-    rustix::thread::set_capabilities(None, own).context(failed)?;
-    entered
-}
-
 /// Makes it the working directory.
 fn enter(cwd: &Path) -> Result<()> {
     match rustix::process::chdir(cwd) {
@@ -313,7 +293,8 @@ fn enter(cwd: &Path) -> Result<()> {
     }
 }
 
-/// With the user's home, unless it names another. One that is empty is none, as with runc.
+/// With the user's home where the given variables name none: a `HOME` without a value is none, as
+/// with runc.
 fn environment(given: &[String], home: &str) -> Vec<String> {
     let mut env = given.to_vec();
     env.retain(|variable| variable != "HOME=");

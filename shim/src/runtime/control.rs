@@ -149,8 +149,8 @@ async fn end(found: &Found) -> Result<()> {
 
 async fn kill_and_wait(task: &Task) -> Result<()> {
     match task.kill("", SIGKILL, false).await {
-        // It ended meanwhile.
-        Err(RuntimeError::NotRunning) => return Ok(()),
+        // It ended meanwhile, of which the guest knows before its shim does.
+        Err(RuntimeError::NotRunning) => {}
         killed => killed?,
     }
     match tokio::time::timeout(KILL_LIMIT, task.wait("")).await {
@@ -271,5 +271,60 @@ pub(super) async fn resume(context: &Context, args: &IdArgs) -> Result<u8> {
     match found.status {
         Status::Paused => found.task()?.resume().await.map(|()| 0),
         _ => Err(RuntimeError::NotPaused),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use containerd_shim_protos::api;
+    use containerd_shim_protos::shim_async::{create_task, Task as Service};
+    use containerd_shim_protos::ttrpc::asynchronous::Server;
+    use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
+    use containerd_shim_protos::ttrpc::{self, Code};
+
+    use super::*;
+
+    /// A shim whose guest has told of no end yet, though there is nothing left to kill.
+    struct Ending {
+        told: Arc<AtomicBool>,
+    }
+
+    #[async_trait]
+    impl Service for Ending {
+        async fn kill(&self, _: &TtrpcContext, _: api::KillRequest) -> ttrpc::Result<api::Empty> {
+            let text = "process already finished".to_owned();
+            let status = ttrpc::get_status(Code::NOT_FOUND, text);
+            Err(ttrpc::Error::RpcStatus(status))
+        }
+
+        async fn wait(
+            &self,
+            _: &TtrpcContext,
+            _: api::WaitRequest,
+        ) -> ttrpc::Result<api::WaitResponse> {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.told.store(true, Ordering::SeqCst);
+            Ok(api::WaitResponse::default())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_the_shim_has_not_heard_of_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("unix://{}/s", directory.path().display());
+        let told = Arc::new(AtomicBool::new(false));
+        let service = Ending {
+            told: Arc::clone(&told),
+        };
+        let mut server = Server::new().bind(&address).unwrap();
+        server = server.register_service(create_task(Arc::new(service)));
+        server.start().await.unwrap();
+        let task = Task::connect("c", &address).await.unwrap();
+        kill_and_wait(&task).await.unwrap();
+        assert!(told.load(Ordering::SeqCst));
     }
 }

@@ -14,6 +14,7 @@ use super::streams::{random_name, send_pidfd, write_pid_file, Place, Size, Wante
 use super::Context;
 use crate::cgroup::Cgroup;
 use crate::holder::Network;
+use crate::spec::scheduler::rename_flags;
 use crate::spec::{capabilities, json, JsonError};
 
 /// `exec`. The exit status is the process's, or 255.
@@ -191,6 +192,7 @@ fn parse_process(text: &[u8]) -> std::result::Result<(Process, Vec<String>), Jso
             user.entry("gid").or_insert(0.into());
         }
     }
+    rename_flags(&mut value);
     let unknown = capabilities::take_unknown(&mut value);
     Ok((json::parse_value(value)?, unknown))
 }

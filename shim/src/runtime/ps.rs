@@ -33,16 +33,31 @@ pub(super) async fn ps(context: &Context, args: &PsArgs, out: &mut impl Write) -
     Ok(0)
 }
 
+/// How wide ps(1) makes a PID: the largest that there can be.
+const PID_WIDTH: usize = 7;
+
 fn table(columns: &[Column], processes: &[ProcessInfo]) -> String {
-    let head = columns.iter().map(|column| column.head().to_owned());
+    let head = columns
+        .iter()
+        .map(|column| flush(column, column.head().to_owned()));
     let viewer = Viewer::read();
     let row = |process| {
-        let cells = columns.iter().map(|column| column.cell(process, &viewer));
+        let cells = columns
+            .iter()
+            .map(|column| flush(column, column.cell(process, &viewer)));
         cells.collect()
     };
     let rows = processes.iter().map(row);
     let rows: Vec<Vec<String>> = std::iter::once(head.collect()).chain(rows).collect();
     aligned(&rows)
+}
+
+/// PIDs end below each other, as ps(1) has them.
+fn flush(column: &Column, cell: String) -> String {
+    match column.is_of_pids() {
+        true => format!("{cell:>PID_WIDTH$}"),
+        false => cell,
+    }
 }
 
 #[cfg(test)]
@@ -58,6 +73,6 @@ mod tests {
         };
         let columns = columns(&["-o".to_owned(), "pid,cmd".to_owned()]).unwrap();
         let text = table(&columns, &[process]);
-        assert_eq!(text, "PID         CMD\n7           sleep 1\n");
+        assert_eq!(text, "    PID     CMD\n      7     sleep 1\n");
     }
 }

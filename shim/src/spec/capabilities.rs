@@ -7,6 +7,7 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, Spec};
 use serde_json::Value;
 
 use super::json::{self, JsonError};
+use super::scheduler::rename_flags;
 
 /// The sets of `process.capabilities`.
 const SETS: [&str; 5] = [
@@ -70,9 +71,12 @@ fn parse_leniently(text: &[u8]) -> Result<(Spec, Vec<String>), JsonError> {
     let Ok(mut value) = serde_json::from_slice::<Value>(text) else {
         return Err(strict);
     };
-    let unknown = value.get_mut("process").map(take_unknown);
-    let unknown = unknown.unwrap_or_default();
-    if unknown.is_empty() {
+    let (mut renamed, mut unknown) = (false, Vec::new());
+    if let Some(process) = value.get_mut("process") {
+        renamed = rename_flags(process);
+        unknown = take_unknown(process);
+    }
+    if !renamed && unknown.is_empty() {
         return Err(strict);
     }
     json::refuse_nul(text)?;
@@ -126,6 +130,16 @@ mod tests {
         assert_eq!(bounding, [Capability::Kill].into());
         let (_, unknown) = parse_spec(config(r#"["CAP_KILL"]"#).as_bytes()).unwrap();
         assert!(unknown.is_empty());
+    }
+
+    #[test]
+    fn a_schedulers_flags_are_the_specifications() {
+        let flags =
+            r#"[]}, "scheduler": {"policy": "SCHED_FIFO", "flags": ["SCHED_FLAG_RESET_ON_FORK"]"#;
+        let (spec, unknown) = parse_spec(config(flags).as_bytes()).unwrap();
+        assert!(unknown.is_empty());
+        let scheduler = spec.process().as_ref().unwrap().scheduler().clone();
+        assert_eq!(scheduler.unwrap().flags().iter().flatten().count(), 1);
     }
 
     #[test]

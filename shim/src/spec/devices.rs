@@ -31,7 +31,9 @@ pub struct HostDisk {
     pub read_only: bool,
 }
 
-/// Finds them. One that the host has not is a node without a device, as it is with others.
+/// Finds them. One that the host has not is a node without a device, as it is with others, and so is
+/// one that holds nothing (a loop device without its file, a drive without a medium): no disk is
+/// that small, and what is attached to it later is the host's.
 pub(super) fn find(spec: &Spec) -> Result<Vec<HostDisk>, SpecError> {
     let mut disks: Vec<HostDisk> = Vec::new();
     for (numbers, writable) in wanted(spec) {
@@ -40,7 +42,7 @@ pub(super) fn find(spec: &Spec) -> Result<Vec<HostDisk>, SpecError> {
         }
         let about = Path::new(BLOCK_DEVICES).join(format!("{}:{}", numbers.0, numbers.1));
         if about.exists() {
-            disks.push(disk(&about, numbers, writable)?);
+            disks.extend(disk(&about, numbers, writable)?);
         }
     }
     Ok(disks)
@@ -66,11 +68,16 @@ fn writable(spec: &Spec, device: &LinuxDevice) -> Option<bool> {
     access.contains('r').then(|| access.contains('w'))
 }
 
-fn disk(about: &Path, numbers: (i64, i64), writable: bool) -> Result<HostDisk, SpecError> {
+/// `about` is the kernel's directory of the device; `None`: it holds nothing.
+fn disk(about: &Path, numbers: (i64, i64), writable: bool) -> Result<Option<HostDisk>, SpecError> {
     let read = |name: &str| {
         let path = about.join(name);
         fs::read_to_string(&path).map_err(|source| SpecError::Read { path, source })
     };
+    let sectors = read("size")?.trim().parse::<u64>().unwrap_or_default();
+    if sectors == 0 {
+        return Ok(None);
+    }
     let event = read("uevent")?;
     let name = event.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     let path = Path::new(NODES).join(name.unwrap_or_default());
@@ -86,13 +93,12 @@ fn disk(about: &Path, numbers: (i64, i64), writable: bool) -> Result<HostDisk, S
     if !found.file_type().is_block_device() || there != numbers {
         return Err(SpecError::OtherDevice { path, numbers });
     }
-    let sectors = read("size")?.trim().parse::<u64>().unwrap_or_default();
-    Ok(HostDisk {
+    Ok(Some(HostDisk {
         numbers,
         path,
         length: sectors.saturating_mul(SECTOR_BYTES),
         read_only: !writable || read("ro")?.trim() != "0",
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -127,5 +133,15 @@ mod tests {
         assert_eq!(all(rule("rwm")), [((8, 16), true)]);
         assert_eq!(all(rule("r")), [((8, 16), false)]);
         assert_eq!(all(rule("m")), []);
+    }
+
+    #[test]
+    fn a_device_that_holds_nothing_is_no_disk() {
+        let about = tempfile::tempdir().unwrap();
+        fs::write(about.path().join("size"), "0\n").unwrap();
+        assert_eq!(disk(about.path(), (43, 0), true).unwrap(), None);
+        fs::write(about.path().join("size"), "8\n").unwrap();
+        fs::write(about.path().join("uevent"), "DEVNAME=not-there\n").unwrap();
+        assert!(disk(about.path(), (43, 0), true).is_err());
     }
 }

@@ -9,6 +9,7 @@ use protobuf::Message as _;
 use tokio::sync::watch;
 
 use super::state::now;
+use crate::spec::scheduler::rename_flags;
 use crate::spec::{capabilities, json, wanted_user, JsonError};
 use crate::stdio::{Named, ProcessIo};
 
@@ -113,6 +114,7 @@ impl Process {
     /// An exec; `spec` is an OCI `Process` (JSON).
     pub(super) fn exec(exec_id: &str, stdio: StdioPaths, spec: &[u8]) -> Result<Self, JsonError> {
         let mut spec: serde_json::Value = json::parse(spec)?;
+        rename_flags(&mut spec);
         let unknown = capabilities::take_unknown(&mut spec);
         if !unknown.is_empty() {
             tracing::warn!("{}", capabilities::warning(&unknown));

@@ -147,7 +147,7 @@ case_exec_in_a_cgroup_below_the_containers() {
         runtime exec --cgroup "$path" "$ID" true 2>"$T/err" || status=$?
         expect_status 255
     done
-    expect_has "$(cat "$T/err")" "sub cgroup path"
+    expect_has "$(cat "$T/err")" "../.. is not a sub cgroup path"
     status=0
     runtime exec --cgroup pids:/below "$ID" true 2>"$T/err" || status=$?
     expect_status 255

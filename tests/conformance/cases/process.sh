@@ -24,6 +24,16 @@ case_cwd_that_only_root_may_enter() {
     shell pwd '.process.user = {"uid": 1000, "gid": 1000} | .process.cwd = "/root" | .process.capabilities = {}'
     expect_out /root
 }
+case_cwd_that_roots_capabilities_do_not_reach() {
+    chown 1000:1000 "$T/rootfs/home/app"
+    chmod 700 "$T/rootfs/home/app"
+    shell pwd '.process.cwd = "/home/app" | .process.capabilities = {}'
+    expect_out /home/app
+}
+case_a_home_without_a_value_is_the_users() {
+    shell 'echo "$HOME"' '.process.user = {"uid": 1000, "gid": 1000} | .process.env += ["HOME=/x", "HOME="]'
+    expect_out /home/app
+}
 case_user_and_groups() {
     shell 'echo $(id -u):$(id -g):$(id -G)' '.process.user = {"uid": 1000, "gid": 1001, "additionalGids": [5, 6]}'
     expect_out "1000:1001:1001 5 6"
@@ -69,7 +79,7 @@ case_an_rlimit_named_twice_is_an_error() {
 }
 case_an_unknown_rlimit_is_an_error() { shell true '.process.rlimits = [{"type": "RLIMIT_NONE", "soft": 1, "hard": 2}]'; expect_failure; }
 case_scheduler_and_io_priority() {
-    shell 'cut -d" " -f41 /proc/self/stat; ionice' '.process.scheduler = {"policy": "SCHED_BATCH", "nice": 0} | .process.ioPriority = {"class": "IOPRIO_CLASS_IDLE", "priority": 0}'
+    shell 'cut -d" " -f41 /proc/self/stat; ionice' '.process.scheduler = {"policy": "SCHED_BATCH", "flags": ["SCHED_FLAG_RESET_ON_FORK"], "nice": 0} | .process.ioPriority = {"class": "IOPRIO_CLASS_IDLE", "priority": 0}'
     expect "${out%%$'\n'*}" 3 "policy (SCHED_BATCH)"
     expect_has "$out" idle
 }
