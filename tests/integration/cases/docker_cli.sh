@@ -131,6 +131,15 @@ case_docker_cli_execs_that_cannot_be() {
     answers 125 'must be in range 0-2147483647' run --rm --network none -u 99999999999 "$BUSYBOX" true
 }
 
+case_docker_cli_an_update_warns_of_what_it_sets() {
+    docker_cli
+    docker create --name t-upd --network none --blkio-weight 100 "$BUSYBOX" true >/dev/null 2>&1
+    capture docker update --memory 64m --memory-swap 128m t-upd
+    expect_eq "$status$err" 0 'no warning of what it has'
+    answers 1 'Range of blkio weight is from 10 to 1000' update --blkio-weight 5 t-upd
+    answers 125 'Range of blkio weight is from 10 to 1000' run --rm --network none --blkio-weight 1001 "$BUSYBOX" true
+}
+
 case_docker_cli_of_an_engine() {
     docker_cli
     answers 0 'Local Volumes' system df

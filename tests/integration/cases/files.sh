@@ -140,6 +140,21 @@ case_a_client_that_goes_away_leaves_no_vm() {
     expect_eq "$(hull logs t-gone)" started output
 }
 
+case_a_cut_off_upload_leaves_nothing() {
+    hull run -d --name t-cut --network none "$BUSYBOX" sleep 600 >/dev/null
+    local id
+    id=$(hull inspect -f '{{.Id}}' t-cut)
+    dd if=/dev/urandom of="$T/big" bs=64k count=16 2>/dev/null
+    tar -C "$T" -c big | head -c 500000 >"$T/part"
+    (cat "$T/part"; sleep 30) | timeout 3 curl -s -T - --unix-socket "${HULL_HOST#unix://}" 'http://x/containers/t-cut/archive?path=/tmp' >/dev/null || true
+    hull exec t-cut true
+    gone() { [ -z "$(find "$HARNESS/run" -path "*/bundles/$id/files-*")" ]; }
+    wait_for 40 gone || fail "left: $(find "$HARNESS/run" -path "*/bundles/$id/*")"
+    # And a whole one is taken after it.
+    hull cp -q "$T/part" t-cut:/tmp/part
+    expect_eq "$(hull exec t-cut stat -c %s /tmp/part)" 500000 'a whole one'
+}
+
 case_a_paused_container_is_worked_on_and_stays_paused() {
     hull run -d --name t-pcp "$BUSYBOX" sh -c 'echo inside >/f; sleep 600' >/dev/null
     wait_for 10 hull exec t-pcp test -e /f
