@@ -1,5 +1,6 @@
 //! From the kernel's start of PID 1 to the listeners: only what listening needs.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
@@ -108,6 +109,22 @@ const LIMITS: [(Resource, u64, u64); 3] = [
     (Resource::Sigpending, u64::MAX, u64::MAX),
 ];
 
+/// What the kernel executes this program as.
+const NAME: &str = "/init";
+/// File systems that the kernel unpacks an initial root into (`statfs(2)`).
+const INITIAL_ROOTS: [rustix::fs::FsWord; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Whether the kernel has executed this program, `name`, as the guest's first. A container's first process
+/// is PID 1 too, and may have come to this program by a link in /proc; its root is no initial one.
+pub(crate) fn is_init(name: &OsStr) -> bool {
+    let root = rustix::fs::statfs("/").map(|root| root.f_type);
+    is_first(std::process::id(), name, root.ok())
+}
+
+fn is_first(pid: u32, name: &OsStr, root: Option<rustix::fs::FsWord>) -> bool {
+    pid == 1 && name == NAME && root.is_some_and(|root| INITIAL_ROOTS.contains(&root))
+}
+
 /// Prepares the guest. A step that fails is logged, not fatal: without it some containers cannot
 /// run, but the host can still be told so.
 pub(crate) fn prepare() {
@@ -173,4 +190,20 @@ fn leave_initial_root() -> std::io::Result<()> {
 fn loopback_up() -> std::io::Result<()> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     sys::interface_up(std::os::fd::AsFd::as_fd(&socket), "lo")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_kernel_executes_in_its_initial_root_is_the_first_program() {
+        let first = |pid, name: &str, root| is_first(pid, OsStr::new(name), Some(root));
+        let (tmpfs, erofs) = (INITIAL_ROOTS[0], 0xe0f5_e1e2);
+        assert!(first(1, "/init", tmpfs) && first(1, "/init", INITIAL_ROOTS[1]));
+        assert!(!first(1, "/proc/self/exe", tmpfs));
+        assert!(!first(1, "/init", erofs));
+        assert!(!first(7, "/init", tmpfs));
+        assert!(!is_first(1, OsStr::new("/init"), None));
+    }
 }

@@ -5,7 +5,7 @@
 //! nobody waits for. It never ends while the machine runs.
 //!
 //! ```text
-//! hull-agent                        as PID 1
+//! /init                             as PID 1, from the initial root
 //! hull-agent container-init         a container's process before its exec; started by the agent
 //! /sbin/docker-init -- PROGRAM...   PID 1 of a container with `--init`: the same program again
 //! hull-agent serve DIRECTORY        the same services on UNIX sockets, for tests
@@ -57,10 +57,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
-    if args
-        .next()
-        .is_some_and(|name| name == container::reaper::NAME)
-    {
+    let name = args.next().unwrap_or_default();
+    if name == container::reaper::NAME {
         return container::reaper::main(args);
     }
     match args.next() {
@@ -70,7 +68,7 @@ fn main() -> ExitCode {
             None => usage(),
         },
         // The kernel passes on words of its command line that it does not know.
-        _ if std::process::id() == 1 => {
+        _ if boot::is_init(&name) => {
             boot::prepare();
             serve::as_init()
         }
@@ -79,6 +77,9 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("hull-agent runs as PID 1 of a Hull guest; for tests: hull-agent serve DIRECTORY");
+    eprintln!(
+        "hull-agent is no program of a container: it runs as PID 1 of a Hull guest; for tests: \
+         hull-agent serve DIRECTORY"
+    );
     ExitCode::from(2)
 }

@@ -231,9 +231,9 @@ impl agent_ttrpc::Agent for Service {
         request: ContainerRef,
     ) -> ttrpc::Result<ListProcessesResponse> {
         let (cgroup, known) = self.sandbox.group(&request.container_id)?;
-        let boot = ps::boot_seconds();
+        let machine = ps::Machine::read();
         let told = cgroup.processes().into_iter().filter_map(|pid| {
-            let mut info = ps::info(pid, boot)?;
+            let mut info = ps::info(pid, &machine)?;
             if let Some(process) = known.iter().find(|process| process.pid() == pid) {
                 info.exec_id.clone_from(&process.exec_id);
             }

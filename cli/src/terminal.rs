@@ -60,7 +60,7 @@ impl DetachKeys {
             .map(|word| {
                 key(word).ok_or_else(|| {
                     CliError::usage(format!(
-                        "invalid detach keys {text:?}: unknown key {word:?}"
+                        "Invalid detach keys ({text}) provided: unknown key {word:?}"
                     ))
                 })
             })

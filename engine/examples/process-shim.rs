@@ -27,6 +27,7 @@ fn main() {
     match args.last().map(String::as_str) {
         Some("start") => start(),
         Some("serve") => serve(&after("-socket").expect("-socket")),
+        Some("delete") => end_server(),
         _ => {}
     }
 }
@@ -51,6 +52,30 @@ fn start() {
         r#"{{"version":3,"address":"unix://{}","protocol":"ttrpc"}}"#,
         socket.display()
     );
+}
+
+/// Ends a server that is still there, also one that stands still.
+fn end_server() {
+    let socket = std::env::current_dir().expect("bundle").join("shim.sock");
+    let Ok(peer) = std::os::unix::net::UnixStream::connect(socket) else {
+        return;
+    };
+    let server = rustix::net::sockopt::socket_peercred(&peer).expect("peer");
+    // Its processes end with it, as those of a VM do.
+    let pid = server.pid.as_raw_nonzero();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    let children: Vec<_> = threads
+        .flatten()
+        .flat_map(|thread| {
+            let children = std::fs::read_to_string(thread.path().join("children"));
+            let children = children.unwrap_or_default();
+            let children = children.split(' ').filter_map(|pid| pid.parse().ok());
+            children.filter_map(Pid::from_raw).collect::<Vec<_>>()
+        })
+        .collect();
+    for pid in children.into_iter().chain([server.pid]) {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
 }
 
 #[tokio::main]

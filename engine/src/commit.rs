@@ -19,6 +19,7 @@ use crate::error::{EngineError, Result};
 use crate::files::Output;
 use crate::images::parse_reference;
 use crate::lifecycle::Status;
+use crate::record::Record;
 use crate::spec;
 
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -70,7 +71,7 @@ impl Engine {
         let config = wanted_config(&request, &record.config)?;
         let layer = self.layer_at_rest(container, request.pause).await?;
         let parent = self.images.find(&record.image.id).await?;
-        let config_json = image_config(&parent.config_json, &config, &layer, &request, &record.id)?;
+        let config_json = image_config(&parent.config_json, &config, &layer, &request, &record)?;
         let mut layers: Vec<Value> = parent.layers.iter().map(layer_descriptor).collect();
         layers.push(json!({
             "mediaType": LAYER_TYPE,
@@ -190,7 +191,7 @@ fn image_config(
     config: &ContainerConfig,
     layer: &Layer,
     request: &CommitRequest,
-    container: &str,
+    container: &Record,
 ) -> Result<Vec<u8>> {
     let coding = |what| move |source| EngineError::Json { what, source };
     let mut image: Value =
@@ -200,7 +201,7 @@ fn image_config(
     image["created"] = json!(now);
     image["author"] = json!(request.author);
     // The parent's are about another one.
-    image["container"] = json!(container);
+    image["container"] = json!(container.id);
     if let Some(fields) = image.as_object_mut() {
         fields.remove("container_config");
     }
@@ -210,7 +211,8 @@ fn image_config(
             "created": now,
             "author": request.author,
             "comment": request.comment,
-            "created_by": "",
+            // What ran, and not what the image is to run.
+            "created_by": container.config.cmd.as_deref().unwrap_or_default().join(" "),
         }),
     );
     push(
@@ -379,17 +381,20 @@ mod tests {
             hostname: Some("h".into()),
             ..ContainerConfig::default()
         };
+        let mut container = crate::record::tests::record();
+        container.config.cmd = Some(["sh", "-c", "true"].map(str::to_owned).to_vec());
         let request = CommitRequest {
             author: "me".into(),
             ..CommitRequest::default()
         };
-        let json = image_config(parent, &config, &layer, &request, "c1").unwrap();
+        let json = image_config(parent, &config, &layer, &request, &container).unwrap();
         let image: Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(image["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
         assert_eq!(image["config"]["Volumes"], json!({"/v": {}}));
         assert_eq!(image["config"].get("Hostname"), None);
         assert_eq!(image["history"][0]["author"], "me");
-        assert_eq!(image["container"], "c1");
+        assert_eq!(image["history"][0]["created_by"], "sh -c true");
+        assert_eq!(image["container"], json!(container.id));
         assert_eq!(image.get("container_config"), None);
         let archive = Archive {
             config: json,

@@ -8,10 +8,11 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
-use bollard_stubs::models::{EventMessageTypeEnum, HostConfigLogConfig};
+use bollard_stubs::models::{EventMessageTypeEnum, HostConfigLogConfig, ResourcesUlimits};
 use tokio::sync::RwLock as AsyncRwLock;
 
 use hull_network::egress::Egress;
+use hull_network::pool::AddressPool;
 
 use crate::container::Container;
 use crate::error::{EngineError, Result};
@@ -20,12 +21,14 @@ use crate::exec::Execs;
 use crate::images::Images;
 use crate::lifecycle::{self, Event};
 use crate::logs;
-use crate::network::Networks;
+use crate::network::{self, Networks};
 use crate::paths::Paths;
 use crate::plugins::Plugins;
 use crate::record::Record;
+use crate::resolving::Resolving;
 use crate::scratch;
 use crate::shim::{self, ShimConfig, ShimEvent};
+use crate::spec;
 use crate::store::Store;
 use crate::volumes::Volumes;
 
@@ -55,12 +58,36 @@ pub struct Defaults {
     pub egress: Egress,
     /// How their logs are written.
     pub log: HostConfigLogConfig,
+    /// Whom they ask for names.
+    pub resolving: Resolving,
+    /// Their limits, in addition to what they say.
+    pub ulimits: Vec<ResourcesUlimits>,
+    /// Bytes of their `/dev/shm`.
+    pub shm_bytes: Option<i64>,
+    /// What their networks' addresses are chosen from; without any, Docker's.
+    pub address_pools: Vec<AddressPool>,
+    /// Size of packets of the default network, in bytes; `None`: as the host's way out has it.
+    pub mtu: Option<u16>,
+    /// What the operator says of this engine, as `KEY=VALUE`.
+    pub labels: Vec<String>,
 }
 
 impl Defaults {
     /// Whether they are such that a container can be like that.
     pub fn check(&self) -> Result<()> {
-        logs::check_defaults(&self.log)
+        let log = logs::check_defaults(&self.log);
+        log.map_err(|error| EngineError::BadRequest(format!("failed to set log opts: {error}")))?;
+        spec::check_ulimits(&self.ulimits)?;
+        self.resolving.check()?;
+        self.mtu.map_or(Ok(()), network::check_mtu)?;
+        let mut labels = self.labels.iter();
+        let wrong =
+            labels.find(|label| label.split_once('=').is_none_or(|(key, _)| key.is_empty()));
+        wrong.map_or(Ok(()), |label| {
+            Err(EngineError::BadRequest(format!(
+                "bad attribute format: {label:?} (labels): want KEY=VALUE"
+            )))
+        })
     }
 }
 
@@ -107,7 +134,7 @@ impl Engine {
         scratch::ensure_template(&paths.scratch_template()).await?;
         let id = engine_id(&paths)?;
         let engine = Arc::new(Self {
-            networks: Networks::open(paths.networks(), &id)?,
+            networks: Networks::open(paths.networks(), &id, &defaults)?,
             volumes: Arc::new(Volumes::open(paths.volumes())?),
             plugins: Plugins::default(),
             store: Store::open(&paths.store(), &paths.containers())?,

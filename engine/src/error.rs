@@ -210,6 +210,9 @@ pub enum EngineError {
         /// The shim's text.
         reason: String,
     },
+    /// Options for a list of processes.
+    #[error(transparent)]
+    Ps(hull_shim::ps::PsError),
     /// Starting the shim failed.
     #[error("failed to start the shim for container {id}: {reason}")]
     Shim {
@@ -360,6 +363,7 @@ impl EngineError {
             | Self::StartExec(_)
             | Self::Task { .. }
             | Self::Shim { .. }
+            | Self::Ps(_)
             | Self::Io { .. }
             | Self::Store { .. }
             | Self::Json { .. }

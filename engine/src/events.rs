@@ -42,9 +42,11 @@ impl EventBus {
         attributes: HashMap<String, String>,
     ) {
         let now = Timestamp::now();
+        let action = action.into();
+        log(typ, &action, id, &attributes);
         let event = EventMessage {
             typ: Some(typ),
-            action: Some(action.into()),
+            action: Some(action),
             actor: Some(EventActor {
                 id: Some(id.to_owned()),
                 attributes: Some(attributes),
@@ -72,6 +74,15 @@ impl EventBus {
             .lock()
             .unwrap_or_else(|poison| poison.into_inner());
         (recent.iter().cloned().collect(), self.sender.subscribe())
+    }
+}
+
+/// Says it in the daemon's own log. Of health checks there are many.
+fn log(typ: EventMessageTypeEnum, action: &str, id: &str, attributes: &HashMap<String, String>) {
+    let (name, status) = (attributes.get("name"), attributes.get("exitCode"));
+    match action.starts_with("exec_") {
+        true => tracing::debug!(id, name, status, "{typ} {action}"),
+        false => tracing::info!(id, name, status, "{typ} {action}"),
     }
 }
 

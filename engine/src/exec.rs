@@ -53,7 +53,7 @@ pub(crate) struct ExecCreate {
     user: Option<String>,
     working_dir: Option<String>,
     privileged: Option<bool>,
-    detach_keys: Option<String>,
+    pub(crate) detach_keys: Option<String>,
     pub(crate) console_size: Option<Vec<u32>>,
 }
 
@@ -162,6 +162,14 @@ impl Exec {
     }
 }
 
+/// A command as events show it: dockerd puts a blank behind the program, also where nothing follows.
+fn shown(argv: &[String]) -> String {
+    match argv {
+        [program] => format!("{program} "),
+        argv => argv.join(" "),
+    }
+}
+
 impl Engine {
     /// Registers an exec.
     pub(crate) async fn create_exec(
@@ -174,7 +182,7 @@ impl Engine {
         let argv = request.cmd.unwrap_or_default();
         if argv.is_empty() {
             return Err(EngineError::BadRequest(
-                "no exec command specified".to_owned(),
+                "No exec command specified".to_owned(),
             ));
         }
         let spec = ExecSpec {
@@ -208,7 +216,7 @@ impl Engine {
         self.execs().insert(Arc::clone(&exec), Instant::now());
         self.publish_exec(
             &exec,
-            &format!("exec_create: {}", exec.spec.argv.join(" ")),
+            &format!("exec_create: {}", shown(&exec.spec.argv)),
             None,
         );
         Ok(exec)
@@ -264,7 +272,7 @@ impl Engine {
     ) -> Result<()> {
         self.publish_exec(
             exec,
-            &format!("exec_start: {}", exec.spec.argv.join(" ")),
+            &format!("exec_start: {}", shown(&exec.spec.argv)),
             None,
         );
         let started = self.boot_exec(exec, size).await;
@@ -508,6 +516,15 @@ mod tests {
             created,
             state: Mutex::default(),
         })
+    }
+
+    #[test]
+    fn commands_are_shown_as_dockerd_does() {
+        let shown =
+            |argv: &[&str]| shown(&argv.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(shown(&["sh", "-c", "x"]), "sh -c x");
+        assert_eq!(shown(&["true"]), "true ");
+        assert_eq!(shown(&["ls", ""]), "ls ");
     }
 
     #[test]

@@ -346,7 +346,7 @@ impl Session {
                         }
                     };
                     let chunk = Bytes::copy_from_slice(&buffer[..length]);
-                    if sender.send(Ok(chunk)).await.is_err() {
+                    if !self.pass(&sender, chunk).await {
                         // Nobody reads any more. The shim keeps the FIFO open, so no broken pipe
                         // tells the job.
                         self.kill(&running.id).await;
@@ -367,6 +367,16 @@ impl Session {
             self.close();
         });
         Ok(receiver)
+    }
+
+    /// Gives a client a piece; `false`: it wants no more. Who stands still holds no stopped container for
+    /// ever.
+    async fn pass(&self, client: &mpsc::Sender<std::io::Result<Bytes>>, piece: Bytes) -> bool {
+        let sent = client.send(Ok(piece));
+        match self.own {
+            Some(_) => matches!(tokio::time::timeout(IDLE_LIMIT, sent).await, Ok(Ok(()))),
+            None => sent.await.is_ok(),
+        }
     }
 
     /// Runs a job that takes a stream.

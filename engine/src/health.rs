@@ -26,8 +26,8 @@ const START_INTERVAL: Duration = Duration::from_secs(5);
 const RETRIES: u32 = 3;
 /// Results that are kept.
 const LOG_LENGTH: usize = 5;
-/// Output of a check that is kept, in bytes.
-const MAX_OUTPUT: u64 = 4096;
+/// Output of a check that is told, in bytes; more is told as `...`.
+const MAX_OUTPUT: usize = 4096;
 /// Shortest time of any kind but zero, in nanoseconds.
 const SHORTEST: i64 = 1_000_000;
 /// Exit code of a check that can't be run, as of one that takes too long.
@@ -106,6 +106,11 @@ impl Health {
             streak: 0,
             log: Vec::new(),
         }
+    }
+
+    /// A new run begins. As dockerd: the last results of the one before stay in the log.
+    pub fn begin(&mut self) {
+        (self.status, self.streak) = (Word::Starting, 0);
     }
 
     /// Nobody checks any more. As dockerd: what is not known to be well is not.
@@ -362,17 +367,21 @@ impl Output {
     }
 
     fn text(&self) -> String {
-        let mut all = [self.stdout.as_slice(), &self.stderr].concat();
-        all.truncate(usize::try_from(MAX_OUTPUT).unwrap_or(usize::MAX));
-        String::from_utf8_lossy(&all).into_owned()
+        let all = [self.stdout.as_slice(), &self.stderr].concat();
+        match all.split_at_checked(MAX_OUTPUT) {
+            Some((kept, lost)) if !lost.is_empty() => {
+                String::from_utf8_lossy(kept).into_owned() + "..."
+            }
+            _ => String::from_utf8_lossy(&all).into_owned(),
+        }
     }
 }
 
-/// Keeps the first bytes, and reads to the end.
+/// Keeps the first bytes, one more than are told, and reads to the end.
 async fn read_some(stream: Option<Receiver>, into: &mut Vec<u8>) {
     let Some(mut stream) = stream else { return };
     if (&mut stream)
-        .take(MAX_OUTPUT)
+        .take(MAX_OUTPUT as u64 + 1)
         .read_to_end(into)
         .await
         .is_ok()
@@ -418,6 +427,28 @@ mod tests {
         health.take(outcome(0), 2, true);
         health.take(outcome(1), 1, true);
         assert_eq!(health.status, Word::Unhealthy);
+    }
+
+    #[test]
+    fn a_new_run_begins_with_the_log_of_the_last_one() {
+        let mut health = Health::starting();
+        health.take(outcome(1), 1, false);
+        health.begin();
+        assert_eq!((health.status, health.streak), (Word::Starting, 0));
+        assert_eq!(health.log.len(), 1);
+    }
+
+    #[test]
+    fn output_that_is_cut_says_so() {
+        let output = |stdout: usize, stderr: usize| Output {
+            stdout: vec![b'x'; stdout],
+            stderr: vec![b'y'; stderr],
+        };
+        assert_eq!(output(4095, 1).text().len(), 4096);
+        assert!(output(4096, 0).text().ends_with('x'));
+        let cut = output(4096, 1).text();
+        assert!(cut.ends_with("x...") && cut.len() == 4099);
+        assert!(output(4000, 4097).text().ends_with("y..."));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub(crate) mod network;
 pub mod paths;
 mod plugins;
 pub mod record;
+pub mod resolving;
 mod scratch;
 pub mod settings;
 mod shim;

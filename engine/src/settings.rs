@@ -3,12 +3,123 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use bollard_stubs::models::ResourcesUlimits;
+use hull_network::pool::{AddressPool, BadAddressPool};
+use hull_network::Prefix;
 use serde::Deserialize;
 
 /// Where it is read from unless a flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/hull/hulld.json";
 /// Most bytes of it.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// How much the daemon says of what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// All.
+    Debug,
+    /// What is usual, too.
+    Info,
+    /// What may be wrong.
+    Warn,
+    /// What is wrong.
+    Error,
+    /// The same: what ends the daemon is said whatever the level.
+    Fatal,
+}
+
+impl LogLevel {
+    /// As filters of logs have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error | Self::Fatal => "error",
+        }
+    }
+}
+
+/// How a line of the daemon's log is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// A pool of addresses as the file has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, try_from = "PoolText")]
+pub struct PoolSetting(pub AddressPool);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PoolText {
+    base: String,
+    size: u8,
+}
+
+impl TryFrom<PoolText> for PoolSetting {
+    type Error = BadAddressPool;
+
+    fn try_from(text: PoolText) -> Result<Self, BadAddressPool> {
+        let syntax = |_| BadAddressPool::Syntax(text.base.clone());
+        let base: Prefix = text.base.parse().map_err(syntax)?;
+        AddressPool::new(base, text.size).map(Self)
+    }
+}
+
+/// Bytes as a number, or as a text with a unit, such as `64m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BytesText")]
+pub struct Bytes(pub i64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum BytesText {
+    Number(i64),
+    Text(String),
+}
+
+impl TryFrom<BytesText> for Bytes {
+    type Error = String;
+
+    fn try_from(text: BytesText) -> Result<Self, String> {
+        match text {
+            BytesText::Number(bytes) if 0 < bytes => Ok(Self(bytes)),
+            BytesText::Number(bytes) => Err(format!("invalid size {bytes}: want at least a byte")),
+            BytesText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl std::str::FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        hull_units::binary(text, 1..=i64::MAX.unsigned_abs())
+            .and_then(|bytes| i64::try_from(bytes).ok())
+            .map(Self)
+            .ok_or_else(|| format!("invalid size {text:?}: want bytes, such as 64m"))
+    }
+}
+
+/// A limit as dockerd's file has it, by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct Ulimit {
+    /// The same name again, which may be left out.
+    pub name: Option<String>,
+    /// What the kernel holds a process to; -1: no limit.
+    pub soft: i64,
+    /// Up to where a process may raise it.
+    pub hard: i64,
+}
 
 /// What the file and the command line can say; each may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -54,6 +165,26 @@ pub struct Settings {
     pub log_driver: Option<String>,
     /// Options of that driver.
     pub log_opts: HashMap<String, String>,
+    /// Whom they ask for names.
+    pub dns: Vec<String>,
+    /// Options of that, such as `ndots:1`.
+    pub dns_opts: Vec<String>,
+    /// Domains of that.
+    pub dns_search: Vec<String>,
+    /// Limits of processes, by name.
+    pub default_ulimits: HashMap<String, Ulimit>,
+    /// Their `/dev/shm`.
+    pub default_shm_size: Option<Bytes>,
+    /// What networks' addresses are chosen from.
+    pub default_address_pools: Vec<PoolSetting>,
+    /// Size of packets of the default network, in bytes.
+    pub mtu: Option<u16>,
+    /// What is said of this engine.
+    pub labels: Vec<String>,
+    /// How much is logged.
+    pub log_level: Option<LogLevel>,
+    /// How a line is written.
+    pub log_format: Option<LogFormat>,
     /// Log more.
     pub debug: Option<bool>,
 }
@@ -80,6 +211,14 @@ pub enum SettingsError {
     /// A flag says it too.
     #[error("{0} is set both by a flag and in the configuration file: leave one of them out")]
     Twice(&'static str),
+    /// A limit has two names.
+    #[error("default-ulimits: the limit {key:?} has the name {name:?}: want the same, or none")]
+    Ulimit {
+        /// One.
+        key: String,
+        /// The other.
+        name: String,
+    },
 }
 
 impl Settings {
@@ -124,10 +263,14 @@ impl Settings {
                 (flag, file) => Ok(flag.or(file)),
             }
         }
-        let list = |name, flag: Vec<String>, file: Vec<String>| {
-            let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+        fn list<T>(
+            name: &'static str,
+            flag: Vec<T>,
+            file: Vec<T>,
+        ) -> Result<Vec<T>, SettingsError> {
+            let some = |list: Vec<T>| (!list.is_empty()).then_some(list);
             one(name, some(flag), some(file)).map(Option::unwrap_or_default)
-        };
+        }
         Ok(Self {
             hosts: list("hosts", self.hosts, file.hosts)?,
             root: one("root", self.root, file.root)?,
@@ -162,8 +305,50 @@ impl Settings {
                 let some = |map: HashMap<_, _>| (!map.is_empty()).then_some(map);
                 one("log-opts", some(self.log_opts), some(file.log_opts))?.unwrap_or_default()
             },
+            dns: list("dns", self.dns, file.dns)?,
+            dns_opts: list("dns-opts", self.dns_opts, file.dns_opts)?,
+            dns_search: list("dns-search", self.dns_search, file.dns_search)?,
+            default_ulimits: file.default_ulimits,
+            default_shm_size: one(
+                "default-shm-size",
+                self.default_shm_size,
+                file.default_shm_size,
+            )?,
+            default_address_pools: list(
+                "default-address-pools",
+                self.default_address_pools,
+                file.default_address_pools,
+            )?,
+            mtu: one("mtu", self.mtu, file.mtu)?,
+            labels: list("labels", self.labels, file.labels)?,
+            log_level: one("log-level", self.log_level, file.log_level)?,
+            log_format: one("log-format", self.log_format, file.log_format)?,
             debug: one("debug", self.debug, file.debug)?,
         })
+    }
+
+    /// The limits of processes, as the API has them.
+    ///
+    /// # Errors
+    ///
+    /// One is called otherwise by its key.
+    pub fn ulimits(&self) -> Result<Vec<ResourcesUlimits>, SettingsError> {
+        let mut all = Vec::new();
+        for (key, limit) in &self.default_ulimits {
+            if let Some(name) = limit.name.as_ref().filter(|name| *name != key) {
+                return Err(SettingsError::Ulimit {
+                    key: key.clone(),
+                    name: name.clone(),
+                });
+            }
+            all.push(ResourcesUlimits {
+                name: Some(key.clone()),
+                soft: Some(limit.soft),
+                hard: Some(limit.hard),
+            });
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
     }
 }
 
@@ -182,6 +367,61 @@ mod tests {
     fn the_packaged_file_has_every_key_and_is_read() {
         let sample = include_str!("../../packaging/hulld.json");
         read(sample).unwrap();
+        let sample: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(sample).unwrap();
+        // What serde says of an unknown key names all of them.
+        let known = read(r#"{"": 0}"#).unwrap_err();
+        let known = std::error::Error::source(&known).unwrap().to_string();
+        let (_, known) = known.split_once("expected one of ").unwrap();
+        let (known, _) = known.split_once(" at line").unwrap();
+        let mut known: Vec<_> = known.split(", ").map(|key| key.trim_matches('`')).collect();
+        known.sort_unstable();
+        let mut keys: Vec<_> = sample.keys().collect();
+        keys.sort_unstable();
+        assert_eq!(keys, known);
+    }
+
+    #[test]
+    fn a_file_of_dockerds_is_read() {
+        let settings = read(
+            r#"{"default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 1000}, "core": {"Hard": -1, "Soft": 0}},
+            "default-address-pools": [{"base": "10.10.0.0/16", "size": 24}], "default-shm-size": "128M",
+            "log-level": "warn", "log-format": "json"}"#,
+        )
+        .unwrap();
+        let limits = settings.ulimits().unwrap();
+        let named =
+            |limit: &ResourcesUlimits| (limit.name.clone().unwrap(), limit.soft, limit.hard);
+        assert_eq!(
+            limits.iter().map(named).collect::<Vec<_>>(),
+            [
+                ("core".to_owned(), Some(0), Some(-1)),
+                ("nofile".to_owned(), Some(1000), Some(64000))
+            ]
+        );
+        assert_eq!(settings.default_shm_size, Some(Bytes(128 << 20)));
+        assert_eq!(settings.default_address_pools.len(), 1);
+        assert_eq!(
+            (settings.log_level, settings.log_format),
+            (Some(LogLevel::Warn), Some(LogFormat::Json))
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_hold_are_errors() {
+        for bad in [
+            r#"{"default-address-pools": [{"base": "10.0.0.1/8", "size": 24}]}"#,
+            r#"{"default-address-pools": [{"base": "10.0.0.0/8"}]}"#,
+            r#"{"default-shm-size": "many"}"#,
+            r#"{"default-shm-size": -1}"#,
+            r#"{"mtu": 70000}"#,
+            r#"{"log-level": "loud"}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let renamed =
+            read(r#"{"default-ulimits": {"core": {"Name": "cpu", "Soft": 0, "Hard": 0}}}"#);
+        assert!(renamed.unwrap().ulimits().is_err());
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub(crate) fn document(record: &Record, now: Option<&Sample>, before: Option<&Sa
     let zero = "0001-01-01T00:00:00Z".to_owned();
     let time = |sample: Option<&Sample>| sample.map_or(zero.clone(), |s| s.read.to_string());
     let cpu = |sample: Option<&Sample>| sample.map_or_else(no_cpu, cpu);
-    json!({
+    let mut document = json!({
         "id": record.id,
         "name": format!("/{}", record.name),
         "read": time(now),
@@ -117,9 +117,13 @@ pub(crate) fn document(record: &Record, now: Option<&Sample>, before: Option<&Sa
         "cpu_stats": cpu(now),
         "precpu_stats": cpu(before),
         "memory_stats": now.map_or(json!({}), |sample| memory(record, sample)),
-        "blkio_stats": now.map_or(json!({}), blkio),
-        "networks": now.map_or(json!({}), |sample| json!(sample.networks)),
-    })
+        "blkio_stats": blkio(now),
+    });
+    // As dockerd: no member without a network.
+    if let Some(sample) = now.filter(|sample| !sample.networks.is_empty()) {
+        document["networks"] = json!(sample.networks);
+    }
+    document
 }
 
 fn no_cpu() -> Value {
@@ -190,18 +194,18 @@ fn memory(record: &Record, sample: &Sample) -> Value {
     shown
 }
 
-fn blkio(sample: &Sample) -> Value {
+fn blkio(sample: Option<&Sample>) -> Value {
     let entry = |major: u64, minor: u64, op: &str, value: u64| json!({ "major": major, "minor": minor, "op": op, "value": value });
     let (mut bytes, mut operations) = (Vec::new(), Vec::new());
-    for io in &sample.metrics.io.usage {
+    for io in sample.iter().flat_map(|sample| &sample.metrics.io.usage) {
         bytes.push(entry(io.major, io.minor, "read", io.rbytes));
         bytes.push(entry(io.major, io.minor, "write", io.wbytes));
         operations.push(entry(io.major, io.minor, "read", io.rios));
         operations.push(entry(io.major, io.minor, "write", io.wios));
     }
     json!({
-        "io_service_bytes_recursive": bytes,
-        "io_serviced_recursive": operations,
+        "io_service_bytes_recursive": sample.map(|_| bytes),
+        "io_serviced_recursive": sample.map(|_| operations),
         "io_queue_recursive": null,
         "io_service_time_recursive": null,
         "io_wait_time_recursive": null,

@@ -41,7 +41,7 @@ async fn events_come_in_dockers_order_with_exit_codes() {
     let home = Home::new();
     let daemon = home.start_with_image().await;
     let id = daemon
-        .create("ev", &["sh", "-c", "sleep 0.3; exit 4"], Value::Null)
+        .create("ev", &["sh", "-c", "sleep 1; exit 4"], Value::Null)
         .await;
     let waiting = daemon
         .open(
@@ -56,6 +56,23 @@ async fn events_come_in_dockers_order_with_exit_codes() {
             json!({ "Cmd": ["sh", "-c", "exit 5"] }),
         )
         .await;
+    // What can't be is refused before anything runs.
+    for (body, text) in [
+        (json!({ "Cmd": [] }), "No exec command specified"),
+        (
+            json!({ "Cmd": ["true"], "DetachKeys": "bogus" }),
+            "Invalid escape keys (bogus) provided",
+        ),
+    ] {
+        let refused = daemon.post(&format!("/containers/{id}/exec"), body).await;
+        assert_eq!(refused, (400, json!({ "message": text })));
+    }
+    let path = format!("/containers/{id}/attach?stream=1&detachKeys=bogus");
+    let refused = daemon.post(&path, Value::Null).await;
+    let text = "Invalid detach keys (bogus) provided";
+    assert_eq!(refused, (400, json!({ "message": text })));
+    let path = format!("/containers/{id}/archive?path=");
+    assert_eq!(daemon.send(Method::GET, &path, "").await.0, 400);
     let start = format!("/exec/{}/start", exec["Id"].as_str().unwrap());
     assert_eq!(daemon.post(&start, json!({ "Detach": true })).await.0, 200);
     let answer: Value = serde_json::from_slice(&body_of(waiting).await).unwrap();
@@ -591,6 +608,27 @@ async fn a_pause_whose_record_was_never_written_is_found() {
     let inspect = daemon.get(&format!("/containers/{id}/json")).await;
     assert_eq!(inspect["State"]["Status"], "running");
     kill(&daemon, &id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_stands_still_is_ended_by_its_program() {
+    let home = Home::new();
+    let daemon = home.start_with_image().await;
+    let id = daemon.create("still", &["sleep", "30"], Value::Null).await;
+    daemon.start(&id).await;
+    let inspect = daemon.get(&format!("/containers/{id}/json")).await;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", inspect["State"]["Pid"])).unwrap();
+    let parent = stat.split(' ').nth(3).and_then(|pid| pid.parse().ok());
+    let shim = parent.and_then(Pid::from_raw).unwrap();
+    kill_process(shim, Signal::STOP).unwrap();
+    let begun = Instant::now();
+    kill(&daemon, &id).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(daemon.get("/containers/json?all=1").await, json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,97 @@
 //! Address pools: which network a bridge gets, and which address a container.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use crate::prefix::{number, number_to};
 use crate::Prefix;
 
+/// Networks of one size, next to each other, to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressPool {
+    base: Prefix,
+    size: u8,
+}
+
+/// A text that is no [`AddressPool`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadAddressPool {
+    /// It is written otherwise.
+    #[error("{0:?} is no address pool, such as base=10.10.0.0/16,size=24")]
+    Syntax(String),
+    /// The base is an address of a host.
+    #[error("the base {base} of an address pool should be {network}")]
+    Base {
+        /// As it is.
+        base: Prefix,
+        /// As it should be.
+        network: Prefix,
+    },
+    /// Networks would be larger than what they are in, or too small for a gateway and a container.
+    #[error("the networks of address pool {base} can't have prefixes of {size}: want {} to {most}", base.length)]
+    Size {
+        /// What they are in.
+        base: Prefix,
+        /// Bits of their prefixes.
+        size: u8,
+        /// Most bits.
+        most: u8,
+    },
+}
+
+impl AddressPool {
+    /// The networks of `base` whose prefixes have `size` bits.
+    pub fn new(base: Prefix, size: u8) -> Result<Self, BadAddressPool> {
+        let network = base.network();
+        if base != network {
+            return Err(BadAddressPool::Base { base, network });
+        }
+        let most = if base.address.is_ipv4() { 30 } else { 126 };
+        if !(base.length..=most).contains(&size) {
+            return Err(BadAddressPool::Size { base, size, most });
+        }
+        Ok(Self { base, size })
+    }
+
+    /// Whether they are of IPv6.
+    pub fn is_v6(&self) -> bool {
+        self.base.address.is_ipv6()
+    }
+
+    /// The lowest first.
+    pub fn networks(self) -> impl DoubleEndedIterator<Item = Prefix> {
+        let width = if self.is_v6() { 128 } else { 32 };
+        let count = 1u128.checked_shl(u32::from(self.size - self.base.length));
+        let (low, _) = self.base.range();
+        let address = self.base.address;
+        (0..count.unwrap_or(u128::MAX)).map(move |place| Prefix {
+            address: number_to(low | place << (width - u32::from(self.size)), address),
+            length: self.size,
+        })
+    }
+}
+
+impl FromStr for AddressPool {
+    type Err = BadAddressPool;
+
+    fn from_str(text: &str) -> Result<Self, BadAddressPool> {
+        let (mut base, mut size) = (None, None);
+        for word in text.split(',') {
+            match word.trim().split_once('=') {
+                Some(("base", value)) => base = value.parse().ok(),
+                Some(("size", value)) => size = value.parse().ok(),
+                _ => return Err(BadAddressPool::Syntax(text.to_owned())),
+            }
+        }
+        match (base, size) {
+            (Some(base), Some(size)) => Self::new(base, size),
+            _ => Err(BadAddressPool::Syntax(text.to_owned())),
+        }
+    }
+}
+
 /// Networks to choose from, as Docker has them: 172.17 to 172.31, then 192.168.0.0/20 and on.
-pub fn candidates() -> impl Iterator<Item = Prefix> {
+pub fn candidates() -> impl DoubleEndedIterator<Item = Prefix> {
     let large = (17..32).map(|second| Prefix {
         address: Ipv4Addr::new(172, second, 0, 0).into(),
         length: 16,
@@ -127,6 +212,52 @@ mod tests {
         assert_eq!(choose(unique(), &[]), Some(first));
         let second = choose(unique(), &[first]);
         assert_eq!(second, Some(prefix("fd12:3456:789a:1::/64")));
+    }
+
+    #[test]
+    fn a_pool_is_cut_into_networks() {
+        let pool = |text: &str| text.parse::<AddressPool>();
+        let of = |text| pool(text).unwrap().networks().collect::<Vec<_>>();
+        assert_eq!(
+            of("base=10.10.0.0/22,size=24"),
+            [
+                "10.10.0.0/24",
+                "10.10.1.0/24",
+                "10.10.2.0/24",
+                "10.10.3.0/24"
+            ]
+            .map(prefix)
+        );
+        assert_eq!(of("size=16, base=172.80.0.0/16"), [prefix("172.80.0.0/16")]);
+        let large = pool("base=fd00::/8,size=64").unwrap();
+        assert!(large.is_v6());
+        assert_eq!(large.networks().nth(1), Some(prefix("fd00:0:0:1::/64")));
+        assert_eq!(
+            large.networks().next_back(),
+            Some(prefix("fdff:ffff:ffff:ffff::/64"))
+        );
+        assert_eq!(
+            pool("base=::/0,size=126").unwrap().networks().next(),
+            Some(prefix("::/126"))
+        );
+    }
+
+    #[test]
+    fn pools_that_cannot_be_cut_are_errors() {
+        let error = |text: &str| text.parse::<AddressPool>().unwrap_err().to_string();
+        assert!(error("base=10.10.0.1/16,size=24").contains("should be 10.10.0.0/16"));
+        assert!(error("base=10.10.0.0/16,size=8").contains("want 16 to 30"));
+        assert!(error("base=10.10.0.0/16,size=31").contains("want 16 to 30"));
+        for bad in [
+            "",
+            "10.0.0.0/8",
+            "base=10.0.0.0/8",
+            "size=24",
+            "base=x,size=24",
+            "base=10.0.0.0/8,size=24,x=1",
+        ] {
+            assert!(error(bad).contains("no address pool"), "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use hull_protocol::agent::{ListProcessesResponse, StatsContainerResponse};
 use protobuf::Message as _;
 
 use crate::agent::MAX_PROCESSES;
-use crate::ps::{columns, Users};
+use crate::ps::{columns, Viewer};
 
 /// What becomes of an agent's lists.
 pub fn agent(data: &[u8]) {
@@ -14,10 +14,14 @@ pub fn agent(data: &[u8]) {
     let Ok(list) = ListProcessesResponse::parse_from_bytes(data) else {
         return;
     };
-    let (users, columns) = (Users::read(), columns(&[]).unwrap_or_default());
+    let options = [
+        "-o".to_owned(),
+        "pid,stat,pcpu,pmem,vsz,rss,lstart,etime,time,args".to_owned(),
+    ];
+    let (viewer, columns) = (Viewer::read(), columns(&options).unwrap_or_default());
     for process in list.processes.iter().take(MAX_PROCESSES) {
         for column in &columns {
-            let _ = column.cell(process, &users);
+            let _ = column.cell(process, &viewer);
         }
     }
 }

@@ -26,8 +26,8 @@ pub const DEFAULT_EXEC_ROOT: &str = "/run/hull";
 const MAX_ID_BYTES: usize = 200;
 /// Beginning of the name of a directory that is not in place yet.
 const STAGING_PREFIX: &str = ".new-";
-/// How long a killed VMM has to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long a killed process has to be gone: a VMM, whose memory the host takes back first.
+const KILL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Hull's runtime directory: `$HULL_EXEC_ROOT`, else `/run/hull`.
 pub fn exec_root() -> PathBuf {
@@ -69,10 +69,12 @@ pub enum RuntimeDirError {
     /// Bounds of a disk, which nothing here can keep.
     #[error("a container's use of a disk is bounded by cgroups of version 2, of which this process can make none here: leave the bound out, or see hull doctor")]
     Unbounded,
-    /// A leftover VMM does not end.
-    #[error("process {pid}, the VMM of the dead sandbox in {path:?}, does not end")]
+    /// A process of a sandbox that is to be removed does not end.
+    #[error("process {pid}, the {what} of the sandbox in {path:?}, does not end: what it waits for is told by /proc/{pid}/stack")]
     Unkillable {
-        /// The VMM.
+        /// What it is.
+        what: &'static str,
+        /// The process.
         pid: u32,
         /// The sandbox's directory.
         path: PathBuf,
@@ -313,11 +315,15 @@ pub(crate) fn living(exec_root: &Path) -> Vec<PathBuf> {
     paths.filter(lives).collect()
 }
 
-/// Removes what sandbox `id` left, whether or not its owner lives: for the `delete` command, which
-/// containerd runs when it has given up on a shim.
+/// Removes what sandbox `id` left, and ends its owner, also one that stands still: for the `delete`
+/// command, which containerd runs when it has given up on a shim.
 pub fn remove_sandbox(exec_root: &Path, id: &str) -> Result<(), RuntimeDirError> {
     check_id(id)?;
-    remove_leftover(&sandboxes(exec_root).join(id))
+    let path = sandboxes(exec_root).join(id);
+    if let Some(owner) = read_owner(&path) {
+        end(owner.owner, "shim", &path)?;
+    }
+    remove_leftover(&path)
 }
 
 fn is_owned(path: &Path, name: &str) -> bool {
@@ -374,10 +380,7 @@ fn read_owner(path: &Path) -> Option<Owner> {
 fn remove_leftover(path: &Path) -> Result<(), RuntimeDirError> {
     if let Some(owner) = read_owner(path) {
         if let Some(vmm) = owner.vmm {
-            kill_and_wait(vmm).map_err(|_| RuntimeDirError::Unkillable {
-                pid: vmm.pid,
-                path: path.to_owned(),
-            })?;
+            end(vmm, "VMM", path)?;
         }
         remove_cgroups(&owner.cgroups)?;
     }
@@ -392,6 +395,14 @@ fn remove_cgroups(cgroups: &[PathBuf]) -> Result<(), CgroupError> {
         cgroup.remove()?;
     }
     Ok(())
+}
+
+fn end(process: ProcessId, what: &'static str, path: &Path) -> Result<(), RuntimeDirError> {
+    kill_and_wait(process).map_err(|_| RuntimeDirError::Unkillable {
+        what,
+        pid: process.pid,
+        path: path.to_owned(),
+    })
 }
 
 fn kill_and_wait(process: ProcessId) -> Result<(), Errno> {
@@ -497,6 +508,27 @@ mod tests {
         assert!(!path.exists());
         assert!(!child.wait().unwrap().success());
         assert!(sweep(root.path()).removed.is_empty());
+    }
+
+    #[test]
+    fn a_sandbox_is_removed_with_an_owner_that_stands_still() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("sandboxes/box");
+        std::fs::create_dir_all(&path).unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let owner = ProcessId::of(child.id()).unwrap();
+        let pid = Pid::from_child(&child);
+        rustix::process::kill_process(pid, Signal::STOP).unwrap();
+        let json = serde_json::to_vec(&Owner {
+            owner,
+            vmm: None,
+            cgroups: Vec::new(),
+        });
+        std::fs::write(path.join("owner.json"), json.unwrap()).unwrap();
+        assert!(sweep(root.path()).removed.is_empty());
+        remove_sandbox(root.path(), "box").unwrap();
+        assert!(!path.exists());
+        assert!(!child.wait().unwrap().success());
     }
 
     #[test]

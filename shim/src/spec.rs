@@ -10,6 +10,7 @@ pub(crate) mod json;
 mod locked;
 mod memory;
 mod nodes;
+mod proc;
 pub(crate) mod scheduler;
 
 use std::collections::HashSet;
@@ -217,6 +218,7 @@ impl Bundle {
             tracing::warn!("{}", capabilities::warning(&unknown));
         }
         if let Some(mounts) = spec.mounts_mut() {
+            proc::replace(mounts);
             locked::add(directory, mounts);
         }
         let rootfs = rootfs_source(directory, &spec, mounts)?;

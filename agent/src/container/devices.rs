@@ -85,15 +85,31 @@ pub(super) fn open_default() -> Result<Vec<Node>> {
 }
 
 /// Shows them in a /dev of somebody else's, whose nodes of that name mean another kernel's. Where it has
-/// none, nothing is made.
+/// none, nothing is made. Read-only: a device can be written to all the same, but its mode is the guest's.
 pub(super) fn show_default(nodes: &[Node]) -> Result<()> {
     for (path, tree) in nodes {
         let path = Path::new(path);
         if path.exists() {
-            mounts::mount_file(tree, path, false)?;
+            mounts::mount_file(tree, path, true)?;
         }
     }
     Ok(())
+}
+
+/// Gives the container terminals of its own where those at their place are the host's, of which none can
+/// be opened here.
+pub(super) fn own_terminals() -> Result<()> {
+    let terminals = Path::new("/dev/pts");
+    if !terminals.is_dir() || !mounts::is_shared(terminals)? {
+        return Ok(());
+    }
+    mounts::devpts(terminals)?;
+    let multiplexer = Path::new("/dev/ptmx");
+    if !multiplexer.exists() || !mounts::is_shared(multiplexer)? {
+        return Ok(());
+    }
+    let own = mounts::open_source(&terminals.join("ptmx"), false)?;
+    mounts::mount_file(&own, multiplexer, false)
 }
 
 /// The guest's loop devices, for who may ask for them: nobody else makes their nodes.

@@ -12,6 +12,7 @@ use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use super::channel::{self, InitRole, LaunchConfig, Order, Report, Role};
 use super::hooks::StartHooks;
+use super::mounts::Tree;
 use super::plan::{MountPlan, MountWhat, NamespaceChoice};
 use super::{devices, mounts, process};
 use crate::error::{AgentError, Context, Result};
@@ -140,28 +141,29 @@ fn become_process(launch: Launch, channel: &OwnedFd) -> Result<std::convert::Inf
     drop(pidfd);
     rustix::process::setsid().context(|| "failed to start a session".to_string())?;
     let mut own_program = None;
+    let mut guest_null = None;
     if let Role::Init(init) = &config.role {
         if init.init {
             own_program = Some(own_program_file()?);
         }
-        make_container(init)?;
+        guest_null = Some(make_container(init)?);
     }
     if config.process.terminal {
         process::standard_streams([None, None, None], &null)?;
         let path = process::terminal(&config.process, channel.as_fd())?;
-        if let Role::Init(_) = &config.role {
-            let console = mounts::open_source(&path, false)?;
-            mounts::mount_file(&console, Path::new("/dev/console"), false)?;
+        if let Role::Init(init) = &config.role {
+            show_console(init, &path)?;
         }
     } else {
         process::standard_streams(streams, &null)?;
     }
     drop(null);
     let first_closed = process::preserved(preserved)?;
-    if let Role::Init(init) = &config.role {
+    if let (Role::Init(init), Some(null)) = (&config.role, &guest_null) {
         process::create_directory(&config.process.cwd)?;
-        finish_container(init)?;
+        finish_container(init, null)?;
     }
+    drop(guest_null);
     let channel = aside(channel).context(|| "failed to keep the agent's socket".to_string())?;
     match &config.role {
         Role::Files(job) => return work_on_files(job, channel),
@@ -259,8 +261,9 @@ fn choose(
     }
 }
 
-/// Namespaces, names, sysctls, root and mounts.
-fn make_container(init: &InitRole) -> Result<()> {
+/// Namespaces, names, sysctls, root and mounts. Returns the guest's null device, which cannot be opened
+/// any more after that.
+fn make_container(init: &InitRole) -> Result<Tree> {
     let plan = &init.plan;
     choose(
         &plan.namespaces.uts,
@@ -284,6 +287,7 @@ fn make_container(init: &InitRole) -> Result<()> {
         .iter()
         .map(|file| mounts::open_source(&file.source, false))
         .collect::<Result<Vec<_>>>()?;
+    let null = mounts::open_source(Path::new("/dev/null"), false)?;
     let dev = Dev::of(&plan.mounts);
     let nodes = match dev {
         Dev::Bound => devices::open_default()?,
@@ -297,10 +301,22 @@ fn make_container(init: &InitRole) -> Result<()> {
     for (file, tree) in init.files.iter().zip(&files) {
         mounts::mount_file(tree, &file.path, file.read_only)?;
     }
+    devices::own_terminals()?;
     match dev {
-        Dev::Bound => devices::show_default(&nodes),
-        Dev::Mounted | Dev::Bare => devices::create(&plan.devices),
+        Dev::Bound => devices::show_default(&nodes)?,
+        Dev::Mounted | Dev::Bare => devices::create(&plan.devices)?,
     }
+    Ok(null)
+}
+
+/// Shows the terminal as the console. In a directory of somebody else's it is not made.
+fn show_console(init: &InitRole, terminal: &Path) -> Result<()> {
+    let console = Path::new("/dev/console");
+    if Dev::of(&init.plan.mounts) == Dev::Bound && !console.exists() {
+        return Ok(());
+    }
+    let terminal = mounts::open_source(terminal, false)?;
+    mounts::mount_file(&terminal, console, false)
 }
 
 /// Whether the container, which this process is in, has a /dev beside its root: no device node of a shared
@@ -350,13 +366,13 @@ fn names_and_sysctls(init: &InitRole) -> Result<()> {
 }
 
 /// What has to wait until the terminal is bound to /dev/console.
-fn finish_container(init: &InitRole) -> Result<()> {
+fn finish_container(init: &InitRole, null: &Tree) -> Result<()> {
     let plan = &init.plan;
     mounts::finish(&plan.mounts)?;
     for path in &plan.readonly_paths {
         mounts::readonly(path)?;
     }
-    mounts::mask(&plan.masked_paths)?;
+    mounts::mask(&plan.masked_paths, null)?;
     if plan.root_readonly {
         mounts::root_readonly()?;
         if has_own_dev(Dev::of(&plan.mounts))? {

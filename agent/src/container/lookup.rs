@@ -8,6 +8,10 @@ use crate::error::{AgentError, Kind, Result};
 /// Where programs are looked for when the process has no PATH of its own.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// A link in /proc names whoever follows it: here, the program that is to execute the container's.
+const AGENT: &str = "is the program that starts containers, and not this container's own: \
+                     permission denied";
+
 /// What there is at a path, as the process's own user sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -16,6 +20,8 @@ pub(crate) enum Found {
     Directory,
     /// The path, or a directory on the way to it, may not be searched.
     Unreachable,
+    /// This very program: a link in /proc leads to it until another one has been executed.
+    Agent,
     Missing,
 }
 
@@ -38,6 +44,7 @@ pub(crate) fn executable(
             Found::Executable => Ok(path),
             Found::Directory => denied("is a directory: permission denied"),
             Found::NotExecutable | Found::Unreachable => denied("permission denied"),
+            Found::Agent => denied(AGENT),
             Found::Missing => Err(AgentError::not_found(format!(
                 "exec: {program:?}: stat {program}: no such file or directory"
             ))),
@@ -56,7 +63,7 @@ pub(crate) fn executable(
             match inspect(&path) {
                 Found::Executable => return Ok(path),
                 Found::NotExecutable => seen_not_executable = true,
-                Found::Directory | Found::Unreachable | Found::Missing => {}
+                Found::Directory | Found::Unreachable | Found::Agent | Found::Missing => {}
             }
         }
     }
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn directory_and_plain_file_are_denied() {
-        for found in [Found::Directory, Found::NotExecutable] {
+        for found in [Found::Directory, Found::NotExecutable, Found::Agent] {
             let error = look("/etc", "", "/etc", found).unwrap_err();
             assert_eq!(error.kind(), Kind::PermissionDenied);
             assert!(error.text().contains("permission denied"));

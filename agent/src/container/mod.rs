@@ -11,6 +11,7 @@ mod interpreter;
 mod lookup;
 mod mount_options;
 mod mounts;
+mod over_proc;
 pub(crate) mod plan;
 mod process;
 pub(crate) mod reaper;

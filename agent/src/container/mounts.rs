@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, CWD};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, CWD};
 use rustix::mount::{
     mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
     unmount, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -16,6 +16,7 @@ use rustix::thread::{move_into_thread_name_spaces, ThreadNameSpaceType};
 
 use super::copy_up;
 use super::mount_options::{MountOptions, PER_MOUNT, READ_ONLY};
+use super::over_proc;
 use super::plan::{MountPlan, MountWhat};
 use super::resolve;
 use crate::error::{AgentError, Context, Result};
@@ -23,8 +24,9 @@ use crate::sys;
 
 /// What the kernel gives the top of a tmpfs.
 const TMPFS_MODE: u32 = 0o1777;
-/// virtio-fs (`statfs(2)`).
+/// virtio-fs and proc (`statfs(2)`).
 const FUSE: rustix::fs::FsWord = 0x6573_5546;
+const PROC: rustix::fs::FsWord = 0x9fa0;
 /// Of `mount_setattr(2)`.
 const MOUNT_ATTR_RDONLY: u64 = 1;
 
@@ -128,6 +130,23 @@ pub(super) fn own_dev() -> Result<()> {
     mount_all(&[own], &[None])
 }
 
+/// Mounts terminals that only this container has.
+pub(super) fn devpts(place: &Path) -> Result<()> {
+    let own = MountPlan {
+        destination: place.to_owned(),
+        what: MountWhat::FileSystem {
+            fs_type: "devpts".into(),
+            source: "devpts".into(),
+        },
+        options: MountOptions {
+            flags: (MountFlags::NOSUID | MountFlags::NOEXEC).bits(),
+            data: "newinstance,ptmxmode=0666,mode=0620,gid=5".into(),
+            ..MountOptions::default()
+        },
+    };
+    mount_all(&[own], &[None])
+}
+
 /// Puts all mounts in place.
 pub(super) fn mount_all(mounts: &[MountPlan], trees: &[Option<Tree>]) -> Result<()> {
     for (plan, tree) in mounts.iter().zip(trees) {
@@ -149,6 +168,12 @@ fn mount_one(plan: &MountPlan, tree: Option<&Tree>) -> io::Result<()> {
     if let MountWhat::FileSystem { fs_type, .. } = &plan.what {
         refuse_link(fs_type, &plan.destination)?;
     }
+    let is_proc = match (&plan.what, tree) {
+        (MountWhat::FileSystem { fs_type, .. }, _) => fs_type == "proc",
+        (MountWhat::Bind { .. }, Some(tree)) => rustix::fs::fstatfs(&tree.fd)?.f_type == PROC,
+        (MountWhat::Bind { .. }, None) => false,
+    };
+    refuse_cover(&plan.destination, is_proc)?;
     let is_file = tree.is_some_and(|tree| tree.is_file);
     let (destination, mode) = place(plan, is_file)?;
     match (&plan.what, tree) {
@@ -191,6 +216,15 @@ fn refuse_link(fs_type: &str, destination: &Path) -> io::Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Neither the root nor /proc is covered, be the way there by a link of the image's.
+fn refuse_cover(destination: &Path, is_proc: bool) -> io::Result<()> {
+    let place = resolve::follow(Path::new("/"), destination)?;
+    if place == Path::new("/") {
+        return Err(io::Error::other("it is the root of the container"));
+    }
+    over_proc::check(&place, is_proc).map_err(io::Error::other)
 }
 
 /// The mount point, and the mode that a tmpfs takes over from it: that of the directory which was
@@ -257,7 +291,8 @@ fn same_kind(is_file: bool, onto_directory: bool) -> io::Result<()> {
 
 /// Mounts a file, made if it is missing, over `path`.
 pub(super) fn mount_file(tree: &Tree, path: &Path, read_only: bool) -> Result<()> {
-    let mounted = resolve::mount_point(path, true).and_then(|path| {
+    let place = refuse_cover(path, false).and_then(|()| resolve::mount_point(path, true));
+    let mounted = place.and_then(|path| {
         attach(tree, &path)?;
         match read_only {
             true => sys::mount_setattr(&path, MOUNT_ATTR_RDONLY, 0, false),
@@ -323,11 +358,12 @@ pub(super) fn root_readonly() -> Result<()> {
         .context(|| "failed to make the root file system read-only".to_string())
 }
 
-/// Hides paths: a directory behind an empty one, the same for all, a file behind /dev/null. A path
-/// that is not there needs no hiding.
-pub(super) fn mask(paths: &[PathBuf]) -> Result<()> {
+/// Hides paths: a directory behind an empty one, the same for all, a file behind `null`, the guest's: the
+/// container's own /dev/null may be any file. A path that is not there needs no hiding.
+pub(super) fn mask(paths: &[PathBuf], null: &Tree) -> Result<()> {
     // The last one that was put in place, which nothing covers.
     let mut empty: Option<&Path> = None;
+    let mut shown_null: Option<OwnedFd> = None;
     for (index, path) in paths.iter().enumerate() {
         if paths[..index].contains(path) {
             continue;
@@ -337,7 +373,10 @@ pub(super) fn mask(paths: &[PathBuf]) -> Result<()> {
             continue;
         };
         if !meta.is_dir() {
-            mount_bind("/dev/null", path).context(failed)?;
+            match &shown_null {
+                Some(shown) => cover_again(shown, path).context(failed)?,
+                None => shown_null = Some(cover_by(null, path).context(failed)?),
+            }
             continue;
         }
         match empty.replace(path) {
@@ -346,6 +385,28 @@ pub(super) fn mask(paths: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Read-only: a device can be written to all the same, but its mode is the guest's. Returns the device as
+/// it is seen there, also when something covers it.
+fn cover_by(null: &Tree, path: &Path) -> io::Result<OwnedFd> {
+    cover(&null.fd, path)?;
+    sys::mount_setattr(path, MOUNT_ATTR_RDONLY, 0, false)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn cover_again(shown: &OwnedFd, path: &Path) -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    cover(&open_tree(shown, "", flags)?, path)
+}
+
+/// What a link at the path leads to, as for all that is masked.
+fn cover(tree: &OwnedFd, path: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+    Ok(move_mount(tree.as_fd(), "", CWD, path, flags)?)
 }
 
 fn mount_empty(path: &Path) -> rustix::io::Result<()> {

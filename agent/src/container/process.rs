@@ -261,7 +261,7 @@ pub(super) fn create_directory(cwd: &Path) -> Result<()> {
         Ok(meta) if meta.is_dir() => Ok(()),
         Ok(_) => Err(AgentError::new(
             Kind::PermissionDenied,
-            cwd_error(cwd, "not a directory"),
+            format!("Cannot mkdir: {} is not a directory", cwd.display()),
         )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let old = rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -309,6 +309,7 @@ pub(super) fn inspect(path: &Path) -> Found {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Found::Unreachable,
         Err(_) => Found::Missing,
         Ok(meta) if meta.is_dir() => Found::Directory,
+        Ok(meta) if is_own_program(&meta) => Found::Agent,
         // Root may execute what has any execute bit; access(2) knows the rest.
         Ok(meta) if meta.mode() & 0o111 == 0 => Found::NotExecutable,
         Ok(_) => match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS) {
@@ -317,6 +318,11 @@ pub(super) fn inspect(path: &Path) -> Found {
             Ok(()) | Err(_) => Found::Executable,
         },
     }
+}
+
+fn is_own_program(file: &fs::Metadata) -> bool {
+    fs::metadata("/proc/self/exe")
+        .is_ok_and(|own| (own.dev(), own.ino()) == (file.dev(), file.ino()))
 }
 
 fn seccomp(plan: &ProcessPlan) -> Result<()> {
@@ -389,4 +395,20 @@ fn set_capabilities(sets: &CapabilityPlan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_home_is_the_users() {
+        let env = |given: &[&str]| {
+            let given: Vec<_> = given.iter().map(|&variable| variable.to_owned()).collect();
+            environment(&given, "/root").join(" ")
+        };
+        assert_eq!(env(&["A=1"]), "A=1 HOME=/root");
+        assert_eq!(env(&["HOME=", "A=1"]), "A=1 HOME=/root");
+        assert_eq!(env(&["HOME=/x"]), "HOME=/x");
+    }
 }

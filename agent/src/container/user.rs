@@ -104,10 +104,10 @@ pub(crate) fn resolve(wanted: Wanted<'_>, passwd: &str, group: &str) -> Result<I
 }
 
 fn by_string(user: &str, passwd: &str, group: &str) -> Result<Identity> {
-    let (user, group_name) = match user.split_once(':') {
-        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
-        None => (user, None),
-    };
+    // As runc: what comes behind a second colon says nothing.
+    let mut parts = user.split(':');
+    let user = parts.next().unwrap_or_default();
+    let group_name = parts.next().filter(|group| !group.is_empty());
     let number = user.parse::<u64>().ok();
     let entry = if user.is_empty() {
         passwd_entries(passwd).find(|entry| entry.uid == 0)
@@ -222,6 +222,7 @@ mod tests {
         assert_eq!((app.gid, app.groups), (1000, vec![1000]));
         assert_eq!(user("app:dock").unwrap().gid, 999);
         assert_eq!(user("7777:8888").unwrap().gid, 8888);
+        assert_eq!(user("app:dock:x").unwrap().gid, 999);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! mount namespace, so that every path and symbolic link means what it means to the container; jobs
 //! on the layer run outside, where the image and the writable layer lie side by side.
 
+mod archive;
 mod changes;
 mod holes;
 mod pack;

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{lgetxattr, llistxattr, statx, AtFlags, StatxFlags, CWD};
-use tar::{Builder, EntryType, Header};
+use tar::{EntryType, Header};
 
+use super::archive::{Archive, Records};
 use super::scaffold::is_scaffold;
 use super::stat;
 
@@ -40,15 +41,11 @@ const KERNEL_FILE_SYSTEMS: [rustix::fs::FsWord; 10] = [
     0xcafe_4a11,
 ];
 
-/// A file or tree under its last name; of the kernel's file systems in it the mount points alone.
+/// A file or tree under its last name, which is `.` where the path ends in it; of the kernel's file
+/// systems in it the mount points alone.
 pub(super) fn tree(path: &Path, out: impl Write) -> io::Result<()> {
     let metadata = stat::metadata(path)?;
-    let name = match path.as_os_str().as_bytes() {
-        b"/" => OsStr::new("/"),
-        bytes if bytes.ends_with(b"/.") => OsStr::new("."),
-        _ => path.file_name().unwrap_or(OsStr::new(".")),
-    };
-    let name = Path::new(if name == "/" { OsStr::new(".") } else { name });
+    let name = Path::new(stat::last_name(path));
     let mut pack = Pack::new(out);
     pack.no_kernel_files = true;
     match metadata.is_dir() {
@@ -80,7 +77,7 @@ pub(super) fn layer(image: &Path, upper: &Path, out: impl Write) -> io::Result<(
 }
 
 struct Pack<W: Write> {
-    tar: Builder<W>,
+    tar: Archive<W>,
     /// Names of files with several links, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
     /// Number of the mount that is packed, without those below it.
@@ -94,7 +91,7 @@ struct Pack<W: Write> {
 impl<W: Write> Pack<W> {
     fn new(out: W) -> Self {
         Self {
-            tar: Builder::new(out),
+            tar: Archive::new(out),
             links: HashMap::new(),
             only_mount: None,
             layer_of: None,
@@ -103,7 +100,7 @@ impl<W: Write> Pack<W> {
     }
 
     fn finish(self) -> io::Result<()> {
-        self.tar.into_inner()?.flush()
+        self.tar.finish()
     }
 
     /// What is in a directory, in the order of names.
@@ -204,7 +201,8 @@ impl<W: Write> Pack<W> {
         header.set_entry_type(EntryType::Regular);
         header.set_mode(0o644);
         header.set_size(0);
-        self.tar.append_data(&mut header, name, io::empty())
+        self.tar
+            .append(&mut header, name, &Records::new(), io::empty())
     }
 
     fn entry(&mut self, path: &Path, name: &Path, metadata: &Metadata) -> io::Result<()> {
@@ -216,69 +214,52 @@ impl<W: Write> Pack<W> {
         header.set_metadata(metadata);
         header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
         header.set_size(0);
+        let records = extensions(path, metadata);
         if metadata.nlink() > 1 && !kind.is_dir() {
             let key = (metadata.dev(), metadata.ino());
             if let Some(first) = self.links.get(&key) {
-                let first = first.clone();
                 // Who unpacks it gives the file the times of its last name.
-                self.extensions(path, metadata)?;
                 header.set_entry_type(EntryType::Link);
-                return self.tar.append_link(&mut header, name, first);
+                return self.tar.append_link(&mut header, name, first, &records);
             }
             self.links.insert(key, name.to_owned());
         }
-        self.extensions(path, metadata)?;
         if kind.is_symlink() {
-            return self.symlink(header, name, &fs::read_link(path)?);
+            header.set_entry_type(EntryType::Symlink);
+            let target = fs::read_link(path)?;
+            return self.tar.append_link(&mut header, name, &target, &records);
         }
         if kind.is_file() {
             let mut file = File::open(path)?;
             if let Some(content) = made_up(&file)? {
                 header.set_size(content.len() as u64);
-                return self.tar.append_data(&mut header, name, &content[..]);
+                return self.tar.append(&mut header, name, &records, &content[..]);
             }
             header.set_size(metadata.len());
             let content = Exactly::new(&mut file, metadata.len());
-            return self.tar.append_data(&mut header, name, content);
+            return self.tar.append(&mut header, name, &records, content);
         }
         if kind.is_block_device() || kind.is_char_device() {
             header.set_device_major(rustix::fs::major(metadata.rdev()))?;
             header.set_device_minor(rustix::fs::minor(metadata.rdev()))?;
         }
-        self.tar.append_data(&mut header, name, io::empty())
+        self.tar.append(&mut header, name, &records, io::empty())
     }
+}
 
-    /// With its target as it is: the library would write `a//b` as `a/b`, but for those that are
-    /// too long for a header.
-    fn symlink(&mut self, mut header: Header, name: &Path, target: &Path) -> io::Result<()> {
-        header.set_entry_type(EntryType::Symlink);
-        let literal = header.set_link_name_literal(target.as_os_str().as_bytes());
-        match literal {
-            Ok(()) => self.tar.append_data(&mut header, name, io::empty()),
-            Err(_) => self.tar.append_link(&mut header, name, target),
+/// What the plain header has no room for: a time before the second or the epoch, attributes.
+fn extensions(path: &Path, metadata: &Metadata) -> Records {
+    let mut all = Records::new();
+    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+    if nanoseconds != 0 || seconds < 0 {
+        all.push(("mtime".to_owned(), time_text(seconds, nanoseconds).into()));
+    }
+    for (name, value) in attributes(path) {
+        if !name.starts_with("trusted.overlay.") {
+            all.push((format!("{XATTR_PREFIX}{name}"), value));
         }
     }
-
-    /// What the plain header has no room for: a time before the second or the epoch, attributes.
-    fn extensions(&mut self, path: &Path, metadata: &Metadata) -> io::Result<()> {
-        let mut all: Vec<(String, Vec<u8>)> = Vec::new();
-        let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
-        if nanoseconds != 0 || seconds < 0 {
-            all.push(("mtime".to_owned(), time_text(seconds, nanoseconds).into()));
-        }
-        for (name, value) in attributes(path) {
-            if !name.starts_with("trusted.overlay.") {
-                all.push((format!("{XATTR_PREFIX}{name}"), value));
-            }
-        }
-        if all.is_empty() {
-            return Ok(());
-        }
-        let pairs = all
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()));
-        self.tar.append_pax_extensions(pairs)
-    }
+    all
 }
 
 /// The content of a file that the kernel makes up, whose length only reading tells; its beginning,
@@ -386,7 +367,7 @@ mod tests {
         entries
             .map(|entry| {
                 let entry = entry.unwrap();
-                let name = entry.path().unwrap().to_string_lossy().into_owned();
+                let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
                 (name, entry.header().entry_type(), entry.size())
             })
             .collect()
@@ -410,8 +391,8 @@ mod tests {
         assert_eq!(
             names,
             [
-                "top",
-                "top/sub",
+                "top/",
+                "top/sub/",
                 "top/sub/file",
                 "top/sub/link",
                 "top/sub/symlink",
@@ -426,9 +407,43 @@ mod tests {
         tree(&top.join("sub/file"), &mut out).unwrap();
         assert_eq!(entries(&out)[0].0, "file");
         let mut out = Vec::new();
-        tree(Path::new(&format!("{}/.", top.display())), &mut out).unwrap();
-        assert!(entries(&out)[1].0.ends_with("sub"));
+        tree(&top.join("sub/symlink"), &mut out).unwrap();
+        assert_eq!(entries(&out)[0].0, "symlink");
         assert!(tree(&top.join("none"), &mut Vec::new()).is_err());
+    }
+
+    /// Clients put other names for `.` or `/` at the beginning.
+    #[test]
+    fn names_begin_as_the_path_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("t.d");
+        fs::create_dir(&top).unwrap();
+        fs::write(top.join("f.x"), "hello").unwrap();
+        fs::hard_link(top.join("f.x"), top.join("g")).unwrap();
+        std::os::unix::fs::symlink("t.d", dir.path().join("link")).unwrap();
+        for (path, first) in [
+            ("t.d", "t.d/"),
+            ("t.d/", "t.d/"),
+            ("t.d/.", "./"),
+            ("link/", "link/"),
+            ("link/.", "./"),
+        ] {
+            let mut out = Vec::new();
+            tree(
+                Path::new(&format!("{}/{path}", dir.path().display())),
+                &mut out,
+            )
+            .unwrap();
+            let all = entries(&out);
+            assert_eq!(all[0].0, first, "{path}");
+            assert_eq!(all[1].0, format!("{first}f.x"), "{path}");
+            let mut archive = tar::Archive::new(&out[..]);
+            let link = archive.entries().unwrap().nth(2).unwrap().unwrap();
+            let target = link.link_name_bytes().unwrap().into_owned();
+            assert_eq!(target, all[1].0.as_bytes(), "{path}");
+        }
+        assert_eq!(stat::last_name(Path::new("/")), "/");
+        assert_eq!(Path::new("/").join("x"), Path::new("/x"));
     }
 
     #[test]
@@ -439,7 +454,7 @@ mod tests {
         let mut out = Vec::new();
         root(dir.path(), &mut out).unwrap();
         let all = entries(&out);
-        assert_eq!(all[1].0, "sub/file");
+        assert_eq!((all[0].0.as_str(), all[1].0.as_str()), ("sub/", "sub/file"));
         assert_eq!(all[1].2, 5);
     }
 

@@ -1,5 +1,6 @@
 //! Docker's description of a path.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
@@ -27,7 +28,7 @@ pub(super) fn print(path: &Path, out: &mut impl Write) -> io::Result<()> {
     if metadata.is_symlink() {
         target = link_target(path)?.to_string_lossy().into_owned();
     }
-    let name = path.file_name().unwrap_or(std::ffi::OsStr::new("/"));
+    let name = last_name(path);
     let seconds = metadata.mtime();
     let stat = json!({
         "name": name.to_string_lossy(),
@@ -39,6 +40,14 @@ pub(super) fn print(path: &Path, out: &mut impl Write) -> io::Result<()> {
     });
     writeln!(out, "{stat}")?;
     out.flush()
+}
+
+/// The last word of a path, as Docker names it: `.` where the path ends in it, and `/` for the root.
+pub(super) fn last_name(path: &Path) -> &OsStr {
+    let bytes = path.as_os_str().as_bytes();
+    let mut words = bytes.split(|byte| *byte == b'/').rev();
+    let last = words.find(|word| !word.is_empty());
+    OsStr::from_bytes(last.unwrap_or(b"/"))
 }
 
 /// A path that ends with a slash means what a link leads to, and that it is a directory.

@@ -41,8 +41,8 @@ async fn a_root_is_packed_without_what_the_kernel_makes_up() {
     assert_eq!(tar.status, 0, "{}", tar.stderr);
     // Names stand at the beginning of a block, after the padding of the one before.
     let has = |name: &str| tar.stdout.contains(&format!("\0{name}\0"));
-    assert!(has("etc/passwd"));
-    for made_up in ["proc/self", "sys/kernel", "dev/null"] {
+    assert!(has("/etc/passwd"));
+    for made_up in ["/proc/self", "/sys/kernel", "/dev/null"] {
         assert!(!has(made_up), "{made_up}");
     }
     agent.remove(&init).await;

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use ttrpc::context::with_timeout;
 
-use support::{agent, make_root, process, shell, status, timeout, wanted, Outcome};
+use support::{agent, in_guest, make_root, process, shell, status, timeout, wanted, Outcome};
 
 #[tokio::test]
 async fn container_runs_with_its_streams_apart() {
@@ -142,6 +142,103 @@ async fn programs_that_cannot_run_are_named() {
     assert!(status(agent.run(wanted).await.unwrap_err())
         .1
         .contains("/etc/plain"));
+}
+
+fn file(path: &str, content: &str) -> InlineFile {
+    InlineFile {
+        path: path.into(),
+        mode: 0o644,
+        content: content.into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn the_agent_is_no_program_of_a_container() {
+    let Some(agent) = agent().await else { return };
+    for args in [
+        &["/proc/self/exe", "serve", "/tmp"][..],
+        &["/proc/self/exe", "container-init"],
+    ] {
+        let (code, text) = status(agent.run(wanted(args)).await.unwrap_err());
+        assert_eq!(code, ttrpc::Code::PERMISSION_DENIED);
+        assert!(
+            text.contains("the program that starts containers"),
+            "{text}"
+        );
+    }
+    // The kernel itself finds it where a script names it. On a host it needs a loader, which is not there.
+    let (code, text) = match in_guest() {
+        true => (2, "no program of a container"),
+        false => (127, "no such file or directory"),
+    };
+    let mut wanted = wanted(&["/bin/odd"]);
+    wanted.files = vec![InlineFile {
+        mode: 0o755,
+        ..file("/bin/odd", "#!/proc/self/exe\n")
+    }];
+    let outcome = agent.run(wanted).await.unwrap();
+    assert_eq!(outcome.status, code);
+    assert!(outcome.stderr.contains(text), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn nothing_covers_proc_or_the_root() {
+    let Some(agent) = agent().await else { return };
+    let tmpfs = |destination: &str| json!({ "destination": destination, "type": "tmpfs", "source": "tmpfs" });
+    for (mount, why) in [
+        (tmpfs("/proc"), "not of type proc"),
+        (tmpfs("/proc/sys"), "inside /proc"),
+        (tmpfs("/link/sys/kernel"), "inside /proc"),
+        (tmpfs("/tmp/../proc/self/../1"), "inside /proc"),
+        (
+            json!({ "destination": "/proc", "type": "bind", "source": "/run" }),
+            "not of type proc",
+        ),
+        (
+            json!({ "destination": "/link", "type": "bind", "source": "/run" }),
+            "not of type proc",
+        ),
+        (
+            json!({ "destination": "/proc/fs", "type": "proc", "source": "proc" }),
+            "inside /proc",
+        ),
+        (tmpfs("/"), "the root of the container"),
+    ] {
+        let mut wanted = wanted(&["true"]);
+        wanted.spec["mounts"]
+            .as_array_mut()
+            .unwrap()
+            .push(mount.clone());
+        let text = status(agent.run(wanted).await.unwrap_err()).1;
+        assert!(text.contains(why), "{mount}: {text}");
+    }
+    let mut wanted = shell("cat /proc/uptime; test -e /proc/self/status && echo there");
+    wanted.spec["mounts"].as_array_mut().unwrap().push(
+        json!({ "destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"] }),
+    );
+    wanted.files = vec![file("/proc/uptime", "a stand-in\n")];
+    let outcome = agent.run(wanted).await.unwrap();
+    assert_eq!(outcome.stdout, "a stand-in\nthere\n", "{outcome:?}");
+}
+
+#[tokio::test]
+async fn what_is_masked_is_null_whatever_the_containers_own_is() {
+    let Some(agent) = agent().await else { return };
+    let mut wanted = shell(
+        "for i in /proc/keys /proc/version; do stat -c '%t:%T %A' $i; echo x >$i; cat $i; \
+         busybox chmod 0 $i || echo kept; done; cat /dev/null",
+    );
+    wanted.spec["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/version", "/proc/keys"]);
+    wanted.files = vec![file("/dev/null", "no device\n")];
+    let outcome = agent.run(wanted).await.unwrap();
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!(
+        lines[..4],
+        ["1:3 crw-rw-rw-", "kept", "1:3 crw-rw-rw-", "kept"],
+        "{outcome:?}"
+    );
+    assert_eq!(lines[4..], ["no device"], "{outcome:?}");
 }
 
 #[tokio::test]

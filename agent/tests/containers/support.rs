@@ -184,6 +184,7 @@ pub(crate) fn make_root(root: &Path, busybox: &Path) {
     .unwrap();
     std::fs::write(root.join("etc/plain"), "x").unwrap();
     symlink("/run/dns/resolv.conf", root.join("etc/resolv.conf")).unwrap();
+    symlink("/proc", root.join("link")).unwrap();
     std::fs::write(root.join("bin/lost"), "#!/no/such/interpreter\n").unwrap();
     use std::os::unix::fs::{chown, PermissionsExt};
     let mode = |path: &str, mode| {

@@ -7,6 +7,7 @@ mod networks;
 mod options;
 mod proxies;
 mod publish;
+mod security;
 mod values;
 
 use std::fs::File;

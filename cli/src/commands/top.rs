@@ -14,12 +14,21 @@ use crate::table;
 pub(crate) struct TopArgs {
     /// Name or id
     container: String,
+    /// Options of ps(1): -ef without any, or such as aux, -eo pid,cmd
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PS OPTIONS"
+    )]
+    options: Vec<String>,
 }
 
 pub(crate) async fn run(args: TopArgs, client: &Client, out: &mut dyn Write) -> Result<ExitCode> {
-    let answer = client
-        .get_json(&format!("/containers/{}/top", encode(&args.container)))
-        .await?;
+    let mut path = format!("/containers/{}/top", encode(&args.container));
+    if !args.options.is_empty() {
+        path += &format!("?ps_args={}", encode(&args.options.join(" ")));
+    }
+    let answer = client.get_json(&path).await?;
     let words = |value: &Value| -> Vec<String> {
         let items = value.as_array().into_iter().flatten();
         items

@@ -1,20 +1,29 @@
 //! A tree filled from a document.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use super::absent;
 use super::functions;
 use super::labels;
-use super::parse::{Node, Operand, Pipeline};
+use super::parse::{Node, Operand, Parsed, Pipeline};
+
+/// How deep templates may use each other.
+const MAX_DEPTH: usize = 100;
+/// Most that templates which use others write, in bytes: they could double it at each step.
+const MAX_BYTES: usize = 64 << 20;
 
 /// Fills a template.
-pub(super) fn run(nodes: &[Node], document: &Value) -> Result<String, String> {
+pub(super) fn run(template: &Parsed, document: &Value) -> Result<String, String> {
     let mut state = State {
         out: String::new(),
+        defined: &template.defined,
+        depth: 0,
         // `$` is the document.
         variables: vec![(String::new(), document.clone())],
     };
-    state.list(nodes, document)?;
+    state.list(&template.nodes, document)?;
     Ok(state.out)
 }
 
@@ -26,12 +35,15 @@ enum Flow {
     Continue,
 }
 
-struct State {
+struct State<'a> {
     out: String,
+    defined: &'a HashMap<String, Vec<Node>>,
+    /// Templates that are being filled in others.
+    depth: usize,
     variables: Vec<(String, Value)>,
 }
 
-impl State {
+impl State<'_> {
     fn list(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, String> {
         for node in nodes {
             let flow = self.node(node, dot)?;
@@ -87,10 +99,35 @@ impl State {
             Node::Range(pipeline, body, otherwise) => {
                 return self.range(pipeline, body, otherwise, dot)
             }
+            Node::Template(name, pipeline) => {
+                let value = match pipeline {
+                    Some(pipeline) => self.pipeline(pipeline, dot)?,
+                    None => Value::Null,
+                };
+                self.template(name, value)?;
+            }
             Node::Break => return Ok(Flow::Break),
             Node::Continue => return Ok(Flow::Continue),
         }
         Ok(Flow::On)
+    }
+
+    /// A defined template, which sees no variable but `$`: its value.
+    fn template(&mut self, name: &str, value: Value) -> Result<(), String> {
+        let defined = self.defined;
+        let nodes = defined
+            .get(name)
+            .ok_or_else(|| format!("there is no template {name:?}"))?;
+        if self.depth == MAX_DEPTH || MAX_BYTES < self.out.len() {
+            return Err(format!("template {name:?} goes too deep"));
+        }
+        let own = vec![(String::new(), value.clone())];
+        let outer = std::mem::replace(&mut self.variables, own);
+        self.depth += 1;
+        let filled = self.list(nodes, &value);
+        self.depth -= 1;
+        self.variables = outer;
+        filled.map(drop)
     }
 
     fn range(

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use serde_json::Value;
 
-use super::{escape, labels};
+use super::{escape, labels, structs};
 
 /// What an action prints that has no value at all.
 pub(super) const NO_VALUE: &str = "<no value>";
@@ -41,6 +41,12 @@ pub(super) fn plain(value: &Value) -> String {
             format!("[{}]", words.join(" "))
         }
         Value::Object(map) => {
+            if let Some(members) = structs::members(map) {
+                let words: Vec<String> = members
+                    .map(|(value, nothing)| value.map_or_else(|| nothing.to_owned(), plain))
+                    .collect();
+                return format!("{{{}}}", words.join(" "));
+            }
             let mut items: Vec<_> = map
                 .iter()
                 .filter(|(key, _)| labels::is_shown(key))
@@ -56,12 +62,16 @@ pub(super) fn plain(value: &Value) -> String {
     }
 }
 
-/// A value of a map: docker's sets, such as of ports and of volumes, are maps to nothing.
+/// A value of a map: docker's sets, such as of ports and of volumes, are maps to nothing, and what is
+/// published of a port is a list.
 fn member(key: &str, value: &Value) -> String {
-    let is_set = key.starts_with(|c: char| c.is_ascii_digit() || c == '/');
-    match value.as_object().is_some_and(|map| map.is_empty()) && is_set {
-        true => "{}".to_owned(),
-        false => plain(value),
+    let is_port = key.starts_with(|c: char| c.is_ascii_digit());
+    match value {
+        Value::Object(map) if map.is_empty() && (is_port || key.starts_with('/')) => {
+            "{}".to_owned()
+        }
+        Value::Null if is_port => "[]".to_owned(),
+        value => plain(value),
     }
 }
 

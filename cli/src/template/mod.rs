@@ -1,6 +1,6 @@
 //! Go's text/template, as far as `--format` uses it: fields, pipelines, variables, `if`, `range`,
-//! `with`, trimmed space, and the functions of Go and of docker's command line. Templates in
-//! templates (`define`, `template`, `block`) are not built.
+//! `with`, trimmed space, templates in templates (`define`, `template`, `block`), and the functions of
+//! Go and of docker's command line.
 //!
 //! Documents are JSON. So a field that is not there is an error, unless docker's types have it (see
 //! `absent`), and what is an object prints as `map[key:value]`.
@@ -12,6 +12,7 @@ mod functions;
 mod labels;
 mod lex;
 mod parse;
+mod structs;
 
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ pub(crate) use labels::{heads_of_labels, shown, with_labels};
 #[derive(Debug)]
 pub(crate) struct Template {
     text: String,
-    nodes: Vec<parse::Node>,
+    parsed: parse::Parsed,
 }
 
 impl Template {
@@ -34,10 +35,10 @@ impl Template {
     /// What is no template, or uses what is not built.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let unescaped = unescape(text);
-        let nodes = parse::parse(&unescaped).map_err(|why| failed(text, &why))?;
+        let parsed = parse::parse(&unescaped).map_err(|why| failed(text, &why))?;
         Ok(Self {
             text: text.to_owned(),
-            nodes,
+            parsed,
         })
     }
 
@@ -46,7 +47,7 @@ impl Template {
     /// # Errors
     /// A field that is not there, an argument that does not fit.
     pub(crate) fn render(&self, document: &Value) -> Result<String> {
-        eval::run(&self.nodes, document).map_err(|why| failed(&self.text, &why))
+        eval::run(&self.parsed, document).map_err(|why| failed(&self.text, &why))
     }
 }
 
@@ -141,6 +142,9 @@ mod tests {
             ("{{js \"it's <b>\\n\"}}", "it\\'s \\u003Cb\\u003E\\u000A"),
             ("{{len (split \"n1\" \"\")}} {{index .None \"x\"}}", "2 "),
             ("{{and .None (eq .None.Status 1)}}|{{or .Name (eq .None.Status 1)}}", "<no value>|/x"),
+            ("{{template \"x\" .State}}{{define \"x\"}}<{{.ExitCode}}{{$.OOMKilled}}>{{end}}", "<7true>"),
+            ("{{block \"x\" .L}}{{range .}}{{.}}-{{end}}{{end}}{{template \"x\" .L}}", "a-b-a-b-"),
+            ("{{define \"x\"}}{{.}}{{end}}{{template \"x\"}}|{{range .L}}{{template \"x\" .}}{{end}}", "<no value>|ab"),
             ("{{printf \"%q %v\" \"a'\\\"\\\\ü\\t\" .None}}", "\"a'\\\"\\\\ü\\t\" <nil>"),
         ] {
             let shown = render(template, &document());
@@ -187,6 +191,31 @@ mod tests {
     }
 
     #[test]
+    fn structs_are_printed_as_gos() {
+        let document = json!({
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
+            "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "81/tcp": null},
+            "Mounts": [{"Type": "bind", "Source": "/a", "Destination": "/b", "Mode": "", "RW": true, "Propagation": "rprivate"}],
+            "IPAM": {"Driver": "default", "Options": null, "Config": [{"Subnet": "10.0.0.0/8", "Gateway": "10.0.0.1"}]},
+            "Labels": {"Type": "x", "other": "y"},
+        });
+        for (template, expected) in [
+            ("{{.RestartPolicy}}", "{no 0}"),
+            ("{{.LogConfig}}", "{json-file map[max-size:1m]}"),
+            ("{{.Ports}}", "map[80/tcp:[{0.0.0.0 8080}] 81/tcp:[]]"),
+            ("{{.Mounts}}", "[{bind  /a /b   true rprivate}]"),
+            (
+                "{{.IPAM}}",
+                "{default map[] [{10.0.0.0/8  10.0.0.1 map[]}]}",
+            ),
+            ("{{.Labels}}", "map[Type:x other:y]"),
+        ] {
+            assert_eq!(render(template, &document).unwrap(), expected, "{template}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (template, part) in [
             ("{{.Nope}}", "no field \"Nope\""),
@@ -201,7 +230,19 @@ mod tests {
             ("{{index .L 9}}", "out of range"),
             ("{{index .L \"x\"}}", "index"),
             ("{{range .Name}}{{end}}", "range"),
-            ("{{define \"x\"}}{{end}}", "define"),
+            ("{{define \"x\"}}", "not closed"),
+            ("{{define x}}{{end}}", "name"),
+            ("{{if true}}{{define \"x\"}}{{end}}{{end}}", "define"),
+            ("{{template \"x\"}}", "no template"),
+            ("{{block \"x\"}}{{end}}", "value"),
+            (
+                "{{define \"x\"}}{{template \"x\"}}{{end}}{{template \"x\"}}",
+                "deep",
+            ),
+            (
+                "{{$y := 1}}{{define \"x\"}}{{$y}}{{end}}{{template \"x\"}}",
+                "$y",
+            ),
             ("{{\"a}}", "not closed"),
             ("{{(.L}}", ")"),
             ("{{len}}", "len"),

@@ -1,6 +1,6 @@
 //! Pieces as a tree.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::lex::{pieces, Piece, Token};
 
@@ -16,6 +16,8 @@ pub(super) enum Node {
     If(Pipeline, Vec<Node>, Vec<Node>),
     With(Pipeline, Vec<Node>, Vec<Node>),
     Range(Pipeline, Vec<Node>, Vec<Node>),
+    /// A template of this name, filled from a value.
+    Template(String, Option<Pipeline>),
     Break,
     Continue,
 }
@@ -41,14 +43,23 @@ pub(super) enum Operand {
     Pipeline(Box<Pipeline>, Vec<String>),
 }
 
+/// A template, and those that it defines, by their names.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) nodes: Vec<Node>,
+    pub(super) defined: HashMap<String, Vec<Node>>,
+}
+
 /// Reads a template.
-pub(super) fn parse(template: &str) -> Result<Vec<Node>, String> {
+pub(super) fn parse(template: &str) -> Result<Parsed, String> {
     let mut parser = Parser {
         pieces: pieces(template)?.into(),
+        defined: HashMap::new(),
     };
     let (nodes, end) = parser.list(0)?;
+    let defined = parser.defined;
     match end {
-        None => Ok(nodes),
+        None => Ok(Parsed { nodes, defined }),
         Some(end) => Err(format!("unexpected {{{{{}}}}}", end.word())),
     }
 }
@@ -70,6 +81,7 @@ impl End {
 
 struct Parser {
     pieces: VecDeque<Piece>,
+    defined: HashMap<String, Vec<Node>>,
 }
 
 impl Parser {
@@ -93,6 +105,7 @@ impl Parser {
             match word {
                 "end" => return Ok((nodes, Some(End::End))),
                 "else" => return Ok((nodes, Some(End::Else(tokens[1..].to_vec())))),
+                "define" if depth == 0 => self.define(&tokens[1..])?,
                 _ => nodes.push(self.node(word, &tokens, depth)?),
             }
         }
@@ -106,8 +119,40 @@ impl Parser {
             "range" => self.branch(word, &tokens[1..], depth, Node::Range),
             "break" => Ok(Node::Break),
             "continue" => Ok(Node::Continue),
-            "define" | "template" | "block" => Err(format!("{{{{{word}}}}} is not built")),
+            "template" => {
+                let (name, of) = named(word, &tokens[1..])?;
+                Ok(Node::Template(name, of))
+            }
+            "block" => self.block(&tokens[1..], depth),
+            "define" => Err("unexpected {{define}} in another action".into()),
             _ => Ok(Node::Print(pipeline(tokens)?)),
+        }
+    }
+
+    /// `define "NAME"`, up to its end.
+    fn define(&mut self, tokens: &[Token]) -> Result<(), String> {
+        match named("define", tokens)? {
+            (name, None) => self.body("define", name, 1),
+            _ => Err("unexpected words behind {{define".into()),
+        }
+    }
+
+    /// `block "NAME" PIPELINE` defines a template and is filled where it stands.
+    fn block(&mut self, tokens: &[Token], depth: usize) -> Result<Node, String> {
+        let (name, of) = named("block", tokens)?;
+        let of = of.ok_or("missing value for {{block}}")?;
+        self.body("block", name.clone(), depth + 1)?;
+        Ok(Node::Template(name, Some(of)))
+    }
+
+    fn body(&mut self, word: &str, name: String, depth: usize) -> Result<(), String> {
+        match self.list(depth)? {
+            (nodes, Some(End::End)) => {
+                self.defined.insert(name, nodes);
+                Ok(())
+            }
+            (_, Some(End::Else(_))) => Err("unexpected {{else}}".into()),
+            (_, None) => Err(format!("{{{{{word}}}}} is not closed by {{{{end}}}}")),
         }
     }
 
@@ -141,6 +186,18 @@ impl Parser {
         };
         Ok(make(pipeline, then, otherwise))
     }
+}
+
+/// The name of a template, and the value that it is given.
+fn named(word: &str, tokens: &[Token]) -> Result<(String, Option<Pipeline>), String> {
+    let Some((Token::Text(name), rest)) = tokens.split_first() else {
+        return Err(format!("missing name of a template behind {{{{{word}"));
+    };
+    let of = match rest {
+        [] => None,
+        rest => Some(pipeline(rest)?),
+    };
+    Ok((name.clone(), of))
 }
 
 fn pipeline(tokens: &[Token]) -> Result<Pipeline, String> {

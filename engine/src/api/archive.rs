@@ -43,6 +43,7 @@ fn path_of(query: &super::Query) -> Result<String> {
     let path = query
         .0
         .get("path")
+        .filter(|path| !path.is_empty())
         .ok_or_else(|| EngineError::BadRequest("bad parameter: path cannot be empty".to_owned()))?;
     Ok(by_words(path))
 }
@@ -59,9 +60,9 @@ fn by_words(path: &str) -> String {
         }
     }
     let clean = format!("/{}", words.join("/"));
-    let end = match path.rsplit('/').next() {
-        Some("") => "/",
+    let end = match path.trim_end_matches('/').rsplit('/').next() {
         Some(".") => "/.",
+        _ if path.ends_with('/') => "/",
         _ => "",
     };
     match (clean.as_str(), end) {
@@ -158,15 +159,22 @@ async fn write(
         ..job(Kind::WRITE, &path)
     };
     let stream = body.into_data_stream().map_err(std::io::Error::other);
-    // A client that sends nothing holds nothing. An upload that is cut off ends in an error of its
-    // stream, and so does the job.
+    // A client that sends nothing holds nothing.
     let input = hull_image::decompressed(tokio_util::io::StreamReader::new(stream));
     let input = input
         .await
         .map_err(|error| EngineError::io("read", "the archive", error))?;
     let session = engine.files(&container).await.map_err(as_named(&id))?;
-    let fed = session.feed(&job, input).await;
-    session.close();
+    // An upload that is cut off ends in an error of its stream, and so does the job: by a task of its
+    // own, as this one ends with its client and would leave the job behind.
+    let fed = tokio::spawn(async move {
+        let fed = session.feed(&job, input).await;
+        session.close();
+        fed
+    });
+    let fed = fed.await.map_err(|error| {
+        EngineError::io("write", "a container's files", std::io::Error::other(error))
+    })?;
     fed.map_err(as_named(&id))?;
     engine.publish(&container, "extract-to-dir", []);
     Ok(StatusCode::OK)
@@ -229,6 +237,8 @@ mod tests {
             ("a//b/./c", "/a/b/c"),
             ("/a/", "/a/"),
             ("/a/.", "/a/."),
+            ("/a/./", "/a/."),
+            ("/..", "/"),
             ("", "/"),
         ] {
             assert_eq!(by_words(path), clean, "{path:?}");

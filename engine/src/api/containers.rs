@@ -393,13 +393,12 @@ async fn top(
     let container = engine.container(&id)?;
     let options = query.get("ps_args").unwrap_or("-ef").split_whitespace();
     let options: Vec<_> = options.map(str::to_owned).collect();
-    let columns = hull_shim::ps::columns(&options)
-        .map_err(|error| EngineError::BadRequest(error.to_string()))?;
+    let columns = hull_shim::ps::columns_with_pid(&options).map_err(EngineError::Ps)?;
     let processes = live_task(&container)?.processes().await?;
     engine.publish(&container, "top", []);
-    let users = hull_shim::ps::Users::read();
+    let viewer = hull_shim::ps::Viewer::read();
     let row = |process| {
-        let cells = columns.iter().map(|column| column.cell(process, &users));
+        let cells = columns.iter().map(|column| column.cell(process, &viewer));
         cells.collect()
     };
     Ok(Json(ContainerTopResponse {

@@ -18,6 +18,7 @@ use super::respond::Answer;
 use super::streams::{Attachment, Hijack};
 use super::{body_json, Query, Shared, Version};
 use crate::engine::Engine;
+use crate::error::EngineError;
 use crate::exec::{console_size, ExecCreate};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -39,6 +40,11 @@ async fn create(
         request.console_size = None;
     }
     let container = engine.container(&id)?;
+    let keys = request.detach_keys.as_deref().unwrap_or_default();
+    if DetachKeys::parse(keys).is_err() {
+        let text = format!("Invalid escape keys ({keys}) provided");
+        return Err(EngineError::BadRequest(text).into());
+    }
     let exec = engine.create_exec(&container, request).await?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": exec.id }))))
 }

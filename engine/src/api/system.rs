@@ -184,7 +184,7 @@ async fn system_info(engine: &Engine) -> Result<SystemInfo> {
         registry_config: Some(registries(&engine.images.registries)),
         index_server_address: Some("https://index.docker.io/v1/".to_owned()),
         name: Some(host_name()),
-        labels: list(&[]),
+        labels: Some(engine.defaults.labels.clone()),
         experimental_build: Some(false),
         server_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         runtimes: Some(HashMap::from([("hull".to_owned(), Runtime::default())])),

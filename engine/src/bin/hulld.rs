@@ -12,8 +12,10 @@ use hull_engine::engine::{Defaults, Programs};
 use hull_engine::error::{chain, EngineError};
 use hull_engine::listen::{self, Address, TlsFiles};
 use hull_engine::paths::Paths;
-use hull_engine::settings::{Settings, DEFAULT_FILE};
+use hull_engine::resolving::Resolving;
+use hull_engine::settings::{Bytes, LogFormat, LogLevel, PoolSetting, Settings, DEFAULT_FILE};
 use hull_network::egress::Egress;
+use hull_network::pool::AddressPool;
 use tokio::signal::unix::{signal, SignalKind};
 
 /// Group whose members may use the socket, unless another is named.
@@ -99,7 +101,34 @@ struct Args {
     /// Option of that driver (repeatable): KEY=VALUE
     #[arg(long = "log-opt", value_name = "OPTION", value_parser = key_value)]
     log_opts: Vec<(String, String)>,
-    /// Log more
+    /// Name server of containers that name none (repeatable) [default: the host's]
+    #[arg(long, value_name = "ADDRESS")]
+    dns: Vec<String>,
+    /// Option of their resolv.conf (repeatable)
+    #[arg(long = "dns-opt", value_name = "OPTION")]
+    dns_opts: Vec<String>,
+    /// Domain in which they search names (repeatable)
+    #[arg(long, value_name = "DOMAIN")]
+    dns_search: Vec<String>,
+    /// Size of /dev/shm of containers that don't say [default: 64m]
+    #[arg(long, value_name = "BYTES")]
+    default_shm_size: Option<Bytes>,
+    /// Where networks' addresses are chosen from (repeatable): base=PREFIX,size=BITS
+    #[arg(long = "default-address-pool", value_name = "POOL")]
+    default_address_pools: Vec<AddressPool>,
+    /// Size of packets of the default network [default: as the host's way out has it]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<u16>,
+    /// What clients are told of this engine (repeatable): KEY=VALUE
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// How much to log [default: info]
+    #[arg(short = 'l', long, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// How to write a line of the log [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+    /// Log more: the same as --log-level debug
     #[arg(short = 'D', long)]
     debug: bool,
 }
@@ -154,6 +183,20 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         egress: args.egress.clone(),
         log_driver: args.log_driver.clone(),
         log_opts: args.log_opts.iter().cloned().collect(),
+        dns: args.dns.clone(),
+        dns_opts: args.dns_opts.clone(),
+        dns_search: args.dns_search.clone(),
+        default_ulimits: Default::default(),
+        default_shm_size: args.default_shm_size,
+        default_address_pools: args
+            .default_address_pools
+            .iter()
+            .map(|pool| PoolSetting(*pool))
+            .collect(),
+        mtu: args.mtu,
+        labels: args.labels.clone(),
+        log_level: args.log_level,
+        log_format: args.log_format,
         debug: args.debug.then_some(true),
     };
     Ok(flags.join(file)?)
@@ -166,19 +209,23 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn log_to_stderr(debug: bool) {
-    let level = if debug { "debug" } else { "info" };
+fn log_to_stderr(level: LogLevel, format: LogFormat) {
+    let level = level.name();
     let filter = tracing_subscriber::EnvFilter::try_from_env("HULL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("hulld={level},hull={level},hull_engine={level},hull_image={level},hull_shim={level},warn")));
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+        .with_ansi(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
 }
 
 /// What the daemon is started with.
 fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
+    let ulimits = settings.ulimits()?;
     let directory = |given: Option<PathBuf>, default: &str| {
         absolute(given.as_deref().unwrap_or(Path::new(default)))
     };
@@ -223,8 +270,22 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
             typ: settings.log_driver,
             config: Some(settings.log_opts),
         },
+        resolving: Resolving {
+            servers: settings.dns,
+            search: settings.dns_search,
+            options: settings.dns_opts,
+        },
+        ulimits,
+        shm_bytes: settings.default_shm_size.map(|size| size.0),
+        address_pools: settings
+            .default_address_pools
+            .iter()
+            .map(|pool| pool.0)
+            .collect(),
+        mtu: settings.mtu,
+        labels: settings.labels,
     };
-    defaults.check().context("failed to set log opts")?;
+    defaults.check()?;
     // The usual group may be missing: then the socket is root's alone.
     let named = settings.group.as_deref().filter(|name| *name != GROUP);
     listen::check(named, tls.as_ref())?;
@@ -250,13 +311,17 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
 }
 
 fn run(args: &Args, settings: Settings) -> anyhow::Result<()> {
-    let debug = settings.debug.unwrap_or(false);
+    let level = match settings.debug {
+        Some(true) => LogLevel::Debug,
+        _ => settings.log_level.unwrap_or(LogLevel::Info),
+    };
+    let format = settings.log_format.unwrap_or_default();
     let config = config(args, settings)?;
     if args.validate {
         println!("configuration OK");
         return Ok(());
     }
-    log_to_stderr(debug);
+    log_to_stderr(level, format);
     if args.own_session {
         rustix::process::setsid().context("failed to leave the session")?;
     }

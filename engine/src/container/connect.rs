@@ -8,6 +8,7 @@ use super::{live_task, Container};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::network::{self, Endpoint, Owner, Wanted};
+use crate::resolving::Resolving;
 use crate::shim::Task;
 use crate::spec::files;
 
@@ -21,11 +22,16 @@ async fn edit_hosts(container: &Container, task: &Task, remove: Vec<String>, add
 }
 
 /// Says in the container's own file whom it asks for names, now that its networks are these.
-async fn edit_resolvers(container: &Container, task: &Task, ends: Vec<Endpoint>) {
+async fn edit_resolvers(
+    container: &Container,
+    task: &Task,
+    ends: Vec<Endpoint>,
+    resolving: &Resolving,
+) {
     let before = container.record();
     let mut now = before.clone();
     now.endpoints = ends;
-    let of_host = file_of_host("/etc/resolv.conf");
+    let of_host = resolving.over(&file_of_host("/etc/resolv.conf"));
     let (remove, add) = files::resolver_changes(&before, &now, &of_host);
     if remove.is_empty() && add.is_empty() {
         return;
@@ -92,7 +98,7 @@ impl Engine {
         let task = live_task(container)?;
         let record = container.record();
         let egress = network::egress_of(&record.host)?;
-        let owner = Owner::of(&record, &egress);
+        let owner = Owner::of(&record, &egress, &self.defaults);
         let ports = self.networks.take_ports(owner, wanted).await?;
         let endpoint = self.networks.attach_more(owner, wanted, others)?;
         let interface = network::interface(&endpoint);
@@ -111,7 +117,7 @@ impl Engine {
         let lines = files::hosts_lines(&record, &endpoint);
         edit_hosts(container, &task, Vec::new(), lines).await;
         let ends = others.iter().chain([&endpoint]).cloned().collect();
-        edit_resolvers(container, &task, ends).await;
+        edit_resolvers(container, &task, ends, &self.defaults.resolving).await;
         Ok(endpoint)
     }
 
@@ -198,7 +204,7 @@ impl Engine {
                 self.networks.put_end(container.id(), &end);
                 self.route(container, &task, &end, gateway).await;
             }
-            edit_resolvers(container, &task, others.clone()).await;
+            edit_resolvers(container, &task, others.clone(), &self.defaults.resolving).await;
         }
         let published = self.networks.published(container.id());
         self.update(container, |record| {

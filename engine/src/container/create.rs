@@ -38,7 +38,12 @@ impl Engine {
         logs::merge_defaults(log, &self.defaults.log);
         trust::fill(&mut request.host, &self.defaults)?;
         let warnings = request.check()?;
-        defaults::fill(&mut request.host, spec::MASKED_PATHS, spec::READONLY_PATHS);
+        defaults::fill(
+            &mut request.host,
+            &self.defaults,
+            spec::MASKED_PATHS,
+            spec::READONLY_PATHS,
+        );
         if request.config.network_disabled.unwrap_or(false) {
             request.host.network_mode = Some(network::NONE.to_owned());
         }

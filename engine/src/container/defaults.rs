@@ -1,17 +1,18 @@
 //! What a `HostConfig` says that leaves things open: dockerd's defaults, as `inspect` shows them.
 
 use bollard_stubs::models::{
-    HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, RestartPolicy,
+    HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits, RestartPolicy,
     RestartPolicyNameEnum,
 };
 
+use crate::engine::Defaults;
 use crate::{logs, network};
 
 /// Bytes of `/dev/shm`.
 const SHM_BYTES: i64 = 64 << 20;
 
 /// Fills in what the client left open.
-pub(super) fn fill(host: &mut HostConfig, masked: &[&str], read_only: &[&str]) {
+pub(super) fn fill(host: &mut HostConfig, engine: &Defaults, masked: &[&str], read_only: &[&str]) {
     let text = |slot: &mut Option<String>, default: &str| {
         if slot.as_deref().unwrap_or_default().is_empty() {
             *slot = Some(default.to_owned());
@@ -34,8 +35,9 @@ pub(super) fn fill(host: &mut HostConfig, masked: &[&str], read_only: &[&str]) {
         host.cgroupns_mode = Some(HostConfigCgroupnsModeEnum::PRIVATE);
     }
     if host.shm_size.unwrap_or(0) == 0 {
-        host.shm_size = Some(SHM_BYTES);
+        host.shm_size = Some(engine.shm_bytes.unwrap_or(SHM_BYTES));
     }
+    ulimits(host, &engine.ulimits);
     host.memory_swappiness = host.memory_swappiness.filter(|value| 0 <= *value);
     host.pids_limit = host.pids_limit.filter(|limit| 0 < *limit);
     let memory = host.memory.unwrap_or(0);
@@ -51,6 +53,20 @@ pub(super) fn fill(host: &mut HostConfig, masked: &[&str], read_only: &[&str]) {
     };
     paths(&mut host.masked_paths, masked);
     paths(&mut host.readonly_paths, read_only);
+}
+
+/// A limit that the container names itself is the container's.
+fn ulimits(host: &mut HostConfig, of_engine: &[ResourcesUlimits]) {
+    let own = host.ulimits.as_deref().unwrap_or_default();
+    let named = |limit: &ResourcesUlimits| limit.name.clone().map(|name| name.to_ascii_lowercase());
+    let more: Vec<_> = of_engine
+        .iter()
+        .filter(|limit| !own.iter().any(|own| named(own) == named(limit)))
+        .cloned()
+        .collect();
+    if !more.is_empty() {
+        host.ulimits.get_or_insert_default().extend(more);
+    }
 }
 
 fn restart_policy(host: &mut HostConfig) {
@@ -74,7 +90,12 @@ mod tests {
             memory_swappiness: Some(-1),
             ..HostConfig::default()
         };
-        fill(&mut host, &["/proc/kcore"], &["/proc/sys"]);
+        fill(
+            &mut host,
+            &Defaults::default(),
+            &["/proc/kcore"],
+            &["/proc/sys"],
+        );
         insta::assert_json_snapshot!(host);
     }
 
@@ -87,8 +108,37 @@ mod tests {
             privileged: Some(true),
             ..HostConfig::default()
         };
-        fill(&mut host, &["/proc/kcore"], &["/proc/sys"]);
+        fill(
+            &mut host,
+            &Defaults::default(),
+            &["/proc/kcore"],
+            &["/proc/sys"],
+        );
         assert_eq!(host.ipc_mode.as_deref(), Some("host"));
         assert_eq!((host.memory_swap, host.masked_paths), (Some(-1), None));
+    }
+
+    #[test]
+    fn what_the_operator_says_holds_where_the_client_says_nothing() {
+        let limit = |name: &str, soft| ResourcesUlimits {
+            name: Some(name.to_owned()),
+            soft: Some(soft),
+            hard: Some(soft),
+        };
+        let engine = Defaults {
+            shm_bytes: Some(1 << 20),
+            ulimits: vec![limit("nofile", 100), limit("core", 0)],
+            ..Defaults::default()
+        };
+        let mut host = HostConfig {
+            ulimits: Some(vec![limit("NOFILE", 7)]),
+            ..HostConfig::default()
+        };
+        fill(&mut host, &engine, &[], &[]);
+        assert_eq!(
+            host.ulimits,
+            Some(vec![limit("NOFILE", 7), limit("core", 0)])
+        );
+        assert_eq!(host.shm_size, Some(1 << 20));
     }
 }

@@ -116,8 +116,14 @@ impl Engine {
                 state.stopped_by_user = false;
                 state.restarting_by_user = false;
                 state.started = Some(Timestamp::now());
-                let checked = Check::of(record).is_some();
-                record.state.health = checked.then(Health::starting);
+                match Check::of(record) {
+                    Some(_) => record
+                        .state
+                        .health
+                        .get_or_insert_with(Health::starting)
+                        .begin(),
+                    None => record.state.health = None,
+                }
             })
             .await;
         if let Err(error) = written {
@@ -277,7 +283,7 @@ impl Engine {
         let exposed = record.config.exposed_ports.as_deref();
         let ports = network::parse_bindings(&record.host, exposed)?;
         let egress = network::egress_of(&record.host)?;
-        let owner = Owner::of(&record, &egress);
+        let owner = Owner::of(&record, &egress, &self.defaults);
         let endpoints = self
             .networks
             .attach(owner, &record.networks, &ports)
@@ -315,6 +321,9 @@ impl Engine {
         {
             return Err(EngineError::NoSuchVolume(gone.name.clone()));
         }
+        for wanted in &record.volumes {
+            self.volumes.find(&wanted.name)?.check_bound()?;
+        }
         // Names and name servers go with the network.
         let named = joined.map_or(record, |joined| &joined.record);
         let mut record = record.clone();
@@ -332,7 +341,10 @@ impl Engine {
             disks: &spec::host_disks(&record.host),
         };
         let spec = spec::build(&record, host)?;
-        let of_host = file_of_host("/etc/resolv.conf");
+        let of_host = self
+            .defaults
+            .resolving
+            .over(&file_of_host("/etc/resolv.conf"));
         let hosts = match network::is_host_mode(&named.host) {
             true => file_of_host("/etc/hosts"),
             false => String::new(),

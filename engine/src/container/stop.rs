@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::join::other_of;
 use super::{Container, WaitCondition};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::health::Health;
 use crate::lifecycle::{Event, Status};
 use crate::record::timeout_of;
-use crate::shim::Task;
+use crate::shim::{self, Task};
 use crate::spec::parse_signal;
 
 const SIGKILL: u32 = 9;
 /// How long a container may take to end after SIGKILL, its VM's end included.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a shim may take to answer what it knows by itself, and to pass on a signal by which a container
+/// is asked to end.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a client waits for the end of a container that it killed.
 const KILLED_LIMIT: Duration = Duration::from_secs(10);
@@ -162,8 +166,14 @@ impl Engine {
         let Some(task) = container.task() else {
             return Ok(());
         };
-        if let Err(error) = self.signal(container, &task, signal).await {
-            tracing::warn!(id = container.id(), error = error.message(), "stop signal");
+        let sent = self.signal(container, &task, signal);
+        let sent = tokio::time::timeout(ANSWER_LIMIT, sent).await;
+        let error = match sent {
+            Ok(sent) => sent.err().map(|error| error.message()),
+            Err(_) => Some(format!("no answer within {ANSWER_LIMIT:?}")),
+        };
+        if let Some(error) = error {
+            tracing::warn!(id = container.id(), error, "stop signal");
         } else {
             self.let_go_on(container).await?;
             match timeout {
@@ -181,29 +191,59 @@ impl Engine {
         self.kill_hard(container, &task).await
     }
 
-    /// SIGKILL, and if even that does not end it, the end of its VM.
+    /// SIGKILL, and if even that does not end it, the end of its VM; where the shim does not answer, of both
+    /// without it.
     async fn kill_hard(&self, container: &Container, task: &Task) -> Result<()> {
         let ended = container.wait(WaitCondition::NotRunning);
         tokio::pin!(ended);
-        if let Err(error) = self.signal(container, task, SIGKILL).await {
-            tracing::warn!(id = container.id(), error = error.message(), "SIGKILL");
+        let killed = async {
+            if let Err(error) = self.signal(container, task, SIGKILL).await {
+                tracing::warn!(id = container.id(), error = error.message(), "SIGKILL");
+            }
+            ended.as_mut().await;
+        };
+        let answers = tokio::select! {
+            () = killed => return Ok(()),
+            () = stands_still(task) => false,
+            () = tokio::time::sleep(KILL_LIMIT) => true,
+        };
+        if answers {
+            tracing::warn!(id = container.id(), "SIGKILL had no effect: ending the VM");
+            let _ = task.shutdown().await;
+            if tokio::time::timeout(ANSWER_LIMIT, ended.as_mut())
+                .await
+                .is_ok()
+            {
+                return Ok(());
+            }
         }
-        if tokio::time::timeout(KILL_LIMIT, ended.as_mut())
-            .await
-            .is_ok()
-        {
-            return Ok(());
-        }
-        tracing::warn!(id = container.id(), "SIGKILL had no effect: ending the VM");
-        let _ = task.shutdown().await;
+        let forced = self.end_shim_by_force(container).await;
+        // What is left of one that has ended is tried again with its files.
         match tokio::time::timeout(KILL_LIMIT, ended).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(EngineError::Task {
-                call: "stop",
-                id: container.id().to_owned(),
-                reason: "the VM does not end".to_owned(),
-            }),
+            Err(_) => forced.and(Err(not_ended(container, "the VM does not end".to_owned()))),
         }
+    }
+
+    /// Has the shim's program kill a shim that stands still, with its VM, and remove what they had. Who waits
+    /// for the container hears of its end.
+    async fn end_shim_by_force(&self, container: &Container) -> Result<()> {
+        let id = container.id();
+        let mode = container.lock().host.network_mode.clone();
+        if let Some(other) = other_of(&mode) {
+            let name = self.container(other).map(|other| other.name());
+            return Err(not_ended(
+                container,
+                format!(
+                    "its VM, which is that of container {}, does not answer: remove that one by \
+                     force",
+                    name.as_deref().unwrap_or(other)
+                ),
+            ));
+        }
+        tracing::warn!(id, "the shim does not answer: ending it and its VM");
+        let ended = shim::delete(&self.shim, id, &self.paths.bundle(id)).await;
+        ended.map_err(|error| not_ended(container, error.message()))
     }
 
     /// Calls off a pending automatic restart. `true` if there was one.
@@ -311,6 +351,23 @@ impl Engine {
             .await?;
         self.publish(container, "unpause", []);
         Ok(())
+    }
+}
+
+/// Returns once a shim has not answered in time what it knows without its guest; never, if it has.
+async fn stands_still(task: &Task) {
+    let limit = tokio::time::sleep(ANSWER_LIMIT);
+    match task.run_state().await {
+        Ok(_answer) => std::future::pending().await,
+        Err(_) => limit.await,
+    }
+}
+
+fn not_ended(container: &Container, reason: String) -> EngineError {
+    EngineError::Task {
+        call: "stop",
+        id: container.id().to_owned(),
+        reason,
     }
 }
 

@@ -68,6 +68,13 @@ fn changed(old: &HostConfig, body: &Value) -> Result<HostConfig> {
     Ok(host)
 }
 
+/// The warnings of what a request sets. What the container has had before was told then.
+fn told(body: &Value) -> Result<Vec<String>> {
+    let mut warnings = spec::accept(&changed(&HostConfig::default(), body)?)?;
+    warnings.extend(unchangeable(body)?);
+    Ok(warnings)
+}
+
 /// Refuses what no container can have; warns of what one has from its start on.
 fn unchangeable(body: &Value) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
@@ -147,8 +154,8 @@ impl Engine {
                     .to_owned(),
             );
         }
-        let mut warnings = spec::accept(&host)?;
-        warnings.extend(unchangeable(body)?);
+        spec::accept(&host)?;
+        let mut warnings = told(body)?;
         let resources = spec::resources(&host)?;
         if let Some(task) = container.task().filter(|_| record.state.status.is_live()) {
             let before = spec::resources(&record.host)?;
@@ -209,6 +216,22 @@ mod tests {
         // The docker command line sends all that it could.
         let zeroes = json!({ "Devices": [], "CpuRealtimePeriod": 0, "OomKillDisable": null });
         assert!(unchangeable(&zeroes).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_container_has_already_is_told_once() {
+        let warnings = told(&json!({ "BlkioWeight": 100 })).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("BlkioWeight"));
+        assert!(told(&json!({ "Memory": 64 << 20, "MemorySwap": 1 << 30 }))
+            .unwrap()
+            .is_empty());
+        for weight in [5, 1001] {
+            let error = told(&json!({ "BlkioWeight": weight })).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "Range of blkio weight is from 10 to 1000"
+            );
+        }
     }
 
     #[test]

@@ -97,7 +97,10 @@ impl Networks {
             return told.mtu;
         }
         let mtu = match network.mtu {
-            0 => netlink.uplink_mtu().ok().flatten().unwrap_or(DEFAULT_MTU),
+            0 => match self.default_mtu.filter(|_| network.is_default()) {
+                Some(mtu) => mtu.into(),
+                None => netlink.uplink_mtu().ok().flatten().unwrap_or(DEFAULT_MTU),
+            },
             mtu => mtu.into(),
         };
         let [with_v6, without] = LEAST_MTU;
@@ -137,6 +140,16 @@ pub(super) fn checked_mtu(wanted: &CreateNetwork) -> Result<u16> {
     } else {
         without
     };
+    within(text, least)
+}
+
+/// Refuses a size that packets of IPv4 can't have.
+pub(crate) fn check_mtu(mtu: u16) -> Result<()> {
+    let [_, least] = LEAST_MTU;
+    within(&mtu.to_string(), least).map(drop)
+}
+
+fn within(text: &str, least: u32) -> Result<u16> {
     let mtu = text.parse().ok();
     mtu.filter(|mtu| (least..=MOST_MTU).contains(&u32::from(*mtu)))
         .ok_or_else(|| {

@@ -263,7 +263,12 @@ mod tests {
     #[tokio::test]
     async fn ports_follow_what_is_open() {
         let directory = tempfile::tempdir().unwrap();
-        let networks = Networks::open(directory.path().join("networks.json"), "abcdef").unwrap();
+        let networks = Networks::open(
+            directory.path().join("networks.json"),
+            "abcdef",
+            &crate::engine::Defaults::default(),
+        )
+        .unwrap();
         let held = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
         let taken = tcp(held.local_addr().unwrap().port());
         let free = {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hull_network::netlink::Netlink;
+use hull_network::pool::AddressPool;
 use hull_network::ports::{Published, Room};
 use hull_network::rules::Denied;
 use hull_network::{rules, Prefix};
@@ -21,6 +22,7 @@ use super::options::NetworkOptions;
 use super::pools::PoolRequest;
 use super::records::NetworkRecord;
 use super::{kept, parent, uplink, DEFAULT, HOST, HOST_ID, NONE};
+use crate::engine::Defaults;
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
 
@@ -78,6 +80,10 @@ pub(crate) struct Networks {
     pub(super) tag: Tag,
     /// By which the unique local addresses of this engine's networks differ from others'.
     pub(super) global_id: u64,
+    /// Whose networks are chosen from; without any, Docker's.
+    pub(super) address_pools: Vec<AddressPool>,
+    /// Of the default network, in bytes; `None`: as the host's way out has it.
+    pub(super) default_mtu: Option<u16>,
     file: PathBuf,
     /// What the name servers answer from.
     pub(super) directory: Directory,
@@ -118,7 +124,7 @@ pub(super) fn host(error: &(dyn std::error::Error + 'static)) -> EngineError {
 
 impl Networks {
     /// Reads what an earlier engine wrote.
-    pub(crate) fn open(file: PathBuf, engine_id: &str) -> Result<Self> {
+    pub(crate) fn open(file: PathBuf, engine_id: &str, defaults: &Defaults) -> Result<Self> {
         let mut networks = kept::read(&file)?;
         networks.iter_mut().for_each(NetworkOptions::apply_to);
         let (sender, lessons) = learned::channel();
@@ -128,6 +134,8 @@ impl Networks {
                 .get(..GLOBAL_ID_DIGITS)
                 .and_then(|digits| u64::from_str_radix(digits, 16).ok())
                 .unwrap_or_default(),
+            address_pools: defaults.address_pools.clone(),
+            default_mtu: defaults.mtu,
             file,
             directory: Directory::new(sender),
             lessons: Mutex::new(Some(lessons)),
@@ -421,7 +429,7 @@ mod tests {
     fn networks() -> (tempfile::TempDir, Networks) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("networks.json");
-        let networks = Networks::open(file, "abcdef").unwrap();
+        let networks = Networks::open(file, "abcdef", &Defaults::default()).unwrap();
         (directory, networks)
     }
 
@@ -445,7 +453,12 @@ mod tests {
             "10.77.5.1/24"
         );
         assert_eq!(made.v6, None);
-        let again = Networks::open(directory.path().join("networks.json"), "abcdef").unwrap();
+        let again = Networks::open(
+            directory.path().join("networks.json"),
+            "abcdef",
+            &Defaults::default(),
+        )
+        .unwrap();
         assert_eq!(again.find("a").unwrap(), made);
         assert_eq!(again.find(&made.id[..10]).unwrap(), made);
         assert!(again.find("no-such-network").is_err());
@@ -502,7 +515,7 @@ mod tests {
             .unwrap();
         assert!(network.remove("unmasked").is_some() && network.remove("host_binding").is_some());
         std::fs::write(&file, kept.to_string()).unwrap();
-        let again = Networks::open(file, "abcdef").unwrap();
+        let again = Networks::open(file, "abcdef", &Defaults::default()).unwrap();
         assert_eq!(again.find("a").unwrap(), made);
     }
 

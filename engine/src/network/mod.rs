@@ -29,6 +29,7 @@ mod routes;
 mod uplink;
 
 pub(crate) use attach::check_count;
+pub(crate) use bridge::check_mtu;
 pub(crate) use denied::Denial;
 pub(crate) use endpoint_options::KNOWN as KNOWN_ENDPOINT_OPTIONS;
 pub(crate) use host::{check_conflicts, sort as sort_open, HostPort, Refusal, STAYS};

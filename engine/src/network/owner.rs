@@ -6,6 +6,7 @@ use bollard_stubs::models::HostConfig;
 use hull_network::egress::Egress;
 
 use super::records::Wanted;
+use crate::engine::Defaults;
 use crate::ids;
 use crate::record::Record;
 
@@ -16,7 +17,7 @@ pub(crate) struct Owner<'a> {
     pub(crate) name: &'a str,
     pub(crate) hostname: &'a str,
     pub(crate) egress: &'a Egress,
-    /// Name servers that it asks for.
+    /// Name servers that it asks for, or the operator; none: the host's.
     pub(crate) dns: &'a [String],
     /// Its VM may have several vCPUs, each of which wants a queue.
     pub(crate) several_cpus: bool,
@@ -24,13 +25,14 @@ pub(crate) struct Owner<'a> {
 
 impl<'a> Owner<'a> {
     /// A container.
-    pub(crate) fn of(record: &'a Record, egress: &'a Egress) -> Self {
+    pub(crate) fn of(record: &'a Record, egress: &'a Egress, defaults: &'a Defaults) -> Self {
+        let own = record.host.dns.as_deref().filter(|own| !own.is_empty());
         Self {
             id: &record.id,
             name: &record.name,
             hostname: crate::spec::hostname(record),
             egress,
-            dns: record.host.dns.as_deref().unwrap_or_default(),
+            dns: own.unwrap_or(&defaults.resolving.servers),
             several_cpus: may_have_several_cpus(&record.host),
         }
     }

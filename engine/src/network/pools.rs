@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use hull_network::netlink::Netlink;
+use hull_network::pool::AddressPool;
 use hull_network::{pool, BadPrefix, Prefix};
 use serde::{Deserialize, Serialize};
 
@@ -245,14 +246,13 @@ impl Networks {
                 (first, None) => Ok(first.cloned().unwrap_or_default()),
             }
         };
-        let candidates: Candidates = match wanted.driver == HOST {
-            // Users' networks have the addresses that they would have without it.
-            true => Box::new(pool::candidates().collect::<Vec<_>>().into_iter().rev()),
-            false => Box::new(pool::candidates()),
-        };
         let mut v4 = None;
         if wanted.families.has_v4() {
-            v4 = Some(build(&of(false)?, candidates)?);
+            // Users' networks have the addresses that they would have without the host's.
+            v4 = Some(build(
+                &of(false)?,
+                self.candidates_v4(wanted.driver == HOST),
+            )?);
         }
         if !wanted.families.has_v6() {
             return Ok((v4, None));
@@ -262,9 +262,43 @@ impl Networks {
                 "a network with IPv6 needs a host with IPv6: its kernel has it switched off".into(),
             ));
         }
-        let unique = pool::candidates_v6(self.global_id);
-        let v6 = build(&of(true)?, Box::new(unique))?;
+        let v6 = build(&of(true)?, self.candidates_v6())?;
         Ok((v4, Some(v6)))
+    }
+
+    /// The operator's, else Docker's.
+    fn candidates_v4(&self, last_first: bool) -> Candidates {
+        let mut own = self
+            .address_pools
+            .iter()
+            .filter(|pool| !pool.is_v6())
+            .peekable();
+        if own.peek().is_none() {
+            return match last_first {
+                true => Box::new(pool::candidates().rev()),
+                false => Box::new(pool::candidates()),
+            };
+        }
+        let own: Vec<_> = own.copied().collect();
+        let networks = own.into_iter().flat_map(AddressPool::networks);
+        match last_first {
+            true => Box::new(networks.rev()),
+            false => Box::new(networks),
+        }
+    }
+
+    /// The operator's, else unique local ones.
+    fn candidates_v6(&self) -> Candidates {
+        let own: Vec<_> = self
+            .address_pools
+            .iter()
+            .filter(|pool| pool.is_v6())
+            .copied()
+            .collect();
+        match own.is_empty() {
+            true => Box::new(pool::candidates_v6(self.global_id)),
+            false => Box::new(own.into_iter().flat_map(AddressPool::networks)),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::error::{EngineError, Result};
 const NAMESPACE: &str = "hull";
 /// Longest time for a shim to print its address.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time for the end of a shim and its VM, each of which may take its own.
+const DELETE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What newer shims print: `{"version":3,"address":"unix:///...","protocol":"ttrpc"}`.
 #[derive(Deserialize)]
@@ -26,7 +28,7 @@ pub(crate) async fn launch(config: &ShimConfig, id: &str, bundle: &Path) -> Resu
         id: id.to_owned(),
         reason,
     };
-    let output = run_shim(config, id, bundle, "start").await?;
+    let output = run_shim(config, id, bundle, "start", START_LIMIT).await?;
     if !output.status.success() {
         return Err(failed(shim_text(&output)));
     }
@@ -37,7 +39,7 @@ pub(crate) async fn launch(config: &ShimConfig, id: &str, bundle: &Path) -> Resu
 
 /// Lets the shim program clean up after a shim that no longer answers.
 pub(crate) async fn delete(config: &ShimConfig, id: &str, bundle: &Path) -> Result<()> {
-    let output = run_shim(config, id, bundle, "delete").await?;
+    let output = run_shim(config, id, bundle, "delete", DELETE_LIMIT).await?;
     if output.status.success() {
         return Ok(());
     }
@@ -52,6 +54,7 @@ async fn run_shim(
     id: &str,
     bundle: &Path,
     action: &str,
+    limit: Duration,
 ) -> Result<std::process::Output> {
     let failed = |reason: String| EngineError::Shim {
         id: id.to_owned(),
@@ -71,9 +74,9 @@ async fn run_shim(
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    match tokio::time::timeout(START_LIMIT, child).await {
+    match tokio::time::timeout(limit, child).await {
         Ok(output) => output.map_err(|error| failed(format!("{:?}: {error}", config.program))),
-        Err(_) => Err(failed(format!("{action} took longer than {START_LIMIT:?}"))),
+        Err(_) => Err(failed(format!("{action} took longer than {limit:?}"))),
     }
 }
 

@@ -12,6 +12,9 @@ use crate::logs;
 /// Names under which a client may ask for Hull as the runtime.
 const RUNTIMES: [&str; 3] = ["", "hull", "io.containerd.hull.v2"];
 
+/// What a weight can be.
+const BLKIO_WEIGHTS: std::ops::RangeInclusive<i64> = 10..=1000;
+
 /// Checks a `HostConfig`; the result holds warnings for the user.
 pub fn accept(host: &HostConfig) -> Result<Vec<String>> {
     let value = serde_json::to_value(host).map_err(|source| EngineError::Json {
@@ -227,6 +230,10 @@ fn check_values(host: &HostConfig) -> Result<()> {
         if !RUNTIMES.contains(&runtime) {
             return bad(format!("unknown or invalid runtime name: {runtime}"));
         }
+    }
+    let weight = host.blkio_weight.filter(|weight| 0 < *weight);
+    if weight.is_some_and(|weight| !BLKIO_WEIGHTS.contains(&weight.into())) {
+        return bad("Range of blkio weight is from 10 to 1000".to_owned());
     }
     if let Some(score) = host.oom_score_adj {
         if !(-1000..=1000).contains(&score) {

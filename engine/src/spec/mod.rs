@@ -27,6 +27,7 @@ pub use devices::{host_disks, HostDisk};
 pub(crate) use fields::{complete, is_set, unknown, CONFIG, HOST};
 pub(crate) use mounts::{bind_targets, image_mounts, leads_out, mount_point, parse_bind, Parsed};
 pub use mounts::{binds_of, Bind};
+pub(crate) use process::rlimits as check_ulimits;
 pub use process::{exec_process, parse_signal, ExecSpec};
 pub(crate) use resources::{check_cpu_count, resources};
 pub(crate) use tmpfs::{is_flag as is_mount_flag, tmpfs_of, wrong_option as wrong_tmpfs_option};

@@ -1,6 +1,6 @@
 //! The `process` object of a container's init process and of execs.
 
-use bollard_stubs::models::HostConfig;
+use bollard_stubs::models::{HostConfig, ResourcesUlimits};
 use hull_shim::spec::USER_PREFIX;
 use serde_json::{json, Value};
 
@@ -219,7 +219,7 @@ fn process(record: &Record, exec: &ExecSpec, is_init: bool) -> Result<Value> {
         },
         "noNewPrivileges": no_new_privileges(host),
     });
-    let rlimits = rlimits(host)?;
+    let rlimits = rlimits(host.ulimits.as_deref().unwrap_or_default())?;
     if !rlimits.is_empty() {
         process["rlimits"] = json!(rlimits);
     }
@@ -348,10 +348,10 @@ const RLIMITS: [&str; 16] = [
     "stack",
 ];
 
-fn rlimits(host: &HostConfig) -> Result<Vec<Value>> {
-    host.ulimits
+/// The limits as the runtime specification has them (config.md, POSIX process).
+pub(crate) fn rlimits(limits: &[ResourcesUlimits]) -> Result<Vec<Value>> {
+    limits
         .iter()
-        .flatten()
         .map(|limit| {
             let name = limit
                 .name

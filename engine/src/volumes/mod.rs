@@ -15,7 +15,7 @@ mod options;
 mod wanted;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -81,6 +81,26 @@ impl VolumeRecord {
     fn bound(&self) -> Option<PathBuf> {
         let device = self.options.get("device").map(PathBuf::from);
         device.filter(|_| self.tmpfs().is_none())
+    }
+
+    /// Fails if the directory that it shows is not there.
+    pub(crate) fn check_bound(&self) -> Result<()> {
+        let Some(bound) = self.bound().filter(|_| self.is_local()) else {
+            return Ok(());
+        };
+        let why = match std::fs::metadata(&bound) {
+            Ok(found) if found.is_dir() => return Ok(()),
+            Ok(_) => io::ErrorKind::NotADirectory.to_string(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                "no such file or directory".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        Err(EngineError::BadRequest(format!(
+            "error while mounting volume '{}': failed to mount local volume: {}: {why}",
+            self.name,
+            bound.display()
+        )))
     }
 
     /// Options of the mount of a directory.
@@ -235,8 +255,9 @@ impl Volumes {
             labels,
             options: wanted.options,
         };
-        if let Some(there) = fitting(&self.lock(), &record)? {
-            return Ok((there, false));
+        // As with dockerd: what there is keeps its options, whatever is asked for.
+        if let Some(there) = self.lock().get(&record.name) {
+            return Ok((there.clone(), false));
         }
         let made = self.root.join(format!("{NEW_PREFIX}{}", ids::new_id()));
         let placed = make(&made, &record).and_then(|()| self.place(&made, &record));
@@ -249,8 +270,8 @@ impl Volumes {
     /// Gives a volume that is made its name, unless another has got it meanwhile.
     fn place(&self, made: &Path, record: &VolumeRecord) -> Result<(VolumeRecord, bool)> {
         let mut all = self.lock();
-        if let Some(there) = fitting(&all, record)? {
-            return Ok((there, false));
+        if let Some(there) = all.get(&record.name) {
+            return Ok((there.clone(), false));
         }
         let directory = self.root.join(&record.name);
         std::fs::rename(made, &directory)
@@ -294,23 +315,6 @@ impl Volumes {
     }
 }
 
-/// The volume of a wanted one's name, which has to have its options.
-fn fitting(
-    all: &BTreeMap<String, VolumeRecord>,
-    wanted: &VolumeRecord,
-) -> Result<Option<VolumeRecord>> {
-    let Some(there) = all.get(&wanted.name) else {
-        return Ok(None);
-    };
-    if !wanted.options.is_empty() && wanted.options != there.options {
-        return Err(EngineError::Conflict(format!(
-            "create {}: volume already exists with different options",
-            wanted.name
-        )));
-    }
-    Ok(Some(there.clone()))
-}
-
 fn remove_in_background(path: PathBuf) {
     std::thread::spawn(move || {
         if let Err(error) = std::fs::remove_dir_all(&path) {
@@ -329,12 +333,6 @@ fn make(directory: &Path, record: &VolumeRecord) -> Result<()> {
     std::fs::create_dir_all(&data).map_err(|error| io(&data, error))?;
     if let Some(bytes) = options::disk_bytes(&record.options)? {
         disk::make(&directory.join(DISK), bytes)?;
-    }
-    if let Some(bound) = record.bound().filter(|bound| !bound.is_dir()) {
-        return Err(EngineError::BadRequest(format!(
-            "create {}: the directory {bound:?} does not exist",
-            record.name
-        )));
     }
     describe(directory, record)
 }
@@ -532,9 +530,18 @@ mod tests {
         assert!(volumes
             .create(with(&[("type", "nfs"), ("o", "addr=x")]))
             .is_err());
-        assert!(volumes
-            .create(with(&[("o", "bind"), ("device", "/no/such/directory")]))
-            .is_err());
+        // It may come before a container starts.
+        let (absent, _) = volumes
+            .create(CreateVolume {
+                name: "absent".into(),
+                ..with(&[("o", "bind"), ("device", "/no/such/directory")])
+            })
+            .unwrap();
+        let error = absent.check_bound().unwrap_err().to_string();
+        assert!(
+            error.contains("/no/such/directory") && error.contains(&absent.name),
+            "{error}"
+        );
         let bound = |name: &str, o: &str| {
             volumes.create(CreateVolume {
                 name: name.into(),
@@ -570,6 +577,10 @@ mod tests {
         let bound = [("type", "none"), ("o", "bind"), ("device", path.as_str())];
         let (record, _) = volumes.create(with(&bound)).unwrap();
         assert_eq!(volumes.data(&record), dir.path());
+        assert!(record.check_bound().is_ok());
+        // What there is stays as it is.
+        let (again, new) = volumes.create(with(&[("type", "tmpfs")])).unwrap();
+        assert!(!new && again.options == record.options);
         volumes.remove("opts").unwrap();
         assert!(dir.path().exists());
     }

@@ -160,23 +160,40 @@ fn of_mount(mount: &Mount) -> Result<Asked> {
     })
 }
 
-/// `--volumes-from CONTAINER[:ro|rw]`: what has not been asked for by itself.
+/// A mode of `--volumes-from`. Labels of SELinux and hints of consistency have nothing to act on in a VM;
+/// how mounts propagate, and what is copied, is the other container's.
+fn is_read_only(mode: &str) -> Result<bool> {
+    const KINDS: [&[&str]; 3] = [
+        &["ro", "rw"],
+        &["z", "Z"],
+        &["consistent", "cached", "delegated"],
+    ];
+    let words: Vec<&str> = mode.split(',').filter(|_| !mode.is_empty()).collect();
+    let known = words.iter().all(|word| KINDS.concat().contains(word));
+    let once = KINDS.iter().all(|kind| {
+        let of_kind = words.iter().filter(|word| kind.contains(word));
+        of_kind.count() < 2
+    });
+    match known && once {
+        true => Ok(words.contains(&"ro")),
+        false => Err(EngineError::BadRequest(format!("invalid mode: {mode}"))),
+    }
+}
+
+/// `--volumes-from CONTAINER[:MODE]`: what has not been asked for by itself.
 fn inherit(
     origin: &mut Origin,
     taken: &[String],
     from: &str,
     find: &impl Fn(&str) -> Result<Record>,
 ) -> Result<()> {
+    if from.is_empty() {
+        return Err(EngineError::BadRequest(
+            "volumes-from specification cannot be an empty string".to_owned(),
+        ));
+    }
     let (name, mode) = from.split_once(':').unwrap_or((from, ""));
-    let read_only = match mode {
-        "" | "rw" => false,
-        "ro" => true,
-        mode => {
-            return Err(EngineError::BadRequest(format!(
-                "invalid mode for volumes-from: {mode}"
-            )))
-        }
-    };
+    let read_only = is_read_only(mode)?;
     let record = find(name)?;
     let free = |target: &str| !taken.contains(&clean_path(target));
     let volumes = record.volumes.iter().filter(|it| free(&it.target));
@@ -251,6 +268,25 @@ mod tests {
         HostConfig {
             binds: Some(texts.iter().map(|text| (*text).to_owned()).collect()),
             ..HostConfig::default()
+        }
+    }
+
+    #[test]
+    fn modes_of_inherited_volumes_are_dockers() {
+        for (mode, read_only) in [
+            ("", false),
+            ("rw", false),
+            ("ro", true),
+            ("z", false),
+            ("Z", false),
+            ("ro,z", true),
+            ("cached,ro", true),
+        ] {
+            assert_eq!(is_read_only(mode).unwrap(), read_only, "{mode}");
+        }
+        for bad in ["x", "ro,rw", "z,Z", "ro,", "rslave", "nocopy"] {
+            let error = is_read_only(bad).unwrap_err().to_string();
+            assert_eq!(error, format!("invalid mode: {bad}"));
         }
     }
 

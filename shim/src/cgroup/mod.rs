@@ -184,6 +184,16 @@ impl Cgroup {
         })
     }
 
+    /// How many processes are in it and below it.
+    pub(crate) fn processes(&self) -> Result<usize, CgroupError> {
+        count_processes(&self.path()).map_err(self.failed("look into"))
+    }
+
+    /// What has it stand still: itself, or a group above.
+    pub(crate) fn frozen_by(&self) -> Option<PathBuf> {
+        frozen_by(Path::new(ROOT), &self.relative)
+    }
+
     /// Kills all that is in it.
     pub(crate) fn kill(&self) {
         // Before Linux 5.14 there is no such file; then its processes die with their parent.
@@ -215,6 +225,34 @@ impl Cgroup {
     }
 }
 
+fn count_processes(path: &Path) -> io::Result<usize> {
+    // It may go while it is looked at, with all that is below.
+    let gone = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+    };
+    let mut count = match std::fs::read_to_string(path.join("cgroup.procs")) {
+        Err(error) if gone(&error) => return Ok(0),
+        read => read?.lines().count(),
+    };
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            count += count_processes(&entry.path())?;
+        }
+    }
+    Ok(count)
+}
+
+fn frozen_by(root: &Path, relative: &Path) -> Option<PathBuf> {
+    let is_frozen = |path: &PathBuf| {
+        let freeze = std::fs::read_to_string(path.join("cgroup.freeze"));
+        freeze.is_ok_and(|value| value.trim() == "1")
+    };
+    relative
+        .ancestors()
+        .map(|part| root.join(part))
+        .find(is_frozen)
+}
+
 fn enable_controllers(path: &Path) {
     let read = |file| std::fs::read_to_string(path.join(file)).unwrap_or_default();
     let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
@@ -227,5 +265,26 @@ fn enable_controllers(path: &Path) {
                 format!("+{controller}"),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_counted_and_a_freezer_is_found_above() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        assert_eq!(count_processes(&root.path().join("none")).unwrap(), 0);
+        std::fs::write(root.path().join("a/cgroup.procs"), "1\n").unwrap();
+        std::fs::write(inner.join("cgroup.procs"), "2\n3\n").unwrap();
+        assert_eq!(count_processes(&root.path().join("a")).unwrap(), 3);
+        let frozen = || frozen_by(root.path(), Path::new("a/b/not-made"));
+        std::fs::write(inner.join("cgroup.freeze"), "0\n").unwrap();
+        assert_eq!(frozen(), None);
+        std::fs::write(root.path().join("a/cgroup.freeze"), "1\n").unwrap();
+        assert_eq!(frozen(), Some(root.path().join("a")));
     }
 }

@@ -24,6 +24,31 @@ pub(super) fn of(spec: &Spec, id: &str, systemd: bool) -> Result<Option<Cgroup>>
     relative_path(path.as_deref(), id, systemd).map(|path| Some(Cgroup::at(path)))
 }
 
+/// Refuses a cgroup that is somebody else's, or in which nothing runs, in runc's words. `holds_vm`: what is
+/// in it is a VM that other containers have joined, and whose first container is gone.
+pub(super) fn check_free(cgroup: &Cgroup, holds_vm: bool) -> Result<()> {
+    let refused = |text: String| Err(RuntimeError::State(text));
+    let count = match holds_vm {
+        true => 0,
+        false => cgroup.processes()?,
+    };
+    if 0 < count {
+        return refused(format!(
+            "container's cgroup is not empty: {count} process(es) found in {:?}: end them, or name \
+             another linux.cgroupsPath",
+            cgroup.relative()
+        ));
+    }
+    match cgroup.frozen_by() {
+        Some(path) => refused(format!(
+            "container's cgroup unexpectedly frozen: write 0 to {:?}, or name another \
+             linux.cgroupsPath",
+            path.join("cgroup.freeze")
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The cgroup of a container that is being made; dropped before [`Home::keep`], it is removed.
 ///
 /// The VM's processes begin in it. The shim comes when the VM runs: what it opens for that, a group

@@ -34,6 +34,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time for a call that a dying shim need not answer.
 const END_LIMIT: Duration = Duration::from_secs(15);
+/// Longest time for a shim to say what it knows without its guest.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 /// What a container does.
@@ -405,20 +407,23 @@ impl Task {
             .map_err(|error| RuntimeError::Shim(format!("figures: {error}")))
     }
 
-    /// What the container does; stopped where the shim does not know it any more.
-    pub(super) async fn status(&self) -> Status {
+    /// What the container does; stopped where the shim does not know it any more. `None`: the shim stands
+    /// still, since it knows that by itself.
+    pub(super) async fn status(&self) -> Option<Status> {
         let request = api::StateRequest {
             id: self.id.clone(),
             ..api::StateRequest::default()
         };
-        let context = context::with_duration(END_LIMIT);
-        let reply = self.client.state(context, &request).await;
-        match reply.map(|reply| reply.status.enum_value()) {
+        let reply = self
+            .client
+            .state(context::with_duration(END_LIMIT), &request);
+        let reply = tokio::time::timeout(ANSWER_LIMIT, reply).await.ok()?;
+        Some(match reply.map(|reply| reply.status.enum_value()) {
             Ok(Ok(api::Status::CREATED)) => Status::Created,
             Ok(Ok(api::Status::RUNNING)) => Status::Running,
             Ok(Ok(api::Status::PAUSED | api::Status::PAUSING)) => Status::Paused,
             _ => Status::Stopped,
-        }
+        })
     }
 }
 
@@ -459,5 +464,15 @@ mod tests {
         });
         assert!(reach(&path).await.is_some());
         drop((accept.join(), first));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shim_that_stands_still_has_no_status() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shim.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let address = format!("unix://{}", path.display());
+        let task = Task::connect("c1", &address).await.unwrap();
+        assert_eq!(task.status().await, None);
     }
 }

@@ -1,5 +1,6 @@
 //! `start`, `kill`, `delete`, `pause` and `resume`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::cli::{DeleteArgs, IdArgs, KillArgs};
@@ -19,6 +20,8 @@ pub(super) struct Found {
     pub(super) status: Status,
     /// `None`: its shim is gone.
     pub(super) task: Option<Task>,
+    /// The shim is there, and does not answer; the status is a guess.
+    pub(super) stands_still: bool,
 }
 
 impl Found {
@@ -38,12 +41,21 @@ pub(super) async fn look(record: Record) -> Found {
     let task = Task::connect(&record.id, &record.address).await;
     let status = match &task {
         Some(task) => task.status().await,
-        None => Status::Stopped,
+        None => Some(Status::Stopped),
     };
     Found {
+        status: status.unwrap_or_else(|| guessed_status(&record)),
+        stands_still: status.is_none(),
         record,
-        status,
         task,
+    }
+}
+
+/// By the process that stands for the container's.
+fn guessed_status(record: &Record) -> Status {
+    match Path::new("/proc").join(record.pid.to_string()).exists() {
+        true => Status::Running,
+        false => Status::Stopped,
     }
 }
 
@@ -96,6 +108,9 @@ pub(super) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8> {
         }
         found => found?,
     };
+    if found.stands_still {
+        return end_by_force(context, &found, args.force).await.map(|()| 0);
+    }
     match found.status {
         Status::Stopped => {}
         Status::Created => end(&found).await?,
@@ -109,6 +124,19 @@ pub(super) async fn delete(context: &Context, args: &DeleteArgs) -> Result<u8> {
     }
     destroy(context, &found.record, found.task.as_ref()).await?;
     Ok(0)
+}
+
+/// Removes a container whose shim does not answer: with it, its VM, and so whoever else is in that.
+async fn end_by_force(context: &Context, found: &Found, asked_for: bool) -> Result<()> {
+    let id = &found.record.id;
+    if !asked_for {
+        return Err(RuntimeError::State(format!(
+            "the shim of container {id} does not answer: delete --force ends it, and its VM"
+        )));
+    }
+    let text = format!("the shim of container {id} does not answer: ending it and its VM");
+    context.log.warn(&text);
+    destroy(context, &found.record, None).await
 }
 
 /// Kills a container and waits for its end.
@@ -205,6 +233,10 @@ async fn abandon(context: &Context, id: &str, draft: Option<Draft>) -> Result<()
     };
     if let Some(task) = Task::connect(id, &shim.address(&context.exec_root)).await {
         if others {
+            if task.status().await.is_none() {
+                let text = format!("the shim of container {id}'s VM does not answer");
+                return Err(RuntimeError::State(text));
+            }
             // Not known to the shim, or not any more: nothing is left of it.
             let _ = kill_and_wait(&task).await;
             match task.delete("").await {

@@ -8,7 +8,7 @@ use super::cgroup::{self, Home};
 use super::cli::{CreateArgs, RunArgs};
 use super::client::{address_of, ShimName, Task};
 use super::error::{io_error, Result, RuntimeError};
-use super::foreground;
+use super::foreground::{self, Signals};
 use super::store::{sandbox_id, Joined, Record, VmName};
 use super::streams::{random_name, send_pidfd, write_pid_file, Offer, Place, Size, Wanted};
 use super::Context;
@@ -43,6 +43,8 @@ pub(super) async fn create(context: &Context, args: &CreateArgs) -> Result<u8> {
 pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<u8> {
     let wrapped = RuntimeError::in_command;
     let id = super::only_id(&args.create.id.id)?;
+    // Before anything is made that the end of this program would leave behind.
+    let signals = (!args.detach).then(Signals::catch).transpose()?;
     let made = make(context, id, &args.create, args.detach).await;
     let made = made.map_err(wrapped("run"))?;
     let terminal = made.terminal(args.detach);
@@ -50,11 +52,11 @@ pub(super) async fn run(context: &Context, args: &RunArgs) -> Result<u8> {
         super::control::destroy(context, &made.record, Some(&made.task)).await?;
         return Err(wrapped("run")(error));
     }
-    if args.detach {
+    let Some(signals) = signals else {
         made.offer.leave();
         return Ok(0);
-    }
-    let status = foreground::attend(&made.task, "", terminal).await?;
+    };
+    let status = foreground::attend(&made.task, "", terminal, signals).await?;
     if !args.keep {
         context.log.debug(&format!("deleting container {id}"));
         super::control::destroy(context, &made.record, Some(&made.task)).await?;
@@ -95,6 +97,9 @@ async fn make(context: &Context, id: &str, args: &CreateArgs, detached: bool) ->
     let namespace = context.store.namespace();
     let vm = vm_name(context, id, &namespace, &spec).await;
     let claim = context.store.claim(id, relative, &vm)?;
+    if let Some(cgroup) = &cgroup {
+        cgroup::check_free(cgroup, context.store.has_vm_alone_in(cgroup.relative()))?;
+    }
     let process = spec.process().as_ref();
     let place = Place {
         arguments: process.and_then(|it| it.args().clone()).unwrap_or_default(),

@@ -9,8 +9,9 @@ use super::client::Status;
 use super::control::{find, Found};
 use super::create::{check_process, load_spec};
 use super::error::{io_error, Result, RuntimeError};
+use super::foreground::{self, Signals};
 use super::streams::{random_name, send_pidfd, write_pid_file, Place, Size, Wanted};
-use super::{foreground, Context};
+use super::Context;
 use crate::cgroup::Cgroup;
 use crate::holder::Network;
 use crate::spec::scheduler::rename_flags;
@@ -37,6 +38,7 @@ async fn run(context: &Context, args: &ExecArgs, id: &str, command: &[String]) -
     }
     refuse_labels(args)?;
     warn_of_capabilities(context, &args.cap);
+    let signals = (!args.detach).then(Signals::catch).transpose()?;
     let found = find(context, id).await?;
     let preserved = context.inherited.take().check()?;
     let sub_cgroup = sub_cgroup(&args.cgroup)?;
@@ -88,11 +90,11 @@ async fn run(context: &Context, args: &ExecArgs, id: &str, command: &[String]) -
         let _ = task.delete(&exec_id).await;
         return Err(error);
     }
-    if args.detach {
+    let Some(signals) = signals else {
         offer.leave();
         return Ok(0);
-    }
-    let status = foreground::attend(task, &exec_id, terminal).await?;
+    };
+    let status = foreground::attend(task, &exec_id, terminal, signals).await?;
     // Ends when all output is out, too.
     let _ = task.delete(&exec_id).await;
     Ok(status)

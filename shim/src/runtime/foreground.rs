@@ -29,20 +29,57 @@ const OWN: &[i32] = &[
 
 /// All signals are passed on, but these; the two between the others and the real-time ones are the C
 /// library's.
-fn passed_on() -> impl Iterator<Item = i32> {
+fn all_passed_on() -> impl Iterator<Item = i32> {
     let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
     let others = (libc::SIGHUP..=libc::SIGSYS).filter(|number| !OWN.contains(number));
     others.chain(real_time)
 }
 
-/// Waits for the end of a process. Returns its exit status.
-pub(super) async fn attend(task: &Task, exec_id: &str, terminal: bool) -> Result<u8> {
+/// Signals of this program, caught from the making of this on: those that come before the process has
+/// begun are its own too, and are passed on then.
+pub(super) struct Signals {
+    passed_on: mpsc::UnboundedReceiver<u32>,
+    resized: Signal,
+}
+
+impl Signals {
+    pub(super) fn catch() -> Result<Self> {
+        let (sender, passed_on) = mpsc::unbounded_channel();
+        for number in all_passed_on() {
+            let stream = caught(SignalKind::from_raw(number))?;
+            let number = u32::try_from(number).unwrap_or_default();
+            tokio::spawn(forward(stream, number, sender.clone()));
+        }
+        Ok(Self {
+            passed_on,
+            resized: caught(SignalKind::window_change())?,
+        })
+    }
+}
+
+fn caught(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(system("catch signals"))
+}
+
+async fn forward(mut stream: Signal, number: u32, sender: mpsc::UnboundedSender<u32>) {
+    while stream.recv().await.is_some() {
+        if sender.send(number).is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for the end of a process that has been started. Returns its exit status.
+pub(super) async fn attend(
+    task: &Task,
+    exec_id: &str,
+    terminal: bool,
+    mut signals: Signals,
+) -> Result<u8> {
     let _raw = match terminal {
         true => RawTerminal::enter()?,
         false => None,
     };
-    let mut resized = signal(SignalKind::window_change()).map_err(system("catch signals"))?;
-    let mut signals = forwarded()?;
     if terminal {
         resize(task, exec_id).await;
     }
@@ -51,12 +88,12 @@ pub(super) async fn attend(task: &Task, exec_id: &str, terminal: bool) -> Result
     let status = loop {
         tokio::select! {
             status = &mut ended => break status,
-            _ = resized.recv() => {
+            _ = signals.resized.recv() => {
                 if terminal {
                     resize(task, exec_id).await;
                 }
             }
-            Some(number) = signals.recv() => {
+            Some(number) = signals.passed_on.recv() => {
                 // The process may be gone by now.
                 let _ = task.kill(exec_id, number, false).await;
             }
@@ -71,38 +108,21 @@ async fn resize(task: &Task, exec_id: &str) {
     }
 }
 
-fn forwarded() -> Result<mpsc::UnboundedReceiver<u32>> {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    for number in passed_on() {
-        let stream = signal(SignalKind::from_raw(number)).map_err(system("catch signals"))?;
-        let number = u32::try_from(number).unwrap_or_default();
-        tokio::spawn(forward(stream, number, sender.clone()));
-    }
-    Ok(receiver)
-}
-
-async fn forward(mut stream: Signal, number: u32, sender: mpsc::UnboundedSender<u32>) {
-    while stream.recv().await.is_some() {
-        if sender.send(number).is_err() {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
     async fn whatever_can_be_caught_is_passed_on() {
-        let mut signals = forwarded().unwrap();
+        let mut signals = Signals::catch().unwrap();
         for number in [libc::SIGTERM, libc::SIGIO, libc::SIGRTMIN() + 3] {
             let own = std::process::id();
             let sent = std::process::Command::new("kill")
                 .args([format!("-{number}"), own.to_string()])
                 .status();
+            // Nobody waits for them yet: the process is still being made.
             assert!(sent.unwrap().success());
-            let got = signals.recv().await;
+            let got = signals.passed_on.recv().await;
             assert_eq!(got, u32::try_from(number).ok());
         }
     }

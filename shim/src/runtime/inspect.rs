@@ -334,6 +334,7 @@ mod tests {
             record: record(id),
             status: Status::Stopped,
             task: None,
+            stands_still: false,
         }
     }
 

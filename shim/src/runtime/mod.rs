@@ -38,6 +38,7 @@ use log::Log;
 use store::Store;
 
 pub use error::RuntimeError;
+pub(crate) use spec::features_document;
 
 /// Exit status for a command that is none.
 const UNKNOWN_COMMAND: u8 = 3;

@@ -10,7 +10,7 @@ use super::control::find;
 use super::error::{Result, RuntimeError};
 use super::inspect::{aligned, print, to_json};
 use super::Context;
-use crate::ps::{columns, Column, Users};
+use crate::ps::{columns, Column, Viewer};
 
 /// `ps`. The table shows the guest's processes, which the host does not see. As JSON the list is for
 /// programs that look its PIDs up on the host (`docker top` does): those that stand for the first
@@ -39,12 +39,12 @@ const PID_WIDTH: usize = 7;
 fn table(columns: &[Column], processes: &[ProcessInfo]) -> String {
     let head = columns
         .iter()
-        .map(|column| flush(*column, column.head().to_owned()));
-    let users = Users::read();
+        .map(|column| flush(column, column.head().to_owned()));
+    let viewer = Viewer::read();
     let row = |process| {
         let cells = columns
             .iter()
-            .map(|column| flush(*column, column.cell(process, &users)));
+            .map(|column| flush(column, column.cell(process, &viewer)));
         cells.collect()
     };
     let rows = processes.iter().map(row);
@@ -53,10 +53,10 @@ fn table(columns: &[Column], processes: &[ProcessInfo]) -> String {
 }
 
 /// PIDs end below each other, as ps(1) has them.
-fn flush(column: Column, cell: String) -> String {
-    match column {
-        Column::Pid | Column::Ppid => format!("{cell:>PID_WIDTH$}"),
-        _ => cell,
+fn flush(column: &Column, cell: String) -> String {
+    match column.is_of_pids() {
+        true => format!("{cell:>PID_WIDTH$}"),
+        false => cell,
     }
 }
 
@@ -71,7 +71,8 @@ mod tests {
             command: "sleep 1".into(),
             ..ProcessInfo::default()
         };
-        let text = table(&[Column::Pid, Column::Command], &[process]);
+        let columns = columns(&["-o".to_owned(), "pid,cmd".to_owned()]).unwrap();
+        let text = table(&columns, &[process]);
         assert_eq!(text, "    PID     CMD\n      7     sleep 1\n");
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Capability, Spec};
 use serde::Serialize as _;
-use serde_json::json;
+use serde_json::{json, Value};
 
 use super::cli::SpecArgs;
 use super::create::CONFIG_FILE;
@@ -133,7 +133,19 @@ fn template(rootless: bool) -> Result<Vec<u8>> {
 
 /// `features`.
 pub(super) fn features(out: &mut impl Write) -> Result<u8> {
-    let features = json!({
+    let text = serde_json::to_string_pretty(&features_document()).map_err(|source| {
+        RuntimeError::Json {
+            what: "the answer".into(),
+            source,
+        }
+    })?;
+    writeln!(out, "{text}").map_err(system("write to stdout"))?;
+    Ok(0)
+}
+
+/// What the runtime can do (the runtime specification, features.md).
+pub(crate) fn features_document() -> Value {
+    json!({
         "ociVersionMin": SPEC_MIN,
         "ociVersionMax": SPEC_MAX,
         "hooks": [
@@ -179,13 +191,7 @@ pub(super) fn features(out: &mut impl Write) -> Result<u8> {
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
         "potentiallyUnsafeConfigAnnotations": ["dev.hull."],
-    });
-    let text = serde_json::to_string_pretty(&features).map_err(|source| RuntimeError::Json {
-        what: "the answer".into(),
-        source,
-    })?;
-    writeln!(out, "{text}").map_err(system("write to stdout"))?;
-    Ok(0)
+    })
 }
 
 /// All that the specification's library knows, in the kernel's spelling.

@@ -236,6 +236,15 @@ impl Store {
         others.any(|(record, _)| record.cgroup.as_deref() == Some(cgroup))
     }
 
+    /// Whether a cgroup is that of a VM which containers have joined, and no container's own any more.
+    pub(super) fn has_vm_alone_in(&self, cgroup: &Path) -> bool {
+        let all = self.list().unwrap_or_default();
+        let records = || all.iter().map(|(record, _)| record);
+        let is_own = |record: &Record| record.cgroup.as_deref() == Some(cgroup);
+        let is_of_vm = |record: &Record| record.vm_cgroup().map(PathBuf::as_path) == Some(cgroup);
+        records().any(is_of_vm) && !records().any(is_own)
+    }
+
     /// The cgroup of a VM, by the address of its shim.
     pub(super) fn cgroup_of(&self, address: &str) -> Option<PathBuf> {
         let all = self.list().ok()?;
@@ -381,6 +390,30 @@ pub(super) mod tests {
             (own.sandbox(), joined.sandbox()),
             ("c1".into(), "c1".into())
         );
+    }
+
+    #[test]
+    fn a_cgroup_that_only_a_vm_is_left_in_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(Some(root.path())).unwrap();
+        let keep = |record: &Record| {
+            let claim = store.claim(&record.id, None, &VmName::default()).unwrap();
+            claim.keep(record).unwrap();
+        };
+        let mut own = record("c1");
+        own.cgroup = Some("a".into());
+        let mut joined = record("c2");
+        joined.joined = Some(Joined {
+            cgroup: Some("a".into()),
+        });
+        keep(&own);
+        keep(&joined);
+        let is_alone = || store.has_vm_alone_in(Path::new("a"));
+        assert!(!is_alone());
+        store.remove("c1").unwrap();
+        assert!(is_alone());
+        store.remove("c2").unwrap();
+        assert!(!is_alone());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{socket_with, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{getpid, pidfd_open, pidfd_send_signal, PidfdFlags, Signal};
 use sha2::{Digest as _, Sha256};
 
@@ -90,17 +91,23 @@ pub(crate) fn await_end(path: &Path) {
     }
 }
 
-/// Ends the process that serves `path`, if any, and removes the socket.
+/// Ends the process that serves `path`, if any, and removes the socket. One that takes no more callers is
+/// not known by it.
 pub(crate) fn end_server(path: &Path) {
-    if let Some(server) = UnixStream::connect(path)
-        .ok()
-        .and_then(|peer| server_of(&peer))
-    {
+    if let Some(server) = connect_at_once(path).ok().and_then(|peer| server_of(&peer)) {
         // Its VMM ends with it.
         let _ = pidfd_send_signal(&server, Signal::KILL);
         let _ = poll(&mut [PollFd::new(&server, PollFlags::IN)], Some(&END_LIMIT));
     }
     remove(path);
+}
+
+/// Connects, or fails where that would take the server's doing.
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// The process at the other end, if it is another one that runs this program.
@@ -115,7 +122,11 @@ fn server_of(peer: &UnixStream) -> Option<OwnedFd> {
 }
 
 fn is_served(path: &Path) -> bool {
-    UnixStream::connect(path).is_ok()
+    match connect_at_once(path) {
+        Ok(_) => true,
+        // It has more callers than it takes.
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
 }
 
 /// Removes a socket; one that is gone already is fine.
@@ -129,7 +140,7 @@ pub(crate) fn sweep(exec_root: &Path) {
     for entry in entries.into_iter().flatten().flatten() {
         let path = entry.path();
         // Only a refusal says that the owner is gone; a full backlog says that it is busy.
-        let refused = UnixStream::connect(&path)
+        let refused = connect_at_once(&path)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         if refused {
             remove(&path);
@@ -155,6 +166,21 @@ mod tests {
         sweep(root.path());
         assert!(!path.exists());
         assert!(matches!(listen(&path).unwrap(), Listening::New(_)));
+    }
+
+    #[test]
+    fn a_server_that_takes_no_more_callers_is_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let path = socket_path(root.path(), "ns", "box");
+        let Listening::New(listener) = listen(&path).unwrap() else {
+            panic!("nobody serves it");
+        };
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = connect_at_once(&path).unwrap();
+        let full = connect_at_once(&path).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        end_server(&path);
+        assert!(!path.exists());
     }
 
     #[test]

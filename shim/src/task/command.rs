@@ -14,7 +14,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{anyhow, bail, Context as _};
 use containerd_shim_protos::api;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message as _, MessageField};
+use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 
 use super::address::{self, Listening};
 use super::process::KILLED_STATUS;
@@ -30,6 +32,8 @@ const ADDRESS_FILE: &str = "address";
 const LOG_FIFO: &str = "log";
 /// File in a bundle that takes the log where there is no FIFO.
 const LOG_FILE: &str = "shim.log";
+/// By which containerd knows the features of a runtime.
+const FEATURES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
 /// A parsed command line.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -286,23 +290,32 @@ fn delete(invocation: &Invocation) -> anyhow::Result<()> {
         .context("failed to print the answer")
 }
 
-/// `-info`: containerd's `RuntimeInfo`, as far as a runtime without options has it.
+/// `-info`: containerd's `RuntimeInfo`.
 fn print_info() -> anyhow::Result<()> {
-    use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
-    let info = RuntimeInfo {
-        name: "io.containerd.hull.v2".to_owned(),
-        version: MessageField::some(RuntimeVersion {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..RuntimeVersion::default()
-        }),
-        ..RuntimeInfo::default()
-    };
-    let bytes = info
+    let bytes = info()?
         .write_to_bytes()
         .context("failed to write the answer")?;
     io::stdout()
         .write_all(&bytes)
         .context("failed to print the answer")
+}
+
+/// With the features as runc's shim has them: an `Any` whose value is JSON (containerd's typeurl).
+fn info() -> anyhow::Result<RuntimeInfo> {
+    let features = serde_json::to_vec(&crate::runtime::features_document());
+    Ok(RuntimeInfo {
+        name: "io.containerd.hull.v2".to_owned(),
+        version: MessageField::some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..RuntimeVersion::default()
+        }),
+        features: MessageField::some(Any {
+            type_url: FEATURES_TYPE.to_owned(),
+            value: features.context("failed to write the features")?,
+            ..Any::default()
+        }),
+        ..RuntimeInfo::default()
+    })
 }
 
 fn log_to(bundle: &Path, debug: bool) -> anyhow::Result<()> {
@@ -366,6 +379,18 @@ mod tests {
             parse("-bundle=/b delete").unwrap().bundle,
             Some("/b".into())
         );
+    }
+
+    #[test]
+    fn the_features_are_those_that_the_runtime_prints() {
+        let bytes = info().unwrap().write_to_bytes().unwrap();
+        let read = RuntimeInfo::parse_from_bytes(&bytes).unwrap();
+        assert_eq!(read.name, "io.containerd.hull.v2");
+        let features = read.features.unwrap();
+        assert!(features.type_url.ends_with("/features/Features"));
+        let document: serde_json::Value = serde_json::from_slice(&features.value).unwrap();
+        assert_eq!(document, crate::runtime::features_document());
+        assert_eq!(document["linux"]["cgroup"]["v2"], true);
     }
 
     #[test]

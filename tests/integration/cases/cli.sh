@@ -148,3 +148,28 @@ case_what_a_container_has_not_is_empty() {
     expect_eq "$(hull ps -a --filter name=t-bare --format '{{.Label "c"}}|{{.Label "d"}}')" 'a,b=2|' 'a label'
     hull rm t-bare >/dev/null
 }
+
+case_top_and_security_options_are_those_of_docker() {
+    echo '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}' >"$T/profile.json"
+    capture hull run --rm --security-opt "seccomp=$T/none.json" "$BUSYBOX" true
+    expect_status 125
+    expect_err_has "opening seccomp profile ($T/none.json) failed"
+    hull run -d --name t-top --network none --security-opt "seccomp=$T/profile.json" --security-opt systempaths=unconfined "$BUSYBOX" \
+        sh -c 'mkdir /made || echo denied; grep -c " /proc/" /proc/mounts; sleep 600; true' >/dev/null
+    wait_for 20 sh -c 'hull top t-top | grep -q "sleep 600"' || fail "$(hull top t-top)"
+    expect_eq "$(hull logs t-top 2>/dev/null | tr '\n' ' ')" 'denied 0 ' 'what is forbidden, and what is masked'
+    expect_eq "$(hull top t-top aux | head -n 1 | tr -s ' ')" 'USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND' 'aux'
+    hull top t-top -eo pid,rss,args | awk '$2 > 0 && /sleep 600$/ { found = 1 } END { exit !found }' || fail "$(hull top t-top -eo pid,rss,args)"
+    local options text
+    while IFS='|' read -r options text; do
+        capture hull top t-top $options
+        expect_status 1
+        expect_err_has "$text"
+    done <<'CASES'
+-o cmd|Couldn't find PID field in ps output
+-o pid,nonsense|ps: error: unknown user-defined format specifier "nonsense"
+-o pid,psr|ps: the column "psr" is not known
+--forest|ps: the option "--forest" means nothing
+CASES
+    hull rm -f t-top >/dev/null
+}

@@ -31,6 +31,21 @@ case_a_guest_that_stands_still_can_be_removed() {
     expect_clean_host
 }
 
+# A shim that stands still answers nothing: it is ended with its VM, by force.
+case_a_shim_that_stands_still_is_ended_with_its_vm() {
+    local name
+    for name in t-removed t-stopped; do hull run -d --name $name --network none "$BUSYBOX" sleep 600 >/dev/null; done
+    pkill -STOP -f '[c]ontainerd-shim-hull'
+    timeout 100 hull stop -t 1 t-stopped >/dev/null &
+    timeout 100 hull rm -f t-removed >/dev/null || fail "it is not removed: $(hull ps -a)"
+    wait $! || fail "it is not stopped: $(hull ps -a)"
+    expect_eq "$(hull inspect -f '{{.State.Status}} {{.State.ExitCode}}' t-stopped)" 'exited 137' 'the stopped one'
+    expect_clean_host
+    hull start t-stopped >/dev/null
+    hull rm -f t-stopped >/dev/null
+    expect_clean_host
+}
+
 # Its last words are no text for a terminal, and as long as all that is kept of them.
 # Core.
 case_a_guest_that_panics_tells_why() {

@@ -107,6 +107,8 @@ case_docker_cli_execs_that_cannot_be() {
     answers 1 'unable to find group nosuch' exec -d -u app:nosuch t-ex true
     answers 1 'must be in range 0-2147483647' exec -u 99999999999 t-ex true
     answers 0 1000:990 exec -u app:dock t-ex sh -c 'echo $(id -u):$(id -g)'
+    answers 1 'Invalid escape keys (bogus) provided' exec --detach-keys bogus t-ex true
+    expect_eq "$(curl -s --unix-socket "${HULL_HOST#unix://}" -H 'Content-Type: application/json' -d '{"Cmd":[]}' http://x/containers/t-ex/exec)" '{"message":"No exec command specified"}' 'an empty command'
     # At its start.
     answers 128 'OCI runtime exec failed: Cwd must be an absolute path' exec -w etc t-ex true
     answers 127 'no such file or directory' exec -w /nosuch t-ex true
@@ -120,7 +122,22 @@ case_docker_cli_execs_that_cannot_be() {
     made=$(curl -s --unix-socket "${HULL_HOST#unix://}" -H 'Content-Type: application/json' -d '{"Cmd":["stty","size"],"Tty":true,"AttachStdout":true,"ConsoleSize":[57,123]}' http://x/containers/t-ex/exec | sed 's/.*"Id":"\([^"]*\)".*/\1/')
     curl -s --unix-socket "${HULL_HOST#unix://}" -H 'Content-Type: application/json' -d '{"Tty":true}' "http://x/exec/$made/start" >"$T/size"
     expect_eq "$(tr -d '\r\n' <"$T/size")" '57 123' 'size of its terminal'
+    # What a container begins with.
+    answers 125 'Cannot mkdir: /etc/passwd is not a directory' run --rm --network none -w /etc/passwd "$BUSYBOX" true
+    answers 0 1000:990 run --rm --network none -u app:dock:x "$BUSYBOX" sh -c 'echo $(id -u):$(id -g)'
+    answers 127 'executable file not found' run --rm --network none "$BUSYBOX" nosuch
+    answers 126 'permission denied' run --rm --network none "$BUSYBOX" /etc/passwd
+    answers 126 '/etc' run --rm --network none "$BUSYBOX" /etc
     answers 125 'must be in range 0-2147483647' run --rm --network none -u 99999999999 "$BUSYBOX" true
+}
+
+case_docker_cli_an_update_warns_of_what_it_sets() {
+    docker_cli
+    docker create --name t-upd --network none --blkio-weight 100 "$BUSYBOX" true >/dev/null 2>&1
+    capture docker update --memory 64m --memory-swap 128m t-upd
+    expect_eq "$status$err" 0 'no warning of what it has'
+    answers 1 'Range of blkio weight is from 10 to 1000' update --blkio-weight 5 t-upd
+    answers 125 'Range of blkio weight is from 10 to 1000' run --rm --network none --blkio-weight 1001 "$BUSYBOX" true
 }
 
 case_docker_cli_of_an_engine() {

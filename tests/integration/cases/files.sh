@@ -103,6 +103,32 @@ case_the_docker_client_copies() {
     docker cp t-dcp:/tmp/f "$T/g" >/dev/null 2>&1
     expect_eq "$(cat "$T/g")" via docker
     docker diff t-dcp | grep -q 'A /tmp/f' || fail "diff: $(docker diff t-dcp)"
+    # Its client gives what an archive's names begin with another name.
+    docker exec t-dcp sh -c 'mkdir -p /d.x/sub && echo a >/d.x/a.txt && ln /d.x/a.txt /d.x/sub/b.txt && ln -s a.txt /d.x/l'
+    local path
+    for path in /d.x /d.x/ /d.x/.; do
+        rm -rf "$T/new"
+        docker cp t-dcp:$path "$T/new" >/dev/null 2>&1
+        expect_eq "$(cd "$T/new" && find . | sort | tr '\n' ' ')" '. ./a.txt ./l ./sub ./sub/b.txt ' "$path as another"
+        expect_eq "$(cat "$T/new/sub/b.txt" "$T/new/l")" $'a\na' "content of $path"
+    done
+    docker cp t-dcp:/d.x/a.txt "$T/c.txt" >/dev/null 2>&1
+    expect_eq "$(cat "$T/c.txt")" a 'a file as another'
+    docker cp t-dcp:/ "$T/root" >/dev/null 2>&1
+    expect_eq "$(cat "$T/root/d.x/a.txt")" a 'a root as another'
+    expect_eq "$(docker cp t-dcp:/d.x/. - | tar -t | tr '\n' ' ')" './ ./a.txt ./l ./sub/ ./sub/b.txt ' names
+    # And back.
+    docker cp "$T/new/." t-dcp:/again >/dev/null 2>&1
+    expect_eq "$(docker exec t-dcp find /again | sort | tr '\n' ' ')" '/again /again/a.txt /again/l /again/sub /again/sub/b.txt ' 'back'
+    docker cp "$T/new" t-dcp:/d.x >/dev/null 2>&1
+    expect_eq "$(docker exec t-dcp cat /d.x/new/sub/b.txt)" a 'into what is there'
+    capture docker cp "$T/f" t-dcp:/nosuch/f
+    [ "$status" = 1 ] || fail "a copy into nothing: $status"
+    expect_err_has 'Could not find the file /nosuch in container t-dcp'
+    # What was made of it says what ran.
+    docker commit t-dcp t-dcp:made >/dev/null
+    expect_eq "$(docker history --format '{{.CreatedBy}}' t-dcp:made | head -n 1)" 'sleep 600' 'created by'
+    docker rmi t-dcp:made >/dev/null
 }
 
 case_a_client_that_goes_away_leaves_no_vm() {
@@ -112,6 +138,21 @@ case_a_client_that_goes_away_leaves_no_vm() {
     hull start t-gone >/dev/null
     expect_eq "$(hull wait t-gone)" 0 'exit code'
     expect_eq "$(hull logs t-gone)" started output
+}
+
+case_a_cut_off_upload_leaves_nothing() {
+    hull run -d --name t-cut --network none "$BUSYBOX" sleep 600 >/dev/null
+    local id
+    id=$(hull inspect -f '{{.Id}}' t-cut)
+    dd if=/dev/urandom of="$T/big" bs=64k count=16 2>/dev/null
+    tar -C "$T" -c big | head -c 500000 >"$T/part"
+    (cat "$T/part"; sleep 30) | timeout 3 curl -s -T - --unix-socket "${HULL_HOST#unix://}" 'http://x/containers/t-cut/archive?path=/tmp' >/dev/null || true
+    hull exec t-cut true
+    gone() { [ -z "$(find "$HARNESS/run" -path "*/bundles/$id/files-*")" ]; }
+    wait_for 40 gone || fail "left: $(find "$HARNESS/run" -path "*/bundles/$id/*")"
+    # And a whole one is taken after it.
+    hull cp -q "$T/part" t-cut:/tmp/part
+    expect_eq "$(hull exec t-cut stat -c %s /tmp/part)" 500000 'a whole one'
 }
 
 case_a_paused_container_is_worked_on_and_stays_paused() {
@@ -149,7 +190,7 @@ case_diff_leaves_out_what_nobody_changed() {
 case_a_root_is_copied_without_the_kernels_files() {
     hull run -d --name t-root "$BUSYBOX" sleep 600 >/dev/null
     hull cp t-root:/ - >"$T/root.tar"
-    tar -tf "$T/root.tar" | sed 's,^\./,,' >"$T/list"
+    tar -tPf "$T/root.tar" | sed 's,^/,,' >"$T/list"
     grep -qx bin/busybox "$T/list" || fail "root: $(head "$T/list")"
     if grep -E '^(proc|sys|dev)/.' "$T/list"; then fail 'kernel files are copied'; fi
 }

@@ -207,6 +207,10 @@ case_the_hosts_dev_as_a_volume() {
     capture hull run --rm --network none -v /dev:/dev "$BUSYBOX" sh -c 'echo x >/dev/null && head -c 4 /dev/zero | wc -c && test -c /dev/ptmx && echo there'
     expect_status 0
     expect_out $'4\nthere\n'
+    # Its terminals are its own.
+    capture hull run --rm --network none -t -v /dev:/dev "$BUSYBOX" sh -c 'tty; test -t 0 </dev/console && echo console; ls /dev/pts; : <>/dev/ptmx && echo more'
+    expect_status 0
+    expect_eq "$(tr '\n' ' ' <<<"${out//$'\r'/}")" '/dev/pts/0 console 0     ptmx more  ' 'its terminals'
     expect_eq "$(stat -c '%A %t:%T %n' /dev/ptmx /dev/null /dev/tty; ls /dev | sort)" "$before" "the host's /dev"
 }
 

@@ -166,3 +166,46 @@ case_listening_by_contexts() {
     capture env -u HULL_HOST hull --context lab ps
     expect_err_has 'context not found'
 }
+
+case_what_the_operator_says_holds_for_containers_that_say_nothing() {
+    wrong() {
+        echo "$1" >"$T/wrong.json"
+        capture hulld --validate --config-file "$T/wrong.json"
+        expect_status 1
+        expect_err_has "$2"
+    }
+    wrong '{"dns": ["dns.example"]}' 'dns.example is not an ip address'
+    wrong '{"default-ulimits": {"files": {"Soft": 1, "Hard": 1}}}' 'invalid ulimit type'
+    wrong '{"default-address-pools": [{"base": "10.0.0.0/8", "size": 31}]}' 'want 8 to 30'
+    wrong '{"labels": ["x"]}' 'want KEY=VALUE'
+    wrong '{"mtu": 60}' 'invalid MTU'
+    cat >"$T/hulld.json" <<'END'
+{"dns": ["10.233.0.9"], "dns-search": ["corp.test"], "dns-opts": ["timeout:3"], "labels": ["rack=7"],
+ "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 777, "Hard": 888}}, "default-shm-size": "3m",
+ "default-address-pools": [{"base": "10.77.0.0/22", "size": 24}], "mtu": 1400,
+ "log-format": "json", "log-level": "debug"}
+END
+    mkdir -p "$T/own"
+    hulld --root "$T/root" --exec-root "$T/own" -H "unix://$T/own/h.sock" --config-file "$T/hulld.json" >"$T/hulld.log" 2>&1 &
+    OWN=$!
+    trap 'DOCKER_HOST= hull -H "unix://$T/own/h.sock" rm -fv one >/dev/null 2>&1; kill $OWN 2>/dev/null; wait $OWN 2>/dev/null || true; rm -rf "$T"' EXIT
+    own() { hull -H "unix://$T/own/h.sock" "$@"; }
+    wait_for 30 own version >/dev/null 2>&1 || fail "$(cat "$T/hulld.log")"
+    expect_eq "$(own info -f '{{json .Labels}}')" '["rack=7"]' labels
+    own network create more >/dev/null
+    expect_eq "$(own network inspect -f '{{(index .IPAM.Config 0).Subnet}}' bridge more)" $'10.77.1.0/24\n10.77.0.0/24' subnets
+    own pull -q "$BUSYBOX" >/dev/null
+    own run -d --name one --network none "$BUSYBOX" sleep 600 >/dev/null
+    expect_eq "$(own exec one sh -c 'ulimit -n; ulimit -Hn; df -m /dev/shm | tail -n 1 | tr -s " " | cut -d" " -f2; cat /etc/resolv.conf')" \
+        $'777\n888\n3\nnameserver 10.233.0.9\nsearch corp.test\noptions timeout:3' 'in the container'
+    own rm -f one >/dev/null
+    own run --rm --name one --ulimit nofile=55 --dns 10.233.0.8 --shm-size 2m "$BUSYBOX" sh -c 'ulimit -n; df -m /dev/shm | tail -n 1 | tr -s " " | cut -d" " -f2; grep -c timeout:3 /etc/resolv.conf; cat /sys/class/net/eth0/mtu' >"$T/out"
+    expect_eq "$(cat "$T/out")" $'55\n2\n1\n1400' 'of a container that says so itself'
+    # Each line of the log is an object; those of a container have its id.
+    python3 - "$T/hulld.log" <<'END' || fail "$(head -n 20 "$T/hulld.log")"
+import json, sys
+lines = [json.loads(line) for line in open(sys.argv[1])]
+assert lines and all("level" in line and "message" in line for line in lines)
+assert [line["id"] for line in lines if line["message"] == "container start" and line["name"] == "one"], "no line of a start"
+END
+}

@@ -70,6 +70,24 @@ case_bad_volumes_are_refused() {
     expect_eq "$(hull volume ls -q | grep -c t-)" 0 left
 }
 
+case_a_volume_of_a_directory_that_comes_later() {
+    hull volume create -o type=none -o o=bind -o device="$T/later" t-later >/dev/null
+    capture hull run --rm --network none -v t-later:/x "$BUSYBOX" true
+    expect_status 127
+    expect_err_has "$T/later: no such file or directory"
+    mkdir "$T/later"
+    hull run --name t-first --network none -v t-later:/x "$BUSYBOX" touch /x/made
+    [ -e "$T/later/made" ] || fail 'it is not the directory'
+    # What there is stays as it is.
+    expect_eq "$(hull volume create -o type=tmpfs -o device=tmpfs t-later)" t-later 'again'
+    expect_eq "$(hull volume inspect -f '{{.Options.device}}' t-later)" "$T/later" 'its directory'
+    # As another container has it.
+    capture hull run --rm --network none --volumes-from t-first:ro,z "$BUSYBOX" touch /x/more
+    expect_err_has 'Read-only file system'
+    capture hull create --volumes-from t-first:slave "$BUSYBOX"
+    expect_err_has 'invalid mode: slave'
+}
+
 case_a_part_of_a_volume_and_memory_as_a_volume() {
     hull run --rm -v t-part:/v "$BUSYBOX" sh -c 'mkdir -p /v/s/deep; echo part >/v/s/deep/f; ln -s /etc /v/out; ln -s / /v/root; ln -s root /v/bad; ln -s ../s/deep /v/s/good; mkdir /v/bin'
     expect_eq "$(hull run --rm --mount type=volume,src=t-part,dst=/s,volume-subpath=s/deep "$BUSYBOX" sh -c 'cat /s/f; echo more >/s/g')" part 'a part of a volume'

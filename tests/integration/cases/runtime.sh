@@ -147,6 +147,57 @@ case_runtime_run_passes_signals_on_but_not_a_change_of_size() {
     expect_nothing_left
 }
 
+# One that comes while the VM boots, too. (What is no PID 1 dies of it.)
+case_runtime_signals_that_come_early_are_passed_on() {
+    make_bundle b '.process.args = ["sleep", "60"] | .linux.namespaces |= map(select(.type != "pid"))'
+    hull-runtime --root "$RUNTIME_ROOT" run -b "$T/b" t6 </dev/null &
+    local pid=$!
+    sleep 1.5
+    kill -TERM $pid
+    status=0
+    wait $pid || status=$?
+    expect_eq "$status" 143 status
+    expect_nothing_left
+    hull-runtime --root "$RUNTIME_ROOT" run -d -b "$T/b" t6 </dev/null >/dev/null 2>&1
+    hull-runtime --root "$RUNTIME_ROOT" exec t6 sleep 50 </dev/null &
+    pid=$!
+    sleep 0.3
+    kill -USR1 $pid
+    status=0
+    wait $pid || status=$?
+    expect_eq "$status" 138 'status of an exec'
+    expect_eq "$(runtime ps t6 | grep -c 'sleep 50')" 0 'processes of it'
+    runtime delete --force t6
+    expect_nothing_left
+}
+
+case_runtime_a_cgroup_that_is_not_free_is_left_alone() {
+    make_bundle b '.process.args = ["true"] | .linux.cgroupsPath = "/hull-test/busy/inner"'
+    local group=/sys/fs/cgroup/hull-test/busy sleeper
+    mkdir -p $group/inner/below
+    sleep 600 &
+    sleeper=$!
+    echo $sleeper >$group/inner/below/cgroup.procs
+    for action in create run; do
+        capture runtime $action -b "$T/b" g1
+        expect_status 1
+        expect_err_has "container's cgroup is not empty: 1 process(es) found in"
+    done
+    expect_eq "$(cat "/proc/$sleeper/cgroup")" 0::/hull-test/busy/inner/below 'its cgroup'
+    kill $sleeper
+    wait $sleeper || true
+    rmdir $group/inner/below
+    echo 1 >$group/cgroup.freeze
+    capture runtime create -b "$T/b" g1
+    expect_status 1
+    expect_err_has "container's cgroup unexpectedly frozen"
+    expect_eq "$(cat $group/cgroup.freeze)" 1 'the freezer'
+    echo 0 >$group/cgroup.freeze
+    runtime run -b "$T/b" g1 </dev/null
+    rmdir $group
+    expect_nothing_left
+}
+
 # Core.
 case_runtime_bad_input_is_refused_in_runcs_words() {
     local cases line filter text
@@ -237,6 +288,21 @@ case_runtime_mounts_hooks_and_environment_are_as_with_runc() {
     capture runtime run -b "$T/b" t9
     expect_status 1
     expect_err_has 'filesystem \"proc\" must be mounted on ordinary directory'
+    # What is masked is covered by nobody, by whatever name.
+    rm "$T/b/rootfs/proc"
+    mkdir "$T/b/rootfs/proc"
+    ln -s /proc "$T/b/rootfs/other"
+    cp "$T/b/config.json" "$T/good.json"
+    jq '.mounts += [{destination: "/other/sys", type: "tmpfs", source: "tmpfs"}]' "$T/good.json" >"$T/b/config.json"
+    capture runtime run -b "$T/b" t9
+    expect_status 1
+    expect_err_has 'failed to mount /other/sys: \"/proc/sys\" cannot be mounted because it is inside /proc'
+    # The host's is the guest's.
+    jq '.mounts |= map(if .destination == "/proc" then {destination: "/proc", type: "bind", source: "/proc", options: ["rbind"]} else . end)
+        | .process.args = ["sh", "-c", "cat /proc/1/comm; readlink /proc/self"] | del(.hooks)' "$T/good.json" >"$T/b/config.json"
+    capture runtime run -b "$T/b" t9
+    expect_status 0
+    expect_eq "$(head -n 1 <<<"$out")" sh 'PID 1 of the bound /proc'
     expect_nothing_left
 }
 
@@ -249,6 +315,15 @@ case_runtime_a_program_without_its_interpreter_says_so_itself() {
     capture runtime run -b "$T/b" t10
     expect_status 127
     expect_eq "$err" 'exec /script: no such file or directory (its interpreter /no/such/interpreter is missing)' stderr
+    # The agent is no program of a container: neither by its own link, nor where the kernel follows that.
+    printf '#!/proc/self/exe\n' >"$T/b/rootfs/script"
+    capture runtime run -b "$T/b" t10
+    expect_status 2
+    expect_err_has 'no program of a container'
+    jq '.process.args = ["/proc/self/exe"]' "$T/b/config.json" >"$T/new" && mv "$T/new" "$T/b/config.json"
+    capture runtime run -b "$T/b" t10
+    expect_status 1
+    expect_err_has 'the program that starts containers'
     expect_nothing_left
 }
 

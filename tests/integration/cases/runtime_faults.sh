@@ -62,6 +62,18 @@ case_a_guest_that_does_not_answer_is_removed_by_force() {
     expect_nothing_left
 }
 
+case_a_shim_that_stands_still_is_removed_by_force() {
+    make_bundle b '.process.args = ["sleep", "1000"] | .linux.cgroupsPath = "/hull-test/still"'
+    to_state running f1
+    kill -STOP "$(pid_of shim f1)"
+    capture timeout 60 hull-runtime --root "$RUNTIME_ROOT" delete f1
+    expect_status 1
+    expect_err_has 'does not answer: delete --force ends it'
+    capture timeout 60 hull-runtime --root "$RUNTIME_ROOT" delete --force f1
+    expect_status 0
+    expect_nothing_left
+}
+
 case_a_hook_that_hangs_is_ended_by_its_timeout_or_by_a_delete() {
     make_bundle b '.process.args = ["true"] | .hooks = {createRuntime: [{path: "/bin/sh", args: ["sh", "-c", "sleep 1000 & wait"], timeout: 1}]}'
     capture timeout 60 hull-runtime --root "$RUNTIME_ROOT" run -b "$T/b" h1

@@ -6,6 +6,7 @@ use std::path::Path;
 use bollard::models::{ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig};
 
 use super::CreateArgs;
+use crate::commands::run::security::Security;
 use crate::commands::run::values::{
     absolute_bind, exposed, pairs, restart_policy, some, split, swap, sysctls, ulimit,
 };
@@ -132,6 +133,7 @@ impl CreateArgs {
 
     fn host_config(&self) -> Result<HostConfig> {
         let size = terminal::size().filter(|_| self.tty);
+        let security = Security::of(&self.security_opt)?;
         self.limits.fill(HostConfig {
             auto_remove: Some(self.rm),
             binds: some(
@@ -175,7 +177,9 @@ impl CreateArgs {
             cap_add: some(self.cap_add.clone()),
             cap_drop: some(self.cap_drop.clone()),
             privileged: Some(self.privileged),
-            security_opt: some(self.security_opt.clone()),
+            masked_paths: security.paths(),
+            readonly_paths: security.paths(),
+            security_opt: some(security.options),
             sysctls: Some(sysctls(&self.sysctl)?),
             annotations: Some(self.annotations()),
             oom_score_adj: self.oom_score_adj,
