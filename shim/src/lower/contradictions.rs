@@ -16,7 +16,7 @@ use crate::cpu_list::CpuList;
 const MAX_GROUPS: usize = 65536;
 
 /// Refuses them by name.
-pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
+pub(crate) fn check(spec: &Spec) -> Result<(), LowerError> {
     let linux = spec.linux().as_ref();
     let process = spec.process().as_ref();
     namespaces(linux.and_then(|linux| linux.namespaces().as_deref()))?;
@@ -48,7 +48,7 @@ pub(super) fn check(spec: &Spec) -> Result<(), LowerError> {
 }
 
 /// A name is its UTS namespace's: with runc's words.
-pub(crate) fn names(spec: &Spec) -> Result<(), LowerError> {
+fn names(spec: &Spec) -> Result<(), LowerError> {
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
     let own = namespaces

@@ -27,7 +27,7 @@ use crate::cgroup::IO_MAX;
 use crate::pod::Limits;
 use crate::spec::{wanted_user, Bundle};
 
-pub(crate) use contradictions::{names as check_names, shares as check_shares};
+pub(crate) use contradictions::{check as check_contradictions, shares as check_shares};
 pub use error::LowerError;
 pub(crate) use guest_spec::drop_host_numbers;
 pub use id_mapped::IdMapped;

@@ -14,7 +14,7 @@ use super::streams::{random_name, send_pidfd, write_pid_file, Offer, Place, Size
 use super::Context;
 use crate::cgroup::Cgroup;
 use crate::holder::Network;
-use crate::lower::check_names;
+use crate::lower::check_contradictions;
 use crate::shared_network;
 use crate::spec::{capabilities, RootfsMount};
 
@@ -259,7 +259,8 @@ fn check_spec(spec: &Spec) -> Result<()> {
     let Some(process) = spec.process() else {
         return refused("process property must not be empty".into());
     };
-    check_names(spec).map_err(|error| RuntimeError::Usage(error.to_string()))?;
+    // Before the host's kernel refuses a part of it in words of its own.
+    check_contradictions(spec).map_err(|error| RuntimeError::Usage(error.to_string()))?;
     super::notify::check(spec)?;
     check_process(process)
 }
