@@ -156,10 +156,10 @@ expect_eq() { [ "$1" = "$2" ] || fail "${3:-value}: $(printf %q "$1"), expected 
 
 # wait_for SECONDS COMMAND...: until it succeeds.
 wait_for() {
-    local deadline=$((SECONDS + $1))
+    local limit=$1 deadline=$((SECONDS + $1))
     shift
     until "$@"; do
-        [ $SECONDS -lt $deadline ] || return 1
+        [ $SECONDS -lt $deadline ] || { echo "not within $limit s: $*" >&2; return 1; }
         sleep 0.2
     done
 }
