@@ -15,6 +15,7 @@ use hull_network::egress::Egress;
 use hull_network::pool::AddressPool;
 
 use crate::container::Container;
+use crate::default_bridge::DefaultBridge;
 use crate::error::{EngineError, Result};
 use crate::events::EventBus;
 use crate::exec::Execs;
@@ -68,6 +69,8 @@ pub struct Defaults {
     pub address_pools: Vec<AddressPool>,
     /// Size of packets of the default network, in bytes; `None`: as the host's way out has it.
     pub mtu: Option<u16>,
+    /// What else is said of the default network.
+    pub bridge: DefaultBridge,
     /// What the operator says of this engine, as `KEY=VALUE`.
     pub labels: Vec<String>,
 }
@@ -80,6 +83,7 @@ impl Defaults {
         spec::check_ulimits(&self.ulimits)?;
         self.resolving.check()?;
         self.mtu.map_or(Ok(()), network::check_mtu)?;
+        self.bridge.check()?;
         let mut labels = self.labels.iter();
         let wrong =
             labels.find(|label| label.split_once('=').is_none_or(|(key, _)| key.is_empty()));
