@@ -250,7 +250,8 @@ impl Engine {
     pub fn container(&self, reference: &str) -> Result<Arc<Container>> {
         let missing = || EngineError::NoSuchContainer(reference.to_owned());
         if reference.is_empty() {
-            return Err(missing());
+            let text = "invalid container name or ID: value is empty";
+            return Err(EngineError::BadRequest(text.to_owned()));
         }
         let containers = self.containers();
         if let Some(container) = containers.get(reference) {
