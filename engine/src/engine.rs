@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::DirBuilder;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use bollard_stubs::models::{EventMessageTypeEnum, HostConfigLogConfig, ResourcesUlimits};
-use tokio::sync::RwLock as AsyncRwLock;
+use tokio::sync::{RwLock as AsyncRwLock, Semaphore};
 
 use hull_network::egress::Egress;
 use hull_network::pool::AddressPool;
@@ -113,6 +114,19 @@ pub struct Engine {
     /// All are being stopped, since the host goes down.
     pub(crate) stopping: AtomicUsize,
     execs: Mutex<Execs>,
+    /// Turns of VMs that boot.
+    pub(crate) boots: Semaphore,
+}
+
+/// VMs that boot at once, for each of the host's processors. Each gets a share of these: of more at once
+/// none would be there within the time that a boot may take.
+const BOOTS_PER_PROCESSOR: usize = 2;
+/// Also on the smallest host.
+const LEAST_BOOTS: usize = 4;
+
+fn boots_at_once() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    LEAST_BOOTS.max(processors * BOOTS_PER_PROCESSOR)
 }
 
 /// What is being written down of containers, by their ids.
@@ -155,6 +169,7 @@ impl Engine {
             image_uses: AsyncRwLock::default(),
             stopping: AtomicUsize::new(0),
             execs: Mutex::default(),
+            boots: Semaphore::new(boots_at_once()),
             paths,
         });
         engine.serve_shim_events().await?;
