@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::DirBuilder;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
@@ -9,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use bollard_stubs::models::{EventMessageTypeEnum, HostConfigLogConfig, ResourcesUlimits};
-use tokio::sync::RwLock as AsyncRwLock;
+use tokio::sync::{RwLock as AsyncRwLock, Semaphore};
 
 use hull_network::egress::Egress;
 use hull_network::pool::AddressPool;
 
 use crate::container::Container;
+use crate::default_bridge::DefaultBridge;
 use crate::error::{EngineError, Result};
 use crate::events::EventBus;
 use crate::exec::Execs;
@@ -68,6 +70,8 @@ pub struct Defaults {
     pub address_pools: Vec<AddressPool>,
     /// Size of packets of the default network, in bytes; `None`: as the host's way out has it.
     pub mtu: Option<u16>,
+    /// What else is said of the default network.
+    pub bridge: DefaultBridge,
     /// What the operator says of this engine, as `KEY=VALUE`.
     pub labels: Vec<String>,
 }
@@ -80,6 +84,7 @@ impl Defaults {
         spec::check_ulimits(&self.ulimits)?;
         self.resolving.check()?;
         self.mtu.map_or(Ok(()), network::check_mtu)?;
+        self.bridge.check()?;
         let mut labels = self.labels.iter();
         let wrong =
             labels.find(|label| label.split_once('=').is_none_or(|(key, _)| key.is_empty()));
@@ -109,6 +114,19 @@ pub struct Engine {
     /// All are being stopped, since the host goes down.
     pub(crate) stopping: AtomicUsize,
     execs: Mutex<Execs>,
+    /// Turns of VMs that boot.
+    pub(crate) boots: Semaphore,
+}
+
+/// VMs that boot at once, for each of the host's processors. Each gets a share of these: of more at once
+/// none would be there within the time that a boot may take.
+const BOOTS_PER_PROCESSOR: usize = 2;
+/// Also on the smallest host.
+const LEAST_BOOTS: usize = 4;
+
+fn boots_at_once() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    LEAST_BOOTS.max(processors * BOOTS_PER_PROCESSOR)
 }
 
 /// What is being written down of containers, by their ids.
@@ -151,6 +169,7 @@ impl Engine {
             image_uses: AsyncRwLock::default(),
             stopping: AtomicUsize::new(0),
             execs: Mutex::default(),
+            boots: Semaphore::new(boots_at_once()),
             paths,
         });
         engine.serve_shim_events().await?;
@@ -246,7 +265,8 @@ impl Engine {
     pub fn container(&self, reference: &str) -> Result<Arc<Container>> {
         let missing = || EngineError::NoSuchContainer(reference.to_owned());
         if reference.is_empty() {
-            return Err(missing());
+            let text = "invalid container name or ID: value is empty";
+            return Err(EngineError::BadRequest(text.to_owned()));
         }
         let containers = self.containers();
         if let Some(container) = containers.get(reference) {

@@ -210,6 +210,18 @@ pub enum EngineError {
         /// The shim's text.
         reason: String,
     },
+    /// A container's guest did not do what it was asked for in time.
+    #[error("{what} of container {id} {how} for {seconds} seconds, and was ended")]
+    Stuck {
+        /// What it was asked for.
+        what: &'static str,
+        /// Container id.
+        id: String,
+        /// What it did, or did not.
+        how: &'static str,
+        /// The limit.
+        seconds: u64,
+    },
     /// Options for a list of processes.
     #[error(transparent)]
     Ps(hull_shim::ps::PsError),
@@ -362,6 +374,7 @@ impl EngineError {
             Self::Start(_)
             | Self::StartExec(_)
             | Self::Task { .. }
+            | Self::Stuck { .. }
             | Self::Shim { .. }
             | Self::Ps(_)
             | Self::Io { .. }

@@ -1,5 +1,6 @@
 //! Work on containers' files: by the running VM, or by one that is booted for it and gone after.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, OwnedMutexGuard};
 
-use crate::container::{live_task, Container};
+use crate::container::{is_mounted, live_task, Container};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::ids;
@@ -22,6 +23,8 @@ use crate::streams::{Fifos, Taken};
 const MAX_ERROR_BYTES: u64 = 16 << 10;
 /// Longest answer that is kept in memory, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// What is said of a longer one.
+const TOO_LONG: &str = "failed: its answer has more than 64 MiB";
 /// Bytes moved at once.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Chunks on their way to a client.
@@ -36,6 +39,10 @@ const KEEP: Duration = Duration::from_secs(3);
 /// Before its id in the names of a job's FIFOs.
 pub(crate) const JOB: &str = "files-";
 const SIGKILL: u32 = 9;
+
+/// A job did neither give nor take a byte for [`IDLE_LIMIT`].
+#[derive(Debug, PartialEq, Eq)]
+struct Silent;
 
 /// What a client reads.
 pub(crate) type Output = mpsc::Receiver<std::io::Result<Bytes>>;
@@ -259,8 +266,23 @@ impl Session {
         fifos.remove();
         match ended {
             Ok(Ended::Exited(0)) => Ok(()),
-            _ => Err(self.error(text.trim(), path)),
+            Ok(_) => Err(self.error(text.trim(), path)),
+            Err(_) => Err(self.stuck("did not end after its last byte", END_LIMIT)),
         }
+    }
+
+    /// A job that the guest did not do.
+    fn stuck(&self, how: &'static str, limit: Duration) -> EngineError {
+        EngineError::Stuck {
+            what: "the work on files",
+            id: self.container.id().to_owned(),
+            how,
+            seconds: limit.as_secs(),
+        }
+    }
+
+    fn silent(&self, _: Silent) -> EngineError {
+        self.stuck("gave and took nothing", IDLE_LIMIT)
     }
 
     /// Ends a job that does not end by itself.
@@ -282,10 +304,7 @@ impl Session {
             "not-a-directory" => {
                 EngineError::BadRequest(format!("extraction point is not a directory: {path}"))
             }
-            "read-only" => EngineError::Forbidden(format!(
-                "container {}: the file system is read-only: {text}",
-                self.container.name()
-            )),
+            "read-only" => EngineError::BadRequest(self.read_only(path).to_owned()),
             "invalid" => EngineError::BadRequest(text.to_owned()),
             _ => EngineError::Task {
                 call: "the work on files",
@@ -298,27 +317,37 @@ impl Session {
         }
     }
 
+    /// What of the container can't be written at a path, in docker's words.
+    fn read_only(&self, path: &str) -> &'static str {
+        match is_mounted(&self.container.record(), Path::new(path)) {
+            true => "mounted volume is marked read-only",
+            false => "container rootfs is marked read-only",
+        }
+    }
+
     /// Runs a job with a small answer.
     pub(crate) async fn ask(&self, job: &FilesJob) -> Result<Vec<u8>> {
-        let running = self.begin(job, false).await?;
+        let mut running = self.begin(job, false).await?;
         let mut answer = Vec::new();
-        if let Some(output) = running.streams.stdout {
-            let most = MAX_ANSWER_BYTES as u64;
-            let mut output = output.take(most);
-            let read = output.read_to_end(&mut answer);
-            if tokio::time::timeout(IDLE_LIMIT, read).await.is_err() {
-                self.kill(&running.id).await;
-            }
+        let mut failed = None;
+        if let Some(mut output) = running.streams.stdout.take() {
+            failed = match read_answer(&mut output, &mut answer).await {
+                Ok(true) => None,
+                Ok(false) => Some(self.error(TOO_LONG, &job.path)),
+                Err(silent) => Some(self.silent(silent)),
+            };
         }
-        let Running { id, fifos, streams } = Running {
-            streams: Taken {
-                stdout: None,
-                ..running.streams
-            },
-            ..running
-        };
-        self.end(&id, &fifos, streams.stderr, &job.path).await?;
-        Ok(answer)
+        if failed.is_some() {
+            self.kill(&running.id).await;
+        }
+        let errors = running.streams.stderr.take();
+        let ended = self
+            .end(&running.id, &running.fifos, errors, &job.path)
+            .await;
+        match failed {
+            None => ended.map(|()| answer),
+            Some(error) => Err(error),
+        }
     }
 
     /// Runs a job with a long answer, and closes the session after it. A failure on the way is the
@@ -333,14 +362,15 @@ impl Session {
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
+            let mut failed = None;
             if let Some(mut output) = running.streams.stdout.take() {
                 let mut buffer = vec![0; CHUNK_BYTES];
                 loop {
-                    let read = tokio::time::timeout(IDLE_LIMIT, output.read(&mut buffer)).await;
-                    let length = match read {
-                        Ok(Ok(length @ 1..)) => length,
-                        Ok(_) => break,
-                        Err(_) => {
+                    let length = match read_some(&mut output, &mut buffer).await {
+                        Ok(0) => break,
+                        Ok(length) => length,
+                        Err(silent) => {
+                            failed = Some(self.silent(silent));
                             self.kill(&running.id).await;
                             break;
                         }
@@ -358,7 +388,7 @@ impl Session {
             let ended = self
                 .end(&running.id, &running.fifos, errors, &job.path)
                 .await;
-            if let Err(error) = ended {
+            if let Some(error) = failed.or(ended.err()) {
                 tracing::warn!(error = error.message(), "work on files");
                 let _ = sender
                     .send(Err(std::io::Error::other(error.message())))
@@ -386,46 +416,92 @@ impl Session {
         mut input: impl tokio::io::AsyncRead + Unpin,
     ) -> Result<()> {
         let mut running = self.begin(job, true).await?;
-        let mut broken = None;
+        let mut failed = None;
         if let Some(mut sink) = running.streams.stdin.take() {
-            if let Err(error) = pass_on(&mut input, &mut sink).await {
-                if error.kind() == std::io::ErrorKind::TimedOut {
-                    self.kill(&running.id).await;
-                }
+            failed = match pass_on(&mut input, &mut sink).await {
                 // A job that has failed reads no more, and tells why.
-                broken = (error.kind() != std::io::ErrorKind::BrokenPipe).then_some(error);
-            }
+                Ok(()) | Err(Broken::Sink) => None,
+                Err(Broken::Input(error)) => Some(EngineError::BadRequest(format!(
+                    "the request body can't be read: {error}"
+                ))),
+                Err(Broken::Silent(silent)) => {
+                    self.kill(&running.id).await;
+                    Some(self.silent(silent))
+                }
+            };
         }
         let _ = self.task.close_stdin(&running.id).await;
         let errors = running.streams.stderr.take();
-        self.end(&running.id, &running.fifos, errors, &job.path)
-            .await?;
-        match broken {
-            None => Ok(()),
-            Some(error) => Err(EngineError::BadRequest(format!(
-                "the request body can't be read: {error}"
-            ))),
+        let ended = self
+            .end(&running.id, &running.fifos, errors, &job.path)
+            .await;
+        match failed {
+            Some(error @ EngineError::Stuck { .. }) => Err(error),
+            failed => ended.and(failed.map_or(Ok(()), Err)),
         }
     }
+}
+
+/// The next bytes of a job; 0: its output has ended.
+async fn read_some(
+    output: &mut (impl tokio::io::AsyncRead + Unpin),
+    buffer: &mut [u8],
+) -> Result<usize, Silent> {
+    match tokio::time::timeout(IDLE_LIMIT, output.read(buffer)).await {
+        Ok(read) => Ok(read.unwrap_or(0)),
+        Err(_) => Err(Silent),
+    }
+}
+
+/// All that a job gives; `false`: it is more than [`MAX_ANSWER_BYTES`].
+async fn read_answer(
+    output: &mut (impl tokio::io::AsyncRead + Unpin),
+    answer: &mut Vec<u8>,
+) -> Result<bool, Silent> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let length = read_some(output, &mut buffer).await?;
+        if length == 0 {
+            return Ok(true);
+        }
+        if MAX_ANSWER_BYTES < answer.len() + length {
+            return Ok(false);
+        }
+        answer.extend_from_slice(&buffer[..length]);
+    }
+}
+
+/// Why a stream was not moved to its end.
+#[derive(Debug)]
+enum Broken {
+    /// It can't be read, or its sender stands still.
+    Input(std::io::Error),
+    /// Nobody takes it any more.
+    Sink,
+    /// Who takes it stands still.
+    Silent(Silent),
 }
 
 /// Moves a stream, as long as something moves.
 async fn pass_on(
     input: &mut (impl tokio::io::AsyncRead + Unpin),
     sink: &mut (impl tokio::io::AsyncWrite + Unpin),
-) -> std::io::Result<()> {
+) -> Result<(), Broken> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let step = async {
-            let length = input.read(&mut buffer).await?;
-            sink.write_all(&buffer[..length]).await?;
-            Ok::<_, std::io::Error>(length)
+        let read = tokio::time::timeout(IDLE_LIMIT, input.read(&mut buffer)).await;
+        let read = read.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let length = match read.map_err(Broken::Input)? {
+            0 => return Ok(()),
+            length => length,
         };
-        match tokio::time::timeout(IDLE_LIMIT, step).await {
-            Ok(Ok(0)) => return Ok(()),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
+        let mut left = &buffer[..length];
+        while !left.is_empty() {
+            match tokio::time::timeout(IDLE_LIMIT, sink.write(left)).await {
+                Ok(Ok(taken @ 1..)) => left = &left[taken..],
+                Ok(_) => return Err(Broken::Sink),
+                Err(_) => return Err(Broken::Silent(Silent)),
+            }
         }
     }
 }
@@ -452,14 +528,34 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_side_that_stands_still_ends_the_work() {
         let (mut silent, _far) = tokio::io::duplex(1);
-        let error = pass_on(&mut silent, &mut tokio::io::sink())
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        let passed = pass_on(&mut silent, &mut tokio::io::sink()).await;
+        assert!(
+            matches!(&passed, Err(Broken::Input(error)) if error.kind() == std::io::ErrorKind::TimedOut),
+            "{passed:?}"
+        );
         let (mut full, _far) = tokio::io::duplex(1);
-        let error = pass_on(&mut &b"more than one"[..], &mut full)
-            .await
-            .unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        let passed = pass_on(&mut &b"more than one"[..], &mut full).await;
+        assert!(matches!(passed, Err(Broken::Silent(_))), "{passed:?}");
+        let mut answer = Vec::new();
+        let read = read_answer(&mut silent, &mut answer).await;
+        assert_eq!(read, Err(Silent));
+    }
+
+    /// The limit is for silence: a long answer may take longer.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_may_take_long_and_may_not_be_too_long() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 10);
+        tokio::spawn(async move {
+            for _ in 0..5 {
+                tokio::time::sleep(IDLE_LIMIT / 2).await;
+                far.write_all(b"a part ").await.unwrap();
+            }
+        });
+        let mut answer = Vec::new();
+        assert_eq!(read_answer(&mut near, &mut answer).await, Ok(true));
+        assert_eq!(answer, b"a part ".repeat(5));
+        let mut endless = tokio::io::repeat(b'x');
+        let read = read_answer(&mut endless, &mut Vec::new()).await;
+        assert_eq!(read, Ok(false));
     }
 }

@@ -14,6 +14,7 @@ mod commit;
 mod connections;
 pub mod container;
 pub mod daemon;
+pub mod default_bridge;
 mod dockerfile;
 pub mod engine;
 pub mod error;

@@ -1,12 +1,15 @@
 //! The daemon's configuration file: the flags of `hulld` by other means.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use bollard_stubs::models::ResourcesUlimits;
 use hull_network::pool::{AddressPool, BadAddressPool};
-use hull_network::Prefix;
+use hull_network::{BadPrefix, Prefix};
 use serde::Deserialize;
+
+use crate::default_bridge::{DefaultBridge, FamilyOfBridge};
 
 /// Where it is read from unless a flag says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/hull/hulld.json";
@@ -109,6 +112,27 @@ impl std::str::FromStr for Bytes {
     }
 }
 
+/// An address with the length of its network prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Cidr(pub Prefix);
+
+impl TryFrom<String> for Cidr {
+    type Error = BadPrefix;
+
+    fn try_from(text: String) -> Result<Self, BadPrefix> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = BadPrefix;
+
+    fn from_str(text: &str) -> Result<Self, BadPrefix> {
+        text.parse().map(Self)
+    }
+}
+
 /// A limit as dockerd's file has it, by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
@@ -179,6 +203,22 @@ pub struct Settings {
     pub default_address_pools: Vec<PoolSetting>,
     /// Size of packets of the default network, in bytes.
     pub mtu: Option<u16>,
+    /// The host's address on the default network, and its subnet.
+    pub bip: Option<Cidr>,
+    /// The same of IPv6.
+    pub bip6: Option<Cidr>,
+    /// The part of that subnet which containers get addresses of.
+    pub fixed_cidr: Option<Cidr>,
+    /// The same of IPv6.
+    pub fixed_cidr_v6: Option<Cidr>,
+    /// The default network has IPv6.
+    pub ipv6: Option<bool>,
+    /// Containers on it reach each other.
+    pub icc: Option<bool>,
+    /// They reach others under the host's address.
+    pub ip_masq: Option<bool>,
+    /// Where their ports are published that name no address.
+    pub ip: Option<IpAddr>,
     /// What is said of this engine.
     pub labels: Vec<String>,
     /// How much is logged.
@@ -320,11 +360,40 @@ impl Settings {
                 file.default_address_pools,
             )?,
             mtu: one("mtu", self.mtu, file.mtu)?,
+            bip: one("bip", self.bip, file.bip)?,
+            bip6: one("bip6", self.bip6, file.bip6)?,
+            fixed_cidr: one("fixed-cidr", self.fixed_cidr, file.fixed_cidr)?,
+            fixed_cidr_v6: one("fixed-cidr-v6", self.fixed_cidr_v6, file.fixed_cidr_v6)?,
+            ipv6: one("ipv6", self.ipv6, file.ipv6)?,
+            icc: one("icc", self.icc, file.icc)?,
+            ip_masq: one("ip-masq", self.ip_masq, file.ip_masq)?,
+            ip: one("ip", self.ip, file.ip)?,
             labels: list("labels", self.labels, file.labels)?,
             log_level: one("log-level", self.log_level, file.log_level)?,
             log_format: one("log-format", self.log_format, file.log_format)?,
             debug: one("debug", self.debug, file.debug)?,
         })
+    }
+
+    /// What is said of the default network.
+    pub fn bridge(&self) -> DefaultBridge {
+        let prefix = |said: Option<Cidr>| said.map(|cidr| cidr.0);
+        let family = |host, range| FamilyOfBridge {
+            host: prefix(host),
+            range: prefix(range),
+        };
+        // With Docker this one stands for all addresses.
+        let all = |address: &IpAddr| address.is_ipv4() && address.is_unspecified();
+        DefaultBridge {
+            families: [
+                family(self.bip, self.fixed_cidr),
+                family(self.bip6, self.fixed_cidr_v6),
+            ],
+            ipv6: self.ipv6.unwrap_or(false),
+            icc: self.icc.unwrap_or(true),
+            masquerade: self.ip_masq.unwrap_or(true),
+            host_binding: self.ip.filter(|address| !all(address)),
+        }
     }
 
     /// The limits of processes, as the API has them.
@@ -386,9 +455,15 @@ mod tests {
         let settings = read(
             r#"{"default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 1000}, "core": {"Hard": -1, "Soft": 0}},
             "default-address-pools": [{"base": "10.10.0.0/16", "size": 24}], "default-shm-size": "128M",
-            "log-level": "warn", "log-format": "json"}"#,
+            "log-level": "warn", "log-format": "json",
+            "bip": "10.9.0.1/16", "fixed-cidr": "10.9.8.0/24", "icc": false, "ip-masq": false, "ip": "0.0.0.0"}"#,
         )
         .unwrap();
+        let bridge = settings.bridge();
+        assert_eq!(bridge.families[0].host, "10.9.0.1/16".parse().ok());
+        assert_eq!(bridge.families[0].range, "10.9.8.0/24".parse().ok());
+        assert_eq!((bridge.icc, bridge.masquerade), (false, false));
+        assert_eq!((bridge.ipv6, bridge.host_binding), (false, None));
         let limits = settings.ulimits().unwrap();
         let named =
             |limit: &ResourcesUlimits| (limit.name.clone().unwrap(), limit.soft, limit.hard);
@@ -415,6 +490,10 @@ mod tests {
             r#"{"default-shm-size": "many"}"#,
             r#"{"default-shm-size": -1}"#,
             r#"{"mtu": 70000}"#,
+            r#"{"bip": "10.0.0.1"}"#,
+            r#"{"fixed-cidr": "10.0.0.0/40"}"#,
+            r#"{"ip": "localhost"}"#,
+            r#"{"icc": "no"}"#,
             r#"{"log-level": "loud"}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");

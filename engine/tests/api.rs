@@ -433,7 +433,13 @@ async fn what_is_not_there_is_named() {
         ("/volumes/a/b", 404, "get a/b: no such volume"),
         ("/exec/a/b/json", 404, "No such exec instance: a/b"),
         ("/swarm", 503, "not a swarm manager"),
-        ("/session", 501, "/session is not built yet"),
+        (
+            "/containers/a/checkpoints",
+            501,
+            "/containers/a/checkpoints is not built yet",
+        ),
+        ("/session", 404, "page not found"),
+        ("/containers", 404, "page not found"),
         ("/nowhere", 404, "page not found"),
     ] {
         let (found, bytes) = daemon.send(Method::GET, path, "").await;

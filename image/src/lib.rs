@@ -7,6 +7,7 @@
 //!   per distinct root file system. The host never looks inside a layer: [`Store::ensure_unpacked`] hands the blobs to an
 //!   [`Unpacker`], which runs a one-off microVM.
 //! - feature `credentials`, part of it and all that the command line needs: logins at registries.
+//! - feature `archives`, part of both: [`tar::TarReader`], for whoever takes archives from strangers.
 //! - feature `unpack`, used by the guest agent: [`unpack::unpack`] decompresses layers, verifies
 //!   their diff IDs, merges them and writes the EROFS image. Pure Rust, no I/O of its own.
 //!
@@ -31,8 +32,8 @@ pub mod credentials;
 #[cfg(any(feature = "host", feature = "unpack"))]
 mod decompress;
 mod digest;
-#[cfg(any(feature = "host", feature = "unpack"))]
-mod tar;
+#[cfg(feature = "archives")]
+pub mod tar;
 
 pub use compression::Compression;
 pub use digest::{chain_id, DiffId, Digest, ParseDigestError};

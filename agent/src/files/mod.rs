@@ -7,7 +7,6 @@
 
 mod archive;
 mod changes;
-mod holes;
 mod pack;
 mod scaffold;
 mod stat;

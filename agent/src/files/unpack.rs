@@ -8,14 +8,11 @@ use std::os::unix::fs::{fchown, lchown, symlink, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use hull_image::tar::{Entry, EntryKind, TarReader};
 use rustix::fs::{lsetxattr, mknodat, FileType, Mode, XattrFlags, CWD};
-use tar::{Archive, Entry, EntryType};
 
-use super::holes::Holes;
 use super::pack::path_of;
 use super::stat;
-
-const XATTR_PREFIX: &str = "SCHILY.xattr.";
 
 /// Takes a tar into an existing directory. With `keep_kinds` a directory is not replaced by
 /// something else, nor the other way round. All of it belongs to `owner` (user and group), or to
@@ -30,33 +27,25 @@ pub(super) fn into(
     with_slash.push("/");
     stat::metadata(Path::new(&with_slash))?;
     let root = fs::canonicalize(path)?;
-    let mut archive = Archive::new(input);
+    let mut archive = TarReader::new(input);
     // Their times change while they are filled.
     let mut directories = Vec::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        if is_about_all(&entry) {
-            continue;
-        }
-        let holes = Holes::of(&mut entry)?;
-        let name = holes.as_ref().and_then(|holes| holes.name.clone());
-        let name = name.unwrap_or_else(|| path_of(&entry.path_bytes()));
+    while let Some(mut entry) = archive.next_entry()? {
+        let name = path_of(&entry.path);
         let Some(target) = target(&root, &name)? else {
             continue;
         };
-        make_room(&target, &entry, &name, keep_kinds)?;
-        extract(&mut entry, holes, &root, &target).map_err(|error| of_entry(&name, &error))?;
-        let mut attributes = Attributes::of(&mut entry)?;
         if let Some((uid, gid)) = owner {
-            (attributes.uid, attributes.gid) = (uid, gid);
+            (entry.uid, entry.gid) = (uid, gid);
         }
-        attributes.set(&target)?;
-        if entry.header().entry_type().is_dir() {
-            directories.push((target, attributes.modified));
+        make_room(&target, &entry, &name, keep_kinds)?;
+        extract(&mut archive, &entry, &root, &target).map_err(|error| of_entry(&name, &error))?;
+        set_attributes(&entry, &target)?;
+        if entry.kind == EntryKind::Directory {
+            directories.push((target, modified(&entry)?));
         }
     }
-    // What follows the archive's end is read too, or its writer would fail.
-    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    archive.drain()?;
     for (directory, modified) in directories.into_iter().rev() {
         if let Ok(directory) = File::open(directory) {
             directory.set_modified(modified)?;
@@ -72,11 +61,6 @@ fn of_entry(name: &Path, error: &io::Error) -> io::Error {
         kind => kind,
     };
     io::Error::new(kind, format!("{name:?}: {error}"))
-}
-
-/// Whether an entry is no file: a header for all that follow, or a volume's label. Docker passes them over.
-fn is_about_all<R: Read>(entry: &Entry<'_, R>) -> bool {
-    matches!(entry.header().entry_type().as_byte(), b'g' | b'V')
 }
 
 /// Where an entry goes; `None` for the directory itself.
@@ -95,19 +79,14 @@ fn target(root: &Path, name: &Path) -> io::Result<Option<PathBuf>> {
     Ok(Some(target).filter(|target| target != root))
 }
 
-fn make_room<R: Read>(
-    target: &Path,
-    entry: &Entry<'_, R>,
-    name: &Path,
-    keep_kinds: bool,
-) -> io::Result<()> {
+fn make_room(target: &Path, entry: &Entry, name: &Path, keep_kinds: bool) -> io::Result<()> {
     if let Some(parent) = target.parent() {
         fs::create_dir_all(parent)?;
     }
     let Ok(there) = fs::symlink_metadata(target) else {
         return Ok(());
     };
-    let directory = entry.header().entry_type().is_dir();
+    let directory = entry.kind == EntryKind::Directory;
     if keep_kinds && directory != there.is_dir() {
         let kind = |is_directory| {
             if is_directory {
@@ -131,160 +110,84 @@ fn make_room<R: Read>(
     }
 }
 
-fn extract<R: Read>(
-    entry: &mut Entry<'_, R>,
-    holes: Option<Holes>,
+fn extract(
+    archive: &mut TarReader<impl Read>,
+    entry: &Entry,
     root: &Path,
     target: &Path,
 ) -> io::Result<()> {
-    let header = entry.header().clone();
-    let link = entry.link_name_bytes().map(|name| path_of(&name));
-    let link = || link.clone().ok_or(io::ErrorKind::InvalidData);
-    match header.entry_type() {
-        EntryType::Directory => match fs::create_dir(target) {
+    let node = |kind, major, minor| {
+        let device = rustix::fs::makedev(major, minor);
+        mknodat(CWD, target, kind, Mode::from_raw_mode(0o600), device).map_err(io::Error::from)
+    };
+    match &entry.kind {
+        EntryKind::Directory => match fs::create_dir(target) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         },
-        EntryType::Symlink => symlink(link()?, target),
-        EntryType::Link => {
-            let first = self::target(root, &link()?)?.ok_or(io::ErrorKind::InvalidData)?;
+        EntryKind::Symlink { target: link } => symlink(path_of(link), target),
+        EntryKind::HardLink { target: first } => {
+            let first = self::target(root, &path_of(first))?.ok_or(io::ErrorKind::InvalidData)?;
             fs::hard_link(first, target)
         }
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+        EntryKind::File { size, sparse } => {
             let file = File::create_new(target)?;
-            match holes {
-                Some(holes) => holes.write(entry, &file),
-                None => crate::sparse::write(entry, &file),
+            match sparse {
+                Some(map) => archive.write_sparse(map, *size, &file),
+                None => crate::sparse::write(archive, &file),
             }
         }
-        kind @ (EntryType::Fifo | EntryType::Char | EntryType::Block) => {
-            let kind = match kind {
-                EntryType::Fifo => FileType::Fifo,
-                EntryType::Char => FileType::CharacterDevice,
-                _ => FileType::BlockDevice,
-            };
-            let number = |number: io::Result<Option<u32>>| number.map(Option::unwrap_or_default);
-            let device = rustix::fs::makedev(
-                number(header.device_major())?,
-                number(header.device_minor())?,
-            );
-            Ok(mknodat(
-                CWD,
-                target,
-                kind,
-                Mode::from_raw_mode(0o600),
-                device,
-            )?)
-        }
-        other => {
-            let text = format!("an entry of kind {other:?}");
-            Err(io::Error::new(io::ErrorKind::Unsupported, text))
-        }
+        EntryKind::Fifo => node(FileType::Fifo, 0, 0),
+        EntryKind::CharDevice { major, minor } => node(FileType::CharacterDevice, *major, *minor),
+        EntryKind::BlockDevice { major, minor } => node(FileType::BlockDevice, *major, *minor),
     }
 }
 
-/// What an entry says of a file beside its content.
-struct Attributes {
-    kind: EntryType,
-    uid: u32,
-    gid: u32,
-    mode: u32,
-    modified: SystemTime,
-    extended: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-impl Attributes {
-    fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Self> {
-        let header = entry.header();
-        let fields = header.as_old();
-        let id = |id: u64| u32::try_from(id).map_err(|_| io::ErrorKind::InvalidData);
-        let mut attributes = Self {
-            kind: header.entry_type(),
-            uid: id(number(&fields.uid, header.uid())?)?,
-            gid: id(number(&fields.gid, header.gid())?)?,
-            mode: number(&fields.mode, header.mode())? & 0o7777,
-            modified: SystemTime::UNIX_EPOCH
-                .checked_add(Duration::from_secs(number(&fields.mtime, header.mtime())?))
-                .ok_or(io::ErrorKind::InvalidData)?,
-            extended: Vec::new(),
-        };
-        for extension in entry.pax_extensions()?.into_iter().flatten() {
-            let extension = extension?;
-            let (key, value) = (extension.key_bytes(), extension.value_bytes());
-            let text = std::str::from_utf8(value).unwrap_or_default();
-            match std::str::from_utf8(key).unwrap_or_default() {
-                "mtime" => attributes.modified = time(text).unwrap_or(attributes.modified),
-                "uid" => attributes.uid = text.parse().unwrap_or(attributes.uid),
-                "gid" => attributes.gid = text.parse().unwrap_or(attributes.gid),
-                key if key.starts_with(XATTR_PREFIX) => attributes.extended.push((
-                    key.as_bytes()[XATTR_PREFIX.len()..].to_vec(),
-                    value.to_vec(),
-                )),
-                _ => {}
-            }
-        }
-        Ok(attributes)
-    }
-
-    /// The owner first: a change of owner takes the setuid bit and capabilities away.
-    fn set(&self, path: &Path) -> io::Result<()> {
-        match self.kind {
-            // It shares those of the file that it links to.
-            EntryType::Link => return Ok(()),
-            EntryType::Symlink => lchown(path, Some(self.uid), Some(self.gid))?,
-            EntryType::Fifo | EntryType::Char | EntryType::Block => {
-                lchown(path, Some(self.uid), Some(self.gid))?;
-                fs::set_permissions(path, fs::Permissions::from_mode(self.mode))?;
-            }
-            _ => {
-                let file = File::open(path)?;
-                fchown(&file, Some(self.uid), Some(self.gid))?;
-                file.set_permissions(fs::Permissions::from_mode(self.mode))?;
-                file.set_modified(self.modified)?;
-            }
-        }
-        for (name, value) in &self.extended {
-            let name = OsStr::from_bytes(name);
-            match lsetxattr(path, name, value, XattrFlags::empty()) {
-                Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Seconds with a fraction, which may be negative; `None` if it is no such time.
-fn time(text: &str) -> Option<SystemTime> {
-    let (negative, text) = match text.strip_prefix('-') {
-        Some(text) => (true, text),
-        None => (false, text),
+/// When the file was changed, which may be before 1970.
+fn modified(entry: &Entry) -> io::Result<SystemTime> {
+    let (seconds, nanoseconds) = entry.mtime;
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let whole = match seconds < 0 {
+        true => SystemTime::UNIX_EPOCH.checked_sub(whole),
+        false => SystemTime::UNIX_EPOCH.checked_add(whole),
     };
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let nanoseconds = match fraction {
-        "" => 0,
-        fraction => format!("{fraction:0<9}").get(..9)?.parse().ok()?,
-    };
-    let offset = Duration::new(seconds.parse().ok()?, nanoseconds);
-    match negative {
-        true => SystemTime::UNIX_EPOCH.checked_sub(offset),
-        false => SystemTime::UNIX_EPOCH.checked_add(offset),
-    }
+    let time = whole.and_then(|time| time.checked_add(Duration::from_nanos(nanoseconds.into())));
+    time.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// A field of a header that nobody filled in is zero, as other readers of archives have it.
-fn number<T: Default>(field: &[u8], read: io::Result<T>) -> io::Result<T> {
-    let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
-    if blank {
-        Ok(T::default())
-    } else {
-        read
+/// The owner first: a change of owner takes the setuid bit and capabilities away.
+fn set_attributes(entry: &Entry, path: &Path) -> io::Result<()> {
+    let (uid, gid) = (Some(entry.uid), Some(entry.gid));
+    let mode = fs::Permissions::from_mode(entry.permissions.into());
+    match &entry.kind {
+        // It shares those of the file that it links to.
+        EntryKind::HardLink { .. } => return Ok(()),
+        EntryKind::Symlink { .. } => lchown(path, uid, gid)?,
+        EntryKind::Fifo | EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => {
+            lchown(path, uid, gid)?;
+            fs::set_permissions(path, mode)?;
+        }
+        EntryKind::File { .. } | EntryKind::Directory => {
+            let file = File::open(path)?;
+            fchown(&file, uid, gid)?;
+            file.set_permissions(mode)?;
+            file.set_modified(modified(entry)?)?;
+        }
     }
+    for (name, value) in &entry.xattrs {
+        match lsetxattr(path, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
+
+    use tar::EntryType;
 
     use super::*;
 
@@ -376,7 +279,7 @@ mod tests {
             let own = Some((own.uid(), own.gid()));
             let error = into(dir.path(), true, own, &tar[..]).unwrap_err();
             let text = error.to_string();
-            let is_of_map = ["sparse file", "hole"].iter().any(|it| text.contains(it));
+            let is_of_map = text.contains("sparse") || text.contains("the archive ends");
             assert!(is_of_map, "{map}: {text}");
         }
     }
@@ -466,14 +369,36 @@ mod tests {
         assert!(into(&other, true, None, &b"no tar at all"[..]).is_err());
     }
 
+    /// Records are told apart by their length: an attribute's bytes are anything.
     #[test]
-    fn times_are_read() {
-        let at =
-            |seconds, nanoseconds| SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-        assert_eq!(time("5.25"), Some(at(5, 250_000_000)));
-        assert_eq!(time("5"), Some(at(5, 0)));
-        let before = SystemTime::UNIX_EPOCH - Duration::new(1, 750_000_000);
-        assert_eq!(time("-1.75"), Some(before));
-        assert_eq!(time("x"), None);
+    fn a_record_may_hold_newlines() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut archive = tar::Builder::new(Vec::new());
+        let value = b"\n7 a=b\n\0\x0a";
+        let name = format!("{}/file", "d".repeat(120));
+        let records = [
+            ("SCHILY.xattr.user.lines", &value[..]),
+            ("mtime", b"-1.75"),
+            ("path", name.as_bytes()),
+            ("size", b"2"),
+        ];
+        archive.append_pax_extensions(records).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_size(2);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "f", &b"hi"[..]).unwrap();
+        let own = fs::metadata(dir.path()).unwrap();
+        let own = Some((own.uid(), own.gid()));
+        into(dir.path(), true, own, &archive.into_inner().unwrap()[..]).unwrap();
+        let file = dir.path().join(name);
+        assert_eq!(fs::read(&file).unwrap(), b"hi");
+        let early = SystemTime::UNIX_EPOCH - Duration::new(1, 750_000_000);
+        assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), early);
+        let mut found = [0; 64];
+        match rustix::fs::lgetxattr(&file, "user.lines", &mut found) {
+            Ok(length) => assert_eq!(&found[..length], value),
+            // This file system has none.
+            Err(errno) => assert_eq!(errno, rustix::io::Errno::OPNOTSUPP),
+        }
     }
 }

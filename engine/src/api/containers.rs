@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use bollard_stubs::models::{
-    ContainerCreateResponse, ContainerPruneResponse, ContainerSummary, ContainerTopResponse,
-    ContainerUpdateResponse, ContainerWaitExitError, ContainerWaitResponse, HostConfig,
+    ContainerCreateResponse, ContainerSummary, ContainerTopResponse, ContainerWaitExitError,
+    ContainerWaitResponse, HostConfig,
 };
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{json, Value};
 use tokio::sync::mpsc;
 
 use super::detach::DetachKeys;
@@ -115,7 +115,7 @@ async fn update(
     version: Version,
     Path(id): Path<String>,
     body: Body,
-) -> Answer<Json<ContainerUpdateResponse>> {
+) -> Answer<Json<Value>> {
     let mut body: Value = body_json(body).await?;
     fold_case::<HostConfig>(&mut body);
     if let Some(fields) = body.as_object_mut().filter(|_| version.is_before(40)) {
@@ -123,9 +123,7 @@ async fn update(
     }
     let container = engine.container(&id)?;
     let warnings = engine.update_container(&container, &body).await?;
-    Ok(Json(ContainerUpdateResponse {
-        warnings: Some(warnings),
-    }))
+    Ok(Json(json!({ "Warnings": some(warnings) })))
 }
 
 /// Longest body of a start that asks for nothing, such as `{}`.
@@ -230,12 +228,17 @@ async fn remove_link(
     Ok(NO_CONTENT)
 }
 
-async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ContainerPruneResponse>> {
+async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<Value>> {
     let (removed, bytes) = engine.prune_containers(&query.filters()?).await?;
-    Ok(Json(ContainerPruneResponse {
-        containers_deleted: Some(removed),
-        space_reclaimed: Some(bytes),
-    }))
+    Ok(Json(json!({
+        "ContainersDeleted": some(removed),
+        "SpaceReclaimed": bytes,
+    })))
+}
+
+/// A list; as with dockerd null in the place of an empty one.
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
 }
 
 /// Docker's answer, and why a VM ended by itself: with `--rm` nobody could ask for it any more.
@@ -328,7 +331,8 @@ fn attachment(
     let tty = record.tty();
     let keys = DetachKeys::parse(query.get("detachKeys").unwrap_or_default())?;
     // Attached before the log is read: what is written meanwhile comes from one of them at least.
-    let output = match query.flag("stream") {
+    let wants_any = stdout || stderr || wants_stdin;
+    let output = match query.flag("stream") && wants_any {
         true => container.hub.attach(stdout, stderr),
         false => mpsc::channel(1).1,
     };

@@ -366,10 +366,19 @@ fn history(image: &Image) -> Result<Vec<ImageHistoryResponseItem>> {
     Ok(items)
 }
 
+/// A repository whose own tag gives way to another one; the port of a registry is none.
+fn without_tag(repository: &str) -> &str {
+    let name = repository.rfind('/').map_or(0, |slash| slash + 1);
+    match repository[name..].find(':') {
+        Some(colon) => &repository[..name + colon],
+        None => repository,
+    }
+}
+
 async fn tag(engine: &Engine, name: &str, query: &Params) -> Answer<Response> {
     let repository = query.get("repo").unwrap_or_default();
-    let target = match query.get("tag") {
-        Some(tag) => format!("{repository}:{tag}"),
+    let target = match query.get("tag").filter(|tag| !tag.is_empty()) {
+        Some(tag) => format!("{}:{tag}", without_tag(repository)),
         None => repository.to_owned(),
     };
     engine.images.tag(name, &target).await?;
@@ -414,9 +423,10 @@ async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response>
     let _uses = engine.image_uses.write().await;
     let in_use = images_in_use(engine);
     let user = in_use.get(&id).and_then(|id| engine.container(id).ok());
-    // Not even with force: a running container needs its file system.
+    // Not even with force: a running container needs its file system. A name goes with force.
+    let forced_name = query.flag("force") && !means_id(name, &id.to_string());
     if let Some(user) = user.filter(|user| user.status().is_up()) {
-        if tags <= 1 {
+        if tags <= 1 && !forced_name {
             return Err(EngineError::Conflict(format!(
                 "conflict: unable to delete {name} (cannot be forced) - image is being used by \
                  running container {}",
@@ -436,6 +446,12 @@ async fn remove(engine: &Engine, name: &str, query: &Params) -> Answer<Response>
         }
     }
     Ok(Json(removed.into_iter().map(removed_item).collect::<Vec<_>>()).into_response())
+}
+
+/// Whether an image is named by (the beginning of) its id.
+fn means_id(name: &str, id: &str) -> bool {
+    let digits = |text: &str| text.strip_prefix("sha256:").unwrap_or(text).to_owned();
+    digits(id).starts_with(&digits(name))
 }
 
 fn removed_item(removed: Removed) -> ImageDeleteResponseItem {
@@ -484,6 +500,19 @@ async fn prune(engine: Shared, Query(query): Query) -> Answer<Json<ImagePruneRes
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_replaces_the_repositorys_own() {
+        for (repository, bare) in [
+            ("a", "a"),
+            ("a:b", "a"),
+            ("reg:5000/a", "reg:5000/a"),
+            ("reg:5000/a:b", "reg:5000/a"),
+            ("", ""),
+        ] {
+            assert_eq!(without_tag(repository), bare);
+        }
+    }
 
     #[test]
     fn the_comment_is_that_of_the_last_step() {

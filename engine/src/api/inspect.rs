@@ -45,6 +45,13 @@ pub(super) async fn inspect(
             spec::complete(object, fields);
         }
     }
+    for list in ["/ExecIDs", "/Config/Env"] {
+        if let Some(list) = shown.pointer_mut(list) {
+            if list.as_array().is_some_and(Vec::is_empty) {
+                *list = Value::Null;
+            }
+        }
+    }
     complete_networks(&mut shown["NetworkSettings"]);
     Ok(Json(shown))
 }
@@ -70,7 +77,9 @@ fn complete_networks(settings: &mut Value) {
             (value, _) => value.clone(),
         };
     }
-    settings["Bridge"] = json!("");
+    for text in ["Bridge", "SandboxID", "SandboxKey"] {
+        settings[text] = json!("");
+    }
     settings["HairpinMode"] = json!(false);
     settings["LinkLocalIPv6Address"] = json!("");
     settings["LinkLocalIPv6PrefixLen"] = json!(0);

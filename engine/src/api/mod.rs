@@ -15,6 +15,7 @@ mod networks;
 mod object_names;
 mod older_images;
 mod pages;
+mod paths;
 mod platform;
 mod progress;
 mod read_to_end;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
-use axum::http::{header, request::Parts, HeaderValue, Method, Uri};
+use axum::http::{header, request::Parts, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use hyper::body::Incoming;
@@ -113,6 +114,7 @@ pub(crate) async fn serve(stream: impl Stream, router: Router, busy: Busy, way: 
 }
 
 async fn answer(mut request: Request, router: Router, way: Way) -> Response {
+    *request.uri_mut() = paths::plain(request.uri()).unwrap_or_else(|| request.uri().clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let checked = strip_version(request.uri()).and_then(|(uri, version)| {
         pages::check(&request, way)?;
@@ -120,6 +122,9 @@ async fn answer(mut request: Request, router: Router, way: Way) -> Response {
         Ok((uri, version))
     });
     let mut response = match checked {
+        // Whatever it is of: dockerd tells no methods either.
+        Ok(_) if method == Method::OPTIONS => StatusCode::OK.into_response(),
+        Ok(_) if paths::clean(request.uri()).is_some() => redirect(request.uri()),
         Ok((uri, version)) => {
             *request.uri_mut() = object_names::in_one_part(&method, &uri).unwrap_or(uri);
             request.extensions_mut().insert(version);
@@ -143,6 +148,15 @@ async fn answer(mut request: Request, router: Router, way: Way) -> Response {
         HeaderValue::from_static(concat!("Hull/", env!("CARGO_PKG_VERSION"), " (linux)")),
     );
     response
+}
+
+/// To the path without empty parts.
+fn redirect(uri: &Uri) -> Response {
+    let to = paths::clean(uri).and_then(|path| HeaderValue::try_from(path).ok());
+    match to {
+        Some(to) => (StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, to)]).into_response(),
+        None => ApiError(EngineError::PageNotFound).into_response(),
+    }
 }
 
 /// Whether a request may be cut off when its client goes away: it changes nothing, or it asks a
@@ -293,39 +307,33 @@ fn strip_version(uri: &Uri) -> Result<(Uri, Version), EngineError> {
         .map_err(|_| EngineError::BadRequest(format!("invalid path {path:?}")))
 }
 
-/// Parts of the API whose lack is worth a 501; anything else is no part of it.
-const KNOWN: [&str; 19] = [
-    "/containers",
-    "/images",
-    "/networks",
-    "/volumes",
-    "/exec",
-    "/build",
-    "/commit",
-    "/auth",
-    "/events",
-    "/system",
-    "/plugins",
-    "/swarm",
-    "/nodes",
-    "/services",
-    "/tasks",
-    "/secrets",
-    "/configs",
-    "/distribution",
-    "/session",
+/// Docker's requests that Hull does not serve, by the parts of their paths; `*`: any one. All others are no
+/// part of the API.
+const NOT_BUILT: [(&str, &[&str]); 8] = [
+    ("POST", &["build"]),
+    ("POST", &["build", "cancel"]),
+    ("POST", &["session"]),
+    ("POST", &["grpc"]),
+    ("GET", &["containers", "*", "checkpoints"]),
+    ("POST", &["containers", "*", "checkpoints"]),
+    ("DELETE", &["containers", "*", "checkpoints", "*"]),
+    ("POST", &["containers", "*", "copy"]),
 ];
 
 async fn not_built(method: Method, uri: Uri) -> ApiError {
     let path = uri.path();
-    let known = KNOWN.iter().any(|part| {
-        path.strip_prefix(part)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
-    if known || path == "/grpc" {
-        return ApiError(EngineError::NotBuilt(format!("{method} {path}")));
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let is = |known: &[&str]| {
+        let mut pairs = known.iter().zip(&parts);
+        known.len() == parts.len() && pairs.all(|(one, part)| *one == "*" || one == part)
+    };
+    let known = NOT_BUILT
+        .iter()
+        .any(|(of, parts)| *of == method && is(parts));
+    match known {
+        true => ApiError(EngineError::NotBuilt(format!("{method} {path}"))),
+        false => ApiError(EngineError::PageNotFound),
     }
-    ApiError(EngineError::PageNotFound)
 }
 
 /// Query parameters, without a schema: Docker's are many, optional and loosely typed.

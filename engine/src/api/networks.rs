@@ -77,7 +77,7 @@ fn builtin(name: &str, id: &str, driver: &str) -> Value {
         "Driver": driver,
         "EnableIPv4": true,
         "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": [] },
+        "IPAM": { "Driver": "default", "Options": null, "Config": null },
         "Internal": false,
         "Attachable": false,
         "Ingress": false,
@@ -142,6 +142,10 @@ fn options(engine: &Engine, network: &NetworkRecord) -> HashMap<String, String> 
             ("host_binding_ipv4", "0.0.0.0"),
             ("name", &bridge),
         ];
+        let mtu = engine.networks.mtu_of(network);
+        options
+            .entry("com.docker.network.driver.mtu".to_owned())
+            .or_insert_with(|| mtu.to_string());
         for (key, value) in usual {
             let key = format!("com.docker.network.bridge.{key}");
             options.entry(key).or_insert_with(|| value.to_owned());
@@ -214,7 +218,23 @@ fn passes(engine: &Engine, network: &Value, filters: &Filters) -> bool {
     })
 }
 
-async fn inspect(engine: Shared, Path(name): Path<String>) -> Answer<Json<Value>> {
+async fn inspect(
+    engine: Shared,
+    Path(name): Path<String>,
+    Query(query): Query,
+) -> Answer<Json<Value>> {
+    if let Some(text) = query.get("verbose").filter(|text| !text.is_empty()) {
+        flag(text).ok_or_else(|| {
+            EngineError::BadRequest(format!("invalid value for verbose: {text:?} is no bool"))
+        })?;
+    }
+    // All are this host's.
+    if query
+        .get("scope")
+        .is_some_and(|scope| !matches!(scope, "" | "local"))
+    {
+        return Err(EngineError::NoSuchNetwork(name).into());
+    }
     if network::is_none(&name) {
         return Ok(Json(none()));
     }
@@ -441,6 +461,13 @@ fn connect_to_none(engine: &Engine, container: &Container) -> Answer<StatusCode>
             "container cannot be connected to multiple networks with one of the networks in \
                     private (none) mode";
         return Err(EngineError::Forbidden(text.to_owned()).into());
+    }
+    if container.status().is_live() {
+        return Err(EngineError::Forbidden(format!(
+            "endpoint with name {} already exists in network none",
+            container.name()
+        ))
+        .into());
     }
     engine.publish_network("connect", Named::NONE, Some(container.id()));
     Ok(StatusCode::OK)

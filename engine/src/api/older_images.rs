@@ -37,6 +37,18 @@ pub(super) fn listed(mut image: Value, version: Version) -> Value {
     image
 }
 
+/// Members of an image's configuration that are there with no value, too.
+const OF_CONFIGS: [(&str, Value); 8] = [
+    ("Cmd", Value::Null),
+    ("Entrypoint", Value::Null),
+    ("Env", Value::Null),
+    ("Labels", Value::Null),
+    ("OnBuild", Value::Null),
+    ("User", Value::String(String::new())),
+    ("Volumes", Value::Null),
+    ("WorkingDir", Value::String(String::new())),
+];
+
 /// The description of an image, as a client of this version knows it. The step by which an old builder
 /// made it is in its own configuration.
 pub(super) fn inspected(
@@ -51,6 +63,11 @@ pub(super) fn inspected(
     let mut shown = serde_json::to_value(description).map_err(decode)?;
     let whole: Value = serde_json::from_slice(&image.config_json).map_err(decode)?;
     let text = |key: &str| json!(whole[key].as_str().unwrap_or_default());
+    if let Some(config) = shown["Config"].as_object_mut() {
+        for (key, absent) in OF_CONFIGS {
+            config.entry(key).or_insert(absent);
+        }
+    }
     shown["Parent"] = json!("");
     shown["DockerVersion"] = text("docker_version");
     shown["GraphDriver"] = json!({ "Name": "erofs", "Data": null });

@@ -115,10 +115,12 @@ impl Hijack {
     where
         F: std::future::Future<Output = Option<String>> + Send + 'static,
     {
-        let kind = media_type(attachment.tty, version);
         let Some(upgrade) = self.upgrade else {
+            // Called so with dockerd, whatever it is.
+            let kind = media_type(true, version);
             return attach_without_upgrade(self.body, attachment, kind, started);
         };
+        let kind = media_type(attachment.tty, version);
         tokio::spawn(async move {
             match upgrade.await {
                 Ok(upgraded) => {

@@ -56,6 +56,8 @@ async fn ping() -> impl IntoResponse {
 async fn version() -> Json<SystemVersion> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Json(SystemVersion {
+        // Said where it is so alone.
+        experimental: None,
         platform: Some(SystemVersionPlatform {
             name: "Hull".to_owned(),
         }),
@@ -82,7 +84,6 @@ async fn version() -> Json<SystemVersion> {
         os: Some("linux".to_owned()),
         arch: Some("amd64".to_owned()),
         kernel_version: Some(kernel_release()),
-        experimental: Some(false),
         build_time: Some(String::new()),
     })
 }

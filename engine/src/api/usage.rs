@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use serde_json::{json, Value};
 
 use super::respond::Answer;
-use super::{Query, Shared};
+use super::{Query, Shared, Version};
 use crate::container::ListOptions;
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
@@ -20,8 +20,9 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/build/prune", post(prune_builds))
 }
 
-async fn prune_builds() -> Json<Value> {
-    Json(json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))
+async fn prune_builds(query: Query) -> Answer<Json<Value>> {
+    query.0.filters()?;
+    Ok(Json(json!({ "CachesDeleted": null, "SpaceReclaimed": 0 })))
 }
 
 /// The kinds that `?type=A&type=B` names; all if it names none.
@@ -41,8 +42,13 @@ fn kinds(named: &[String]) -> Result<Vec<&'static str>> {
     })
 }
 
-async fn usage(engine: Shared, query: Query) -> Answer<Json<Value>> {
-    let mut answer = json!({ "BuilderSize": 0 });
+async fn usage(engine: Shared, version: Version, query: Query) -> Answer<Json<Value>> {
+    let mut answer = json!({
+        "LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null,
+    });
+    if version.is_before(42) {
+        answer["BuilderSize"] = json!(0);
+    }
     for kind in kinds(query.0.all("type"))? {
         match kind {
             "image" => {

@@ -10,7 +10,7 @@ use bollard_stubs::models::{EventMessageTypeEnum, VolumeCreateRequest};
 use serde_json::{json, Value};
 
 use super::respond::Answer;
-use super::{body_json, Query, Shared, Version};
+use super::{body_json, ApiError, Query, Shared, Version};
 use crate::engine::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::label_matches;
@@ -23,7 +23,7 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/volumes", get(list))
         .route("/volumes/create", post(create))
         .route("/volumes/prune", post(prune))
-        .route("/volumes/{name}", get(inspect).delete(remove))
+        .route("/volumes/{name}", get(inspect).delete(remove).put(update))
 }
 
 fn view(volume: &Shown) -> Value {
@@ -31,7 +31,7 @@ fn view(volume: &Shown) -> Value {
     let options = (!record.options.is_empty()).then_some(&record.options);
     let mut view = json!({
         "Driver": record.driver,
-        "Labels": record.labels,
+        "Labels": (!record.labels.is_empty()).then_some(&record.labels),
         "Mountpoint": volume.mountpoint,
         "Name": record.name,
         "Options": options,
@@ -106,6 +106,11 @@ fn matches(engine: &Engine, volume: &VolumeRecord, filters: &Filters) -> Result<
     Ok(true)
 }
 
+/// Volumes of a cluster alone can be changed.
+async fn update() -> ApiError {
+    EngineError::NoSwarm.into()
+}
+
 async fn create(engine: Shared, body: axum::body::Body) -> Answer<(StatusCode, Json<Value>)> {
     let request: VolumeCreateRequest = body_json(body).await?;
     if request.cluster_volume_spec.is_some() {
@@ -143,12 +148,10 @@ async fn remove(
 async fn prune(engine: Shared, version: Version, Query(query): Query) -> Answer<Json<Value>> {
     let mut filters = query.filters()?;
     filters::check(&filters, &["all", "label", "label!"])?;
-    let all = filters.remove("all").unwrap_or_default();
+    let all = filters::booleans(&filters, "all")?.unwrap_or_default();
+    filters.remove("all");
     // There was no difference before, and who asks so means all.
-    let all = version.is_before(42)
-        || all
-            .iter()
-            .any(|value| matches!(value.as_str(), "1" | "true"));
+    let all = version.is_before(42) || all.contains(&true);
     let mut deleted = Vec::new();
     let mut space = 0;
     // As dockerd: what plugins have is theirs.

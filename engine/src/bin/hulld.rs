@@ -13,7 +13,9 @@ use hull_engine::error::{chain, EngineError};
 use hull_engine::listen::{self, Address, TlsFiles};
 use hull_engine::paths::Paths;
 use hull_engine::resolving::Resolving;
-use hull_engine::settings::{Bytes, LogFormat, LogLevel, PoolSetting, Settings, DEFAULT_FILE};
+use hull_engine::settings::{
+    Bytes, Cidr, LogFormat, LogLevel, PoolSetting, Settings, DEFAULT_FILE,
+};
 use hull_network::egress::Egress;
 use hull_network::pool::AddressPool;
 use tokio::signal::unix::{signal, SignalKind};
@@ -119,6 +121,30 @@ struct Args {
     /// Size of packets of the default network [default: as the host's way out has it]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<u16>,
+    /// The host's address on the default network, with the length of its subnet
+    #[arg(long, value_name = "CIDR")]
+    bip: Option<Cidr>,
+    /// The same of IPv6
+    #[arg(long, value_name = "CIDR")]
+    bip6: Option<Cidr>,
+    /// The part of that subnet which containers get addresses of
+    #[arg(long, value_name = "CIDR")]
+    fixed_cidr: Option<Cidr>,
+    /// The same of IPv6
+    #[arg(long, value_name = "CIDR")]
+    fixed_cidr_v6: Option<Cidr>,
+    /// The default network has IPv6
+    #[arg(long)]
+    ipv6: bool,
+    /// Whether containers of the default network reach each other [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    icc: Option<bool>,
+    /// Whether they reach others under the host's address [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ip_masq: Option<bool>,
+    /// Address of the host where their ports are published that name none [default: all]
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<std::net::IpAddr>,
     /// What clients are told of this engine (repeatable): KEY=VALUE
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
@@ -194,6 +220,14 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
             .map(|pool| PoolSetting(*pool))
             .collect(),
         mtu: args.mtu,
+        bip: args.bip,
+        bip6: args.bip6,
+        fixed_cidr: args.fixed_cidr,
+        fixed_cidr_v6: args.fixed_cidr_v6,
+        ipv6: args.ipv6.then_some(true),
+        icc: args.icc,
+        ip_masq: args.ip_masq,
+        ip: args.ip,
         labels: args.labels.clone(),
         log_level: args.log_level,
         log_format: args.log_format,
@@ -226,6 +260,7 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
 /// What the daemon is started with.
 fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
     let ulimits = settings.ulimits()?;
+    let bridge = settings.bridge();
     let directory = |given: Option<PathBuf>, default: &str| {
         absolute(given.as_deref().unwrap_or(Path::new(default)))
     };
@@ -283,6 +318,7 @@ fn config(args: &Args, settings: Settings) -> anyhow::Result<Config> {
             .map(|pool| pool.0)
             .collect(),
         mtu: settings.mtu,
+        bridge,
         labels: settings.labels,
     };
     defaults.check()?;

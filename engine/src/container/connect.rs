@@ -114,6 +114,13 @@ impl Engine {
             return Err(error);
         }
         self.networks.publish(container.id(), ports);
+        if let Err(error) = self.networks.move_ports(owner).await {
+            self.pull_out(container, &task, endpoint.index()).await?;
+            self.networks.detach_one(container.id(), &endpoint);
+            self.route_again(container, &task).await;
+            self.note_replugged(container, None).await?;
+            return Err(error);
+        }
         let lines = files::hosts_lines(&record, &endpoint);
         edit_hosts(container, &task, Vec::new(), lines).await;
         let ends = others.iter().chain([&endpoint]).cloned().collect();
@@ -198,6 +205,7 @@ impl Engine {
             self.pull_out(container, &task, endpoint.index()).await?;
             self.networks.detach_one(container.id(), endpoint);
             self.networks.give_up_ports(container.id()).await;
+            self.move_ports(container).await;
             let lines = files::hosts_lines(&container.record(), endpoint);
             edit_hosts(container, &task, lines, Vec::new()).await;
             for (end, gateway) in network::choose_routes(&mut others) {
@@ -221,6 +229,22 @@ impl Engine {
             }
         })
         .await
+    }
+
+    /// Publishes the ports of a container that left a network where the others say.
+    async fn move_ports(&self, container: &Arc<Container>) {
+        let record = container.record();
+        let moved = match network::egress_of(&record.host) {
+            Ok(egress) => {
+                let owner = Owner::of(&record, &egress, &self.defaults);
+                self.networks.move_ports(owner).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = moved {
+            let (id, error) = (container.id(), error.message());
+            tracing::warn!(id, error, "published ports stay where they were");
+        }
     }
 
     async fn pull_out(&self, container: &Arc<Container>, task: &Task, index: usize) -> Result<()> {

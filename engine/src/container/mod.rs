@@ -45,6 +45,7 @@ use turn::Turns;
 
 pub(crate) use stop::{live_task, not_running, StopOptions};
 pub(crate) use trust::UNTRUSTED_ANNOTATION;
+pub(crate) use view::is_mounted;
 
 /// A container.
 pub struct Container {

@@ -53,6 +53,7 @@ impl Engine {
             (state.status == Status::Exited && starts).then_some(container)
         });
         let to_start: Vec<_> = found.buffer_unordered(AT_ONCE).collect().await;
+        self.networks.settle_default()?;
         self.sweep().await;
         let turns = Arc::new(Semaphore::new(AT_ONCE));
         for container in to_start.into_iter().flatten() {

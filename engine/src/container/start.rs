@@ -200,12 +200,17 @@ impl Engine {
             options.check_host()?;
             container.log.begin(options)?;
         }
+        let turn = match joined {
+            // Its VM runs.
+            Some(_) => None,
+            None => self.boots.acquire().await.ok(),
+        };
         let task = shim::launch(&self.shim, container.id(), bundle).await?;
         let task = Arc::new(task.joining(joined.is_some()));
         let rootfs = rootfs_mounts(&record, scratch);
         let started = async {
             task.create(bundle, &rootfs, tty, opened.fifos()).await?;
-            drop(alone);
+            drop((alone, turn));
             task.start("").await
         };
         let pid = match started.await {
@@ -253,6 +258,7 @@ impl Engine {
             record.host.ipc_mode = None;
             self.write_bundle(&record, None, &bundle).await?;
             let scratch = self.writable_layer(&record).await?;
+            let _turn = self.boots.acquire().await.ok();
             let task = Arc::new(shim::launch(&self.shim, container.id(), &bundle).await?);
             let nothing = Fifos {
                 stdin: None,

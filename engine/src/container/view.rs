@@ -1,6 +1,7 @@
 //! Docker's description of one container.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use bollard_stubs::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum, DriverData,
@@ -334,6 +335,12 @@ pub(super) fn health_text(record: &Record) -> String {
         Some(Word::Starting) => " (health: starting)".to_owned(),
         Some(word) => format!(" ({})", word.name()),
     }
+}
+
+/// Whether something is mounted in a container's root at a path, or above it.
+pub(crate) fn is_mounted(record: &Record, path: &Path) -> bool {
+    let mut points = mount_points(record, &[]).into_iter();
+    points.any(|point| point.destination.is_some_and(|at| path.starts_with(at)))
 }
 
 pub(super) fn mount_points(record: &Record, places: &[VolumePlace]) -> Vec<MountPoint> {

@@ -131,11 +131,7 @@ impl Networks {
     ) {
         let mut bound = Vec::new();
         let reachable = endpoints.iter().any(|end| !end.on_uplink);
-        let networks = endpoints
-            .iter()
-            .map(|end| (end.network_id.as_str(), end.priority));
-        let by = self.publishes(networks).ok().flatten();
-        let usual = by.and_then(|network| network.host_binding);
+        let usual = self.binding(endpoints);
         for port in ports.iter().filter(|_| reachable) {
             let port = port.at(usual);
             match port.bind_again(published).await {
@@ -171,7 +167,9 @@ impl Networks {
         bound: Vec<BoundPort>,
     ) {
         let room = self.room.for_container();
+        let binding = self.binding(&endpoints);
         let live = Live {
+            binding,
             published: serve(bound, &endpoints, &room),
             room: Some(room),
             wanted,

@@ -113,6 +113,14 @@ impl Networks {
         mtu.clamp(least, MOST_MTU) as u16
     }
 
+    /// The same, for whoever wants to see it; that of hosts without a way out where it can't be told.
+    pub(crate) fn mtu_of(&self, network: &NetworkRecord) -> u32 {
+        match Netlink::open() {
+            Ok(netlink) => self.mtu(&netlink, network, &self.lock()).into(),
+            Err(_) => DEFAULT_MTU,
+        }
+    }
+
     fn file_of_host_resolvers(&self) -> PathBuf {
         PathBuf::from("/etc/resolv.conf")
     }

@@ -1,6 +1,6 @@
 //! What running containers have of the host's network, and where their published ports lead.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use hull_network::ports::{Bound, PortError, Protocol, Published, Room};
 
@@ -19,6 +19,8 @@ pub(super) struct Live {
     /// What is published whenever the host can reach the container.
     pub(super) wanted: Vec<PublishedPort>,
     pub(super) published: Vec<LivePort>,
+    /// The address that ports have which name none, by the network that publishes them; `None`: all.
+    pub(super) binding: Option<IpAddr>,
     /// What it has opened, on the network `host`.
     pub(super) open: Vec<LivePort>,
     /// What it has opened there and the host could not give.
@@ -59,6 +61,13 @@ pub(super) fn serve(bound: Vec<BoundPort>, endpoints: &[Endpoint], room: &Room) 
 }
 
 impl LivePort {
+    fn bound_address(&self) -> BoundAddress {
+        BoundAddress {
+            key: self.key.clone(),
+            address: self.port.address(),
+        }
+    }
+
     /// Whether it keeps others from an address.
     fn has(&self, address: SocketAddr, protocol: Protocol) -> bool {
         let own = self.port.address();
@@ -68,12 +77,15 @@ impl LivePort {
     }
 }
 
-/// Where a published port leads: the first network that has a way out, as Docker does it.
+/// Where a published port leads: the first network of the highest priority that has a way out, which is the
+/// one that publishes it.
 pub(super) fn targets(endpoints: &[Endpoint], port: u16) -> Vec<SocketAddr> {
-    let mut reachable = endpoints.iter().filter(|end| !end.on_uplink);
-    let open = reachable.clone().find(|end| end.is_open());
-    let end = open.or(reachable.next());
-    let addresses = end.into_iter().flat_map(Endpoint::addresses);
+    let reachable = endpoints.iter().filter(|end| !end.on_uplink);
+    // The last of equals is taken.
+    let best = reachable
+        .rev()
+        .max_by_key(|end| (end.is_open(), end.priority));
+    let addresses = best.into_iter().flat_map(Endpoint::addresses);
     addresses
         .map(|address| SocketAddr::new(address, port))
         .collect()
@@ -145,11 +157,95 @@ impl Networks {
             .await
     }
 
+    /// The address of ports that name none, by these ends; `None`: all of the host's.
+    pub(super) fn binding(&self, endpoints: &[Endpoint]) -> Option<IpAddr> {
+        let networks = endpoints
+            .iter()
+            .map(|end| (end.network_id.as_str(), end.priority));
+        let by = self.publishes(networks).ok().flatten();
+        by.and_then(|network| network.host_binding)
+    }
+
+    /// Publishes the ports of a container that runs where its networks say now: one of a higher priority
+    /// may have come, or the one that said so gone. Where they can't be had there they are as before.
+    pub(crate) async fn move_ports(&self, owner: Owner<'_>) -> Result<()> {
+        let ends = self
+            .lock()
+            .live
+            .get(owner.id)
+            .map(|it| it.endpoints.clone());
+        let ends = ends.unwrap_or_default();
+        let now = self.binding(&ends);
+        let (published, wanted, before) = {
+            let mut state = self.lock();
+            let Some(live) = state.live.get_mut(owner.id) else {
+                return Ok(());
+            };
+            let any = live.wanted.iter().any(|port| port.host_ip.is_none());
+            if live.binding == now || !any || live.published.is_empty() {
+                live.binding = now;
+                return Ok(());
+            }
+            let published = std::mem::take(&mut live.published);
+            (published, live.wanted.clone(), live.binding)
+        };
+        let were: Vec<_> = published.iter().map(LivePort::bound_address).collect();
+        for live in published {
+            live.port.end().await;
+        }
+        let moved = self.take_again(owner, &wanted, &were, now).await;
+        let (bound, binding, moved) = match moved {
+            Ok(bound) => (bound, now, Ok(())),
+            Err(error) => {
+                let back = self.take_again(owner, &wanted, &were, before).await;
+                (back.unwrap_or_default(), before, Err(error))
+            }
+        };
+        self.publish(owner.id, bound);
+        if let Some(live) = self.lock().live.get_mut(owner.id) {
+            live.binding = binding;
+        }
+        moved
+    }
+
+    /// Takes ports at another address, under the numbers that they had if these are free there.
+    async fn take_again(
+        &self,
+        owner: Owner<'_>,
+        ports: &[PublishedPort],
+        were: &[BoundAddress],
+        usual: Option<IpAddr>,
+    ) -> Result<Vec<BoundPort>> {
+        let mut bound = Vec::new();
+        for port in ports {
+            let at = port.at(usual);
+            let address = at.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+            let mine = were.iter().filter(|one| one.key == at.key());
+            let there = mine.map(|one| BoundAddress {
+                address: SocketAddr::new(address, one.address.port()),
+                key: one.key.clone(),
+            });
+            let there: Vec<_> = there.collect();
+            let taken = at.bind_again(&there).await;
+            let taken = taken.map_err(|error| EngineError::Publish {
+                container: owner.name.to_owned(),
+                why: self.why_not_bound(&error),
+            })?;
+            bound.extend(taken.into_iter().map(|one| (at.clone(), one)));
+        }
+        Ok(bound)
+    }
+
     /// Has ports that were taken lead to the container.
     pub(crate) fn publish(&self, id: &str, bound: Vec<BoundPort>) {
+        let ends = self.lock().live.get(id).map(|it| it.endpoints.clone());
+        let binding = self.binding(&ends.unwrap_or_default());
         if let Some(live) = self.lock().live.get_mut(id) {
             let room = live.room(&self.room);
             let ports = serve(bound, &live.endpoints, &room);
+            if live.published.is_empty() {
+                live.binding = binding;
+            }
             live.published.extend(ports);
         }
     }
@@ -190,12 +286,7 @@ impl Networks {
         let state = self.lock();
         let live = state.live.get(id).into_iter();
         let ports = live.flat_map(|live| &live.published);
-        ports
-            .map(|live| BoundAddress {
-                key: live.key.clone(),
-                address: live.port.address(),
-            })
-            .collect()
+        ports.map(LivePort::bound_address).collect()
     }
 
     /// Ends of running containers on a network: container id and end.

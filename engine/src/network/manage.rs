@@ -22,6 +22,7 @@ use super::options::NetworkOptions;
 use super::pools::PoolRequest;
 use super::records::NetworkRecord;
 use super::{kept, parent, uplink, DEFAULT, HOST, HOST_ID, NONE};
+use crate::default_bridge::DefaultBridge;
 use crate::engine::Defaults;
 use crate::error::{chain, EngineError, Result};
 use crate::ids;
@@ -84,6 +85,8 @@ pub(crate) struct Networks {
     pub(super) address_pools: Vec<AddressPool>,
     /// Of the default network, in bytes; `None`: as the host's way out has it.
     pub(super) default_mtu: Option<u16>,
+    /// What else is said of it.
+    pub(super) default_bridge: DefaultBridge,
     file: PathBuf,
     /// What the name servers answer from.
     pub(super) directory: Directory,
@@ -136,6 +139,7 @@ impl Networks {
                 .unwrap_or_default(),
             address_pools: defaults.address_pools.clone(),
             default_mtu: defaults.mtu,
+            default_bridge: defaults.bridge.clone(),
             file,
             directory: Directory::new(sender),
             lessons: Mutex::new(Some(lessons)),
@@ -195,10 +199,7 @@ impl Networks {
         if reference != DEFAULT {
             return Err(EngineError::NoSuchNetwork(reference.to_owned()));
         }
-        self.add(&CreateNetwork {
-            name: DEFAULT.to_owned(),
-            ..CreateNetwork::default()
-        })
+        self.make_default()
     }
 
     /// Makes a network. Its bridge comes with its first container.
@@ -288,7 +289,7 @@ impl Networks {
         Ok(network)
     }
 
-    fn write(&self, state: &State) -> Result<()> {
+    pub(super) fn write(&self, state: &State) -> Result<()> {
         kept::write(&self.file, &state.networks)
     }
 

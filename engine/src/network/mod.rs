@@ -7,6 +7,7 @@
 mod addresses;
 mod attach;
 mod bridge;
+mod default;
 mod denied;
 mod dns;
 mod endpoint_options;

@@ -7,9 +7,9 @@ use super::records::NetworkRecord;
 use crate::error::{EngineError, Result};
 use crate::logs::flag;
 
-const ICC: &str = "com.docker.network.bridge.enable_icc";
-const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+pub(super) const ICC: &str = "com.docker.network.bridge.enable_icc";
+pub(super) const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+pub(super) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const GATEWAY_MODES: [&str; 2] = [
     "com.docker.network.bridge.gateway_mode_ipv4",

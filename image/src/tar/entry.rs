@@ -2,49 +2,67 @@
 
 /// One entry of an archive, with its extensions resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// As the archive has it: not normalized, not trusted.
-    pub(crate) path: Vec<u8>,
-    pub(crate) kind: EntryKind,
+    pub path: Vec<u8>,
+    /// What it is, with what only such an entry has.
+    pub kind: EntryKind,
     /// Permission bits, set-id bits and sticky bit.
-    pub(crate) permissions: u16,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+    pub permissions: u16,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
     /// Seconds since the epoch and nanoseconds upwards from there.
-    pub(crate) mtime: (i64, u32),
+    pub mtime: (i64, u32),
     /// Full names and values, no name twice.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum EntryKind {
+pub enum EntryKind {
     /// Content of `size` bytes; with a map, only the mapped ranges are in the archive.
     File {
+        /// With its holes.
         size: u64,
+        /// Where its data goes.
         sparse: Option<SparseMap>,
     },
+    /// A directory.
     Directory,
+    /// A symbolic link.
     Symlink {
+        /// Where it leads, as the archive has it.
         target: Vec<u8>,
     },
+    /// A further name of an earlier entry's file.
     HardLink {
+        /// The other name, as the archive has it.
         target: Vec<u8>,
     },
+    /// A character device.
     CharDevice {
+        /// At most 12 bits.
         major: u32,
+        /// At most 20 bits.
         minor: u32,
     },
+    /// A block device.
     BlockDevice {
+        /// At most 12 bits.
         major: u32,
+        /// At most 20 bits.
         minor: u32,
     },
+    /// A named pipe.
     Fifo,
 }
 
 /// Ranges (offset, length) of a sparse file that have data: ascending, apart, not empty, inside
 /// the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct SparseMap(Vec<(u64, u64)>);
+pub struct SparseMap(Vec<(u64, u64)>);
 
 impl SparseMap {
     /// `None` if the ranges are not ascending, overlap, leave the file, or do not add up to
@@ -85,7 +103,8 @@ impl SparseMap {
         self.0.iter().map(|(_, length)| length).sum()
     }
 
-    pub(crate) fn ranges(&self) -> &[(u64, u64)] {
+    /// Offsets and lengths.
+    pub fn ranges(&self) -> &[(u64, u64)] {
         &self.0
     }
 }

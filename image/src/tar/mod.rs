@@ -2,7 +2,7 @@
 //! sparse forms.
 //!
 //! Unlike a general archive library it sees every byte (the diff ID covers padding and what lies
-//! behind the end of the archive), never buffers content, and bounds what an entry's metadata may
+//! behind the end of the archive), reads PAX records by their length, never buffers content, and bounds what an entry's metadata may
 //! take.
 
 mod entry;
@@ -11,11 +11,14 @@ mod header;
 mod pax;
 mod stream;
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read, Seek as _, SeekFrom};
 
-pub(crate) use entry::{Entry, EntryKind, SparseMap};
-pub(crate) use error::TarError;
-pub(crate) use stream::TarStream;
+pub use entry::{Entry, EntryKind, SparseMap};
+pub use error::TarError;
+#[cfg(feature = "unpack")]
+pub(crate) use stream::Summed;
+use stream::TarStream;
 
 use header::Header;
 use pax::Pax;
@@ -33,7 +36,7 @@ struct Extensions {
 }
 
 /// Reads entries one after another; content that was not taken is passed over.
-pub(crate) struct TarReader<R> {
+pub struct TarReader<R> {
     stream: TarStream<R>,
     /// Content bytes of the current entry that were not taken yet.
     remaining: u64,
@@ -42,7 +45,8 @@ pub(crate) struct TarReader<R> {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(crate) fn new(source: R) -> Self {
+    /// Reads nothing yet.
+    pub fn new(source: R) -> Self {
         Self {
             stream: TarStream::new(source),
             remaining: 0,
@@ -64,7 +68,10 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next entry; `None` at the end of the archive.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
+    ///
+    /// # Errors
+    /// [`TarError`]: the archive can't be read, or not further.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         while let Some(header) = self.next_header()? {
@@ -98,7 +105,10 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Content bytes of the current entry that are at hand; empty at its end.
-    pub(crate) fn content(&mut self) -> Result<&[u8], TarError> {
+    ///
+    /// # Errors
+    /// [`TarError`]: the archive can't be read, or ends in the entry.
+    pub fn content(&mut self) -> Result<&[u8], TarError> {
         if self.remaining == 0 {
             return Ok(&[]);
         }
@@ -111,10 +121,31 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Takes `count` of the bytes that [`Self::content`] gave.
-    pub(crate) fn consume(&mut self, count: usize) {
+    pub fn consume(&mut self, count: usize) {
         let count = usize::try_from(self.remaining).map_or(count, |remaining| count.min(remaining));
         self.stream.consume(count);
         self.remaining -= count as u64;
+    }
+
+    /// Writes a sparse file, which the current entry is, to a file without content. What is no data stays
+    /// a hole.
+    ///
+    /// # Errors
+    /// The archive can't be read, or the file not written.
+    pub fn write_sparse(&mut self, map: &SparseMap, size: u64, mut to: &File) -> io::Result<()> {
+        for (offset, length) in map.ranges() {
+            to.seek(SeekFrom::Start(*offset))?;
+            io::copy(&mut self.by_ref().take(*length), &mut to)?;
+        }
+        to.set_len(size)
+    }
+
+    /// Reads what lies behind the end of the archive, or the writer of a pipe would fail.
+    ///
+    /// # Errors
+    /// The source can't be read.
+    pub fn drain(self) -> io::Result<()> {
+        self.stream.drain()
     }
 
     /// The next header that is not a block of zeros; two of those, or nothing, end the archive.
@@ -336,6 +367,17 @@ impl<R: Read> TarReader<R> {
         self.remaining = stored;
         self.padding = padding(stored);
         Ok(())
+    }
+}
+
+/// The content of the current entry.
+impl<R: Read> Read for TarReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let content = self.content()?;
+        let count = content.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&content[..count]);
+        self.consume(count);
+        Ok(count)
     }
 }
 

@@ -1,7 +1,8 @@
-//! The uncompressed archive as a stream that is hashed while it passes.
+//! The uncompressed archive as a stream, which may be hashed while it passes.
 
 use std::io::{self, Read};
 
+#[cfg(feature = "unpack")]
 use sha2::{Digest as _, Sha256};
 
 use super::error::TarError;
@@ -11,12 +12,37 @@ const BUFFER: usize = 256 << 10;
 /// Size of a tar block.
 pub(crate) const BLOCK: usize = 512;
 
+/// A source whose bytes are hashed while they pass.
+#[cfg(feature = "unpack")]
+pub(crate) struct Summed<R> {
+    source: R,
+    hasher: Sha256,
+}
+
+#[cfg(feature = "unpack")]
+impl<R: Read> Summed<R> {
+    pub(crate) fn new(source: R) -> Self {
+        Self {
+            source,
+            hasher: Sha256::new(),
+        }
+    }
+}
+
+#[cfg(feature = "unpack")]
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.source.read(buffer)?;
+        self.hasher.update(&buffer[..got]);
+        Ok(got)
+    }
+}
+
 pub(crate) struct TarStream<R> {
     source: R,
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
-    hasher: Sha256,
     /// Bytes taken by the parser.
     consumed: u64,
     finished: bool,
@@ -29,7 +55,6 @@ impl<R: Read> TarStream<R> {
             buffer: vec![0; BUFFER].into_boxed_slice(),
             start: 0,
             end: 0,
-            hasher: Sha256::new(),
             consumed: 0,
             finished: false,
         }
@@ -63,7 +88,6 @@ impl<R: Read> TarStream<R> {
                 other => break other?,
             }
         };
-        self.hasher.update(&self.buffer[..got]);
         (self.start, self.end) = (0, got);
         self.finished = got == 0;
         Ok(())
@@ -104,14 +128,27 @@ impl<R: Read> TarStream<R> {
         Ok(())
     }
 
-    #[cfg(feature = "unpack")]
+    /// Reads to the end.
+    pub(crate) fn drain(mut self) -> io::Result<()> {
+        loop {
+            let at_hand = self.peek()?.len();
+            if at_hand == 0 {
+                return Ok(());
+            }
+            self.consume(at_hand);
+        }
+    }
+}
+
+#[cfg(feature = "unpack")]
+impl<R: Read> TarStream<Summed<R>> {
     /// Reads to the end, at most `limit` bytes in all, and gives the sum over all bytes; `None`
     /// if there is more.
     pub(crate) fn finish(mut self, limit: u64) -> io::Result<Option<[u8; 32]>> {
         loop {
             let at_hand = self.peek()?.len();
             if at_hand == 0 {
-                return Ok(Some(self.hasher.finalize().into()));
+                return Ok(Some(self.source.hasher.finalize().into()));
             }
             self.consume(at_hand);
             if self.consumed > limit {

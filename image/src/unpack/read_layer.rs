@@ -11,10 +11,10 @@ use super::tree::Kind;
 use super::{LayerSource, Limits, Output, Progress, UnpackError, UnpackedLayer, MAX_SYMLINK};
 use crate::decompress;
 use crate::erofs::{BlockWriter, BLOCK_SIZE};
-use crate::tar::{display, Entry, EntryKind, SparseMap, TarReader};
+use crate::tar::{display, Entry, EntryKind, SparseMap, Summed, TarReader};
 use crate::DiffId;
 
-type Tar<'s> = TarReader<Box<dyn Read + 's>>;
+type Tar<'s> = TarReader<Summed<Box<dyn Read + 's>>>;
 
 /// What the layers of an image may still hold, together.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ pub fn read_layer(
         counted: 0,
         stored: 0,
     };
-    reading.read(TarReader::new(reader), diff_id)?;
+    reading.read(TarReader::new(Summed::new(reader)), diff_id)?;
     progress.layer(index, length, length);
     reading.finish()
 }

@@ -211,3 +211,51 @@ YAML
     docker network inspect t-outer >/dev/null
     docker volume inspect t-kept >/dev/null
 }
+
+# Files are copied into a container while it works, and taken out of it; its output is followed from now on.
+case_compose_watches_files_and_attaches() {
+    compose_start
+    [ "${COMPOSE[0]}" = docker ] || skip 'compose is version 1'
+    mkdir -p pages conf
+    echo one >pages/page
+    cat >app.yml <<YAML
+services:
+  web:
+    image: $BUSYBOX
+    command: sh -c 'mkdir -p /pages; httpd -p 80 -h /pages; while :; do date +tick-%s; sleep 1; done'
+    stop_signal: KILL
+    ports: ["127.0.0.1:18095:80"]
+    develop:
+      watch:
+        - {action: sync, path: ./pages, target: /pages}
+        - {action: sync+restart, path: ./conf, target: /conf}
+YAML
+    capture timeout 150 "${COMPOSE[@]}" -f app.yml up -d
+    expect_status 0
+    "${COMPOSE[@]}" -f app.yml watch --no-up >watch.log 2>&1 &
+    local page=http://127.0.0.1:18095/page watcher=$!
+    wait_for 60 grep -qi 'watch enabled' watch.log || fail "$(cat watch.log)"
+    echo two >pages/page
+    wait_for 60 sh -c "[ \"\$(curl -sf $page)\" = two ]" || fail "$(cat watch.log)"
+    head -c 3000000 /dev/urandom >pages/large
+    wait_for 60 sh -c "curl -sf http://127.0.0.1:18095/large | cmp -s - '$T/pages/large'" || fail "$(cat watch.log)"
+    rm pages/page
+    wait_for 60 sh -c "! curl -sf $page" || fail "$(cat watch.log)"
+    local before
+    before=$(docker inspect -f '{{.State.StartedAt}}' "$("${COMPOSE[@]}" -f app.yml ps -q web)")
+    echo three >conf/file
+    wait_for 90 sh -c "[ \"\$(docker inspect -f '{{.State.StartedAt}}' \$(docker ps -aq --filter label=com.docker.compose.project=t-app))\" != '$before' ]" || fail "$(cat watch.log)"
+    wait_for 60 sh -c "[ \"\$(docker compose -f app.yml exec -T web cat /conf/file 2>&1)\" = three ]" || fail "$(cat watch.log)"
+    kill "$watcher"
+    wait "$watcher" || true
+    timeout -k 2 8 "${COMPOSE[@]}" -f app.yml attach --no-stdin --sig-proxy=false web >attached.log 2>&1 || true
+    grep -q tick- attached.log || fail "$(cat attached.log)"
+    # What was before as well, and what comes then.
+    docker logs "$("${COMPOSE[@]}" -f app.yml ps -q web)" >all.log 2>&1
+    timeout 5 curl -sN -X POST --unix-socket "${HULL_HOST#unix://}" \
+        "http://x/containers/$("${COMPOSE[@]}" -f app.yml ps -q web)/attach?logs=1&stream=1&stdout=1" -o raw.log || true
+    grep -aq "$(head -n 1 all.log)" raw.log || fail 'the first line is not there'
+    [ "$(grep -ac tick- raw.log)" -gt "$(grep -c tick- all.log)" ] || fail 'nothing came'
+    capture timeout 60 "${COMPOSE[@]}" -f app.yml down -v -t 1
+    expect_status 0
+}

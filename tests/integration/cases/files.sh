@@ -270,6 +270,41 @@ $(md5sum <"$T/holes")" "with holes, $format"
 }
 
 # What a container removes, its host has back.
+# Records are told apart by their length, so a value is any bytes, as those of file capabilities are.
+case_an_archive_with_newlines_in_its_records_is_copied() {
+    hull run -d --name t-lines --network none "$BUSYBOX" sleep 600 >/dev/null
+    python3 - "$T/in.tar" <<'PY'
+import io, sys, tarfile
+with tarfile.open(sys.argv[1], "w", format=tarfile.PAX_FORMAT) as tar:
+    one = tarfile.TarInfo("d" * 120 + "/file")
+    one.size, one.mode = 2, 0o644
+    one.pax_headers = {"SCHILY.xattr.user.lines": "\n9 a=bcd\n\n", "SCHILY.xattr.user.z": "last"}
+    tar.addfile(one, io.BytesIO(b"hi"))
+PY
+    hull cp - t-lines:/tmp <"$T/in.tar"
+    expect_eq "$(hull exec t-lines sh -c 'cat /tmp/d*/file')" hi content
+    hull cp "t-lines:/tmp/." - >"$T/out.tar"
+    python3 - "$T/out.tar" <<'PY' || fail 'the attribute is another one'
+import sys, tarfile
+one = next(one for one in tarfile.open(sys.argv[1]) if one.isfile())
+found = [one.pax_headers.get("SCHILY.xattr.user." + name) for name in ("lines", "z")]
+sys.exit(found != ["\n9 a=bcd\n\n", "last"] and f"{found}")
+PY
+    mkdir "$T/here"
+    hull cp -q t-lines:/tmp/. "$T/here"
+    expect_eq "$(cat "$T"/here/d*/file)" hi 'content here'
+    # What is read-only is told in docker's words.
+    hull run -d --name t-fixed --network none --read-only -v t-fixed:/v:ro -v t-free:/w "$BUSYBOX" sleep 600 >/dev/null
+    capture hull cp - t-fixed:/etc <"$T/in.tar"
+    expect_err_has 'container rootfs is marked read-only'
+    capture hull cp - t-fixed:/v <"$T/in.tar"
+    expect_err_has 'mounted volume is marked read-only'
+    hull cp - t-fixed:/w <"$T/in.tar"
+    expect_eq "$(hull exec t-fixed sh -c 'cat /w/d*/file')" hi 'a volume that may be written'
+    hull rm -fv t-lines t-fixed >/dev/null
+    hull volume rm t-fixed t-free >/dev/null
+}
+
 case_room_of_removed_files_returns_to_the_host() {
     local layer before
     layer=$HARNESS/state/containers/$(hull run -d --name t-room --network none "$BUSYBOX" sleep 600)/scratch.ext4

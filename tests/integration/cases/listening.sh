@@ -209,3 +209,42 @@ assert lines and all("level" in line and "message" in line for line in lines)
 assert [line["id"] for line in lines if line["message"] == "container start" and line["name"] == "one"], "no line of a start"
 END
 }
+
+case_listening_the_default_network_is_as_the_file_says() {
+    local wrong
+    for wrong in '{"bip": "10.97.0.0/24"}' '{"bip": "10.97.0.1/24", "fixed-cidr": "10.98.0.0/25"}' '{"bip6": "10.97.0.1/24"}'; do
+        echo "$wrong" >"$T/wrong.json"
+        capture hulld --validate --config-file "$T/wrong.json"
+        expect_status 1
+        expect_err_has "$(grep -o '[a-z0-9-]*": "[^"]*"}' <<<"$wrong" | cut -d'"' -f1): "
+    done
+    mkdir -p "$T/own"
+    own_start() {
+        hulld --root "$T/root" --exec-root "$T/own" -H "unix://$T/own/h.sock" --config-file "$T/hulld.json" >"$T/hulld.log" 2>&1 &
+        OWN=$!
+        wait_for 30 own version >/dev/null 2>&1 || fail "$(cat "$T/hulld.log")"
+    }
+    own() { hull -H "unix://$T/own/h.sock" "$@"; }
+    trap 'own rm -fv one two >/dev/null 2>&1; kill $OWN 2>/dev/null; wait $OWN 2>/dev/null || true; rm -rf "$T"' EXIT
+    echo '{"bip": "10.97.0.5/24", "fixed-cidr": "10.97.0.128/25", "ip": "127.0.0.1", "icc": false}' >"$T/hulld.json"
+    own_start
+    own pull -q "$BUSYBOX" >/dev/null
+    own run -d --name one -p 18290:80 "$BUSYBOX" httpd -f -h /etc >/dev/null
+    expect_eq "$(own inspect -f '{{.NetworkSettings.Gateway}} {{.NetworkSettings.IPAddress}}' one)" '10.97.0.5 10.97.0.128' addresses
+    expect_eq "$(own port one)" '80/tcp -> 127.0.0.1:18290' port
+    capture own run --rm --name two "$BUSYBOX" wget -q -T 3 -O- http://10.97.0.128/hostname
+    [ "$status" != 0 ] || fail 'a neighbour is reached'
+    # Addresses stay while somebody has them, and follow then; so do ports at once.
+    echo '{"bip": "10.98.0.1/24"}' >"$T/hulld.json"
+    kill "$OWN"; wait "$OWN" || true
+    own_start
+    expect_eq "$(own network inspect -f '{{(index .IPAM.Config 0).Subnet}}' bridge)" 10.97.0.0/24 'while a container is there'
+    grep -q 'its addresses stay' "$T/hulld.log" || fail "$(cat "$T/hulld.log")"
+    own rm -f one >/dev/null
+    kill "$OWN"; wait "$OWN" || true
+    own_start
+    own run -d --name one -p 18290:80 "$BUSYBOX" httpd -f -h /etc >/dev/null
+    expect_eq "$(own inspect -f '{{.NetworkSettings.Gateway}} {{.NetworkSettings.IPAddress}}' one)" '10.98.0.1 10.98.0.2' 'addresses after'
+    expect_eq "$(own port one)" $'80/tcp -> 0.0.0.0:18290\n80/tcp -> [::]:18290' 'port after'
+    expect_eq "$(own run --rm --name two "$BUSYBOX" wget -q -T 20 -O- http://10.98.0.2/hostname)" "$(own inspect -f '{{.Config.Hostname}}' one)" 'a neighbour'
+}

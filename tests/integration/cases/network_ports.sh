@@ -89,8 +89,33 @@ except ConnectionResetError: print("broken off")'
     hull run -d --name t-two --network bridge --network name=t-local,gw-priority=1 -p 18228:80 "$BUSYBOX" sleep 600 >/dev/null
     capture hull port t-two
     expect_out $'80/tcp -> 127.0.0.1:18228\n'
-    hull rm -f t-breaks t-two >/dev/null
-    hull network rm t-local >/dev/null
+    # Also when that one comes later, or goes.
+    hull run -d --name t-moves --network bridge -p 18229:80 -p 127.0.0.3:18229:81 "$BUSYBOX" httpd -f -h /etc >/dev/null
+    hull network connect --gw-priority 1 t-local t-moves
+    capture hull port t-moves
+    expect_out $'80/tcp -> 127.0.0.1:18229\n81/tcp -> 127.0.0.3:18229\n'
+    expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18229/hostname)" "$(hull inspect -f '{{.Config.Hostname}}' t-moves)" 'a port that moved'
+    hull network disconnect t-local t-moves
+    capture hull port t-moves
+    expect_out_has '80/tcp -> 0.0.0.0:18229'
+    # Nobody else's port is taken, and the container is as before.
+    hull network create -o com.docker.network.bridge.host_binding_ipv4=127.0.0.4 t-taken >/dev/null
+    python3 -c '
+import socket, time
+one = socket.create_server(("127.0.0.4", 18230))
+open("'"$T"'/listens", "w").close()
+time.sleep(600)' &
+    local holder=$!
+    wait_for 10 test -e "$T/listens"
+    hull run -d --name t-stays --network t-local -p 18230:80 "$BUSYBOX" sleep 600 >/dev/null
+    capture hull network connect --gw-priority 1 t-taken t-stays
+    expect_status 1
+    expect_err_has '127.0.0.4:18230'
+    expect_eq "$(hull port t-stays)" '80/tcp -> 127.0.0.1:18230' 'a port that could not move'
+    expect_eq "$(hull inspect -f '{{len .NetworkSettings.Networks}}' t-stays)" 1 'networks'
+    kill "$holder"
+    hull rm -f t-breaks t-two t-moves t-stays >/dev/null
+    hull network rm t-local t-taken >/dev/null
     other_machine_gone
     expect_clean_host
 }

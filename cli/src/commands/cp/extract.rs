@@ -4,12 +4,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{lchown, symlink, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use hull_image::tar::{Entry, EntryKind, TarReader};
 use rustix::fs::{lsetxattr, mknodat, FileType, Mode, XattrFlags, CWD};
-use tar::{Archive, Entry, EntryType};
 
 use super::{ends_as_directory, means_content};
 use crate::error::{CliError, Result};
@@ -93,35 +94,32 @@ fn follow(path: &Path) -> Result<PathBuf> {
 
 /// Extracts a tar.
 pub(super) fn extract(input: impl Read, place: &Place, owners: bool) -> Result<()> {
-    let mut archive = Archive::new(input);
-    let failed = |source| CliError::Io {
+    let mut archive = TarReader::new(input);
+    let failed = |source: io::Error| CliError::Io {
         what: "cannot read the container's files".to_owned(),
         source,
     };
     let mut directories = Vec::new();
-    for entry in archive.entries().map_err(failed)? {
-        let mut entry = entry.map_err(failed)?;
-        let name = entry.path().map_err(failed)?.into_owned();
-        let target = target(place, &name)?;
+    while let Some(entry) = archive.next_entry().map_err(|e| failed(e.into()))? {
+        let target = target(place, path_of(&entry.path))?;
         if target == place.root {
             // It was there before, and keeps its mode and owner.
             continue;
         }
-        let modified = modified(&mut entry).map_err(failed)?;
+        let modified = modified(&entry).map_err(failed)?;
         let cannot_write = |source| CliError::Io {
             what: format!("cannot write {}", target.display()),
             source,
         };
-        write(&mut entry, place, &target, owners).map_err(cannot_write)?;
-        if entry.header().entry_type().is_dir() {
-            let mode = mode(entry.header(), owners).map_err(cannot_write)?;
-            directories.push((target, modified, mode));
-        } else if entry.header().entry_type().is_file() {
+        write(&mut archive, &entry, place, &target, owners).map_err(cannot_write)?;
+        match entry.kind {
+            EntryKind::Directory => directories.push((target, modified, mode(&entry, owners))),
             // A time that can't be set harms nobody.
-            let _ = fs::File::options()
-                .write(true)
-                .open(&target)
-                .and_then(|file| file.set_modified(modified));
+            EntryKind::File { .. } => {
+                let file = fs::File::options().write(true).open(&target);
+                let _ = file.and_then(|file| file.set_modified(modified));
+            }
+            _ => {}
         }
     }
     // The deepest first: into what has its mode there may be no way.
@@ -137,8 +135,12 @@ pub(super) fn extract(input: impl Read, place: &Place, owners: bool) -> Result<(
 }
 
 /// The mode that an entry gets; the container's set-user-id bits are taken with its owners alone.
-fn mode(header: &tar::Header, owners: bool) -> io::Result<u32> {
-    Ok(header.mode()? & if owners { 0o7777 } else { 0o777 })
+fn mode(entry: &Entry, owners: bool) -> u32 {
+    u32::from(entry.permissions) & if owners { 0o7777 } else { 0o777 }
+}
+
+fn path_of(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
 }
 
 /// Where an entry goes. No link on the way is followed.
@@ -166,122 +168,141 @@ fn target(place: &Place, name: &Path) -> Result<PathBuf> {
     Ok(target)
 }
 
-/// The time of change: the extended header's, which has fractions and is before 1970 where that is
-/// so, or the plain one's.
-fn modified<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<SystemTime> {
-    let extended = entry.pax_extensions()?.into_iter().flatten().flatten();
-    let mut times = extended.filter(|pair| pair.key_bytes() == b"mtime");
-    if let Some(time) = times.next().and_then(|pair| time(pair.value().ok()?)) {
-        return Ok(time);
-    }
-    let seconds = entry.header().mtime()?;
-    let modified = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-    modified.ok_or_else(|| io::ErrorKind::InvalidData.into())
+/// The time of change, which may be before 1970.
+fn modified(entry: &Entry) -> io::Result<SystemTime> {
+    let (seconds, nanoseconds) = entry.mtime;
+    let at = jiff::Timestamp::new(seconds, 0).map(SystemTime::from);
+    let at = at.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(at + Duration::from_nanos(nanoseconds.into()))
 }
 
-/// Seconds since the epoch, with a fraction, as extended headers have them.
-fn time(text: &str) -> Option<SystemTime> {
-    let since: jiff::SignedDuration = format!("{text}s").parse().ok()?;
-    let at = jiff::Timestamp::from_duration(since).ok()?;
-    Some(at.into())
-}
-
-fn write<R: Read>(
-    entry: &mut Entry<'_, R>,
+fn write(
+    archive: &mut TarReader<impl Read>,
+    entry: &Entry,
     place: &Place,
     target: &Path,
     owners: bool,
 ) -> io::Result<()> {
-    let header = entry.header().clone();
-    let kind = header.entry_type();
-    let there = fs::symlink_metadata(target).ok();
-    match &there {
-        Some(there) if there.is_dir() && kind.is_dir() => {}
-        Some(there) if there.is_dir() != kind.is_dir() => {
-            return Err(io::Error::other(match there.is_dir() {
-                true => "cannot overwrite a directory with a non-directory",
-                false => "cannot overwrite a non-directory with a directory",
-            }));
-        }
-        Some(_) => fs::remove_file(target)?,
-        None => {}
-    }
-    match kind {
-        EntryType::Directory => match fs::create_dir(target) {
+    make_room(entry, target)?;
+    match &entry.kind {
+        EntryKind::Directory => match fs::create_dir(target) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             other => other?,
         },
-        EntryType::Symlink => {
-            let link = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
-            symlink(link, target)?;
-        }
-        EntryType::Link => {
-            let link = entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?;
-            let from = self::target(place, &link).map_err(io::Error::other)?;
+        EntryKind::Symlink { target: link } => symlink(path_of(link), target)?,
+        EntryKind::HardLink { target: link } => {
+            let from = self::target(place, path_of(link)).map_err(io::Error::other)?;
             fs::hard_link(from, target)?;
             return Ok(());
         }
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+        EntryKind::File { size, sparse } => {
             let mut file = fs::File::create_new(target)?;
-            io::copy(entry, &mut file)?;
+            match sparse {
+                Some(map) => archive.write_sparse(map, *size, &file)?,
+                None => io::copy(archive, &mut file).map(drop)?,
+            }
         }
-        EntryType::Fifo => mknodat(CWD, target, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?,
-        other => {
+        EntryKind::Fifo => mknodat(CWD, target, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?,
+        EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. } => {
             // A device of a container means nothing here, and the rest is wanted all the same.
-            eprintln!("hull: left out {}: of kind {other:?}", target.display());
+            eprintln!("hull: left out {}: a device", target.display());
             return Ok(());
         }
     }
     if owners {
-        let id = |id: u64| u32::try_from(id).map_err(|_| io::ErrorKind::InvalidData);
-        lchown(target, Some(id(header.uid()?)?), Some(id(header.gid()?)?))?;
+        lchown(target, Some(entry.uid), Some(entry.gid))?;
     }
-    if !kind.is_symlink() {
+    if !matches!(entry.kind, EntryKind::Symlink { .. }) {
         // A directory is filled first, by whoever runs this.
-        let filled = if kind.is_dir() { 0o700 } else { 0 };
-        let mode = mode(&header, owners)? | filled;
+        let filled = if entry.kind == EntryKind::Directory {
+            0o700
+        } else {
+            0
+        };
+        let mode = mode(entry, owners) | filled;
         fs::set_permissions(target, fs::Permissions::from_mode(mode))?;
-        set_attributes(entry, target, owners)?;
+        set_attributes(entry, target, owners);
     }
     Ok(())
 }
 
+/// Takes away what an entry replaces.
+fn make_room(entry: &Entry, target: &Path) -> io::Result<()> {
+    let directory = entry.kind == EntryKind::Directory;
+    match fs::symlink_metadata(target) {
+        Ok(there) if there.is_dir() && directory => Ok(()),
+        Ok(there) if there.is_dir() => Err(io::Error::other(
+            "cannot overwrite a directory with a non-directory",
+        )),
+        Ok(_) if directory => Err(io::Error::other(
+            "cannot overwrite a non-directory with a directory",
+        )),
+        Ok(_) => fs::remove_file(target),
+        Err(_) => Ok(()),
+    }
+}
+
 /// Users' attributes, and with its owner what a program may do. A file system without them harms nobody.
-fn set_attributes<R: Read>(
-    entry: &mut Entry<'_, R>,
-    target: &Path,
-    owners: bool,
-) -> io::Result<()> {
-    for record in entry.pax_extensions()?.into_iter().flatten() {
-        let record = record?;
-        let key = record.key().unwrap_or_default();
-        let Some(name) = key.strip_prefix("SCHILY.xattr.") else {
-            continue;
-        };
-        if name.starts_with("user.") || (owners && name == "security.capability") {
-            let _ = lsetxattr(target, name, record.value_bytes(), XattrFlags::empty());
+fn set_attributes(entry: &Entry, target: &Path, owners: bool) {
+    for (name, value) in &entry.xattrs {
+        if name.starts_with(b"user.") || (owners && name == b"security.capability") {
+            let _ = lsetxattr(target, OsStr::from_bytes(name), value, XattrFlags::empty());
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tar::EntryType;
+
     use super::*;
 
     #[test]
-    fn times_have_fractions_and_signs() {
-        let at = |seconds, nanoseconds| Duration::new(seconds, nanoseconds);
-        assert_eq!(time("5.000000001"), Some(SystemTime::UNIX_EPOCH + at(5, 1)));
-        assert_eq!(
-            time("-1.75"),
-            Some(SystemTime::UNIX_EPOCH - at(1, 750_000_000))
-        );
-        assert_eq!(
-            time("1600000000"),
-            Some(SystemTime::UNIX_EPOCH + at(1_600_000_000, 0))
-        );
-        assert_eq!(time("x"), None);
+    fn times_have_fractions_and_signs_and_attributes_any_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        for (time, since) in [
+            ("5.000000001", Duration::new(5, 1)),
+            ("1600000000", Duration::from_secs(1_600_000_000)),
+        ] {
+            let mut tar = tar::Builder::new(Vec::new());
+            let value = b"\n9 x=yz\n\n";
+            let records = [
+                ("SCHILY.xattr.user.lines", &value[..]),
+                ("mtime", time.as_bytes()),
+                ("path", b"y/z"),
+            ];
+            tar.append_pax_extensions(records).unwrap();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(2);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, "x", &b"hi"[..]).unwrap();
+            let tar = tar.into_inner().unwrap();
+            fs::create_dir_all(dir.path().join("y")).unwrap();
+            extract(&tar[..], &into(dir.path(), "", false), false).unwrap();
+            let file = dir.path().join("y/z");
+            assert_eq!(fs::read(&file).unwrap(), b"hi");
+            let modified = fs::metadata(&file).unwrap().modified().unwrap();
+            assert_eq!(modified, SystemTime::UNIX_EPOCH + since);
+            let mut found = [0; 64];
+            match rustix::fs::lgetxattr(&file, "user.lines", &mut found) {
+                Ok(length) => assert_eq!(&found[..length], value),
+                // This file system has none.
+                Err(errno) => assert_eq!(errno, rustix::io::Errno::OPNOTSUPP),
+            }
+        }
+        let mut entry = Entry {
+            path: b"x".to_vec(),
+            kind: EntryKind::Fifo,
+            permissions: 0,
+            uid: 0,
+            gid: 0,
+            mtime: (-2, 250_000_000),
+            xattrs: Vec::new(),
+        };
+        let early = SystemTime::UNIX_EPOCH - Duration::from_millis(1750);
+        assert_eq!(modified(&entry).unwrap(), early);
+        entry.mtime.0 = i64::MAX;
+        assert!(modified(&entry).is_err());
     }
 
     fn tar_of(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
@@ -393,9 +414,10 @@ mod tests {
         let all = [("y", 0o555), ("y/deep", 0o111), ("y/deep/file", 0o444)];
         // As root, who may write anywhere, this is seen by the order alone.
         let place = into(dir.path(), "y", true);
-        let mut archive = Archive::new(&tar[..]);
-        let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
-        write(&mut entry, &place, &dir.path().join("y"), false).unwrap();
+        let mut archive = TarReader::new(&tar[..]);
+        let entry = archive.next_entry().unwrap().unwrap();
+        let top = dir.path().join("y");
+        write(&mut archive, &entry, &place, &top, false).unwrap();
         let filled = fs::metadata(dir.path().join("y"))
             .unwrap()
             .permissions()
