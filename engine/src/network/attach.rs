@@ -196,6 +196,7 @@ impl Networks {
         }
         let netlink = Netlink::open().map_err(|error| host(&error))?;
         let mut state = self.lock();
+        let network = self.clear_of_routes(&netlink, &mut state, network)?;
         let (place, mtu) = self.place(owner, &netlink, &network, &mut state)?;
         let chosen = choose_addresses(&mut state, &network, wanted)?;
         let usual_mac = chosen.first().map(pool::mac_of).unwrap_or_default();

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use hull_network::netlink::Netlink;
+use hull_network::Prefix;
 
 use super::manage::{host, CreateNetwork, Families, Networks, State};
 use super::options::{NetworkOptions, HOST_BINDING, ICC, MASQUERADE};
@@ -74,6 +75,14 @@ fn fits(said: &FamilyOfBridge, pool: &Pool) -> bool {
         && said.host.is_none_or(|host| host.address == pool.gateway)
 }
 
+/// Whether a route leads to a part of a subnet, or to all of it. One to more than it yields to the subnet's
+/// own.
+fn is_taken(subnet: Prefix, routes: &[Prefix]) -> bool {
+    routes
+        .iter()
+        .any(|route| subnet.contains(route.first()) && subnet.contains(route.last()))
+}
+
 impl Networks {
     /// Makes the default network, when it is first asked for.
     pub(super) fn make_default(&self) -> Result<NetworkRecord> {
@@ -84,20 +93,70 @@ impl Networks {
     /// its addresses stay.
     pub(crate) fn settle_default(&self) -> Result<()> {
         let mut state = self.lock();
+        self.change_default(&mut state, |state, network| self.settled(state, network))
+            .map(drop)
+    }
+
+    /// Puts what `change` makes of the default network in its place, if it is there. It sees the others.
+    fn change_default(
+        &self,
+        state: &mut State,
+        change: impl FnOnce(&mut State, NetworkRecord) -> Result<NetworkRecord>,
+    ) -> Result<Option<NetworkRecord>> {
         let mut networks = state.networks.iter();
         let Some(at) = networks.position(NetworkRecord::is_default) else {
-            return Ok(());
+            return Ok(None);
         };
         let before = state.networks.remove(at);
-        let settled = self.settled(&mut state, before.clone());
-        let now = settled.as_ref().unwrap_or(&before).clone();
-        let changed = now != before;
-        state.networks.insert(at, now);
-        settled?;
-        match changed {
-            true => self.write(&state),
-            false => Ok(()),
+        let changed = change(state, before.clone());
+        let now = changed.as_ref().unwrap_or(&before).clone();
+        let differs = now != before;
+        state.networks.insert(at, now.clone());
+        changed?;
+        if differs {
+            self.write(state)?;
         }
+        Ok(Some(now))
+    }
+
+    /// A network whose bridge is about to be made. Others (dockerd, say) may have taken its addresses while
+    /// it was not there, and the host would look for its containers behind their interface: the default
+    /// network gets other addresses then, unless the operator named them. Networks that users made keep
+    /// theirs, and it is told.
+    pub(super) fn clear_of_routes(
+        &self,
+        netlink: &Netlink,
+        state: &mut State,
+        network: NetworkRecord,
+    ) -> Result<NetworkRecord> {
+        let bridge = self.tag.bridge(&network.id);
+        let there = netlink.link(&bridge).map_err(|error| host(&error))?;
+        if network.uplink.is_some() || there.is_some() {
+            return Ok(network);
+        }
+        let routes = netlink.destinations().map_err(|error| host(&error))?;
+        let is_free = |pool: &Pool| !is_taken(pool.subnet.0, &routes);
+        if network.pools().all(is_free) {
+            return Ok(network);
+        }
+        let mut network = network;
+        if network.is_default() && state.ends_on(&network.id).is_empty() {
+            let moved = self.change_default(state, |state, mut network| {
+                let had = [&network.v4, &network.v6];
+                let free = had.map(|had| had.as_ref().filter(|pool| is_free(pool)));
+                let wanted = request(&self.default_bridge, free);
+                (network.v4, network.v6) = self.pools(netlink, state, &wanted)?;
+                Ok(network)
+            })?;
+            network = moved.unwrap_or(network);
+        }
+        if !network.pools().all(is_free) {
+            tracing::warn!(
+                network = network.name,
+                "its addresses are also those of a route of the host: its containers may not be reached"
+            );
+        }
+        Ok(network)
     }
 
     /// The default network as it is to be, beside the others.
@@ -193,6 +252,19 @@ mod tests {
         let networks = open(dir.path(), &usual);
         assert_eq!(networks.find(DEFAULT).unwrap().host_binding, None);
         assert!(networks.find(DEFAULT).unwrap().options.is_empty());
+    }
+
+    #[test]
+    fn routes_within_a_subnet_take_it() {
+        let taken = |routes: &[&str]| {
+            let routes: Vec<_> = routes.iter().map(|text| text.parse().unwrap()).collect();
+            is_taken("172.17.0.0/16".parse().unwrap(), &routes)
+        };
+        assert!(taken(&["10.0.0.0/8", "172.17.0.0/16"]));
+        assert!(taken(&["172.17.9.0/24"]));
+        assert!(taken(&["172.17.0.1/32"]));
+        assert!(!taken(&["172.16.0.0/12", "172.18.0.0/16", "fd00::/64"]));
+        assert!(!taken(&[]));
     }
 
     #[test]

@@ -16,6 +16,23 @@ case_the_default_network_reaches_host_and_containers() {
     expect_clean_host
 }
 
+# While no bridge of Hull's is there, others may take its addresses, as dockerd does.
+case_the_default_network_makes_way_for_others_addresses() {
+    local subnet address
+    subnet=$(hull network inspect -f '{{(index .IPAM.Config 0).Subnet}}' bridge)
+    hulld_stop
+    ip link add t-other type dummy
+    ip addr add "${subnet%.*.*}.0.1/${subnet#*/}" dev t-other
+    ip link set t-other up
+    hulld_start
+    web t-way
+    address=$(address_of t-way bridge)
+    wait_for 20 sh -c "curl -s --max-time 3 http://$address/ | grep -q served"
+    [ "$(hull network inspect -f '{{(index .IPAM.Config 0).Subnet}}' bridge)" != "$subnet" ] || fail 'the same addresses'
+    hull rm -f t-way >/dev/null
+    expect_clean_host
+}
+
 # Core.
 case_published_ports() {
     web t-pub -p 18080:80 -p 127.0.0.1::80
