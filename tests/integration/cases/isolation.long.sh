@@ -13,5 +13,5 @@ case_the_jail_holds_in_every_way() {
 
 case_many_random_lives_leave_nothing() {
     . tests/integration/cases/leaks.sh
-    random_lives "${HULL_LEAK_STEPS:-300}" "${HULL_LEAK_SEED:-}"
+    random_lives "${HULL_LEAK_STEPS:-300}" "${HULL_LEAK_SEED:-}" --even
 }
