@@ -68,7 +68,8 @@ pub(crate) struct Own {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
     pub(crate) run: fn(&Fds, &Target, &str) -> io::Result<()>,
-    /// It works before the jail. What the kernel refuses by the file alone does not.
+    /// It works before the jail: not what the file's own flags refuse, nor what takes a descriptor that is
+    /// closed by then.
     pub(crate) works: bool,
 }
 

@@ -6,6 +6,11 @@ case_hostile_guests_end_as_the_table_says() {
     suite hostile
 }
 
+case_a_vmm_that_runs_a_guest_gets_nowhere() {
+    . tests/integration/cases/suites.sh
+    suite inside
+}
+
 case_the_jail_holds_in_every_way() {
     . tests/integration/cases/suites.sh
     suite jail
