@@ -9,6 +9,7 @@
 //! reason, without root or KVM.
 
 #[path = "../drill/attempts.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod attempts;
 #[path = "../code.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use other parts")]
@@ -21,6 +22,7 @@ mod common;
 mod driver;
 mod own;
 #[path = "../drill/sys.rs"]
+#[allow(dead_code, reason = "shared with other tests, which use other parts")]
 mod sys;
 #[path = "../tap.rs"]
 mod tap;
