@@ -317,6 +317,7 @@ async fn execute(hook: &Hook, bundle: &Path, state: &[u8]) -> Result<(), Problem
         path: hook.path().clone(),
         source,
     };
+    crate::confine::check_foreign_program().map_err(failed)?;
     let mut command = Command::new(hook.path());
     if let Some((name, arguments)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(arguments);

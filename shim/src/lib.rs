@@ -14,6 +14,7 @@ pub mod annotations;
 pub mod assets;
 pub mod cgroup;
 mod clock;
+pub mod confine;
 pub mod cpu_list;
 mod fd_stream;
 #[cfg(feature = "fuzz")]

@@ -16,7 +16,7 @@ use rustix::mount::{unmount, UnmountFlags};
 use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{Bounds, Cgroup, CgroupError, HostShare, SandboxCgroups, IO_MAX};
+use crate::cgroup::{self, Bounds, Cgroup, CgroupError, HostShare, SandboxCgroups, IO_MAX};
 
 /// Environment variable that names Hull's runtime directory.
 pub const EXEC_ROOT_ENV: &str = "HULL_EXEC_ROOT";
@@ -289,6 +289,7 @@ pub struct Swept {
 /// ones, and nothing when run again.
 pub fn sweep(exec_root: &Path) -> Swept {
     let mut swept = Swept::default();
+    cgroup::shim::sweep();
     let Ok(entries) = std::fs::read_dir(sandboxes(exec_root)) else {
         return swept;
     };
@@ -323,6 +324,7 @@ pub fn remove_sandbox(exec_root: &Path, id: &str) -> Result<(), RuntimeDirError>
     if let Some(owner) = read_owner(&path) {
         end(owner.owner, "shim", &path)?;
     }
+    cgroup::shim::remove(id)?;
     remove_leftover(&path)
 }
 

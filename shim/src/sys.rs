@@ -1,5 +1,6 @@
 //! The one place with `unsafe`: what a child does between `fork` and `exec`, waiting for a
-//! descriptor that tokio has no type for, and a mount's attributes have no safe interface.
+//! descriptor that tokio has no type for, and neither a mount's attributes nor a filter of system calls have a
+//! safe interface.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -206,4 +207,37 @@ pub(crate) fn keep_inherited_fds_to_itself() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Gives the calling thread, and what it starts from now on, a filter of system calls.
+pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len().try_into().map_err(io::Error::other)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: `program` and the instructions that it points to live until the call returns; the kernel
+    // copies them, and writes nothing.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0_u64,
+            &raw const program,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The error of a system call whose arguments are all 0; `None`: it worked.
+#[cfg(test)]
+pub(crate) fn call_with_zeroes(number: libc::c_long) -> Option<i32> {
+    // SAFETY: the callers' numbers are of calls that a filter denies; without one, null pointers and
+    // zeroes give an error or change nothing.
+    let result = unsafe { libc::syscall(number, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64) };
+    (result < 0)
+        .then(|| io::Error::last_os_error().raw_os_error())
+        .flatten()
 }

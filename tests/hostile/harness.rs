@@ -59,7 +59,7 @@ pub(crate) fn run(attack: &Attack) -> Result<Done, String> {
         Some(Ok(share)) => Some(share),
         Some(Err(why)) => return Ok(Done::Skipped(why)),
     };
-    let tap = match attack.tap.then(Tap::make) {
+    let tap = match attack.tap.then(|| Tap::make("hx")) {
         None => None,
         Some(Ok(tap)) => Some(tap),
         Some(Err(why)) => return Ok(Done::Skipped(why)),

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""usage: leaks.py --image IMAGE --steps N [--seed N] --restart-hulld COMMAND --pid-file FILE
+"""usage: leaks.py --image IMAGE --steps N [--seconds N] [--even] [--seed N] --restart-hulld COMMAND --pid-file FILE
 
 Random lives of a few containers, against a model of what their states must be, with kill -9 of
 Hull's processes in between and in the middle of starts, with starts on a full disk, and with
 networks and volumes that come and go. At the end all is removed, and the host must be as it was:
 processes, namespaces, mounts, interfaces, packet rules, cgroups, files of the engine, their locks and
 the disk space, its open files. The seed is printed; the same seed makes the same steps.
+
+Steps that boot or end a VM, or the engine, take seconds; most others a fraction of one. So those come one
+time in RARE, unless --even is given. After --seconds no further step begins, and the number of those that
+were made is told. What each kind cost is printed last.
 """
 import argparse
 import json
@@ -18,6 +22,8 @@ import time
 from host import LIMIT, Host, Wrong, attach, hull, open_files, pid_in, run, wait_until_as
 
 SLOTS = 3
+# How often a step that takes a fraction of a second comes for one that takes seconds.
+RARE = 12
 
 
 class Life:
@@ -28,12 +34,6 @@ class Life:
         self.state = None
         self.networks = set()
 
-    def actual(self):
-        done = subprocess.run(
-            ["hull", "inspect", "-f", "{{.State.Status}}", self.name], capture_output=True, text=True
-        )
-        return done.stdout.strip() if done.returncode == 0 else None
-
     def vmm(self):
         return json.loads(hull("inspect", "--vm", self.name))[0]["vmm_pid"]
 
@@ -43,13 +43,15 @@ class Model:
         self.arguments = arguments
         self.random = random.Random(arguments.seed)
         self.lives = [Life(f"t-leak{number}") for number in range(SLOTS)]
+        # Of each kind: how often, and seconds.
+        self.costs = {}
 
     def steps(self, life):
         """What can be done to a container as it is."""
         return {
             None: [
-                self.create, self.create, self.start_new, self.start_on_a_full_disk, self.cut_start,
-                self.other_network, self.other_volume,
+                self.create, self.create, self.empty_network, self.empty_volume, self.start_new,
+                self.start_on_a_full_disk, self.cut_start, self.other_network, self.other_volume,
             ],
             "created": [self.start, self.remove, self.connect],
             "exited": [self.start, self.remove, self.restart],
@@ -62,18 +64,42 @@ class Model:
 
     def step(self):
         life = self.random.choice(self.lives)
-        action = self.random.choice(self.steps(life))
+        steps = self.steps(life)
+        weights = [1 if self.arguments.even or step in self.slow() else RARE for step in steps]
+        (action,) = self.random.choices(steps, weights)
         print(f"{life.name} ({life.state}): {action.__name__}", flush=True)
+        begun = time.monotonic()
         action(life)
         self.check()
+        count, seconds = self.costs.get(action.__name__, (0, 0.0))
+        self.costs[action.__name__] = count + 1, seconds + time.monotonic() - begun
+
+    def slow(self):
+        """Steps that boot or end a VM or the engine."""
+        return [
+            self.start_new, self.start_on_a_full_disk, self.cut_start, self.other_network, self.other_volume,
+            self.start, self.restart, self.stop, self.kill, self.force, self.kill_vmm, self.kill_shim,
+            self.kill_engine, self.kill_client,
+        ]
 
     def check(self):
-        for life in self.lives:
-            until = time.monotonic() + LIMIT
-            while (actual := life.actual()) != life.state:
-                if until < time.monotonic():
-                    raise Wrong(f"{life.name} is {actual}, not {life.state}")
-                time.sleep(0.2)
+        """One question for all: most steps take less time than their question."""
+        until = time.monotonic() + LIMIT
+        while True:
+            lines = hull("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()
+            actual = dict(line.split(" ", 1) for line in lines)
+            wrong = [life for life in self.lives if actual.get(life.name) != life.state]
+            if not wrong:
+                return
+            if until < time.monotonic():
+                life = wrong[0]
+                raise Wrong(f"{life.name} is {actual.get(life.name)}, not {life.state}")
+            time.sleep(0.2)
+
+    def tell_costs(self):
+        rows = sorted(self.costs.items(), key=lambda row: -row[1][1])
+        for name, (count, seconds) in rows:
+            print(f"  {name:22}{count:5} times, {seconds / count:6.2f} s each")
 
     def options(self):
         some = ["-v", "t-leakv:/v"], ["--network", "t-leakn"], ["-p", "127.0.0.1::80"], ["-m", "64m"]
@@ -120,6 +146,14 @@ class Model:
     def other_volume(self, life):
         hull("volume", "create", "t-leakw")
         hull("run", "--rm", "--name", life.name, "-v", "t-leakw:/w", self.arguments.image, "touch", "/w/f")
+        hull("volume", "rm", "t-leakw")
+
+    def empty_network(self, _life):
+        hull("network", "create", "t-leako")
+        hull("network", "rm", "t-leako")
+
+    def empty_volume(self, _life):
+        hull("volume", "create", "t-leakw")
         hull("volume", "rm", "t-leakw")
 
     def start(self, life):
@@ -204,6 +238,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--image", required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--even", action="store_true")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--restart-hulld", required=True)
     parser.add_argument("--pid-file", required=True)
@@ -219,8 +255,10 @@ def main():
             hull("network", "create", network)
             hull("run", "--rm", "--network", network, "-v", "t-leakv:/v", arguments.image, "true")
         before, files = Host(arguments.state), open_files(arguments.pid_file)
-        for _ in range(arguments.steps):
+        made, until = 0, time.monotonic() + arguments.seconds
+        while made < arguments.steps and time.monotonic() < until:
             model.step()
+            made += 1
         model.clear()
         wait_until_as(before, arguments.state)
         if (now := open_files(arguments.pid_file)) > files + 4:
@@ -231,7 +269,8 @@ def main():
     finally:
         hull("network", "rm", "t-leakn", "t-leakm", want=None)
         hull("volume", "rm", "t-leakv", want=None)
-    print(f"{arguments.steps} steps, and the host is as it was")
+    model.tell_costs()
+    print(f"{made} steps of {arguments.steps}, and the host is as it was")
     return 0
 
 

@@ -11,13 +11,13 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
-    /// `Err` says why there is none.
-    pub(crate) fn make() -> Result<Self, String> {
+    /// `Err` says why there is none. Its name begins with `prefix`.
+    pub(crate) fn make(prefix: &str) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("a tap needs root".into());
         }
         let tap = Self {
-            name: format!("hx{}", std::process::id()),
+            name: format!("{prefix}{}", std::process::id()),
         };
         tap::create(&tap.name, false).map_err(|error| error.to_string())?;
         let up = Netlink::open().and_then(|netlink| match netlink.link(&tap.name)? {
@@ -26,6 +26,12 @@ impl Tap {
         });
         up.map_err(|error| error.to_string())?;
         Ok(tap)
+    }
+
+    /// Its name.
+    #[allow(dead_code, reason = "for those who reach for another VM's")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The end for the VMM.

@@ -19,6 +19,10 @@ const BOUNDS: [(&str, &str); 3] = [
     ("pids.max", "threads"),
     ("cpu.max", "CPU time, us of a period"),
 ];
+/// Capabilities that no shim has: IPC_OWNER, SYS_MODULE, SYS_RAWIO, SYS_PACCT, SYS_BOOT, SYS_NICE, SYS_TIME,
+/// SYS_TTY_CONFIG, LEASE, AUDIT_*, MAC_*, SYSLOG, WAKE_ALARM, BLOCK_SUSPEND, PERFMON, BPF,
+/// CHECKPOINT_RESTORE, LINUX_IMMUTABLE, NET_BROADCAST, NET_RAW.
+const NEVER_OF_SHIM: u64 = !0x892c_55ff;
 /// Value of `Seccomp:` in a thread's status: a filter is there.
 const FILTERED: &str = "2";
 
@@ -50,16 +54,58 @@ pub(super) async fn run(container: &str, client: &Client, out: &mut dyn Write) -
         process.display()
     )))?;
     line(out, format!("hull-vmm of {container}, PID {pid}"))?;
-    let mut all = true;
-    for fact in facts {
-        all &= fact.holds;
-        let word = if fact.holds { "holds " } else { "BROKEN" };
-        line(out, format!("{word}  {:<24} {}", fact.name, fact.value))?;
-    }
+    let mut all = print(&facts, out)?;
+    let shim = shim(&process).map_err(CliError::io("cannot read the shim's status"))?;
+    line(out, format!("its shim, PID {}", shim.pid))?;
+    all &= print(&shim.facts, out)?;
     Ok(match all {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(1),
     })
+}
+
+/// Prints facts; `false`: one does not hold.
+fn print(facts: &[Fact], out: &mut dyn Write) -> Result<bool> {
+    for fact in facts {
+        let word = if fact.holds { "holds " } else { "BROKEN" };
+        line(out, format!("{word}  {:<24} {}", fact.name, fact.value))?;
+    }
+    Ok(facts.iter().all(|fact| fact.holds))
+}
+
+/// The process that started a VMM, and what bounds it.
+struct Shim {
+    pid: String,
+    facts: Vec<Fact>,
+}
+
+/// The engine's shims are sealed: they start no programs but Hull's own (`shim/src/confine`).
+fn shim(vmm: &Path) -> std::io::Result<Shim> {
+    let parent = fields(&std::fs::read_to_string(vmm.join("status"))?);
+    let pid = parent.get("PPid").cloned().unwrap_or_default();
+    let process = Path::new("/proc").join(&pid);
+    let status = fields(&std::fs::read_to_string(process.join("status"))?);
+    let cgroup = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    let mut facts = powers(&status);
+    facts.extend(bounds(Path::new("/sys/fs/cgroup"), &cgroup));
+    Ok(Shim { pid, facts })
+}
+
+/// What it has of root's power: it can have no more, and neither can a program that it executes.
+fn powers(status: &BTreeMap<String, String>) -> Vec<Fact> {
+    let value = |name: &str| status.get(name).cloned().unwrap_or_default();
+    let mut facts = Vec::new();
+    for set in CAPABILITIES {
+        let bits = u64::from_str_radix(&value(set), 16);
+        let dangerous = bits.map_or(true, |bits| bits & NEVER_OF_SHIM != 0);
+        facts.push(fact(!dangerous, set, value(set)));
+    }
+    let sealed = value("NoNewPrivs");
+    facts.push(fact(sealed == "1", "no_new_privs", sealed));
+    let (mode, filters) = (value("Seccomp"), value("Seccomp_filters"));
+    let text = format!("mode {mode}, {filters} filters");
+    facts.push(fact(mode == FILTERED, "seccomp", text));
+    facts
 }
 
 fn facts(process: &Path) -> std::io::Result<Vec<Fact>> {
@@ -67,7 +113,7 @@ fn facts(process: &Path) -> std::io::Result<Vec<Fact>> {
     let mut facts = identity(&status);
     facts.extend(namespaces(process)?);
     facts.push(root(process));
-    facts.extend(threads(process)?);
+    facts.extend(threads(process, inherited_filters(&status))?);
     facts.extend(limits(&std::fs::read_to_string(process.join("limits"))?));
     facts.push(descriptors(process)?);
     let cgroup = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
@@ -130,8 +176,16 @@ fn root(process: &Path) -> Fact {
     }
 }
 
-/// A filter of system calls for each thread.
-fn threads(process: &Path) -> std::io::Result<Vec<Fact>> {
+/// How many filters of system calls the process that started this one has passed on.
+fn inherited_filters(status: &BTreeMap<String, String>) -> u32 {
+    let parent = status.get("PPid").map(|pid| format!("/proc/{pid}/status"));
+    let text = parent.and_then(|file| std::fs::read_to_string(file).ok());
+    let count = text.and_then(|text| fields(&text).get("Seccomp_filters")?.parse().ok());
+    count.unwrap_or(0)
+}
+
+/// A filter of system calls for each thread, beside those that it inherited.
+fn threads(process: &Path, inherited: u32) -> std::io::Result<Vec<Fact>> {
     let mut facts = Vec::new();
     for thread in std::fs::read_dir(process.join("task"))?.flatten() {
         let Ok(status) = std::fs::read_to_string(thread.path().join("status")) else {
@@ -142,7 +196,11 @@ fn threads(process: &Path) -> std::io::Result<Vec<Fact>> {
         let (mode, filters) = (value("Seccomp"), value("Seccomp_filters"));
         let name = format!("seccomp of {}", value("Name"));
         let text = format!("mode {mode}, {filters} filters");
-        facts.push(fact(mode == FILTERED, name, text));
+        // Kernels before 5.11 don't count them.
+        let own = filters.parse::<u32>().map_or(mode == FILTERED, |count| {
+            mode == FILTERED && inherited < count
+        });
+        facts.push(fact(own, name, text));
     }
     Ok(facts)
 }
@@ -238,6 +296,20 @@ mod tests {
             (&*facts[0].value, &*facts[1].value),
             ("hull/box", "1048576")
         );
+    }
+
+    #[test]
+    fn a_shim_with_what_none_needs_is_told_so() {
+        let of = |capabilities: &str, filters: &str| {
+            let sets = CAPABILITIES.map(|set| format!("{set}:\t{capabilities}\n"));
+            let rest = format!("NoNewPrivs:\t1\nSeccomp:\t{filters}\nSeccomp_filters:\t1\n");
+            powers(&fields(&(sets.concat() + &rest)))
+        };
+        assert!(of("00000000892c55ff", "2").iter().all(|fact| fact.holds));
+        let root = of("000001ffffffffff", "0");
+        assert_eq!(root.iter().filter(|fact| !fact.holds).count(), 6);
+        // NET_RAW.
+        assert!(!of("0000000000002000", "2")[0].holds);
     }
 
     #[test]

@@ -67,6 +67,8 @@ async fn run_shim(
         // Events go to TTRPC_ADDRESS; a program to publish them is not needed.
         .args(["-publish-binary", "/bin/true", "-bundle"])
         .arg(bundle)
+        // The engine's containers have no hooks, their logs no programs, and their shims no cgroup of its.
+        .arg("-sealed")
         .arg(action)
         .current_dir(bundle)
         .env("TTRPC_ADDRESS", socket.to_string())

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use hull_shim::assets::Assets;
+use hull_shim::confine::{self, Programs};
 use hull_shim::runtime_dir::{exec_root, sweep};
 use hull_shim::unpack::{unpack, Done, Job};
 use rustix::process::{set_parent_process_death_signal, Signal};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
 
 fn run(out: &mut impl Write) -> anyhow::Result<Done> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("set the parent death signal")?;
+    confine::enter(Programs::Own)?;
     let mut text = String::new();
     io::stdin()
         .take(MAX_JOB_BYTES)

@@ -5,6 +5,7 @@
 
 mod sandbox;
 mod settings;
+pub(crate) mod shim;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};

@@ -83,6 +83,7 @@ impl Logger {
             program: program.clone(),
             source,
         };
+        crate::confine::check_foreign_program().map_err(failed)?;
         command
             .env_clear()
             .env("CONTAINER_ID", owner.id)

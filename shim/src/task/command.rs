@@ -22,6 +22,7 @@ use super::address::{self, Listening};
 use super::process::KILLED_STATUS;
 use super::serve::{serve, Sandboxed};
 use super::state::now;
+use crate::confine::{self, Programs};
 use crate::pod::Role;
 use crate::runtime_dir::{exec_root, remove_sandbox, sweep, RuntimeDirError};
 use crate::shared_network;
@@ -50,6 +51,9 @@ pub struct Invocation {
     pub version: bool,
     /// Print what the runtime is, for `ctr`'s and containerd's introspection.
     pub info: bool,
+    /// Whoever calls will have the shim run no hooks and no loggers, and puts it into no cgroup: it is
+    /// confined the more, and has a cgroup of its own.
+    pub sealed: bool,
     /// `start`, `delete`; empty: serve.
     pub action: String,
 }
@@ -72,6 +76,7 @@ impl Invocation {
             let switched = inline.as_deref() != Some("false");
             match name {
                 "debug" => parsed.debug = switched,
+                "sealed" => parsed.sealed = switched,
                 "v" => parsed.version = switched,
                 "info" => parsed.info = switched,
                 "namespace" | "id" | "bundle" | "address" | "publish-binary" | "socket" => {
@@ -133,7 +138,12 @@ pub fn main(invocation: &Invocation) -> anyhow::Result<()> {
                 namespace: invocation.namespace.clone(),
                 sandbox_id: invocation.id.clone(),
                 exec_root: exec_root(),
+                sealed: invocation.sealed,
             };
+            confine::enter(match invocation.sealed {
+                true => Programs::Own,
+                false => Programs::Any,
+            })?;
             serve(&what, listener)
         }
         other => bail!("unknown action {other:?}: want start or delete"),
@@ -245,6 +255,9 @@ fn spawn_server(invocation: &Invocation, listener: UnixListener) -> anyhow::Resu
         .process_group(0);
     if invocation.debug {
         command.arg("-debug");
+    }
+    if invocation.sealed {
+        command.arg("-sealed");
     }
     let spawned = command.spawn();
     spawned.with_context(|| format!("failed to start {program:?}"))?;

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,6 +19,7 @@ use super::events::{Publisher, TTRPC_ADDRESS_ENV};
 use super::sandbox_service::SandboxService;
 use super::service::Service;
 use super::state::Shim;
+use crate::cgroup::shim::ShimCgroup;
 
 /// The names under which clients know the Task API: containerd 1.x and 2.x.
 const TASK_SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
@@ -30,6 +32,8 @@ pub(super) struct Sandboxed {
     pub(super) namespace: String,
     pub(super) sandbox_id: String,
     pub(super) exec_root: PathBuf,
+    /// Its starter gives it no cgroup.
+    pub(super) sealed: bool,
 }
 
 /// Serves until `Shutdown` or a signal. Sandbox, runtime directory and socket are gone after.
@@ -39,12 +43,28 @@ pub(super) fn serve(what: &Sandboxed, listener: UnixListener) -> anyhow::Result<
         .enable_all()
         .build()
         .context("failed to start the event loop")?;
-    let served = runtime.block_on(serve_until_told(what, listener));
+    let cgroup = own_cgroup(what)?;
+    let served = runtime.block_on(serve_until_told(what, listener, cgroup.as_ref()));
     // Reads that can't be interrupted don't hold the process.
     runtime.shutdown_background();
     let socket = address::socket_path(&what.exec_root, &what.namespace, &what.sandbox_id);
     address::remove(&socket);
+    if let Some((cgroup, entered)) = cgroup {
+        // A thread that panicked has entered nothing that is worth a word.
+        let _ = entered.join();
+        cgroup.leave();
+    }
     served
+}
+
+/// The cgroup that this process is about to enter.
+fn own_cgroup(what: &Sandboxed) -> anyhow::Result<Option<(ShimCgroup, JoinHandle<()>)>> {
+    let name = format!("{}-{}", what.namespace, what.sandbox_id);
+    let Some(cgroup) = ShimCgroup::of(&name).filter(|_| what.sealed) else {
+        return Ok(None);
+    };
+    let entered = cgroup.enter_soon().context("failed to start a thread")?;
+    Ok(Some((cgroup, entered)))
 }
 
 /// Each process of a container takes up to seven descriptors here, and what starts a shim often
@@ -56,13 +76,18 @@ fn raise_descriptor_limit() {
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
 }
 
-async fn serve_until_told(what: &Sandboxed, listener: UnixListener) -> anyhow::Result<()> {
+async fn serve_until_told(
+    what: &Sandboxed,
+    listener: UnixListener,
+    cgroup: Option<&(ShimCgroup, JoinHandle<()>)>,
+) -> anyhow::Result<()> {
     let publisher = Publisher::new(&what.namespace, std::env::var(TTRPC_ADDRESS_ENV).ok());
     let shim = Arc::new(Shim::new(
         &what.namespace,
         &what.sandbox_id,
         what.exec_root.clone(),
         publisher,
+        cgroup.map(|(cgroup, _)| cgroup.clone()),
     ));
     let listener = Listener::try_from(listener).context("failed to serve the Task API")?;
     let mut server = Server::new().add_listener(listener);

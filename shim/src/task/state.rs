@@ -17,6 +17,7 @@ use super::errors;
 use super::events::Publisher;
 use super::process::{Process, KILLED_STATUS};
 use super::vm_end;
+use crate::cgroup::shim::ShimCgroup;
 use crate::cgroup::Cgroup;
 use crate::lower::PodMember;
 use crate::pace::Pace;
@@ -52,6 +53,8 @@ pub(super) struct Shim {
     pub(super) publisher: Publisher,
     /// The cgroup that it was started in.
     first_cgroup: Option<Cgroup>,
+    /// The one that it enters by itself.
+    own_cgroup: Option<ShimCgroup>,
     /// Set when the process shall end.
     pub(super) ending: watch::Sender<bool>,
     containers: Mutex<Containers>,
@@ -72,8 +75,10 @@ impl Shim {
         sandbox_id: &str,
         exec_root: PathBuf,
         publisher: Publisher,
+        own_cgroup: Option<ShimCgroup>,
     ) -> Self {
         Self {
+            own_cgroup,
             namespace: namespace.to_owned(),
             sandbox_id: sandbox_id.to_owned(),
             exec_root,
@@ -93,7 +98,8 @@ impl Shim {
     /// Nobody has put this process into another cgroup since it began: who does manages the VM's
     /// cgroup too.
     pub(super) fn is_on_its_own(&self) -> bool {
-        self.first_cgroup == Cgroup::own()
+        let now = Cgroup::own();
+        now == self.first_cgroup || now.as_ref() == self.own_cgroup.as_ref().map(ShimCgroup::cgroup)
     }
 
     fn lock(&self) -> MutexGuard<'_, Containers> {

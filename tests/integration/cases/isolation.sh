@@ -4,6 +4,8 @@ cgroups() { find /sys/fs/cgroup -mindepth 1 -type d | sort; }
 same_cgroups() { [ "$(cgroups)" = "$1" ]; }
 vmm_of() { hull inspect --vm "$1" | sed -n 's/.*"vmm_pid": *\([0-9]*\).*/\1/p'; }
 cgroup_of() { sed -n 's/^0:://p' "/proc/$1/cgroup"; }
+shim_of() { sed -n 's/^PPid:[[:space:]]*//p' "/proc/$(vmm_of "$1")/status"; }
+in_shim_cgroup() { [[ $(cgroup_of "$1") == /hull/*:shim ]]; }
 
 # Core.
 case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
@@ -24,6 +26,7 @@ case_each_sandbox_is_bounded_by_the_size_of_its_vm() {
     capture hull doctor --jail t-b
     expect_status 0
     expect_out_has "holds   memory, bytes"
+    expect_out_has "its shim, PID $(shim_of t-b)"
     hull rm -f t-b >/dev/null
     wait_for 10 same_cgroups "$before" || fail "left: $(diff <(echo "$before") <(cgroups))"
 }
@@ -93,6 +96,46 @@ case_untrusted_containers_reach_the_world_outside_alone() {
     expect_err_has '"nowhere"'
     hull rm -f t-mark t-more >/dev/null
     expect_clean_host
+}
+
+# What talks to a guest's agent keeps the capabilities of SECURITY.md's table, runs nothing that has more,
+# and costs the host no more than its cgroup lets it, also after it was killed.
+case_a_shim_has_what_it_needs_and_no_more() {
+    local before shim status set cgroup
+    before=$(cgroups)
+    mkdir "$T/shared"
+    hull run -d --name t-shim -p 127.0.0.1:18080:80 -v "$T/shared:/s" "$BUSYBOX" sleep 600 >/dev/null
+    shim=$(shim_of t-shim)
+    status=$(cat "/proc/$shim/status")
+    for set in CapPrm CapEff CapBnd; do
+        expect_eq "$(sed -n "s/^$set:[[:space:]]*//p" <<<"$status")" 00000000892c55ff "the shim's $set"
+    done
+    for set in CapInh CapAmb; do
+        expect_eq "$(sed -n "s/^$set:[[:space:]]*//p" <<<"$status")" 0000000000000000 "the shim's $set"
+    done
+    expect_eq "$(sed -n 's/^NoNewPrivs:[[:space:]]*//p' <<<"$status")" 1 no_new_privs
+    # Each of its threads.
+    expect_eq "$(sed -n 's/^Seccomp:[[:space:]]*//p' /proc/"$shim"/task/*/status | sort -u)" 2 'filters of its threads'
+    wait_for 10 in_shim_cgroup "$shim" || fail "the shim is in $(cgroup_of "$shim")"
+    cgroup=/sys/fs/cgroup$(cgroup_of "$shim")
+    expect_eq "$(cat "$cgroup/memory.max")" $((512 << 20)) memory.max
+    expect_eq "$(cat "$cgroup/pids.max")" 1024 pids.max
+    expect_eq "$(cat "$cgroup/cpu.max")" '200000 100000' cpu.max
+    expect_eq "$(cat "$cgroup/cgroup.procs")" "$shim" 'processes beside the shim'
+    for _ in $(seq 16); do hull exec -d t-shim sleep 600; done
+    hull exec t-shim sh -c 'echo kept >/s/file; dd if=/dev/zero bs=64k count=64 2>/dev/null' >/dev/null
+    expect_eq "$(cat "$T/shared/file")" kept 'a shared directory'
+    echo "a shim of 17 processes: $(cat "$cgroup/memory.peak" 2>/dev/null || cat "$cgroup/memory.current") bytes, $(cat "$cgroup/pids.current") threads"
+    expect_eq "$(sed -n 's/^max //p' "$cgroup/memory.events")" 0 'times that it was short of memory'
+    hull rm -f t-shim >/dev/null
+    wait_for 10 same_cgroups "$before" || fail "left: $(diff <(echo "$before") <(cgroups))"
+    hull run -d --name t-shim "$BUSYBOX" sleep 600 >/dev/null
+    shim=$(shim_of t-shim)
+    wait_for 10 in_shim_cgroup "$shim" || fail "the shim is in $(cgroup_of "$shim")"
+    kill -9 "$shim"
+    wait_for 10 sh -c '[ "$(hull inspect -f "{{.State.Status}}" t-shim)" = exited ]'
+    hull rm t-shim >/dev/null
+    wait_for 10 same_cgroups "$before" || fail "left: $(diff <(echo "$before") <(cgroups))"
 }
 
 # A guest that connects to a socket of the host as often as it can takes a bounded part of the host, and

@@ -155,7 +155,12 @@ impl Vmm {
     }
 
     /// Starts it with any descriptors, and a control socket.
-    pub(crate) fn start_with(mut fds: Vec<(&str, OwnedFd)>) -> Self {
+    pub(crate) fn start_with(fds: Vec<(&str, OwnedFd)>) -> Self {
+        Self::start_program(Command::new(env!("CARGO_BIN_EXE_hull-vmm")), fds)
+    }
+
+    /// The same with another program.
+    pub(crate) fn start_program(mut command: Command, mut fds: Vec<(&str, OwnedFd)>) -> Self {
         let (control, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -164,7 +169,6 @@ impl Vmm {
         )
         .unwrap();
         fds.push(("control", theirs));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hull-vmm"));
         for (name, fd) in &fds {
             command
                 .arg("--fd")
@@ -225,6 +229,12 @@ impl Vmm {
                 return (reason, self.child.wait().unwrap().code());
             }
         }
+    }
+
+    /// Waits for the process to end by itself.
+    #[allow(dead_code, reason = "for programs that tell no reason")]
+    pub(crate) fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Closes the control socket and waits for the process to end.
