@@ -22,8 +22,9 @@ use ttrpc::Code;
 use self::frames::Frames;
 use crate::vmm::{Vm, VmEnd, VmmError};
 
-/// From the VMM's start to the agent's first answer.
-pub const BOOT_LIMIT: Duration = Duration::from_secs(60);
+/// From the VMM's start to the agent's first answer: a guest that fails ends its VM at once, so this is for hosts
+/// that are busy with others.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(150);
 /// One ordinary call.
 pub const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// A connection that breaks is usually the first sign of a VM that ends: so long the reason is

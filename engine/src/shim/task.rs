@@ -18,7 +18,7 @@ use crate::error::{EngineError, Result, StartFailure};
 use crate::streams::Fifos;
 
 /// Longest time for a call that boots a VM.
-const CREATE_LIMIT: Duration = Duration::from_secs(200);
+const CREATE_LIMIT: Duration = Duration::from_secs(300);
 /// Longest time for a call that a dying shim need not answer.
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks at whether a shim is gone.

@@ -234,18 +234,18 @@ YAML
     expect_status 0
     "${COMPOSE[@]}" -f app.yml watch --no-up >watch.log 2>&1 &
     local page=http://127.0.0.1:18095/page watcher=$!
-    wait_for 60 grep -qi 'watch enabled' watch.log || fail "$(cat watch.log)"
+    wait_for 150 grep -qi 'watch enabled' watch.log || fail "$(cat watch.log)"
     echo two >pages/page
-    wait_for 60 sh -c "[ \"\$(curl -sf $page)\" = two ]" || fail "$(cat watch.log)"
+    wait_for 150 sh -c "[ \"\$(curl -sf $page)\" = two ]" || fail "a changed file: $(cat watch.log)"
     head -c 3000000 /dev/urandom >pages/large
-    wait_for 60 sh -c "curl -sf http://127.0.0.1:18095/large | cmp -s - '$T/pages/large'" || fail "$(cat watch.log)"
+    wait_for 150 sh -c "curl -sf http://127.0.0.1:18095/large | cmp -s - '$T/pages/large'" || fail "a large one: $(cat watch.log)"
     rm pages/page
-    wait_for 60 sh -c "! curl -sf $page" || fail "$(cat watch.log)"
+    wait_for 150 sh -c "! curl -sf $page" || fail "a removed one: $(cat watch.log)"
     local before
     before=$(docker inspect -f '{{.State.StartedAt}}' "$("${COMPOSE[@]}" -f app.yml ps -q web)")
     echo three >conf/file
-    wait_for 90 sh -c "[ \"\$(docker inspect -f '{{.State.StartedAt}}' \$(docker ps -aq --filter label=com.docker.compose.project=t-app))\" != '$before' ]" || fail "$(cat watch.log)"
-    wait_for 60 sh -c "[ \"\$(docker compose -f app.yml exec -T web cat /conf/file 2>&1)\" = three ]" || fail "$(cat watch.log)"
+    wait_for 150 sh -c "[ \"\$(docker inspect -f '{{.State.StartedAt}}' \$(docker ps -aq --filter label=com.docker.compose.project=t-app))\" != '$before' ]" || fail "a restart: $(cat watch.log)"
+    wait_for 150 sh -c "[ \"\$(docker compose -f app.yml exec -T web cat /conf/file 2>&1)\" = three ]" || fail "a file of it: $(cat watch.log)"
     kill "$watcher"
     wait "$watcher" || true
     timeout -k 2 8 "${COMPOSE[@]}" -f app.yml attach --no-stdin --sig-proxy=false web >attached.log 2>&1 || true

@@ -232,7 +232,7 @@ case_listening_the_default_network_is_as_the_file_says() {
     own run -d --name one -p 18290:80 "$BUSYBOX" httpd -f -h /etc >/dev/null
     expect_eq "$(own inspect -f '{{.NetworkSettings.Gateway}} {{.NetworkSettings.IPAddress}}' one)" '10.97.0.5 10.97.0.128' addresses
     expect_eq "$(own port one)" '80/tcp -> 127.0.0.1:18290' port
-    capture own run --rm --name two "$BUSYBOX" wget -q -T 3 -O- http://10.97.0.128/hostname
+    capture own run --rm --name two "$BUSYBOX" timeout 5 wget -q -O- http://10.97.0.128/hostname
     [ "$status" != 0 ] || fail 'a neighbour is reached'
     # Addresses stay while somebody has them, and follow then; so do ports at once.
     echo '{"bip": "10.98.0.1/24"}' >"$T/hulld.json"
@@ -246,5 +246,5 @@ case_listening_the_default_network_is_as_the_file_says() {
     own run -d --name one -p 18290:80 "$BUSYBOX" httpd -f -h /etc >/dev/null
     expect_eq "$(own inspect -f '{{.NetworkSettings.Gateway}} {{.NetworkSettings.IPAddress}}' one)" '10.98.0.1 10.98.0.2' 'addresses after'
     expect_eq "$(own port one)" $'80/tcp -> 0.0.0.0:18290\n80/tcp -> [::]:18290' 'port after'
-    expect_eq "$(own run --rm --name two "$BUSYBOX" wget -q -T 20 -O- http://10.98.0.2/hostname)" "$(own inspect -f '{{.Config.Hostname}}' one)" 'a neighbour'
+    expect_eq "$(own run --rm --name two "$BUSYBOX" timeout 20 wget -q -O- http://10.98.0.2/hostname)" "$(own inspect -f '{{.Config.Hostname}}' one)" 'a neighbour'
 }

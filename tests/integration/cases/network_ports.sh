@@ -90,10 +90,10 @@ except ConnectionResetError: print("broken off")'
     capture hull port t-two
     expect_out $'80/tcp -> 127.0.0.1:18228\n'
     # Also when that one comes later, or goes.
-    hull run -d --name t-moves --network bridge -p 18229:80 -p 127.0.0.3:18229:81 "$BUSYBOX" httpd -f -h /etc >/dev/null
+    hull run -d --name t-moves --network bridge -p 18229:80 -p 127.0.0.3:18219:81 "$BUSYBOX" httpd -f -h /etc >/dev/null
     hull network connect --gw-priority 1 t-local t-moves
     capture hull port t-moves
-    expect_out $'80/tcp -> 127.0.0.1:18229\n81/tcp -> 127.0.0.3:18229\n'
+    expect_out $'80/tcp -> 127.0.0.1:18229\n81/tcp -> 127.0.0.3:18219\n'
     expect_eq "$(curl -s --max-time 5 http://127.0.0.1:18229/hostname)" "$(hull inspect -f '{{.Config.Hostname}}' t-moves)" 'a port that moved'
     hull network disconnect t-local t-moves
     capture hull port t-moves
