@@ -122,16 +122,25 @@ case_an_unknown_unified_setting_is_an_error() {
 throttled() {
     config ".process.args = [\"sleep\", \"1000\"] | .linux.cgroupsPath = \"/conformance/$ID\" | .linux.resources.blockIO = {throttleWriteBpsDevice: [{major: ${1%:*}, minor: ${1#*:}, rate: 1048576}], throttleReadIOPSDevice: [{major: ${1%:*}, minor: ${1#*:}, rate: 50}]}"
 }
-case_a_device_of_the_host_is_throttled() {
-    local numbers
+# throttled_disk: a container with such bounds for a loop device; sets `numbers`.
+throttled_disk() {
     truncate -s 16M "$T/disk"
-    # Not local: the trap runs when this function is over.
+    # Not local: the trap runs when the case is over.
     loop=$(losetup --find --show "$T/disk")
     trap 'runtime delete --force "$ID" >/dev/null 2>&1; losetup --detach "$loop"; rm -rf "$T"' EXIT
     numbers=$(lsblk --noheadings --nodeps --output MAJ:MIN "$loop" | tr -d ' ')
     throttled "$numbers"
     create || fail "$(cat "$T/err")"
+}
+case_a_device_of_the_host_is_throttled() {
+    local numbers
+    throttled_disk
     expect "$(cat "/sys/fs/cgroup/conformance/$ID/io.max")" "$numbers rbps=max wbps=1048576 riops=50 wiops=max"
+}
+# runc's `update` takes the weight alone of `blockIO`, and passes over the rest.
+case_an_update_throttles_a_device_of_the_host() {
+    local numbers
+    throttled_disk
     echo "{\"blockIO\": {\"throttleWriteBpsDevice\": [{\"major\": ${numbers%:*}, \"minor\": ${numbers#*:}, \"rate\": 2097152}]}}" | runtime update --resources - "$ID"
     expect_has "$(cat "/sys/fs/cgroup/conformance/$ID/io.max")" wbps=2097152
 }
