@@ -11,8 +11,8 @@ use super::{Cgroup, CgroupError, HostShare, MAKE_ATTEMPTS, PARENT, ROOT};
 
 /// Behind the name of the sandbox's.
 const SUFFIX: &str = ":shim";
-/// A shim has 6 to 12 MiB, and 64 execs whose output nobody takes add less than 20. What it holds for a guest
-/// is bounded elsewhere: answers (1 MiB), mounted sockets (256), kernel buffers of streams.
+/// Many times what a shim that serves an honest guest has. What it holds for a guest is bounded elsewhere:
+/// answers (1 MiB), mounted sockets (256), kernel buffers of streams.
 const MEMORY_BYTES: u64 = 512 << 20;
 /// 512 threads are those that tokio may have for calls that block.
 const THREADS: u64 = 1024;
